@@ -1,0 +1,67 @@
+"""Files that appear whole or not at all, and readers with clear errors."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a path to write to; it takes the final name once all went well.
+
+    An interrupted or failing write (a full disk, Ctrl-C) leaves nothing under
+    the final name that was not there before, and no partial file beside it.
+    """
+    path = Path(path)
+    # the suffix is kept, since writers such as numpy's and pandas' look at it
+    handle, name = tempfile.mkstemp(
+        dir=path.parent or None, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}"
+    )
+    partial = Path(name)
+    # mkstemp makes files that only their owner can read; grant what open() would
+    umask = os.umask(0)
+    os.umask(umask)
+    try:
+        os.close(handle)
+        yield partial
+        partial.chmod(0o666 & ~umask)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def read_mat(path: str | Path) -> dict[str, Any]:
+    """Variables of a MATLAB file (up to version 7).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is truncated, in the HDF5 based version 7.3, or not a MATLAB file.
+    """
+    from scipy.io import loadmat
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = loadmat(path)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{path} is a MATLAB v7.3 (HDF5) file; save it with save(..., '-v7')"
+        ) from error
+    except Exception as error:  # scipy raises a dozen different types on broken bytes
+        raise ValueError(
+            f"{path} is not a readable MATLAB file (it may be truncated): {error}"
+        ) from error
+    return {key: value for key, value in content.items() if not key.startswith("__")}

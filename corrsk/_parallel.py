@@ -1,0 +1,67 @@
+"""Blocks of rows, worked off by threads, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import joblib
+from joblib.parallel import get_active_backend
+from tqdm.auto import tqdm
+
+from corrsk._random import BLOCK_ROWS
+
+PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
+_BLOCKS_PER_CHUNK = 8
+
+
+def in_worker() -> bool:
+    """Whether this code runs within a worker of a joblib call."""
+    backend, _ = get_active_backend()
+    return bool(getattr(backend, "nesting_level", 0))
+
+
+def effective_n_jobs(n_jobs: int | None) -> int:
+    """Number of threads: None is every core, but one thread within a joblib worker.
+
+    A search that runs a worker per core already keeps every core busy; more
+    threads in each worker would only get in each other's way.
+    """
+    if n_jobs is None:
+        return 1 if in_worker() else joblib.cpu_count()
+    if n_jobs == 0:
+        raise ValueError("n_jobs == 0 has no meaning; use None, -1 or a positive number")
+    return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
+
+
+def for_each_block(
+    work: Callable[[int, slice], None],
+    n_rows: int,
+    *,
+    n_jobs: int | None = None,
+    description: str,
+    verbose: bool = True,
+) -> None:
+    """Call ``work(block, rows)`` for every block of `BLOCK_ROWS` rows.
+
+    Threads, not processes: the work is numpy's, which releases the lock, and
+    its results are written into shared arrays.
+    """
+    chunk_rows = BLOCK_ROWS * _BLOCKS_PER_CHUNK
+
+    def chunk(start: int) -> int:
+        stop = min(start + chunk_rows, n_rows)
+        for first in range(start, stop, BLOCK_ROWS):
+            work(first // BLOCK_ROWS, slice(first, min(first + BLOCK_ROWS, stop)))
+        return stop - start
+
+    parallel = joblib.Parallel(
+        n_jobs=min(effective_n_jobs(n_jobs), max(1, -(-n_rows // chunk_rows))),
+        backend="threading",
+        return_as="generator_unordered",
+    )
+    with tqdm(
+        total=n_rows, desc=description, unit="rows", unit_scale=True,
+        delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
+    ) as bar:  # fmt: skip
+        for done in parallel(joblib.delayed(chunk)(s) for s in range(0, n_rows, chunk_rows)):
+            bar.update(done)

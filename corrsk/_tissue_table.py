@@ -1,0 +1,106 @@
+"""Reading and checking tissue tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk.tissue import table_columns
+
+NOISE_LEVEL_COLUMN = "noise_level"
+_SUM_TOLERANCE = 1e-4  # a table that went through float32 or four decimals still passes
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """Where the quantities of a tissue table stand among its columns."""
+
+    groups: dict[str, NDArray[np.intp]]
+    noise_level: int | None
+
+    @classmethod
+    def of(cls, columns: Sequence[str] | int, properties: tuple[str, ...]) -> TableLayout:
+        """Find T1_1.., T2_1.., f_1.. (and noise_level) among named columns.
+
+        Without names (an integer, the number of columns) the columns are taken
+        in their canonical order.
+
+        Raises
+        ------
+        ValueError
+            If columns are missing or make no sense; the message says which.
+        """
+        names = (*properties, "f")
+        if isinstance(columns, int):
+            n_compartments, left = divmod(columns, len(names))
+            if left or not n_compartments:
+                raise ValueError(
+                    f"a tissue table without column names must have {len(names)} columns "
+                    f"({', '.join(names)}) for each possible compartment, in the order "
+                    f"{', '.join(table_columns(properties, 2))}; got {columns} columns"
+                )
+            columns = table_columns(properties, n_compartments)
+        position = {name: index for index, name in enumerate(columns)}
+        n_compartments = sum(bool(re.fullmatch(r"f_\d+", name)) for name in position)
+        expected = table_columns(properties, max(n_compartments, 1))
+        missing = [name for name in expected if name not in position]
+        unexpected = [name for name in position if name not in {*expected, NOISE_LEVEL_COLUMN}]
+        if missing:
+            raise ValueError(
+                f"the tissue table lacks the columns {', '.join(missing)}: the protocol needs "
+                f"{', '.join(names)} of every compartment"
+                + (f"; not used are {', '.join(unexpected)}" if unexpected else "")
+            )
+        # Properties that the protocol does not probe (D in a T1-T2 protocol) may stand there.
+        groups = {
+            name: np.array([position[f"{name}_{i}"] for i in range(1, n_compartments + 1)])
+            for name in names
+        }
+        return cls(groups, position.get(NOISE_LEVEL_COLUMN))
+
+    def check(self, table: NDArray[np.float64], first_row: int = 0) -> None:
+        """Check a block of rows; `first_row` is its place in the whole table.
+
+        Raises
+        ------
+        ValueError
+            Naming the first bad row and what is wrong with it.
+        """
+        fractions = table[:, self.groups["f"]]
+        present = fractions > 0
+        # NaN makes every comparison false, so that each test is for what is right
+        self._refuse(~np.isfinite(fractions).all(axis=1), first_row, "NaN or infinite fractions")
+        self._refuse((fractions < 0).any(axis=1), first_row, "negative fractions")
+        total = fractions.sum(axis=1)
+        self._refuse(
+            ~(np.abs(total - 1) <= _SUM_TOLERANCE), first_row, "fractions that do not sum to 1",
+            lambda row: f" (the sum is {total[row]:g})",
+        )  # fmt: skip
+        for name, columns in self.groups.items():
+            if name == "f":
+                continue
+            values = table[:, columns]
+            self._refuse(
+                (present & ~np.isfinite(values)).any(axis=1), first_row,
+                f"NaN or infinite {name} where the fraction is not 0",
+            )  # fmt: skip
+            self._refuse(
+                (present & ~(values > 0)).any(axis=1), first_row,
+                f"{name} <= 0 where the fraction is not 0",
+            )  # fmt: skip
+        if self.noise_level is not None:
+            level = table[:, self.noise_level]
+            self._refuse(
+                ~(np.isfinite(level) & (level >= 0)), first_row,
+                "a noise_level that is NaN, infinite or negative",
+            )  # fmt: skip
+
+    @staticmethod
+    def _refuse(bad, first_row, what, detail=lambda row: ""):  # type: ignore[no-untyped-def]
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"row {first_row + row} of the tissue table has {what}{detail(row)}")

@@ -1,0 +1,453 @@
+"""Acquisition protocols: what was measured, in which order."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from corrsk._files import write_atomically
+from corrsk.physics import CONTRASTS
+
+_JSON_FORMAT = "corrsk-protocol"
+_SHORTEST_TR = 60.0  # ms; a smaller one can only be in seconds
+
+# The group's published 8 x 8 protocol (the file ti_te_dict.mat beside the code
+# of Endt et al., MIDL 2024), in grid order. The file has TR = 20 s as well; the
+# named protocol leaves TR out, so that it gives Eq. 1 as the paper states it.
+_NAMED_GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
+    "ir-se-8x8": {
+        "TI": (50, 85, 143, 243, 412, 697, 1181, 2000),
+        "TE": (4.5, 7.5, 12, 20, 33, 55, 91, 150),
+    },
+}
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class AcquisitionProtocol:
+    """The combinations of scan parameters at which every voxel is measured.
+
+    An immutable value. Its measurements stand in the order in which they were
+    given, the *scanner order*; *grid order* sorts them by TI, then TE, then b.
+    Two protocols are equal if they measure the same, in whatever order.
+
+    Parameters
+    ----------
+    contrasts : mapping of str to array of shape (N,), optional
+        Scan parameters by name: "TI" and "TE" in ms, "b" in ms/um^2. Entry j
+        of each belongs to measurement j. Repeated measurements are allowed.
+    ti, te, b : array of shape (N,), optional
+        The same, by keyword.
+    tr : float, optional
+        Repetition time in ms, from inversion to inversion; None (default) for
+        full recovery. It acts on contrasts with longitudinal recovery (TI).
+
+    Attributes
+    ----------
+    contrasts : mapping of str to read-only array of shape (N,)
+    tr : float or None
+    n_measurements : int
+    grid_shape : tuple of int or None
+        (n_ti, n_te[, n_b]) if every combination of the levels is measured
+        exactly once, else None.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length or hold NaN, infinite or non-positive
+        values, if a name is unknown, or if the values can only be in the wrong
+        unit (every TE below 1, every TI below 20, TR below 60 "ms"; every b
+        above 100 "ms/um^2").
+
+    Examples
+    --------
+    >>> from corrsk import AcquisitionProtocol
+    >>> AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[10, 40]).grid_shape
+    (3, 2)
+    """
+
+    contrasts: Mapping[str, NDArray[np.float64]]
+    tr: float | None
+
+    def __init__(
+        self,
+        contrasts: Mapping[str, ArrayLike] | None = None,
+        *,
+        ti: ArrayLike | None = None,
+        te: ArrayLike | None = None,
+        b: ArrayLike | None = None,
+        tr: float | None = None,
+    ) -> None:
+        given = dict(contrasts or {})
+        for name, values in {"TI": ti, "TE": te, "b": b}.items():
+            if values is None:
+                continue
+            if name in given:
+                raise ValueError(f"{name} is given twice, in `contrasts` and by keyword")
+            given[name] = values
+        object.__setattr__(self, "contrasts", MappingProxyType(_checked_contrasts(given)))
+        object.__setattr__(self, "tr", _checked_tr(tr, self.contrasts))
+
+    # -- constructors ------------------------------------------------------
+
+    @classmethod
+    def named(cls, name: str) -> AcquisitionProtocol:
+        """A protocol that corrsk ships.
+
+        Parameters
+        ----------
+        name : {"ir-se-8x8"}
+            "ir-se-8x8" is the group's published 8 x 8 protocol, in grid order
+            and without TR.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown; the message lists the known ones.
+        """
+        if name not in _NAMED_GRIDS:
+            raise ValueError(
+                f"unknown protocol {name!r}; known protocols: {', '.join(sorted(_NAMED_GRIDS))}"
+            )
+        return cls._outer(_NAMED_GRIDS[name], tr=None)
+
+    @classmethod
+    def from_grid(
+        cls,
+        ti: ArrayLike | None = None,
+        te: ArrayLike | None = None,
+        b: ArrayLike | None = None,
+        *,
+        tr: float | None = None,
+    ) -> AcquisitionProtocol:
+        """Every combination of the given levels, in grid order.
+
+        Parameters
+        ----------
+        ti, te, b : array of shape (n_ti,), (n_te,), (n_b,), optional
+            Levels of each scan parameter, sorted on the way in.
+        tr : float, optional
+            Repetition time in ms.
+        """
+        levels = {
+            name: np.sort(np.asarray(values, dtype=np.float64).ravel())
+            for name, values in {"TI": ti, "TE": te, "b": b}.items()
+            if values is not None
+        }
+        return cls._outer(levels, tr=tr)
+
+    @classmethod
+    def _outer(cls, levels: Mapping[str, ArrayLike], tr: float | None) -> AcquisitionProtocol:
+        mesh = np.meshgrid(*levels.values(), indexing="ij")
+        return cls({name: axis.ravel() for name, axis in zip(levels, mesh, strict=True)}, tr=tr)
+
+    @classmethod
+    def from_mat(cls, path: str | Path) -> AcquisitionProtocol:
+        """Read a MATLAB file with vectors `ti`, `te` (and/or `b`) and optional `tr`.
+
+        The measurements keep the order of the file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is not a readable MATLAB file, or holds none of the vectors.
+        """
+        from corrsk._files import read_mat
+
+        content = {key.lower(): value for key, value in read_mat(path).items()}
+        contrasts = {
+            name: np.ravel(content[name.lower()])
+            for name in CONTRASTS
+            if name.lower() in content
+        }
+        if "TI" not in contrasts and "TE" not in contrasts:
+            raise ValueError(
+                f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
+                f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
+            )
+        tr = float(np.ravel(content["tr"])[0]) if np.size(content.get("tr", ())) else None
+        return cls(contrasts, tr=tr)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> AcquisitionProtocol:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not JSON, or not a protocol.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a JSON file: {error}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
+            raise ValueError(
+                f"{path} is not a protocol: expected an object with the key 'contrasts', "
+                'such as {"contrasts": {"TI": [...], "TE": [...]}, "tr": null}'
+            )
+        return cls(content["contrasts"], tr=content.get("tr"))
+
+    @classmethod
+    def from_feature_names(cls, names: Iterable[str]) -> AcquisitionProtocol:
+        """The protocol that columns named like :attr:`feature_names` belong to.
+
+        Raises
+        ------
+        ValueError
+            If a name does not read like "TI50_TE4.5".
+        """
+        rows = [
+            dict(re.findall(r"([A-Za-z]\w*?)(\d[\d.]*(?:e[-+]?\d+)?)(?:_|$)", str(name)))
+            for name in names
+        ]
+        if not rows or not rows[0] or any(row.keys() != rows[0].keys() for row in rows):
+            raise ValueError("feature names must read like 'TI50_TE4.5', all with the same parts")
+        return cls({key: [float(row[key]) for row in rows] for key in rows[0]})
+
+    # -- what it holds -----------------------------------------------------
+
+    @property
+    def ti(self) -> NDArray[np.float64] | None:
+        """Inversion times in ms, shape (N,), read-only; None if there are none."""
+        return self.contrasts.get("TI")
+
+    @property
+    def te(self) -> NDArray[np.float64] | None:
+        """Echo times in ms, shape (N,), read-only; None if there are none."""
+        return self.contrasts.get("TE")
+
+    @property
+    def b(self) -> NDArray[np.float64] | None:
+        """Diffusion weightings in ms/um^2, shape (N,), read-only; None if there are none."""
+        return self.contrasts.get("b")
+
+    @property
+    def n_measurements(self) -> int:
+        """Number N of measurements."""
+        return int(self._table.shape[1])
+
+    @property
+    def tissue_properties(self) -> tuple[str, ...]:
+        """The tissue properties that the protocol probes, such as ("T1", "T2")."""
+        return tuple(CONTRASTS[name].tissue for name in self.contrasts)
+
+    @property
+    def grid_shape(self) -> tuple[int, ...] | None:
+        """Number of levels per scan parameter, or None if they span no full grid."""
+        shape = tuple(np.unique(values).size for values in self._table)
+        distinct = np.unique(self._table, axis=1).shape[1]
+        return shape if math.prod(shape) == distinct == self.n_measurements else None
+
+    @property
+    def feature_names(self) -> list[str]:
+        """A name for each measurement, such as "TI50_TE4.5"; repeats get "_2", "_3", .."""
+        seen: dict[str, int] = {}
+        names = []
+        for column in self._table.T:
+            name = "_".join(
+                f"{key}{value:.10g}" for key, value in zip(self.contrasts, column, strict=True)
+            )
+            seen[name] = seen.get(name, 0) + 1
+            names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        return names
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per measurement, one column per scan parameter."""
+        return pd.DataFrame(dict(self.contrasts))
+
+    @property
+    def _table(self) -> NDArray[np.float64]:
+        return np.stack(list(self.contrasts.values()))
+
+    # -- order -------------------------------------------------------------
+
+    @property
+    def _grid_permutation(self) -> NDArray[np.intp]:
+        # lexsort's last key is the primary one, and it is stable for repeats
+        return np.lexsort(self._table[::-1])
+
+    def in_grid_order(self) -> AcquisitionProtocol:
+        """The same measurements, sorted by TI, then TE, then b."""
+        order = self._grid_permutation
+        return AcquisitionProtocol(
+            {name: values[order] for name, values in self.contrasts.items()}, tr=self.tr
+        )
+
+    def to_grid(self, X: Any) -> Any:
+        """Bring columns from scanner order to grid order.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n, N)
+            Columns in the protocol's own order.
+
+        Returns
+        -------
+        array or DataFrame of shape (n, N)
+
+        Raises
+        ------
+        ValueError
+            If X does not have N columns.
+        """
+        return self._take_columns(X, self._grid_permutation)
+
+    def to_scan_order(self, X: Any) -> Any:
+        """Bring columns from grid order back to scanner order; undoes :meth:`to_grid`."""
+        return self._take_columns(X, np.argsort(self._grid_permutation))
+
+    def _take_columns(self, X: Any, order: NDArray[np.intp]) -> Any:
+        X = X if hasattr(X, "shape") else np.asarray(X)
+        if len(X.shape) != 2 or X.shape[1] != self.n_measurements:
+            raise ValueError(
+                f"X must have shape (n, {self.n_measurements}), one column for each of the "
+                f"protocol's {self.n_measurements} measurements; got {tuple(X.shape)}"
+            )
+        return X.iloc[:, order] if hasattr(X, "iloc") else X[:, order]
+
+    # -- a value -----------------------------------------------------------
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the protocol, in scanner order, as a JSON file that people can read."""
+        content = {
+            "format": _JSON_FORMAT,
+            "version": 1,
+            "units": {name: CONTRASTS[name].unit for name in self.contrasts} | {"tr": "ms"},
+            "contrasts": {name: values.tolist() for name, values in self.contrasts.items()},
+            "tr": self.tr,
+        }
+        with write_atomically(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, AcquisitionProtocol):
+            return NotImplemented
+        return self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        ordered = self._table[:, self._grid_permutation]
+        return tuple(self.contrasts), ordered.shape, ordered.tobytes(), self.tr
+
+    def __repr__(self) -> str:
+        if self.grid_shape is not None:
+            what = " x ".join(
+                f"{size} {name}"
+                for size, name in zip(self.grid_shape, self.contrasts, strict=True)
+            )
+        else:
+            what = f"{self.n_measurements} measurements of {', '.join(self.contrasts)}"
+        spans = ", ".join(
+            f"{name} {values.min():g}..{values.max():g} {CONTRASTS[name].unit}"
+            for name, values in self.contrasts.items()
+        )
+        tr = "" if self.tr is None else f", TR {self.tr:g} ms"
+        return f"AcquisitionProtocol({what}: {spans}{tr})"
+
+    def __copy__(self) -> AcquisitionProtocol:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AcquisitionProtocol:
+        return self  # immutable; a numpy deep copy would be writeable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (dict(self.contrasts), self.tr)
+
+
+def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:
+    return AcquisitionProtocol(contrasts, tr=tr)
+
+
+def resolve_protocol(protocol: AcquisitionProtocol | str) -> AcquisitionProtocol:
+    """The protocol itself, or the named one.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a protocol nor a name.
+    """
+    if isinstance(protocol, AcquisitionProtocol):
+        return protocol
+    if isinstance(protocol, str):
+        return AcquisitionProtocol.named(protocol)
+    raise TypeError(
+        f"protocol must be an AcquisitionProtocol or the name of one "
+        f"({', '.join(sorted(_NAMED_GRIDS))}), got {type(protocol).__name__}"
+    )
+
+
+def _checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    unknown = [name for name in given if name not in CONTRASTS]
+    if unknown or not given:
+        raise ValueError(
+            f"a protocol needs scan parameters among {', '.join(CONTRASTS)}; "
+            f"got {', '.join(map(repr, unknown)) or 'none'}"
+        )
+    checked = {}
+    for name, contrast in CONTRASTS.items():
+        if name not in given:
+            continue
+        try:
+            values = np.array(given[name], dtype=np.float64).ravel()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must be a list of numbers in {contrast.unit}") from error
+        if values.size == 0:
+            raise ValueError(f"{name} is empty; a protocol needs at least one measurement")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+        if values.min() < 0 or (values.min() == 0 and not contrast.zero_allowed):
+            bound = "not be negative" if contrast.zero_allowed else "be positive"
+            raise ValueError(f"{name} must {bound}; the smallest is {values.min():g}")
+        if values.max() < contrast.smallest_maximum or values.min() > contrast.largest_minimum:
+            raise ValueError(
+                f"{name} must be in {contrast.unit}, but {values.min():g}..{values.max():g} can "
+                f"only be in {contrast.wrong_unit}; multiply by "
+                f"{1000 if contrast.smallest_maximum else 0.001:g}"
+            )
+        values.flags.writeable = False
+        checked[name] = values
+    lengths = {name: values.size for name, values in checked.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "all scan parameters need one entry per measurement, but the lengths differ: "
+            + ", ".join(f"{name} has {size}" for name, size in lengths.items())
+            + "; for every combination of levels use AcquisitionProtocol.from_grid"
+        )
+    return checked
+
+
+def _checked_tr(
+    tr: float | None, contrasts: Mapping[str, NDArray[np.float64]]
+) -> float | None:
+    if tr is None:
+        return None
+    tr = float(tr)
+    if not math.isfinite(tr) or tr <= 0:
+        raise ValueError(f"tr must be a positive time in ms or None, got {tr}")
+    if tr < _SHORTEST_TR:
+        raise ValueError(
+            f"tr must be in ms, but {tr:g} can only be in seconds; multiply by 1000"
+        )
+    if "TI" in contrasts and tr <= contrasts["TI"].max():
+        raise ValueError(
+            f"tr is counted from inversion to inversion and must exceed the largest TI "
+            f"({contrasts['TI'].max():g} ms), got {tr:g} ms"
+        )
+    return tr

@@ -1,0 +1,523 @@
+"""The CNN of the paper as a scikit-learn classifier."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator, RandomState
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.model_selection import train_test_split
+from sklearn.utils import Tags, compute_class_weight
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from corrsk import _random, training
+from corrsk._counts import is_multicompartment
+from corrsk._parallel import PROGRESS_DELAY, in_worker
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.generator import flatten_signals
+from corrsk.networks import CorrelationCNN, StandardizedNetwork, smallest_grid
+from corrsk.training.checkpoint import history_rows
+
+_PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
+_LARGEST_AUTO_BATCH = 500
+_NOT_PART_OF_A_TRAINING = ("verbose", "device", "checkpoint")
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0,
+        "learning_rate": 1.0, "learning_rate_schedule": "steps",
+        "max_epochs": 3000, "batch_size": 10_000, "dropout": 0.2,
+        "standardize": False, "softmax_before_loss": True,
+    },
+}  # fmt: skip
+
+
+class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
+    """Tell the number of compartments of a signal with the paper's CNN.
+
+    The network is :class:`corrsk.networks.CorrelationCNN`, trained by skorch.
+    The defaults are the best training found for it within minutes on two
+    cores; :meth:`from_recipe` has the published one.
+
+    Parameters
+    ----------
+    grid_shape : tuple of int or "auto", default="auto"
+        (n_ti, n_te) or (n_ti, n_te, n_b): how the N columns, in grid order, are
+        laid out. "auto" takes it from the feature names (TI50_TE4.5), else a
+        square, else the smallest grid of at least 6 x 6 that holds the columns,
+        filled up with zeros.
+    dropout : float, default=0.0
+        Dropout rate.
+    standardize : bool, default=True
+        Whether to shift and scale each column to mean 0 and variance 1 over the
+        training signals, before the network.
+    optimizer : {"adamw", "sgd"}, default="adamw"
+    learning_rate : float, default=0.01
+        Full learning rate.
+    learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
+        See :mod:`corrsk.training.schedules`.
+    momentum : float, default=0.9
+        For "sgd".
+    weight_decay : float, default=0.01
+    max_epochs : int, default=20
+    batch_size : int or "auto", default="auto"
+        "auto" is 500, and less for fewer than 50,000 signals: a hundredth of
+        their number, but at least 16.
+    softmax_before_loss : bool, default=False
+        Whether to apply softmax before the cross-entropy, which applies it
+        again; as in the code published with the paper.
+    class_weight : dict, "balanced" or None, default=None
+    validation_fraction : float or None, default=None
+        Part of the training signals to hold out, stratified, where `fit` gets no
+        validation data. None trains on all.
+    n_iter_no_change : int or None, default=None
+        Stop after so many epochs without a lower validation loss. None never
+        stops early. Needs validation data.
+    restore_best : bool, default=True
+        Whether to end with the weights of the epoch with the lowest validation
+        loss, where there is validation data; else with the last ones.
+    device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
+        "auto" takes a GPU if there is one.
+    checkpoint : path-like or None, default=None
+        File in which the state of the training is kept. A `fit` that finds
+        there the state of the same training, cut off, goes on with it and ends
+        with the same bits; that needs an integer `random_state`.
+    random_state : int, RandomState, Generator or None, default=None
+        Seed of the weights, the order of the signals, dropout and the split.
+    verbose : bool, default=True
+        Whether to show progress once the training takes a few seconds.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    net_ : skorch.NeuralNetClassifier
+        The trained net; `net_.module_` is the torch module.
+    grid_shape_ : tuple of int
+    history_ : list of dict
+        For each epoch: epoch, train_loss, learning_rate, seconds, and with
+        validation data valid_loss and valid_accuracy. `pandas.DataFrame(history_)`.
+    best_epoch_ : int or None
+        The epoch with the lowest validation loss.
+    n_iter_ : int
+        Number of epochs run.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+
+    Notes
+    -----
+    Endt, Lachermeier and Menzel, "Classification of multiparametric
+    correlation MRI signals using deep neural networks", MIDL 2024.
+
+    The same `random_state` gives the same bits on the same machine with the
+    same number of threads.
+
+    Examples
+    --------
+    >>> from corrsk import CorrelationCNNClassifier, make_correlation_signals
+    >>> X, y = make_correlation_signals(500, random_state=0)
+    >>> model = CorrelationCNNClassifier(max_epochs=2, random_state=0).fit(X, y)
+    >>> model.predict_proba(X[:3]).shape
+    (3, 4)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "grid_shape": [StrOptions({"auto"}), tuple, list],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "standardize": ["boolean"],
+        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions(set(training.SCHEDULES))],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "softmax_before_loss": ["boolean"],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+        "restore_best": ["boolean"],
+        "device": [str],
+        "checkpoint": "no_validation",  # type: ignore[dict-item]
+        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        grid_shape: tuple[int, ...] | str = "auto",
+        dropout: float = 0.0,
+        standardize: bool = True,
+        optimizer: str = "adamw",
+        learning_rate: float = 0.01,
+        learning_rate_schedule: str = "one-cycle",
+        momentum: float = 0.9,
+        weight_decay: float = 0.01,
+        max_epochs: int = 20,
+        batch_size: int | str = "auto",
+        softmax_before_loss: bool = False,
+        class_weight: dict[Any, float] | str | None = None,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int | None = None,
+        restore_best: bool = True,
+        device: str = "auto",
+        checkpoint: Any = None,
+        random_state: _random.RandomState = None,
+        verbose: bool = True,
+    ) -> None:
+        self.grid_shape = grid_shape
+        self.dropout = dropout
+        self.standardize = standardize
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.softmax_before_loss = softmax_before_loss
+        self.class_weight = class_weight
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.restore_best = restore_best
+        self.device = device
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @classmethod
+    def from_recipe(cls, name: str, **changes: Any) -> CorrelationCNNClassifier:
+        """A classifier with the parameters of a named training.
+
+        Parameters
+        ----------
+        name : {"default", "paper"}
+            "paper" is the published training: SGD with momentum 0.9, learning
+            rate 1 falling in 5 steps, 3000 epochs, batches of 10,000, dropout
+            0.2, and softmax before a cross-entropy that applies it again. One
+            difference: corrsk ends with the best epoch's weights where the
+            published code keeps the last.
+        **changes
+            Parameters that replace those of the recipe.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown; the message lists the known ones.
+        """
+        if name not in RECIPES:
+            raise ValueError(f"unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}")
+        return cls(**{**RECIPES[name], **changes})
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> CorrelationCNNClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in grid order.
+        y : array of shape (n,)
+            Labels: the compartment counts.
+        X_val, y_val : arrays like X and y, optional
+            Validation data, for the choice of the best epoch and early
+            stopping. In a Pipeline: ``transform_input=["X_val"]``.
+
+        Returns
+        -------
+        CorrelationCNNClassifier
+            The classifier itself.
+
+        Raises
+        ------
+        ValueError
+            If the signals hold NaN or infinite values, y has a single class,
+            validation data do not fit, or a parameter is out of range.
+        """
+        device = training.resolve_device(self.device)
+        X, y = validate_data(self, flatten_signals(X), y, dtype=np.float32, order="C")
+        check_classification_targets(y)
+        classes, y_index = np.unique(y, return_inverse=True)
+        if classes.size < 2:
+            raise ValueError(
+                f"y must hold at least two classes; got 1 class, {classes.tolist()[0]!r}"
+            )
+        seed = _random.entropy(self.random_state)
+        grid_shape = self._resolve_grid_shape()
+        validation = self._validation_data(X_val, y_val, classes)
+        if validation is None and self.validation_fraction is not None:
+            X, *held_out, y_index, y_held_out = train_test_split(
+                X, y_index, test_size=self.validation_fraction, stratify=y_index,
+                random_state=_torch_seed(seed, 2) % 2**32,
+            )  # fmt: skip
+            validation = (*held_out, y_held_out)
+        if validation is None and self.n_iter_no_change is not None:
+            raise ValueError(
+                "n_iter_no_change needs validation data: pass X_val and y_val to fit, or set "
+                "validation_fraction"
+            )
+        net, history = self._train(X, y_index, validation, classes, grid_shape, device, seed)
+        self.classes_ = classes
+        self.grid_shape_ = grid_shape
+        self.net_ = net
+        self.history_ = history
+        self.n_iter_ = len(self.history_)
+        losses = [row["valid_loss"] for row in self.history_ if "valid_loss" in row]
+        self.best_epoch_ = int(np.argmin(losses)) + 1 if losses else None
+        return self
+
+    def _train(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.int64],
+        validation: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
+        classes: NDArray[Any],
+        grid_shape: tuple[int, ...],
+        device: torch.device,
+        seed: int,
+    ) -> tuple[training.SignalNet, list[dict[str, Any]]]:
+        signals = _on_device(X, y, device)
+        batch_size = self._resolve_batch_size(len(X))
+        order = torch.Generator().manual_seed(_torch_seed(seed, 0))
+        schedule = training.LearningRateSchedule(
+            training.SCHEDULES[self.learning_rate_schedule], self.learning_rate,
+            self.max_epochs * math.ceil(len(X) / batch_size),
+        )  # fmt: skip
+        best = training.BestEpoch(self.restore_best, self.n_iter_no_change)
+        stateful = [schedule, *([best] if validation else [])]
+        progress = training.EpochProgress(
+            self.max_epochs, PROGRESS_DELAY if self.verbose and not in_worker() else math.inf
+        )
+        checkpoint = None
+        if self.checkpoint is not None:
+            settings = {
+                name: value
+                for name, value in self.get_params(deep=False).items()
+                if name not in _NOT_PART_OF_A_TRAINING
+            }
+            checkpoint = training.TrainingCheckpoint(
+                self.checkpoint,
+                training.fingerprint(settings, X, y, *(validation or ())),
+                stateful, order,
+            )  # fmt: skip
+            checkpoint.read()  # a foreign file is refused before any work
+
+        # dropout draws from torch's global generator, which is the user's again afterwards
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(_torch_seed(seed, 1))
+            net = training.SignalNet(
+                module=self._network(signals.X, len(classes), grid_shape),
+                criterion=training.CountLoss(
+                    self._class_weights(classes, y), self.softmax_before_loss
+                ),
+                classes=classes,
+                lr=self.learning_rate,
+                max_epochs=self.max_epochs,
+                batch_size=batch_size,
+                iterator_train=training.WholeBatches,
+                iterator_train__shuffle=True,
+                iterator_train__generator=order,
+                iterator_valid=training.WholeBatches,
+                iterator_valid__batch_size=_PREDICT_ROWS,
+                device=device,
+                train_split=None,
+                verbose=0,
+                callbacks=[
+                    (type(callback).__name__, callback)
+                    for callback in [*stateful, progress, *([checkpoint] if checkpoint else [])]
+                ],
+                **self._optimizer_options(),
+            )
+            net.initialize()
+            if checkpoint is not None:
+                checkpoint.restore(net)
+            try:
+                net.train(
+                    signals,
+                    _on_device(*validation, device) if validation else None,
+                    self.max_epochs - len(net.history),
+                )
+            finally:
+                progress.close()
+        history = history_rows(net)
+        net.trim_for_prediction()  # the optimiser, callbacks and skorch's history go
+        return net, history
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals, in any number: they are worked off in chunks.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            In the order of `classes_`.
+        """
+        check_is_fitted(self)
+        X = validate_data(
+            self, flatten_signals(X), reset=False, dtype=(np.float32, np.float64), order="C"
+        )
+        probabilities = np.empty((X.shape[0], len(self.classes_)))
+        device = next(self.net_.module_.parameters()).device
+        self.net_.module_.eval()
+        for start in range(0, X.shape[0], _PREDICT_ROWS):
+            rows = slice(start, start + _PREDICT_ROWS)
+            batch = torch.from_numpy(np.ascontiguousarray(X[rows], dtype=np.float32)).to(device)
+            with torch.inference_mode():
+                logits = self.net_.module_(batch)
+            # in double precision the rows sum to 1 as scikit-learn's metrics want them to
+            probabilities[rows] = torch.softmax(logits.double(), dim=1).cpu().numpy()
+        return probabilities
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Labels.
+        """
+        probabilities = self.predict_proba(X)
+        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return labels
+
+    def predict_multicompartment_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability that there is more than one compartment, P(n_c >= 2).
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+
+        Raises
+        ------
+        ValueError
+            If the labels are not counts.
+        """
+        check_is_fitted(self)
+        several = is_multicompartment(self.classes_)
+        total: NDArray[np.float64] = self.predict_proba(X)[:, several].sum(axis=1)
+        return total
+
+    # -- from parameters to parts -------------------------------------------
+
+    def _resolve_grid_shape(self) -> tuple[int, ...]:
+        n_columns = self.n_features_in_
+        if self.grid_shape != "auto":
+            shape = tuple(int(side) for side in self.grid_shape)
+            if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != n_columns:
+                raise ValueError(
+                    f"grid_shape {shape} does not lay out the {n_columns} columns of X; give two "
+                    f"or three positive numbers whose product is {n_columns}, or 'auto'"
+                )
+            return shape
+        named = self._grid_of_names()
+        if named is not None:
+            return named
+        side = math.isqrt(n_columns)
+        return (side, side) if side * side == n_columns else smallest_grid(n_columns)
+
+    def _grid_of_names(self) -> tuple[int, ...] | None:
+        names = list(getattr(self, "feature_names_in_", ()))
+        try:
+            protocol = AcquisitionProtocol.from_feature_names(names)
+        except ValueError:
+            return None
+        shape = protocol.grid_shape
+        in_order = protocol.in_grid_order().feature_names == names
+        return shape if shape is not None and len(shape) > 1 and in_order else None
+
+    def _resolve_batch_size(self, n_samples: int) -> int:
+        if self.batch_size == "auto":
+            return min(n_samples, max(16, min(_LARGEST_AUTO_BATCH, n_samples // 100)))
+        return min(n_samples, int(self.batch_size))
+
+    def _validation_data(
+        self, X_val: ArrayLike | None, y_val: ArrayLike | None, classes: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+        if X_val is None and y_val is None:
+            return None
+        if X_val is None or y_val is None:
+            raise ValueError("validation data need both X_val and y_val")
+        X_val = validate_data(
+            self, flatten_signals(X_val), reset=False, dtype=np.float32, order="C"
+        )
+        y_val = column_or_1d(y_val)
+        if X_val.shape[0] != y_val.shape[0]:
+            raise ValueError(
+                f"X_val has {X_val.shape[0]} signals but y_val {y_val.shape[0]} labels"
+            )
+        index = np.clip(np.searchsorted(classes, y_val), 0, classes.size - 1)
+        if not (classes[index] == y_val).all():
+            extra = np.setdiff1d(y_val, classes).tolist()
+            raise ValueError(f"y_val holds labels that y does not: {extra}")
+        return X_val, index
+
+    def _network(
+        self, X: torch.Tensor, n_classes: int, grid_shape: tuple[int, ...]
+    ) -> torch.nn.Module:
+        network = CorrelationCNN(n_classes, grid_shape, self.dropout)
+        if not self.standardize:
+            return network
+        variance, mean = torch.var_mean(X, dim=0, correction=0)
+        scale = torch.where(variance > 0, variance.sqrt(), 1.0)  # a constant column stays 0
+        return StandardizedNetwork(network, mean, scale)
+
+    def _class_weights(
+        self, classes: NDArray[Any], y: NDArray[np.int64]
+    ) -> torch.Tensor | None:
+        if self.class_weight is None:
+            return None
+        weights = compute_class_weight(self.class_weight, classes=classes, y=classes[y])
+        return torch.as_tensor(weights, dtype=torch.float32)
+
+    def _optimizer_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"optimizer__weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            return options | {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum}
+        return options | {"optimizer": torch.optim.AdamW}
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _torch_seed(seed: int, stream: int) -> int:
+    return int(_random.generator(seed, stream).integers(2**63 - 1))
+
+
+def _on_device(
+    X: NDArray[np.float32], y: NDArray[np.int64], device: torch.device
+) -> training.TensorSignals:
+    # a read-only memory map is fine: nothing is written to the tensor
+    signals = X if X.flags.writeable else X.copy()
+    return training.TensorSignals(
+        torch.from_numpy(signals).to(device), torch.from_numpy(y).to(device)
+    )

@@ -1,0 +1,364 @@
+"""Transformers: tissue to noisy signals, and signals to normalised signals."""
+
+from __future__ import annotations
+
+import hashlib
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator, RandomState
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from corrsk import _random, physics
+from corrsk._parallel import for_each_block
+from corrsk._tissue_table import TableLayout
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+
+_STREAMS = {"fit_transform": 0, "transform": 1}
+
+
+def flatten_signals(X: Any) -> Any:
+    """(n, n_ti, n_te) and deeper arrays as (n, N); everything else as it is."""
+    shape = getattr(X, "shape", None)
+    if shape is not None and len(shape) > 2 and not hasattr(X, "iloc"):
+        return X.reshape(shape[0], -1)
+    return X
+
+
+class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
+    """Simulate the noisy correlation signals of a table of voxels.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol or str, default="ir-se-8x8"
+        What is measured; a name stands for a protocol that corrsk ships.
+    noise_level : float or sequence of float, default=(0.01, 0.02, 0.03, 0.04, 0.05)
+        Noise level as a fraction (0.01 is "1 %"). Of several, each voxel gets
+        one at random, all equally likely. A `noise_level` column in the tissue
+        table overrides it row by row.
+    noise_reference : {"m0", "max", "rms"}, default="m0"
+        What the level is relative to: M0 = 1 (the literal reading of the
+        paper), the largest absolute value of the voxel's signal (the usual
+        SNR convention), or its root mean square.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        Gaussian for phased, signed signals; Rician for magnitude images.
+    inversion_efficiency : float, default=1.0
+        eta in (0, 1].
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the signals.
+    random_state : int, RandomState, Generator or None, default=None
+        Seed of the noise. With an integer the same call gives the same bits,
+        for any `n_jobs`.
+    n_jobs : int or None, default=None
+        Threads; None uses every core (one within a joblib worker).
+    verbose : bool, default=True
+        Whether to show progress once a simulation takes a few seconds.
+
+    Attributes
+    ----------
+    protocol_ : AcquisitionProtocol
+        The protocol in grid order: that of the columns of the output.
+    n_features_in_ : int
+        Number of columns of the tissue table.
+    feature_names_in_ : ndarray of str
+        Their names, if it had any.
+
+    Notes
+    -----
+    Fitting and predicting never share noise. With an integer `random_state`,
+    `fit_transform` and `transform` draw from different streams, and each block
+    of voxels has a stream of its own that is keyed by the tissue in it, so
+    that two different tables (validation and test, say) differ in their noise
+    too. The noise level is not part of that key: tables and parameters that
+    differ in the noise level alone get the same draws, scaled.
+
+    Signals follow Eq. 1 of Endt, Lachermeier and Menzel, MIDL 2024, or its
+    general form where the protocol has a TR.
+
+    Examples
+    --------
+    >>> from corrsk import CorrelationSignalGenerator, TissuePrior
+    >>> tissue, n_c = TissuePrior.named("midl2024").sample(100, random_state=0)
+    >>> generator = CorrelationSignalGenerator(noise_level=0.01, random_state=0)
+    >>> generator.fit_transform(tissue).shape
+    (100, 64)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "protocol": [AcquisitionProtocol, str],
+        "noise_level": [Interval(Real, 0, None, closed="left"), "array-like"],
+        "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
+        "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
+        "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        protocol: AcquisitionProtocol | str = "ir-se-8x8",
+        noise_level: float | ArrayLike = (0.01, 0.02, 0.03, 0.04, 0.05),
+        noise_reference: str = "m0",
+        noise_distribution: str = "gaussian",
+        inversion_efficiency: float = 1.0,
+        dtype: str = "float32",
+        random_state: _random.RandomState = None,
+        n_jobs: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        self.protocol = protocol
+        self.noise_level = noise_level
+        self.noise_reference = noise_reference
+        self.noise_distribution = noise_distribution
+        self.inversion_efficiency = inversion_efficiency
+        self.dtype = dtype
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: Any = None) -> CorrelationSignalGenerator:
+        """Check the parameters and the tissue table.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n, columns)
+            Tissue table: T1_1.., T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
+            fractions, optionally noise_level. An absent compartment has f = 0
+            and NaN (or 0) elsewhere. Without names: in this order.
+        y : ignored
+
+        Returns
+        -------
+        CorrelationSignalGenerator
+            The transformer itself.
+
+        Raises
+        ------
+        ValueError
+            If the table lacks a column or holds NaN where f > 0, relaxation
+            times <= 0, or fractions that are negative or do not sum to 1.
+        """
+        self._fit(X)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X: ArrayLike, y: Any = None) -> NDArray[np.floating[Any]]:
+        """Fit and simulate, with noise that :meth:`transform` never draws.
+
+        Parameters and errors are those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, N)
+            Signals in the grid order of the protocol.
+        """
+        return self._simulate(self._fit(X), "fit_transform")
+
+    def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Simulate the signals of a tissue table.
+
+        Parameters and errors are those of :meth:`fit`.
+
+        Returns
+        -------
+        ndarray of shape (n, N)
+            Signals in the grid order of the protocol.
+        """
+        check_is_fitted(self)
+        return self._simulate(self._checked_table(X, reset=False), "transform")
+
+    def _fit(self, X: ArrayLike) -> NDArray[np.float64]:
+        self._noise_levels()  # a bad level is an error of fit, not of a later transform
+        self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
+        return self._checked_table(X, reset=True)
+
+    def _noise_levels(self) -> NDArray[np.float64]:
+        levels = np.atleast_1d(np.asarray(self.noise_level, dtype=np.float64))
+        if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
+            raise ValueError(
+                "noise_level must be a number >= 0 or a list of such numbers (0.01 is 1 %), "
+                f"got {self.noise_level!r}"
+            )
+        return levels
+
+    def _checked_table(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
+        # NaN has a meaning in a tissue table; where it has none, the layout's check refuses it
+        table = validate_data(
+            self, X, reset=reset, dtype=np.float64, ensure_all_finite=False
+        )
+        layout = self._layout()
+        for_each_block(
+            lambda block, rows: layout.check(table[rows], rows.start),
+            table.shape[0], n_jobs=self.n_jobs, description="checking tissue",
+            verbose=self.verbose,
+        )  # fmt: skip
+        return table
+
+    def _layout(self) -> TableLayout:
+        names = getattr(self, "feature_names_in_", None)
+        columns = self.n_features_in_ if names is None else list(names)
+        return TableLayout.of(columns, self.protocol_.tissue_properties)
+
+    def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:
+        layout = self._layout()
+        levels = self._noise_levels()
+        seed = _random.entropy(self.random_state)
+        signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
+
+        def simulate(block: int, rows: slice) -> None:
+            voxels = table[rows]
+            properties = {
+                name: voxels[:, columns].astype(self.dtype, order="C")
+                for name, columns in layout.groups.items()
+            }
+            fractions = properties.pop("f")
+            for values in properties.values():
+                values[fractions == 0] = 0  # it may have been NaN: the key must not tell
+            key = _content_key(fractions, *properties.values())
+            rng = _random.generator(seed, _STREAMS[stream], block, key)
+            level = (
+                levels[rng.integers(0, levels.size, voxels.shape[0])]
+                if layout.noise_level is None
+                else voxels[:, layout.noise_level]
+            )
+            clean = physics.correlation_signals(
+                self.protocol_.contrasts, properties, fractions,
+                tr=self.protocol_.tr, inversion_efficiency=self.inversion_efficiency,
+            )  # fmt: skip
+            self._add_noise(clean, level, rng, out=signals[rows])
+
+        for_each_block(
+            simulate, table.shape[0], n_jobs=self.n_jobs, description="simulating",
+            verbose=self.verbose,
+        )  # fmt: skip
+        return signals
+
+    def _add_noise(
+        self,
+        clean: NDArray[np.floating[Any]],
+        level: NDArray[np.float64],
+        rng: Generator,
+        out: NDArray[np.floating[Any]],
+    ) -> None:
+        sigma = physics.noise_sigma(clean, level, self.noise_reference)
+        _random.fill_with_normals(rng, out)
+        if self.noise_distribution == "rician":
+            imaginary = np.empty_like(out)
+            _random.fill_with_normals(rng, imaginary)
+            out[:] = physics.add_rician_noise(clean, sigma, out, imaginary)
+        else:
+            physics.add_gaussian_noise(clean, sigma, out, overwrite_normals=True)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the measurements, such as "TI50_TE4.5", in grid order.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, shape (N,)
+        """
+        check_is_fitted(self)
+        return np.asarray(self.protocol_.feature_names, dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = True  # the noise of a voxel depends on its row
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def _content_key(*arrays: NDArray[np.floating[Any]]) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(array.data)
+    return int.from_bytes(digest.digest(), "little")
+
+
+class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Divide each signal by its norm.
+
+    Parameters
+    ----------
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        2-norm (the paper's), root mean square, or largest absolute value; None
+        leaves the signals as they are, so that a search can compare.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+
+    Notes
+    -----
+    A signal that is all zero (background) stays zero.
+
+    Examples
+    --------
+    >>> from corrsk import SignalNormalizer
+    >>> SignalNormalizer().fit_transform([[3.0, 4.0]])
+    array([[0.6, 0.8]])
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {"norm": [StrOptions(set(physics.NORMS)), None]}
+
+    def __init__(self, norm: str | None = "l2") -> None:
+        self.norm = norm
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: Any = None) -> SignalNormalizer:
+        """Check the parameters and the signals.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals.
+        y : ignored
+
+        Returns
+        -------
+        SignalNormalizer
+            The transformer itself.
+        """
+        self._checked(X, reset=True)
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Normalise signals.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals.
+
+        Returns
+        -------
+        ndarray of shape (n, N)
+        """
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        return X.copy() if self.norm is None else physics.normalize_signals(X, self.norm)
+
+    def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.floating[Any]]:
+        return validate_data(
+            self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32)
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "n_features_in_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

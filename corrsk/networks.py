@@ -1,0 +1,109 @@
+"""Networks that tell how many compartments a signal has."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling leave one pixel of it
+
+
+class CorrelationCNN(nn.Module):
+    """The convolutional network of Endt, Lachermeier and Menzel, MIDL 2024.
+
+    Two 3 x 3 convolutions without padding (6 and 16 channels, ReLU), 2 x 2
+    max-pooling, dropout, two fully connected layers of 32 nodes (ReLU,
+    dropout) and a linear output layer: 4,208 parameters for 4 classes on an
+    8 x 8 grid. The output is logits; the paper's softmax belongs to the
+    prediction or, in its published training, to the loss.
+
+    Parameters
+    ----------
+    n_classes : int, default=4
+        Number of classes.
+    grid_shape : tuple of int, default=(8, 8)
+        (n_ti, n_te): how the columns are laid out, TI-major. A third entry
+        (n_b) becomes the channels of the input. Sides below 6 are padded with
+        zeros up to 6.
+    dropout : float, default=0.2
+        Dropout rate, after the pooling and after each fully connected layer.
+
+    Raises
+    ------
+    ValueError
+        If `grid_shape` does not have two or three positive entries.
+    """
+
+    def __init__(
+        self, n_classes: int = 4, grid_shape: tuple[int, ...] = (8, 8), dropout: float = 0.2
+    ) -> None:
+        super().__init__()
+        if len(grid_shape) not in (2, 3) or min(grid_shape) < 1:
+            raise ValueError(
+                f"grid_shape must have two or three positive entries, got {grid_shape}"
+            )
+        self.grid_shape = tuple(grid_shape)
+        rows, columns, *channels = self.grid_shape
+        height, width = max(rows, MIN_GRID_SIDE), max(columns, MIN_GRID_SIDE)
+        self._padding = (0, width - columns, 0, height - rows)
+        self.conv1 = nn.Conv2d(channels[0] if channels else 1, 6, kernel_size=3)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=3)
+        self.fc1 = nn.Linear(16 * ((height - 4) // 2) * ((width - 4) // 2), 32)
+        self.fc2 = nn.Linear(32, 32)
+        self.fc3 = nn.Linear(32, n_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (n, n_classes) of signals of shape (n, N).
+
+        N may be smaller than the grid, the rest of which is filled with zeros.
+        """
+        x = self.dropout(F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(self._grid(x))))), 2))
+        x = self.dropout(F.relu(self.fc1(x.flatten(1))))
+        x = self.dropout(F.relu(self.fc2(x)))
+        return self.fc3(x)
+
+    def _grid(self, x: Tensor) -> Tensor:
+        """Signals as images of shape (n, channels, height, width)."""
+        x = x.flatten(1)
+        missing = math.prod(self.grid_shape) - x.shape[1]
+        if missing:
+            x = F.pad(x, (0, missing))
+        x = x.view(-1, *self.grid_shape)
+        x = x.movedim(-1, 1) if len(self.grid_shape) == 3 else x.unsqueeze(1)
+        return F.pad(x, self._padding) if any(self._padding) else x
+
+
+class StandardizedNetwork(nn.Module):
+    """A network behind a fixed, column-wise shift and scale of its input.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes standardised signals of shape (n, N).
+    mean, scale : array of shape (N,)
+        Subtracted, and divided by. They are buffers: not trained, but saved.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of the network for the standardised signals."""
+        logits: Tensor = self.network((x.flatten(1) - self.mean) / self.scale)
+        return logits
+
+
+def smallest_grid(n_columns: int) -> tuple[int, int]:
+    """The smallest near-square grid of at least 6 x 6 that holds `n_columns`."""
+    rows = max(MIN_GRID_SIDE, math.isqrt(n_columns - 1) + 1)
+    return rows, max(MIN_GRID_SIDE, -(-n_columns // rows))

@@ -1,0 +1,348 @@
+"""What voxels are made of: priors to draw tissue from, and the tissue table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from corrsk import _random
+from corrsk._parallel import for_each_block
+from corrsk.physics import CONTRASTS
+
+_MAX_REDRAWS = 1000
+
+
+@dataclass(frozen=True)
+class PropertyRange:
+    """The values that a tissue property may take, all equally likely.
+
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest value, in ms (T1, T2) or um^2/ms (D).
+    step : float, optional
+        Spacing of a grid low, low + step, .., high; None for a continuous range.
+    scale : {"linear", "log"}
+        Uniform in the value, or in its logarithm (continuous ranges only).
+
+    Raises
+    ------
+    ValueError
+        If the bounds are not positive and ascending, or the rest contradicts.
+    """
+
+    low: float
+    high: float
+    step: float | None = None
+    scale: str = "linear"
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low <= self.high < math.inf):
+            raise ValueError(
+                f"a range needs 0 < low <= high < infinity, got {self.low} .. {self.high}"
+            )
+        if self.scale not in ("linear", "log"):
+            raise ValueError(f"scale must be 'linear' or 'log', got {self.scale!r}")
+        if self.step is not None:
+            if self.scale == "log":
+                raise ValueError("a range with a step is linear; drop step or scale='log'")
+            if not (self.step > 0):
+                raise ValueError(f"step must be positive, got {self.step}")
+            steps = (self.high - self.low) / self.step
+            if abs(steps - round(steps)) > 1e-6:
+                raise ValueError(
+                    f"high - low must be a multiple of step: {self.low} .. {self.high} "
+                    f"in steps of {self.step}"
+                )
+
+    @property
+    def n_values(self) -> float:
+        """Number of distinct values; infinite for a continuous range."""
+        if self.step is None:
+            return math.inf if self.high > self.low else 1
+        return round((self.high - self.low) / self.step) + 1
+
+    def sample(self, rng: Generator, size: tuple[int, ...]) -> NDArray[np.float64]:
+        """Draw values, shape `size`."""
+        if self.step is not None:
+            return self.low + self.step * rng.integers(0, int(self.n_values), size)
+        if self.scale == "log":
+            return np.exp(rng.uniform(math.log(self.low), math.log(self.high), size))
+        return rng.uniform(self.low, self.high, size)
+
+
+def _flat_dirichlet(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    return rng.standard_exponential(shape)
+
+
+def _normalized_uniform(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    return 1.0 - rng.random(shape)  # in (0, 1]: the sum is never 0
+
+
+def _equal(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    return np.ones(shape)
+
+
+# Each law draws positive weights, which are then divided by their sum.
+FRACTION_LAWS: dict[str, Callable[[Generator, tuple[int, int]], NDArray[np.float64]]] = {
+    "dirichlet": _flat_dirichlet,
+    "normalized-uniform": _normalized_uniform,
+    "equal": _equal,
+}
+
+_MIDL2024_RANGES = {
+    "T1": PropertyRange(50.0, 5000.0, step=50.0),
+    "T2": PropertyRange(5.0, 500.0, step=5.0),
+}
+
+
+@dataclass(frozen=True)
+class TissuePrior:
+    """The distribution that compartment counts and tissue properties come from.
+
+    An immutable value. The default is the paper's prior, as far as the paper
+    says it; the parameters are what it leaves open, and other priors.
+
+    Parameters
+    ----------
+    ranges : mapping of str to PropertyRange
+        For each tissue property ("T1", "T2", "D") the values it may take.
+    n_compartments : tuple of int, default=(1, 2, 3, 4)
+        The counts n_c, all equally frequent.
+    min_fraction : float, default=0.05
+        Smallest signal fraction of a compartment.
+    fraction_law : {"dirichlet", "normalized-uniform", "equal"}
+        How the n_c fractions are drawn. "dirichlet" is uniform on the part of
+        the simplex where every fraction is at least `min_fraction` (a floored
+        flat Dirichlet); "normalized-uniform" divides independent uniform
+        weights by their sum, floored alike; "equal" gives 1 / n_c.
+    with_replacement : bool, default=True
+        Whether two compartments of a voxel may have the same T1 (or T2, or D).
+    t2_below_t1 : bool, default=False
+        Whether to demand T2 < T1 in each compartment.
+
+    Raises
+    ------
+    ValueError
+        If the parameters contradict each other or leave nothing to draw.
+
+    Examples
+    --------
+    >>> from corrsk import TissuePrior
+    >>> tissue, n_c = TissuePrior.named("midl2024").sample(8, random_state=0)
+    >>> tissue.shape, sorted(n_c.tolist())
+    ((8, 12), [1, 1, 2, 2, 3, 3, 4, 4])
+    """
+
+    ranges: Mapping[str, PropertyRange] = field(default_factory=lambda: _MIDL2024_RANGES)
+    n_compartments: tuple[int, ...] = (1, 2, 3, 4)
+    min_fraction: float = 0.05
+    fraction_law: str = "dirichlet"
+    with_replacement: bool = True
+    t2_below_t1: bool = False
+
+    def __post_init__(self) -> None:
+        known = [contrast.tissue for contrast in CONTRASTS.values()]
+        unknown = [name for name in self.ranges if name not in known]
+        if unknown or not self.ranges:
+            raise ValueError(
+                f"ranges needs tissue properties among {', '.join(known)}; "
+                f"got {', '.join(map(repr, unknown)) or 'none'}"
+            )
+        for name, values in self.ranges.items():
+            if not isinstance(values, PropertyRange):
+                raise ValueError(f"the range of {name} must be a PropertyRange, got {values!r}")
+        counts = tuple(int(count) for count in self.n_compartments)
+        if not counts or min(counts) < 1 or len(set(counts)) != len(counts):
+            raise ValueError(
+                f"n_compartments must be distinct positive counts, got {self.n_compartments}"
+            )
+        if not 0 <= self.min_fraction <= 1 / max(counts):
+            raise ValueError(
+                f"min_fraction must lie in [0, {1 / max(counts):g}], so that {max(counts)} "
+                f"fractions can sum to 1; got {self.min_fraction}"
+            )
+        if self.fraction_law not in FRACTION_LAWS:
+            raise ValueError(
+                f"unknown fraction_law {self.fraction_law!r}; known: {', '.join(FRACTION_LAWS)}"
+            )
+        if self.t2_below_t1:
+            if not {"T1", "T2"} <= set(self.ranges):
+                raise ValueError("t2_below_t1 needs ranges for both T1 and T2")
+            if self.ranges["T2"].low >= self.ranges["T1"].high:
+                raise ValueError("t2_below_t1, but no T2 of the range lies below any T1")
+        if not self.with_replacement:
+            for name, values in self.ranges.items():
+                if values.n_values < max(counts):
+                    raise ValueError(
+                        f"{max(counts)} different values of {name} cannot be drawn from a range "
+                        f"that has {values.n_values:g}"
+                    )
+        object.__setattr__(self, "n_compartments", tuple(sorted(counts)))
+        object.__setattr__(self, "ranges", MappingProxyType(dict(self.ranges)))
+
+    @classmethod
+    def named(cls, name: str, **changes: Any) -> TissuePrior:
+        """A named prior, optionally with some parameters changed.
+
+        Parameters
+        ----------
+        name : {"midl2024"}
+            "midl2024" is the paper's: n_c in 1..4, T1 in {50, 100, .., 5000} ms,
+            T2 in {5, 10, .., 500} ms, fractions of at least 0.05.
+        **changes
+            Parameters of the class that replace those of the named prior.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown; the message lists the known ones.
+        """
+        if name not in _NAMED_PRIORS:
+            raise ValueError(
+                f"unknown tissue prior {name!r}; known priors: {', '.join(sorted(_NAMED_PRIORS))}"
+            )
+        return replace(_NAMED_PRIORS[name], **changes)
+
+    @property
+    def max_compartments(self) -> int:
+        """Largest compartment count, and number of column groups in the table."""
+        return max(self.n_compartments)
+
+    @property
+    def columns(self) -> list[str]:
+        """Column names of the tissue table: T1_1.., T2_1.., (D_1..,) f_1.."""
+        return table_columns(tuple(self.ranges), self.max_compartments)
+
+    def sample(
+        self,
+        n_samples: int,
+        random_state: _random.RandomState = None,
+        *,
+        n_jobs: int | None = None,
+        verbose: bool = True,
+    ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+        """Draw voxels.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of voxels n.
+        random_state : int, RandomState, Generator or None
+            The same integer gives the same bits for any `n_jobs`.
+        n_jobs : int, optional
+            Threads; None (default) for every core.
+        verbose : bool, default=True
+            Whether to show progress once it takes more than a few seconds.
+
+        Returns
+        -------
+        tissue : DataFrame of shape (n, properties x C + C)
+            Columns T1_1..T1_C, T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
+            fractions. Absent compartments have f = 0 and NaN properties.
+        n_c : ndarray of shape (n,)
+            Number of compartments; all counts are equally frequent to within one.
+        """
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        seed = _random.entropy(random_state)
+        counts = np.asarray(self.n_compartments)
+        n_c = counts[
+            _random.generator(seed, 0).permutation(np.arange(n_samples) % counts.size)
+        ]
+        # column by column in memory, which is how pandas keeps a block: no copy is made
+        values = np.empty((len(self.columns), n_samples))
+
+        def draw(block: int, rows: slice) -> None:
+            self._draw(_random.generator(seed, 1, block), n_c[rows], values[:, rows])
+
+        for_each_block(draw, n_samples, n_jobs=n_jobs, description="tissue", verbose=verbose)
+        return pd.DataFrame(values.T, columns=self.columns, copy=False), n_c
+
+    def _draw(
+        self, rng: Generator, n_c: NDArray[np.int64], out: NDArray[np.float64]
+    ) -> None:
+        """Fill `out` of shape (columns, rows) for one block."""
+        shape = (n_c.size, self.max_compartments)
+        present = np.arange(shape[1]) < n_c[:, None]
+        properties = {name: values.sample(rng, shape) for name, values in self.ranges.items()}
+        for _ in range(_MAX_REDRAWS):
+            rejected = self._rejected(properties, present)
+            if not rejected.any():
+                break
+            # whole voxels are redrawn: redrawing one compartment alone would
+            # not be uniform over the allowed combinations
+            for name, values in self.ranges.items():
+                properties[name][rejected] = values.sample(
+                    rng, (int(rejected.sum()), shape[1])
+                )
+        else:
+            raise ValueError(
+                f"no allowed tissue was found in {_MAX_REDRAWS} draws of a voxel; "
+                "with_replacement=False or t2_below_t1 leaves too little of the ranges"
+            )
+        weights = FRACTION_LAWS[self.fraction_law](rng, shape) * present
+        weights /= weights.sum(axis=1, keepdims=True)
+        free = 1.0 - self.min_fraction * n_c[:, None]
+        fractions = np.where(present, self.min_fraction + free * weights, 0.0)
+        for group, values in enumerate([*properties.values(), fractions]):
+            if group < len(properties):
+                values = np.where(present, values, np.nan)
+            out[group * shape[1] : (group + 1) * shape[1]] = values.T
+
+    def _rejected(
+        self, properties: dict[str, NDArray[np.float64]], present: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """The rows that break a constraint, shape (rows,)."""
+        rejected = np.zeros(present.shape[0], dtype=bool)
+        if self.t2_below_t1:
+            rejected |= (present & (properties["T2"] >= properties["T1"])).any(axis=1)
+        if not self.with_replacement:
+            for values in properties.values():
+                # absent compartments get values of their own, below every range
+                marked = np.sort(np.where(present, values, -np.arange(present.shape[1])), axis=1)
+                rejected |= (np.diff(marked, axis=1) == 0).any(axis=1)
+        return rejected
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (
+            dict(self.ranges), self.n_compartments, self.min_fraction,
+            self.fraction_law, self.with_replacement, self.t2_below_t1,
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.ranges.items()), *self.__reduce__()[1][1:]))
+
+
+def _rebuild(*fields: Any) -> TissuePrior:
+    return TissuePrior(*fields)
+
+
+_NAMED_PRIORS = {"midl2024": TissuePrior()}
+
+
+def resolve_prior(prior: TissuePrior | str) -> TissuePrior:
+    """The prior itself, or the named one."""
+    if isinstance(prior, TissuePrior):
+        return prior
+    if isinstance(prior, str):
+        return TissuePrior.named(prior)
+    raise TypeError(
+        f"prior must be a TissuePrior or the name of one ({', '.join(_NAMED_PRIORS)}), "
+        f"got {type(prior).__name__}"
+    )
+
+
+def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
+    """Columns of a tissue table in their canonical order."""
+    return [
+        f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)
+    ]

@@ -1,0 +1,124 @@
+"""Training that goes on where it was cut off."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch.callbacks import Callback
+
+from corrsk._files import write_atomically
+
+_FORMAT = 1
+_INTERVAL = 10.0  # seconds between two checkpoints: a short epoch is not worth a file
+
+
+def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any] | None) -> str:
+    """A short digest of the settings and the data of a training."""
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode())
+    for array in arrays:
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:32]
+
+
+class TrainingCheckpoint(Callback):
+    """Write all that a training needs to go on, every few seconds and at its end.
+
+    Parameters
+    ----------
+    path : path-like
+        The checkpoint file, replaced as a whole.
+    identity : str
+        What the training is of; a checkpoint of another one is refused.
+    stateful : list of callbacks
+        Callbacks with `state_dict` and `load_state_dict`.
+    generator : torch.Generator
+        Source of the sample order.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a checkpoint or belongs to another training.
+    """
+
+    def __init__(
+        self, path: str | Path, identity: str, stateful: list[Any], generator: torch.Generator
+    ) -> None:
+        self.path = Path(path)
+        self.identity = identity
+        self.stateful = stateful
+        self.generator = generator
+        self.written_at = time.monotonic()
+
+    def read(self) -> dict[str, Any] | None:
+        """The state in the file, or None if there is no file."""
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
+            identity = state["identity"] if state["format"] == _FORMAT else None
+        except Exception as error:  # torch raises many types on foreign bytes
+            raise ValueError(
+                f"{self.path} is not a training checkpoint of this version of corrsk; "
+                "remove it to train from the start"
+            ) from error
+        if identity != self.identity:
+            raise ValueError(
+                f"{self.path} is the checkpoint of a training with other parameters or other "
+                "data; remove it, or name another file"
+            )
+        return state
+
+    def restore(self, net: Any) -> None:
+        """Bring an initialised net and the callbacks to the state in the file, if any."""
+        state = self.read()
+        if state is None:
+            return
+        net.module_.load_state_dict(state["module"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        for callback, saved in zip(self.stateful, state["callbacks"], strict=True):
+            callback.load_state_dict(saved)
+        for row in state["history"]:
+            net.history.new_epoch()
+            for key, value in row.items():
+                net.history.record(key, value)
+        self.generator.set_state(state["order"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        last = net.history[-1]["epoch"] == net.max_epochs
+        if last or time.monotonic() - self.written_at > _INTERVAL:
+            self.write(net)
+
+    def write(self, net: Any) -> None:
+        """Write the file."""
+        state = {
+            "format": _FORMAT,
+            "identity": self.identity,
+            "module": net.module_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self.stateful],
+            "history": history_rows(net),
+            "order": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        }
+        with write_atomically(self.path) as partial:
+            torch.save(state, partial)
+        self.written_at = time.monotonic()
+
+
+def history_rows(net: Any) -> list[dict[str, Any]]:
+    """The history of a net, one plain dictionary per epoch, in words."""
+    return [
+        {("seconds" if key == "dur" else key): row[key] for key in row if key != "batches"}
+        for row in net.history
+    ]

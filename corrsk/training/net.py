@@ -1,0 +1,167 @@
+"""The skorch net that trains on whole batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from skorch import NeuralNetClassifier
+from skorch.callbacks import EpochTimer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from corrsk.training.callbacks import StopTraining
+
+
+class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
+    """Signals and class indices as two tensors, possibly on a GPU.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, N)
+    y : Tensor of shape (n,), optional
+        Class indices 0..K-1.
+    """
+
+    def __init__(self, X: Tensor, y: Tensor | None = None) -> None:
+        self.X = X
+        self.y = y if y is not None else torch.zeros(len(X), dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        return self.X[index], self.y[index]
+
+
+class WholeBatches:
+    """Iterate over batches that are taken from the tensors at once.
+
+    A per-sample loader indexes and collates one signal at a time, which takes
+    several times as long as this network's arithmetic.
+
+    Parameters
+    ----------
+    dataset : TensorSignals
+    batch_size : int
+    shuffle : bool, default=False
+        Whether to visit the samples in a new random order in each iteration.
+    generator : torch.Generator, optional
+        Source of that order, on the processor.
+    """
+
+    def __init__(
+        self,
+        dataset: TensorSignals,
+        batch_size: int,
+        shuffle: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.dataset) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        X, y, size = self.dataset.X, self.dataset.y, self.batch_size
+        if not self.shuffle:
+            for start in range(0, len(X), size):
+                yield X[start : start + size], y[start : start + size]
+            return
+        order = torch.randperm(len(X), generator=self.generator).to(X.device)
+        for start in range(0, len(X), size):
+            index = order[start : start + size]
+            yield X.index_select(0, index), y.index_select(0, index)
+
+
+class CountLoss(nn.Module):
+    """Cross-entropy of logits, optionally as the paper's code computes it.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n_classes,), optional
+        Class weights.
+    softmax_first : bool, default=False
+        Whether to apply softmax before the cross-entropy, which applies it
+        again. The published code does; it bounds the loss from below by
+        log(1 + (K - 1) / e), 0.744 for four classes.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, softmax_first: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.softmax_first = softmax_first
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss, a scalar."""
+        if self.softmax_first:
+            logits = torch.softmax(logits, dim=1)
+        return F.cross_entropy(logits, target, weight=self.weight)
+
+
+class SignalNet(NeuralNetClassifier):
+    """skorch's classifier without a history row and a synchronisation per batch.
+
+    The history holds one row per epoch. Losses are summed on the device and
+    read once an epoch, which keeps a GPU's queue full.
+    """
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        return [("epoch_timer", EpochTimer())]
+
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **kw: Any) -> None:
+        """Open no history row for the batch."""
+
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
+    ) -> None:
+        """Run the batches of one epoch; record their mean loss."""
+        if iterator is None:
+            return
+        total = None
+        n_samples = 0
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=training)
+            step = step_fn(batch, **fit_params)
+            size = len(batch[0])
+            loss = step["loss"].detach() * size
+            total = loss if total is None else total + loss
+            n_samples += size
+            if not training:
+                self._count_correct(step["y_pred"], batch[1], first=n_samples == size)
+            self.notify("on_batch_end", batch=batch, training=training, **step)
+        self.history.record(f"{prefix}_loss", float(total) / n_samples)
+        if not training:
+            self.history.record(f"{prefix}_accuracy", float(self._correct) / n_samples)
+
+    def _count_correct(self, logits: Tensor, target: Tensor, first: bool) -> None:
+        correct = (logits.argmax(dim=1) == target).sum()
+        self._correct = correct if first else self._correct + correct
+
+    def train(self, train: TensorSignals, valid: TensorSignals | None, epochs: int) -> None:
+        """Run `epochs` epochs with this net's callbacks.
+
+        Unlike skorch's `fit`, which ends the training quietly and leaves the
+        net looking fitted, this lets Ctrl-C through.
+        """
+        self.train_split = (lambda dataset, y=None: (dataset, valid)) if valid else None
+        try:
+            self.notify("on_train_begin", X=train, y=None)
+            with suppress(StopTraining):
+                self.fit_loop(train, epochs=epochs)
+            self.notify("on_train_end", X=train, y=None)
+        finally:
+            self.train_split = None  # it holds the data, and cannot be pickled
+
+    def check_data(self, X: Any, y: Any = None) -> None:
+        """The estimator has checked them."""
