@@ -1,0 +1,54 @@
+"""corrsk: how many tissue compartments does a correlation MRI signal hold?
+
+Simulates multiparametric correlation signals, classifies them by the number of
+sub-compartments, and judges the answers; scikit-learn estimators throughout.
+Times are in ms, b-values in ms/um^2, diffusivities in um^2/ms.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.datasets import load_dataset, make_correlation_signals
+from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
+from corrsk.tissue import PropertyRange, TissuePrior
+
+if TYPE_CHECKING:
+    from corrsk.classifier import CorrelationCNNClassifier
+    from corrsk.persistence import load, save
+
+__version__ = version("corrsk")
+
+# torch takes a second to import; who only simulates need not wait for it
+_LAZY = {
+    "CorrelationCNNClassifier": "corrsk.classifier",
+    "load": "corrsk.persistence",
+    "save": "corrsk.persistence",
+}
+
+__all__ = [
+    "AcquisitionProtocol",
+    "CorrelationCNNClassifier",
+    "CorrelationSignalGenerator",
+    "PropertyRange",
+    "SignalNormalizer",
+    "TissuePrior",
+    "__version__",
+    "load",
+    "load_dataset",
+    "make_correlation_signals",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'corrsk' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

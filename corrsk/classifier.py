@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
@@ -22,22 +21,10 @@ from corrsk._counts import is_multicompartment
 from corrsk._parallel import PROGRESS_DELAY, in_worker
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.generator import flatten_signals
-from corrsk.networks import CorrelationCNN, StandardizedNetwork, smallest_grid
-from corrsk.training.checkpoint import history_rows
+from corrsk.networks import smallest_grid
+from corrsk.recipes import RECIPES
 
-_PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
 _LARGEST_AUTO_BATCH = 500
-_NOT_PART_OF_A_TRAINING = ("verbose", "device", "checkpoint")
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0,
-        "learning_rate": 1.0, "learning_rate_schedule": "steps",
-        "max_epochs": 3000, "batch_size": 10_000, "dropout": 0.2,
-        "standardize": False, "softmax_before_loss": True,
-    },
-}  # fmt: skip
 
 
 class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
@@ -257,12 +244,12 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
                 f"y must hold at least two classes; got 1 class, {classes.tolist()[0]!r}"
             )
         seed = _random.entropy(self.random_state)
-        grid_shape = self._resolve_grid_shape()
+        self._resolve_grid_shape()  # a shape that does not fit is an error before any work
         validation = self._validation_data(X_val, y_val, classes)
         if validation is None and self.validation_fraction is not None:
             X, *held_out, y_index, y_held_out = train_test_split(
                 X, y_index, test_size=self.validation_fraction, stratify=y_index,
-                random_state=_torch_seed(seed, 2) % 2**32,
+                random_state=int(_random.generator(seed, 2).integers(2**32)),
             )  # fmt: skip
             validation = (*held_out, y_held_out)
         if validation is None and self.n_iter_no_change is not None:
@@ -270,92 +257,19 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
                 "n_iter_no_change needs validation data: pass X_val and y_val to fit, or set "
                 "validation_fraction"
             )
-        net, history = self._train(X, y_index, validation, classes, grid_shape, device, seed)
+        net, history = training.train_network(
+            self._settings(classes, y_index, seed),
+            (X, y_index), validation, device=device, checkpoint=self.checkpoint,
+            progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
+        )  # fmt: skip
         self.classes_ = classes
-        self.grid_shape_ = grid_shape
+        self.grid_shape_ = self._resolve_grid_shape()
         self.net_ = net
         self.history_ = history
         self.n_iter_ = len(self.history_)
         losses = [row["valid_loss"] for row in self.history_ if "valid_loss" in row]
         self.best_epoch_ = int(np.argmin(losses)) + 1 if losses else None
         return self
-
-    def _train(
-        self,
-        X: NDArray[np.float32],
-        y: NDArray[np.int64],
-        validation: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
-        classes: NDArray[Any],
-        grid_shape: tuple[int, ...],
-        device: torch.device,
-        seed: int,
-    ) -> tuple[training.SignalNet, list[dict[str, Any]]]:
-        signals = _on_device(X, y, device)
-        batch_size = self._resolve_batch_size(len(X))
-        order = torch.Generator().manual_seed(_torch_seed(seed, 0))
-        schedule = training.LearningRateSchedule(
-            training.SCHEDULES[self.learning_rate_schedule], self.learning_rate,
-            self.max_epochs * math.ceil(len(X) / batch_size),
-        )  # fmt: skip
-        best = training.BestEpoch(self.restore_best, self.n_iter_no_change)
-        stateful = [schedule, *([best] if validation else [])]
-        progress = training.EpochProgress(
-            self.max_epochs, PROGRESS_DELAY if self.verbose and not in_worker() else math.inf
-        )
-        checkpoint = None
-        if self.checkpoint is not None:
-            settings = {
-                name: value
-                for name, value in self.get_params(deep=False).items()
-                if name not in _NOT_PART_OF_A_TRAINING
-            }
-            checkpoint = training.TrainingCheckpoint(
-                self.checkpoint,
-                training.fingerprint(settings, X, y, *(validation or ())),
-                stateful, order,
-            )  # fmt: skip
-            checkpoint.read()  # a foreign file is refused before any work
-
-        # dropout draws from torch's global generator, which is the user's again afterwards
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(_torch_seed(seed, 1))
-            net = training.SignalNet(
-                module=self._network(signals.X, len(classes), grid_shape),
-                criterion=training.CountLoss(
-                    self._class_weights(classes, y), self.softmax_before_loss
-                ),
-                classes=classes,
-                lr=self.learning_rate,
-                max_epochs=self.max_epochs,
-                batch_size=batch_size,
-                iterator_train=training.WholeBatches,
-                iterator_train__shuffle=True,
-                iterator_train__generator=order,
-                iterator_valid=training.WholeBatches,
-                iterator_valid__batch_size=_PREDICT_ROWS,
-                device=device,
-                train_split=None,
-                verbose=0,
-                callbacks=[
-                    (type(callback).__name__, callback)
-                    for callback in [*stateful, progress, *([checkpoint] if checkpoint else [])]
-                ],
-                **self._optimizer_options(),
-            )
-            net.initialize()
-            if checkpoint is not None:
-                checkpoint.restore(net)
-            try:
-                net.train(
-                    signals,
-                    _on_device(*validation, device) if validation else None,
-                    self.max_epochs - len(net.history),
-                )
-            finally:
-                progress.close()
-        history = history_rows(net)
-        net.trim_for_prediction()  # the optimiser, callbacks and skorch's history go
-        return net, history
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class.
@@ -374,17 +288,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         X = validate_data(
             self, flatten_signals(X), reset=False, dtype=(np.float32, np.float64), order="C"
         )
-        probabilities = np.empty((X.shape[0], len(self.classes_)))
-        device = next(self.net_.module_.parameters()).device
-        self.net_.module_.eval()
-        for start in range(0, X.shape[0], _PREDICT_ROWS):
-            rows = slice(start, start + _PREDICT_ROWS)
-            batch = torch.from_numpy(np.ascontiguousarray(X[rows], dtype=np.float32)).to(device)
-            with torch.inference_mode():
-                logits = self.net_.module_(batch)
-            # in double precision the rows sum to 1 as scikit-learn's metrics want them to
-            probabilities[rows] = torch.softmax(logits.double(), dim=1).cpu().numpy()
-        return probabilities
+        return training.predict_probabilities(self.net_, X)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable class.
@@ -479,45 +383,33 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"y_val holds labels that y does not: {extra}")
         return X_val, index
 
-    def _network(
-        self, X: torch.Tensor, n_classes: int, grid_shape: tuple[int, ...]
-    ) -> torch.nn.Module:
-        network = CorrelationCNN(n_classes, grid_shape, self.dropout)
-        if not self.standardize:
-            return network
-        variance, mean = torch.var_mean(X, dim=0, correction=0)
-        scale = torch.where(variance > 0, variance.sqrt(), 1.0)  # a constant column stays 0
-        return StandardizedNetwork(network, mean, scale)
-
-    def _class_weights(
-        self, classes: NDArray[Any], y: NDArray[np.int64]
-    ) -> torch.Tensor | None:
-        if self.class_weight is None:
-            return None
-        weights = compute_class_weight(self.class_weight, classes=classes, y=classes[y])
-        return torch.as_tensor(weights, dtype=torch.float32)
-
-    def _optimizer_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"optimizer__weight_decay": self.weight_decay}
-        if self.optimizer == "sgd":
-            return options | {"optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum}
-        return options | {"optimizer": torch.optim.AdamW}
+    def _settings(
+        self, classes: NDArray[Any], y_index: NDArray[np.int64], seed: int
+    ) -> training.TrainingSettings:
+        weights = None
+        if self.class_weight is not None:
+            weights = compute_class_weight(self.class_weight, classes=classes, y=classes[y_index])
+        return training.TrainingSettings(
+            grid_shape=self._resolve_grid_shape(),
+            n_classes=len(classes),
+            dropout=self.dropout,
+            standardize=self.standardize,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            learning_rate_schedule=self.learning_rate_schedule,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            max_epochs=self.max_epochs,
+            batch_size=self._resolve_batch_size(len(y_index)),
+            softmax_before_loss=self.softmax_before_loss,
+            class_weights=None if weights is None else tuple(map(float, weights)),
+            patience=self.n_iter_no_change,
+            restore_best=self.restore_best,
+            seed=seed,
+        )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
 
-
-def _torch_seed(seed: int, stream: int) -> int:
-    return int(_random.generator(seed, stream).integers(2**63 - 1))
-
-
-def _on_device(
-    X: NDArray[np.float32], y: NDArray[np.int64], device: torch.device
-) -> training.TensorSignals:
-    # a read-only memory map is fine: nothing is written to the tensor
-    signals = X if X.flags.writeable else X.copy()
-    return training.TensorSignals(
-        torch.from_numpy(signals).to(device), torch.from_numpy(y).to(device)
-    )

@@ -6,30 +6,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 from corrsk import _random
 from corrsk._parallel import for_each_block
 from corrsk._tissue_table import NOISE_LEVEL_COLUMN
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics import normalize_signals
 from corrsk.tissue import TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
 # part is spread out, so that any run of samples is split to within one sample.
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 _PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0])
 
 
 @dataclass(frozen=True)
 class DatasetDefinition:
-    """What a named data set is drawn from."""
+    """What a data set is drawn from.
 
-    prior: str
-    protocol: str
+    Parameters
+    ----------
+    name, description : str
+    prior : TissuePrior or str
+    protocol : AcquisitionProtocol or str
+    noise_levels : tuple of float
+        As fractions of the noise reference, all equally frequent.
+    noise_reference : {"m0", "max", "rms"}
+    """
+
+    name: str
+    prior: TissuePrior | str
+    protocol: AcquisitionProtocol | str
     noise_levels: tuple[float, ...]
     noise_reference: str
     description: str
@@ -40,15 +50,19 @@ _PAPER_DATA = (
     "group's published 8 x 8 protocol, with Gaussian noise and divided by their 2-norm. "
 )
 DATASETS: dict[str, DatasetDefinition] = {
-    "midl2024": DatasetDefinition(
-        "midl2024", "ir-se-8x8", (0.01, 0.02, 0.03, 0.04, 0.05), "m0",
-        _PAPER_DATA + "The noise is read literally: sigma = 1 to 5 % of M0.",
-    ),
-    "midl2024-low-noise": DatasetDefinition(
-        "midl2024", "ir-se-8x8", (0.001, 0.002, 0.003, 0.004, 0.005), "m0",
-        _PAPER_DATA + "The noise is a tenth of its literal reading, sigma = 0.1 to 0.5 % of M0, "
-        "at which the paper's figures can be reached.",
-    ),
+    definition.name: definition
+    for definition in (
+        DatasetDefinition(
+            "midl2024", "midl2024", "ir-se-8x8", (0.01, 0.02, 0.03, 0.04, 0.05), "m0",
+            _PAPER_DATA + "The noise is read literally: sigma = 1 to 5 % of M0.",
+        ),
+        DatasetDefinition(
+            "midl2024-low-noise", "midl2024", "ir-se-8x8",
+            (0.001, 0.002, 0.003, 0.004, 0.005), "m0",
+            _PAPER_DATA + "The noise is a tenth of its literal reading, sigma = 0.1 to 0.5 % of "
+            "M0, at which the paper's figures can be reached.",
+        ),
+    )
 }  # fmt: skip
 
 
@@ -198,7 +212,20 @@ def load_dataset(
     >>> len(data.train_indices), len(data.validation_indices), len(data.test_indices)
     (700, 200, 100)
     """
-    definition = dataset_definition(name)
+    return simulate_dataset(
+        dataset_definition(name), n_samples, random_state, n_jobs=n_jobs, verbose=verbose
+    )
+
+
+def simulate_dataset(
+    definition: DatasetDefinition,
+    n_samples: int,
+    random_state: _random.RandomState = 0,
+    *,
+    n_jobs: int | None = None,
+    verbose: bool = True,
+) -> Bunch:
+    """Simulate a data set of one's own definition; see :func:`load_dataset`."""
     if n_samples < len(_PART_PATTERN):
         raise ValueError(
             f"n_samples must be at least {len(_PART_PATTERN)}, so that training, validation "
@@ -210,16 +237,14 @@ def load_dataset(
         noise_level=definition.noise_levels, noise_reference=definition.noise_reference,
         random_state=seed, return_tissue=True, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
-    protocol = AcquisitionProtocol.named(definition.protocol)
-    strata = target * len(definition.noise_levels) + np.searchsorted(
-        definition.noise_levels, levels
-    )
+    protocol = resolve_protocol(definition.protocol).in_grid_order()
+    strata = target * len(definition.noise_levels) + np.unique(levels, return_inverse=True)[1]
     part = _deal(strata, _PART_PATTERN, seed, stream=3)
-    indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(_PARTS)}
+    indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
     return Bunch(
         data=data, target=target, noise_level=levels, tissue=tissue, **indices,
         feature_names=protocol.feature_names, protocol=protocol,
-        name=name, DESCR=definition.description,
+        name=definition.name, DESCR=definition.description,
     )  # fmt: skip
 
 
@@ -252,14 +277,3 @@ def _normalize_in_place(X: NDArray[np.float32], *, n_jobs: int | None, verbose: 
     for_each_block(
         normalize, X.shape[0], n_jobs=n_jobs, description="normalising", verbose=verbose
     )
-
-
-def split_arrays(data: Bunch, part: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Signals and targets of one part ("train", "validation" or "test")."""
-    indices = data[f"{part}_indices"]
-    return data.data[indices], data.target[indices]
-
-
-def tissue_of(data: Bunch, part: str) -> pd.DataFrame:
-    """Tissue table of one part ("train", "validation" or "test")."""
-    return data.tissue.iloc[data[f"{part}_indices"]]

@@ -26,3 +26,8 @@ def resolve_device(device: str) -> torch.device:
             "devices; use device='auto' or 'cpu'"
         )
     return torch.device(device)
+
+
+def set_threads(n_threads: int) -> None:
+    """Let torch use `n_threads` threads in this process."""
+    torch.set_num_threads(n_threads)

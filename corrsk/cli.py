@@ -1,0 +1,211 @@
+"""The `corrsk` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from corrsk import __version__
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.datasets import DATASETS, dataset_definition, simulate_dataset
+from corrsk.exchange import SUFFIXES, check_suffix, write_dataset
+
+if TYPE_CHECKING:
+    from corrsk.evaluation import Evaluation
+
+_DATASETS = ", ".join(DATASETS)
+_SUFFIXES = ", ".join(SUFFIXES)
+
+app = typer.Typer(
+    name="corrsk",
+    help="How many tissue compartments does a correlation MRI signal hold?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Dataset = Annotated[
+    str,
+    typer.Option(
+        help=f"Named data set: {_DATASETS}. 'midl2024' reads the paper's noise literally (1 to "
+        "5 % of M0), 'midl2024-low-noise' takes a tenth of it, at which its figures fit."
+    ),
+]
+Samples = Annotated[int, typer.Option(min=10, help="Number of signals to simulate.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same result.")]
+Jobs = Annotated[int | None, typer.Option(help="Number of threads. Default: every core.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"corrsk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def reproduce(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; new, empty, or one to --resume.")
+    ] = Path("corrsk-reproduce"),
+    dataset: Dataset = "midl2024-low-noise",
+    mat: Annotated[
+        Path | None,
+        typer.Option(
+            help="Use the data of this file in place of simulated ones. Its layout is that of the "
+            "code published with the paper: input_train (n, 1, n_ti, n_te), label_train, .."
+        ),
+    ] = None,
+    samples: Samples = 1_000_000,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="How to train the paper's network: 'default' is the best that was found within "
+            "minutes, 'paper' the published training (3000 epochs: a day on a laptop)."
+        ),
+    ] = "default",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    jobs: Jobs = None,
+    seed: Seed = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out that was cut off.")
+    ] = False,
+) -> None:
+    """Run the paper's experiment: simulate, fit, judge, write a report.
+
+    Simulates voxels of 1 to 4 compartments, splits their signals 70/20/10,
+    trains the paper's CNN to count the compartments, and writes a folder with
+    report.md, metrics.json, figures and the fitted model. The results stand
+    beside the paper's.
+    """
+    from corrsk.reproduction import REPORT, Configuration
+    from corrsk.reproduction import reproduce as run
+
+    configuration = Configuration(
+        dataset=dataset, mat=None if mat is None else str(mat), samples=samples,
+        recipe=recipe, epochs=epochs, seed=seed,
+    )  # fmt: skip
+    with _clear_errors(f"stopped; the same command with --resume goes on (results in {out})"):
+        evaluation = run(
+            configuration, out, resume=resume, device=device, n_jobs=jobs, say=_say
+        )
+        _print_results(evaluation)
+        _say(f"report: {out / REPORT}")
+
+
+@app.command()
+def simulate(
+    out: Annotated[
+        Path, typer.Argument(help=f"File to write; its suffix names the format: {_SUFFIXES}.")
+    ],
+    dataset: Dataset = "midl2024",
+    samples: Samples = 1_000_000,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own protocol in place of the data set's: a .json file written by "
+            "AcquisitionProtocol.to_json, a .mat file with vectors ti and te (ms), or a name."
+        ),
+    ] = None,
+    noise_level: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            help="Noise level in place of the data set's, as a fraction (0.01 is 1 %). May be "
+            "given several times; each is then equally frequent.",
+        ),
+    ] = None,
+    noise_reference: Annotated[
+        str | None,
+        typer.Option(help="What the noise level is relative to: m0, max (largest signal) or rms."),
+    ] = None,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Simulate a data set and write it to a file.
+
+    .npz holds the arrays (data, target, noise_level, tissue, indices of the
+    70/20/10 split), .parquet one row per signal, .mat the layout that the code
+    published with the paper reads (input_train, label_train, ..).
+    """
+    with _clear_errors("stopped; nothing was written"):
+        check_suffix(out)
+        if out.exists() and not force:
+            raise FileExistsError(f"{out} exists; choose another name or pass --force")
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {out.parent}")
+        definition = dataset_definition(dataset)
+        if protocol is not None:
+            definition = dataclasses.replace(definition, protocol=_read_protocol(protocol))
+        if noise_level:
+            definition = dataclasses.replace(definition, noise_levels=tuple(noise_level))
+        if noise_reference is not None:
+            definition = dataclasses.replace(definition, noise_reference=noise_reference)
+        _say(f"simulating {samples:,} signals of {dataset}")
+        data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
+        _say(f"writing {out}")
+        write_dataset(data, out)
+
+
+def _read_protocol(name: str) -> AcquisitionProtocol:
+    readers = {".json": AcquisitionProtocol.from_json, ".mat": AcquisitionProtocol.from_mat}
+    reader = readers.get(Path(name).suffix, AcquisitionProtocol.named)
+    if reader == AcquisitionProtocol.from_json and not Path(name).is_file():
+        raise FileNotFoundError(f"there is no file {name}")
+    return reader(name)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_results(evaluation: Evaluation) -> None:
+    from corrsk.reproduction import results_table
+
+    frame = results_table(evaluation)
+    table = Table()
+    table.add_column(f"test set of {evaluation.n_samples:,}")
+    for column in frame.columns:
+        table.add_column(str(column), justify="right")
+    for name, row in frame.iterrows():
+        table.add_row(str(name), *row)
+    Console().print(table)
+
+
+@contextmanager
+def _clear_errors(stopped: str) -> Iterator[None]:
+    """What a user can mend is one line; Ctrl-C says what is left."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo(f"\n{stopped}", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point of the `corrsk` command."""
+    sys.exit(app())

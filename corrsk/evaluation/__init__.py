@@ -1,0 +1,47 @@
+"""The judgement: figures of merit, tables and figures of any classifier of counts."""
+
+from corrsk.evaluation.displays import (
+    AccuracyOverNoiseDisplay,
+    CountRocDisplay,
+    LossCurveDisplay,
+    plot_confusion_matrices,
+)
+from corrsk.evaluation.published import (
+    PAPER,
+    PAPER_BINARY_CONFUSION_MATRIX,
+    PAPER_CONFUSION_MATRIX,
+    PAPER_METRICS,
+    PAPER_NOTE,
+)
+from corrsk.evaluation.report import Evaluation, evaluate
+from corrsk.evaluation.scorers import (
+    SCORERS,
+    MulticompartmentScorer,
+    multicompartment_accuracy,
+    multicompartment_balanced_accuracy,
+    multicompartment_neg_log_loss,
+    multicompartment_roc_auc,
+)
+from corrsk.evaluation.scores import expected_calibration_error, multicompartment_probability
+
+__all__ = [
+    "PAPER",
+    "PAPER_BINARY_CONFUSION_MATRIX",
+    "PAPER_CONFUSION_MATRIX",
+    "PAPER_METRICS",
+    "PAPER_NOTE",
+    "SCORERS",
+    "AccuracyOverNoiseDisplay",
+    "CountRocDisplay",
+    "Evaluation",
+    "LossCurveDisplay",
+    "MulticompartmentScorer",
+    "evaluate",
+    "expected_calibration_error",
+    "multicompartment_accuracy",
+    "multicompartment_balanced_accuracy",
+    "multicompartment_neg_log_loss",
+    "multicompartment_probability",
+    "multicompartment_roc_auc",
+    "plot_confusion_matrices",
+]

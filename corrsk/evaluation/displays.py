@@ -1,0 +1,313 @@
+"""Figures: confusion matrices, ROC curves, accuracy over noise, losses.
+
+Built on scikit-learn's displays where one exists. Where the paper prints a
+figure it stands beside ours, and every title names the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_curve
+
+from corrsk.evaluation.published import (
+    PAPER,
+    PAPER_BINARY_CONFUSION_MATRIX,
+    PAPER_CONFUSION_MATRIX,
+    PAPER_METRICS,
+)
+from corrsk.evaluation.report import Evaluation, evaluate
+
+_Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
+_FALSE_POSITIVE_RATES = np.linspace(0, 1, 1001)
+_BINARY_LABELS = ("1", "2 or more")
+
+
+def plot_confusion_matrices(evaluation: Evaluation, *, paper: bool = True) -> Figure:
+    """Both confusion matrices, with the paper's (Fig. 2a and 2b) to their right.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    paper : bool, default=True
+        Whether to draw the paper's, where the classes are its.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    paper = paper and evaluation.classes.tolist() == [1, 2, 3, 4]
+    shown: list[list[tuple[str, NDArray[np.int64], Sequence[Any]]]] = [
+        [
+            (f"{evaluation.dataset}\nP(n_c ≥ 2) > 0.5",
+             evaluation.binary_confusion_matrix, _BINARY_LABELS),
+            (f"{evaluation.dataset}\nn_c by argmax",
+             evaluation.confusion_matrix, evaluation.classes),
+        ]
+    ]  # fmt: skip
+    if paper:
+        shown.append(
+            [
+                (f"{PAPER}\nbinary, by argmax", PAPER_BINARY_CONFUSION_MATRIX, _BINARY_LABELS),
+                (f"{PAPER}\nn_c by argmax", PAPER_CONFUSION_MATRIX, evaluation.classes),
+            ]
+        )
+    figure, axes = _subplots(len(shown), 2, size=(4.6, 4.2))
+    for row, matrices in zip(axes, shown, strict=True):
+        for ax, (title, matrix, labels) in zip(row, matrices, strict=True):
+            _plot_confusion_matrix(ax, matrix, labels, title)
+    return figure
+
+
+def _plot_confusion_matrix(
+    ax: Axes, matrix: NDArray[np.int64], labels: Sequence[Any], title: str
+) -> None:
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    display = ConfusionMatrixDisplay(share, display_labels=labels)
+    display.plot(ax=ax, cmap="Blues", colorbar=False, im_kw={"vmin": 0, "vmax": 1})
+    for (row, column), text in np.ndenumerate(display.text_):
+        text.set_text(f"{share[row, column]:.1%}\n{matrix[row, column]:,}")
+        text.set_fontsize(8 if len(labels) > 2 else 10)
+    ax.set(xlabel="predicted n_c", ylabel="reference n_c", title=title)
+
+
+class CountRocDisplay:
+    """One-vs-rest, micro- and macro-averaged ROC curves (the paper's Fig. 2c).
+
+    Made by :meth:`from_predictions` or :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    curves : dict of str to (array, array, float)
+        For each count, and for "micro" and "macro": false and true positive
+        rates and the area under the curve.
+    dataset : str
+        Name of the data, for the title.
+
+    Attributes
+    ----------
+    ax_, figure_
+        Where it was plotted.
+    """
+
+    def __init__(self, curves: Mapping[str, _Curve], *, dataset: str = "unnamed data") -> None:
+        self.curves = curves
+        self.dataset = dataset
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: ArrayLike, *, dataset: str = "unnamed data",
+        ax: Axes | None = None,
+    ) -> CountRocDisplay:  # fmt: skip
+        """Plot the curves of a fitted classifier on signals X of shape (n, N)."""
+        return cls.from_predictions(
+            y, estimator.predict_proba(X), classes=estimator.classes_, dataset=dataset, ax=ax
+        )
+
+    @classmethod
+    def from_predictions(
+        cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
+        dataset: str = "unnamed data", ax: Axes | None = None,
+    ) -> CountRocDisplay:  # fmt: skip
+        """Plot the curves of predicted probabilities.
+
+        Parameters
+        ----------
+        y : array of shape (n,)
+            Reference counts.
+        probabilities : array of shape (n, K)
+        classes : array of shape (K,), optional
+            Default: the distinct values of y.
+        dataset : str
+        ax : matplotlib Axes, optional
+        """
+        y, probabilities = np.asarray(y), np.asarray(probabilities)
+        classes = np.unique(y) if classes is None else np.asarray(classes)
+        one_hot = y[:, None] == classes
+        curves = {
+            str(label): _roc(one_hot[:, k], probabilities[:, k])
+            for k, label in enumerate(classes)
+            if one_hot[:, k].any() and not one_hot[:, k].all()
+        }
+        mean = np.mean([true for _, true, _ in curves.values()], axis=0)
+        area = float(np.mean([area for *_, area in curves.values()]))
+        curves["micro"] = _roc(one_hot.ravel(), probabilities.ravel())
+        curves["macro"] = (_FALSE_POSITIVE_RATES, mean, area)
+        return cls(curves, dataset=dataset).plot(ax=ax)
+
+    def plot(self, ax: Axes | None = None, *, paper: bool = True) -> CountRocDisplay:
+        """Draw the curves; with `paper` the legend gives the paper's areas too."""
+        self.ax_ = _axes(6, 5.6) if ax is None else ax
+        self.figure_ = _figure_of(self.ax_)
+        for name, (false, true, area) in self.curves.items():
+            average = name in ("micro", "macro")
+            published = PAPER_METRICS.get(f"roc_auc_{name}") if paper else None
+            beside = "" if published is None else f" (paper: {published:.2f})"
+            shown = f"{name} average" if average else f"n_c = {name}"
+            RocCurveDisplay(fpr=false, tpr=true).plot(
+                ax=self.ax_, plot_chance_level=name == "macro",
+                curve_kwargs={
+                    "label": f"{shown}: AUC {area:.3f}{beside}",
+                    "linestyle": ":" if average else "-",
+                },
+            )  # fmt: skip
+        self.ax_.set(
+            title=f"ROC, one against the rest\n{self.dataset}",
+            xlabel="false positive rate", ylabel="true positive rate",
+        )  # fmt: skip
+        self.ax_.legend(loc="lower right", fontsize=8)
+        return self
+
+
+def _roc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> _Curve:
+    false, true, _ = roc_curve(truth, score)
+    # thinned: the curve of 10^5 signals has more points than a figure has pixels
+    return _FALSE_POSITIVE_RATES, np.interp(_FALSE_POSITIVE_RATES, false, true), auc(false, true)
+
+
+class AccuracyOverNoiseDisplay:
+    """Accuracy of both questions over the noise level, with 95 % intervals.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        One that was given noise levels.
+
+    Attributes
+    ----------
+    ax_, figure_
+        Where it was plotted.
+
+    Raises
+    ------
+    ValueError
+        If the evaluation has no noise levels.
+    """
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        if evaluation.by_noise_level.empty:
+            raise ValueError("the evaluation has no noise levels; pass noise_level to evaluate")
+        self.evaluation = evaluation
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: ArrayLike, noise_level: ArrayLike, *,
+        dataset: str = "unnamed data", ax: Axes | None = None,
+    ) -> AccuracyOverNoiseDisplay:  # fmt: skip
+        """Plot the accuracies of a fitted classifier on signals X of shape (n, N)."""
+        evaluation = Evaluation.from_estimator(
+            estimator, X, y, noise_level=noise_level, dataset=dataset
+        )
+        return cls(evaluation).plot(ax=ax)
+
+    @classmethod
+    def from_predictions(
+        cls, y: ArrayLike, probabilities: ArrayLike, noise_level: ArrayLike, *,
+        classes: ArrayLike | None = None, dataset: str = "unnamed data", ax: Axes | None = None,
+    ) -> AccuracyOverNoiseDisplay:  # fmt: skip
+        """Plot the accuracies of predicted probabilities of shape (n, K)."""
+        evaluation = evaluate(
+            y, probabilities, classes=classes, noise_level=noise_level, dataset=dataset
+        )
+        return cls(evaluation).plot(ax=ax)
+
+    def plot(self, ax: Axes | None = None) -> AccuracyOverNoiseDisplay:
+        """Draw the accuracies."""
+        self.ax_ = _axes(6, 4.4) if ax is None else ax
+        self.figure_ = _figure_of(self.ax_)
+        table = self.evaluation.by_noise_level
+        percent = 100 * table.index.to_numpy(dtype=np.float64)
+        for column, label in (
+            ("binary_accuracy", "more than one compartment? P(n_c ≥ 2) > 0.5"),
+            ("binary_argmax_accuracy", "more than one compartment? by argmax"),
+            ("accuracy", "how many compartments?"),
+        ):
+            accuracy = table[column].to_numpy(dtype=np.float64)
+            half_width = 1.96 * np.sqrt(accuracy * (1 - accuracy) / table["n_samples"])
+            self.ax_.errorbar(
+                percent, 100 * accuracy, 100 * half_width, marker="o", capsize=3, label=label
+            )
+        chance = 100 / self.evaluation.classes.size
+        self.ax_.axhline(chance, color="grey", linestyle=":", label="chance (how many)")
+        self.ax_.set(
+            xlabel="noise level (% of the noise reference)", ylabel="accuracy (%)",
+            title=f"Accuracy over noise level\n{self.evaluation.dataset}",
+            ylim=(0, 100), xticks=percent,
+        )  # fmt: skip
+        self.ax_.legend(fontsize=8, loc="lower left")
+        return self
+
+
+class LossCurveDisplay:
+    """Training and validation loss over the epochs.
+
+    Parameters
+    ----------
+    history : list of dict
+        The `history_` of a fitted classifier.
+    dataset : str
+        Name of the data, for the title.
+
+    Attributes
+    ----------
+    ax_, figure_
+        Where it was plotted.
+    """
+
+    def __init__(
+        self, history: Sequence[dict[str, Any]], *, dataset: str = "unnamed data"
+    ) -> None:
+        self.history = history
+        self.dataset = dataset
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, dataset: str = "unnamed data", ax: Axes | None = None
+    ) -> LossCurveDisplay:
+        """Plot the `history_` of a fitted classifier."""
+        return cls(estimator.history_, dataset=dataset).plot(ax=ax)
+
+    def plot(self, ax: Axes | None = None) -> LossCurveDisplay:
+        """Draw the curves."""
+        self.ax_ = _axes(6, 4.4) if ax is None else ax
+        self.figure_ = _figure_of(self.ax_)
+        table = pd.DataFrame(list(self.history))
+        self.ax_.plot(table["epoch"], table["train_loss"], label="training")
+        if "valid_loss" in table:
+            self.ax_.plot(table["epoch"], table["valid_loss"], label="validation")
+            best = table.loc[table["valid_loss"].idxmin()]
+            self.ax_.plot(
+                best["epoch"], best["valid_loss"], "o", label=f"best epoch: {best['epoch']:.0f}"
+            )
+        self.ax_.set(
+            xlabel="epoch", ylabel="cross-entropy", title=f"Loss curves\n{self.dataset}"
+        )
+        self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
+        self.ax_.legend(fontsize=8)
+        return self
+
+
+def _axes(width: float, height: float) -> Axes:
+    axes: Axes = _subplots(1, 1, size=(width, height))[1][0, 0]
+    return axes
+
+
+def _subplots(
+    rows: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, NDArray[np.object_]]:
+    # a Figure of its own, not pyplot's: nothing to close, no window, safe in threads
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _figure_of(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure

@@ -1,0 +1,235 @@
+"""One evaluation: all figures of merit of one model on one test set."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import confusion_matrix
+from sklearn.utils import check_consistent_length
+
+from corrsk._counts import is_multicompartment
+from corrsk._files import write_atomically
+from corrsk.evaluation.published import PAPER, PAPER_METRICS
+from corrsk.evaluation.scores import binary_metrics, count_metrics, multicompartment_probability
+
+_FORMAT = "corrsk-evaluation"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The judgement of one model on one test set.
+
+    Made by :func:`evaluate` or :meth:`from_estimator`.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the test data.
+    n_samples : int
+        Number of test signals.
+    classes : ndarray of shape (K,)
+        The compartment counts.
+    metrics : dict of str to float
+        See :func:`corrsk.evaluation.scores.count_metrics` and
+        :func:`corrsk.evaluation.scores.binary_metrics`.
+    confusion_matrix : ndarray of shape (K, K)
+        Rows are the reference, columns the prediction.
+    binary_confusion_matrix, binary_argmax_confusion_matrix : ndarray of shape (2, 2)
+        One compartment, more than one; by P(n_c >= 2) > 0.5 and by argmax.
+    by_noise_level : DataFrame
+        For each noise level: accuracy, both binary accuracies, n_samples.
+        Empty if no noise levels were given.
+    """
+
+    dataset: str
+    n_samples: int
+    classes: NDArray[Any]
+    metrics: dict[str, float]
+    confusion_matrix: NDArray[np.int64]
+    binary_confusion_matrix: NDArray[np.int64]
+    binary_argmax_confusion_matrix: NDArray[np.int64]
+    by_noise_level: pd.DataFrame = field(repr=False)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        *,
+        noise_level: ArrayLike | None = None,
+        dataset: str = "unnamed data",
+    ) -> Evaluation:
+        """Evaluate a fitted classifier with `predict_proba` and `classes_`.
+
+        Parameters as in :func:`evaluate`; X of shape (n, ..) is what the
+        estimator takes.
+        """
+        return evaluate(
+            y, estimator.predict_proba(X), classes=estimator.classes_,
+            noise_level=noise_level, dataset=dataset,
+        )  # fmt: skip
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per metric: our value and, where it printed one, the paper's."""
+        frame = pd.DataFrame({self.dataset: self.metrics})
+        frame[PAPER] = pd.Series(PAPER_METRICS).reindex(frame.index)
+        frame.index.name = "metric"
+        return frame
+
+    def to_json(self, path: str | Path, **more: Any) -> None:
+        """Write everything as one JSON file; `more` are further keys of it."""
+        content = {
+            "format": _FORMAT, "version": 1, "dataset": self.dataset,
+            "n_samples": self.n_samples, "classes": self.classes.tolist(),
+            "metrics": self.metrics,
+            "confusion_matrix": self.confusion_matrix.tolist(),
+            "binary_confusion_matrix": self.binary_confusion_matrix.tolist(),
+            "binary_argmax_confusion_matrix": self.binary_argmax_confusion_matrix.tolist(),
+            "by_noise_level": self.by_noise_level.reset_index().to_dict(orient="records"),
+            "paper": {"source": PAPER, "metrics": PAPER_METRICS},
+            **more,
+        }  # fmt: skip
+        text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+        with write_atomically(path) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Evaluation:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is not an evaluation.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a JSON file: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ValueError(f"{path} is not an evaluation written by corrsk")
+        levels = pd.DataFrame(content["by_noise_level"])
+        return cls(
+            dataset=content["dataset"], n_samples=content["n_samples"],
+            classes=np.asarray(content["classes"]),
+            metrics={
+                name: math.nan if value is None else value
+                for name, value in content["metrics"].items()
+            },
+            confusion_matrix=np.asarray(content["confusion_matrix"]),
+            binary_confusion_matrix=np.asarray(content["binary_confusion_matrix"]),
+            binary_argmax_confusion_matrix=np.asarray(content["binary_argmax_confusion_matrix"]),
+            by_noise_level=levels.set_index("noise_level") if len(levels) else _no_levels(),
+        )  # fmt: skip
+
+
+def evaluate(
+    y: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    classes: ArrayLike | None = None,
+    noise_level: ArrayLike | None = None,
+    dataset: str = "unnamed data",
+) -> Evaluation:
+    """Judge predicted probabilities of compartment counts.
+
+    Parameters
+    ----------
+    y : array of shape (n,)
+        Reference counts.
+    probabilities : array of shape (n, K)
+        Predicted probabilities; rows sum to 1.
+    classes : array of shape (K,), optional
+        The count that each column stands for, ascending. Default: the distinct
+        values of y.
+    noise_level : array of shape (n,), optional
+        Noise level of each signal, for accuracy per level.
+    dataset : str
+        Name of the data, which every table and figure shows.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not belong together, labels are unknown or not counts,
+        or the probabilities are none (NaN, negative, rows not summing to 1).
+    """
+    y = np.asarray(y)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    classes = np.unique(y) if classes is None else np.asarray(classes)
+    check_consistent_length(y, probabilities, noise_level)
+    if not y.size:
+        raise ValueError("there are no signals to evaluate")
+    if probabilities.ndim != 2 or probabilities.shape[1] != classes.size:
+        raise ValueError(
+            f"probabilities must have a column for each of the {classes.size} classes "
+            f"{classes.tolist()}, got shape {probabilities.shape}"
+        )
+    unknown = np.setdiff1d(y, classes)
+    if unknown.size:
+        raise ValueError(f"y holds {unknown.tolist()}, which is not among {classes.tolist()}")
+    if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)):
+        raise ValueError(
+            "probabilities must not be NaN or negative, and each row must sum to 1"
+        )
+    several = is_multicompartment(y)
+    predicted = classes[probabilities.argmax(axis=1)]
+    answer = multicompartment_probability(probabilities, classes) > 0.5
+    by_argmax = is_multicompartment(predicted)
+    return Evaluation(
+        dataset=dataset,
+        n_samples=int(y.size),
+        classes=classes,
+        metrics=count_metrics(y, probabilities, classes)
+        | binary_metrics(y, probabilities, classes),
+        confusion_matrix=confusion_matrix(y, predicted, labels=classes),
+        binary_confusion_matrix=confusion_matrix(several, answer, labels=[False, True]),
+        binary_argmax_confusion_matrix=confusion_matrix(several, by_argmax, labels=[False, True]),
+        by_noise_level=_by_noise_level(
+            noise_level,
+            {
+                "accuracy": predicted == y,
+                "binary_accuracy": answer == several,
+                "binary_argmax_accuracy": by_argmax == several,
+            },
+        ),
+    )
+
+
+def _by_noise_level(
+    noise_level: ArrayLike | None, correct: Mapping[str, NDArray[np.bool_]]
+) -> pd.DataFrame:
+    if noise_level is None:
+        return _no_levels()
+    groups = pd.DataFrame(correct).groupby(pd.Index(np.asarray(noise_level), name="noise_level"))
+    table = groups.mean()
+    table["n_samples"] = groups.size()
+    return table
+
+
+def _no_levels() -> pd.DataFrame:
+    columns = ["accuracy", "binary_accuracy", "binary_argmax_accuracy", "n_samples"]
+    return pd.DataFrame(columns=columns, index=pd.Index([], name="noise_level"))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN; null stands for it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, np.generic):
+        return _without_nan(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

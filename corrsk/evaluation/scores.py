@@ -1,0 +1,128 @@
+"""Figures of merit of predicted probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn import metrics
+
+from corrsk._counts import is_multicompartment
+
+N_CALIBRATION_BINS = 15
+
+
+def expected_calibration_error(
+    correct: ArrayLike, confidence: ArrayLike, *, n_bins: int = N_CALIBRATION_BINS
+) -> float:
+    """Mean gap between confidence and accuracy over equally wide bins.
+
+    Parameters
+    ----------
+    correct : array of bool, shape (n,)
+        Whether each answer was right.
+    confidence : array of shape (n,)
+        Probability that was given to each answer, in [0, 1].
+    n_bins : int, default=15
+
+    Returns
+    -------
+    float
+        ``sum_b n_b / n |accuracy_b - mean confidence_b|``; Guo et al., "On
+        Calibration of Modern Neural Networks", ICML 2017, Eq. 3.
+    """
+    correct = np.asarray(correct, dtype=np.float64)
+    confidence = np.asarray(confidence, dtype=np.float64)
+    bins = np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
+    return float(np.abs(gaps).sum() / correct.size)
+
+
+def multicompartment_probability(
+    probabilities: NDArray[np.float64], classes: ArrayLike
+) -> NDArray[np.float64]:
+    """P(n_c >= 2), shape (n,), of class probabilities of shape (n, K).
+
+    Raises
+    ------
+    ValueError
+        If the classes are not compartment counts.
+    """
+    several = is_multicompartment(classes)
+    total: NDArray[np.float64] = probabilities[:, several].sum(axis=1)
+    return total
+
+
+def count_metrics(
+    y: NDArray[Any], probabilities: NDArray[np.float64], classes: NDArray[Any]
+) -> dict[str, float]:
+    """Metrics of the question how many compartments there are.
+
+    Returns accuracy; precision, recall and F1 (macro and per class);
+    one-vs-rest, micro and macro ROC AUC; log loss; calibration error.
+    Those of a class that `y` lacks are NaN.
+    """
+    predicted = classes[probabilities.argmax(axis=1)]
+    results = {"accuracy": float(metrics.accuracy_score(y, predicted))}
+    names = ("precision", "recall", "f1")
+    macro = metrics.precision_recall_fscore_support(
+        y, predicted, labels=classes, average="macro", zero_division=0
+    )
+    results |= {f"{name}_macro": float(value) for name, value in zip(names, macro, strict=False)}
+    each = metrics.precision_recall_fscore_support(
+        y, predicted, labels=classes, average=None, zero_division=0
+    )
+    for name, values in zip(names, each, strict=False):
+        results |= {
+            f"{name}_{label}": float(value) for label, value in zip(classes, values, strict=True)
+        }
+    one_hot = y[:, None] == classes
+    areas = [_roc_auc(one_hot[:, k], probabilities[:, k]) for k in range(classes.size)]
+    results |= {f"roc_auc_{label}": area for label, area in zip(classes, areas, strict=True)}
+    results["roc_auc_micro"] = _roc_auc(one_hot.ravel(), probabilities.ravel())
+    results["roc_auc_macro"] = float(np.mean(areas))
+    results["log_loss"] = float(metrics.log_loss(y, probabilities, labels=classes))
+    results["calibration_error"] = expected_calibration_error(
+        predicted == y, probabilities.max(axis=1)
+    )
+    return results
+
+
+def binary_metrics(
+    y: NDArray[Any], probabilities: NDArray[np.float64], classes: NDArray[Any]
+) -> dict[str, float]:
+    """Metrics of the question whether there is more than one compartment.
+
+    The answer is P(n_c >= 2) > 0.5, the optimal rule ("binary_..."), and for
+    comparison the paper's, whether the most probable class is not n_c = 1
+    ("binary_argmax_..."). Precision, recall and F1 are given for either side.
+    """
+    several = is_multicompartment(y)
+    probability = multicompartment_probability(probabilities, classes)
+    by_argmax = is_multicompartment(classes)[probabilities.argmax(axis=1)]
+    results: dict[str, float] = {}
+    for prefix, answer in (("binary", probability > 0.5), ("binary_argmax", by_argmax)):
+        results[f"{prefix}_accuracy"] = float(np.mean(answer == several))
+        for side, positive in (("single", False), ("multi", True)):
+            precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+                several == positive, answer == positive, average="binary", zero_division=0
+            )
+            results[f"{prefix}_precision_{side}"] = float(precision)
+            results[f"{prefix}_recall_{side}"] = float(recall)
+            results[f"{prefix}_f1_{side}"] = float(f1)
+    results["binary_roc_auc"] = _roc_auc(several, probability)
+    results["binary_log_loss"] = float(
+        metrics.log_loss(several, np.column_stack([1 - probability, probability]), labels=[0, 1])
+    )
+    answer = probability > 0.5
+    results["binary_calibration_error"] = expected_calibration_error(
+        answer == several, np.where(answer, probability, 1 - probability)
+    )
+    return results
+
+
+def _roc_auc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    if truth.all() or not truth.any():
+        return float("nan")
+    return float(metrics.roc_auc_score(truth, score))

@@ -1,0 +1,176 @@
+"""Data sets as files: .npz, .parquet, and the published code's .mat layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.utils import Bunch
+
+from corrsk._files import read_mat, write_atomically
+from corrsk.datasets import PARTS
+
+SUFFIXES = (".npz", ".parquet", ".mat")
+_MAT_PARTS = {"train": "train", "validation": "val", "test": "test"}  # ours: theirs
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a path whose suffix names no format that can be written.
+
+    Raises
+    ------
+    ValueError
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)} to name its format")
+
+
+def write_dataset(data: Bunch, path: Path) -> None:
+    """Write what `load_dataset` returns; the suffix of the path names the format.
+
+    Parameters
+    ----------
+    data : Bunch
+    path : Path
+        ".npz" has the arrays by their names in the Bunch; ".parquet" one row per
+        signal with columns for the measurements, n_c, noise_level, part and
+        tissue; ".mat" the layout that the code published with the paper reads:
+        `input_train` (n, 1, n_ti, n_te), `label_train`, .., `noiselevel_test`
+        in percent.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, or the protocol is no two-dimensional grid,
+        which the .mat layout needs.
+    """
+    check_suffix(path)
+    if path.suffix == ".npz":
+        with write_atomically(path) as partial:
+            np.savez(partial, **_npz_content(data))
+    elif path.suffix == ".parquet":
+        table = _parquet_table(data)
+        with write_atomically(path) as partial:
+            table.to_parquet(partial, index=False)
+    else:
+        from scipy.io import savemat
+
+        content = _mat_content(data)
+        with write_atomically(path) as partial:
+            savemat(partial, content)
+
+
+def _npz_content(data: Bunch) -> dict[str, NDArray[Any]]:
+    return {
+        "data": data.data,
+        "target": data.target,
+        "noise_level": data.noise_level,
+        "feature_names": np.asarray(data.feature_names),
+        "tissue": data.tissue.to_numpy(),
+        "tissue_columns": np.asarray(data.tissue.columns, dtype=str),
+        **{f"{part}_indices": data[f"{part}_indices"] for part in PARTS},
+    }
+
+
+def _parquet_table(data: Bunch) -> pd.DataFrame:
+    part = np.empty(len(data.target), dtype=object)
+    for name in PARTS:
+        part[data[f"{name}_indices"]] = name
+    signals = pd.DataFrame(data.data, columns=data.feature_names, copy=False)
+    answers = pd.DataFrame({"n_c": data.target, "part": pd.Categorical(part)})
+    return pd.concat([signals, answers, data.tissue], axis=1)
+
+
+def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
+    shape = data.protocol.grid_shape
+    if shape is None or len(shape) != 2:
+        raise ValueError(
+            "the .mat layout needs a protocol that is a two-dimensional grid; write .npz or "
+            ".parquet instead"
+        )
+    content = {}
+    for ours, theirs in _MAT_PARTS.items():
+        rows = data[f"{ours}_indices"]
+        content[f"input_{theirs}"] = data.data[rows].reshape(-1, 1, *shape)
+        content[f"label_{theirs}"] = data.target[rows].astype(np.int64)
+        # rounded, so that 0.03 is 3 % and not 3.0000000000000004 %
+        content[f"noiselevel_{theirs}"] = np.round(100 * data.noise_level[rows], 9)
+    return content
+
+
+def read_dataset_mat(path: str | Path) -> Bunch:
+    """Read a file in the layout of the code published with the paper.
+
+    Parameters
+    ----------
+    path : path-like
+        MATLAB file with `input_train` (n, 1, n_ti, n_te), `label_train`,
+        `input_test`, `label_test`; optionally `input_val`, `label_val` and
+        `noiselevel_train`, .. in percent.
+
+    Returns
+    -------
+    Bunch
+        As `load_dataset` returns, without tissue and protocol but with
+        `grid_shape`; `noise_level` is NaN where the file has none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a readable MATLAB file, lacks a key, or its arrays do not
+        belong together; the message says what was expected.
+    """
+    content = read_mat(path)
+    needed = [f"{kind}_{part}" for part in ("train", "test") for kind in ("input", "label")]
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise ValueError(
+            f"{path} lacks {', '.join(missing)}: expected the layout of the published code, "
+            f"input_train (n, 1, n_ti, n_te), label_train, .., found {sorted(content) or 'nothing'}"
+        )
+    parts = [part for part, theirs in _MAT_PARTS.items() if f"input_{theirs}" in content]
+    signals, labels, levels, sizes = [], [], [], []
+    for part in parts:
+        theirs = _MAT_PARTS[part]
+        x = np.asarray(content[f"input_{theirs}"])
+        y = np.ravel(content.get(f"label_{theirs}", ()))
+        level = np.ravel(content.get(f"noiselevel_{theirs}", np.full(len(x), np.nan)))
+        if x.ndim != 4 or x.shape[1] != 1:
+            raise ValueError(
+                f"input_{theirs} in {path} must have shape (n, 1, n_ti, n_te), got {x.shape}"
+            )
+        for name, values in ((f"label_{theirs}", y), (f"noiselevel_{theirs}", level)):
+            if len(values) != len(x):
+                raise ValueError(
+                    f"{name} in {path} has {len(values)} entries for {len(x)} signals"
+                )
+        if signals and x.shape[1:] != signals[0].shape[1:]:
+            raise ValueError(f"the inputs in {path} differ in their grid: {x.shape[1:]} ..")
+        signals.append(x)
+        labels.append(y)
+        levels.append(level / 100)
+        sizes.append(len(x))
+    grid_shape = signals[0].shape[2:]
+    ends = np.cumsum(sizes)
+    noise_level = np.concatenate(levels)
+    indices = {
+        f"{part}_indices": np.arange(end - size, end)
+        for part, end, size in zip(parts, ends, sizes, strict=True)
+    }
+    target = np.concatenate(labels)
+    if not (np.isfinite(target) & (target == np.floor(target)) & (target >= 1)).all():
+        raise ValueError(f"the labels in {path} must be compartment counts 1, 2, 3, ..")
+    return Bunch(
+        data=np.concatenate(signals).reshape(ends[-1], -1).astype(np.float32),
+        target=target.astype(np.int64),
+        noise_level=noise_level,
+        grid_shape=tuple(int(side) for side in grid_shape),
+        name=Path(path).name,
+        DESCR=f"read from {Path(path).name}",
+        **indices,
+    )

@@ -1,0 +1,200 @@
+"""Save and load fitted estimators, without pickle.
+
+A file is in the safetensors format: the weights as tensors, all else as JSON in
+its header. Loading one runs no code from it, and any safetensors reader can
+look into it.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from corrsk._files import write_atomically
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
+from corrsk.training import resolve_device, restored_net, weights_of
+
+_FORMAT = "corrsk-estimator"
+_VERSION = 1
+_CLASSES: dict[str, type[BaseEstimator]] = {
+    cls.__name__: cls
+    for cls in (CorrelationSignalGenerator, SignalNormalizer, CorrelationCNNClassifier)
+}
+
+
+def save(estimator: BaseEstimator, path: str | Path) -> None:
+    """Write a fitted estimator to a file, whole or not at all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        One of corrsk's, or a Pipeline of them, fitted.
+    path : path-like
+        The file; ".safetensors" is its usual suffix.
+
+    Raises
+    ------
+    TypeError
+        If the estimator is not one of corrsk's, or has a parameter that no
+        file can hold, such as a random generator.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted.
+    """
+    check_is_fitted(estimator)
+    tensors: dict[str, NDArray[Any]] = {}
+    content = {
+        "format": _FORMAT, "version": _VERSION, "corrsk": version("corrsk"),
+        "estimator": _encode_estimator(estimator, "", tensors),
+    }  # fmt: skip
+    with write_atomically(path) as partial:
+        save_file(tensors, partial, metadata={_FORMAT: json.dumps(content)})
+
+
+def load(path: str | Path) -> Any:
+    """Read a fitted estimator that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    estimator
+        Ready to predict, on the device that its `device` parameter names (the
+        processor, if that device is not there).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not such a file, or was written by a newer version.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="np") as file:
+            content = json.loads((file.metadata() or {})[_FORMAT])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not an estimator saved by corrsk") from error
+    if content["version"] > _VERSION:
+        raise ValueError(
+            f"{path} was written by corrsk {content['corrsk']}, in a format newer than this "
+            "version reads; update corrsk"
+        )
+    return _decode_estimator(content["estimator"], "", tensors)
+
+
+def _encode_estimator(
+    estimator: BaseEstimator, prefix: str, tensors: dict[str, NDArray[Any]]
+) -> dict[str, Any]:
+    if isinstance(estimator, Pipeline):
+        steps = [
+            [name, _encode_estimator(step, f"{prefix}{name}.", tensors)]
+            for name, step in estimator.steps
+        ]
+        return {"class": "Pipeline", "steps": steps}
+    name = type(estimator).__name__
+    if _CLASSES.get(name) is not type(estimator):
+        raise TypeError(
+            f"cannot save a {name}; corrsk saves {', '.join(_CLASSES)} and Pipelines of them"
+        )
+    fitted = {
+        key: value
+        for key, value in vars(estimator).items()
+        if key.endswith("_") and not key.startswith("_") and key != "net_"
+    }
+    if hasattr(estimator, "net_"):
+        tensors |= {prefix + key: values for key, values in weights_of(estimator.net_).items()}
+    parameters = estimator.get_params(deep=False)
+    # a path on the machine of the training means nothing elsewhere
+    parameters.pop("checkpoint", None)
+    return {
+        "class": name,
+        "parameters": {key: _encode(value, key) for key, value in parameters.items()},
+        "fitted": {key: _encode(value, key) for key, value in fitted.items()},
+    }
+
+
+def _decode_estimator(
+    content: dict[str, Any], prefix: str, tensors: dict[str, NDArray[Any]]
+) -> BaseEstimator:
+    if content["class"] == "Pipeline":
+        return Pipeline(
+            [
+                (name, _decode_estimator(step, f"{prefix}{name}.", tensors))
+                for name, step in content["steps"]
+            ]
+        )
+    estimator = _CLASSES[content["class"]](
+        **{key: _decode(value) for key, value in content["parameters"].items()}
+    )
+    for key, value in content["fitted"].items():
+        setattr(estimator, key, _decode(value))
+    if isinstance(estimator, CorrelationCNNClassifier):
+        own = {
+            key.removeprefix(prefix): values
+            for key, values in tensors.items()
+            if key.startswith(prefix)
+        }
+        try:
+            device = resolve_device(estimator.device)
+        except ValueError:
+            device = resolve_device("cpu")
+        estimator.net_ = restored_net(
+            own, n_classes=len(estimator.classes_), grid_shape=estimator.grid_shape_,
+            dropout=estimator.dropout, device=device,
+        )  # fmt: skip
+    return estimator
+
+
+def _encode(value: Any, name: str) -> Any:
+    """A value as JSON; what JSON cannot tell apart is tagged with its type."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_encode(item, name) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(item, name) for item in value]}
+    if isinstance(value, dict):
+        pairs = [[_encode(key, name), _encode(item, name)] for key, item in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, np.ndarray):
+        kind = "object" if value.dtype == object else value.dtype.str
+        return {"array": [_encode(item, name) for item in value.tolist()], "dtype": kind}
+    if isinstance(value, AcquisitionProtocol):
+        contrasts = {key: axis.tolist() for key, axis in value.contrasts.items()}
+        return {"protocol": contrasts, "tr": value.tr}
+    raise TypeError(
+        f"cannot save {name}={value!r}: a {type(value).__name__} does not fit into the file"
+        + ("; use an integer or None" if name == "random_state" else "")
+    )
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tuple" in value:
+        return tuple(_decode(item) for item in value["tuple"])
+    if "dict" in value:
+        return {_decode(key): _decode(item) for key, item in value["dict"]}
+    if "array" in value:
+        return np.array([_decode(item) for item in value["array"]], dtype=value["dtype"])
+    return AcquisitionProtocol(value["protocol"], tr=value["tr"])

@@ -1,0 +1,387 @@
+"""The paper's experiment: simulate, fit in a Pipeline, judge, write a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import sklearn
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.utils import Bunch
+
+from corrsk._files import write_atomically
+from corrsk._parallel import effective_n_jobs
+from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.datasets import dataset_definition, load_dataset
+from corrsk.evaluation import (
+    PAPER,
+    PAPER_NOTE,
+    AccuracyOverNoiseDisplay,
+    CountRocDisplay,
+    Evaluation,
+    LossCurveDisplay,
+    plot_confusion_matrices,
+)
+from corrsk.exchange import read_dataset_mat
+from corrsk.generator import SignalNormalizer
+from corrsk.persistence import save
+from corrsk.recipes import RECIPES
+from corrsk.training import device_name, resolve_device, set_threads
+
+CONFIGURATION = "run.json"
+METRICS = "metrics.json"
+REPORT = "report.md"
+MODEL = "model.safetensors"
+CHECKPOINT = "training.checkpoint"
+_HELD_OUT = 0.2 / 0.9  # of training data that come without validation data: the paper's share
+
+# What the report and the terminal show, in their words.
+SHOWN_METRICS = {
+    "accuracy": "4-class accuracy",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "f1_macro": "F1 (macro)",
+    "roc_auc_1": "AUC, n_c = 1",
+    "roc_auc_2": "AUC, n_c = 2",
+    "roc_auc_3": "AUC, n_c = 3",
+    "roc_auc_4": "AUC, n_c = 4",
+    "roc_auc_micro": "AUC (micro)",
+    "roc_auc_macro": "AUC (macro)",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "binary_accuracy": "binary accuracy (P > 0.5)",
+    "binary_argmax_accuracy": "binary accuracy (argmax)",
+    "binary_argmax_precision_single": "precision, n_c = 1 (argmax)",
+    "binary_argmax_recall_single": "recall, n_c = 1 (argmax)",
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a reproduction runs; two runs of one configuration give the same result.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of a data set; ignored if `mat` is given.
+    mat : str or None
+        A file in the published code's .mat layout, to use in its place.
+    samples : int
+        Number of signals to simulate.
+    recipe : str
+        Name of a training recipe.
+    epochs : int or None
+        Number of epochs; None for the recipe's.
+    seed : int
+    """
+
+    dataset: str = "midl2024-low-noise"
+    mat: str | None = None
+    samples: int = 1_000_000
+    recipe: str = "default"
+    epochs: int | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse unknown names before any long work.
+
+        Raises
+        ------
+        ValueError
+        """
+        dataset_definition(self.dataset)
+        if self.recipe not in RECIPES:
+            raise ValueError(
+                f"unknown recipe {self.recipe!r}; known recipes: {', '.join(RECIPES)}"
+            )
+        for name, smallest in (("samples", 10), ("seed", 0), ("epochs", 1)):
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"{name} must be at least {smallest}, got {value}")
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the first one."""
+        content = asdict(self)
+        if self.mat is not None:
+            digest = hashlib.blake2b(Path(self.mat).read_bytes()).hexdigest()[:32]
+            content |= {"mat": digest, "dataset": None, "samples": None}
+        return content
+
+
+def reproduce(
+    configuration: Configuration,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    n_jobs: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Evaluation:
+    """Run the paper's experiment and write its folder.
+
+    Parameters
+    ----------
+    configuration : Configuration
+    out : path-like
+        Folder for report.md, metrics.json, history.csv, the figures and
+        model.safetensors. It must be new or empty, or with `resume` hold a run
+        of the same configuration.
+    resume : bool, default=False
+        Whether to go on with a run that was cut off.
+    device : str, default="auto"
+        See :class:`corrsk.CorrelationCNNClassifier`.
+    n_jobs : int, optional
+        Threads; None (default) for every core.
+    say : callable
+        Takes a line about each step.
+
+    Returns
+    -------
+    Evaluation
+        The judgement on the test data.
+
+    Raises
+    ------
+    ValueError
+        If the configuration or the device is unknown, or the .mat file is not
+        readable.
+    FileExistsError
+        If the folder holds something else, or a run that is not resumed.
+    """
+    configuration.check()
+    resolve_device(device)
+    if configuration.mat is not None and not Path(configuration.mat).is_file():
+        raise FileNotFoundError(f"there is no file {configuration.mat}")
+    threads = effective_n_jobs(n_jobs)
+    out = Path(out)
+    _claim_folder(out, configuration.identity(), resume)
+    if (out / METRICS).exists():
+        say(f"{out} holds a finished run of this configuration")
+        return Evaluation.from_json(out / METRICS)
+    set_threads(threads)
+
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    data = _data(configuration, threads, say)
+    seconds["data"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    model = _fit(configuration, data, out, device, say)
+    seconds["fit"] = time.perf_counter() - started
+
+    say(f"judging on {len(data.test_indices):,} test signals")
+    started = time.perf_counter()
+    test = data.test_indices
+    probabilities = model.predict_proba(data.data[test])
+    seconds["predict"] = time.perf_counter() - started
+    levels = data.noise_level[test]
+    evaluation = Evaluation.from_estimator(
+        _Predicted(probabilities, model.classes_), None, data.target[test],
+        noise_level=None if np.isnan(levels).any() else levels, dataset=data.name,
+    )  # fmt: skip
+
+    classifier = model[-1]
+    _write_figures(evaluation, classifier, data.target[test], probabilities, out)
+    with write_atomically(out / "history.csv") as partial:
+        pd.DataFrame(classifier.history_).to_csv(partial, index=False)
+    save(model, out / MODEL)
+    run = {
+        "configuration": asdict(configuration),
+        "parameters": {
+            key: value
+            for key, value in classifier.get_params().items()
+            if key not in ("checkpoint", "verbose")
+        },
+        "n_train": len(data.train_indices),
+        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+        "environment": environment(threads, classifier),
+    }
+    with write_atomically(out / REPORT) as partial:
+        partial.write_text(_report(evaluation, run), encoding="utf-8")
+    # written last: it marks the run as finished
+    evaluation.to_json(out / METRICS, run=run)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return evaluation
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """Probabilities that were computed already, as an estimator."""
+
+    probabilities: Any
+    classes_: Any
+
+    def predict_proba(self, X: Any) -> Any:
+        return self.probabilities
+
+
+def environment(threads: int, classifier: CorrelationCNNClassifier) -> dict[str, Any]:
+    """Versions and the class of the machine, to stand beside results."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("corrsk", "numpy", "scikit-learn", "skorch", "torch")},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": threads,
+        "device": device_name(classifier.net_),
+    }
+
+
+def _claim_folder(out: Path, identity: dict[str, Any], resume: bool) -> None:
+    """Make the folder this run's own, or say why it cannot be."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; choose a folder for the results")
+    out.mkdir(parents=True, exist_ok=True)
+    marker = out / CONFIGURATION
+    if not marker.exists():
+        others = sorted(path.name for path in out.iterdir())
+        if others:
+            raise FileExistsError(
+                f"{out} holds other files ({', '.join(others[:5])}"
+                f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
+            )
+        with write_atomically(marker) as partial:
+            partial.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        before = json.loads(marker.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileExistsError(f"{marker} is not readable; choose another folder") from error
+    changed = [
+        f"{key} was {before.get(key)!r} and is {identity.get(key)!r}"
+        for key in {**before, **identity}
+        if before.get(key) != identity.get(key)
+    ]
+    if changed:
+        raise FileExistsError(
+            f"{out} holds a run of another configuration ({'; '.join(changed)}); "
+            "choose another folder"
+        )
+    if not resume:
+        raise FileExistsError(
+            f"{out} holds a run of this configuration; resume it (--resume) or choose another "
+            "folder"
+        )
+
+
+def _data(configuration: Configuration, threads: int, say: Callable[[str], None]) -> Bunch:
+    if configuration.mat is not None:
+        say(f"reading {configuration.mat}")
+        return read_dataset_mat(configuration.mat)
+    say(f"simulating {configuration.samples:,} signals of {configuration.dataset}")
+    return load_dataset(
+        configuration.dataset, configuration.samples, configuration.seed, n_jobs=threads
+    )
+
+
+def _fit(
+    configuration: Configuration, data: Bunch, out: Path, device: str, say: Callable[[str], None]
+) -> Pipeline:
+    changes: dict[str, Any] = {}
+    if configuration.epochs is not None:
+        changes["max_epochs"] = configuration.epochs
+    train, validation = data.train_indices, data.get("validation_indices")
+    classifier = CorrelationCNNClassifier.from_recipe(
+        configuration.recipe, device=device, random_state=configuration.seed,
+        grid_shape=data.protocol.grid_shape if "protocol" in data else data.grid_shape,
+        validation_fraction=_HELD_OUT if validation is None else None,
+        checkpoint=out / CHECKPOINT, **changes,
+    )  # fmt: skip
+    say(
+        f"training on {len(train):,} signals for {classifier.max_epochs} epochs "
+        f"(recipe {configuration.recipe!r})"
+    )
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(
+            SignalNormalizer(),
+            classifier.set_fit_request(X_val=True, y_val=True),
+            transform_input=["X_val"],
+        )
+        routed = {}
+        if validation is not None:
+            routed = {"X_val": data.data[validation], "y_val": data.target[validation]}
+        return pipeline.fit(data.data[train], data.target[train], **routed)
+
+
+def _write_figures(
+    evaluation: Evaluation,
+    classifier: CorrelationCNNClassifier,
+    y: Any,
+    probabilities: Any,
+    out: Path,
+) -> None:
+    name = evaluation.dataset
+    figures = {
+        "confusion_matrices": plot_confusion_matrices(evaluation),
+        "roc_curves": CountRocDisplay.from_predictions(
+            y, probabilities, classes=evaluation.classes, dataset=name
+        ).figure_,
+        "loss_curves": LossCurveDisplay.from_estimator(classifier, dataset=name).figure_,
+    }
+    if not evaluation.by_noise_level.empty:
+        figures["accuracy_over_noise"] = AccuracyOverNoiseDisplay(evaluation).plot().figure_
+    for stem, figure in figures.items():
+        with write_atomically(out / f"{stem}.png") as partial:
+            figure.savefig(partial, dpi=150)
+
+
+def results_table(evaluation: Evaluation) -> pd.DataFrame:
+    """The shown metrics in words, ours beside the paper's, as text."""
+    frame = evaluation.to_frame()
+    frame = frame.loc[[name for name in SHOWN_METRICS if name in frame.index]]
+    frame.index = pd.Index([SHOWN_METRICS[name] for name in frame.index], name="")
+    frame[evaluation.dataset] = [f"{value:.3f}" for value in frame[evaluation.dataset]]
+    # the paper prints two or three digits: no more are shown than it has
+    frame[PAPER] = ["" if np.isnan(value) else _as_printed(value) for value in frame[PAPER]]
+    return frame
+
+
+def _as_printed(value: float) -> str:
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:.3f}"
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    # the cells are text already: tabulate must not drop their trailing zeros
+    return str(frame.to_markdown(disable_numparse=True))
+
+
+def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
+    configuration, parts = run["configuration"], []
+    environment = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
+    options = [
+        f"--{key} {value}"
+        for key, value in configuration.items()
+        if value is not None and not (configuration["mat"] and key in ("dataset", "samples"))
+    ]
+    parts.append(f"# How many compartments? {evaluation.dataset}")
+    parts.append(
+        f"{run['n_train']:,} training and {evaluation.n_samples:,} test signals; "
+        f"{run['seconds']['fit']:.0f} s of training. Made by\n\n"
+        f"    corrsk reproduce {' '.join(options)}\n\n({environment})."
+    )
+    parts.append("## Ours beside the paper's\n\n" + _markdown(results_table(evaluation)))
+    parts.append(PAPER_NOTE)
+    if not evaluation.by_noise_level.empty:
+        table = evaluation.by_noise_level.copy()
+        table.index = pd.Index([f"{100 * level:g} %" for level in table.index], name="noise level")
+        shown = table.map("{:.4f}".format).assign(n_samples=table["n_samples"].astype(str))
+        parts.append("## Accuracy over noise level\n\n" + _markdown(shown))
+        parts.append("![accuracy over noise level](accuracy_over_noise.png)")
+    parts.append("## Confusion matrices\n\n![confusion matrices](confusion_matrices.png)")
+    parts.append("## ROC curves\n\n![ROC curves](roc_curves.png)")
+    parts.append("## Training\n\n![loss curves](loss_curves.png)")
+    parts.append(
+        "## The model\n\n"
+        "    import corrsk\n"
+        f'    model = corrsk.load("{MODEL}")\n'
+        "    model.predict_proba(measured)   # (n, N) signals in the grid order of the protocol"
+    )
+    return "\n\n".join(parts) + "\n"
