@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from corrsk import load_dataset
+from corrsk.physics import CONTRASTS
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def ti_te_mat() -> Path:
+    """The group's own protocol file, which comes without a licence to ship it."""
+    path = SHARED_DATA / "ti_te_dict.mat"
+    if not path.exists():
+        pytest.skip("the group's ti_te_dict.mat is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_data():
+    """Low-noise signals, enough for a network to learn something in seconds."""
+    return load_dataset("midl2024-low-noise", n_samples=6000, random_state=1)
+
+
+@pytest.fixture
+def two_voxels() -> pd.DataFrame:
+    """A voxel of one compartment (the other absent), and one of two."""
+    return pd.DataFrame(
+        {
+            "T1_1": [800.0, 600.0],
+            "T1_2": [np.nan, 2500.0],
+            "T2_1": [80.0, 40.0],
+            "T2_2": [np.nan, 300.0],
+            "f_1": [1.0, 0.3],
+            "f_2": [0.0, 0.7],
+        }
+    )
+
+
+@pytest.fixture
+def contrasts():
+    """The registry of contrasts, restored after the test."""
+    before = dict(CONTRASTS)
+    yield CONTRASTS
+    CONTRASTS.clear()
+    CONTRASTS.update(before)

@@ -1,0 +1,236 @@
+"""Kernels, signals and noise against closed forms and a slow implementation of Eq. 1."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corrsk import AcquisitionProtocol, physics
+
+
+def slow_signal(protocol, tissue, fractions, tr=None, efficiency=1.0):
+    """Eq. 1, one measurement and one compartment at a time, in Python floats."""
+    signals = []
+    for voxel, weights in enumerate(fractions):
+        row = []
+        for j in range(protocol.n_measurements):
+            total = 0.0
+            for i, f in enumerate(weights):
+                if f == 0:
+                    continue
+                product = f
+                if protocol.ti is not None:
+                    t1 = tissue["T1"][voxel][i]
+                    bracket = 1 - (1 + efficiency) * math.exp(-protocol.ti[j] / t1)
+                    if tr is not None:
+                        bracket += efficiency * math.exp(-tr / t1)
+                    product *= bracket
+                if protocol.te is not None:
+                    product *= math.exp(-protocol.te[j] / tissue["T2"][voxel][i])
+                if protocol.b is not None:
+                    product *= math.exp(-protocol.b[j] * tissue["D"][voxel][i])
+                total += product
+            row.append(total)
+        signals.append(row)
+    return np.array(signals)
+
+
+def random_tissue(rng, n, n_compartments):
+    fractions = rng.dirichlet(np.ones(n_compartments), n)
+    fractions[::3, -1] = 0
+    fractions /= fractions.sum(axis=1, keepdims=True)
+    tissue = {
+        "T1": rng.uniform(50, 5000, fractions.shape),
+        "T2": rng.uniform(5, 500, fractions.shape),
+        "D": rng.uniform(0.1, 3, fractions.shape),
+    }
+    for values in tissue.values():
+        values[fractions == 0] = np.nan
+    return tissue, fractions
+
+
+def scattered(rng, n):
+    return AcquisitionProtocol(ti=rng.uniform(30, 3000, n), te=rng.uniform(3, 200, n))
+
+
+PROTOCOLS = {
+    "T1-T2 grid": AcquisitionProtocol.named("ir-se-8x8"),
+    "T2-D grid": AcquisitionProtocol.from_grid(te=[10, 30, 90], b=[0, 0.5, 1, 2]),
+    "T1-T2-D grid": AcquisitionProtocol.from_grid(ti=[50, 500], te=[10, 60, 90], b=[0, 1.5]),
+    "T1 alone": AcquisitionProtocol(ti=[2000, 50, 400]),
+    "scattered": scattered(np.random.default_rng(5), 20),
+    "shuffled grid with repeats": AcquisitionProtocol(
+        ti=[400, 50, 400, 50, 400], te=[90, 10, 10, 90, 90]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize(("tr", "efficiency"), [(None, 1.0), (4000.0, 0.9)])
+def test_signals_equal_the_slow_implementation(name, tr, efficiency):
+    protocol = PROTOCOLS[name]
+    tissue, fractions = random_tissue(np.random.default_rng(0), 7, 3)
+    got = physics.correlation_signals(
+        protocol.contrasts, tissue, fractions, tr=tr, inversion_efficiency=efficiency
+    )
+    expected = slow_signal(protocol, tissue, fractions, tr, efficiency)
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_torch_gives_what_numpy_gives(name):
+    protocol = PROTOCOLS[name]
+    tissue, fractions = random_tissue(np.random.default_rng(1), 5, 2)
+    expected = physics.correlation_signals(protocol.contrasts, tissue, fractions, tr=9000.0)
+    got = physics.correlation_signals(
+        protocol.contrasts,
+        {name: torch.from_numpy(values) for name, values in tissue.items()},
+        torch.from_numpy(fractions),
+        tr=9000.0,
+    )
+    assert isinstance(got, torch.Tensor)
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_inversion_recovery_at_its_landmarks():
+    t1 = np.array([100.0, 1000.0])
+    assert np.allclose(physics.inversion_recovery(0.0, t1), -1)
+    np.testing.assert_allclose(physics.inversion_recovery(t1 * math.log(2), t1), 0, atol=1e-15)
+    np.testing.assert_allclose(physics.inversion_recovery(t1 * 50, t1), 1)
+    # inversion right after the recovery from saturation over TR
+    np.testing.assert_allclose(
+        physics.inversion_recovery(0.0, t1, tr=700.0, inversion_efficiency=0.8),
+        -0.8 * (1 - np.exp(-700.0 / t1)),
+    )
+
+
+def test_steady_state_is_what_the_bloch_equation_relaxes_to():
+    t1, ti, tr, eta = 900.0, 300.0, 2000.0, 0.93
+    magnetisation = 0.3
+    for _ in range(50):  # invert, recover over TI, excite by 90 degrees, recover over TR - TI
+        magnetisation = 1 + (-eta * magnetisation - 1) * math.exp(-ti / t1)
+        read_out = magnetisation
+        magnetisation = 1 + (0 - 1) * math.exp(-(tr - ti) / t1)
+    got = physics.inversion_recovery(ti, t1, tr=tr, inversion_efficiency=eta)
+    assert float(got) == pytest.approx(read_out, rel=1e-12)
+
+
+def test_decays():
+    assert float(physics.spin_echo(80.0, 80.0)) == pytest.approx(math.exp(-1))
+    assert float(physics.diffusion(2.0, 0.7)) == pytest.approx(math.exp(-1.4))
+    assert float(physics.diffusion(0.0, 0.7)) == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    t1=st.floats(20, 5000), t2=st.floats(2, 3000), scale=st.floats(0.1, 0.9),
+)  # fmt: skip
+def test_signals_are_linear_in_the_fractions(t1, t2, scale):
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    both = {"T1": np.array([[t1, 700.0]]), "T2": np.array([[t2, 60.0]])}
+    mixed = physics.correlation_signals(
+        protocol.contrasts, both, np.array([[scale, 1 - scale]])
+    )
+    first = physics.correlation_signals(protocol.contrasts, both, np.array([[1.0, 0.0]]))
+    second = physics.correlation_signals(protocol.contrasts, both, np.array([[0.0, 1.0]]))
+    np.testing.assert_allclose(mixed, scale * first + (1 - scale) * second, atol=1e-12)
+    assert np.abs(mixed).max() <= 1
+
+
+def test_the_dtype_is_kept():
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    tissue = {"T1": np.array([[800.0]]), "T2": np.array([[80.0]])}
+    for dtype in (np.float32, np.float64):
+        signals = physics.correlation_signals(
+            protocol.contrasts, tissue, np.ones((1, 1), dtype=dtype)
+        )
+        assert signals.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"), [("m0", [0.02, 0.02]), ("max", [0.08, 0.02]), ("rms", [0.05, 0.01])]
+)
+def test_noise_references(reference, expected):
+    # rms of (4, 3, 0, 0) is 2.5, of the other 0.5
+    signals = np.array([[-4.0, 3.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(physics.noise_sigma(signals, 0.02, reference), expected)
+
+
+def test_unknown_noise_reference():
+    with pytest.raises(ValueError, match=r"m0.*max.*rms.*'snr'"):
+        physics.noise_sigma(np.ones((1, 2)), 0.01, "snr")
+
+
+def test_gaussian_noise_has_the_stated_moments():
+    rng = np.random.default_rng(0)
+    clean = np.full((20_000, 8), 0.25)
+    sigma = np.full(20_000, 0.1)
+    noisy = physics.add_gaussian_noise(clean, sigma, rng.standard_normal(clean.shape))
+    assert noisy.mean() == pytest.approx(0.25, abs=0.001)
+    assert noisy.std() == pytest.approx(0.1, rel=0.01)
+    again = rng.standard_normal(clean.shape)
+    expected = physics.add_gaussian_noise(clean, sigma, again)
+    np.testing.assert_allclose(
+        physics.add_gaussian_noise(clean, sigma, again, overwrite_normals=True), expected
+    )
+
+
+def test_rician_noise_of_nothing_is_rayleigh():
+    rng = np.random.default_rng(0)
+    real, imaginary = rng.standard_normal((2, 20_000, 8))
+    sigma = np.full(20_000, 0.1)
+    noisy = physics.add_rician_noise(np.zeros_like(real), sigma, real, imaginary)
+    assert (noisy >= 0).all()
+    assert noisy.mean() == pytest.approx(0.1 * math.sqrt(math.pi / 2), rel=0.01)
+    assert (noisy**2).mean() == pytest.approx(2 * 0.1**2, rel=0.01)
+
+
+def test_rician_noise_squared_has_the_second_moment_of_rice():
+    rng = np.random.default_rng(1)
+    real, imaginary = rng.standard_normal((2, 20_000, 4))
+    noisy = physics.add_rician_noise(
+        np.full_like(real, -0.5), np.full(20_000, 0.2), real, imaginary
+    )
+    assert (noisy**2).mean() == pytest.approx(0.5**2 + 2 * 0.2**2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"), [("l2", [0.6, -0.8]), ("max", [0.75, -1]), ("rms", [0.6, -0.8])]
+)
+def test_normalisation(norm, expected):
+    scale = math.sqrt(2) if norm == "rms" else 1
+    got = physics.normalize_signals(np.array([[3.0, -4.0], [0.0, 0.0]]), norm)
+    np.testing.assert_allclose(got, [np.multiply(expected, scale), [0, 0]])
+
+
+def test_a_further_contrast_costs_one_kernel(contrasts):
+    """Spin lock: a T1rho contrast from one function, through every public call."""
+    from corrsk import CorrelationSignalGenerator, PropertyRange, TissuePrior
+
+    physics.register_contrast(physics.Contrast("TSL", "T1rho", physics.spin_echo))
+    protocol = AcquisitionProtocol({"TE": [10, 10, 40, 40], "TSL": [5, 60, 5, 60]})
+    prior = TissuePrior(
+        ranges={"T2": PropertyRange(20, 200), "T1rho": PropertyRange(30, 300)},
+        n_compartments=(1, 2),
+    )
+    tissue, _ = prior.sample(50, 0)
+    generator = CorrelationSignalGenerator(protocol, noise_level=0, dtype="float64")
+    got = generator.fit_transform(tissue)
+    f, t2, t1rho = (
+        tissue[[f"{name}_1", f"{name}_2"]].fillna(1).to_numpy() for name in ("f", "T2", "T1rho")
+    )
+    expected = (f * np.exp(-40 / t2) * np.exp(-5 / t1rho)).sum(axis=1)
+    np.testing.assert_allclose(got[:, 2], expected)
+    assert generator.get_feature_names_out()[2] == "TE40_TSL5"
+
+
+def test_a_contrast_cannot_take_the_place_of_another(contrasts):
+    with pytest.raises(ValueError, match="registered already"):
+        physics.register_contrast(physics.Contrast("TE", "T2star", physics.spin_echo))
+    with pytest.raises(KeyError, match="unknown scan parameters"):
+        physics.correlation_signals({"TX": [1.0]}, {}, np.ones((1, 1)))

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from corrsk import PropertyRange, TissuePrior
+from corrsk.tissue import FRACTION_LAWS
+
+
+def columns(tissue, name):
+    return tissue.filter(regex=f"^{name}_").to_numpy()
+
+
+def test_the_papers_prior():
+    tissue, n_c = TissuePrior.named("midl2024").sample(40_001, random_state=0)
+    assert tissue.columns.tolist() == [f"{q}_{i}" for q in ("T1", "T2", "f") for i in range(1, 5)]
+    counts = np.bincount(n_c)[1:]
+    assert counts.max() - counts.min() <= 1
+    f, t1, t2 = (columns(tissue, name) for name in ("f", "T1", "T2"))
+    present = np.arange(4) < n_c[:, None]
+    assert ((f > 0) == present).all()
+    assert (f[present] >= 0.05 - 1e-12).all()
+    np.testing.assert_allclose(f.sum(axis=1), 1, atol=1e-12)
+    assert (np.isnan(t1) == ~present).all()
+    assert (np.isnan(t2) == ~present).all()
+    for values, step, top in ((t1, 50, 5000), (t2, 5, 500)):
+        levels, occurrences = np.unique(values[present], return_counts=True)
+        np.testing.assert_array_equal(levels, np.arange(step, top + step, step))
+        assert stats.chisquare(occurrences).pvalue > 1e-4
+
+
+def test_fractions_are_uniform_on_the_floored_simplex():
+    tissue, _ = TissuePrior(n_compartments=(3,), min_fraction=0.1).sample(20_000, 0)
+    f = columns(tissue, "f")
+    # the marginal of a flat Dirichlet of three is Beta(1, 2)
+    assert stats.kstest((f[:, 0] - 0.1) / 0.7, stats.beta(1, 2).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("law", FRACTION_LAWS)
+def test_fraction_laws(law):
+    tissue, n_c = TissuePrior(fraction_law=law, min_fraction=0.02).sample(5000, 0)
+    f = columns(tissue, "f")
+    np.testing.assert_allclose(f.sum(axis=1), 1, atol=1e-12)
+    assert f[f > 0].min() >= 0.02 - 1e-12
+    if law == "equal":
+        np.testing.assert_allclose(f[:, 0], 1 / n_c)
+
+
+def test_other_ranges_counts_and_diffusivity():
+    prior = TissuePrior(
+        ranges={
+            "T1": PropertyRange(100, 3000),
+            "T2": PropertyRange(1, 1000, scale="log"),
+            "D": PropertyRange(0.2, 3.0),
+        },
+        n_compartments=(1, 2, 6),
+    )
+    tissue, n_c = prior.sample(9000, 0)
+    assert tissue.shape == (9000, 24)
+    assert np.unique(n_c).tolist() == [1, 2, 6]
+    t2 = columns(tissue, "T2")
+    t2 = t2[np.isfinite(t2)]
+    assert stats.kstest(np.log(t2), stats.uniform(0, np.log(1000)).cdf).pvalue > 1e-3
+    d = columns(tissue, "D")
+    assert np.nanmin(d) >= 0.2
+    assert np.nanmax(d) <= 3
+
+
+def test_t2_below_t1():
+    prior = TissuePrior.named("midl2024", t2_below_t1=True)
+    tissue, _ = prior.sample(20_000, 0)
+    t1, t2 = columns(tissue, "T1"), columns(tissue, "T2")
+    assert (t2[np.isfinite(t2)] < t1[np.isfinite(t1)]).all()
+
+
+def test_without_replacement():
+    few = {"T1": PropertyRange(100, 500, step=100), "T2": PropertyRange(10, 50, step=10)}
+    with_, _ = TissuePrior(ranges=few).sample(2000, 0)
+    without, _ = TissuePrior(ranges=few, with_replacement=False).sample(2000, 0)
+
+    def ties(tissue):
+        values = np.sort(columns(tissue, "T1"), axis=1)
+        return (np.diff(values, axis=1) == 0).any()
+
+    assert ties(with_)
+    assert not ties(without)
+
+
+def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads():
+    prior = TissuePrior.named("midl2024")
+    one, n_one = prior.sample(50_000, 3, n_jobs=1)
+    two, n_two = prior.sample(50_000, 3, n_jobs=3)
+    assert one.equals(two)
+    np.testing.assert_array_equal(n_one, n_two)
+    other, _ = prior.sample(50_000, 4)
+    assert not one.equals(other)
+
+
+def test_random_states_of_every_kind():
+    prior = TissuePrior.named("midl2024")
+    for make in (np.random.RandomState, np.random.default_rng):
+        assert prior.sample(10, make(0))[0].equals(prior.sample(10, make(0))[0])
+        state = make(0)
+        assert not prior.sample(10, state)[0].equals(prior.sample(10, state)[0])
+    assert not prior.sample(10)[0].equals(prior.sample(10)[0])
+    for bad in (-1, "seed", True):
+        with pytest.raises(ValueError, match="random_state"):
+            prior.sample(10, bad)
+
+
+def test_it_is_a_value():
+    prior = TissuePrior.named("midl2024", min_fraction=0.1)
+    for twin in (copy.deepcopy(prior), pickle.loads(pickle.dumps(prior))):
+        assert twin == prior
+        assert hash(twin) == hash(prior)
+    assert prior != TissuePrior()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ranges": {"T3": PropertyRange(1, 2)}}, "among T1, T2, D; got 'T3'"),
+        ({"ranges": {"T1": (1, 2)}}, "must be a PropertyRange"),
+        ({"n_compartments": (0, 1)}, "distinct positive counts"),
+        ({"n_compartments": (1, 1)}, "distinct positive counts"),
+        ({"min_fraction": 0.3}, "4 fractions can sum to 1"),
+        ({"fraction_law": "gamma"}, "known: dirichlet"),
+        ({"ranges": {"T2": PropertyRange(1, 2)}, "t2_below_t1": True}, "both T1 and T2"),
+        (
+            {
+                "ranges": {"T1": PropertyRange(1, 5), "T2": PropertyRange(5, 9)},
+                "t2_below_t1": True,
+            },
+            "no T2 of the range lies below",
+        ),
+        (
+            {"ranges": {"T1": PropertyRange(100, 300, step=100)}, "with_replacement": False},
+            "4 different values of T1",
+        ),
+    ],
+)
+def test_bad_priors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TissuePrior(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((5, 2), "0 < low <= high"),
+        ((0, 2), "0 < low <= high"),
+        ((1, 2, None, "cubic"), "'linear' or 'log'"),
+        ((1, 2, 0.3), "multiple of step"),
+        ((1, 2, 0.5, "log"), "is linear"),
+        ((1, 2, -1), "step must be positive"),
+    ],
+)
+def test_bad_ranges(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        PropertyRange(*arguments)
+
+
+def test_unknown_name_and_no_samples():
+    with pytest.raises(ValueError, match="known priors: midl2024"):
+        TissuePrior.named("brain")
+    with pytest.raises(ValueError, match="at least 1"):
+        TissuePrior().sample(0)
+
+
+def test_a_constraint_that_leaves_next_to_nothing_ends():
+    prior = TissuePrior(
+        ranges={"T1": PropertyRange(5, 5000), "T2": PropertyRange(4999.999, 5000)},
+        n_compartments=(4,), t2_below_t1=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="no allowed tissue"):
+        prior.sample(5, 0)
