@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from corrsk import load_dataset, make_correlation_signals
+from corrsk.datasets import DATASETS
+
+
+def test_make_correlation_signals():
+    X, y = make_correlation_signals(500, random_state=0)
+    assert X.shape == (500, 64)
+    assert X.dtype == np.float32
+    assert X.flags.c_contiguous
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-5)
+    again, y_again, levels, tissue = make_correlation_signals(
+        500, random_state=0, return_tissue=True, n_jobs=1
+    )
+    np.testing.assert_array_equal(again, X)
+    np.testing.assert_array_equal(y_again, y)
+    np.testing.assert_array_equal(tissue["noise_level"], levels)
+    raw, _ = make_correlation_signals(500, random_state=0, normalize=False)
+    np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), X, rtol=1e-5)
+
+
+def test_parameters_are_checked_before_the_work():
+    with pytest.raises(ValueError, match="known tissue priors|known priors"):
+        make_correlation_signals(10**9, prior="brain")
+    with pytest.raises(ValueError, match="noise_level"):
+        make_correlation_signals(10**9, noise_level=-1)
+    with pytest.raises(ValueError, match="noise_reference"):
+        make_correlation_signals(10**9, noise_reference="snr")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("n_samples", [10_000, 10_007, 13])
+def test_named_data_sets(name, n_samples):
+    data = load_dataset(name, n_samples=n_samples, random_state=2)
+    assert data.data.shape == (n_samples, 64)
+    assert data.data.dtype == np.float32
+    levels = DATASETS[name].noise_levels
+    cells = (data.target - 1) * 5 + np.searchsorted(levels, data.noise_level)
+    assert spread(np.bincount(data.target)[1:]) <= 1
+    assert spread(np.bincount(cells, minlength=20)) <= 1
+    parts = [data.train_indices, data.validation_indices, data.test_indices]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n_samples))
+    for part, share in zip(parts, (0.7, 0.2, 0.1), strict=True):
+        assert len(part)
+        assert abs(len(part) - share * n_samples) <= 1
+        # stratified jointly: each cell gives its share, to within one signal
+        got = np.bincount(cells[part], minlength=20)
+        assert np.abs(got - share * np.bincount(cells, minlength=20)).max() <= 1
+    np.testing.assert_array_equal(data.tissue["noise_level"], data.noise_level)
+    assert data.feature_names[1] == "TI50_TE7.5"
+
+
+def spread(counts):
+    return counts.max() - counts.min()
+
+
+def test_the_two_data_sets_differ_in_their_noise():
+    loud, quiet = (load_dataset(name, 1000) for name in DATASETS)
+    assert loud.noise_level.max() == 0.05
+    assert quiet.noise_level.max() == 0.005
+    assert not np.array_equal(loud.data, quiet.data)
+
+
+def test_bits_do_not_depend_on_jobs():
+    one = load_dataset("midl2024", 40_000, n_jobs=1)
+    two = load_dataset("midl2024", 40_000, n_jobs=2)
+    assert one.data.tobytes() == two.data.tobytes()
+    assert one.tissue.equals(two.tissue)
+    np.testing.assert_array_equal(one.test_indices, two.test_indices)
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match="'midl2025'; known data sets: midl2024, midl2024-low"):
+        load_dataset("midl2025")
+    with pytest.raises(ValueError, match="at least 10"):
+        load_dataset("midl2024", 9)
+
+
+MEASURE_PEAK = """
+import resource
+from corrsk import load_dataset
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+load_dataset("midl2024", 1000)  # what imports and threads take is not the simulation's
+before = peak()
+data = load_dataset("midl2024", {n}, verbose=False)
+output = data.data.nbytes + data.tissue.to_numpy().nbytes + data.target.nbytes
+output += data.noise_level.nbytes + sum(
+    data[f"{{part}}_indices"].nbytes for part in ("train", "validation", "test")
+)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units")
+def test_memory_stays_below_one_and_a_half_times_the_output():
+    script = MEASURE_PEAK.format(n=600_000).replace(
+        "output = data", "used = peak() - before\noutput = data", 1
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script + "print(used / output)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(result.stdout) < 1.5
+
+
+def test_importing_corrsk_does_not_import_torch():
+    script = (
+        "import sys, corrsk; corrsk.make_correlation_signals(10); dir(corrsk);"
+        "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["False", "False"]

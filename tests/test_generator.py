@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.base import clone
+
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationSignalGenerator,
+    PropertyRange,
+    SignalNormalizer,
+    TissuePrior,
+    physics,
+)
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    return TissuePrior.named("midl2024").sample(9000, random_state=0)[0]
+
+
+def clean_signals(tissue):
+    return CorrelationSignalGenerator(noise_level=0, dtype="float64").fit_transform(tissue)
+
+
+def noise(signals, tissue):
+    return signals - clean_signals(tissue)
+
+
+def test_signals_follow_eq_1(two_voxels):
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    got = clean_signals(two_voxels)
+    expected = np.exp(-protocol.te / 80) * (1 - 2 * np.exp(-protocol.ti / 800))
+    np.testing.assert_allclose(got[0], expected, rtol=1e-12)
+    expected = 0.3 * np.exp(-protocol.te / 40) * (1 - 2 * np.exp(-protocol.ti / 600))
+    expected += 0.7 * np.exp(-protocol.te / 300) * (1 - 2 * np.exp(-protocol.ti / 2500))
+    np.testing.assert_allclose(got[1], expected, rtol=1e-12)
+
+
+def test_the_order_of_the_protocol_does_not_matter(tissue):
+    grid = AcquisitionProtocol.named("ir-se-8x8")
+    order = np.random.default_rng(0).permutation(64)
+    shuffled = AcquisitionProtocol(ti=grid.ti[order], te=grid.te[order])
+    settings = {"random_state": 0, "noise_level": 0.02}
+    on_grid = CorrelationSignalGenerator(grid, **settings).fit_transform(tissue)
+    scanned = CorrelationSignalGenerator(shuffled, **settings).fit_transform(tissue)
+    np.testing.assert_array_equal(scanned, on_grid)  # X is in grid order, noise included
+
+
+def test_tr_and_inversion_efficiency(two_voxels):
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 500], te=[10, 40], tr=3000)
+    got = CorrelationSignalGenerator(
+        protocol, noise_level=0, inversion_efficiency=0.9, dtype="float64"
+    ).fit_transform(two_voxels)
+    bracket = 1 - 1.9 * np.exp(-500 / 800) + 0.9 * np.exp(-3000 / 800)
+    assert got[0, 3] == pytest.approx(bracket * np.exp(-40 / 80))
+
+
+def test_diffusion_goes_through_the_same_calls():
+    prior = TissuePrior(
+        ranges={"T2": PropertyRange(20, 200), "D": PropertyRange(0.2, 3)}, n_compartments=(1, 2)
+    )
+    tissue, _ = prior.sample(20, 0)
+    protocol = AcquisitionProtocol.from_grid(te=[10, 60], b=[0, 1, 2])
+    got = CorrelationSignalGenerator(protocol, noise_level=0, dtype="float64").fit_transform(tissue)
+    values = tissue.fillna(1)
+    expected = sum(
+        values[f"f_{i}"] * np.exp(-60 / values[f"T2_{i}"] - 2 * values[f"D_{i}"]) for i in (1, 2)
+    )
+    np.testing.assert_allclose(got[:, 5], expected)
+
+
+def test_noise_of_fitting_and_predicting_is_never_the_same(tissue):
+    generator = CorrelationSignalGenerator(noise_level=0.03, random_state=0)
+    fitted = noise(generator.fit_transform(tissue), tissue)
+    predicted = noise(generator.transform(tissue), tissue)
+    other_table = tissue.iloc[::-1].reset_index(drop=True)
+    third = noise(generator.transform(other_table), other_table)
+    for first, second in ((fitted, predicted), (predicted, third), (fitted, third)):
+        rows = [np.corrcoef(a, b)[0, 1] for a, b in zip(first, second, strict=True)]
+        assert np.abs(np.mean(rows)) < 0.01
+        assert np.max(np.abs(rows)) < 0.9
+    np.testing.assert_array_equal(generator.transform(tissue), generator.transform(tissue))
+
+
+def test_the_noise_is_gaussian_white_and_of_the_stated_level(tissue):
+    signals = CorrelationSignalGenerator(noise_level=0.03, random_state=0).fit_transform(tissue)
+    draws = noise(signals, tissue) / 0.03
+    assert stats.kstest(draws.ravel()[:200_000], "norm").pvalue > 1e-4
+    assert draws.std() == pytest.approx(1, abs=0.005)
+    covariance = np.cov(draws.T)
+    assert np.abs(covariance - np.eye(64)).max() < 0.06
+    between_rows = np.mean(draws[:-1] * draws[1:])
+    assert abs(between_rows) < 0.005
+
+
+def test_a_table_that_differs_in_the_noise_level_alone_gets_the_same_draws(tissue):
+    one = CorrelationSignalGenerator(noise_level=0.01, random_state=0).fit_transform(tissue)
+    two = CorrelationSignalGenerator(noise_level=0.02, random_state=0).fit_transform(tissue)
+    np.testing.assert_allclose(2 * noise(one, tissue), noise(two, tissue), atol=1e-6)
+
+
+def test_a_noise_level_column_overrides_the_parameter(tissue):
+    levels = np.where(np.arange(len(tissue)) % 2, 0.05, 0.0)
+    table = tissue.assign(noise_level=levels)
+    signals = CorrelationSignalGenerator(noise_level=0.01, random_state=0).fit_transform(table)
+    spread = noise(signals, tissue).std(axis=1)
+    assert spread[::2].max() < 1e-6
+    assert spread[1::2].mean() == pytest.approx(0.05, rel=0.02)
+
+
+def test_several_levels_are_equally_likely(tissue):
+    signals = CorrelationSignalGenerator(noise_level=(0.0, 0.05), random_state=0).fit_transform(
+        tissue
+    )
+    silent = noise(signals, tissue).std(axis=1) < 1e-6
+    assert 0.47 < silent.mean() < 0.53
+
+
+@pytest.mark.parametrize("reference", physics.NOISE_REFERENCES)
+def test_noise_references(tissue, reference):
+    signals = CorrelationSignalGenerator(
+        noise_level=0.05, noise_reference=reference, random_state=0
+    ).fit_transform(tissue)
+    expected = physics.noise_sigma(clean_signals(tissue), 0.05, reference)
+    ratio = (noise(signals, tissue) ** 2).mean(axis=1) / expected**2
+    assert ratio.mean() == pytest.approx(1, rel=0.01)
+
+
+def test_rician_signals_are_magnitudes(tissue):
+    signals = CorrelationSignalGenerator(
+        noise_level=0.02, noise_distribution="rician", random_state=0
+    ).fit_transform(tissue)
+    assert (signals >= 0).all()
+    expected = clean_signals(tissue) ** 2 + 2 * 0.02**2
+    assert (signals**2).mean() == pytest.approx(expected.mean(), rel=0.01)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 3])
+def test_bits_do_not_depend_on_jobs_or_chunks(tissue, n_jobs, monkeypatch):
+    expected = CorrelationSignalGenerator(random_state=0).fit_transform(tissue)
+    monkeypatch.setattr("corrsk._parallel._BLOCKS_PER_CHUNK", n_jobs)
+    got = CorrelationSignalGenerator(random_state=0, n_jobs=n_jobs).fit_transform(tissue)
+    assert got.tobytes() == expected.tobytes()
+
+
+def test_a_random_generator_is_drawn_from(tissue):
+    generator = CorrelationSignalGenerator(random_state=np.random.default_rng(0))
+    assert not np.array_equal(generator.fit_transform(tissue), generator.fit_transform(tissue))
+    fresh = CorrelationSignalGenerator()
+    assert not np.array_equal(fresh.fit_transform(tissue), fresh.fit_transform(tissue))
+
+
+def test_absent_compartments_may_be_nan_or_zero(two_voxels):
+    zeros = two_voxels.fillna(0)
+    generator = CorrelationSignalGenerator(random_state=0)
+    np.testing.assert_array_equal(
+        generator.fit_transform(two_voxels), clone(generator).fit_transform(zeros)
+    )
+
+
+def test_output_containers_and_names(two_voxels):
+    generator = CorrelationSignalGenerator(random_state=0).set_output(transform="pandas")
+    two_voxels.index = ["a", "b"]
+    frame = generator.fit_transform(two_voxels)
+    assert frame.index.tolist() == ["a", "b"]
+    assert frame.columns[0] == "TI50_TE4.5"
+    assert frame.columns[-1] == "TI2000_TE150"
+    normalized = SignalNormalizer().set_output(transform="pandas").fit_transform(frame)
+    assert normalized.columns.equals(frame.columns)
+    without_names = CorrelationSignalGenerator(random_state=0).fit_transform(two_voxels.to_numpy())
+    np.testing.assert_array_equal(without_names, frame.to_numpy())
+
+
+BAD_TABLES = {
+    "NaN where the fraction is not 0": ({"T1_1": [np.nan, 600]}, "NaN or infinite T1 where"),
+    "infinite": ({"T2_1": [np.inf, 600]}, "NaN or infinite T2 where"),
+    "zero T1": ({"T1_1": [0, 600]}, "row 0 .* T1 <= 0"),
+    "negative T2": ({"T2_2": [np.nan, -5]}, "row 1 .* T2 <= 0"),
+    "sum": ({"f_2": [0, 0.6]}, "row 1 .* do not sum to 1 .*0.9"),
+    "negative fraction": ({"f_1": [1, -0.3], "f_2": [0, 1.3]}, "negative fractions"),
+    "NaN fraction": ({"f_1": [np.nan, 0.3]}, "NaN or infinite fractions"),
+    "noise level": ({"noise_level": [0.01, np.nan]}, "noise_level that is NaN"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_tables(two_voxels, case):
+    changes, message = BAD_TABLES[case]
+    table = two_voxels.assign(**changes)
+    with pytest.raises(ValueError, match=message):
+        CorrelationSignalGenerator().fit(table)
+    generator = CorrelationSignalGenerator()
+    if "noise_level" not in changes:
+        generator.fit(two_voxels)
+        with pytest.raises(ValueError, match=message):
+            generator.transform(table)
+
+
+def test_the_bad_row_is_named_wherever_it_is(tissue):
+    table = pd.concat([tissue, tissue], ignore_index=True)
+    table.loc[12_345, "f_1"] = -1
+    with pytest.raises(ValueError, match="row 12345 of the tissue table has negative"):
+        CorrelationSignalGenerator().fit(table)
+
+
+def test_missing_columns_are_named(two_voxels):
+    with pytest.raises(ValueError, match="lacks the columns T2_2"):
+        CorrelationSignalGenerator().fit(two_voxels.drop(columns="T2_2"))
+    with pytest.raises(ValueError, match="lacks the columns D_1, D_2"):
+        CorrelationSignalGenerator(AcquisitionProtocol.from_grid(te=[10, 20], b=[0, 1])).fit(
+            two_voxels
+        )
+    with pytest.raises(ValueError, match="got 5 columns"):
+        CorrelationSignalGenerator().fit(np.ones((3, 5)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"noise_level": -0.01}, "noise_level"),
+        ({"noise_level": (0.01, np.nan)}, "noise_level must be a number >= 0"),
+        ({"noise_level": ()}, "noise_level must be a number >= 0"),
+        ({"noise_reference": "snr"}, "noise_reference"),
+        ({"noise_distribution": "poisson"}, "noise_distribution"),
+        ({"inversion_efficiency": 0}, "inversion_efficiency"),
+        ({"protocol": "ir-se-9x9"}, "known protocols: ir-se-8x8"),
+        ({"protocol": 8}, "protocol"),
+        ({"random_state": -1}, "random_state"),
+        ({"n_jobs": 0}, "n_jobs"),
+    ],
+)
+def test_bad_parameters(two_voxels, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        CorrelationSignalGenerator(**parameters).fit(two_voxels)
+
+
+@pytest.mark.parametrize("norm", [*physics.NORMS, None])
+def test_normalizer(norm):
+    X = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
+    got = SignalNormalizer(norm).fit_transform(X)
+    assert got.shape == (5, 12)
+    assert got.dtype == np.float32
+    if norm is None:
+        np.testing.assert_array_equal(got, X.reshape(5, 12))
+        assert not np.shares_memory(got, X)
+    else:
+        np.testing.assert_allclose(physics.signal_norm(got, norm), 1, rtol=1e-6)
+
+
+def test_normalizer_leaves_background_alone():
+    X = np.zeros((2, 4))
+    X[1] = 3
+    np.testing.assert_array_equal(SignalNormalizer().fit_transform(X), [[0] * 4, [0.5] * 4])
