@@ -66,8 +66,8 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         Part of the training signals to hold out, stratified, where `fit` gets no
         validation data. None trains on all.
     n_iter_no_change : int or None, default=None
-        Stop after so many epochs without a lower validation loss. None never
-        stops early. Needs validation data.
+        Stop after so many epochs without a lower loss: the validation loss, or
+        without validation data the training loss. None never stops early.
     restore_best : bool, default=True
         Whether to end with the weights of the epoch with the lowest validation
         loss, where there is validation data; else with the last ones.
@@ -252,11 +252,6 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
                 random_state=int(_random.generator(seed, 2).integers(2**32)),
             )  # fmt: skip
             validation = (*held_out, y_held_out)
-        if validation is None and self.n_iter_no_change is not None:
-            raise ValueError(
-                "n_iter_no_change needs validation data: pass X_val and y_val to fit, or set "
-                "validation_fraction"
-            )
         net, history = training.train_network(
             self._settings(classes, y_index, seed),
             (X, y_index), validation, device=device, checkpoint=self.checkpoint,
@@ -389,6 +384,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         weights = None
         if self.class_weight is not None:
             weights = compute_class_weight(self.class_weight, classes=classes, y=classes[y_index])
+            weights = weights / weights[y_index].mean()  # the learning rate keeps its meaning
         return training.TrainingSettings(
             grid_shape=self._resolve_grid_shape(),
             n_classes=len(classes),

@@ -275,6 +275,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.non_deterministic = True  # the noise of a voxel depends on its row
         tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []  # the parameter `dtype` decides
         return tags
 
 

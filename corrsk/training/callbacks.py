@@ -59,13 +59,16 @@ class BestEpoch(Callback):
 
     Parameters
     ----------
+    monitor : {"valid_loss", "train_loss"}
+        The loss that makes an epoch the best.
     restore : bool
         Whether to put the best weights back at the end of the training.
     patience : int or None
-        Number of epochs without a lower validation loss to stop after.
+        Number of epochs without a lower loss to stop after.
     """
 
-    def __init__(self, restore: bool = True, patience: int | None = None) -> None:
+    def __init__(self, monitor: str, restore: bool, patience: int | None) -> None:
+        self.monitor = monitor
         self.restore = restore
         self.patience = patience
         self.best_loss = math.inf
@@ -73,7 +76,7 @@ class BestEpoch(Callback):
         self.weights: dict[str, Any] | None = None
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        epoch, loss = net.history[-1]["epoch"], net.history[-1]["valid_loss"]
+        epoch, loss = net.history[-1]["epoch"], net.history[-1][self.monitor]
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch
             # a reference would go on training with the network, as the paper's code has it

@@ -91,9 +91,12 @@ def train_network(
         SCHEDULES[settings.learning_rate_schedule], settings.learning_rate,
         settings.max_epochs * math.ceil(len(signals) / settings.batch_size),
     )  # fmt: skip
-    stateful: list[Any] = [schedule]
-    if held_out is not None:
-        stateful.append(BestEpoch(settings.restore_best, settings.patience))
+    best = BestEpoch(
+        "train_loss" if held_out is None else "valid_loss",
+        settings.restore_best and held_out is not None,
+        settings.patience,
+    )
+    stateful = [schedule, best]
     progress = EpochProgress(settings.max_epochs, progress_delay)
     keeper = None
     if checkpoint is not None:

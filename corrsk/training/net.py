@@ -87,7 +87,7 @@ class CountLoss(nn.Module):
     Parameters
     ----------
     weight : Tensor of shape (n_classes,), optional
-        Class weights.
+        Class weights, of mean 1 over the training signals.
     softmax_first : bool, default=False
         Whether to apply softmax before the cross-entropy, which applies it
         again. The published code does; it bounds the loss from below by
@@ -105,7 +105,12 @@ class CountLoss(nn.Module):
         """Mean loss, a scalar."""
         if self.softmax_first:
             logits = torch.softmax(logits, dim=1)
-        return F.cross_entropy(logits, target, weight=self.weight)
+        if self.weight is None:
+            return F.cross_entropy(logits, target)
+        # torch's weighted mean divides by the weights that happen to be in the batch,
+        # which gives a light class full weight wherever a batch holds nothing else
+        total = F.cross_entropy(logits, target, weight=self.weight, reduction="sum")
+        return total / len(target)
 
 
 class SignalNet(NeuralNetClassifier):
