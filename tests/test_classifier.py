@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationCNNClassifier,
+    CorrelationSignalGenerator,
+    SignalNormalizer,
+    TissuePrior,
+)
+from corrsk.evaluation import multicompartment_accuracy
+
+
+def quick(**changes):
+    return CorrelationCNNClassifier(**{"max_epochs": 3, "random_state": 0, "verbose": False} | changes)
+
+
+def weights(model):
+    return torch.cat([p.detach().ravel() for p in model.net_.module_.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def train(small_data):
+    return small_data.data[small_data.train_indices], small_data.target[small_data.train_indices]
+
+
+@pytest.fixture(scope="module")
+def test(small_data):
+    return small_data.data[small_data.test_indices], small_data.target[small_data.test_indices]
+
+
+def test_it_learns(train, test):
+    model = quick(max_epochs=12).fit(*train)
+    assert model.score(*test) > 0.45  # chance is 0.25
+    assert multicompartment_accuracy(model, *test) > 0.8  # a constant answer gives 0.75
+    assert model.classes_.tolist() == [1, 2, 3, 4]
+    assert model.grid_shape_ == (8, 8)
+    assert model.n_iter_ == 12
+    history = pd.DataFrame(model.history_)
+    assert history["epoch"].tolist() == list(range(1, 13))
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    assert sum(p.numel() for p in model.net_.module_.parameters()) == 4208
+
+
+def test_probabilities(train, test):
+    model = quick().fit(*train)
+    P = model.predict_proba(test[0])
+    assert P.dtype == np.float64
+    np.testing.assert_allclose(P.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        model.predict_multicompartment_proba(test[0]), 1 - P[:, 0], rtol=1e-12
+    )
+    np.testing.assert_array_equal(model.predict(test[0]), P.argmax(axis=1) + 1)
+    images = test[0].reshape(-1, 8, 8)
+    np.testing.assert_array_equal(model.predict_proba(images), P)
+
+
+def test_chunked_prediction_is_the_same(train, test, monkeypatch):
+    model = quick().fit(*train)
+    expected = model.predict_proba(test[0])
+    monkeypatch.setattr("corrsk.training.fitting.PREDICT_ROWS", 7)
+    np.testing.assert_allclose(model.predict_proba(test[0]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_same_seed_gives_the_same_bits(train, dropout):
+    state = torch.get_rng_state()
+    one, two = (quick(dropout=dropout).fit(*train) for _ in range(2))
+    assert torch.equal(weights(one), weights(two))
+    assert torch.equal(torch.get_rng_state(), state)  # the user's own draws go on undisturbed
+    other = quick(dropout=dropout, random_state=1).fit(*train)
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_validation_data_choose_the_best_epoch(train, test):
+    # a learning rate that overshoots, so that the last epoch is not the best
+    settings = {"learning_rate": 0.1, "learning_rate_schedule": "constant", "max_epochs": 10}
+    model = quick(**settings).fit(*train, X_val=test[0], y_val=test[1])
+    losses = [row["valid_loss"] for row in model.history_]
+    assert model.best_epoch_ == int(np.argmin(losses)) + 1 < 10
+    P = model.predict_proba(test[0])
+    loss = -np.log(P[np.arange(len(P)), test[1] - 1]).mean()
+    # a real copy: the published code kept a reference to the model still in training
+    assert loss == pytest.approx(min(losses), rel=1e-4)
+    last = quick(**settings, restore_best=False).fit(*train, X_val=test[0], y_val=test[1])
+    P = last.predict_proba(test[0])
+    assert -np.log(P[np.arange(len(P)), test[1] - 1]).mean() == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_early_stopping(train, test):
+    model = quick(
+        learning_rate=0.1, learning_rate_schedule="constant", max_epochs=200, n_iter_no_change=2
+    ).fit(*train, X_val=test[0], y_val=test[1])
+    assert model.n_iter_ == model.best_epoch_ + 2 < 200
+
+
+def test_validation_fraction(train):
+    model = quick(validation_fraction=0.25).fit(*train)
+    assert "valid_accuracy" in model.history_[0]
+    assert quick().fit(*train).best_epoch_ is None
+
+
+def test_validation_labels_count_towards_accuracy(train, test):
+    model = quick(restore_best=False).fit(*train, X_val=test[0], y_val=test[1])
+    assert model.history_[-1]["valid_accuracy"] == pytest.approx(model.score(*test))
+
+
+@pytest.mark.parametrize("labels", [["one", "two", "three", "four"], [10, 20, 30, 40], [0, 1, 2, 3]])
+def test_labels_of_any_kind(train, test, labels):
+    labels = np.array(labels)
+    model = quick().fit(train[0], labels[train[1] - 1], test[0], labels[test[1] - 1])
+    np.testing.assert_array_equal(model.classes_, np.sort(labels))
+    assert set(model.predict(test[0])) <= set(labels.tolist())
+    expected = quick().fit(*train, *test)
+    if sorted(labels.tolist()) == labels.tolist():
+        np.testing.assert_array_equal(
+            model.predict(test[0]), labels[expected.predict(test[0]) - 1]
+        )
+    if labels[0] != 10:
+        with pytest.raises(ValueError, match="labels that are counts"):
+            model.predict_multicompartment_proba(test[0])
+
+
+def test_class_weight(train):
+    X, y = train
+    plain = quick(max_epochs=5).fit(X, y).predict(X)
+    heavy = quick(max_epochs=5, class_weight={1: 1, 2: 1, 3: 20, 4: 1}).fit(X, y).predict(X)
+    assert (heavy == 3).mean() > 0.9 > (plain == 3).mean()
+
+
+def test_grid_shapes():
+    X = np.random.default_rng(0).normal(size=(40, 48))
+    y = np.arange(40) % 2
+    protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
+    named = pd.DataFrame(X, columns=protocol.feature_names)
+    assert quick(max_epochs=1).fit(named, y).grid_shape_ == (6, 8)
+    assert quick(max_epochs=1).fit(X, y).grid_shape_ == (7, 7)  # 48 columns in 49 places
+    assert quick(max_epochs=1).fit(X[:, :36], y).grid_shape_ == (6, 6)
+    assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
+    assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
+    assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
+    shuffled = named.iloc[:, ::-1]  # names that are not in grid order tell no grid
+    assert quick(max_epochs=1).fit(shuffled, y).grid_shape_ == (7, 7)
+
+
+def test_paper_recipe():
+    model = CorrelationCNNClassifier.from_recipe("paper")
+    assert {
+        "optimizer": "sgd", "momentum": 0.9, "learning_rate": 1.0,
+        "learning_rate_schedule": "steps", "max_epochs": 3000, "batch_size": 10_000,
+        "dropout": 0.2, "softmax_before_loss": True, "standardize": False,
+    }.items() <= model.get_params().items()  # fmt: skip
+    assert CorrelationCNNClassifier.from_recipe("paper", max_epochs=2).max_epochs == 2
+    with pytest.raises(ValueError, match="known recipes: default, paper"):
+        CorrelationCNNClassifier.from_recipe("papers")
+
+
+def test_paper_recipe_trains(train, test):
+    model = CorrelationCNNClassifier.from_recipe(
+        "paper", max_epochs=5, batch_size=200, random_state=0, verbose=False
+    ).fit(*train)
+    rates = [row["learning_rate"] for row in model.history_]
+    np.testing.assert_allclose(rates, 0.01 ** (np.arange(5) / 5))
+    # softmax twice: the loss cannot fall below log(1 + 3 / e)
+    assert min(row["train_loss"] for row in model.history_) > 0.743
+    np.testing.assert_allclose(model.predict_proba(test[0]).sum(axis=1), 1)
+
+
+def test_clone_pickle_deepcopy(train, test):
+    model = quick().fit(*train)
+    P = model.predict_proba(test[0])
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(twin.predict_proba(test[0]), P)
+    assert not hasattr(clone(model), "net_")
+    assert len(pickle.dumps(model)) < 100_000  # no data, optimiser or history of batches in it
+
+
+BAD_INPUT = {
+    "NaN": (lambda X, y: (np.where(X == X[0, 0], np.nan, X), y), "NaN"),
+    "infinity": (lambda X, y: (np.where(X == X[0, 0], np.inf, X), y), "infinity"),
+    "single class": (lambda X, y: (X, np.ones_like(y)), "at least two classes; got 1 class"),
+    "lengths": (lambda X, y: (X, y[1:]), "inconsistent numbers of samples"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_data(train, case):
+    change, message = BAD_INPUT[case]
+    with pytest.raises(ValueError, match=message):
+        quick().fit(*change(*train))
+
+
+def test_wrong_number_of_columns(train):
+    model = quick(max_epochs=1).fit(*train)
+    with pytest.raises(ValueError, match="63 features.*64 features"):
+        model.predict(train[0][:, :63])
+    with pytest.raises(ValueError, match="does not lay out the 64 columns"):
+        quick(grid_shape=(8, 9)).fit(*train)
+    with pytest.raises(ValueError, match="does not lay out"):
+        quick(grid_shape=(64,)).fit(*train)
+
+
+def test_bad_validation_data(train, test):
+    with pytest.raises(ValueError, match="both X_val and y_val"):
+        quick().fit(*train, X_val=test[0])
+    with pytest.raises(ValueError, match="600 signals but y_val 599"):
+        quick().fit(*train, X_val=test[0], y_val=test[1][1:])
+    with pytest.raises(ValueError, match=r"labels that y does not: \[5\]"):
+        quick().fit(*train, X_val=test[0], y_val=test[1] // 4 * 5 + (test[1] < 4))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"dropout": 1}, "dropout"),
+        ({"optimizer": "adagrad"}, "optimizer"),
+        ({"learning_rate_schedule": "cosine"}, "learning_rate_schedule"),
+        ({"device": "tpu"}, "'auto', 'cpu', 'cuda'"),
+        ({"device": "cuda:99"}, "is not there"),
+        ({"batch_size": "big"}, "batch_size"),
+    ],
+)
+def test_bad_parameters(train, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**parameters).fit(*train)
+
+
+# -- in scikit-learn's company ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    return TissuePrior.named("midl2024").sample(1500, random_state=0)
+
+
+@pytest.fixture
+def pipeline():
+    return make_pipeline(
+        CorrelationSignalGenerator(noise_level=0.005, random_state=0),
+        SignalNormalizer(),
+        quick(),
+    )
+
+
+def test_pipeline(pipeline, tissue):
+    pipeline.fit(*tissue)
+    assert pipeline.predict_proba(tissue[0][:5]).shape == (5, 4)
+    measured = CorrelationSignalGenerator(noise_level=0.005).fit_transform(tissue[0][:5])
+    assert pipeline[1:].predict_proba(measured).shape == (5, 4)  # the same steps, measured signals
+    scores = cross_val_score(pipeline, *tissue, cv=3, scoring=multicompartment_accuracy)
+    assert np.isfinite(scores).all()
+    with pytest.raises(ValueError, match="63 features"):
+        pipeline[1:].predict(measured[:, :63])
+
+
+def test_pandas_output_tells_the_classifier_its_grid(pipeline, tissue):
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 130, 10))
+    pipeline.set_params(correlationsignalgenerator__protocol=protocol)
+    pipeline.set_output(transform="pandas").fit(*tissue)
+    assert pipeline[-1].grid_shape_ == (3, 12)
+
+
+def test_grid_search_over_the_noise_and_the_network_in_two_processes(pipeline, tissue):
+    grid = {
+        "correlationsignalgenerator__noise_level": [0.001, 0.05],
+        "correlationcnnclassifier__learning_rate": [1e-3, 1e-2],
+    }
+    search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
+    again = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
+    )
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+    assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
+
+
+def test_grid_search_over_protocols(pipeline, tissue):
+    protocols = [
+        "ir-se-8x8",
+        AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[5, 20, 80, 150]),
+    ]
+    search = GridSearchCV(
+        pipeline, {"correlationsignalgenerator__protocol": protocols}, cv=2, error_score="raise"
+    ).fit(*tissue)
+    assert list(search.cv_results_["param_correlationsignalgenerator__protocol"]) == protocols
+
+
+def test_validation_data_go_through_a_pipeline(small_data):
+    train, valid = small_data.train_indices, small_data.validation_indices
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(
+            SignalNormalizer(norm="max"),
+            quick().set_fit_request(X_val=True, y_val=True),
+            transform_input=["X_val"],
+        )
+        pipeline.fit(
+            small_data.data[train], small_data.target[train],
+            X_val=small_data.data[valid], y_val=small_data.target[valid],
+        )  # fmt: skip
+        accuracy = pipeline.score(small_data.data[valid], small_data.target[valid])
+    losses = [row["valid_loss"] for row in pipeline[-1].history_]
+    at_best = pipeline[-1].history_[int(np.argmin(losses))]["valid_accuracy"]
+    # the validation signals were normalised like the training signals, or this would differ
+    assert accuracy == pytest.approx(at_best)
