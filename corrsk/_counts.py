@@ -36,3 +36,29 @@ def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
             f"counts (1, 2, 3, ..); got the labels {np.unique(labels).tolist()}"
         )
     return counts >= 2
+
+
+def multicompartment_probability(
+    probabilities: NDArray[np.float64], classes: Any
+) -> NDArray[np.float64]:
+    """P(n_c >= 2) of class probabilities.
+
+    Parameters
+    ----------
+    probabilities : array of shape (n, K)
+    classes : array of shape (K,)
+        The compartment count of each column.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If the classes are not compartment counts.
+    """
+    total = probabilities[:, is_multicompartment(classes)].sum(axis=1)
+    # a sum of rounded terms may come out at 1 + 2e-16, which is no probability
+    clipped: NDArray[np.float64] = np.clip(total, 0.0, 1.0)
+    return clipped

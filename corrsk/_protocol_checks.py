@@ -53,18 +53,14 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
     return checked
 
 
-def checked_tr(
-    tr: float | None, contrasts: Mapping[str, NDArray[np.float64]]
-) -> float | None:
+def checked_tr(tr: float | None, contrasts: Mapping[str, NDArray[np.float64]]) -> float | None:
     if tr is None:
         return None
     tr = float(tr)
     if not math.isfinite(tr) or tr <= 0:
         raise ValueError(f"tr must be a positive time in ms or None, got {tr}")
     if tr < _SHORTEST_TR:
-        raise ValueError(
-            f"tr must be in ms, but {tr:g} can only be in seconds; multiply by 1000"
-        )
+        raise ValueError(f"tr must be in ms, but {tr:g} can only be in seconds; multiply by 1000")
     if "TI" in contrasts and tr <= contrasts["TI"].max():
         raise ValueError(
             f"tr is counted from inversion to inversion and must exceed the largest TI "

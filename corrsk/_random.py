@@ -7,7 +7,6 @@ chunks, then cannot change a bit of the result.
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def entropy(random_state: RandomState) -> int:
     """
     if random_state is None:
         return int(SeedSequence().generate_state(1, np.uint64)[0])
-    if isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool):
+    if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
         if random_state < 0:
             raise ValueError(f"random_state must not be negative, got {random_state}")
         return int(random_state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,12 @@ class TableLayout:
             )  # fmt: skip
 
     @staticmethod
-    def _refuse(bad, first_row, what, detail=lambda row: ""):  # type: ignore[no-untyped-def]
+    def _refuse(
+        bad: NDArray[np.bool_],
+        first_row: int,
+        what: str,
+        detail: Callable[[int], str] = lambda row: "",
+    ) -> None:
         if bad.any():
             row = int(np.argmax(bad))
             raise ValueError(f"row {first_row + row} of the tissue table has {what}{detail(row)}")

@@ -165,9 +165,7 @@ class AcquisitionProtocol:
         """
         content = {key.lower(): value for key, value in read_mat(path).items()}
         contrasts = {
-            name: np.ravel(content[name.lower()])
-            for name in CONTRASTS
-            if name.lower() in content
+            name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
         }
         if "TI" not in contrasts and "TE" not in contrasts:
             raise ValueError(
@@ -347,8 +345,7 @@ class AcquisitionProtocol:
     def __repr__(self) -> str:
         if self.grid_shape is not None:
             what = " x ".join(
-                f"{size} {name}"
-                for size, name in zip(self.grid_shape, self.contrasts, strict=True)
+                f"{size} {name}" for size, name in zip(self.grid_shape, self.contrasts, strict=True)
             )
         else:
             what = f"{self.n_measurements} measurements of {', '.join(self.contrasts)}"

@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from corrsk import _random, training
-from corrsk._counts import is_multicompartment
+from corrsk._counts import is_multicompartment, multicompartment_probability
 from corrsk._parallel import PROGRESS_DELAY, in_worker
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.generator import flatten_signals
@@ -236,9 +236,9 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             validation data do not fit, or a parameter is out of range.
         """
         device = training.resolve_device(self.device)
-        X, y = validate_data(self, flatten_signals(X), y, dtype=np.float32, order="C")
-        check_classification_targets(y)
-        classes, y_index = np.unique(y, return_inverse=True)
+        signals, labels = validate_data(self, flatten_signals(X), y, dtype=np.float32, order="C")
+        check_classification_targets(labels)
+        classes, index = np.unique(labels, return_inverse=True)
         if classes.size < 2:
             raise ValueError(
                 f"y must hold at least two classes; got 1 class, {classes.tolist()[0]!r}"
@@ -247,14 +247,14 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         self._resolve_grid_shape()  # a shape that does not fit is an error before any work
         validation = self._validation_data(X_val, y_val, classes)
         if validation is None and self.validation_fraction is not None:
-            X, *held_out, y_index, y_held_out = train_test_split(
-                X, y_index, test_size=self.validation_fraction, stratify=y_index,
+            signals, held_out, index, held_out_index = train_test_split(
+                signals, index, test_size=self.validation_fraction, stratify=index,
                 random_state=int(_random.generator(seed, 2).integers(2**32)),
             )  # fmt: skip
-            validation = (*held_out, y_held_out)
+            validation = (held_out, held_out_index)
         net, history = training.train_network(
-            self._settings(classes, y_index, seed),
-            (X, y_index), validation, device=device, checkpoint=self.checkpoint,
+            self._settings(classes, index, seed),
+            (signals, index), validation, device=device, checkpoint=self.checkpoint,
             progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
         )  # fmt: skip
         self.classes_ = classes
@@ -280,10 +280,10 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        X = validate_data(
+        signals = validate_data(
             self, flatten_signals(X), reset=False, dtype=(np.float32, np.float64), order="C"
         )
-        return training.predict_probabilities(self.net_, X)
+        return training.predict_probabilities(self.net_, signals)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable class.
@@ -320,9 +320,8 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             If the labels are not counts.
         """
         check_is_fitted(self)
-        several = is_multicompartment(self.classes_)
-        total: NDArray[np.float64] = self.predict_proba(X)[:, several].sum(axis=1)
-        return total
+        is_multicompartment(self.classes_)  # labels that are no counts: an error before the work
+        return multicompartment_probability(self.predict_proba(X), self.classes_)
 
     # -- from parameters to parts -------------------------------------------
 
@@ -364,27 +363,26 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             return None
         if X_val is None or y_val is None:
             raise ValueError("validation data need both X_val and y_val")
-        X_val = validate_data(
+        signals = validate_data(
             self, flatten_signals(X_val), reset=False, dtype=np.float32, order="C"
         )
-        y_val = column_or_1d(y_val)
-        if X_val.shape[0] != y_val.shape[0]:
+        labels = column_or_1d(y_val)
+        if signals.shape[0] != labels.shape[0]:
             raise ValueError(
-                f"X_val has {X_val.shape[0]} signals but y_val {y_val.shape[0]} labels"
+                f"X_val has {signals.shape[0]} signals but y_val {labels.shape[0]} labels"
             )
-        index = np.clip(np.searchsorted(classes, y_val), 0, classes.size - 1)
-        if not (classes[index] == y_val).all():
-            extra = np.setdiff1d(y_val, classes).tolist()
+        extra = np.setdiff1d(labels, classes).tolist()
+        if extra:
             raise ValueError(f"y_val holds labels that y does not: {extra}")
-        return X_val, index
+        return signals, np.searchsorted(classes, labels)
 
     def _settings(
-        self, classes: NDArray[Any], y_index: NDArray[np.int64], seed: int
+        self, classes: NDArray[Any], index: NDArray[np.int64], seed: int
     ) -> training.TrainingSettings:
         weights = None
         if self.class_weight is not None:
-            weights = compute_class_weight(self.class_weight, classes=classes, y=classes[y_index])
-            weights = weights / weights[y_index].mean()  # the learning rate keeps its meaning
+            weights = compute_class_weight(self.class_weight, classes=classes, y=classes[index])
+            weights = weights / weights[index].mean()  # the learning rate keeps its meaning
         return training.TrainingSettings(
             grid_shape=self._resolve_grid_shape(),
             n_classes=len(classes),
@@ -396,7 +394,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             max_epochs=self.max_epochs,
-            batch_size=self._resolve_batch_size(len(y_index)),
+            batch_size=self._resolve_batch_size(len(index)),
             softmax_before_loss=self.softmax_before_loss,
             class_weights=None if weights is None else tuple(map(float, weights)),
             patience=self.n_iter_no_change,
@@ -408,4 +406,3 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-

@@ -84,7 +84,9 @@ def reproduce(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")
+    ] = "auto",
     jobs: Jobs = None,
     seed: Seed = 0,
     resume: Annotated[
@@ -106,9 +108,7 @@ def reproduce(
         recipe=recipe, epochs=epochs, seed=seed,
     )  # fmt: skip
     with _clear_errors(f"stopped; the same command with --resume goes on (results in {out})"):
-        evaluation = run(
-            configuration, out, resume=resume, device=device, n_jobs=jobs, say=_say
-        )
+        evaluation = run(configuration, out, resume=resume, device=device, n_jobs=jobs, say=_say)
         _print_results(evaluation)
         _say(f"report: {out / REPORT}")
 

@@ -274,6 +274,4 @@ def _normalize_in_place(X: NDArray[np.float32], *, n_jobs: int | None, verbose: 
     def normalize(block: int, rows: slice) -> None:
         X[rows] = normalize_signals(X[rows])
 
-    for_each_block(
-        normalize, X.shape[0], n_jobs=n_jobs, description="normalising", verbose=verbose
-    )
+    for_each_block(normalize, X.shape[0], n_jobs=n_jobs, description="normalising", verbose=verbose)

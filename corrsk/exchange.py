@@ -50,7 +50,7 @@ def write_dataset(data: Bunch, path: Path) -> None:
     check_suffix(path)
     if path.suffix == ".npz":
         with write_atomically(path) as partial:
-            np.savez(partial, **_npz_content(data))
+            np.savez(partial, allow_pickle=False, **_npz_content(data))
     elif path.suffix == ".parquet":
         table = _parquet_table(data)
         with write_atomically(path) as partial:
@@ -134,7 +134,10 @@ def read_dataset_mat(path: str | Path) -> Bunch:
             f"input_train (n, 1, n_ti, n_te), label_train, .., found {sorted(content) or 'nothing'}"
         )
     parts = [part for part, theirs in _MAT_PARTS.items() if f"input_{theirs}" in content]
-    signals, labels, levels, sizes = [], [], [], []
+    signals: list[NDArray[Any]] = []
+    labels: list[NDArray[Any]] = []
+    levels: list[NDArray[Any]] = []
+    sizes: list[int] = []
     for part in parts:
         theirs = _MAT_PARTS[part]
         x = np.asarray(content[f"input_{theirs}"])
@@ -146,9 +149,7 @@ def read_dataset_mat(path: str | Path) -> Bunch:
             )
         for name, values in ((f"label_{theirs}", y), (f"noiselevel_{theirs}", level)):
             if len(values) != len(x):
-                raise ValueError(
-                    f"{name} in {path} has {len(values)} entries for {len(x)} signals"
-                )
+                raise ValueError(f"{name} in {path} has {len(values)} entries for {len(x)} signals")
         if signals and x.shape[1:] != signals[0].shape[1:]:
             raise ValueError(f"the inputs in {path} differ in their grid: {x.shape[1:]} ..")
         signals.append(x)

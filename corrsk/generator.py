@@ -191,9 +191,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
     def _checked_table(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
         # NaN has a meaning in a tissue table; where it has none, the layout's check refuses it
-        table = validate_data(
-            self, X, reset=reset, dtype=np.float64, ensure_all_finite=False
-        )
+        table = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
         layout = self._layout()
         for_each_block(
             lambda block, rows: layout.check(table[rows], rows.start),
@@ -351,9 +349,7 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return X.copy() if self.norm is None else physics.normalize_signals(X, self.norm)
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.floating[Any]]:
-        return validate_data(
-            self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32)
-        )
+        return validate_data(self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_features_in_")

@@ -246,9 +246,7 @@ def correlation_signals(
     # the last kernel with the outer product of the others.
     outer = kernels[0]
     for kernel in kernels[1:-1]:
-        outer = xp.reshape(
-            outer[..., :, None] * kernel[..., None, :], (*fractions.shape, -1)
-        )
+        outer = xp.reshape(outer[..., :, None] * kernel[..., None, :], (*fractions.shape, -1))
     if len(kernels) == 1:
         grid = xp.sum(outer, axis=-2)
     else:
@@ -305,9 +303,7 @@ def noise_sigma(signals: Array, noise_level: Array, noise_reference: str = "m0")
         return xp.broadcast_to(level, signals.shape[:1])
     if noise_reference in ("max", "rms"):
         return level * signal_norm(signals, noise_reference)
-    raise ValueError(
-        f"noise_reference must be one of {NOISE_REFERENCES}, got {noise_reference!r}"
-    )
+    raise ValueError(f"noise_reference must be one of {NOISE_REFERENCES}, got {noise_reference!r}")
 
 
 def add_gaussian_noise(

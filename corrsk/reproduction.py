@@ -100,9 +100,7 @@ class Configuration:
         """
         dataset_definition(self.dataset)
         if self.recipe not in RECIPES:
-            raise ValueError(
-                f"unknown recipe {self.recipe!r}; known recipes: {', '.join(RECIPES)}"
-            )
+            raise ValueError(f"unknown recipe {self.recipe!r}; known recipes: {', '.join(RECIPES)}")
         for name, smallest in (("samples", 10), ("seed", 0), ("epochs", 1)):
             value = getattr(self, name)
             if value is not None and value < smallest:

@@ -73,7 +73,7 @@ class PropertyRange:
     def sample(self, rng: Generator, size: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw values, shape `size`."""
         if self.step is not None:
-            return self.low + self.step * rng.integers(0, int(self.n_values), size)
+            return np.asarray(self.low + self.step * rng.integers(0, int(self.n_values), size))
         if self.scale == "log":
             return np.exp(rng.uniform(math.log(self.low), math.log(self.high), size))
         return rng.uniform(self.low, self.high, size)
@@ -255,9 +255,7 @@ class TissuePrior:
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         seed = _random.entropy(random_state)
         counts = np.asarray(self.n_compartments)
-        n_c = counts[
-            _random.generator(seed, 0).permutation(np.arange(n_samples) % counts.size)
-        ]
+        n_c = counts[_random.generator(seed, 0).permutation(np.arange(n_samples) % counts.size)]
         # column by column in memory, which is how pandas keeps a block: no copy is made
         values = np.empty((len(self.columns), n_samples))
 
@@ -267,9 +265,7 @@ class TissuePrior:
         for_each_block(draw, n_samples, n_jobs=n_jobs, description="tissue", verbose=verbose)
         return pd.DataFrame(values.T, columns=self.columns, copy=False), n_c
 
-    def _draw(
-        self, rng: Generator, n_c: NDArray[np.int64], out: NDArray[np.float64]
-    ) -> None:
+    def _draw(self, rng: Generator, n_c: NDArray[np.int64], out: NDArray[np.float64]) -> None:
         """Fill `out` of shape (columns, rows) for one block."""
         shape = (n_c.size, self.max_compartments)
         present = np.arange(shape[1]) < n_c[:, None]
@@ -281,9 +277,7 @@ class TissuePrior:
             # whole voxels are redrawn: redrawing one compartment alone would
             # not be uniform over the allowed combinations
             for name, values in self.ranges.items():
-                properties[name][rejected] = values.sample(
-                    rng, (int(rejected.sum()), shape[1])
-                )
+                properties[name][rejected] = values.sample(rng, (int(rejected.sum()), shape[1]))
         else:
             raise ValueError(
                 f"no allowed tissue was found in {_MAX_REDRAWS} draws of a voxel; "
@@ -293,10 +287,8 @@ class TissuePrior:
         weights /= weights.sum(axis=1, keepdims=True)
         free = 1.0 - self.min_fraction * n_c[:, None]
         fractions = np.where(present, self.min_fraction + free * weights, 0.0)
-        for group, values in enumerate([*properties.values(), fractions]):
-            if group < len(properties):
-                values = np.where(present, values, np.nan)
-            out[group * shape[1] : (group + 1) * shape[1]] = values.T
+        groups = [np.where(present, drawn, np.nan) for drawn in properties.values()]
+        out[:] = np.concatenate([*groups, fractions], axis=1).T
 
     def _rejected(
         self, properties: dict[str, NDArray[np.float64]], present: NDArray[np.bool_]
@@ -343,6 +335,4 @@ def resolve_prior(prior: TissuePrior | str) -> TissuePrior:
 
 def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
     """Columns of a tissue table in their canonical order."""
-    return [
-        f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)
-    ]
+    return [f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)]

@@ -23,7 +23,9 @@ from corrsk.evaluation import multicompartment_accuracy
 
 
 def quick(**changes):
-    return CorrelationCNNClassifier(**{"max_epochs": 3, "random_state": 0, "verbose": False} | changes)
+    return CorrelationCNNClassifier(
+        **{"max_epochs": 3, "random_state": 0, "verbose": False} | changes
+    )
 
 
 def weights(model):
@@ -116,7 +118,9 @@ def test_validation_labels_count_towards_accuracy(train, test):
     assert model.history_[-1]["valid_accuracy"] == pytest.approx(model.score(*test))
 
 
-@pytest.mark.parametrize("labels", [["one", "two", "three", "four"], [10, 20, 30, 40], [0, 1, 2, 3]])
+@pytest.mark.parametrize(
+    "labels", [["one", "two", "three", "four"], [10, 20, 30, 40], [0, 1, 2, 3]]
+)
 def test_labels_of_any_kind(train, test, labels):
     labels = np.array(labels)
     model = quick().fit(train[0], labels[train[1] - 1], test[0], labels[test[1] - 1])
@@ -124,9 +128,7 @@ def test_labels_of_any_kind(train, test, labels):
     assert set(model.predict(test[0])) <= set(labels.tolist())
     expected = quick().fit(*train, *test)
     if sorted(labels.tolist()) == labels.tolist():
-        np.testing.assert_array_equal(
-            model.predict(test[0]), labels[expected.predict(test[0]) - 1]
-        )
+        np.testing.assert_array_equal(model.predict(test[0]), labels[expected.predict(test[0]) - 1])
     if labels[0] != 10:
         with pytest.raises(ValueError, match="labels that are counts"):
             model.predict_multicompartment_proba(test[0])
@@ -187,8 +189,8 @@ def test_clone_pickle_deepcopy(train, test):
 
 
 BAD_INPUT = {
-    "NaN": (lambda X, y: (np.where(X == X[0, 0], np.nan, X), y), "NaN"),
-    "infinity": (lambda X, y: (np.where(X == X[0, 0], np.inf, X), y), "infinity"),
+    "NaN": (lambda X, y: (np.where(X[0, 0] == X, np.nan, X), y), "NaN"),
+    "infinity": (lambda X, y: (np.where(X[0, 0] == X, np.inf, X), y), "infinity"),
     "single class": (lambda X, y: (X, np.ones_like(y)), "at least two classes; got 1 class"),
     "lengths": (lambda X, y: (X, y[1:]), "inconsistent numbers of samples"),
 }

@@ -80,11 +80,7 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [
-        instance
-        for cls in public_estimators()
-        for instance in INSTANCES.get(cls, [cls()])
-    ],
+    [instance for cls in public_estimators() for instance in INSTANCES.get(cls, [cls()])],
     expected_failed_checks=expected_failures,
     xfail_strict=True,
 )

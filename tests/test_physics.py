@@ -133,9 +133,7 @@ def test_decays():
 def test_signals_are_linear_in_the_fractions(t1, t2, scale):
     protocol = AcquisitionProtocol.named("ir-se-8x8")
     both = {"T1": np.array([[t1, 700.0]]), "T2": np.array([[t2, 60.0]])}
-    mixed = physics.correlation_signals(
-        protocol.contrasts, both, np.array([[scale, 1 - scale]])
-    )
+    mixed = physics.correlation_signals(protocol.contrasts, both, np.array([[scale, 1 - scale]]))
     first = physics.correlation_signals(protocol.contrasts, both, np.array([[1.0, 0.0]]))
     second = physics.correlation_signals(protocol.contrasts, both, np.array([[0.0, 1.0]]))
     np.testing.assert_allclose(mixed, scale * first + (1 - scale) * second, atol=1e-12)

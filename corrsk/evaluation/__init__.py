@@ -1,5 +1,6 @@
 """The judgement: figures of merit, tables and figures of any classifier of counts."""
 
+from corrsk._counts import multicompartment_probability
 from corrsk.evaluation.displays import (
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
@@ -22,7 +23,7 @@ from corrsk.evaluation.scorers import (
     multicompartment_neg_log_loss,
     multicompartment_roc_auc,
 )
-from corrsk.evaluation.scores import expected_calibration_error, multicompartment_probability
+from corrsk.evaluation.scores import expected_calibration_error
 
 __all__ = [
     "PAPER",

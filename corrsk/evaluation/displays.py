@@ -44,7 +44,7 @@ def plot_confusion_matrices(evaluation: Evaluation, *, paper: bool = True) -> Fi
     matplotlib.figure.Figure
     """
     paper = paper and evaluation.classes.tolist() == [1, 2, 3, 4]
-    shown: list[list[tuple[str, NDArray[np.int64], Sequence[Any]]]] = [
+    shown: list[list[tuple[str, NDArray[np.int64], Any]]] = [
         [
             (f"{evaluation.dataset}\nP(n_c ≥ 2) > 0.5",
              evaluation.binary_confusion_matrix, _BINARY_LABELS),
@@ -261,9 +261,7 @@ class LossCurveDisplay:
         Where it was plotted.
     """
 
-    def __init__(
-        self, history: Sequence[dict[str, Any]], *, dataset: str = "unnamed data"
-    ) -> None:
+    def __init__(self, history: Sequence[dict[str, Any]], *, dataset: str = "unnamed data") -> None:
         self.history = history
         self.dataset = dataset
 
@@ -286,9 +284,7 @@ class LossCurveDisplay:
             self.ax_.plot(
                 best["epoch"], best["valid_loss"], "o", label=f"best epoch: {best['epoch']:.0f}"
             )
-        self.ax_.set(
-            xlabel="epoch", ylabel="cross-entropy", title=f"Loss curves\n{self.dataset}"
-        )
+        self.ax_.set(xlabel="epoch", ylabel="cross-entropy", title=f"Loss curves\n{self.dataset}")
         self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_.legend(fontsize=8)
         return self

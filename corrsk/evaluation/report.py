@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from corrsk._counts import is_multicompartment
+from corrsk._counts import is_multicompartment, multicompartment_probability
 from corrsk._files import write_atomically
 from corrsk.evaluation.published import PAPER, PAPER_METRICS
-from corrsk.evaluation.scores import binary_metrics, count_metrics, multicompartment_probability
+from corrsk.evaluation.scores import binary_metrics, count_metrics
 
 _FORMAT = "corrsk-evaluation"
 
@@ -181,9 +181,7 @@ def evaluate(
     if unknown.size:
         raise ValueError(f"y holds {unknown.tolist()}, which is not among {classes.tolist()}")
     if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)):
-        raise ValueError(
-            "probabilities must not be NaN or negative, and each row must sum to 1"
-        )
+        raise ValueError("probabilities must not be NaN or negative, and each row must sum to 1")
     several = is_multicompartment(y)
     predicted = classes[probabilities.argmax(axis=1)]
     answer = multicompartment_probability(probabilities, classes) > 0.5

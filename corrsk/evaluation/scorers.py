@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics
 
-from corrsk._counts import is_multicompartment
-from corrsk.evaluation.scores import multicompartment_probability
+from corrsk._counts import is_multicompartment, multicompartment_probability
 
 
 @dataclass(frozen=True)

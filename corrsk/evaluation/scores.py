@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics
 
-from corrsk._counts import is_multicompartment
+from corrsk._counts import is_multicompartment, multicompartment_probability
 
 N_CALIBRATION_BINS = 15
 
@@ -37,21 +37,6 @@ def expected_calibration_error(
     bins = np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
     gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
     return float(np.abs(gaps).sum() / correct.size)
-
-
-def multicompartment_probability(
-    probabilities: NDArray[np.float64], classes: ArrayLike
-) -> NDArray[np.float64]:
-    """P(n_c >= 2), shape (n,), of class probabilities of shape (n, K).
-
-    Raises
-    ------
-    ValueError
-        If the classes are not compartment counts.
-    """
-    several = is_multicompartment(classes)
-    total: NDArray[np.float64] = probabilities[:, several].sum(axis=1)
-    return total
 
 
 def count_metrics(

@@ -90,13 +90,17 @@ class TrainingCheckpoint(Callback):
                 net.history.record(key, value)
         self.generator.set_state(state["order"])
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None and torch.cuda.is_available():
+        if state["cuda_rng"] is not None and self._on_gpu(net):
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         last = net.history[-1]["epoch"] == net.max_epochs
         if last or time.monotonic() - self.written_at > _INTERVAL:
             self.write(net)
+
+    @staticmethod
+    def _on_gpu(net: Any) -> bool:
+        return torch.device(net.device).type == "cuda"
 
     def write(self, net: Any) -> None:
         """Write the file."""
@@ -109,7 +113,7 @@ class TrainingCheckpoint(Callback):
             "history": history_rows(net),
             "order": self.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "cuda_rng": torch.cuda.get_rng_state() if self._on_gpu(net) else None,
         }
         with write_atomically(self.path) as partial:
             torch.save(state, partial)

@@ -141,9 +141,7 @@ def train_network(
     return net, history
 
 
-def predict_probabilities(
-    net: SignalNet, X: NDArray[np.floating[Any]]
-) -> NDArray[np.float64]:
+def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Class probabilities of signals, shape (n, n_classes), chunk by chunk."""
     device = _device_of(net)
     net.module_.eval()

@@ -124,7 +124,9 @@ class SignalNet(NeuralNetClassifier):
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         return [("epoch_timer", EpochTimer())]
 
-    def on_batch_begin(self, net: Any, batch: Any = None, training: bool = False, **kw: Any) -> None:
+    def on_batch_begin(
+        self, net: Any, batch: Any = None, training: bool = False, **kw: Any
+    ) -> None:
         """Open no history row for the batch."""
 
     def run_single_epoch(
@@ -133,25 +135,21 @@ class SignalNet(NeuralNetClassifier):
         """Run the batches of one epoch; record their mean loss."""
         if iterator is None:
             return
-        total = None
+        total: Any = 0.0
+        correct: Any = 0
         n_samples = 0
         for batch in iterator:
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)
             size = len(batch[0])
-            loss = step["loss"].detach() * size
-            total = loss if total is None else total + loss
+            total = total + step["loss"].detach() * size
             n_samples += size
             if not training:
-                self._count_correct(step["y_pred"], batch[1], first=n_samples == size)
+                correct = correct + (step["y_pred"].argmax(dim=1) == batch[1]).sum()
             self.notify("on_batch_end", batch=batch, training=training, **step)
         self.history.record(f"{prefix}_loss", float(total) / n_samples)
         if not training:
-            self.history.record(f"{prefix}_accuracy", float(self._correct) / n_samples)
-
-    def _count_correct(self, logits: Tensor, target: Tensor, first: bool) -> None:
-        correct = (logits.argmax(dim=1) == target).sum()
-        self._correct = correct if first else self._correct + correct
+            self.history.record(f"{prefix}_accuracy", float(correct) / n_samples)
 
     def train(self, train: TensorSignals, valid: TensorSignals | None, epochs: int) -> None:
         """Run `epochs` epochs with this net's callbacks.

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, cross_validate
+
+from corrsk.evaluation import (
+    PAPER,
+    PAPER_BINARY_CONFUSION_MATRIX,
+    PAPER_CONFUSION_MATRIX,
+    PAPER_METRICS,
+    SCORERS,
+    AccuracyOverNoiseDisplay,
+    CountRocDisplay,
+    Evaluation,
+    LossCurveDisplay,
+    evaluate,
+    expected_calibration_error,
+    multicompartment_accuracy,
+    plot_confusion_matrices,
+)
+
+Y = np.array([1, 1, 2, 3, 4, 2])
+P = np.array(
+    [
+        [0.9, 0.1, 0.0, 0.0],
+        [0.2, 0.5, 0.3, 0.0],
+        [0.4, 0.3, 0.2, 0.1],  # argmax says one, P > 0.5 says several
+        [0.1, 0.2, 0.6, 0.1],
+        [0.0, 0.1, 0.5, 0.4],
+        [0.6, 0.4, 0.0, 0.0],
+    ]
+)
+
+
+def test_by_hand():
+    result = evaluate(Y, P, noise_level=[0.01, 0.01, 0.01, 0.02, 0.02, 0.02], dataset="six")
+    m = result.metrics
+    # predicted: 1 2 1 3 3 1
+    assert m["accuracy"] == pytest.approx(2 / 6)
+    assert m["binary_argmax_accuracy"] == pytest.approx(3 / 6)
+    assert m["binary_accuracy"] == pytest.approx(4 / 6)
+    assert m["precision_1"] == pytest.approx(1 / 3)
+    assert m["recall_1"] == pytest.approx(1 / 2)
+    assert m["f1_1"] == pytest.approx(0.4)
+    assert m["recall_macro"] == pytest.approx((0.5 + 0 + 1 + 0) / 4)
+    assert m["binary_precision_single"] == pytest.approx(1 / 2)
+    assert m["binary_recall_multi"] == pytest.approx(3 / 4)
+    assert m["binary_argmax_recall_single"] == pytest.approx(1 / 2)
+    assert m["log_loss"] == pytest.approx(-np.log([0.9, 0.2, 0.3, 0.6, 0.4, 0.4]).mean())
+    assert m["roc_auc_1"] == roc_auc_score(Y == 1, P[:, 0])
+    assert m["roc_auc_macro"] == roc_auc_score(Y, P, multi_class="ovr")
+    assert m["binary_roc_auc"] == pytest.approx(m["roc_auc_1"])
+    assert result.confusion_matrix.tolist() == [
+        [1, 1, 0, 0], [2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]
+    ]  # fmt: skip
+    assert result.binary_confusion_matrix.tolist() == [[1, 1], [1, 3]]
+    assert result.binary_argmax_confusion_matrix.tolist() == [[1, 1], [2, 2]]
+    assert result.by_noise_level["accuracy"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert result.by_noise_level["n_samples"].tolist() == [3, 3]
+
+
+def test_rounding_makes_no_probability_above_one():
+    rows = np.array([[0.0, 0.5, 0.25, np.nextafter(0.25, 1)], [1.0, 0.0, 0.0, 0.0]])
+    rows[0, 1] = np.nextafter(0.5, 1)
+    assert rows[0, 1:].sum() > 1  # by the last bit
+    result = evaluate([2, 1], rows, classes=[1, 2, 3, 4])
+    assert np.isfinite(result.metrics["binary_log_loss"])
+
+
+def test_calibration_error():
+    assert expected_calibration_error([1, 1, 0, 0], [0.5] * 4) == 0
+    assert expected_calibration_error([0, 0], [1.0, 1.0]) == 1
+    # two bins: |1 - 0.9| and |0 - 0.2|, equally full
+    assert expected_calibration_error([1, 0], [0.9, 0.2]) == pytest.approx(0.15)
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.25, 1, 200_000)
+    calibrated = rng.random(200_000) < confidence
+    assert expected_calibration_error(calibrated, confidence) < 0.01
+    assert expected_calibration_error(calibrated, confidence**2) > 0.1
+
+
+def test_the_papers_figures_agree_with_its_own_matrix():
+    matrix = PAPER_CONFUSION_MATRIX
+    assert matrix.sum(axis=1).tolist() == [25_000] * 4
+    recall = np.diag(matrix) / matrix.sum(axis=1)
+    precision = np.diag(matrix) / matrix.sum(axis=0)
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(PAPER_METRICS["accuracy"], abs=5e-4)
+    assert recall.mean() == pytest.approx(PAPER_METRICS["recall_macro"], abs=5e-3)
+    assert precision.mean() == pytest.approx(PAPER_METRICS["precision_macro"], abs=5e-3)
+    binary = PAPER_BINARY_CONFUSION_MATRIX
+    assert np.trace(binary) / binary.sum() == pytest.approx(
+        PAPER_METRICS["binary_argmax_accuracy"], abs=5e-4
+    )
+    assert recall[0] == pytest.approx(PAPER_METRICS["binary_argmax_recall_single"], abs=5e-3)
+    assert precision[0] == pytest.approx(PAPER_METRICS["binary_argmax_precision_single"], abs=5e-3)
+    names = evaluate(Y, P).metrics
+    assert set(PAPER_METRICS) <= set(names)
+
+
+def test_table_and_json(tmp_path):
+    result = evaluate(Y, P, dataset="six", noise_level=[0.01] * 6)
+    frame = result.to_frame()
+    assert frame.loc["accuracy", "six"] == result.metrics["accuracy"]
+    assert frame.loc["accuracy", PAPER] == 0.612
+    result.to_json(tmp_path / "metrics.json", run={"seed": 0})
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["dataset"] == "six"
+    assert content["run"] == {"seed": 0}
+    again = Evaluation.from_json(tmp_path / "metrics.json")
+    assert again.metrics == result.metrics
+    np.testing.assert_array_equal(again.confusion_matrix, result.confusion_matrix)
+    assert again.by_noise_level.astype(float).equals(result.by_noise_level.astype(float))
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="not an evaluation"):
+        Evaluation.from_json(tmp_path / "metrics.json")
+
+
+def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
+    result = evaluate(np.array([1, 2, 1]), P[:3], classes=[1, 2, 3, 4])
+    assert np.isnan(result.metrics["roc_auc_3"])
+    result.to_json(tmp_path / "metrics.json")
+    assert "NaN" not in (tmp_path / "metrics.json").read_text()
+    assert np.isnan(Evaluation.from_json(tmp_path / "metrics.json").metrics["roc_auc_3"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probabilities": P[:, :3]}, "a column for each of the 4 classes"),
+        ({"probabilities": P * 2}, "must sum to 1"),
+        ({"probabilities": np.where(P == 0.9, np.nan, P)}, "NaN"),
+        ({"y": Y[1:]}, "inconsistent numbers"),
+        ({"y": Y - 1, "classes": [0, 1, 2, 3]}, "labels that are counts"),
+        ({"classes": [1, 2, 3, 5]}, r"y holds \[4\]"),
+        ({"y": Y[:0], "probabilities": P[:0], "classes": [1, 2, 3, 4]}, "no signals"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"y": Y, "probabilities": P} | change
+    with pytest.raises(ValueError, match=message):
+        evaluate(**arguments)
+
+
+def test_scorers_in_a_search(small_data):
+    X, y = small_data.data[:600], small_data.target[:600]
+    forest = RandomForestClassifier(n_estimators=10, random_state=0)
+    search = GridSearchCV(
+        forest, {"max_depth": [1, 6]}, scoring=SCORERS, refit="multicompartment_roc_auc", cv=2,
+        n_jobs=2, error_score="raise",
+    ).fit(X, y)  # fmt: skip
+    assert search.best_params_ == {"max_depth": 6}
+    for name in SCORERS:
+        assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
+    scores = cross_validate(DummyClassifier(), X, y, scoring=SCORERS, cv=2)
+    # who knows nothing answers "several", which most are
+    assert scores["test_multicompartment_accuracy"].mean() == pytest.approx(np.mean(y > 1))
+    assert scores["test_multicompartment_balanced_accuracy"].mean() == pytest.approx(0.5)
+    fitted = forest.fit(X, y)
+    several = 1 - fitted.predict_proba(X)[:, 0]
+    assert multicompartment_accuracy(fitted, X, y) == np.mean((several > 0.5) == (y > 1))
+
+
+# -- figures ------------------------------------------------------------------
+
+
+def texts(ax):
+    legend = ax.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def test_confusion_matrices_stand_beside_the_papers():
+    result = evaluate(Y, P, dataset="six")
+    figure = plot_confusion_matrices(result)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [title.split("\n")[0] for title in titles] == ["six", "six", PAPER, PAPER]
+    shown = [text.get_text() for text in figure.axes[3].texts]
+    assert "88.2%\n22,061" in shown
+    assert len(plot_confusion_matrices(result, paper=False).axes) == 2
+    three = evaluate(Y[Y < 4], P[Y < 4][:, :3] / P[Y < 4][:, :3].sum(axis=1, keepdims=True))
+    assert len(plot_confusion_matrices(three).axes) == 2  # the paper has four classes
+
+
+def test_roc_display():
+    display = CountRocDisplay.from_predictions(Y, P, dataset="six")
+    assert "six" in display.ax_.get_title()
+    assert any("n_c = 2" in text and "paper: 0.81" in text for text in texts(display.ax_))
+    assert sum("average" in text for text in texts(display.ax_)) == 2
+    areas = {name: area for name, (_, _, area) in display.curves.items()}
+    expected = evaluate(Y, P).metrics
+    for name in ("1", "2", "3", "4", "micro", "macro"):
+        assert areas[name] == pytest.approx(expected[f"roc_auc_{name}"])
+
+
+def test_displays_from_estimator_on_given_axes(small_data):
+    from matplotlib.figure import Figure
+
+    from corrsk import CorrelationCNNClassifier
+
+    X, y = small_data.data[:500], small_data.target[:500]
+    model = CorrelationCNNClassifier(max_epochs=3, random_state=0).fit(X, y, X[:99], y[:99])
+    axes = Figure().subplots(1, 3)
+    assert CountRocDisplay.from_estimator(model, X, y, dataset="here", ax=axes[0]).ax_ is axes[0]
+    over_noise = AccuracyOverNoiseDisplay.from_estimator(
+        model, X, y, small_data.noise_level[:500], dataset="here", ax=axes[1]
+    )
+    lines = over_noise.ax_.get_lines()
+    np.testing.assert_allclose(lines[0].get_xdata(), [0.1, 0.2, 0.3, 0.4, 0.5])
+    loss = LossCurveDisplay.from_estimator(model, dataset="here", ax=axes[2])
+    np.testing.assert_allclose(
+        loss.ax_.get_lines()[0].get_ydata(), [row["train_loss"] for row in model.history_]
+    )
+    assert all("here" in ax.get_title() for ax in axes)
+    AccuracyOverNoiseDisplay.from_predictions(y, model.predict_proba(X), np.ones(500))
+    with pytest.raises(ValueError, match="no noise levels"):
+        AccuracyOverNoiseDisplay(evaluate(Y, P))

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from corrsk import load_dataset
+from corrsk._files import write_atomically
+from corrsk.exchange import read_dataset_mat, write_dataset
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text("old")
+    for error in (OSError, KeyboardInterrupt):
+        with pytest.raises(error), write_atomically(path) as partial:
+            partial.write_text("half of the n")
+            raise error
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+    with write_atomically(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from corrsk import load_dataset
+from corrsk.exchange import write_dataset
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+data = load_dataset("midl2024", 2000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    write_dataset(data, Path(sys.argv[1]))
+except OSError as error:
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
+@pytest.mark.parametrize("suffix", ["npz", "parquet", "mat"])
+def test_a_full_disk_leaves_no_half_written_file(tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    path.write_text("old")
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "refused", result.stderr
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("midl2024", 400)
+
+
+def test_npz(data, tmp_path):
+    write_dataset(data, tmp_path / "data.npz")
+    with np.load(tmp_path / "data.npz") as content:
+        np.testing.assert_array_equal(content["data"], data.data)
+        np.testing.assert_array_equal(content["test_indices"], data.test_indices)
+        assert content["tissue_columns"].tolist() == data.tissue.columns.tolist()
+        np.testing.assert_array_equal(content["tissue"], data.tissue.to_numpy())
+
+
+def test_parquet(data, tmp_path):
+    import pandas as pd
+
+    write_dataset(data, tmp_path / "data.parquet")
+    table = pd.read_parquet(tmp_path / "data.parquet")
+    np.testing.assert_array_equal(table[data.feature_names], data.data)
+    assert table["TI50_TE4.5"].dtype == np.float32
+    assert table.index[table["part"] == "test"].tolist() == data.test_indices.tolist()
+    np.testing.assert_array_equal(table["n_c"], data.target)
+    np.testing.assert_array_equal(table["noise_level"], data.noise_level)
+
+
+def test_mat_is_what_the_published_code_reads(data, tmp_path):
+    path = tmp_path / "demo_data.mat"
+    write_dataset(data, path)
+    content = loadmat(path)
+    # what that code does with it, fact by fact
+    assert content["input_train"].astype(np.float32).shape == (280, 1, 8, 8)
+    assert content["label_val"].astype(np.int64).squeeze().shape == (80,)
+    assert np.max(content["label_train"]) == 4
+    levels = content["noiselevel_test"].astype(np.int64).squeeze()
+    assert set(levels.tolist()) == {1, 2, 3, 4, 5}
+    again = read_dataset_mat(path)
+    for part in ("train", "validation", "test"):
+        rows, expected = again[f"{part}_indices"], data[f"{part}_indices"]
+        np.testing.assert_array_equal(again.data[rows], data.data[expected])
+        np.testing.assert_array_equal(again.target[rows], data.target[expected])
+        np.testing.assert_allclose(again.noise_level[rows], data.noise_level[expected])
+    assert again.grid_shape == (8, 8)
+
+
+def mat_content(n=6):
+    x, y = np.zeros((n, 1, 8, 8)), np.arange(n) % 4 + 1
+    return {"input_train": x, "label_train": y, "input_test": x, "label_test": y}
+
+
+def test_mat_without_validation_and_noise_levels(tmp_path):
+    savemat(tmp_path / "data.mat", mat_content())
+    data = read_dataset_mat(tmp_path / "data.mat")
+    assert "validation_indices" not in data
+    assert np.isnan(data.noise_level).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_train": None}, "lacks label_train"),
+        ({"input_train": np.zeros((6, 64))}, r"must have shape \(n, 1, n_ti, n_te\)"),
+        ({"label_test": np.ones(5)}, "label_test in .* has 5 entries for 6 signals"),
+        ({"label_test": np.zeros(6)}, "must be compartment counts"),
+        ({"input_test": np.zeros((6, 1, 8, 7))}, "differ in their grid"),
+    ],
+)
+def test_bad_mat_files(tmp_path, change, message):
+    content = {k: v for k, v in (mat_content() | change).items() if v is not None}
+    savemat(tmp_path / "data.mat", content)
+    with pytest.raises(ValueError, match=message):
+        read_dataset_mat(tmp_path / "data.mat")
+
+
+def test_a_protocol_file_is_no_data(ti_te_mat):
+    with pytest.raises(ValueError, match="lacks input_train"):
+        read_dataset_mat(ti_te_mat)
+
+
+def test_unknown_suffix(data, tmp_path):
+    with pytest.raises(ValueError, match=r"\.npz, \.parquet, \.mat"):
+        write_dataset(data, tmp_path / "data.csv")
+    scattered = load_dataset("midl2024", 20)
+    scattered.protocol = type(scattered.protocol)(ti=[50, 90], te=[5, 9])
+    with pytest.raises(ValueError, match="two-dimensional grid"):
+        write_dataset(scattered, tmp_path / "data.mat")

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file, save_file
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationCNNClassifier,
+    CorrelationSignalGenerator,
+    SignalNormalizer,
+    TissuePrior,
+    load,
+    save,
+)
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    return TissuePrior.named("midl2024").sample(300, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tissue):
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=[5, 20, 60, 90], tr=9000)
+    return make_pipeline(
+        CorrelationSignalGenerator(protocol, random_state=0),
+        SignalNormalizer("max"),
+        CorrelationCNNClassifier(
+            max_epochs=2, random_state=0, class_weight={1: 2, 2: 1, 3: 1, 4: 1}
+        ),
+    ).fit(*tissue)
+
+
+def test_a_pipeline_comes_back_the_same(pipeline, tissue, tmp_path):
+    save(pipeline, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(tissue[0]), pipeline.predict_proba(tissue[0]))
+    assert repr(again.get_params()) == repr(pipeline.get_params())
+    assert again[0].protocol == pipeline[0].protocol
+    assert again[-1].history_ == pipeline[-1].history_
+    assert again[-1].classes_.dtype == pipeline[-1].classes_.dtype
+    np.testing.assert_array_equal(again[0].feature_names_in_, pipeline[0].feature_names_in_)
+    again.fit(*tissue)  # it can be trained again
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c", "d"], [1.0, 2.0, 3.0, 4.0]])
+def test_labels_and_names_come_back(labels, tissue, tmp_path):
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 36)))
+    X.columns = [f"m{i}" for i in range(36)]
+    y = np.array(labels)[tissue[1] - 1]
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, standardize=False).fit(X, y)
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    assert again.predict(X).dtype == y.dtype
+
+
+def test_the_file_can_be_looked_into(pipeline, tmp_path):
+    save(pipeline, tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert tensors["correlationcnnclassifier.network.fc3.weight"].shape == (4, 32)
+
+
+def test_a_model_of_an_absent_gpu_loads_on_the_processor(tissue, pipeline, tmp_path):
+    path = tmp_path / "model.safetensors"
+    pipeline[-1].set_params(device="cuda:77")
+    save(pipeline, path)
+    pipeline[-1].set_params(device="auto")
+    assert load(path).predict(tissue[0]).shape == (300,)
+
+
+def test_what_cannot_be_saved(tissue, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(NotFittedError):
+        save(CorrelationCNNClassifier(), path)
+    with pytest.raises(TypeError, match="cannot save a LogisticRegression"):
+        save(LogisticRegression().fit([[0], [1]], [0, 1]), path)
+    generator = CorrelationSignalGenerator(random_state=np.random.default_rng(0)).fit(tissue[0])
+    with pytest.raises(TypeError, match="random_state.*use an integer"):
+        save(generator, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_files(pipeline, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError):
+        load(path)
+    for content in (b"", b"a shopping list", b"\x80\x04K\x05."):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not an estimator saved by corrsk"):
+            load(path)
+    save_file({"x": np.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not an estimator saved by corrsk"):
+        load(path)
+    newer = {"format": "corrsk-estimator", "version": 99, "corrsk": "9.9", "estimator": {}}
+    save_file({"x": np.zeros(2)}, path, metadata={"corrsk-estimator": json.dumps(newer)})
+    with pytest.raises(ValueError, match=r"corrsk 9\.9.*update corrsk"):
+        load(path)
+    save(pipeline, path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not an estimator saved by corrsk"):
+        load(path)
