@@ -1,4 +1,4 @@
-"""corrsk: how many tissue compartments does a correlation MRI signal hold?
+"""Count the tissue compartments in multiparametric correlation MRI signals.
 
 Simulates multiparametric correlation signals, classifies them by the number of
 sub-compartments, and judges the answers; scikit-learn estimators throughout.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.tissue import table_columns
+from corrsk.tissue import NOISE_LEVEL_COLUMN, table_columns
 
-NOISE_LEVEL_COLUMN = "noise_level"
 _SUM_TOLERANCE = 1e-4  # a table that went through float32 or four decimals still passes
 
 
@@ -101,7 +101,7 @@ class TableLayout:
 
     @staticmethod
     def _refuse(
-        bad: NDArray[np.bool_],
+        bad: Any,
         first_row: int,
         what: str,
         detail: Callable[[int], str] = lambda row: "",

@@ -19,9 +19,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from corrsk import _random, training
 from corrsk._counts import is_multicompartment, multicompartment_probability
 from corrsk._parallel import PROGRESS_DELAY, in_worker
-from corrsk.acquisition import AcquisitionProtocol
 from corrsk.generator import flatten_signals
-from corrsk.networks import smallest_grid
+from corrsk.networks import automatic_grid
 from corrsk.recipes import RECIPES
 
 _LARGEST_AUTO_BATCH = 500
@@ -335,21 +334,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
                     f"or three positive numbers whose product is {n_columns}, or 'auto'"
                 )
             return shape
-        named = self._grid_of_names()
-        if named is not None:
-            return named
-        side = math.isqrt(n_columns)
-        return (side, side) if side * side == n_columns else smallest_grid(n_columns)
-
-    def _grid_of_names(self) -> tuple[int, ...] | None:
-        names = list(getattr(self, "feature_names_in_", ()))
-        try:
-            protocol = AcquisitionProtocol.from_feature_names(names)
-        except ValueError:
-            return None
-        shape = protocol.grid_shape
-        in_order = protocol.in_grid_order().feature_names == names
-        return shape if shape is not None and len(shape) > 1 and in_order else None
+        return automatic_grid(n_columns, list(getattr(self, "feature_names_in_", ())))
 
     def _resolve_batch_size(self, n_samples: int) -> int:
         if self.batch_size == "auto":

@@ -11,15 +11,15 @@ from sklearn.utils import Bunch
 
 from corrsk import _random
 from corrsk._parallel import for_each_block
-from corrsk._tissue_table import NOISE_LEVEL_COLUMN
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics import normalize_signals
-from corrsk.tissue import TissuePrior, resolve_prior
+from corrsk.tissue import NOISE_LEVEL_COLUMN, TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
 # part is spread out, so that any run of samples is split to within one sample.
 PARTS = ("train", "validation", "test")
+_SPLIT_STREAM = 3
 _PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0])
 
 
@@ -154,13 +154,15 @@ def make_correlation_signals(
     probe, _ = prior.sample(1, random_state=0)
     generator.fit(probe)
 
-    tissue, n_c = prior.sample(n_samples, seed, n_jobs=n_jobs, verbose=verbose)
-    levels = _deal_levels(n_c, np.atleast_1d(np.asarray(noise_level, dtype=np.float64)), seed)
-    tissue[NOISE_LEVEL_COLUMN] = levels
+    tissue, n_c = prior.sample(
+        n_samples, seed, noise_level=noise_level, n_jobs=n_jobs, verbose=verbose
+    )
     X = generator.fit_transform(tissue)
     if normalize:
         _normalize_in_place(X, n_jobs=n_jobs, verbose=verbose)
-    return (X, n_c, levels, tissue) if return_tissue else (X, n_c)
+    if not return_tissue:
+        return X, n_c
+    return X, n_c, tissue[NOISE_LEVEL_COLUMN].to_numpy(), tissue
 
 
 def load_dataset(
@@ -238,35 +240,17 @@ def simulate_dataset(
         random_state=seed, return_tissue=True, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     protocol = resolve_protocol(definition.protocol).in_grid_order()
-    strata = target * len(definition.noise_levels) + np.unique(levels, return_inverse=True)[1]
-    part = _deal(strata, _PART_PATTERN, seed, stream=3)
+    distinct = np.unique(definition.noise_levels)
+    strata = target * distinct.size + np.searchsorted(distinct, levels)
+    part = _PART_PATTERN[
+        _random.deal(strata, _PART_PATTERN.size, _random.generator(seed, _SPLIT_STREAM))
+    ]
     indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
     return Bunch(
         data=data, target=target, noise_level=levels, tissue=tissue, **indices,
         feature_names=protocol.feature_names, protocol=protocol,
         name=definition.name, DESCR=definition.description,
     )  # fmt: skip
-
-
-def _deal_levels(
-    n_c: NDArray[np.int64], levels: NDArray[np.float64], seed: int
-) -> NDArray[np.float64]:
-    return levels[_deal(n_c, np.arange(levels.size), seed, stream=2)]
-
-
-def _deal(
-    strata: NDArray[np.int64], cards: NDArray[np.int64], seed: int, stream: int
-) -> NDArray[np.int64]:
-    """Deal `cards` in turn to the samples, stratum after stratum, in random order.
-
-    The turn goes on from one stratum to the next, so that the cards come out
-    even both within each stratum and over all of them.
-    """
-    shuffled = _random.generator(seed, stream).permutation(strata.size)
-    order = shuffled[np.argsort(strata[shuffled], kind="stable")]
-    dealt = np.empty(strata.size, dtype=np.int64)
-    dealt[order] = np.resize(cards, strata.size)
-    return dealt
 
 
 def _normalize_in_place(X: NDArray[np.float32], *, n_jobs: int | None, verbose: bool) -> None:

@@ -18,6 +18,7 @@ from corrsk import _random, physics
 from corrsk._parallel import for_each_block
 from corrsk._tissue_table import TableLayout
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.tissue import checked_noise_levels
 
 _STREAMS = {"fit_transform": 0, "transform": 1}
 
@@ -176,18 +177,11 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return self._simulate(self._checked_table(X, reset=False), "transform")
 
     def _fit(self, X: ArrayLike) -> NDArray[np.float64]:
-        self._noise_levels()  # a bad level is an error of fit, not of a later transform
+        checked_noise_levels(
+            self.noise_level
+        )  # a bad level is an error of fit, not of a later transform
         self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
         return self._checked_table(X, reset=True)
-
-    def _noise_levels(self) -> NDArray[np.float64]:
-        levels = np.atleast_1d(np.asarray(self.noise_level, dtype=np.float64))
-        if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
-            raise ValueError(
-                "noise_level must be a number >= 0 or a list of such numbers (0.01 is 1 %), "
-                f"got {self.noise_level!r}"
-            )
-        return levels
 
     def _checked_table(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
         # NaN has a meaning in a tissue table; where it has none, the layout's check refuses it
@@ -207,7 +201,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
     def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:
         layout = self._layout()
-        levels = self._noise_levels()
+        levels = checked_noise_levels(self.noise_level)
         seed = _random.entropy(self.random_state)
         signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
 

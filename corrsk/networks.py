@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from corrsk.acquisition import AcquisitionProtocol
 
 MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling leave one pixel of it
 
@@ -100,6 +103,33 @@ class StandardizedNetwork(nn.Module):
         """Output of the network for the standardised signals."""
         logits: Tensor = self.network((x.flatten(1) - self.mean) / self.scale)
         return logits
+
+
+def automatic_grid(n_columns: int, feature_names: Sequence[str] = ()) -> tuple[int, ...]:
+    """How to lay out columns on a grid.
+
+    Parameters
+    ----------
+    n_columns : int
+    feature_names : sequence of str, optional
+
+    Returns
+    -------
+    tuple of int
+        The grid that the feature names tell (TI50_TE4.5, in grid order), else a
+        square, else the smallest grid of at least 6 x 6 that holds the columns.
+    """
+    try:
+        protocol = AcquisitionProtocol.from_feature_names(feature_names)
+    except ValueError:
+        shape = None
+    else:
+        in_order = protocol.in_grid_order().feature_names == list(feature_names)
+        shape = protocol.grid_shape if in_order else None
+    if shape is not None and len(shape) > 1:
+        return shape
+    side = math.isqrt(n_columns)
+    return (side, side) if side * side == n_columns else smallest_grid(n_columns)
 
 
 def smallest_grid(n_columns: int) -> tuple[int, int]:

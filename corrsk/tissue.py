@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from corrsk import _random
 from corrsk._parallel import for_each_block
 from corrsk.physics import CONTRASTS
 
+NOISE_LEVEL_COLUMN = "noise_level"
 _MAX_REDRAWS = 1000
 
 
@@ -227,6 +228,7 @@ class TissuePrior:
         n_samples: int,
         random_state: _random.RandomState = None,
         *,
+        noise_level: float | ArrayLike | None = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
@@ -238,6 +240,9 @@ class TissuePrior:
             Number of voxels n.
         random_state : int, RandomState, Generator or None
             The same integer gives the same bits for any `n_jobs`.
+        noise_level : float or sequence of float, optional
+            Noise levels to deal out as a `noise_level` column, each equally
+            frequent within every compartment count, to within one.
         n_jobs : int, optional
             Threads; None (default) for every core.
         verbose : bool, default=True
@@ -247,7 +252,8 @@ class TissuePrior:
         -------
         tissue : DataFrame of shape (n, properties x C + C)
             Columns T1_1..T1_C, T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
-            fractions. Absent compartments have f = 0 and NaN properties.
+            fractions, optionally noise_level. Absent compartments have f = 0
+            and NaN properties.
         n_c : ndarray of shape (n,)
             Number of compartments; all counts are equally frequent to within one.
         """
@@ -256,14 +262,19 @@ class TissuePrior:
         seed = _random.entropy(random_state)
         counts = np.asarray(self.n_compartments)
         n_c = counts[_random.generator(seed, 0).permutation(np.arange(n_samples) % counts.size)]
+        columns = self.columns + ([] if noise_level is None else [NOISE_LEVEL_COLUMN])
         # column by column in memory, which is how pandas keeps a block: no copy is made
-        values = np.empty((len(self.columns), n_samples))
+        values = np.empty((len(columns), n_samples))
+        if noise_level is not None:
+            levels = checked_noise_levels(noise_level)
+            values[-1] = levels[_random.deal(n_c, levels.size, _random.generator(seed, 2))]
 
         def draw(block: int, rows: slice) -> None:
-            self._draw(_random.generator(seed, 1, block), n_c[rows], values[:, rows])
+            drawn = values[: len(self.columns), rows]
+            self._draw(_random.generator(seed, 1, block), n_c[rows], drawn)
 
         for_each_block(draw, n_samples, n_jobs=n_jobs, description="tissue", verbose=verbose)
-        return pd.DataFrame(values.T, columns=self.columns, copy=False), n_c
+        return pd.DataFrame(values.T, columns=columns, copy=False), n_c
 
     def _draw(self, rng: Generator, n_c: NDArray[np.int64], out: NDArray[np.float64]) -> None:
         """Fill `out` of shape (columns, rows) for one block."""
@@ -336,3 +347,20 @@ def resolve_prior(prior: TissuePrior | str) -> TissuePrior:
 def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
     """Columns of a tissue table in their canonical order."""
     return [f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)]
+
+
+def checked_noise_levels(noise_level: float | ArrayLike) -> NDArray[np.float64]:
+    """One or several noise levels as an array of shape (k,).
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is negative, NaN or infinite.
+    """
+    levels = np.atleast_1d(np.asarray(noise_level, dtype=np.float64))
+    if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
+        raise ValueError(
+            "noise_level must be a number >= 0 or a list of such numbers (0.01 is 1 %), "
+            f"got {noise_level!r}"
+        )
+    return levels

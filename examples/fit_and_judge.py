@@ -19,9 +19,10 @@ from corrsk.evaluation import AccuracyOverNoiseDisplay, CountRocDisplay, evaluat
 N_SAMPLES = 40_000
 NOISE_LEVELS = (0.001, 0.002, 0.003, 0.004, 0.005)
 
-tissue, n_c = TissuePrior.named("midl2024").sample(N_SAMPLES, random_state=0)
-# a noise_level column is not needed for training, but tells afterwards which voxel had which
-tissue["noise_level"] = [NOISE_LEVELS[i % 5] for i in range(N_SAMPLES)]
+# with its noise level in the table, every voxel can be judged by it afterwards
+tissue, n_c = TissuePrior.named("midl2024").sample(
+    N_SAMPLES, random_state=0, noise_level=NOISE_LEVELS
+)
 train, test, n_c_train, n_c_test = train_test_split(
     tissue, n_c, test_size=0.2, stratify=n_c, random_state=0
 )

@@ -61,7 +61,7 @@ def test_the_saved_model_is_the_judged_one(finished):
 
 
 def test_a_finished_run_is_not_run_again(finished):
-    out, output = finished
+    out, _ = finished
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     result = run("reproduce", "--out", out, *SMALL)
     assert result.exit_code == 1

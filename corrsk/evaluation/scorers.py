@@ -31,6 +31,7 @@ class MulticompartmentScorer:
     score: Callable[[Any, Any], float]
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        """Score a fitted classifier on signals X of shape (n, N) and counts y."""
         probability = multicompartment_probability(
             np.asarray(estimator.predict_proba(X)), estimator.classes_
         )
