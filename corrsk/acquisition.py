@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk._files import read_mat, write_atomically
+from corrsk._names import lookup
 from corrsk._protocol_checks import checked_contrasts, checked_tr
 from corrsk.physics import CONTRASTS
 
@@ -114,11 +115,7 @@ class AcquisitionProtocol:
         ValueError
             If the name is unknown; the message lists the known ones.
         """
-        if name not in _NAMED_GRIDS:
-            raise ValueError(
-                f"unknown protocol {name!r}; known protocols: {', '.join(sorted(_NAMED_GRIDS))}"
-            )
-        return cls._outer(_NAMED_GRIDS[name], tr=None)
+        return cls._outer(lookup(_NAMED_GRIDS, name, "protocol"), tr=None)
 
     @classmethod
     def from_grid(

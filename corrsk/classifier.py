@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from corrsk import _random, training
 from corrsk._counts import is_multicompartment, multicompartment_probability
+from corrsk._names import lookup
 from corrsk._parallel import PROGRESS_DELAY, in_worker
 from corrsk.generator import flatten_signals
 from corrsk.networks import automatic_grid
@@ -53,7 +54,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     momentum : float, default=0.9
         For "sgd".
     weight_decay : float, default=0.01
-    max_epochs : int, default=20
+    max_epochs : int, default=40
     batch_size : int or "auto", default="auto"
         "auto" is 500, and less for fewer than 50,000 signals: a hundredth of
         their number, but at least 16.
@@ -147,7 +148,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         learning_rate_schedule: str = "one-cycle",
         momentum: float = 0.9,
         weight_decay: float = 0.01,
-        max_epochs: int = 20,
+        max_epochs: int = 40,
         batch_size: int | str = "auto",
         softmax_before_loss: bool = False,
         class_weight: dict[Any, float] | str | None = None,
@@ -199,9 +200,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If the name is unknown; the message lists the known ones.
         """
-        if name not in RECIPES:
-            raise ValueError(f"unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}")
-        return cls(**{**RECIPES[name], **changes})
+        return cls(**{**lookup(RECIPES, name, "recipe"), **changes})
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(

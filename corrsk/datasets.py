@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 from corrsk import _random
+from corrsk._names import lookup
 from corrsk._parallel import for_each_block
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
@@ -74,9 +75,7 @@ def dataset_definition(name: str) -> DatasetDefinition:
     ValueError
         If the name is unknown; the message lists the known ones.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known data sets: {', '.join(DATASETS)}")
-    return DATASETS[name]
+    return lookup(DATASETS, name, "data set")
 
 
 def make_correlation_signals(

@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from corrsk._files import write_atomically
+from corrsk._names import lookup
 from corrsk._parallel import effective_n_jobs
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import dataset_definition, load_dataset
@@ -99,8 +100,7 @@ class Configuration:
         ValueError
         """
         dataset_definition(self.dataset)
-        if self.recipe not in RECIPES:
-            raise ValueError(f"unknown recipe {self.recipe!r}; known recipes: {', '.join(RECIPES)}")
+        lookup(RECIPES, self.recipe, "recipe")
         for name, smallest in (("samples", 10), ("seed", 0), ("epochs", 1)):
             value = getattr(self, name)
             if value is not None and value < smallest:

@@ -14,6 +14,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk import _random
+from corrsk._names import lookup
 from corrsk._parallel import for_each_block
 from corrsk.physics import CONTRASTS
 
@@ -171,10 +172,7 @@ class TissuePrior:
                 f"min_fraction must lie in [0, {1 / max(counts):g}], so that {max(counts)} "
                 f"fractions can sum to 1; got {self.min_fraction}"
             )
-        if self.fraction_law not in FRACTION_LAWS:
-            raise ValueError(
-                f"unknown fraction_law {self.fraction_law!r}; known: {', '.join(FRACTION_LAWS)}"
-            )
+        lookup(FRACTION_LAWS, self.fraction_law, "fraction law")
         if self.t2_below_t1:
             if not {"T1", "T2"} <= set(self.ranges):
                 raise ValueError("t2_below_t1 needs ranges for both T1 and T2")
@@ -207,11 +205,7 @@ class TissuePrior:
         ValueError
             If the name is unknown; the message lists the known ones.
         """
-        if name not in _NAMED_PRIORS:
-            raise ValueError(
-                f"unknown tissue prior {name!r}; known priors: {', '.join(sorted(_NAMED_PRIORS))}"
-            )
-        return replace(_NAMED_PRIORS[name], **changes)
+        return replace(lookup(_NAMED_PRIORS, name, "tissue prior"), **changes)
 
     @property
     def max_compartments(self) -> int:

@@ -48,8 +48,8 @@ for column, count in enumerate(prior.n_compartments):
             signals[voxel].reshape(protocol.grid_shape), cmap="RdBu_r", vmin=-1, vmax=1
         )
         ax.set_title(f"n_c = {count}, {name}", fontsize=9)
-        ax.set_xticks(range(8), [f"{te:.0f}" for te in np.unique(protocol.te)])
-        ax.set_yticks(range(10), [f"{ti:.0f}" for ti in np.unique(protocol.ti)])
+        ax.set_xticks(range(8), [f"{te:.0f}" for te in np.unique(protocol.te)], fontsize=8)
+        ax.set_yticks(range(10), [f"{ti:.0f}" for ti in np.unique(protocol.ti)], fontsize=8)
         if row:
             ax.set_xlabel("TE (ms)")
         if not column:

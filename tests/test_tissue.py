@@ -128,7 +128,7 @@ def test_it_is_a_value():
         ({"n_compartments": (0, 1)}, "distinct positive counts"),
         ({"n_compartments": (1, 1)}, "distinct positive counts"),
         ({"min_fraction": 0.3}, "4 fractions can sum to 1"),
-        ({"fraction_law": "gamma"}, "known: dirichlet"),
+        ({"fraction_law": "gamma"}, "known fraction laws: dirichlet"),
         ({"ranges": {"T2": PropertyRange(1, 2)}, "t2_below_t1": True}, "both T1 and T2"),
         (
             {
@@ -165,7 +165,7 @@ def test_bad_ranges(arguments, message):
 
 
 def test_unknown_name_and_no_samples():
-    with pytest.raises(ValueError, match="known priors: midl2024"):
+    with pytest.raises(ValueError, match="known tissue priors: midl2024"):
         TissuePrior.named("brain")
     with pytest.raises(ValueError, match="at least 1"):
         TissuePrior().sample(0)
