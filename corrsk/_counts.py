@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
-    """Which labels stand for two compartments or more.
+def as_counts(labels: Any) -> NDArray[np.int64]:
+    """Labels as compartment counts.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
 
     Returns
     -------
-    ndarray of bool, shape (n,)
+    ndarray of int, shape (n,)
 
     Raises
     ------
@@ -30,12 +30,17 @@ def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
         counts = labels.astype(np.float64)
     except (TypeError, ValueError):
         counts = np.full(labels.shape, np.nan)
-    if not ((counts >= 1) & (counts == np.floor(counts))).all():
+    if labels.dtype == bool or not ((counts >= 1) & (counts == np.floor(counts))).all():
         raise ValueError(
-            "the question whether there is more than one compartment needs labels that are "
-            f"counts (1, 2, 3, ..); got the labels {np.unique(labels).tolist()}"
+            "labels must be compartment counts (1, 2, 3, ..), which tell whether there is more "
+            f"than one; got {np.unique(labels.astype(str)).tolist()[:8]}"
         )
-    return counts >= 2
+    return counts.astype(np.int64)
+
+
+def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
+    """Which labels, compartment counts, stand for two compartments or more."""
+    return as_counts(labels) >= 2
 
 
 def multicompartment_probability(

@@ -18,6 +18,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     the final name that was not there before, and no partial file beside it.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
     # the suffix is kept, since writers such as numpy's and pandas' look at it
     handle, name = tempfile.mkstemp(
         dir=path.parent or None, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}"

@@ -25,6 +25,8 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
         if name not in given:
             continue
         try:
+            if np.iscomplexobj(given[name]):
+                raise TypeError("complex")
             values = np.array(given[name], dtype=np.float64).ravel()
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} must be a list of numbers in {contrast.unit}") from error
@@ -35,10 +37,13 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
         if values.min() < 0 or (values.min() == 0 and not contrast.zero_allowed):
             bound = "not be negative" if contrast.zero_allowed else "be positive"
             raise ValueError(f"{name} must {bound}; the smallest is {values.min():g}")
-        if values.max() < contrast.smallest_maximum or values.min() > contrast.largest_minimum:
+        weighted = values[values > 0]  # b = 0 belongs to every protocol and has no unit
+        if weighted.size and (
+            weighted.max() < contrast.smallest_maximum or weighted.min() > contrast.largest_minimum
+        ):
             raise ValueError(
-                f"{name} must be in {contrast.unit}, but {values.min():g}..{values.max():g} can "
-                f"only be in {contrast.wrong_unit}; multiply by "
+                f"{name} must be in {contrast.unit}, but {weighted.min():g}..{weighted.max():g} "
+                f"can only be in {contrast.wrong_unit}; multiply by "
                 f"{1000 if contrast.smallest_maximum else 0.001:g}"
             )
         values.flags.writeable = False
@@ -56,7 +61,10 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
 def checked_tr(tr: float | None, contrasts: Mapping[str, NDArray[np.float64]]) -> float | None:
     if tr is None:
         return None
-    tr = float(tr)
+    try:
+        tr = float(tr)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"tr must be a positive time in ms or None, got {tr!r}") from error
     if not math.isfinite(tr) or tr <= 0:
         raise ValueError(f"tr must be a positive time in ms or None, got {tr}")
     if tr < _SHORTEST_TR:

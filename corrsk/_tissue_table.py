@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk.physics import CONTRASTS, check_tissue_unit
 from corrsk.tissue import NOISE_LEVEL_COLUMN, table_columns
 
 _SUM_TOLERANCE = 1e-4  # a table that went through float32 or four decimals still passes
@@ -48,19 +49,39 @@ class TableLayout:
         n_compartments = sum(bool(re.fullmatch(r"f_\d+", name)) for name in position)
         expected = table_columns(properties, max(n_compartments, 1))
         missing = [name for name in expected if name not in position]
-        unexpected = [name for name in position if name not in {*expected, NOISE_LEVEL_COLUMN}]
+        # properties that this protocol does not probe, such as D, may stand there too
+        every = tuple(contrast.tissue for contrast in CONTRASTS.values())
+        allowed = {NOISE_LEVEL_COLUMN, *table_columns(every, max(n_compartments, 1))}
+        unexpected = [name for name in position if name not in allowed]
         if missing:
             raise ValueError(
                 f"the tissue table lacks the columns {', '.join(missing)}: the protocol needs "
                 f"{', '.join(names)} of every compartment"
-                + (f"; not used are {', '.join(unexpected)}" if unexpected else "")
+                + (f"; not known are {', '.join(unexpected)}" if unexpected else "")
             )
-        # Properties that the protocol does not probe (D in a T1-T2 protocol) may stand there.
+        if unexpected:
+            raise ValueError(
+                f"the tissue table has columns that mean nothing to it: {', '.join(unexpected)}; "
+                f"drop them. It takes {', '.join(expected)} and {NOISE_LEVEL_COLUMN}"
+            )
         groups = {
             name: np.array([position[f"{name}_{i}"] for i in range(1, n_compartments + 1)])
             for name in names
         }
         return cls(groups, position.get(NOISE_LEVEL_COLUMN))
+
+    def check_units(self, table: NDArray[np.float64]) -> None:
+        """Refuse a whole table whose values can only be in another unit.
+
+        Raises
+        ------
+        ValueError
+        """
+        for name, columns in self.groups.items():
+            if name != "f" and table.shape[0]:
+                largest = max(np.nanmax(table[:, column], initial=0.0) for column in columns)
+                if largest > 0:
+                    check_tissue_unit(name, float(largest))
 
     def check(self, table: NDArray[np.float64], first_row: int = 0) -> None:
         """Check a block of rows; `first_row` is its place in the whole table.
@@ -68,7 +89,7 @@ class TableLayout:
         Raises
         ------
         ValueError
-            Naming the first bad row and what is wrong with it.
+            Naming a bad row and what is wrong with it.
         """
         fractions = table[:, self.groups["f"]]
         present = fractions > 0

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk._checks import lookup
 from corrsk._files import read_mat, write_atomically
-from corrsk._names import lookup
 from corrsk._protocol_checks import checked_contrasts, checked_tr
 from corrsk.physics import CONTRASTS
 
@@ -149,7 +149,7 @@ class AcquisitionProtocol:
 
     @classmethod
     def from_mat(cls, path: str | Path) -> AcquisitionProtocol:
-        """Read a MATLAB file with vectors `ti`, `te` (and/or `b`) and optional `tr`.
+        """Read a MATLAB file with vectors `ti` and `te` (or one of them and `b`), optionally `tr`.
 
         The measurements keep the order of the file.
 
@@ -158,19 +158,21 @@ class AcquisitionProtocol:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not a readable MATLAB file, or holds none of the vectors.
+            If it is not a readable MATLAB file, or holds fewer than two vectors.
         """
         content = {key.lower(): value for key, value in read_mat(path).items()}
         contrasts = {
             name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
         }
-        if "TI" not in contrasts and "TE" not in contrasts:
+        if len(contrasts) < 2:
             raise ValueError(
                 f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
                 f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
             )
-        tr = float(np.ravel(content["tr"])[0]) if np.size(content.get("tr", ())) else None
-        return cls(contrasts, tr=tr)
+        tr = np.unique(content.get("tr", ()))
+        if tr.size > 1:
+            raise ValueError(f"{path} has several values of tr; a protocol has one")
+        return cls(contrasts, tr=tr[0] if tr.size else None)
 
     @classmethod
     def from_json(cls, path: str | Path) -> AcquisitionProtocol:
@@ -192,6 +194,15 @@ class AcquisitionProtocol:
                 f"{path} is not a protocol: expected an object with the key 'contrasts', "
                 'such as {"contrasts": {"TI": [...], "TE": [...]}, "tr": null}'
             )
+        if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
+            raise ValueError(
+                f"{path} is in the format {content.get('format')!r}, version "
+                f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
+            )
+        for name, unit in content.get("units", {}).items():
+            known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
+            if unit != known:
+                raise ValueError(f"{path} has {name} in {unit}; corrsk wants {known}")
         return cls(content["contrasts"], tr=content.get("tr"))
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,14 +18,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from corrsk import _random, training
+from corrsk._checks import lookup
 from corrsk._counts import is_multicompartment, multicompartment_probability
-from corrsk._names import lookup
 from corrsk._parallel import PROGRESS_DELAY, in_worker
-from corrsk.generator import flatten_signals
-from corrsk.networks import automatic_grid
+from corrsk.generator import flatten_signals, layout_of
+from corrsk.networks import resolve_grid
 from corrsk.recipes import RECIPES
-
-_LARGEST_AUTO_BATCH = 500
 
 
 class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
@@ -38,9 +37,11 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     ----------
     grid_shape : tuple of int or "auto", default="auto"
         (n_ti, n_te) or (n_ti, n_te, n_b): how the N columns, in grid order, are
-        laid out. "auto" takes it from the feature names (TI50_TE4.5), else a
-        square, else the smallest grid of at least 6 x 6 that holds the columns,
-        filled up with zeros.
+        laid out. "auto" takes it from the shape of X, if that is (n, n_ti, n_te),
+        else from the feature names (TI50_TE4.5), else a square, else the smallest
+        grid of at least 6 x 6 that holds the columns, filled up with zeros. In a
+        Pipeline, ``set_output(transform="pandas")`` hands the names on, which a
+        protocol that is not square needs.
     dropout : float, default=0.0
         Dropout rate.
     standardize : bool, default=True
@@ -76,7 +77,8 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     checkpoint : path-like or None, default=None
         File in which the state of the training is kept. A `fit` that finds
         there the state of the same training, cut off, goes on with it and ends
-        with the same bits; that needs an integer `random_state`.
+        with the same bits; that needs an integer `random_state`. One file serves
+        one training: not for searches and cross-validation.
     random_state : int, RandomState, Generator or None, default=None
         Seed of the weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
@@ -92,6 +94,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     history_ : list of dict
         For each epoch: epoch, train_loss, learning_rate, seconds, and with
         validation data valid_loss and valid_accuracy. `pandas.DataFrame(history_)`.
+        The losses are weighted by `class_weight`, if that is given.
     best_epoch_ : int or None
         The epoch with the lowest validation loss.
     n_iter_ : int
@@ -104,8 +107,8 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     Endt, Lachermeier and Menzel, "Classification of multiparametric
     correlation MRI signals using deep neural networks", MIDL 2024.
 
-    The same `random_state` gives the same bits on the same machine with the
-    same number of threads.
+    On the processor the same `random_state` gives the same bits, on the same
+    machine with the same number of threads. On a GPU, sums may differ in order.
 
     Examples
     --------
@@ -133,7 +136,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
         "restore_best": ["boolean"],
         "device": [str],
-        "checkpoint": "no_validation",  # type: ignore[dict-item]
+        "checkpoint": [str, os.PathLike, None],
         "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
         "verbose": ["verbose"],
     }
@@ -231,9 +234,18 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If the signals hold NaN or infinite values, y has a single class,
-            validation data do not fit, or a parameter is out of range.
+            validation data do not fit, a parameter is out of range, or the training
+            diverges.
         """
+        if hasattr(self, "net_"):
+            delattr(self, "net_")  # a fit that fails must not leave the net of an earlier one
         device = training.resolve_device(self.device)
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                "a checkpoint needs an integer random_state, by which a later fit can tell that it "
+                f"is the same training; got {self.random_state!r}"
+            )
+        layout = layout_of(X)
         signals, labels = validate_data(self, flatten_signals(X), y, dtype=np.float32, order="C")
         check_classification_targets(labels)
         classes, index = np.unique(labels, return_inverse=True)
@@ -242,7 +254,9 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
                 f"y must hold at least two classes; got 1 class, {classes.tolist()[0]!r}"
             )
         seed = _random.entropy(self.random_state)
-        self._resolve_grid_shape()  # a shape that does not fit is an error before any work
+        grid_shape = resolve_grid(
+            self.grid_shape, self.n_features_in_, layout, getattr(self, "feature_names_in_", ())
+        )
         validation = self._validation_data(X_val, y_val, classes)
         if validation is None and self.validation_fraction is not None:
             signals, held_out, index, held_out_index = train_test_split(
@@ -251,17 +265,17 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             )  # fmt: skip
             validation = (held_out, held_out_index)
         net, history = training.train_network(
-            self._settings(classes, index, seed),
+            self._settings(classes, index, grid_shape, seed),
             (signals, index), validation, device=device, checkpoint=self.checkpoint,
             progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
         )  # fmt: skip
         self.classes_ = classes
-        self.grid_shape_ = self._resolve_grid_shape()
-        self.net_ = net
+        self.grid_shape_ = grid_shape
         self.history_ = history
         self.n_iter_ = len(self.history_)
         losses = [row["valid_loss"] for row in self.history_ if "valid_loss" in row]
         self.best_epoch_ = int(np.argmin(losses)) + 1 if losses else None
+        self.net_ = net
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -321,24 +335,10 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         is_multicompartment(self.classes_)  # labels that are no counts: an error before the work
         return multicompartment_probability(self.predict_proba(X), self.classes_)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "net_")
+
     # -- from parameters to parts -------------------------------------------
-
-    def _resolve_grid_shape(self) -> tuple[int, ...]:
-        n_columns = self.n_features_in_
-        if self.grid_shape != "auto":
-            shape = tuple(int(side) for side in self.grid_shape)
-            if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != n_columns:
-                raise ValueError(
-                    f"grid_shape {shape} does not lay out the {n_columns} columns of X; give two "
-                    f"or three positive numbers whose product is {n_columns}, or 'auto'"
-                )
-            return shape
-        return automatic_grid(n_columns, list(getattr(self, "feature_names_in_", ())))
-
-    def _resolve_batch_size(self, n_samples: int) -> int:
-        if self.batch_size == "auto":
-            return min(n_samples, max(16, min(_LARGEST_AUTO_BATCH, n_samples // 100)))
-        return min(n_samples, int(self.batch_size))
 
     def _validation_data(
         self, X_val: ArrayLike | None, y_val: ArrayLike | None, classes: NDArray[Any]
@@ -361,14 +361,22 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         return signals, np.searchsorted(classes, labels)
 
     def _settings(
-        self, classes: NDArray[Any], index: NDArray[np.int64], seed: int
+        self,
+        classes: NDArray[Any],
+        index: NDArray[np.int64],
+        grid_shape: tuple[int, ...],
+        seed: int,
     ) -> training.TrainingSettings:
         weights = None
         if self.class_weight is not None:
             weights = compute_class_weight(self.class_weight, classes=classes, y=classes[index])
+            if weights.min() < 0 or weights[index].mean() == 0:
+                raise ValueError(
+                    f"class_weight must not be negative or all zero, got {self.class_weight}"
+                )
             weights = weights / weights[index].mean()  # the learning rate keeps its meaning
         return training.TrainingSettings(
-            grid_shape=self._resolve_grid_shape(),
+            grid_shape=grid_shape,
             n_classes=len(classes),
             dropout=self.dropout,
             standardize=self.standardize,
@@ -378,7 +386,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             max_epochs=self.max_epochs,
-            batch_size=self._resolve_batch_size(len(index)),
+            batch_size=training.resolve_batch_size(self.batch_size, len(index)),
             softmax_before_loss=self.softmax_before_loss,
             class_weights=None if weights is None else tuple(map(float, weights)),
             patience=self.n_iter_no_change,

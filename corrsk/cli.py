@@ -39,7 +39,7 @@ Dataset = Annotated[
         "5 % of M0), 'midl2024-low-noise' takes a tenth of it, at which its figures fit."
     ),
 ]
-Samples = Annotated[int, typer.Option(min=10, help="Number of signals to simulate.")]
+Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same result.")]
 Jobs = Annotated[int | None, typer.Option(help="Number of threads. Default: every core.")]
 
@@ -164,6 +164,11 @@ def simulate(
             definition = dataclasses.replace(definition, noise_reference=noise_reference)
         _say(f"simulating {samples:,} signals of {dataset}")
         data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
+        if out.suffix == ".mat" and any(round(100 * x, 9) % 1 for x in definition.noise_levels):
+            _say(
+                "note: the published code takes noise levels as whole percents; those of this "
+                "data set it will round to 0 in its plots over the noise level"
+            )
         _say(f"writing {out}")
         write_dataset(data, out)
 
@@ -181,7 +186,7 @@ def _say(line: str) -> None:
 
 
 def _print_results(evaluation: Evaluation) -> None:
-    from corrsk.reproduction import results_table
+    from corrsk.evaluation import results_table
 
     frame = results_table(evaluation)
     table = Table()
@@ -198,7 +203,10 @@ def _clear_errors(stopped: str) -> Iterator[None]:
     """What a user can mend is one line; Ctrl-C says what is left."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except MemoryError as error:
+        typer.echo(f"Error: there is not enough memory ({error}); take fewer --samples", err=True)
+        raise typer.Exit(1) from error
+    except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
 from corrsk import _random
-from corrsk._names import lookup
+from corrsk._checks import checked_count, lookup
 from corrsk._parallel import for_each_block
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
@@ -148,6 +148,7 @@ def make_correlation_signals(
         noise_distribution=noise_distribution, inversion_efficiency=inversion_efficiency,
         random_state=seed, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
+    checked_count("n_samples", n_samples, at_least=1)
     # a voxel of nothing in particular checks the parameters before the long work
     prior = resolve_prior(prior)
     probe, _ = prior.sample(1, random_state=0)
@@ -227,11 +228,8 @@ def simulate_dataset(
     verbose: bool = True,
 ) -> Bunch:
     """Simulate a data set of one's own definition; see :func:`load_dataset`."""
-    if n_samples < len(_PART_PATTERN):
-        raise ValueError(
-            f"n_samples must be at least {len(_PART_PATTERN)}, so that training, validation "
-            f"and test data each get some; got {n_samples}"
-        )
+    # so many that training, validation and test data each get some
+    checked_count("n_samples", n_samples, at_least=len(_PART_PATTERN))
     seed = _random.entropy(random_state)
     data, target, levels, tissue = make_correlation_signals(
         n_samples, prior=definition.prior, protocol=definition.protocol,

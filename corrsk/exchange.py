@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from corrsk._counts import as_counts
 from corrsk._files import read_mat, write_atomically
 from corrsk.datasets import PARTS
 
@@ -39,7 +40,8 @@ def write_dataset(data: Bunch, path: Path) -> None:
         signal with columns for the measurements, n_c, noise_level, part and
         tissue; ".mat" the layout that the code published with the paper reads:
         `input_train` (n, 1, n_ti, n_te), `label_train`, .., `noiselevel_test`
-        in percent.
+        in percent. That code takes the levels as the integers 1 to 5: those of
+        "midl2024-low-noise", 0.1 to 0.5, it would all round to 0.
 
     Raises
     ------
@@ -134,44 +136,69 @@ def read_dataset_mat(path: str | Path) -> Bunch:
             f"input_train (n, 1, n_ti, n_te), label_train, .., found {sorted(content) or 'nothing'}"
         )
     parts = [part for part, theirs in _MAT_PARTS.items() if f"input_{theirs}" in content]
-    signals: list[NDArray[Any]] = []
-    labels: list[NDArray[Any]] = []
-    levels: list[NDArray[Any]] = []
-    sizes: list[int] = []
+    signals: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
+    levels: list[NDArray[np.float64]] = []
     for part in parts:
-        theirs = _MAT_PARTS[part]
-        x = np.asarray(content[f"input_{theirs}"])
-        y = np.ravel(content.get(f"label_{theirs}", ()))
-        level = np.ravel(content.get(f"noiselevel_{theirs}", np.full(len(x), np.nan)))
-        if x.ndim != 4 or x.shape[1] != 1:
-            raise ValueError(
-                f"input_{theirs} in {path} must have shape (n, 1, n_ti, n_te), got {x.shape}"
-            )
-        for name, values in ((f"label_{theirs}", y), (f"noiselevel_{theirs}", level)):
-            if len(values) != len(x):
-                raise ValueError(f"{name} in {path} has {len(values)} entries for {len(x)} signals")
+        x, y, level = _read_part(content, _MAT_PARTS[part], str(path))
         if signals and x.shape[1:] != signals[0].shape[1:]:
-            raise ValueError(f"the inputs in {path} differ in their grid: {x.shape[1:]} ..")
+            raise ValueError(
+                f"the inputs in {path} differ in their grid: {signals[0].shape[2:]}, {x.shape[2:]}"
+            )
         signals.append(x)
         labels.append(y)
-        levels.append(level / 100)
-        sizes.append(len(x))
+        levels.append(level)
+    for part, y in zip(parts, labels, strict=True):
+        extra = np.setdiff1d(y, labels[0]).tolist()
+        if extra:
+            raise ValueError(f"label_{_MAT_PARTS[part]} in {path} holds {extra}, label_train not")
+        if np.unique(y).size < 2:
+            raise ValueError(f"label_{_MAT_PARTS[part]} in {path} holds a single class, {y[0]}")
+    sizes = [len(y) for y in labels]
     grid_shape = signals[0].shape[2:]
     ends = np.cumsum(sizes)
-    noise_level = np.concatenate(levels)
     indices = {
         f"{part}_indices": np.arange(end - size, end)
         for part, end, size in zip(parts, ends, sizes, strict=True)
     }
-    target = np.concatenate(labels)
-    if not (np.isfinite(target) & (target == np.floor(target)) & (target >= 1)).all():
-        raise ValueError(f"the labels in {path} must be compartment counts 1, 2, 3, ..")
     return Bunch(
-        data=np.concatenate(signals).reshape(ends[-1], -1).astype(np.float32),
-        target=target.astype(np.int64),
-        noise_level=noise_level,
+        data=np.concatenate(signals).reshape(ends[-1], -1),
+        target=np.concatenate(labels),
+        noise_level=np.concatenate(levels),
         grid_shape=tuple(int(side) for side in grid_shape),
         name=Path(path).name,
         DESCR=f"read from {Path(path).name}",
         **indices,
     )
+
+
+def _read_part(
+    content: dict[str, Any], part: str, path: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """Signals, labels and noise levels of one part, checked."""
+    x = np.asarray(content[f"input_{part}"])
+    y = np.ravel(content.get(f"label_{part}", ()))
+    level = np.ravel(content.get(f"noiselevel_{part}", np.full(len(x), np.nan)))
+    for name, values in (
+        (f"input_{part}", x), (f"label_{part}", y), (f"noiselevel_{part}", level)
+    ):  # fmt: skip
+        if values.dtype.kind not in "fiub":
+            raise ValueError(f"{name} in {path} must hold real numbers, not {values.dtype}")
+    if x.ndim != 4 or x.shape[1] != 1:
+        raise ValueError(
+            f"input_{part} in {path} must have shape (n, 1, n_ti, n_te), got {x.shape}"
+        )
+    for name, values in ((f"label_{part}", y), (f"noiselevel_{part}", level)):
+        if len(values) != len(x):
+            raise ValueError(f"{name} in {path} has {len(values)} entries for {len(x)} signals")
+    bad = ~np.isfinite(x).all(axis=(1, 2, 3))
+    if bad.any():
+        raise ValueError(
+            f"input_{part} in {path} holds NaN or infinite values, in {bad.sum()} of {len(x)} "
+            f"signals, the first of which is number {np.argmax(bad)}"
+        )
+    try:
+        counts = as_counts(y)
+    except ValueError as error:
+        raise ValueError(f"label_{part} in {path}: {error}") from error
+    return x.astype(np.float32), counts, level / 100

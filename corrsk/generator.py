@@ -15,20 +15,32 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import _random, physics
+from corrsk._checks import checked_noise_levels
 from corrsk._parallel import for_each_block
 from corrsk._tissue_table import TableLayout
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
-from corrsk.tissue import checked_noise_levels
 
 _STREAMS = {"fit_transform": 0, "transform": 1}
 
 
 def flatten_signals(X: Any) -> Any:
     """(n, n_ti, n_te) and deeper arrays as (n, N); everything else as it is."""
+    layout = layout_of(X)
+    if layout is None:
+        return X
+    X = X if hasattr(X, "reshape") else np.asarray(X)
+    return X.reshape(X.shape[0], -1)
+
+
+def layout_of(X: Any) -> tuple[int, ...] | None:
+    """The shape (n_ti, n_te, ..) of each signal, if X has more than two dimensions."""
     shape = getattr(X, "shape", None)
-    if shape is not None and len(shape) > 2 and not hasattr(X, "iloc"):
-        return X.reshape(shape[0], -1)
-    return X
+    if isinstance(X, (list, tuple)):
+        try:
+            shape = np.shape(X)
+        except ValueError:  # a ragged list, which scikit-learn's validation explains
+            return None
+    return tuple(shape[1:]) if shape is not None and len(shape) > 2 else None
 
 
 class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
@@ -192,6 +204,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             table.shape[0], n_jobs=self.n_jobs, description="checking tissue",
             verbose=self.verbose,
         )  # fmt: skip
+        layout.check_units(table)
         return table
 
     def _layout(self) -> TableLayout:
@@ -216,8 +229,10 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
                 values[fractions == 0] = 0  # it may have been NaN: the key must not tell
             key = _content_key(fractions, *properties.values())
             rng = _random.generator(seed, _STREAMS[stream], block, key)
+            # a stream of its own, so that the noise does not depend on the number of levels
+            choice = _random.generator(seed, _STREAMS[stream], block, key, 1)
             level = (
-                levels[rng.integers(0, levels.size, voxels.shape[0])]
+                levels[choice.integers(0, levels.size, voxels.shape[0])]
                 if layout.noise_level is None
                 else voxels[:, layout.noise_level]
             )

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -58,8 +59,10 @@ def save(estimator: BaseEstimator, path: str | Path) -> None:
         "format": _FORMAT, "version": _VERSION, "corrsk": version("corrsk"),
         "estimator": _encode_estimator(estimator, "", tensors),
     }  # fmt: skip
+    # through bytes: safetensors' own writer has an exception of its own for a full disk
+    file = to_bytes(tensors, metadata={_FORMAT: json.dumps(content)})
     with write_atomically(path) as partial:
-        save_file(tensors, partial, metadata={_FORMAT: json.dumps(content)})
+        partial.write_bytes(file)
 
 
 def load(path: str | Path) -> Any:
@@ -95,18 +98,26 @@ def load(path: str | Path) -> Any:
             f"{path} was written by corrsk {content['corrsk']}, in a format newer than this "
             "version reads; update corrsk"
         )
-    return _decode_estimator(content["estimator"], "", tensors)
+    try:
+        return _decode_estimator(content["estimator"], "", tensors)
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole estimator: {error} is missing") from error
 
 
 def _encode_estimator(
-    estimator: BaseEstimator, prefix: str, tensors: dict[str, NDArray[Any]]
+    estimator: Any, prefix: str, tensors: dict[str, NDArray[Any]]
 ) -> dict[str, Any]:
+    if estimator is None or estimator == "passthrough":
+        return {"class": "passthrough"}
     if isinstance(estimator, Pipeline):
         steps = [
             [name, _encode_estimator(step, f"{prefix}{name}.", tensors)]
             for name, step in estimator.steps
         ]
-        return {"class": "Pipeline", "steps": steps}
+        return {
+            "class": "Pipeline", "steps": steps,
+            "transform_input": estimator.transform_input, "verbose": estimator.verbose,
+        }  # fmt: skip
     name = type(estimator).__name__
     if _CLASSES.get(name) is not type(estimator):
         raise TypeError(
@@ -126,24 +137,39 @@ def _encode_estimator(
         "class": name,
         "parameters": {key: _encode(value, key) for key, value in parameters.items()},
         "fitted": {key: _encode(value, key) for key, value in fitted.items()},
+        # set_output and set_fit_request: a Pipeline behaves otherwise without them
+        "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
+        "fit_request": {
+            key: value
+            for key, value in estimator.get_metadata_routing().fit.requests.items()
+            if value is not None
+        },
     }
 
 
 def _decode_estimator(
     content: dict[str, Any], prefix: str, tensors: dict[str, NDArray[Any]]
-) -> BaseEstimator:
+) -> Any:
+    if content["class"] == "passthrough":
+        return "passthrough"
     if content["class"] == "Pipeline":
+        steps = [
+            (name, _decode_estimator(step, f"{prefix}{name}.", tensors))
+            for name, step in content["steps"]
+        ]
         return Pipeline(
-            [
-                (name, _decode_estimator(step, f"{prefix}{name}.", tensors))
-                for name, step in content["steps"]
-            ]
+            steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
     estimator = _CLASSES[content["class"]](
         **{key: _decode(value) for key, value in content["parameters"].items()}
     )
     for key, value in content["fitted"].items():
         setattr(estimator, key, _decode(value))
+    if content["output"] is not None:
+        estimator.set_output(transform=content["output"])
+    if content["fit_request"]:
+        with config_context(enable_metadata_routing=True):
+            estimator.set_fit_request(**content["fit_request"])
     if isinstance(estimator, CorrelationCNNClassifier):
         own = {
             key.removeprefix(prefix): values

@@ -18,52 +18,33 @@ import sklearn
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
+from corrsk._checks import checked_count, lookup
 from corrsk._files import write_atomically
-from corrsk._names import lookup
 from corrsk._parallel import effective_n_jobs
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import dataset_definition, load_dataset
 from corrsk.evaluation import (
-    PAPER,
     PAPER_NOTE,
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
     plot_confusion_matrices,
+    results_table,
 )
 from corrsk.exchange import read_dataset_mat
 from corrsk.generator import SignalNormalizer
 from corrsk.persistence import save
 from corrsk.recipes import RECIPES
-from corrsk.training import device_name, resolve_device, set_threads
+from corrsk.training import device_name, limited_threads, resolve_device
 
 CONFIGURATION = "run.json"
 METRICS = "metrics.json"
 REPORT = "report.md"
 MODEL = "model.safetensors"
 CHECKPOINT = "training.checkpoint"
+_SMALLEST_RUN = 100  # of which ten are test signals, with every class among them
 _HELD_OUT = 0.2 / 0.9  # of training data that come without validation data: the paper's share
-
-# What the report and the terminal show, in their words.
-SHOWN_METRICS = {
-    "accuracy": "4-class accuracy",
-    "precision_macro": "precision (macro)",
-    "recall_macro": "recall (macro)",
-    "f1_macro": "F1 (macro)",
-    "roc_auc_1": "AUC, n_c = 1",
-    "roc_auc_2": "AUC, n_c = 2",
-    "roc_auc_3": "AUC, n_c = 3",
-    "roc_auc_4": "AUC, n_c = 4",
-    "roc_auc_micro": "AUC (micro)",
-    "roc_auc_macro": "AUC (macro)",
-    "log_loss": "log loss",
-    "calibration_error": "calibration error",
-    "binary_accuracy": "binary accuracy (P > 0.5)",
-    "binary_argmax_accuracy": "binary accuracy (argmax)",
-    "binary_argmax_precision_single": "precision, n_c = 1 (argmax)",
-    "binary_argmax_recall_single": "recall, n_c = 1 (argmax)",
-}
 
 
 @dataclass(frozen=True)
@@ -101,10 +82,10 @@ class Configuration:
         """
         dataset_definition(self.dataset)
         lookup(RECIPES, self.recipe, "recipe")
-        for name, smallest in (("samples", 10), ("seed", 0), ("epochs", 1)):
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {value}")
+        checked_count("samples", self.samples, at_least=_SMALLEST_RUN)
+        checked_count("seed", self.seed, at_least=0)
+        if self.epochs is not None:
+            checked_count("epochs", self.epochs, at_least=1)
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the first one."""
@@ -161,33 +142,39 @@ def reproduce(
         raise FileNotFoundError(f"there is no file {configuration.mat}")
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
+    # a file is read before the folder is claimed: a bad one leaves nothing behind
+    data = None if configuration.mat is None else _read(configuration.mat, say)
     _claim_folder(out, configuration.identity(), resume)
     if (out / METRICS).exists():
         say(f"{out} holds a finished run of this configuration")
         return Evaluation.from_json(out / METRICS)
-    set_threads(threads)
+    with limited_threads(threads):
+        if data is None:
+            data = _simulate(configuration, threads, say)
+        return _run(configuration, data, out, device, threads, say)
 
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-    data = _data(configuration, threads, say)
-    seconds["data"] = time.perf_counter() - started
 
-    started = time.perf_counter()
+def _run(
+    configuration: Configuration,
+    data: Bunch,
+    out: Path,
+    device: str,
+    threads: int,
+    say: Callable[[str], None],
+) -> Evaluation:
     model = _fit(configuration, data, out, device, say)
-    seconds["fit"] = time.perf_counter() - started
-
+    classifier = model[-1]
     say(f"judging on {len(data.test_indices):,} test signals")
     started = time.perf_counter()
     test = data.test_indices
     probabilities = model.predict_proba(data.data[test])
-    seconds["predict"] = time.perf_counter() - started
+    predicting = time.perf_counter() - started
     levels = data.noise_level[test]
     evaluation = Evaluation.from_estimator(
         _Predicted(probabilities, model.classes_), None, data.target[test],
         noise_level=None if np.isnan(levels).any() else levels, dataset=data.name,
     )  # fmt: skip
 
-    classifier = model[-1]
     _write_figures(evaluation, classifier, data.target[test], probabilities, out)
     with write_atomically(out / "history.csv") as partial:
         pd.DataFrame(classifier.history_).to_csv(partial, index=False)
@@ -200,7 +187,12 @@ def reproduce(
             if key not in ("checkpoint", "verbose")
         },
         "n_train": len(data.train_indices),
-        "seconds": {key: round(value, 2) for key, value in seconds.items()},
+        # the epochs' own times, which those before an interruption belong to as well
+        "seconds": {
+            "fit": round(sum(row["seconds"] for row in classifier.history_), 2),
+            "predict": round(predicting, 2),
+        },
+        "n_epochs": classifier.n_iter_,
         "environment": environment(threads, classifier),
     }
     with write_atomically(out / REPORT) as partial:
@@ -270,10 +262,12 @@ def _claim_folder(out: Path, identity: dict[str, Any], resume: bool) -> None:
         )
 
 
-def _data(configuration: Configuration, threads: int, say: Callable[[str], None]) -> Bunch:
-    if configuration.mat is not None:
-        say(f"reading {configuration.mat}")
-        return read_dataset_mat(configuration.mat)
+def _read(path: str, say: Callable[[str], None]) -> Bunch:
+    say(f"reading {path}")
+    return read_dataset_mat(path)
+
+
+def _simulate(configuration: Configuration, threads: int, say: Callable[[str], None]) -> Bunch:
     say(f"simulating {configuration.samples:,} signals of {configuration.dataset}")
     return load_dataset(
         configuration.dataset, configuration.samples, configuration.seed, n_jobs=threads
@@ -331,21 +325,6 @@ def _write_figures(
             figure.savefig(partial, dpi=150)
 
 
-def results_table(evaluation: Evaluation) -> pd.DataFrame:
-    """The shown metrics in words, ours beside the paper's, as text."""
-    frame = evaluation.to_frame()
-    frame = frame.loc[[name for name in SHOWN_METRICS if name in frame.index]]
-    frame.index = pd.Index([SHOWN_METRICS[name] for name in frame.index], name="")
-    frame[evaluation.dataset] = [f"{value:.3f}" for value in frame[evaluation.dataset]]
-    # the paper prints two or three digits: no more are shown than it has
-    frame[PAPER] = ["" if np.isnan(value) else _as_printed(value) for value in frame[PAPER]]
-    return frame
-
-
-def _as_printed(value: float) -> str:
-    return f"{value:.2f}" if round(value, 2) == value else f"{value:.3f}"
-
-
 def _markdown(frame: pd.DataFrame) -> str:
     # the cells are text already: tabulate must not drop their trailing zeros
     return str(frame.to_markdown(disable_numparse=True))
@@ -362,11 +341,14 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
     parts.append(f"# How many compartments? {evaluation.dataset}")
     parts.append(
         f"{run['n_train']:,} training and {evaluation.n_samples:,} test signals; "
-        f"{run['seconds']['fit']:.0f} s of training. Made by\n\n"
+        f"{run['n_epochs']} epochs of training took {run['seconds']['fit']:.0f} s. Made by\n\n"
         f"    corrsk reproduce {' '.join(options)}\n\n({environment})."
     )
     parts.append("## Ours beside the paper's\n\n" + _markdown(results_table(evaluation)))
-    parts.append(PAPER_NOTE)
+    if configuration["mat"] is None:
+        parts.append(PAPER_NOTE)
+    else:
+        parts.append("The paper's figures are of its own data, which these may differ from.")
     if not evaluation.by_noise_level.empty:
         table = evaluation.by_noise_level.copy()
         table.index = pd.Index([f"{100 * level:g} %" for level in table.index], name="noise level")

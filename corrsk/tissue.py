@@ -14,9 +14,9 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk import _random
-from corrsk._names import lookup
+from corrsk._checks import checked_count, checked_noise_levels, lookup
 from corrsk._parallel import for_each_block
-from corrsk.physics import CONTRASTS
+from corrsk.physics import CONTRASTS, check_tissue_unit
 
 NOISE_LEVEL_COLUMN = "noise_level"
 _MAX_REDRAWS = 1000
@@ -79,6 +79,19 @@ class PropertyRange:
         if self.scale == "log":
             return np.exp(rng.uniform(math.log(self.low), math.log(self.high), size))
         return rng.uniform(self.low, self.high, size)
+
+    def sample_distinct(self, rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Draw values that differ within each row of `shape`."""
+        if self.step is None:
+            return self.sample(rng, shape)  # two draws are never equal
+        drawn = np.empty(shape, dtype=np.int64)
+        for column in range(shape[1]):
+            # the k-th of the values that the row has left
+            k = rng.integers(0, int(self.n_values) - column, shape[0])
+            for taken in np.sort(drawn[:, :column], axis=1).T:
+                k += k >= taken
+            drawn[:, column] = k
+        return np.asarray(self.low + self.step * drawn, dtype=np.float64)
 
 
 def _flat_dirichlet(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -162,8 +175,16 @@ class TissuePrior:
         for name, values in self.ranges.items():
             if not isinstance(values, PropertyRange):
                 raise ValueError(f"the range of {name} must be a PropertyRange, got {values!r}")
+            check_tissue_unit(name, values.high)
+        if not isinstance(self.n_compartments, (tuple, list)):
+            raise ValueError(
+                f"n_compartments must be a tuple of counts, such as (1, 2, 3); "
+                f"got {self.n_compartments!r}"
+            )
+        for count in self.n_compartments:
+            checked_count("each of n_compartments", count, at_least=1)
         counts = tuple(int(count) for count in self.n_compartments)
-        if not counts or min(counts) < 1 or len(set(counts)) != len(counts):
+        if not counts or len(set(counts)) != len(counts):
             raise ValueError(
                 f"n_compartments must be distinct positive counts, got {self.n_compartments}"
             )
@@ -251,8 +272,7 @@ class TissuePrior:
         n_c : ndarray of shape (n,)
             Number of compartments; all counts are equally frequent to within one.
         """
-        if n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        checked_count("n_samples", n_samples, at_least=1)
         seed = _random.entropy(random_state)
         counts = np.asarray(self.n_compartments)
         n_c = counts[_random.generator(seed, 0).permutation(np.arange(n_samples) % counts.size)]
@@ -274,20 +294,22 @@ class TissuePrior:
         """Fill `out` of shape (columns, rows) for one block."""
         shape = (n_c.size, self.max_compartments)
         present = np.arange(shape[1]) < n_c[:, None]
-        properties = {name: values.sample(rng, shape) for name, values in self.ranges.items()}
-        for _ in range(_MAX_REDRAWS):
-            rejected = self._rejected(properties, present)
+        properties = self._draw_properties(rng, shape)
+        for _ in range(_MAX_REDRAWS if self.t2_below_t1 else 0):
+            rejected = (present & (properties["T2"] >= properties["T1"])).any(axis=1)
             if not rejected.any():
                 break
-            # whole voxels are redrawn: redrawing one compartment alone would
-            # not be uniform over the allowed combinations
-            for name, values in self.ranges.items():
-                properties[name][rejected] = values.sample(rng, (int(rejected.sum()), shape[1]))
+            # whole voxels are redrawn: redrawing one compartment alone would not
+            # be uniform over the allowed combinations
+            again = self._draw_properties(rng, (int(rejected.sum()), shape[1]))
+            for name, values in again.items():
+                properties[name][rejected] = values
         else:
-            raise ValueError(
-                f"no allowed tissue was found in {_MAX_REDRAWS} draws of a voxel; "
-                "with_replacement=False or t2_below_t1 leaves too little of the ranges"
-            )
+            if self.t2_below_t1:
+                raise ValueError(
+                    f"t2_below_t1 leaves too little of the ranges: no allowed voxel was found in "
+                    f"{_MAX_REDRAWS} draws"
+                )
         weights = FRACTION_LAWS[self.fraction_law](rng, shape) * present
         weights /= weights.sum(axis=1, keepdims=True)
         free = 1.0 - self.min_fraction * n_c[:, None]
@@ -295,19 +317,15 @@ class TissuePrior:
         groups = [np.where(present, drawn, np.nan) for drawn in properties.values()]
         out[:] = np.concatenate([*groups, fractions], axis=1).T
 
-    def _rejected(
-        self, properties: dict[str, NDArray[np.float64]], present: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        """The rows that break a constraint, shape (rows,)."""
-        rejected = np.zeros(present.shape[0], dtype=bool)
-        if self.t2_below_t1:
-            rejected |= (present & (properties["T2"] >= properties["T1"])).any(axis=1)
-        if not self.with_replacement:
-            for values in properties.values():
-                # absent compartments get values of their own, below every range
-                marked = np.sort(np.where(present, values, -np.arange(present.shape[1])), axis=1)
-                rejected |= (np.diff(marked, axis=1) == 0).any(axis=1)
-        return rejected
+    def _draw_properties(
+        self, rng: Generator, shape: tuple[int, int]
+    ) -> dict[str, NDArray[np.float64]]:
+        return {
+            name: values.sample(rng, shape)
+            if self.with_replacement
+            else values.sample_distinct(rng, shape)
+            for name, values in self.ranges.items()
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (
@@ -341,20 +359,3 @@ def resolve_prior(prior: TissuePrior | str) -> TissuePrior:
 def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
     """Columns of a tissue table in their canonical order."""
     return [f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)]
-
-
-def checked_noise_levels(noise_level: float | ArrayLike) -> NDArray[np.float64]:
-    """One or several noise levels as an array of shape (k,).
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is negative, NaN or infinite.
-    """
-    levels = np.atleast_1d(np.asarray(noise_level, dtype=np.float64))
-    if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
-        raise ValueError(
-            "noise_level must be a number >= 0 or a list of such numbers (0.01 is 1 %), "
-            f"got {noise_level!r}"
-        )
-    return levels

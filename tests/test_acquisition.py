@@ -123,6 +123,9 @@ def test_repeats_are_allowed_but_make_no_grid():
         ({"ti": [50, 2000], "te": [0.005, 0.15]}, "TE must be in ms.*seconds"),
         ({"ti": [50, 2000], "te": [5, 10], "tr": 20}, "tr must be in ms.*seconds"),
         ({"te": [5, 10], "b": [500, 1000]}, r"b must be in ms/um\^2.*s/mm\^2"),
+        ({"te": [5, 10, 20], "b": [0, 500, 1000]}, r"b must be in ms/um\^2.*s/mm\^2"),
+        ({"ti": [50 + 1j, 80], "te": [5, 10]}, "TI must be a list of numbers"),
+        ({"ti": [50, 80], "te": [5, 10], "tr": "20 s"}, "tr must be a positive time"),
         ({"ti": [50, 80, 90], "te": [5, 10]}, "lengths differ: TI has 3, TE has 2"),
         ({"ti": [50, np.nan], "te": [5, 10]}, "TI holds NaN"),
         ({"ti": [50, -80], "te": [5, 10]}, "TI must be positive"),
@@ -165,6 +168,16 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match=r"v7\.3.*'-v7'"):
         AcquisitionProtocol.from_mat(path)
     text = tmp_path / "protocol.json"
+    pair = '"contrasts": {"TI": [50], "TE": [5]}'
+    text.write_text('{"format": "other", ' + pair + "}")
+    with pytest.raises(ValueError, match="in the format 'other'"):
+        AcquisitionProtocol.from_json(text)
+    text.write_text('{"units": {"TI": "s"}, ' + pair + "}")
+    with pytest.raises(ValueError, match="has TI in s; corrsk wants ms"):
+        AcquisitionProtocol.from_json(text)
+    savemat(tmp_path / "half.mat", {"ti": np.arange(50.0, 500)})
+    with pytest.raises(ValueError, match="holds no protocol"):
+        AcquisitionProtocol.from_mat(tmp_path / "half.mat")
     for content in ("{not json", "[1, 2]", '{"ti": [1]}'):
         text.write_text(content)
         with pytest.raises(ValueError, match="is not a"):

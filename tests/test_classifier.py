@@ -9,6 +9,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
@@ -130,7 +131,7 @@ def test_labels_of_any_kind(train, test, labels):
     if sorted(labels.tolist()) == labels.tolist():
         np.testing.assert_array_equal(model.predict(test[0]), labels[expected.predict(test[0]) - 1])
     if labels[0] != 10:
-        with pytest.raises(ValueError, match="labels that are counts"):
+        with pytest.raises(ValueError, match="must be compartment counts"):
             model.predict_multicompartment_proba(test[0])
 
 
@@ -147,13 +148,18 @@ def test_grid_shapes():
     protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
     named = pd.DataFrame(X, columns=protocol.feature_names)
     assert quick(max_epochs=1).fit(named, y).grid_shape_ == (6, 8)
-    assert quick(max_epochs=1).fit(X, y).grid_shape_ == (7, 7)  # 48 columns in 49 places
+    assert quick(max_epochs=1).fit(X[:, :47], y).grid_shape_ == (6, 8)  # 47 columns in 48 places
     assert quick(max_epochs=1).fit(X[:, :36], y).grid_shape_ == (6, 6)
     assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
     assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
     assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
     shuffled = named.iloc[:, ::-1]  # names that are not in grid order tell no grid
-    assert quick(max_epochs=1).fit(shuffled, y).grid_shape_ == (7, 7)
+    assert quick(max_epochs=1).fit(shuffled.iloc[:, :36], y).grid_shape_ == (6, 6)
+    # an array of images tells its layout itself, also as a list
+    images = X.reshape(-1, 12, 4)
+    assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)
+    assert quick(max_epochs=1).fit(images.tolist(), y).grid_shape_ == (12, 4)
+    assert quick(max_epochs=1).fit(X.reshape(-1, 3, 4, 2, 2), y).grid_shape_ == (3, 4, 4)
 
 
 def test_paper_recipe():
@@ -201,6 +207,32 @@ def test_bad_data(train, case):
     change, message = BAD_INPUT[case]
     with pytest.raises(ValueError, match=message):
         quick().fit(*change(*train))
+
+
+def test_a_fit_that_fails_leaves_nothing_fitted(train):
+    model = quick(max_epochs=1).fit(*train)
+    model.set_params(class_weight={9: 1})
+    with pytest.raises(ValueError, match="class_weight"):
+        model.fit(*train)
+    with pytest.raises(NotFittedError):
+        model.predict(train[0])
+
+
+def test_a_training_that_diverges_says_so(train):
+    with pytest.raises(ValueError, match="diverged.*lower learning_rate"):
+        quick(optimizer="sgd", learning_rate=1e8).fit(*train)
+
+
+def test_values_beyond_single_precision(train):
+    model = quick(max_epochs=1).fit(*train)
+    with pytest.raises(ValueError, match="too large"):
+        model.predict_proba(np.full((5, 64), 1e300))
+
+
+@pytest.mark.parametrize("weight", [0, -1])
+def test_impossible_class_weights(train, weight):
+    with pytest.raises(ValueError, match="negative or all zero"):
+        quick(class_weight=dict.fromkeys([1, 2, 3, 4], weight)).fit(*train)
 
 
 def test_wrong_number_of_columns(train):

@@ -98,6 +98,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         (["--device", "tpu"], "'auto', 'cpu', 'cuda'"),
         (["--mat", "absent.mat"], "no file absent.mat"),
         (["--jobs", "0"], "n_jobs"),
+        (["--samples", "50"], "samples must be at least 100"),
     ],
 )
 def test_bad_options_end_before_the_work(tmp_path, arguments, message):
@@ -119,10 +120,14 @@ def test_mat_data(tmp_path):
     assert [row["noise_level"] for row in metrics["by_noise_level"]] == [
         0.01, 0.02, 0.03, 0.04, 0.05
     ]  # fmt: skip
-    mat.write_bytes(mat.read_bytes()[:5000])
-    result = run("reproduce", "--out", tmp_path / "other", "--mat", mat, "--epochs", "1")
+    whole = mat.read_bytes()
+    mat.write_bytes(whole[:5000])
+    other = ["reproduce", "--out", tmp_path / "other", "--mat", mat, "--epochs", "1"]
+    result = run(*other)
     assert result.exit_code == 1
     assert "not a readable MATLAB file" in result.output
+    mat.write_bytes(whole)  # mended, the same command works: the bad file claimed no folder
+    assert run(*other).exit_code == 0
 
 
 def test_mat_data_with_nothing_but_the_needed_keys(tmp_path):
@@ -186,9 +191,50 @@ def test_simulate_bad_options(tmp_path, monkeypatch, arguments, message):
 
 def test_help_and_version():
     assert corrsk.__version__ in run("--version").output
-    for command in ("reproduce", "simulate"):
+    options = {
+        "reproduce": "dataset mat samples epochs recipe device jobs seed out resume",
+        "simulate": "dataset samples protocol noise-level noise-reference seed jobs force",
+    }
+    for command, names in options.items():
         text = run(command, "--help").output
-        assert "compartments" in text or "data set" in text
+        for name in names.split():
+            assert f"--{name}" in text
+
+
+def test_simulate_warns_of_levels_that_the_published_code_cannot_read(tmp_path):
+    result = run("simulate", tmp_path / "a.mat", "--samples", 50, "--dataset", "midl2024-low-noise")
+    assert "whole percents" in result.output
+    assert "whole percents" not in run("simulate", tmp_path / "b.mat", "--samples", 50).output
+
+
+FULL_DISK = """
+import resource, signal, sys
+import corrsk.training.checkpoint
+from corrsk.cli import main
+
+corrsk.training.checkpoint._INTERVAL = 0
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:] = sys.argv[2:]
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
+@pytest.mark.parametrize("limit", [20_000, 110_000])  # fails at the checkpoint, at a figure
+def test_a_full_disk_is_a_clear_error(tmp_path, limit):
+    out = tmp_path / "run"
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(limit), "reproduce", "--out", str(out), *SMALL],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not [path.name for path in out.iterdir() if "partial" in path.name]
+    assert not (out / "metrics.json").exists()  # what marks a run as finished
+    again = run("reproduce", "--out", out, *SMALL, "--resume")
+    assert again.exit_code == 0, again.output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")

@@ -23,6 +23,7 @@ from corrsk.evaluation import (
     expected_calibration_error,
     multicompartment_accuracy,
     plot_confusion_matrices,
+    results_table,
 )
 
 Y = np.array([1, 1, 2, 3, 4, 2])
@@ -121,6 +122,21 @@ def test_table_and_json(tmp_path):
         Evaluation.from_json(tmp_path / "metrics.json")
 
 
+def test_order_of_classes_precision_and_kind_of_labels_do_not_matter():
+    expected = evaluate(Y, P).metrics
+    assert evaluate(Y, P[:, ::-1], classes=[4, 3, 2, 1]).metrics == expected
+    assert evaluate(Y.astype(str), P, classes=["1", "2", "3", "4"]).metrics == expected
+    single = evaluate(Y.astype(float), P.astype(np.float32)).metrics
+    assert single.keys() == expected.keys()
+    assert single["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-6)
+
+
+def test_the_paper_stands_beside_its_own_classes_alone():
+    three = evaluate(Y[Y < 4], P[Y < 4][:, :3] / P[Y < 4][:, :3].sum(axis=1, keepdims=True))
+    assert PAPER not in three.to_frame()
+    assert PAPER not in results_table(three)
+
+
 def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
     result = evaluate(np.array([1, 2, 1]), P[:3], classes=[1, 2, 3, 4])
     assert np.isnan(result.metrics["roc_auc_3"])
@@ -136,7 +152,9 @@ def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
         ({"probabilities": P * 2}, "must sum to 1"),
         ({"probabilities": np.where(P == 0.9, np.nan, P)}, "NaN"),
         ({"y": Y[1:]}, "inconsistent numbers"),
-        ({"y": Y - 1, "classes": [0, 1, 2, 3]}, "labels that are counts"),
+        ({"y": Y - 1, "classes": [0, 1, 2, 3]}, "must be compartment counts"),
+        ({"classes": [1, 2, 3, 4, 4]}, "a column for each of the 5"),
+        ({"noise_level": [0.1, np.nan, 0.1, 0.1, 0.1, 0.1]}, "noise_level holds NaN"),
         ({"classes": [1, 2, 3, 5]}, r"y holds \[4\]"),
         ({"y": Y[:0], "probabilities": P[:0], "classes": [1, 2, 3, 4]}, "no signals"),
     ],
@@ -157,6 +175,8 @@ def test_scorers_in_a_search(small_data):
     assert search.best_params_ == {"max_depth": 6}
     for name in SCORERS:
         assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
+    weighted = GridSearchCV(forest, {"max_depth": [2]}, scoring=SCORERS, refit=False, cv=2)
+    weighted.fit(X, y, sample_weight=np.ones(len(y)))
     scores = cross_validate(DummyClassifier(), X, y, scoring=SCORERS, cv=2)
     # who knows nothing answers "several", which most are
     assert scores["test_multicompartment_accuracy"].mean() == pytest.approx(np.mean(y > 1))
@@ -195,6 +215,13 @@ def test_roc_display():
     expected = evaluate(Y, P).metrics
     for name in ("1", "2", "3", "4", "micro", "macro"):
         assert areas[name] == pytest.approx(expected[f"roc_auc_{name}"])
+
+
+def test_roc_of_some_of_the_classes():
+    display = CountRocDisplay.from_predictions([1, 2, 2], P[[0, 1, 3]], classes=[1, 2, 3, 4])
+    assert set(display.curves) == {"1", "2", "micro"}  # a macro average is one over all classes
+    with pytest.raises(ValueError, match="at least two of the classes"):
+        CountRocDisplay.from_predictions([1, 1], P[:2], classes=[1, 2, 3, 4])
 
 
 def test_displays_from_estimator_on_given_axes(small_data):

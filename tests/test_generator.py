@@ -100,6 +100,14 @@ def test_a_table_that_differs_in_the_noise_level_alone_gets_the_same_draws(tissu
     one = CorrelationSignalGenerator(noise_level=0.01, random_state=0).fit_transform(tissue)
     two = CorrelationSignalGenerator(noise_level=0.02, random_state=0).fit_transform(tissue)
     np.testing.assert_allclose(2 * noise(one, tissue), noise(two, tissue), atol=1e-6)
+    mixed = CorrelationSignalGenerator(noise_level=(0.01, 0.02), random_state=0).fit_transform(
+        tissue
+    )
+    column = CorrelationSignalGenerator(random_state=0).fit_transform(
+        tissue.assign(noise_level=0.01)
+    )
+    np.testing.assert_array_equal(column, one)
+    assert ((mixed == one).all(axis=1) | (mixed == two).all(axis=1)).all()
 
 
 def test_a_noise_level_column_overrides_the_parameter(tissue):
@@ -204,6 +212,20 @@ def test_the_bad_row_is_named_wherever_it_is(tissue):
     table.loc[12_345, "f_1"] = -1
     with pytest.raises(ValueError, match="row 12345 of the tissue table has negative"):
         CorrelationSignalGenerator().fit(table)
+
+
+def test_columns_that_mean_nothing_are_refused(two_voxels):
+    for name in ("noise_levels", "T1_3", "T2star_1"):
+        with pytest.raises(ValueError, match=f"mean nothing to it: {name}"):
+            CorrelationSignalGenerator().fit(two_voxels.assign(**{name: 5.0}))
+    # a property that another protocol probes may stand there
+    CorrelationSignalGenerator().fit(two_voxels.assign(D_1=1.0, D_2=2.0))
+
+
+def test_a_table_in_seconds_is_refused(two_voxels):
+    times = two_voxels.filter(regex="^T").columns
+    with pytest.raises(ValueError, match="T1 must be in ms.*seconds"):
+        CorrelationSignalGenerator().fit(two_voxels.assign(**two_voxels[times] / 1000))
 
 
 def test_missing_columns_are_named(two_voxels):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
+from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -50,6 +51,29 @@ def test_a_pipeline_comes_back_the_same(pipeline, tissue, tmp_path):
     again.fit(*tissue)  # it can be trained again
 
 
+def test_what_a_pipeline_was_told_comes_back(tissue, tmp_path):
+    path = tmp_path / "model.safetensors"
+    pipeline = make_pipeline(
+        CorrelationSignalGenerator(
+            AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 130, 10)),
+            random_state=0,
+        ),
+        "passthrough",
+        CorrelationCNNClassifier(max_epochs=1, random_state=0),
+        transform_input=["X_val"],
+    ).set_output(transform="pandas")
+    with config_context(enable_metadata_routing=True):
+        pipeline[-1].set_fit_request(X_val=True, y_val=True)
+        pipeline.fit(*tissue)
+        save(pipeline, path)
+        again = load(path)
+        again.fit(*tissue, X_val=tissue[0], y_val=tissue[1])
+    assert isinstance(again[0].transform(tissue[0]), pd.DataFrame)
+    assert again[-1].grid_shape_ == pipeline[-1].grid_shape_ == (3, 12)
+    assert again.transform_input == ["X_val"]
+    assert again[-1].best_epoch_ == 1
+
+
 @pytest.mark.parametrize("labels", [["a", "b", "c", "d"], [1.0, 2.0, 3.0, 4.0]])
 def test_labels_and_names_come_back(labels, tissue, tmp_path):
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 36)))
@@ -86,6 +110,8 @@ def test_what_cannot_be_saved(tissue, tmp_path):
     with pytest.raises(TypeError, match="random_state.*use an integer"):
         save(generator, path)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError, match="no folder .*absent"):
+        save(CorrelationSignalGenerator(random_state=0).fit(tissue[0]), tmp_path / "absent" / "m")
 
 
 def test_bad_files(pipeline, tmp_path):

@@ -78,7 +78,8 @@ def test_t2_below_t1():
 
 
 def test_without_replacement():
-    few = {"T1": PropertyRange(100, 500, step=100), "T2": PropertyRange(10, 50, step=10)}
+    # four values for four compartments: each voxel is a permutation of them
+    few = {"T1": PropertyRange(100, 400, step=100), "T2": PropertyRange(10, 50, step=10)}
     with_, _ = TissuePrior(ranges=few).sample(2000, 0)
     without, _ = TissuePrior(ranges=few, with_replacement=False).sample(2000, 0)
 
@@ -88,6 +89,12 @@ def test_without_replacement():
 
     assert ties(with_)
     assert not ties(without)
+    first = columns(without, "T1")[:, 0]
+    assert stats.chisquare(np.unique(first, return_counts=True)[1]).pvalue > 1e-4
+    continuous, _ = TissuePrior(
+        ranges={"T1": PropertyRange(100, 400)}, with_replacement=False
+    ).sample(50, 0)
+    assert not ties(continuous)
 
 
 def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads():
@@ -125,14 +132,18 @@ def test_it_is_a_value():
     [
         ({"ranges": {"T3": PropertyRange(1, 2)}}, "among T1, T2, D; got 'T3'"),
         ({"ranges": {"T1": (1, 2)}}, "must be a PropertyRange"),
-        ({"n_compartments": (0, 1)}, "distinct positive counts"),
+        ({"ranges": {"T1": PropertyRange(0.05, 5)}}, "T1 must be in ms.*seconds"),
+        ({"ranges": {"T2": PropertyRange(0.005, 0.5)}}, "T2 must be in ms.*seconds"),
+        ({"ranges": {"D": PropertyRange(1e-4, 3e-3)}}, r"D must be in um\^2/ms.*mm\^2/s"),
+        ({"n_compartments": (0, 1)}, "at least 1, got 0"),
+        ({"n_compartments": 3}, "must be a tuple of counts"),
         ({"n_compartments": (1, 1)}, "distinct positive counts"),
         ({"min_fraction": 0.3}, "4 fractions can sum to 1"),
         ({"fraction_law": "gamma"}, "known fraction laws: dirichlet"),
         ({"ranges": {"T2": PropertyRange(1, 2)}, "t2_below_t1": True}, "both T1 and T2"),
         (
             {
-                "ranges": {"T1": PropertyRange(1, 5), "T2": PropertyRange(5, 9)},
+                "ranges": {"T1": PropertyRange(10, 50), "T2": PropertyRange(50, 90)},
                 "t2_below_t1": True,
             },
             "no T2 of the range lies below",
@@ -169,6 +180,9 @@ def test_unknown_name_and_no_samples():
         TissuePrior.named("brain")
     with pytest.raises(ValueError, match="at least 1"):
         TissuePrior().sample(0)
+    for bad in (1e3, "1000", True):
+        with pytest.raises(TypeError, match="n_samples must be an integer"):
+            TissuePrior().sample(bad)
 
 
 def test_a_constraint_that_leaves_next_to_nothing_ends():
@@ -176,5 +190,5 @@ def test_a_constraint_that_leaves_next_to_nothing_ends():
         ranges={"T1": PropertyRange(5, 5000), "T2": PropertyRange(4999.999, 5000)},
         n_compartments=(4,), t2_below_t1=True,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="no allowed tissue"):
+    with pytest.raises(ValueError, match="leaves too little"):
         prior.sample(5, 0)

@@ -130,6 +130,15 @@ def test_a_checkpoint_of_another_training_is_refused(signals, tmp_path):
     assert path.read_bytes() == b"a shopping list"
 
 
+def test_what_a_checkpoint_needs(signals, tmp_path):
+    with pytest.raises(ValueError, match="needs an integer random_state"):
+        classifier(checkpoint=tmp_path / "c", random_state=None).fit(*signals)
+    with pytest.raises(ValueError, match="no folder .*absent"):
+        classifier(checkpoint=tmp_path / "absent" / "c").fit(*signals)
+    with pytest.raises(ValueError, match="is a folder"):
+        classifier(checkpoint=tmp_path).fit(*signals)
+
+
 def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
     classifier(max_epochs=2, verbose=True).fit(*signals)
     assert "training" not in capsys.readouterr().err

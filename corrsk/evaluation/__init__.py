@@ -24,6 +24,7 @@ from corrsk.evaluation.scorers import (
     multicompartment_roc_auc,
 )
 from corrsk.evaluation.scores import expected_calibration_error
+from corrsk.evaluation.tables import results_table
 
 __all__ = [
     "PAPER",
@@ -45,4 +46,5 @@ __all__ = [
     "multicompartment_probability",
     "multicompartment_roc_auc",
     "plot_confusion_matrices",
+    "results_table",
 ]

@@ -131,19 +131,27 @@ class CountRocDisplay:
         y, probabilities = np.asarray(y), np.asarray(probabilities)
         classes = np.unique(y) if classes is None else np.asarray(classes)
         one_hot = y[:, None] == classes
+        if one_hot.any(axis=0).sum() < 2:
+            raise ValueError("ROC curves need signals of at least two of the classes in y")
         curves = {
             str(label): _roc(one_hot[:, k], probabilities[:, k])
             for k, label in enumerate(classes)
             if one_hot[:, k].any() and not one_hot[:, k].all()
         }
-        mean = np.mean([true for _, true, _ in curves.values()], axis=0)
-        area = float(np.mean([area for *_, area in curves.values()]))
+        each = list(curves.values())
         curves["micro"] = _roc(one_hot.ravel(), probabilities.ravel())
-        curves["macro"] = (_FALSE_POSITIVE_RATES, mean, area)
+        if len(each) == classes.size:  # as the metric: a macro average is one over all classes
+            mean = np.mean([true for _, true, _ in each], axis=0)
+            area = float(np.mean([area for *_, area in each]))
+            curves["macro"] = (_FALSE_POSITIVE_RATES, mean, area)
         return cls(curves, dataset=dataset).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None, *, paper: bool = True) -> CountRocDisplay:
-        """Draw the curves; with `paper` the legend gives the paper's areas too."""
+        """Draw the curves; with `paper` the legend gives the paper's areas too.
+
+        They are left out where the classes are not the paper's.
+        """
+        paper = paper and {"1", "2", "3", "4"} == set(self.curves) - {"micro", "macro"}
         self.ax_ = _axes(6, 5.6) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
         for name, (false, true, area) in self.curves.items():
@@ -152,7 +160,7 @@ class CountRocDisplay:
             beside = "" if published is None else f" (paper: {published:.2f})"
             shown = f"{name} average" if average else f"n_c = {name}"
             RocCurveDisplay(fpr=false, tpr=true).plot(
-                ax=self.ax_, plot_chance_level=name == "macro",
+                ax=self.ax_, plot_chance_level=name == "micro",
                 curve_kwargs={
                     "label": f"{shown}: AUC {area:.3f}{beside}",
                     "linestyle": ":" if average else "-",

@@ -49,6 +49,6 @@ PAPER_METRICS: dict[str, float] = {
 PAPER_NOTE = (
     "The paper's figures fit data whose noise is a tenth of the literal reading of its text: "
     "with 1 to 5 % of M0 (`midl2024`) they lie above what any classifier seems able to reach on "
-    "this protocol, with 0.1 to 0.5 % of M0 (`midl2024-low-noise`) they are reached. They are "
-    "set beside both, and are comparable with the second."
+    "this protocol; with 0.1 to 0.5 % of M0 (`midl2024-low-noise`) they can be reached. They "
+    "stand beside the results on any data, and are comparable with those on the second set."
 )

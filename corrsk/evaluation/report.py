@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from corrsk._counts import is_multicompartment, multicompartment_probability
+from corrsk._counts import as_counts, is_multicompartment, multicompartment_probability
 from corrsk._files import write_atomically
 from corrsk.evaluation.published import PAPER, PAPER_METRICS
 from corrsk.evaluation.scores import binary_metrics, count_metrics
@@ -79,9 +79,10 @@ class Evaluation:
         )  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per metric: our value and, where it printed one, the paper's."""
+        """One row per metric: our value and, for its four classes, the paper's."""
         frame = pd.DataFrame({self.dataset: self.metrics})
-        frame[PAPER] = pd.Series(PAPER_METRICS).reindex(frame.index)
+        if self.classes.tolist() == [1, 2, 3, 4]:
+            frame[PAPER] = pd.Series(PAPER_METRICS).reindex(frame.index)
         frame.index.name = "metric"
         return frame
 
@@ -149,8 +150,8 @@ def evaluate(
     probabilities : array of shape (n, K)
         Predicted probabilities; rows sum to 1.
     classes : array of shape (K,), optional
-        The count that each column stands for, ascending. Default: the distinct
-        values of y.
+        The count that each column stands for. Default: the distinct values of
+        y, ascending.
     noise_level : array of shape (n,), optional
         Noise level of each signal, for accuracy per level.
     dataset : str
@@ -166,32 +167,40 @@ def evaluate(
         If the shapes do not belong together, labels are unknown or not counts,
         or the probabilities are none (NaN, negative, rows not summing to 1).
     """
-    y = np.asarray(y)
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    classes = np.unique(y) if classes is None else np.asarray(classes)
-    check_consistent_length(y, probabilities, noise_level)
+    y = as_counts(y)
+    classes = np.unique(y) if classes is None else as_counts(classes)
+    rows = np.asarray(probabilities, dtype=np.float64)
+    check_consistent_length(y, rows, noise_level)
     if not y.size:
         raise ValueError("there are no signals to evaluate")
-    if probabilities.ndim != 2 or probabilities.shape[1] != classes.size:
+    if rows.ndim != 2 or rows.shape[1] != classes.size:
         raise ValueError(
             f"probabilities must have a column for each of the {classes.size} classes "
-            f"{classes.tolist()}, got shape {probabilities.shape}"
+            f"{classes.tolist()}, got shape {rows.shape}"
         )
+    if np.unique(classes).size < classes.size:
+        raise ValueError(f"classes holds a count twice: {classes.tolist()}")
     unknown = np.setdiff1d(y, classes)
     if unknown.size:
         raise ValueError(f"y holds {unknown.tolist()}, which is not among {classes.tolist()}")
-    if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(axis=1), 1, atol=1e-4)):
+    totals = rows.sum(axis=1, keepdims=True)
+    if not ((rows >= 0).all() and np.allclose(totals, 1, atol=1e-4)):
         raise ValueError("probabilities must not be NaN or negative, and each row must sum to 1")
+    if noise_level is not None and np.isnan(np.asarray(noise_level, dtype=np.float64)).any():
+        raise ValueError("noise_level holds NaN; leave it out where it is not known")
+    # single precision leaves sums of 1 + 1e-7; what rounding leaves is no reason to break ties
+    rows = rows / np.where(np.abs(totals - 1) < 1e-9, 1.0, totals)
+    order = np.argsort(classes)  # some learners order the classes otherwise
+    classes, rows = classes[order], rows[:, order]
     several = is_multicompartment(y)
-    predicted = classes[probabilities.argmax(axis=1)]
-    answer = multicompartment_probability(probabilities, classes) > 0.5
+    predicted = classes[rows.argmax(axis=1)]
+    answer = multicompartment_probability(rows, classes) > 0.5
     by_argmax = is_multicompartment(predicted)
     return Evaluation(
         dataset=dataset,
         n_samples=int(y.size),
         classes=classes,
-        metrics=count_metrics(y, probabilities, classes)
-        | binary_metrics(y, probabilities, classes),
+        metrics=count_metrics(y, rows, classes) | binary_metrics(y, rows, classes),
         confusion_matrix=confusion_matrix(y, predicted, labels=classes),
         binary_confusion_matrix=confusion_matrix(several, answer, labels=[False, True]),
         binary_argmax_confusion_matrix=confusion_matrix(several, by_argmax, labels=[False, True]),

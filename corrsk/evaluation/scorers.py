@@ -37,6 +37,9 @@ class MulticompartmentScorer:
         )
         return float(self.score(is_multicompartment(y), probability))
 
+    def _accept_sample_weight(self) -> bool:
+        return False  # scikit-learn asks this of scorers in a multi-metric search
+
     def __repr__(self) -> str:
         return self.name
 

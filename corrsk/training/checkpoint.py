@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import time
 from pathlib import Path
@@ -58,6 +59,10 @@ class TrainingCheckpoint(Callback):
 
     def read(self) -> dict[str, Any] | None:
         """The state in the file, or None if there is no file."""
+        if not self.path.parent.is_dir():
+            raise ValueError(f"there is no folder {self.path.parent} to keep a checkpoint in")
+        if self.path.is_dir():
+            raise ValueError(f"the checkpoint {self.path} is a folder; name a file")
         if not self.path.exists():
             return None
         try:
@@ -91,7 +96,7 @@ class TrainingCheckpoint(Callback):
         self.generator.set_state(state["order"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self._on_gpu(net):
-            torch.cuda.set_rng_state(state["cuda_rng"])
+            torch.cuda.set_rng_state(state["cuda_rng"], net.device)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         last = net.history[-1]["epoch"] == net.max_epochs
@@ -113,10 +118,13 @@ class TrainingCheckpoint(Callback):
             "history": history_rows(net),
             "order": self.generator.get_state(),
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self._on_gpu(net) else None,
+            "cuda_rng": torch.cuda.get_rng_state(net.device) if self._on_gpu(net) else None,
         }
+        # through bytes: torch's own writer has an exception of its own for a full disk
+        file = io.BytesIO()
+        torch.save(state, file)
         with write_atomically(self.path) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(file.getbuffer())
         self.written_at = time.monotonic()
 
 

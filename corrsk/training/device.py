@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -28,6 +31,12 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def set_threads(n_threads: int) -> None:
-    """Let torch use `n_threads` threads in this process."""
+@contextmanager
+def limited_threads(n_threads: int) -> Iterator[None]:
+    """Let torch use `n_threads` threads in this process for a while."""
+    before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

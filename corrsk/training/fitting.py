@@ -18,6 +18,7 @@ from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_
 from corrsk.training.net import CountLoss, SignalNet, TensorSignals, WholeBatches
 from corrsk.training.schedules import SCHEDULES
 
+_LARGEST_AUTO_BATCH = 500
 PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
@@ -48,6 +49,14 @@ class TrainingSettings:
     patience: int | None
     restore_best: bool
     seed: int
+
+
+def resolve_batch_size(batch_size: int | str, n_samples: int) -> int:
+    """The batch size that a parameter, an integer or "auto", stands for."""
+    if batch_size == "auto":
+        # small data want small batches, or an epoch has no steps to learn in
+        batch_size = max(16, min(_LARGEST_AUTO_BATCH, n_samples // 100))
+    return min(n_samples, int(batch_size))
 
 
 def train_network(
@@ -106,7 +115,11 @@ def train_network(
 
     # dropout draws from torch's global generator, which is the user's again afterwards
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(settings, 1))
+        # not torch.manual_seed, which would seed every GPU, also those of others
+        torch.default_generator.manual_seed(_seed(settings, 1))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_seed(settings, 1))
         net = SignalNet(
             module=_network(settings, signals.X),
             criterion=CountLoss(_weights(settings), settings.softmax_before_loss),
@@ -142,14 +155,23 @@ def train_network(
 
 
 def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Class probabilities of signals, shape (n, n_classes), chunk by chunk."""
+    """Class probabilities of signals, shape (n, n_classes), chunk by chunk.
+
+    Raises
+    ------
+    ValueError
+        If values are too large for single precision.
+    """
     device = _device_of(net)
     net.module_.eval()
     chunks = []
     for start in range(0, X.shape[0], PREDICT_ROWS):
-        rows = np.ascontiguousarray(X[start : start + PREDICT_ROWS], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(X[start : start + PREDICT_ROWS], dtype=np.float32)
         with torch.inference_mode():
             logits = net.module_(_tensor(rows).to(device))
+        if not torch.isfinite(logits).all():
+            raise ValueError("X holds values that are too large for single precision")
         # in double precision the rows sum to 1 as scikit-learn's metrics want them to
         chunks.append(torch.softmax(logits.double(), dim=1).cpu().numpy())
     return np.concatenate(chunks)

@@ -147,7 +147,13 @@ class SignalNet(NeuralNetClassifier):
             if not training:
                 correct = correct + (step["y_pred"].argmax(dim=1) == batch[1]).sum()
             self.notify("on_batch_end", batch=batch, training=training, **step)
-        self.history.record(f"{prefix}_loss", float(total) / n_samples)
+        loss = float(total) / n_samples
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the training diverged: the {prefix} loss of epoch {len(self.history)} is {loss}; "
+                "use a lower learning_rate, or bring the signals to the order of 1"
+            )
+        self.history.record(f"{prefix}_loss", loss)
         if not training:
             self.history.record(f"{prefix}_accuracy", float(correct) / n_samples)
 

@@ -1,0 +1,55 @@
+"""Checks of parameters that several modules make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+T = TypeVar("T")
+
+
+def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:
+    """The entry of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists the known names.
+    """
+    if name not in registry:
+        raise ValueError(f"unknown {kind} {name!r}; known {kind}s: {', '.join(registry)}")
+    return registry[name]
+
+
+def checked_count(name: str, value: Any, *, at_least: int) -> None:
+    """Refuse what is not an integer of at least `at_least`.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {value}")
+
+
+def checked_noise_levels(noise_level: float | ArrayLike) -> NDArray[np.float64]:
+    """One or several noise levels as an array of shape (k,).
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is negative, NaN or infinite.
+    """
+    levels = np.atleast_1d(np.asarray(noise_level, dtype=np.float64))
+    if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
+        raise ValueError(
+            "noise_level must be a number >= 0 or a list of such numbers (0.01 is 1 %), "
+            f"got {noise_level!r}"
+        )
+    return levels

@@ -1,0 +1,172 @@
+"""Kernels, and the contrasts that they make of a scan parameter and a tissue property."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from corrsk.physics._arrays import Array, promote
+
+
+def inversion_recovery(
+    ti: Array, t1: Array, *, tr: float | None = None, inversion_efficiency: float = 1.0
+) -> Array:
+    """Longitudinal magnetisation after an inversion pulse, for M0 = 1.
+
+    Parameters
+    ----------
+    ti : array
+        Inversion times in ms, broadcast against `t1`.
+    t1 : array
+        Longitudinal relaxation times in ms.
+    tr : float, optional
+        Repetition time in ms, from inversion to inversion; None for full
+        recovery before each inversion.
+    inversion_efficiency : float, default=1.0
+        eta in (0, 1]; 1 is a perfect 180 degree inversion.
+
+    Returns
+    -------
+    array
+        ``1 - (1 + eta) exp(-TI/T1) + eta exp(-TR/T1)``, of the broadcast shape.
+
+    Notes
+    -----
+    With TR infinite and eta = 1 this is the bracket of Eq. 1 in Endt,
+    Lachermeier and Menzel, MIDL 2024. The steady state with TR holds for a
+    90 degree excitation that is spoiled after each readout, and TE << TR:
+    recovery from zero over TR - TI, inversion by -eta, recovery over TI.
+    """
+    xp, ti, t1 = promote(ti, t1)
+    signal = 1 - (1 + inversion_efficiency) * xp.exp(-ti / t1)
+    if tr is None:
+        return signal
+    return signal + inversion_efficiency * xp.exp(-tr / t1)
+
+
+def spin_echo(te: Array, t2: Array) -> Array:
+    """Transverse decay ``exp(-TE / T2)`` of a spin echo; TE and T2 in ms."""
+    xp, te, t2 = promote(te, t2)
+    return xp.exp(-te / t2)
+
+
+def diffusion(b: Array, diffusivity: Array) -> Array:
+    """Free diffusion ``exp(-b D)``; b in ms/um^2, D in um^2/ms.
+
+    Stejskal and Tanner, J. Chem. Phys. 42, 288 (1965).
+    """
+    xp, b, diffusivity = promote(b, diffusivity)
+    return xp.exp(-b * diffusivity)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A scan parameter, the tissue property it probes, and their kernel.
+
+    Parameters
+    ----------
+    parameter, tissue : str
+        Names of the scan parameter ("TI") and of the tissue property ("T1").
+    kernel : callable
+        ``kernel(parameter, tissue)`` on broadcast arrays. Where
+        `longitudinal` is true it also takes `tr` and `inversion_efficiency`.
+    unit, tissue_unit : str
+        Units of the two.
+    smallest_maximum, largest_minimum : float
+        Bounds that only a wrong unit can break: a protocol whose largest value
+        lies below the one, or whose smallest lies above the other, is refused.
+    wrong_unit : str
+        The unit that breaking these bounds betrays, for the error message.
+    tissue_smallest_maximum : float
+        The same for the tissue property: a table or prior whose largest value
+        lies below is refused.
+    tissue_wrong_unit : str
+    zero_allowed : bool
+        Whether the scan parameter may be 0 (a b-value may, a TE may not).
+    longitudinal : bool
+        Whether the kernel depends on TR and the inversion efficiency.
+    """
+
+    parameter: str
+    tissue: str
+    kernel: Callable[..., Array]
+    unit: str = "ms"
+    tissue_unit: str = "ms"
+    smallest_maximum: float = 0.0
+    largest_minimum: float = math.inf
+    wrong_unit: str = "seconds"
+    tissue_smallest_maximum: float = 0.0
+    tissue_wrong_unit: str = "seconds"
+    zero_allowed: bool = False
+    longitudinal: bool = False
+
+
+CONTRASTS: dict[str, Contrast] = {}
+
+
+def register_contrast(contrast: Contrast) -> None:
+    """Make `contrast` known to protocols, priors, tissue tables and generators.
+
+    Its order of registration is the order of the axes of a grid: TI, TE, b,
+    then what was added. Registration is per process: put it at the top level
+    of a module that worker processes import too.
+
+    Raises
+    ------
+    ValueError
+        If another contrast has the scan parameter or the tissue property.
+    """
+    for known in CONTRASTS.values():
+        if known != contrast and (
+            known.parameter == contrast.parameter or known.tissue == contrast.tissue
+        ):
+            raise ValueError(
+                f"the contrast ({known.parameter}, {known.tissue}) is registered already; "
+                f"({contrast.parameter}, {contrast.tissue}) needs names of its own"
+            )
+    CONTRASTS[contrast.parameter] = contrast
+
+
+register_contrast(
+    Contrast(
+        "TI",
+        "T1",
+        inversion_recovery,
+        smallest_maximum=20.0,
+        tissue_smallest_maximum=10.0,
+        longitudinal=True,
+    )
+)
+register_contrast(
+    Contrast("TE", "T2", spin_echo, smallest_maximum=1.0, tissue_smallest_maximum=1.0)
+)
+register_contrast(
+    Contrast(
+        "b",
+        "D",
+        diffusion,
+        unit="ms/um^2",
+        tissue_unit="um^2/ms",
+        largest_minimum=100.0,
+        wrong_unit="s/mm^2",
+        tissue_smallest_maximum=0.01,
+        tissue_wrong_unit="mm^2/s",
+        zero_allowed=True,
+    )
+)
+
+
+def check_tissue_unit(name: str, largest: float) -> None:
+    """Refuse a tissue property whose largest value can only be in the wrong unit.
+
+    Raises
+    ------
+    ValueError
+    """
+    for contrast in CONTRASTS.values():
+        if contrast.tissue == name and largest < contrast.tissue_smallest_maximum:
+            raise ValueError(
+                f"{name} must be in {contrast.tissue_unit}, but a largest value of {largest:g} "
+                f"can only be in {contrast.tissue_wrong_unit}; multiply by 1000"
+            )
