@@ -67,10 +67,15 @@ INSTANCES = {
 }
 
 NOISE_BY_ROW = "the noise of a voxel depends on its row"
+TWO_STREAMS = (
+    "fit_transform and transform draw different noise, so that no test sees training noise"
+)
 EXPECTED_FAILURES = {
     "AnyTableGenerator(random_state=0)": {
         "check_methods_subset_invariance": NOISE_BY_ROW,
         "check_methods_sample_order_invariance": NOISE_BY_ROW,
+        "check_transformer_general": TWO_STREAMS,
+        "check_transformer_data_not_an_array": TWO_STREAMS,
     },
 }
 

@@ -177,6 +177,10 @@ def test_scorers_in_a_search(small_data):
         assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
     weighted = GridSearchCV(forest, {"max_depth": [2]}, scoring=SCORERS, refit=False, cv=2)
     weighted.fit(X, y, sample_weight=np.ones(len(y)))
+    several = (y > 1).astype(float)  # weigh the signals of one compartment out
+    assert multicompartment_accuracy(
+        DummyClassifier().fit(X, y), X, y, sample_weight=several
+    ) == pytest.approx(1)
     scores = cross_validate(DummyClassifier(), X, y, scoring=SCORERS, cv=2)
     # who knows nothing answers "several", which most are
     assert scores["test_multicompartment_accuracy"].mean() == pytest.approx(np.mean(y > 1))

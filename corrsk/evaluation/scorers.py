@@ -16,48 +16,48 @@ from corrsk._counts import is_multicompartment, multicompartment_probability
 class MulticompartmentScorer:
     """Score P(n_c >= 2) of any fitted classifier of compartment counts.
 
-    Called like every scikit-learn scorer, ``scorer(estimator, X, y)``; greater
-    is better. The estimator needs `predict_proba` and `classes_`.
+    Called like every scikit-learn scorer, ``scorer(estimator, X, y)``, optionally
+    with `sample_weight`; greater is better. The estimator needs `predict_proba` and `classes_`.
 
     Parameters
     ----------
     name : str
         What is scored, for the representation.
     score : callable
-        ``score(truth, probability)`` of arrays of shape (n,).
+        ``score(truth, probability, sample_weight)`` of arrays of shape (n,).
     """
 
     name: str
-    score: Callable[[Any, Any], float]
+    score: Callable[[Any, Any, Any], float]
 
-    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        """Score a fitted classifier on signals X of shape (n, N) and counts y."""
+    def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score a fitted classifier on signals X of shape (n, N) and counts y of shape (n,)."""
         probability = multicompartment_probability(
             np.asarray(estimator.predict_proba(X)), estimator.classes_
         )
-        return float(self.score(is_multicompartment(y), probability))
+        return float(self.score(is_multicompartment(y), probability, sample_weight))
 
     def _accept_sample_weight(self) -> bool:
-        return False  # scikit-learn asks this of scorers in a multi-metric search
+        return True  # scikit-learn asks this of the scorers of a search
 
     def __repr__(self) -> str:
         return self.name
 
 
-def _accuracy(truth: Any, probability: Any) -> float:
-    return float(metrics.accuracy_score(truth, probability > 0.5))
+def _accuracy(truth: Any, probability: Any, weight: Any) -> float:
+    return float(metrics.accuracy_score(truth, probability > 0.5, sample_weight=weight))
 
 
-def _balanced_accuracy(truth: Any, probability: Any) -> float:
-    return float(metrics.balanced_accuracy_score(truth, probability > 0.5))
+def _balanced_accuracy(truth: Any, probability: Any, weight: Any) -> float:
+    return float(metrics.balanced_accuracy_score(truth, probability > 0.5, sample_weight=weight))
 
 
-def _roc_auc(truth: Any, probability: Any) -> float:
-    return float(metrics.roc_auc_score(truth, probability))
+def _roc_auc(truth: Any, probability: Any, weight: Any) -> float:
+    return float(metrics.roc_auc_score(truth, probability, sample_weight=weight))
 
 
-def _negative_log_loss(truth: Any, probability: Any) -> float:
-    return -float(metrics.log_loss(truth, probability, labels=[False, True]))
+def _negative_log_loss(truth: Any, probability: Any, weight: Any) -> float:
+    return -float(metrics.log_loss(truth, probability, labels=[False, True], sample_weight=weight))
 
 
 multicompartment_accuracy = MulticompartmentScorer("multicompartment_accuracy", _accuracy)
