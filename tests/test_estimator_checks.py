@@ -67,9 +67,7 @@ INSTANCES = {
 }
 
 NOISE_BY_ROW = "the noise of a voxel depends on its row"
-TWO_STREAMS = (
-    "fit_transform and transform draw different noise, so that no test sees training noise"
-)
+TWO_STREAMS = "fit_transform and transform draw different noise, on purpose"
 EXPECTED_FAILURES = {
     "AnyTableGenerator(random_state=0)": {
         "check_methods_subset_invariance": NOISE_BY_ROW,

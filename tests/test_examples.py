@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,25 @@ def test_example(name, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / PROMISED[name]).stat().st_size > 100
+
+
+def test_the_quick_start_of_the_readme_runs(tmp_path):
+    """As it stands, but on fewer voxels and for fewer epochs."""
+    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    smaller = {
+        "100_000": "3_000",
+        "20_000": "2_000",
+        "CNNClassifier(random_state=0)": "CNNClassifier(random_state=0, max_epochs=2)",
+        "to_grid(signals)": "to_grid([[0.0] * 20])",
+    }
+    for long, short in smaller.items():
+        assert long in script
+        script = script.replace(long, short)
+    (tmp_path / "quick_start.py").write_text(script, encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "quick_start.py"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model.safetensors").exists()

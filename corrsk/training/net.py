@@ -129,6 +129,11 @@ class SignalNet(NeuralNetClassifier):
     ) -> None:
         """Open no history row for the batch."""
 
+    def _set_training(self, training: bool = True) -> None:
+        # skorch's walks through all modules for every batch, to tell them what they know
+        if self.module_.training != training:
+            super()._set_training(training)
+
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
