@@ -78,7 +78,7 @@ def reproduce(
         str,
         typer.Option(
             help="How to train the paper's network: 'default' is the best that was found within "
-            "minutes, 'paper' the published training (3000 epochs: a day on a laptop)."
+            "minutes, 'paper' the published training (3000 epochs; hours without a GPU)."
         ),
     ] = "default",
     epochs: Annotated[
