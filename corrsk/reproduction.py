@@ -29,6 +29,7 @@ from corrsk.evaluation import (
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
+    evaluate,
     plot_confusion_matrices,
     results_table,
 )
@@ -170,8 +171,8 @@ def _run(
     probabilities = model.predict_proba(data.data[test])
     predicting = time.perf_counter() - started
     levels = data.noise_level[test]
-    evaluation = Evaluation.from_estimator(
-        _Predicted(probabilities, model.classes_), None, data.target[test],
+    evaluation = evaluate(
+        data.target[test], probabilities, classes=model.classes_,
         noise_level=None if np.isnan(levels).any() else levels, dataset=data.name,
     )  # fmt: skip
 
@@ -203,17 +204,6 @@ def _run(
     return evaluation
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """Probabilities that were computed already, as an estimator."""
-
-    probabilities: Any
-    classes_: Any
-
-    def predict_proba(self, X: Any) -> Any:
-        return self.probabilities
-
-
 def environment(threads: int, classifier: CorrelationCNNClassifier) -> dict[str, Any]:
     """Versions and the class of the machine, to stand beside results."""
     return {
@@ -231,13 +221,13 @@ def _claim_folder(out: Path, identity: dict[str, Any], resume: bool) -> None:
         raise FileExistsError(f"{out} is a file; choose a folder for the results")
     out.mkdir(parents=True, exist_ok=True)
     marker = out / CONFIGURATION
-    if not marker.exists():
-        others = sorted(path.name for path in out.iterdir())
-        if others:
-            raise FileExistsError(
-                f"{out} holds other files ({', '.join(others[:5])}"
-                f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
-            )
+    others = sorted(path.name for path in out.iterdir() if path != marker)
+    if others and not marker.exists():
+        raise FileExistsError(
+            f"{out} holds other files ({', '.join(others[:5])}"
+            f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
+        )
+    if not others:  # new, or of a run that ended before it had computed anything to keep
         with write_atomically(marker) as partial:
             partial.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
         return

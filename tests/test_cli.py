@@ -79,6 +79,11 @@ def test_another_configuration_is_refused(finished):
     assert "recipe was 'default' and is 'paper'" in result.output
 
 
+def test_a_folder_of_a_run_that_computed_nothing_is_free(tmp_path):
+    (tmp_path / "run.json").write_text('{"samples": 5}')
+    assert run("reproduce", "--out", tmp_path, *SMALL).exit_code == 0
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("ten years")
     result = run("reproduce", "--out", tmp_path, *SMALL)
