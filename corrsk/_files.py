@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,42 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def existing_file(path: str | Path) -> Path:
+    """The path, if there is such a file.
+
+    Raises
+    ------
+    FileNotFoundError
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file that people can read, whole or not at all."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    with write_atomically(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not JSON.
+    """
+    try:
+        return json.loads(existing_file(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+
+
 def read_mat(path: str | Path) -> dict[str, Any]:
     """Variables of a MATLAB file (up to version 7).
 
@@ -53,9 +90,7 @@ def read_mat(path: str | Path) -> dict[str, Any]:
     """
     from scipy.io import loadmat
 
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    path = existing_file(path)
     try:
         content = loadmat(path)
     except NotImplementedError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk._checks import lookup
-from corrsk._files import read_mat, write_atomically
+from corrsk._files import read_json, read_mat, write_json
 from corrsk._protocol_checks import checked_contrasts, checked_tr
 from corrsk.physics import CONTRASTS
 
@@ -185,10 +184,7 @@ class AcquisitionProtocol:
         ValueError
             If the file is not JSON, or not a protocol.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a JSON file: {error}") from error
+        content = read_json(path)
         if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
             raise ValueError(
                 f"{path} is not a protocol: expected an object with the key 'contrasts', "
@@ -334,8 +330,7 @@ class AcquisitionProtocol:
             "contrasts": {name: values.tolist() for name, values in self.contrasts.items()},
             "tr": self.tr,
         }
-        with write_atomically(path) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AcquisitionProtocol):

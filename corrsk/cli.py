@@ -175,10 +175,7 @@ def simulate(
 
 def _read_protocol(name: str) -> AcquisitionProtocol:
     readers = {".json": AcquisitionProtocol.from_json, ".mat": AcquisitionProtocol.from_mat}
-    reader = readers.get(Path(name).suffix, AcquisitionProtocol.named)
-    if reader == AcquisitionProtocol.from_json and not Path(name).is_file():
-        raise FileNotFoundError(f"there is no file {name}")
-    return reader(name)
+    return readers.get(Path(name).suffix, AcquisitionProtocol.named)(name)
 
 
 def _say(line: str) -> None:

@@ -189,9 +189,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return self._simulate(self._checked_table(X, reset=False), "transform")
 
     def _fit(self, X: ArrayLike) -> NDArray[np.float64]:
-        checked_noise_levels(
-            self.noise_level
-        )  # a bad level is an error of fit, not of a later transform
+        # here, so that a bad level is an error of fit and not of a later transform
+        checked_noise_levels(self.noise_level)
         self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
         return self._checked_table(X, reset=True)
 

@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from corrsk._files import write_atomically
+from corrsk._files import existing_file, write_atomically
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
@@ -85,10 +85,8 @@ def load(path: str | Path) -> Any:
     ValueError
         If it is not such a file, or was written by a newer version.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
     try:
-        with safe_open(path, framework="np") as file:
+        with safe_open(existing_file(path), framework="np") as file:
             content = json.loads((file.metadata() or {})[_FORMAT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from corrsk._checks import checked_count, lookup
-from corrsk._files import write_atomically
+from corrsk._files import read_json, write_atomically, write_json
 from corrsk._parallel import effective_n_jobs
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import dataset_definition, load_dataset
@@ -139,8 +138,6 @@ def reproduce(
     """
     configuration.check()
     resolve_device(device)
-    if configuration.mat is not None and not Path(configuration.mat).is_file():
-        raise FileNotFoundError(f"there is no file {configuration.mat}")
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     # a file is read before the folder is claimed: a bad one leaves nothing behind
@@ -228,12 +225,11 @@ def _claim_folder(out: Path, identity: dict[str, Any], resume: bool) -> None:
             f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
         )
     if not others:  # new, or of a run that ended before it had computed anything to keep
-        with write_atomically(marker) as partial:
-            partial.write_text(json.dumps(identity, indent=1) + "\n", encoding="utf-8")
+        write_json(marker, identity)
         return
     try:
-        before = json.loads(marker.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        before = read_json(marker)
+    except ValueError as error:
         raise FileExistsError(f"{marker} is not readable; choose another folder") from error
     changed = [
         f"{key} was {before.get(key)!r} and is {identity.get(key)!r}"

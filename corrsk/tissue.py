@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -295,21 +295,8 @@ class TissuePrior:
         shape = (n_c.size, self.max_compartments)
         present = np.arange(shape[1]) < n_c[:, None]
         properties = self._draw_properties(rng, shape)
-        for _ in range(_MAX_REDRAWS if self.t2_below_t1 else 0):
-            rejected = (present & (properties["T2"] >= properties["T1"])).any(axis=1)
-            if not rejected.any():
-                break
-            # whole voxels are redrawn: redrawing one compartment alone would not
-            # be uniform over the allowed combinations
-            again = self._draw_properties(rng, (int(rejected.sum()), shape[1]))
-            for name, values in again.items():
-                properties[name][rejected] = values
-        else:
-            if self.t2_below_t1:
-                raise ValueError(
-                    f"t2_below_t1 leaves too little of the ranges: no allowed voxel was found in "
-                    f"{_MAX_REDRAWS} draws"
-                )
+        if self.t2_below_t1:
+            self._redraw_until_t2_below_t1(rng, properties, present)
         weights = FRACTION_LAWS[self.fraction_law](rng, shape) * present
         weights /= weights.sum(axis=1, keepdims=True)
         free = 1.0 - self.min_fraction * n_c[:, None]
@@ -327,18 +314,36 @@ class TissuePrior:
             for name, values in self.ranges.items()
         }
 
+    def _redraw_until_t2_below_t1(
+        self,
+        rng: Generator,
+        properties: dict[str, NDArray[np.float64]],
+        present: NDArray[np.bool_],
+    ) -> None:
+        for _ in range(_MAX_REDRAWS):
+            rejected = (present & (properties["T2"] >= properties["T1"])).any(axis=1)
+            if not rejected.any():
+                return
+            # whole voxels are redrawn: redrawing one compartment alone would not
+            # be uniform over the allowed combinations
+            again = self._draw_properties(rng, (int(rejected.sum()), present.shape[1]))
+            for name, values in again.items():
+                properties[name][rejected] = values
+        raise ValueError(
+            f"t2_below_t1 leaves too little of the ranges: no allowed voxel was found in "
+            f"{_MAX_REDRAWS} draws"
+        )
+
+    @property
+    def _other_fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name != "ranges")
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (
-            dict(self.ranges), self.n_compartments, self.min_fraction,
-            self.fraction_law, self.with_replacement, self.t2_below_t1,
-        )  # fmt: skip
+        return TissuePrior, (dict(self.ranges), *self._other_fields)  # a proxy has no pickle
 
     def __hash__(self) -> int:
-        return hash((tuple(self.ranges.items()), *self.__reduce__()[1][1:]))
-
-
-def _rebuild(*fields: Any) -> TissuePrior:
-    return TissuePrior(*fields)
+        # as equality has it, the order of the ranges does not matter
+        return hash((frozenset(self.ranges.items()), *self._other_fields))
 
 
 _NAMED_PRIORS = {"midl2024": TissuePrior()}

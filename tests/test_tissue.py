@@ -125,6 +125,9 @@ def test_it_is_a_value():
         assert twin == prior
         assert hash(twin) == hash(prior)
     assert prior != TissuePrior()
+    turned = TissuePrior(ranges=dict(reversed(prior.ranges.items())), min_fraction=0.1)
+    assert turned == prior
+    assert hash(turned) == hash(prior)
 
 
 @pytest.mark.parametrize(

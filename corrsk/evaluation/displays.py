@@ -22,6 +22,7 @@ from corrsk.evaluation.published import (
     PAPER_BINARY_CONFUSION_MATRIX,
     PAPER_CONFUSION_MATRIX,
     PAPER_METRICS,
+    is_papers_problem,
 )
 from corrsk.evaluation.report import Evaluation, evaluate
 
@@ -43,7 +44,7 @@ def plot_confusion_matrices(evaluation: Evaluation, *, paper: bool = True) -> Fi
     -------
     matplotlib.figure.Figure
     """
-    paper = paper and evaluation.classes.tolist() == [1, 2, 3, 4]
+    paper = paper and is_papers_problem(evaluation.classes)
     shown: list[list[tuple[str, NDArray[np.int64], Any]]] = [
         [
             (f"{evaluation.dataset}\nP(n_c ≥ 2) > 0.5",
@@ -151,7 +152,7 @@ class CountRocDisplay:
 
         They are left out where the classes are not the paper's.
         """
-        paper = paper and {"1", "2", "3", "4"} == set(self.curves) - {"micro", "macro"}
+        paper = paper and is_papers_problem(set(self.curves) - {"micro", "macro"})
         self.ax_ = _axes(6, 5.6) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
         for name, (false, true, area) in self.curves.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
 from corrsk._counts import as_counts, is_multicompartment, multicompartment_probability
-from corrsk._files import write_atomically
-from corrsk.evaluation.published import PAPER, PAPER_METRICS
+from corrsk._files import read_json, write_json
+from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 from corrsk.evaluation.scores import binary_metrics, count_metrics
 
 _FORMAT = "corrsk-evaluation"
@@ -81,7 +80,7 @@ class Evaluation:
     def to_frame(self) -> pd.DataFrame:
         """One row per metric: our value and, for its four classes, the paper's."""
         frame = pd.DataFrame({self.dataset: self.metrics})
-        if self.classes.tolist() == [1, 2, 3, 4]:
+        if is_papers_problem(self.classes):
             frame[PAPER] = pd.Series(PAPER_METRICS).reindex(frame.index)
         frame.index.name = "metric"
         return frame
@@ -99,9 +98,7 @@ class Evaluation:
             "paper": {"source": PAPER, "metrics": PAPER_METRICS},
             **more,
         }  # fmt: skip
-        text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
-        with write_atomically(path) as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+        write_json(path, _without_nan(content))
 
     @classmethod
     def from_json(cls, path: str | Path) -> Evaluation:
@@ -112,10 +109,7 @@ class Evaluation:
         ValueError
             If the file is not an evaluation.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a JSON file: {error}") from error
+        content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"{path} is not an evaluation written by corrsk")
         levels = pd.DataFrame(content["by_noise_level"])

@@ -79,13 +79,14 @@ class BestEpoch(Callback):
         epoch, loss = net.history[-1]["epoch"], net.history[-1][self.monitor]
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch
-            # a reference would go on training with the network, as the paper's code has it
-            self.weights = copy.deepcopy(net.module_.state_dict())
+            if self.restore:
+                # a reference would go on training with the network, as in the paper's code
+                self.weights = copy.deepcopy(net.module_.state_dict())
         elif self.patience is not None and epoch - self.best_epoch >= self.patience:
             raise StopTraining
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        if self.restore and self.weights is not None:
+        if self.weights is not None:
             net.module_.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:

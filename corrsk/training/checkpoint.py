@@ -20,11 +20,11 @@ _FORMAT = 1
 _INTERVAL = 10.0  # seconds between two checkpoints: a short epoch is not worth a file
 
 
-def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any] | None) -> str:
+def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any]) -> str:
     """A short digest of the settings and the data of a training."""
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode())
     for array in arrays:
-        digest.update(b"none" if array is None else np.ascontiguousarray(array).data)
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]
 
 
@@ -80,11 +80,8 @@ class TrainingCheckpoint(Callback):
             )
         return state
 
-    def restore(self, net: Any) -> None:
-        """Bring an initialised net and the callbacks to the state in the file, if any."""
-        state = self.read()
-        if state is None:
-            return
+    def restore(self, net: Any, state: dict[str, Any]) -> None:
+        """Bring an initialised net and the callbacks to a state that was read."""
         net.module_.load_state_dict(state["module"])
         net.optimizer_.load_state_dict(state["optimizer"])
         for callback, saved in zip(self.stateful, state["callbacks"], strict=True):

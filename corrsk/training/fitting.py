@@ -107,11 +107,11 @@ def train_network(
     )
     stateful = [schedule, best]
     progress = EpochProgress(settings.max_epochs, progress_delay)
-    keeper = None
+    keeper = state = None
     if checkpoint is not None:
         identity = fingerprint(asdict(settings), *train, *(validation or ()))
         keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
-        keeper.read()  # a foreign file is refused before any work
+        state = keeper.read()  # a foreign file is refused before any work
 
     # dropout draws from torch's global generator, which is the user's again afterwards
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -143,8 +143,8 @@ def train_network(
             **_optimizer(settings),
         )
         net.initialize()
-        if keeper is not None:
-            keeper.restore(net)
+        if keeper is not None and state is not None:
+            keeper.restore(net, state)
         try:
             net.train(signals, held_out, settings.max_epochs - len(net.history))
         finally:

@@ -23,13 +23,13 @@ class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
     Parameters
     ----------
     X : Tensor of shape (n, N)
-    y : Tensor of shape (n,), optional
+    y : Tensor of shape (n,)
         Class indices 0..K-1.
     """
 
-    def __init__(self, X: Tensor, y: Tensor | None = None) -> None:
+    def __init__(self, X: Tensor, y: Tensor) -> None:
         self.X = X
-        self.y = y if y is not None else torch.zeros(len(X), dtype=torch.long)
+        self.y = y
 
     def __len__(self) -> int:
         return len(self.X)
