@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.datasets import load_dataset, make_correlation_signals
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
-from corrsk.tissue import PropertyRange, TissuePrior
+from corrsk.ranges import PropertyRange
+from corrsk.tissue import TissuePrior
 
 if TYPE_CHECKING:
     from corrsk.classifier import CorrelationCNNClassifier

@@ -37,6 +37,7 @@ def for_each_block(
     work: Callable[[int, slice], None],
     n_rows: int,
     *,
+    first_row: int = 0,
     n_jobs: int | None = None,
     description: str,
     verbose: bool = True,
@@ -44,14 +45,19 @@ def for_each_block(
     """Call ``work(block, rows)`` for every block of `BLOCK_ROWS` rows.
 
     Threads, not processes: the work is numpy's, which releases the lock, and
-    its results are written into shared arrays.
+    its results are written into shared arrays. The rows may be a part of a
+    longer table that starts at its row `first_row`, a multiple of `BLOCK_ROWS`:
+    the blocks are numbered as in the whole, `rows` counts within the part.
     """
+    first_block, left = divmod(first_row, BLOCK_ROWS)
+    if left:
+        raise ValueError(f"first_row must be a multiple of {BLOCK_ROWS}, got {first_row}")
     chunk_rows = BLOCK_ROWS * _BLOCKS_PER_CHUNK
 
     def chunk(start: int) -> int:
         stop = min(start + chunk_rows, n_rows)
         for first in range(start, stop, BLOCK_ROWS):
-            work(first // BLOCK_ROWS, slice(first, min(first + BLOCK_ROWS, stop)))
+            work(first_block + first // BLOCK_ROWS, slice(first, min(first + BLOCK_ROWS, stop)))
         return stop - start
 
     parallel = joblib.Parallel(

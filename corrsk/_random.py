@@ -50,20 +50,6 @@ def generator(seed: int, *key: int) -> Generator:
     return Generator(SFC64(SeedSequence(seed, spawn_key=key)))
 
 
-def deal(strata: NDArray[np.integer[Any]], n_cards: int, rng: Generator) -> NDArray[np.int64]:
-    """Deal cards 0..n_cards-1 in turn to samples, stratum after stratum, in random order.
-
-    The turn goes on from one stratum to the next, so that the cards come out
-    even, to within one, both within each stratum and over all of them.
-    """
-    shuffled = rng.permutation(strata.size)
-    # numpy sorts 16-bit keys by radix, in a fraction of the time
-    order = shuffled[np.argsort(strata.astype(np.uint16)[shuffled], kind="stable")]
-    dealt = np.empty(strata.size, dtype=np.int64)
-    dealt[order] = np.arange(strata.size) % n_cards
-    return dealt
-
-
 def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
     """Fill `out` with standard normal draws, in less than half the time of numpy's.
 

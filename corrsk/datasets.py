@@ -11,11 +11,10 @@ from sklearn.utils import Bunch
 
 from corrsk import _random
 from corrsk._checks import checked_count, lookup
-from corrsk._parallel import for_each_block
+from corrsk._signal_source import SignalSource
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
-from corrsk.physics import normalize_signals
-from corrsk.tissue import NOISE_LEVEL_COLUMN, TissuePrior, resolve_prior
+from corrsk.tissue import TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
 # part is spread out, so that any run of samples is split to within one sample.
@@ -90,6 +89,7 @@ def make_correlation_signals(
     normalize: bool = True,
     random_state: _random.RandomState = None,
     return_tissue: bool = False,
+    chunk_rows: int | None = None,
     n_jobs: int | None = None,
     verbose: bool = True,
 ) -> Any:
@@ -114,8 +114,12 @@ def make_correlation_signals(
         The same integer gives the same bits for any `n_jobs`.
     return_tissue : bool, default=False
         Whether to return the noise levels and the tissue as well.
+    chunk_rows : int, optional
+        Return dask arrays of chunks of about so many rows (and a dask DataFrame),
+        which are drawn when they are computed: for data larger than memory. The
+        bits are those of the call without it. Needs the extra `corrsk[dask]`.
     n_jobs : int, optional
-        Threads; None (default) for every core.
+        Threads; None (default) for every core. Dask has workers of its own.
     verbose : bool, default=True
         Whether to show progress once it takes more than a few seconds.
 
@@ -134,6 +138,8 @@ def make_correlation_signals(
     ------
     ValueError
         If a parameter is out of range or a name is unknown.
+    ImportError
+        If `chunk_rows` is given and dask is not installed.
 
     Examples
     --------
@@ -142,27 +148,24 @@ def make_correlation_signals(
     >>> X.shape, X.dtype
     ((1000, 64), dtype('float32'))
     """
+    checked_count("n_samples", n_samples, at_least=1)
     seed = _random.entropy(random_state)
     generator = CorrelationSignalGenerator(
         protocol=protocol, noise_level=noise_level, noise_reference=noise_reference,
         noise_distribution=noise_distribution, inversion_efficiency=inversion_efficiency,
         random_state=seed, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
-    checked_count("n_samples", n_samples, at_least=1)
-    # a voxel of nothing in particular checks the parameters before the long work
     prior = resolve_prior(prior)
-    probe, _ = prior.sample(1, random_state=0)
-    generator.fit(probe)
+    # a voxel of nothing in particular checks the parameters before the long work
+    generator.fit(prior.sample(1, 0, noise_level=noise_level)[0])
+    source = SignalSource(prior, generator, n_samples, normalize)
+    if chunk_rows is None:
+        drawn = source.rows(slice(0, n_samples))
+    else:
+        from corrsk._dask_arrays import dask_signals
 
-    tissue, n_c = prior.sample(
-        n_samples, seed, noise_level=noise_level, n_jobs=n_jobs, verbose=verbose
-    )
-    X = generator.fit_transform(tissue)
-    if normalize:
-        _normalize_in_place(X, n_jobs=n_jobs, verbose=verbose)
-    if not return_tissue:
-        return X, n_c
-    return X, n_c, tissue[NOISE_LEVEL_COLUMN].to_numpy(), tissue
+        drawn = dask_signals(source, chunk_rows)
+    return drawn if return_tissue else drawn[:2]
 
 
 def load_dataset(
@@ -237,11 +240,9 @@ def simulate_dataset(
         random_state=seed, return_tissue=True, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     protocol = resolve_protocol(definition.protocol).in_grid_order()
-    distinct = np.unique(definition.noise_levels)
-    strata = target * distinct.size + np.searchsorted(distinct, levels)
-    part = _PART_PATTERN[
-        _random.deal(strata, _PART_PATTERN.size, _random.generator(seed, _SPLIT_STREAM))
-    ]
+    part = _deal_parts(
+        resolve_prior(definition.prior), len(definition.noise_levels), n_samples, seed
+    )
     indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
     return Bunch(
         data=data, target=target, noise_level=levels, tissue=tissue, **indices,
@@ -250,9 +251,15 @@ def simulate_dataset(
     )  # fmt: skip
 
 
-def _normalize_in_place(X: NDArray[np.float32], *, n_jobs: int | None, verbose: bool) -> None:
-    # block by block, so that no second copy of the signals is held
-    def normalize(block: int, rows: slice) -> None:
-        X[rows] = normalize_signals(X[rows])
-
-    for_each_block(normalize, X.shape[0], n_jobs=n_jobs, description="normalising", verbose=verbose)
+def _deal_parts(prior: TissuePrior, n_levels: int, n_samples: int, seed: int) -> NDArray[np.int64]:
+    """The part of each row, 0..2, dealt within each compartment count and noise level."""
+    part = np.empty(n_samples, dtype=np.int64)
+    for start in range(0, n_samples, _random.BLOCK_ROWS):
+        block, rows = (
+            start // _random.BLOCK_ROWS,
+            slice(start, min(start + _random.BLOCK_ROWS, n_samples)),
+        )
+        *_, strata = prior.deal_rows(block, rows, n_samples, seed, n_levels=n_levels)
+        card, _ = strata.deal(_PART_PATTERN.size, _random.generator(seed, _SPLIT_STREAM, block))
+        part[rows] = _PART_PATTERN[card]
+    return part

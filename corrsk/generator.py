@@ -211,7 +211,26 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         columns = self.n_features_in_ if names is None else list(names)
         return TableLayout.of(columns, self.protocol_.tissue_properties)
 
-    def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:
+    def simulate_rows(self, X: ArrayLike, first_row: int) -> NDArray[np.floating[Any]]:
+        """What :meth:`fit_transform` gives for a part of a longer table, with the same bits.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n, columns)
+            The part.
+        first_row : int
+            Where it starts in the whole: a multiple of `corrsk._random.BLOCK_ROWS`.
+
+        Returns
+        -------
+        ndarray of shape (n, N)
+        """
+        check_is_fitted(self)
+        return self._simulate(self._checked_table(X, reset=False), "fit_transform", first_row)
+
+    def _simulate(
+        self, table: NDArray[np.float64], stream: str, first_row: int = 0
+    ) -> NDArray[np.floating[Any]]:
         layout = self._layout()
         levels = checked_noise_levels(self.noise_level)
         seed = _random.entropy(self.random_state)
@@ -242,8 +261,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             self._add_noise(clean, level, rng, out=signals[rows])
 
         for_each_block(
-            simulate, table.shape[0], n_jobs=self.n_jobs, description="simulating",
-            verbose=self.verbose,
+            simulate, table.shape[0], first_row=first_row, n_jobs=self.n_jobs,
+            description="simulating", verbose=self.verbose,
         )  # fmt: skip
         return signals
 

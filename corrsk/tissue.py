@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -15,83 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from corrsk import _random
 from corrsk._checks import checked_count, checked_noise_levels, lookup
+from corrsk._dealing import Strata
 from corrsk._parallel import for_each_block
 from corrsk.physics import CONTRASTS, check_tissue_unit
+from corrsk.ranges import PropertyRange
 
 NOISE_LEVEL_COLUMN = "noise_level"
 _MAX_REDRAWS = 1000
-
-
-@dataclass(frozen=True)
-class PropertyRange:
-    """The values that a tissue property may take, all equally likely.
-
-    Parameters
-    ----------
-    low, high : float
-        Smallest and largest value, in ms (T1, T2) or um^2/ms (D).
-    step : float, optional
-        Spacing of a grid low, low + step, .., high; None for a continuous range.
-    scale : {"linear", "log"}
-        Uniform in the value, or in its logarithm (continuous ranges only).
-
-    Raises
-    ------
-    ValueError
-        If the bounds are not positive and ascending, or the rest contradicts.
-    """
-
-    low: float
-    high: float
-    step: float | None = None
-    scale: str = "linear"
-
-    def __post_init__(self) -> None:
-        if not (0 < self.low <= self.high < math.inf):
-            raise ValueError(
-                f"a range needs 0 < low <= high < infinity, got {self.low} .. {self.high}"
-            )
-        if self.scale not in ("linear", "log"):
-            raise ValueError(f"scale must be 'linear' or 'log', got {self.scale!r}")
-        if self.step is not None:
-            if self.scale == "log":
-                raise ValueError("a range with a step is linear; drop step or scale='log'")
-            if not (self.step > 0):
-                raise ValueError(f"step must be positive, got {self.step}")
-            steps = (self.high - self.low) / self.step
-            if abs(steps - round(steps)) > 1e-6:
-                raise ValueError(
-                    f"high - low must be a multiple of step: {self.low} .. {self.high} "
-                    f"in steps of {self.step}"
-                )
-
-    @property
-    def n_values(self) -> float:
-        """Number of distinct values; infinite for a continuous range."""
-        if self.step is None:
-            return math.inf if self.high > self.low else 1
-        return round((self.high - self.low) / self.step) + 1
-
-    def sample(self, rng: Generator, size: tuple[int, ...]) -> NDArray[np.float64]:
-        """Draw values, shape `size`."""
-        if self.step is not None:
-            return np.asarray(self.low + self.step * rng.integers(0, int(self.n_values), size))
-        if self.scale == "log":
-            return np.exp(rng.uniform(math.log(self.low), math.log(self.high), size))
-        return rng.uniform(self.low, self.high, size)
-
-    def sample_distinct(self, rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-        """Draw values that differ within each row of `shape`."""
-        if self.step is None:
-            return self.sample(rng, shape)  # two draws are never equal
-        drawn = np.empty(shape, dtype=np.int64)
-        for column in range(shape[1]):
-            # the k-th of the values that the row has left
-            k = rng.integers(0, int(self.n_values) - column, shape[0])
-            for taken in np.sort(drawn[:, :column], axis=1).T:
-                k += k >= taken
-            drawn[:, column] = k
-        return np.asarray(self.low + self.step * drawn, dtype=np.float64)
+_COUNT_STREAM, _TISSUE_STREAM, _LEVEL_STREAM = range(3)
 
 
 def _flat_dirichlet(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
@@ -273,22 +203,70 @@ class TissuePrior:
             Number of compartments; all counts are equally frequent to within one.
         """
         checked_count("n_samples", n_samples, at_least=1)
-        seed = _random.entropy(random_state)
+        return self.sample_rows(
+            slice(0, n_samples), n_samples, _random.entropy(random_state),
+            noise_level=noise_level, n_jobs=n_jobs, verbose=verbose,
+        )  # fmt: skip
+
+    def sample_rows(
+        self,
+        rows: slice,
+        n_samples: int,
+        seed: int,
+        *,
+        noise_level: float | ArrayLike | None = None,
+        n_jobs: int | None = None,
+        verbose: bool = True,
+    ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+        """Draw some rows of the table that :meth:`sample` draws, with the same bits.
+
+        Parameters
+        ----------
+        rows : slice
+            From a multiple of `corrsk._random.BLOCK_ROWS` on.
+        n_samples : int
+            Number of voxels of the whole table.
+        seed : int
+        noise_level, n_jobs, verbose
+            As for :meth:`sample`, which says what is returned.
+        """
         counts = np.asarray(self.n_compartments)
-        n_c = counts[_random.generator(seed, 0).permutation(np.arange(n_samples) % counts.size)]
+        n_c = np.empty(rows.stop - rows.start, dtype=np.int64)
         columns = self.columns + ([] if noise_level is None else [NOISE_LEVEL_COLUMN])
         # column by column in memory, which is how pandas keeps a block: no copy is made
-        values = np.empty((len(columns), n_samples))
-        if noise_level is not None:
-            levels = checked_noise_levels(noise_level)
-            values[-1] = levels[_random.deal(n_c, levels.size, _random.generator(seed, 2))]
+        values = np.empty((len(columns), n_c.size))
+        levels = None if noise_level is None else checked_noise_levels(noise_level)
 
-        def draw(block: int, rows: slice) -> None:
-            drawn = values[: len(self.columns), rows]
-            self._draw(_random.generator(seed, 1, block), n_c[rows], drawn)
+        def draw(block: int, part: slice) -> None:
+            whole = slice(rows.start + part.start, rows.start + part.stop)
+            count, level, _ = self.deal_rows(
+                block, whole, n_samples, seed, n_levels=1 if levels is None else levels.size
+            )
+            n_c[part] = counts[count]
+            if levels is not None:
+                values[-1, part] = levels[level]
+            drawn = values[: len(self.columns), part]
+            self._draw(_random.generator(seed, _TISSUE_STREAM, block), n_c[part], drawn)
 
-        for_each_block(draw, n_samples, n_jobs=n_jobs, description="tissue", verbose=verbose)
+        for_each_block(
+            draw, n_c.size, first_row=rows.start, n_jobs=n_jobs, description="tissue",
+            verbose=verbose,
+        )  # fmt: skip
         return pd.DataFrame(values.T, columns=columns, copy=False), n_c
+
+    def deal_rows(
+        self, block: int, rows: slice, n_samples: int, seed: int, *, n_levels: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], Strata]:
+        """Which count and which noise level each row of a block gets, by their positions.
+
+        The strata, number ``count * n_levels + level``, are for dealing out more.
+        """
+        strata = Strata.whole(rows, n_samples)
+        count, strata = strata.deal(
+            len(self.n_compartments), _random.generator(seed, _COUNT_STREAM, block)
+        )
+        level, strata = strata.deal(n_levels, _random.generator(seed, _LEVEL_STREAM, block))
+        return count, level, strata
 
     def _draw(self, rng: Generator, n_c: NDArray[np.int64], out: NDArray[np.float64]) -> None:
         """Fill `out` of shape (columns, rows) for one block."""

@@ -1,0 +1,77 @@
+"""Data sets larger than memory, as dask arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from corrsk._checks import checked_count
+from corrsk._random import BLOCK_ROWS
+from corrsk._signal_source import SignalSource
+
+
+def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, Any]:
+    """Signals, counts, noise levels and tissue, in chunks that are drawn when computed.
+
+    Parameters
+    ----------
+    source : SignalSource
+    chunk_rows : int
+        Rounded up to a multiple of `BLOCK_ROWS`, so that the bits are those of
+        one chunk of all.
+
+    Returns
+    -------
+    X, n_c, noise_level : dask arrays of shapes (n, N), (n,), (n,)
+    tissue : dask DataFrame
+        With the numbers of the rows as its index.
+
+    Raises
+    ------
+    ImportError
+        If dask is not installed.
+    """
+    try:
+        import dask
+        import dask.array as da
+        import dask.dataframe as dd
+    except ImportError as error:
+        raise ImportError("chunk_rows needs dask: pip install 'corrsk[dask]'") from error
+
+    checked_count("chunk_rows", chunk_rows, at_least=1)
+    step = -(-chunk_rows // BLOCK_ROWS) * BLOCK_ROWS
+    n = source.n_samples
+    runs = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    # one thread per chunk: dask's workers take a chunk each
+    source = _in_one_thread(source)
+    draw = dask.delayed(_draw, nout=4, pure=True)
+    parts = [draw(source, rows) for rows in runs]
+
+    def column(which: int, dtype: Any, *width: int) -> Any:
+        return da.concatenate(
+            [
+                da.from_delayed(part[which], (rows.stop - rows.start, *width), dtype=dtype)
+                for part, rows in zip(parts, runs, strict=True)
+            ]
+        )
+
+    X = column(0, source.generator.dtype, source.generator.protocol_.n_measurements)
+    # the columns and their types, without a row
+    meta = source.rows(slice(0, 1))[3].iloc[:0]
+    divisions = (*(rows.start for rows in runs), n - 1)
+    tissue = dd.from_delayed([part[3] for part in parts], meta=meta, divisions=divisions)
+    return X, column(1, np.int64), column(2, np.float64), tissue
+
+
+def _in_one_thread(source: SignalSource) -> SignalSource:
+    generator = clone(source.generator).set_params(n_jobs=1, verbose=False)
+    tissue, _ = source.prior.sample(1, 0, noise_level=generator.noise_level)
+    return SignalSource(source.prior, generator.fit(tissue), source.n_samples, source.normalize)
+
+
+def _draw(source: SignalSource, rows: slice) -> tuple[Any, Any, Any, Any]:
+    X, n_c, noise_level, tissue = source.rows(rows)
+    tissue.index = np.arange(rows.start, rows.stop)
+    return X, n_c, noise_level, tissue

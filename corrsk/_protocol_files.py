@@ -1,0 +1,78 @@
+"""Protocols in files: the group's .mat vectors, and JSON that people can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk._files import read_json, read_mat, write_json
+from corrsk.physics import CONTRASTS
+
+_JSON_FORMAT = "corrsk-protocol"
+
+
+def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float | None]:
+    """The vectors of a MATLAB file by scan parameter, and its TR.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :meth:`AcquisitionProtocol.from_mat` says.
+    """
+    content = {key.lower(): value for key, value in read_mat(path).items()}
+    contrasts = {
+        name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
+    }
+    if len(contrasts) < 2:
+        raise ValueError(
+            f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
+            f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
+        )
+    tr = np.unique(content.get("tr", ()))
+    if tr.size > 1:
+        raise ValueError(f"{path} has several values of tr; a protocol has one")
+    return contrasts, tr[0] if tr.size else None
+
+
+def contrasts_from_json(path: str | Path) -> tuple[dict[str, list[float]], float | None]:
+    """The lists of a JSON file by scan parameter, and its TR.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :meth:`AcquisitionProtocol.from_json` says.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
+        raise ValueError(
+            f"{path} is not a protocol: expected an object with the key 'contrasts', "
+            'such as {"contrasts": {"TI": [...], "TE": [...]}, "tr": null}'
+        )
+    if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
+        raise ValueError(
+            f"{path} is in the format {content.get('format')!r}, version "
+            f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
+        )
+    for name, unit in content.get("units", {}).items():
+        known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
+        if unit != known:
+            raise ValueError(f"{path} has {name} in {unit}; corrsk wants {known}")
+    return content["contrasts"], content.get("tr")
+
+
+def contrasts_to_json(
+    path: str | Path, contrasts: Mapping[str, NDArray[np.float64]], tr: float | None
+) -> None:
+    """Write what :func:`contrasts_from_json` reads."""
+    content = {
+        "format": _JSON_FORMAT,
+        "version": 1,
+        "units": {name: CONTRASTS[name].unit for name in contrasts} | {"tr": "ms"},
+        "contrasts": {name: values.tolist() for name, values in contrasts.items()},
+        "tr": tr,
+    }
+    write_json(path, content)
