@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from corrsk import _random
 from corrsk._parallel import for_each_block
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics import normalize_signals
@@ -40,7 +41,8 @@ class SignalSource:
         """Signals, counts, noise levels and tissue of rows from a multiple of `BLOCK_ROWS` on."""
         generator = self.generator
         tissue, n_c = self.prior.sample_rows(
-            rows, self.n_samples, generator.random_state, noise_level=generator.noise_level,
+            rows, self.n_samples, _random.entropy(generator.random_state),
+            noise_level=generator.noise_level,
             n_jobs=generator.n_jobs, verbose=generator.verbose,
         )  # fmt: skip
         X = generator.simulate_rows(tissue, rows.start)
