@@ -34,11 +34,13 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
         If dask is not installed.
     """
     try:
-        import dask
-        import dask.array as da
-        import dask.dataframe as dd
+        import dask.array
+        import dask.dataframe
+        from dask.delayed import delayed
     except ImportError as error:
         raise ImportError("chunk_rows needs dask: pip install 'corrsk[dask]'") from error
+    da: Any = dask.array  # its functions have no types
+    dd: Any = dask.dataframe
 
     checked_count("chunk_rows", chunk_rows, at_least=1)
     step = -(-chunk_rows // BLOCK_ROWS) * BLOCK_ROWS
@@ -46,7 +48,7 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
     runs = [slice(start, min(start + step, n)) for start in range(0, n, step)]
     # one thread per chunk: dask's workers take a chunk each
     source = _in_one_thread(source)
-    draw = dask.delayed(_draw, nout=4, pure=True)
+    draw = delayed(_draw, nout=4, pure=True)
     parts = [draw(source, rows) for rows in runs]
 
     def column(which: int, dtype: Any, *width: int) -> Any:

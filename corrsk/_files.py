@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @contextmanager
@@ -56,10 +59,23 @@ def existing_file(path: str | Path) -> Path:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file that people can read, whole or not at all."""
-    text = json.dumps(content, indent=1, allow_nan=False)
+    """Write a JSON file that people can read, whole or not at all.
+
+    JSON has no NaN: null stands for it, and for what is infinite.
+    """
+    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
     with write_atomically(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, np.generic):
+        return _without_nan(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: str | Path) -> Any:

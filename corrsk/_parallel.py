@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 
 import joblib
@@ -15,19 +18,45 @@ _BLOCKS_PER_CHUNK = 8
 
 
 def in_worker() -> bool:
-    """Whether this code runs within a worker of a joblib call."""
+    """Whether this code runs within a worker: of a joblib call, or of a dask cluster."""
     backend, _ = get_active_backend()
-    return bool(getattr(backend, "nesting_level", 0))
+    # joblib's dask backend gives its workers the nesting level of a call from outside
+    return bool(getattr(backend, "nesting_level", 0)) or _threads_of_dask_worker() is not None
+
+
+def share_of_cores() -> int:
+    """Number of cores for this code: all of them, but within a worker its share.
+
+    Workers that are processes are told theirs by OMP_NUM_THREADS, as loky (cores
+    divided by workers) and dask's nanny (1) do; the threads of a dask worker
+    divide it among them. Without it, and in a worker that is a thread, it is one
+    core: the search that runs the workers keeps the others busy.
+    """
+    if not in_worker():
+        return int(joblib.cpu_count())
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(told) if told.isdigit() else 1
+    threads = _threads_of_dask_worker()
+    if threads is None:
+        return max(1, cores) if threading.current_thread() is threading.main_thread() else 1
+    return max(1, cores // threads)
+
+
+def _threads_of_dask_worker() -> int | None:
+    # a process that works for a dask cluster has imported it; no other needs to
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        return int(distributed.get_worker().state.nthreads)
+    except ValueError:  # this thread runs none of a worker's tasks
+        return None
 
 
 def effective_n_jobs(n_jobs: int | None) -> int:
-    """Number of threads: None is every core, but one thread within a joblib worker.
-
-    A search that runs a worker per core already keeps every core busy; more
-    threads in each worker would only get in each other's way.
-    """
+    """Number of threads: None is every core, within a worker its :func:`share_of_cores`."""
     if n_jobs is None:
-        return 1 if in_worker() else joblib.cpu_count()
+        return share_of_cores()
     if n_jobs == 0:
         raise ValueError("n_jobs == 0 has no meaning; use None, -1 or a positive number")
     return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)

@@ -15,11 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk._checks import lookup
-from corrsk._files import read_json, read_mat, write_json
 from corrsk._protocol_checks import checked_contrasts, checked_tr
+from corrsk._protocol_files import contrasts_from_json, contrasts_from_mat, contrasts_to_json
 from corrsk.physics import CONTRASTS
-
-_JSON_FORMAT = "corrsk-protocol"
 
 # The group's published 8 x 8 protocol (the file ti_te_dict.mat beside the code
 # of Endt et al., MIDL 2024), in grid order. The file has TR = 20 s as well; the
@@ -159,19 +157,8 @@ class AcquisitionProtocol:
         ValueError
             If it is not a readable MATLAB file, or holds fewer than two vectors.
         """
-        content = {key.lower(): value for key, value in read_mat(path).items()}
-        contrasts = {
-            name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
-        }
-        if len(contrasts) < 2:
-            raise ValueError(
-                f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
-                f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
-            )
-        tr = np.unique(content.get("tr", ()))
-        if tr.size > 1:
-            raise ValueError(f"{path} has several values of tr; a protocol has one")
-        return cls(contrasts, tr=tr[0] if tr.size else None)
+        contrasts, tr = contrasts_from_mat(path)
+        return cls(contrasts, tr=tr)
 
     @classmethod
     def from_json(cls, path: str | Path) -> AcquisitionProtocol:
@@ -184,22 +171,8 @@ class AcquisitionProtocol:
         ValueError
             If the file is not JSON, or not a protocol.
         """
-        content = read_json(path)
-        if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
-            raise ValueError(
-                f"{path} is not a protocol: expected an object with the key 'contrasts', "
-                'such as {"contrasts": {"TI": [...], "TE": [...]}, "tr": null}'
-            )
-        if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
-            raise ValueError(
-                f"{path} is in the format {content.get('format')!r}, version "
-                f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
-            )
-        for name, unit in content.get("units", {}).items():
-            known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
-            if unit != known:
-                raise ValueError(f"{path} has {name} in {unit}; corrsk wants {known}")
-        return cls(content["contrasts"], tr=content.get("tr"))
+        contrasts, tr = contrasts_from_json(path)
+        return cls(contrasts, tr=tr)
 
     @classmethod
     def from_feature_names(cls, names: Iterable[str]) -> AcquisitionProtocol:
@@ -319,18 +292,52 @@ class AcquisitionProtocol:
             )
         return X.iloc[:, order] if hasattr(X, "iloc") else X[:, order]
 
+    # -- part of it --------------------------------------------------------
+
+    def subset(self, selection: ArrayLike) -> AcquisitionProtocol:
+        """Some of the measurements, in the order that they have here, with the same TR.
+
+        Parameters
+        ----------
+        selection : array of bool, shape (N,), or array of int
+            A mask over the measurements, or the positions of those to keep, as
+            a selector's `get_support` gives them. Columns of signals are in
+            grid order: call :meth:`in_grid_order` first where they select.
+
+        Raises
+        ------
+        ValueError
+            If a mask has another length than N, a position lies outside 0..N-1
+            or stands there twice, if nothing is selected, or if the selection
+            is neither mask nor positions.
+        """
+        chosen, n = np.asarray(selection), self.n_measurements
+        is_mask = chosen.dtype == bool
+        if chosen.size == 0 or (is_mask and not chosen.any()):
+            raise ValueError("nothing is selected; a protocol needs at least one measurement")
+        if chosen.ndim != 1 or chosen.dtype.kind not in "biu":
+            raise ValueError(
+                f"selection must be a mask of {n} booleans or a list of positions 0..{n - 1}, "
+                f"got an array of shape {chosen.shape} and type {chosen.dtype}"
+            )
+        if is_mask and chosen.size != n:
+            raise ValueError(f"a mask of {n} measurements needs {n} entries, got {chosen.size}")
+        if not is_mask and (chosen.min() < 0 or chosen.max() >= n):
+            raise ValueError(
+                f"positions must lie in 0..{n - 1}, got {chosen.min()}..{chosen.max()}"
+            )
+        positions = np.flatnonzero(chosen) if is_mask else np.unique(chosen)
+        if not is_mask and positions.size < chosen.size:  # zeros and ones, meant as a mask
+            raise ValueError("a position stands twice in the selection; a mask must be boolean")
+        return AcquisitionProtocol(
+            {name: values[positions] for name, values in self.contrasts.items()}, tr=self.tr
+        )
+
     # -- a value -----------------------------------------------------------
 
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a JSON file that people can read."""
-        content = {
-            "format": _JSON_FORMAT,
-            "version": 1,
-            "units": {name: CONTRASTS[name].unit for name in self.contrasts} | {"tr": "ms"},
-            "contrasts": {name: values.tolist() for name, values in self.contrasts.items()},
-            "tr": self.tr,
-        }
-        write_json(path, content)
+        contrasts_to_json(path, self.contrasts, self.tr)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AcquisitionProtocol):

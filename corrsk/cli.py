@@ -19,6 +19,8 @@ from corrsk.datasets import DATASETS, dataset_definition, simulate_dataset
 from corrsk.exchange import SUFFIXES, check_suffix, write_dataset
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from corrsk.evaluation import Evaluation
 
 _DATASETS = ", ".join(DATASETS)
@@ -42,6 +44,15 @@ Dataset = Annotated[
 Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed; the same one gives the same result.")]
 Jobs = Annotated[int | None, typer.Option(help="Number of threads. Default: every core.")]
+
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="Your own protocol in place of the data set's: a .json file written by "
+        "AcquisitionProtocol.to_json, a .mat file with vectors ti and te (ms), or a name."
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,9 +95,7 @@ def reproduce(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Number of epochs. Default: the recipe's.")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")
-    ] = "auto",
+    device: Device = "auto",
     jobs: Jobs = None,
     seed: Seed = 0,
     resume: Annotated[
@@ -114,19 +123,69 @@ def reproduce(
 
 
 @app.command()
+def benchmark(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results; new, empty, or one to --resume.")
+    ] = Path("corrsk-benchmark"),
+    dataset: Dataset = "midl2024",
+    models: Annotated[
+        str,
+        typer.Option(help="Models to compare, separated by commas, or 'all'; --list shows them."),
+    ] = "all",
+    train_sizes: Annotated[
+        str, typer.Option(help="Numbers of training signals, separated by commas.")
+    ] = "1000,10000,100000",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Repetitions, each with data and models of its own seed.")
+    ] = 1,
+    samples: Samples = 1_000_000,
+    test_samples: Annotated[
+        int | None, typer.Option(min=10, help="Test signals to judge on, at most. Default: all.")
+    ] = None,
+    protocol: Protocol = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the comparison in --out, with what is not there yet; models, "
+            "training sizes and seeds may be added.",
+        ),
+    ] = False,
+    show_models: Annotated[bool, typer.Option("--list", help="List the models and stop.")] = False,
+) -> None:
+    """Compare the CNN with classical learners and model-based methods.
+
+    All are trained on the same simulated signals and judged on the same test
+    signals. Writes tables (CSV, JSON, Markdown), figures and report.html, one
+    self-contained page. A model that fails is a row with its error.
+    """
+    from corrsk.comparison import ComparisonSettings, compare
+
+    if show_models:
+        _print_models()
+        return
+    with _clear_errors(f"stopped; the same command with --resume goes on (results in {out})"):
+        settings = ComparisonSettings(
+            dataset=dataset, models=None if models == "all" else tuple(_names(models)),
+            train_sizes=tuple(_numbers("--train-sizes", train_sizes)), n_seeds=seeds,
+            samples=samples, test_samples=test_samples,
+            protocol=None if protocol is None else _read_protocol(protocol),
+        )  # fmt: skip
+        comparison = compare(settings, out, resume=resume, device=device, n_jobs=jobs)
+        _print_comparison(comparison.summary)
+        _say(f"report: {out / 'report.html'}")
+
+
+@app.command()
 def simulate(
     out: Annotated[
         Path, typer.Argument(help=f"File to write; its suffix names the format: {_SUFFIXES}.")
     ],
     dataset: Dataset = "midl2024",
     samples: Samples = 1_000_000,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="Your own protocol in place of the data set's: a .json file written by "
-            "AcquisitionProtocol.to_json, a .mat file with vectors ti and te (ms), or a name."
-        ),
-    ] = None,
+    protocol: Protocol = None,
     noise_level: Annotated[
         list[float] | None,
         typer.Option(
@@ -178,6 +237,19 @@ def _read_protocol(name: str) -> AcquisitionProtocol:
     return readers.get(Path(name).suffix, AcquisitionProtocol.named)(name)
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number.replace("_", "")) for number in _names(text)]
+    except ValueError:
+        raise ValueError(
+            f"{option} must be whole numbers separated by commas, such as 1000,10000; got {text!r}"
+        ) from None
+
+
 def _say(line: str) -> None:
     typer.echo(line, err=True)
 
@@ -185,9 +257,25 @@ def _say(line: str) -> None:
 def _print_results(evaluation: Evaluation) -> None:
     from corrsk.evaluation import results_table
 
-    frame = results_table(evaluation)
+    _print_table(f"test set of {evaluation.n_samples:,}", results_table(evaluation))
+
+
+def _print_comparison(summary: pd.DataFrame) -> None:
+    from corrsk.comparison.tables import SHORT_COLUMNS, best_rows, readable
+
+    _print_table("model", readable(best_rows(summary))[SHORT_COLUMNS].set_index("model"))
+
+
+def _print_models() -> None:
+    from corrsk.comparison import RIVALS
+
+    for rival in RIVALS.values():
+        typer.echo(f"{rival.name:24}{rival.description} ({rival.kind})")
+
+
+def _print_table(first_column: str, frame: pd.DataFrame) -> None:
     table = Table()
-    table.add_column(f"test set of {evaluation.n_samples:,}")
+    table.add_column(first_column)
     for column in frame.columns:
         table.add_column(str(column), justify="right")
     for name, row in frame.iterrows():
@@ -214,3 +302,7 @@ def _clear_errors(stopped: str) -> Iterator[None]:
 def main() -> None:
     """Entry point of the `corrsk` command."""
     sys.exit(app())
+
+
+if __name__ == "__main__":
+    main()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
 from corrsk._checks import checked_count, lookup
-from corrsk._files import read_json, write_atomically, write_json
+from corrsk._files import write_atomically
 from corrsk._parallel import effective_n_jobs
+from corrsk._runs import claim_folder, environment, markdown_table
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import dataset_definition, load_dataset
 from corrsk.evaluation import (
@@ -38,7 +37,6 @@ from corrsk.persistence import save
 from corrsk.recipes import RECIPES
 from corrsk.training import device_name, limited_threads, resolve_device
 
-CONFIGURATION = "run.json"
 METRICS = "metrics.json"
 REPORT = "report.md"
 MODEL = "model.safetensors"
@@ -142,7 +140,7 @@ def reproduce(
     out = Path(out)
     # a file is read before the folder is claimed: a bad one leaves nothing behind
     data = None if configuration.mat is None else _read(configuration.mat, say)
-    _claim_folder(out, configuration.identity(), resume)
+    claim_folder(out, configuration.identity(), resume=resume)
     if (out / METRICS).exists():
         say(f"{out} holds a finished run of this configuration")
         return Evaluation.from_json(out / METRICS)
@@ -191,7 +189,7 @@ def _run(
             "predict": round(predicting, 2),
         },
         "n_epochs": classifier.n_iter_,
-        "environment": environment(threads, classifier),
+        "environment": environment(threads) | {"device": device_name(classifier.net_)},
     }
     with write_atomically(out / REPORT) as partial:
         partial.write_text(_report(evaluation, run), encoding="utf-8")
@@ -199,53 +197,6 @@ def _run(
     evaluation.to_json(out / METRICS, run=run)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return evaluation
-
-
-def environment(threads: int, classifier: CorrelationCNNClassifier) -> dict[str, Any]:
-    """Versions and the class of the machine, to stand beside results."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("corrsk", "numpy", "scikit-learn", "skorch", "torch")},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": threads,
-        "device": device_name(classifier.net_),
-    }
-
-
-def _claim_folder(out: Path, identity: dict[str, Any], resume: bool) -> None:
-    """Make the folder this run's own, or say why it cannot be."""
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; choose a folder for the results")
-    out.mkdir(parents=True, exist_ok=True)
-    marker = out / CONFIGURATION
-    others = sorted(path.name for path in out.iterdir() if path != marker)
-    if others and not marker.exists():
-        raise FileExistsError(
-            f"{out} holds other files ({', '.join(others[:5])}"
-            f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
-        )
-    if not others:  # new, or of a run that ended before it had computed anything to keep
-        write_json(marker, identity)
-        return
-    try:
-        before = read_json(marker)
-    except ValueError as error:
-        raise FileExistsError(f"{marker} is not readable; choose another folder") from error
-    changed = [
-        f"{key} was {before.get(key)!r} and is {identity.get(key)!r}"
-        for key in {**before, **identity}
-        if before.get(key) != identity.get(key)
-    ]
-    if changed:
-        raise FileExistsError(
-            f"{out} holds a run of another configuration ({'; '.join(changed)}); "
-            "choose another folder"
-        )
-    if not resume:
-        raise FileExistsError(
-            f"{out} holds a run of this configuration; resume it (--resume) or choose another "
-            "folder"
-        )
 
 
 def _read(path: str, say: Callable[[str], None]) -> Bunch:
@@ -311,11 +262,6 @@ def _write_figures(
             figure.savefig(partial, dpi=150)
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    # the cells are text already: tabulate must not drop their trailing zeros
-    return str(frame.to_markdown(disable_numparse=True))
-
-
 def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
     configuration, parts = run["configuration"], []
     environment = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
@@ -330,7 +276,7 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
         f"{run['n_epochs']} epochs of training took {run['seconds']['fit']:.0f} s. Made by\n\n"
         f"    corrsk reproduce {' '.join(options)}\n\n({environment})."
     )
-    parts.append("## Ours beside the paper's\n\n" + _markdown(results_table(evaluation)))
+    parts.append("## Ours beside the paper's\n\n" + markdown_table(results_table(evaluation)))
     if configuration["mat"] is None:
         parts.append(PAPER_NOTE)
     else:
@@ -339,7 +285,7 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
         table = evaluation.by_noise_level.copy()
         table.index = pd.Index([f"{100 * level:g} %" for level in table.index], name="noise level")
         shown = table.map("{:.4f}".format).assign(n_samples=table["n_samples"].astype(str))
-        parts.append("## Accuracy over noise level\n\n" + _markdown(shown))
+        parts.append("## Accuracy over noise level\n\n" + markdown_table(shown))
         parts.append("![accuracy over noise level](accuracy_over_noise.png)")
     parts.append("## Confusion matrices\n\n![confusion matrices](confusion_matrices.png)")
     parts.append("## ROC curves\n\n![ROC curves](roc_curves.png)")

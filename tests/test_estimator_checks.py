@@ -14,8 +14,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 import corrsk
-from corrsk import CorrelationCNNClassifier, CorrelationSignalGenerator
+from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, CorrelationSignalGenerator
 from corrsk._tissue_table import TableLayout
+from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 
 
 def public_estimators():
@@ -58,11 +59,47 @@ class AnyTableGenerator(CorrelationSignalGenerator):
         return tags
 
 
+class _AnyCounter:
+    """Takes any number of columns for measurements, and the k-th label for k compartments.
+
+    Random blobs are no relaxation signals: nothing is in them that a model
+    could count, whence the tag.
+    """
+
+    def _resolve_protocol(self) -> AcquisitionProtocol:
+        n = self.n_features_in_
+        return AcquisitionProtocol(ti=np.geomspace(50, 2000, n), te=np.linspace(10, 100, n))
+
+    def _as_counts(self, classes: NDArray) -> NDArray[np.int64]:
+        return np.arange(1, len(classes) + 1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
+class AnyMultiExponential(_AnyCounter, MultiExponentialClassifier):
+    pass
+
+
+class AnyNNLSPeak(_AnyCounter, NNLSPeakClassifier):
+    pass
+
+
 # The instances to check; a class that is not listed is checked with its defaults.
 INSTANCES = {
     CorrelationSignalGenerator: [
         AnyTableGenerator(random_state=0),
         AnyTableGenerator(noise_level=0.0, random_state=0),
+    ],
+    MultiExponentialClassifier: [
+        AnyMultiExponential(n_starts=2, max_steps=5, criterion=criterion)
+        for criterion in ("bic", "f-test")
+    ],
+    NNLSPeakClassifier: [
+        AnyNNLSPeak(n_bins=5),
+        AnyNNLSPeak(n_bins=5, regularization=1e-4),
     ],
 }
 

@@ -19,8 +19,10 @@ from corrsk.evaluation import (
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
+    bootstrap_interval,
     evaluate,
     expected_calibration_error,
+    mcnemar_test,
     multicompartment_accuracy,
     plot_confusion_matrices,
     results_table,
@@ -250,3 +252,47 @@ def test_displays_from_estimator_on_given_axes(small_data):
     AccuracyOverNoiseDisplay.from_predictions(y, model.predict_proba(X), np.ones(500))
     with pytest.raises(ValueError, match="no noise levels"):
         AccuracyOverNoiseDisplay(evaluate(Y, P))
+
+
+def test_signals_without_an_answer_are_guesses():
+    """Rows of NaN, as of voxels that a method could not fit, are counted and cost chance."""
+    rows = P.copy()
+    rows[[0, 3]] = np.nan
+    result = evaluate(Y, rows)
+    guessed = P.copy()
+    guessed[[0, 3]] = 0.25
+    assert result.n_failed == 2
+    assert result.metrics == pytest.approx(evaluate(Y, guessed).metrics)
+    rows[1, 0] = np.nan
+    with pytest.raises(ValueError, match="partly NaN"):
+        evaluate(Y, rows)
+
+
+def test_bootstrap_interval():
+    rng = np.random.default_rng(0)
+    answers = rng.random(4000) < 0.8
+    low, high = bootstrap_interval([answers], random_state=1)
+    # against resampling the answers themselves
+    resampled = rng.choice(answers, (4000, answers.size)).mean(axis=1)
+    assert [low, high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=1e-3)
+    assert bootstrap_interval([answers], random_state=1) == (low, high)
+    wide = bootstrap_interval([answers], level=0.99, random_state=1)
+    assert wide[0] < low < high < wide[1]
+    # the mean over two test sets is surer than each
+    twice = bootstrap_interval([answers, answers])
+    assert twice[1] - twice[0] == pytest.approx((high - low) / np.sqrt(2), rel=0.1)
+    for nothing in ([], [[]]):
+        with pytest.raises(ValueError, match="at least one test set"):
+            bootstrap_interval(nothing)
+
+
+def test_mcnemar():
+    first = np.array([True] * 8 + [False] * 2 + [True] * 50)
+    second = np.array([False] * 8 + [True] * 2 + [True] * 50)
+    result = mcnemar_test(first, second)
+    assert (result.only_first, result.only_second) == (8, 2)
+    # twice the chance of at most 2 heads of 10
+    assert result.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert mcnemar_test(first, first).p_value == 1
+    with pytest.raises(ValueError, match="answers of both classifiers to the same signals"):
+        mcnemar_test(first, second[:-1])

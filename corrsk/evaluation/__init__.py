@@ -7,6 +7,7 @@ from corrsk.evaluation.displays import (
     LossCurveDisplay,
     plot_confusion_matrices,
 )
+from corrsk.evaluation.intervals import McNemarResult, bootstrap_interval, mcnemar_test
 from corrsk.evaluation.published import (
     PAPER,
     PAPER_BINARY_CONFUSION_MATRIX,
@@ -37,9 +38,12 @@ __all__ = [
     "CountRocDisplay",
     "Evaluation",
     "LossCurveDisplay",
+    "McNemarResult",
     "MulticompartmentScorer",
+    "bootstrap_interval",
     "evaluate",
     "expected_calibration_error",
+    "mcnemar_test",
     "multicompartment_accuracy",
     "multicompartment_balanced_accuracy",
     "multicompartment_neg_log_loss",

@@ -34,6 +34,10 @@ class Evaluation:
         Name of the test data.
     n_samples : int
         Number of test signals.
+    n_failed : int
+        How many of them got no answer (NaN probabilities), as those of a voxel
+        that a model-based method could not fit. They count as guesses: every
+        class is equally probable.
     classes : ndarray of shape (K,)
         The compartment counts.
     metrics : dict of str to float
@@ -50,6 +54,7 @@ class Evaluation:
 
     dataset: str
     n_samples: int
+    n_failed: int
     classes: NDArray[Any]
     metrics: dict[str, float]
     confusion_matrix: NDArray[np.int64]
@@ -89,7 +94,8 @@ class Evaluation:
         """Write everything as one JSON file; `more` are further keys of it."""
         content = {
             "format": _FORMAT, "version": 1, "dataset": self.dataset,
-            "n_samples": self.n_samples, "classes": self.classes.tolist(),
+            "n_samples": self.n_samples, "n_failed": self.n_failed,
+            "classes": self.classes.tolist(),
             "metrics": self.metrics,
             "confusion_matrix": self.confusion_matrix.tolist(),
             "binary_confusion_matrix": self.binary_confusion_matrix.tolist(),
@@ -98,7 +104,7 @@ class Evaluation:
             "paper": {"source": PAPER, "metrics": PAPER_METRICS},
             **more,
         }  # fmt: skip
-        write_json(path, _without_nan(content))
+        write_json(path, content)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Evaluation:
@@ -115,6 +121,7 @@ class Evaluation:
         levels = pd.DataFrame(content["by_noise_level"])
         return cls(
             dataset=content["dataset"], n_samples=content["n_samples"],
+            n_failed=content.get("n_failed", 0),
             classes=np.asarray(content["classes"]),
             metrics={
                 name: math.nan if value is None else value
@@ -142,7 +149,8 @@ def evaluate(
     y : array of shape (n,)
         Reference counts.
     probabilities : array of shape (n, K)
-        Predicted probabilities; rows sum to 1.
+        Predicted probabilities; rows sum to 1. A row of NaN is a signal without
+        an answer, which counts as a guess: every class equally probable.
     classes : array of shape (K,), optional
         The count that each column stands for. Default: the distinct values of
         y, ascending.
@@ -159,7 +167,7 @@ def evaluate(
     ------
     ValueError
         If the shapes do not belong together, labels are unknown or not counts,
-        or the probabilities are none (NaN, negative, rows not summing to 1).
+        or the probabilities are none (partly NaN, negative, rows not summing to 1).
     """
     y = as_counts(y)
     classes = np.unique(y) if classes is None else as_counts(classes)
@@ -177,9 +185,11 @@ def evaluate(
     unknown = np.setdiff1d(y, classes)
     if unknown.size:
         raise ValueError(f"y holds {unknown.tolist()}, which is not among {classes.tolist()}")
+    failed: NDArray[np.bool_] = np.isnan(rows).all(axis=1)
+    rows = np.where(failed[:, None], 1 / classes.size, rows)
     totals = rows.sum(axis=1, keepdims=True)
     if not ((rows >= 0).all() and np.allclose(totals, 1, atol=1e-4)):
-        raise ValueError("probabilities must not be NaN or negative, and each row must sum to 1")
+        raise ValueError("probabilities must not be negative or partly NaN, and rows must sum to 1")
     if noise_level is not None and np.isnan(np.asarray(noise_level, dtype=np.float64)).any():
         raise ValueError("noise_level holds NaN; leave it out where it is not known")
     # single precision leaves sums of 1 + 1e-7; what rounding leaves is no reason to break ties
@@ -193,6 +203,7 @@ def evaluate(
     return Evaluation(
         dataset=dataset,
         n_samples=int(y.size),
+        n_failed=int(failed.sum()),
         classes=classes,
         metrics=count_metrics(y, rows, classes) | binary_metrics(y, rows, classes),
         confusion_matrix=confusion_matrix(y, predicted, labels=classes),
@@ -223,14 +234,3 @@ def _by_noise_level(
 def _no_levels() -> pd.DataFrame:
     columns = ["accuracy", "binary_accuracy", "binary_argmax_accuracy", "n_samples"]
     return pd.DataFrame(columns=columns, index=pd.Index([], name="noise_level"))
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN; null stands for it."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, np.generic):
-        return _without_nan(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value

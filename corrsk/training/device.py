@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from corrsk._parallel import in_worker, share_of_cores
+
+_lock = threading.Lock()
+_limits_held = 0
+# asking also fixes the count of the thread that imports this, before any other sets a limit
+_unlimited = torch.get_num_threads()
+
+
+class _Thread(threading.local):
+    limits_held = 0
+
+
+_this_thread = _Thread()
 
 
 def resolve_device(device: str) -> torch.device:
@@ -33,10 +48,36 @@ def resolve_device(device: str) -> torch.device:
 
 @contextmanager
 def limited_threads(n_threads: int) -> Iterator[None]:
-    """Let torch use `n_threads` threads in this process for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
+    """Let torch use `n_threads` threads for what this thread does, for a while.
+
+    Other threads keep their counts. But torch gives a thread that comes to it for
+    the first time the count that was set last, by whichever thread: one that comes
+    while another is limited must not take that limit for its own old count.
+    """
+    global _limits_held, _unlimited
+    with _lock:
+        before = torch.get_num_threads()
+        if _limits_held == 0:
+            _unlimited = before
+        elif _this_thread.limits_held == 0:
+            before = _unlimited
+        torch.set_num_threads(n_threads)
+        _limits_held += 1
+    _this_thread.limits_held += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _this_thread.limits_held -= 1
+        with _lock:
+            _limits_held -= 1
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def share_of_threads() -> Iterator[None]:
+    """Within a worker, let torch use no more threads than its share of the cores."""
+    if not in_worker():
+        yield
+        return
+    with limited_threads(min(share_of_cores(), torch.get_num_threads())):
+        yield

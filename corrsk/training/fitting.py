@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from corrsk import _random
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
+from corrsk.training.device import share_of_threads
 from corrsk.training.net import CountLoss, SignalNet, TensorSignals, WholeBatches
 from corrsk.training.schedules import SCHEDULES
 
@@ -23,6 +27,9 @@ PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 History = list[dict[str, Any]]
+
+# one generator serves all threads of a process, as torch's layers want it
+_global_generator = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def resolve_batch_size(batch_size: int | str, n_samples: int) -> int:
     return min(n_samples, int(batch_size))
 
 
+@share_of_threads()
 def train_network(
     settings: TrainingSettings,
     train: Split,
@@ -92,6 +100,12 @@ def train_network(
     ------
     ValueError
         If the checkpoint is of another training.
+
+    Notes
+    -----
+    Trainings in several threads of one process give the bits that each gives alone.
+    For this, trainings with dropout take turns, since dropout draws from torch's
+    global generator all the time; without it only the first weights are drawn.
     """
     signals = _tensors(train, device)
     held_out = None if validation is None else _tensors(validation, device)
@@ -113,13 +127,8 @@ def train_network(
         keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
         state = keeper.read()  # a foreign file is refused before any work
 
-    # dropout draws from torch's global generator, which is the user's again afterwards
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # not torch.manual_seed, which would seed every GPU, also those of others
-        torch.default_generator.manual_seed(_seed(settings, 1))
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(_seed(settings, 1))
+    with ExitStack() as drawing:
+        drawing.enter_context(_own_random_numbers(_seed(settings, 1), device))
         net = SignalNet(
             module=_network(settings, signals.X),
             criterion=CountLoss(_weights(settings), settings.softmax_before_loss),
@@ -145,6 +154,8 @@ def train_network(
         net.initialize()
         if keeper is not None and state is not None:
             keeper.restore(net, state)
+        if settings.dropout == 0:
+            drawing.close()  # nothing draws any more, so that fits in other threads may begin
         try:
             net.train(signals, held_out, settings.max_epochs - len(net.history))
         finally:
@@ -154,6 +165,7 @@ def train_network(
     return net, history
 
 
+@share_of_threads()
 def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Class probabilities of signals, shape (n, n_classes), chunk by chunk.
 
@@ -195,7 +207,9 @@ def restored_net(
 ) -> SignalNet:
     """A net for prediction with the given weights."""
     state = {name: torch.from_numpy(values) for name, values in weights.items()}
-    network: torch.nn.Module = CorrelationCNN(n_classes, grid_shape, dropout)
+    # its first weights, which are replaced, must not come between those of a training
+    with _own_random_numbers(0, torch.device("cpu")):
+        network: torch.nn.Module = CorrelationCNN(n_classes, grid_shape, dropout)
     if "mean" in state:
         network = StandardizedNetwork(network, state["mean"], state["scale"])
     network.load_state_dict(state)
@@ -211,6 +225,21 @@ def device_name(net: SignalNet) -> str:
     """What a net computes on: "cpu", or the name of the GPU."""
     device = _device_of(net)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generator, which is the user's again afterwards; one thread at a time."""
+    with (
+        _global_generator,
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        # not torch.manual_seed, which would seed every GPU, also those of others
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _device_of(net: SignalNet) -> torch.device:

@@ -1,0 +1,261 @@
+"""What one would try before a network: classical learners as ready pipelines.
+
+Each takes signals in any scale, normalises them, and tells the number of
+compartments, with settings that suit tens of measurements and thousands to
+hundreds of thousands of signals.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.discriminant_analysis import (
+    LinearDiscriminantAnalysis,
+    QuadraticDiscriminantAnalysis,
+)
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.kernel_approximation import Nystroem
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from corrsk._checks import lookup
+from corrsk.generator import SignalNormalizer
+
+INSTALL = "pip install 'corrsk[boosting]'"
+
+_Steps = Sequence[Any]
+
+
+class EncodedLabelsClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """A classifier that wants the labels 0, 1, .., for labels of any kind.
+
+    Parameters
+    ----------
+    estimator : classifier, default=None
+        Fitted to the positions of the labels; None for logistic regression.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (K,)
+    estimator_ : classifier
+        The fitted one.
+    """
+
+    def __init__(self, estimator: Any = None) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> EncodedLabelsClassifier:
+        """Fit to signals of shape (n, N) and labels of shape (n,)."""
+        X, y = validate_data(self, X, y)
+        check_classification_targets(y)
+        self.classes_, positions = np.unique(y, return_inverse=True)
+        estimator = LogisticRegression() if self.estimator is None else self.estimator
+        self.estimator_ = clone(estimator).fit(X, positions)
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each class, shape (n, K), in the order of `classes_`."""
+        check_is_fitted(self)
+        return np.asarray(self.estimator_.predict_proba(validate_data(self, X, reset=False)))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class, shape (n,)."""
+        probabilities = self.predict_proba(X)  # first: it says so if there was no fit
+        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return labels
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A classical learner.
+
+    Parameters
+    ----------
+    name : str
+    description : str
+        In a few words, for tables.
+    steps : callable
+        ``steps(random_state, n_jobs)`` gives the steps that follow the normalisation.
+    max_train : int or None
+        The training size up to which it ends within minutes on two cores.
+    package : str or None
+        The package that it needs beside scikit-learn.
+    """
+
+    name: str
+    description: str
+    steps: Callable[[int | None, int | None], _Steps]
+    max_train: int | None = None
+    package: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package that it needs can be imported."""
+        return self.package is None or importlib.util.find_spec(self.package) is not None
+
+
+def _logistic(seed: int | None, n_jobs: int | None) -> _Steps:
+    return StandardScaler(), LogisticRegression(max_iter=500, random_state=seed)
+
+
+def _lda(seed: int | None, n_jobs: int | None) -> _Steps:
+    return StandardScaler(), LinearDiscriminantAnalysis()
+
+
+def _qda(seed: int | None, n_jobs: int | None) -> _Steps:
+    # normalised signals lie on a sphere, so that the covariances are nearly singular
+    return StandardScaler(), QuadraticDiscriminantAnalysis(reg_param=1e-4)
+
+
+def _knn(seed: int | None, n_jobs: int | None) -> _Steps:
+    # no scaling: the noise is the same in every measurement
+    return (KNeighborsClassifier(n_neighbors=50, algorithm="brute", n_jobs=n_jobs),)
+
+
+def _random_forest(seed: int | None, n_jobs: int | None) -> _Steps:
+    return (
+        RandomForestClassifier(
+            n_estimators=100, min_samples_leaf=5, n_jobs=n_jobs, random_state=seed
+        ),
+    )
+
+
+def _extra_trees(seed: int | None, n_jobs: int | None) -> _Steps:
+    return (
+        ExtraTreesClassifier(
+            n_estimators=100,
+            min_samples_leaf=5,
+            max_features=0.5,
+            n_jobs=n_jobs,
+            random_state=seed,
+        ),
+    )
+
+
+def _hist_gradient_boosting(seed: int | None, n_jobs: int | None) -> _Steps:
+    return (
+        HistGradientBoostingClassifier(
+            max_iter=200, learning_rate=0.1, early_stopping=False, random_state=seed
+        ),
+    )
+
+
+def _mlp(seed: int | None, n_jobs: int | None) -> _Steps:
+    return (
+        StandardScaler(),
+        MLPClassifier(
+            (128, 128), batch_size=500, learning_rate_init=2e-3, max_iter=40,
+            early_stopping=True, n_iter_no_change=5, random_state=seed,
+        ),
+    )  # fmt: skip
+
+
+def _kernel_svm(seed: int | None, n_jobs: int | None) -> _Steps:
+    return (
+        StandardScaler(),
+        Nystroem(gamma=0.015, n_components=500, random_state=seed),
+        # a support vector machine has no probabilities of its own
+        CalibratedClassifierCV(
+            SGDClassifier(alpha=1e-6, average=True, max_iter=20, tol=None, random_state=seed),
+            method="sigmoid",
+            cv=3,
+            ensemble=False,
+            n_jobs=n_jobs,
+        ),
+    )
+
+
+def _lightgbm(seed: int | None, n_jobs: int | None) -> _Steps:
+    from lightgbm import LGBMClassifier
+
+    return (LGBMClassifier(n_estimators=200, random_state=seed, n_jobs=n_jobs, verbose=-1),)
+
+
+def _xgboost(seed: int | None, n_jobs: int | None) -> _Steps:
+    from xgboost import XGBClassifier
+
+    learner = XGBClassifier(
+        n_estimators=200, max_depth=6, learning_rate=0.1, random_state=seed, n_jobs=n_jobs
+    )
+    return (EncodedLabelsClassifier(learner),)
+
+
+BASELINES: dict[str, Baseline] = {
+    baseline.name: baseline
+    for baseline in (
+        Baseline("logistic", "logistic regression", _logistic),
+        Baseline("lda", "linear discriminant analysis", _lda),
+        Baseline("qda", "quadratic discriminant analysis", _qda),
+        Baseline("knn", "50 nearest neighbours", _knn, max_train=100_000),
+        Baseline("random-forest", "random forest, 100 trees", _random_forest, max_train=100_000),
+        Baseline("extra-trees", "extra trees, 100 trees", _extra_trees, max_train=100_000),
+        Baseline("hist-gradient-boosting", "gradient boosting", _hist_gradient_boosting),
+        Baseline("mlp", "scikit-learn's MLP, 2 x 128", _mlp),
+        Baseline("kernel-svm", "SVM, Nystroem kernel", _kernel_svm),
+        Baseline("lightgbm", "LightGBM", _lightgbm, package="lightgbm"),
+        Baseline("xgboost", "XGBoost", _xgboost, package="xgboost"),
+    )
+}
+
+
+def available_baselines() -> list[str]:
+    """Names of the learners whose packages are installed."""
+    return [name for name, baseline in BASELINES.items() if baseline.installed]
+
+
+def make_baseline(
+    name: str, *, random_state: int | None = None, n_jobs: int | None = None
+) -> Pipeline:
+    """A classical learner behind the normalisation of signals, ready to fit.
+
+    Parameters
+    ----------
+    name : str
+        One of `BASELINES`: "logistic", "lda", "qda", "knn", "random-forest",
+        "extra-trees", "hist-gradient-boosting", "mlp", "kernel-svm", and with
+        the packages of the extra `corrsk[boosting]` "lightgbm" and "xgboost".
+    random_state : int or None, default=None
+    n_jobs : int or None, default=None
+        As scikit-learn has it: -1 is every core.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+        Takes signals of shape (n, N) and compartment counts of shape (n,); has
+        `predict_proba`.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the known ones.
+    ImportError
+        If its package is not installed.
+
+    Examples
+    --------
+    >>> from corrsk import make_correlation_signals
+    >>> from corrsk.baselines import make_baseline
+    >>> X, y = make_correlation_signals(1000, random_state=0)
+    >>> make_baseline("lda").fit(X, y).predict_proba(X).shape
+    (1000, 4)
+    """
+    baseline = lookup(BASELINES, name, "baseline")
+    if not baseline.installed:
+        raise ImportError(f"{name} needs the package {baseline.package}: {INSTALL}")
+    return make_pipeline(SignalNormalizer(), *baseline.steps(random_state, n_jobs))

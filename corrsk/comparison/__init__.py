@@ -1,0 +1,15 @@
+"""Rivals side by side: the CNN, classical learners and model-based methods on the same data."""
+
+from corrsk.comparison.rivals import RIVALS, Rival
+from corrsk.comparison.runner import Comparison, ComparisonSettings, compare
+from corrsk.comparison.tables import results_frame, summary_frame
+
+__all__ = [
+    "RIVALS",
+    "Comparison",
+    "ComparisonSettings",
+    "Rival",
+    "compare",
+    "results_frame",
+    "summary_frame",
+]

@@ -1,0 +1,141 @@
+"""The comparison as figures."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from corrsk.comparison.rivals import REFERENCE, RIVALS
+from corrsk.comparison.tables import best_rows
+
+_QUESTIONS = {
+    "accuracy": "how many compartments?",
+    "binary_accuracy": "more than one compartment? P(n_c ≥ 2) > 0.5",
+}
+
+
+def _styles() -> dict[str, dict[str, Any]]:
+    colors, markers = colormaps["tab20"].colors, cycle("osD^vP*X<>ph")  # type: ignore[attr-defined]
+    # neighbours of tab20 are a dark and a light tone of one hue: the dark ones come first
+    order = [*range(0, 20, 2), *range(1, 20, 2)]
+    return {
+        name: {
+            "color": "black" if name == REFERENCE else colors[order[i % 20]],
+            "marker": next(markers),
+            "linewidth": 2.2 if name == REFERENCE else 1.3,
+            "zorder": 3 if name == REFERENCE else 2,
+        }
+        for i, name in enumerate(RIVALS)
+    }
+
+
+def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
+    """Both accuracies over the training size and over the time of `fit`.
+
+    Methods that learn nothing are horizontal lines. Bars are 95 % intervals.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        See :func:`corrsk.comparison.summary_frame`.
+    dataset : str
+        Name of the data, for the title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(13, 9.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    done = summary[summary["n_seeds"] > 0]
+    styles = _styles()
+    for row, (metric, question) in zip(axes, _QUESTIONS.items(), strict=True):
+        for ax, over in zip(row, ("n_train", "seconds_fit"), strict=True):
+            for name, group in done.groupby("model", sort=False):
+                _plot_curve(ax, group, over, metric, styles[str(name)], str(name))
+            ax.set_xscale("log")
+            ax.grid(alpha=0.3)
+            ax.set_title(question)
+        row[0].set_ylabel("accuracy (%)")
+    for ax in axes[0]:
+        _leave_out_the_tail(ax, 100 * done["accuracy"])
+    sizes = sorted(done.loc[done["n_train"] > 0, "n_train"].unique())
+    axes[1, 0].set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes[1, 0].xaxis.set_minor_locator(NullLocator())
+    axes[1, 0].set_xlabel("training signals")
+    axes[1, 1].set_xlabel("time of fit (s)")
+    figure.suptitle(f"Accuracy on {dataset}, over training size and over time of fit")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=9)
+    return figure
+
+
+def _plot_curve(
+    ax: Axes, group: pd.DataFrame, over: str, metric: str, style: dict[str, Any], name: str
+) -> None:
+    value = 100 * group[metric].to_numpy(dtype=np.float64)
+    if not RIVALS[name].learns:
+        line = {"color": style["color"], "linewidth": style["linewidth"], "linestyle": "--"}
+        ax.axhline(value[-1], label=name, **line)
+        return
+    low = value - 100 * group[f"{metric}_low"].to_numpy(dtype=np.float64)
+    high = 100 * group[f"{metric}_high"].to_numpy(dtype=np.float64) - value
+    ax.errorbar(
+        group[over].to_numpy(dtype=np.float64), value, np.clip([low, high], 0, None), capsize=2,
+        markersize=5, label=name, **style,
+    )  # fmt: skip
+
+
+def _leave_out_the_tail(ax: Axes, values: pd.Series) -> None:
+    """Give the crowded top of an axis the room, where a few lie far below."""
+    if len(values):
+        bottom = max(values.min(), values.max() - 40) - 1.5
+        ax.set_ylim(bottom=bottom)
+
+
+def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, dataset: str) -> Figure:
+    """Both accuracies over the noise level, each model at its largest training size.
+
+    Parameters
+    ----------
+    noise : DataFrame
+        See :func:`corrsk.comparison.tables.noise_frame`.
+    summary : DataFrame
+        See :func:`corrsk.comparison.summary_frame`.
+    dataset : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    axes = figure.subplots(1, 2)
+    best = best_rows(summary)
+    styles = _styles()
+    for ax, (metric, question) in zip(axes, _QUESTIONS.items(), strict=True):
+        for name, n_train in zip(best["model"], best["n_train"], strict=True):
+            rows = noise[(noise["model"] == name) & (noise["n_train"] == n_train)]
+            if len(rows):
+                style = styles[name] | ({} if RIVALS[name].learns else {"linestyle": "--"})
+                label = f"{name} ({n_train:,})" if n_train else name
+                ax.plot(
+                    100 * rows["noise_level"], 100 * rows[metric], markersize=5, label=label,
+                    **style,
+                )  # fmt: skip
+        levels = 100 * np.unique(noise["noise_level"])
+        ax.set(
+            title=question, xlabel="noise level (% of the noise reference)",
+            ylabel="accuracy (%)", xticks=levels if levels.size < 12 else ax.get_xticks(),
+        )  # fmt: skip
+        ax.grid(alpha=0.3)
+    figure.suptitle(f"Accuracy over noise level on {dataset} (training signals in brackets)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=9)
+    return figure

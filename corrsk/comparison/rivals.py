@@ -1,0 +1,158 @@
+"""Who is compared: every rival by its name, and what it can bear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sklearn.pipeline import make_pipeline
+
+from corrsk._checks import lookup
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.baselines import BASELINES, INSTALL, Baseline, make_baseline
+from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.generator import SignalNormalizer
+from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
+
+REFERENCE = "cnn"  # whom McNemar's test pairs the others with
+_MODEL_BASED_TEST_SIGNALS = 10_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a rival is built for.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        In grid order.
+    seed : int
+    n_jobs : int
+        Number of threads.
+    device : str
+    checkpoint : Path or None
+        Where a long training may keep its state.
+    """
+
+    protocol: AcquisitionProtocol
+    seed: int
+    n_jobs: int = 1
+    device: str = "auto"
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A classifier of the comparison.
+
+    Parameters
+    ----------
+    name, description : str
+    kind : {"network", "learner", "model-based"}
+        A model-based method learns nothing: it is judged once per seed, not
+        once per training size.
+    make : callable
+        ``make(task)`` gives the classifier, unfitted.
+    max_train : int or None
+        The training size up to which it ends within minutes on two cores.
+    max_test : int or None
+        How many test signals it can judge within minutes.
+    obstacle : callable
+        ``obstacle(protocol)`` says why it cannot take part; None if it can.
+    """
+
+    name: str
+    description: str
+    kind: str
+    make: Callable[[Task], Any]
+    max_train: int | None = None
+    max_test: int | None = None
+    obstacle: Callable[[AcquisitionProtocol], str | None] = lambda protocol: None
+
+    @property
+    def learns(self) -> bool:
+        """Whether its answers depend on training signals."""
+        return self.kind != "model-based"
+
+
+def resolve_rivals(names: Iterable[str] | None) -> list[Rival]:
+    """The rivals of those names, in the order of `RIVALS`; None for all.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown; the message lists the known ones.
+    """
+    wanted = set(RIVALS) if names is None else set(names)
+    for name in sorted(wanted):
+        lookup(RIVALS, name, "model")
+    if not wanted:
+        raise ValueError(f"there is no model to compare; known models: {', '.join(RIVALS)}")
+    return [rival for name, rival in RIVALS.items() if name in wanted]
+
+
+def _cnn(task: Task) -> Any:
+    return make_pipeline(
+        SignalNormalizer(),
+        CorrelationCNNClassifier(
+            grid_shape=task.protocol.grid_shape or "auto", device=task.device,
+            checkpoint=task.checkpoint, random_state=task.seed, verbose=False,
+        ),
+    )  # fmt: skip
+
+
+def _needs_a_grid(protocol: AcquisitionProtocol) -> str | None:
+    if protocol.grid_shape is not None:
+        return None
+    return (
+        f"the protocol's {protocol.n_measurements} measurements are no full grid, which the "
+        "CNN's convolutions need; the model 'mlp' takes any protocol"
+    )
+
+
+def _learner(baseline: Baseline) -> Rival:
+    def obstacle(protocol: AcquisitionProtocol) -> str | None:
+        if baseline.installed:
+            return None
+        return f"the package {baseline.package} is not installed: {INSTALL}"
+
+    return Rival(
+        baseline.name, baseline.description, "learner",
+        lambda task: make_baseline(baseline.name, random_state=task.seed, n_jobs=task.n_jobs),
+        max_train=baseline.max_train, obstacle=obstacle,
+    )  # fmt: skip
+
+
+def _multi_exponential(task: Task) -> Any:
+    return make_pipeline(
+        SignalNormalizer(),
+        MultiExponentialClassifier(
+            protocol=task.protocol, random_state=task.seed, n_jobs=task.n_jobs, verbose=False
+        ),
+    )
+
+
+def _nnls(task: Task) -> Any:
+    return make_pipeline(
+        SignalNormalizer(),
+        NNLSPeakClassifier(protocol=task.protocol, n_jobs=task.n_jobs, verbose=False),
+    )
+
+
+RIVALS: dict[str, Rival] = {
+    rival.name: rival
+    for rival in (
+        Rival(REFERENCE, "the paper's CNN", "network", _cnn, obstacle=_needs_a_grid),
+        *(_learner(baseline) for baseline in BASELINES.values()),
+        Rival(
+            "multi-exponential", "fits of 1 to K compartments, BIC", "model-based",
+            _multi_exponential, max_test=_MODEL_BASED_TEST_SIGNALS,
+        ),
+        Rival(
+            "nnls", "peaks of the regularised NNLS spectrum", "model-based", _nnls,
+            max_test=_MODEL_BASED_TEST_SIGNALS,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,203 @@
+"""The comparison as tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from corrsk.comparison.cells import CellResult
+from corrsk.comparison.rivals import REFERENCE, RIVALS
+from corrsk.evaluation import bootstrap_interval, mcnemar_test
+
+_QUESTIONS = {"accuracy": "right", "binary_accuracy": "right_binary"}
+
+
+def results_frame(results: Iterable[CellResult]) -> pd.DataFrame:
+    """One row per cell: every metric, the times and the size, or why there are none."""
+    rows = []
+    for result in results:
+        content = dict(result.content)
+        metrics = content.pop("metrics", {})
+        row = {
+            "model": result.cell.rival,
+            "n_train": result.cell.n_train,
+            "seed": result.cell.seed,
+            "status": result.status,
+            "reason": result.reason,
+            **{
+                key: content.get(key)
+                for key in ("n_test", "n_failed", "seconds_fit", "seconds_predict", "size_bytes")
+            },
+            "warnings": " | ".join(content.get("warnings", ())),
+            **metrics,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def summary_frame(results: Sequence[CellResult]) -> pd.DataFrame:
+    """One row per model and training size, over the seeds.
+
+    Columns: both accuracies as means over the seeds, with 95 % bootstrap
+    intervals (`.._low`, `.._high`) and the extremes over the seeds (`.._min`,
+    `.._max`); AUC, log loss and calibration error; seconds of `fit` and signals
+    per second of `predict` (medians over the seeds); size; McNemar's p against
+    the CNN of the same training size (for a method that learns nothing: of the
+    largest) on the same test signals of all seeds; failed voxels; and for what
+    failed or was skipped the reason.
+    """
+    groups: dict[tuple[str, int], list[CellResult]] = defaultdict(list)
+    for result in results:
+        groups[result.cell.rival, result.cell.n_train].append(result)
+    order = list(RIVALS)
+    keys = sorted(groups, key=lambda key: (order.index(key[0]), key[1]))
+    largest = max((n for name, n in keys if name == REFERENCE), default=0)
+    return pd.DataFrame(
+        [
+            _summary_row(
+                rival, n_train, groups[rival, n_train], groups.get((REFERENCE, n_train or largest))
+            )
+            for rival, n_train in keys
+        ]
+    )
+
+
+def _summary_row(
+    rival: str, n_train: int, results: list[CellResult], reference: list[CellResult] | None
+) -> dict[str, Any]:
+    done = [result for result in results if result.status == "done"]
+    row: dict[str, Any] = {
+        "model": rival, "description": RIVALS[rival].description, "kind": RIVALS[rival].kind,
+        "n_train": n_train, "n_seeds": len(done),
+        "note": "; ".join(
+            dict.fromkeys(f"{r.status}: {r.reason}" for r in results if r.status != "done")
+        ),
+    }  # fmt: skip
+    if not done:
+        return row
+    for metric, answers in _QUESTIONS.items():
+        each = [result.content["metrics"][metric] for result in done]
+        low, high = bootstrap_interval([getattr(result, answers) for result in done])
+        row |= {
+            metric: float(np.mean(each)), f"{metric}_low": low, f"{metric}_high": high,
+            f"{metric}_min": min(each), f"{metric}_max": max(each),
+        }  # fmt: skip
+    for metric in ("roc_auc_macro", "binary_roc_auc", "log_loss", "calibration_error"):
+        values = [result.content["metrics"][metric] for result in done]
+        row[metric] = float(np.mean([np.nan if v is None else v for v in values]))
+    speeds = [result.content["n_test"] / result.content["seconds_predict"] for result in done]
+    row |= {
+        "seconds_fit": float(np.median([result.content["seconds_fit"] for result in done])),
+        "signals_per_second": float(np.median(speeds)),
+        "size_bytes": int(np.median([result.content["size_bytes"] for result in done])),
+        "n_test": sum(result.content["n_test"] for result in done),
+        "n_failed": sum(result.content["n_failed"] for result in done),
+    }
+    for metric, answers in _QUESTIONS.items():
+        row[f"{metric}_mcnemar_p"] = _mcnemar_p(done, reference or [], answers)
+    return row
+
+
+def _mcnemar_p(done: list[CellResult], reference: list[CellResult], answers: str) -> float:
+    """McNemar's p of a model against the reference, over the seeds that both have."""
+    theirs = {result.cell.seed: result for result in reference if result.status == "done"}
+    pairs = [
+        (getattr(result, answers), getattr(theirs[result.cell.seed], answers))
+        for result in done
+        if result.cell.seed in theirs and result.cell.rival != REFERENCE
+    ]
+    if not pairs:
+        return float("nan")
+    # a slow method is judged on the first of the test signals only
+    ours, others = zip(*((a, b[: a.size]) for a, b in pairs), strict=True)
+    return mcnemar_test(np.concatenate(ours), np.concatenate(others)).p_value
+
+
+def noise_frame(results: Iterable[CellResult]) -> pd.DataFrame:
+    """Accuracies per model, training size and noise level, as means over the seeds."""
+    parts = []
+    for result in results:
+        table = result.content.get("by_noise_level")
+        if result.status == "done" and table and table["noise_level"]:
+            part = pd.DataFrame(table)
+            part.insert(0, "n_train", result.cell.n_train)
+            part.insert(0, "model", result.cell.rival)
+            parts.append(part)
+    if not parts:
+        return pd.DataFrame(columns=["model", "n_train", "noise_level"])
+    keys = ["model", "n_train", "noise_level"]
+    groups = pd.concat(parts).groupby(keys, sort=False)
+    table = groups.mean()
+    table["n_samples"] = groups["n_samples"].sum()
+    return table.reset_index()
+
+
+def best_rows(summary: pd.DataFrame) -> pd.DataFrame:
+    """Of each model the row of its largest training size that was done, else its last."""
+    rows = []
+    for _, group in summary.groupby("model", sort=False):
+        done = group[group["n_seeds"] > 0]
+        rows.append((done if len(done) else group).iloc[-1])
+    return pd.DataFrame(rows).reset_index(drop=True)
+
+
+def readable(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary in words, as Markdown and the page show it."""
+    return pd.DataFrame([_readable_row(row) for row in summary.to_dict(orient="records")])
+
+
+def _readable_row(row: dict[str, Any]) -> dict[str, str]:
+    if not row["n_seeds"]:
+        shown = {"4-class accuracy": row["note"]}
+    else:
+        shown = {
+            "4-class accuracy": _with_interval(row, "accuracy"),
+            "binary accuracy": _with_interval(row, "binary_accuracy"),
+            "AUC": f"{row['roc_auc_macro']:.3f}",
+            "log loss": f"{row['log_loss']:.3f}",
+            "fit": _seconds(row["seconds_fit"]) if row["n_train"] else "-",
+            "predict, signals/s": f"{row['signals_per_second']:,.0f}",
+            "size": _bytes(row["size_bytes"]),
+            "p (4-class)": _p(row["accuracy_mcnemar_p"]),
+            "p (binary)": _p(row["binary_accuracy_mcnemar_p"]),
+            "seeds": str(row["n_seeds"]),
+            "without answer": str(int(row["n_failed"])) if row["n_failed"] else "",
+        }
+    learned = f"{row['n_train']:,}" if row["n_train"] else "-"
+    empty = dict.fromkeys(READABLE_COLUMNS, "")
+    return empty | {"model": row["model"], "trained on": learned} | shown
+
+
+# what fits a terminal
+SHORT_COLUMNS = ["model", "trained on", "4-class accuracy", "binary accuracy", "fit", "size"]
+READABLE_COLUMNS = (
+    "model", "trained on", "4-class accuracy", "binary accuracy", "AUC", "log loss", "fit",
+    "predict, signals/s", "size", "p (4-class)", "p (binary)", "seeds", "without answer",
+)  # fmt: skip
+
+
+def _with_interval(row: dict[str, Any], metric: str) -> str:
+    value, low, high = (100 * row[key] for key in (metric, f"{metric}_low", f"{metric}_high"))
+    return f"{value:.1f} % ({low:.1f}..{high:.1f})"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def _p(value: float) -> str:
+    if np.isnan(value):
+        return ""
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

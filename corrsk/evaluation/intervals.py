@@ -1,0 +1,114 @@
+"""How sure a figure is, and whether two classifiers differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
+
+from corrsk import _random
+
+
+def bootstrap_interval(
+    correct: Sequence[ArrayLike],
+    *,
+    level: float = 0.95,
+    n_resamples: int = 10_000,
+    random_state: _random.RandomState = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of an accuracy.
+
+    Parameters
+    ----------
+    correct : sequence of arrays of bool, shapes (n_1,), (n_2,), ..
+        Whether each answer was right, for each test set (one per seed). The
+        accuracy is the mean of the test sets' accuracies; each is resampled by
+        itself.
+    level : float, default=0.95
+        Confidence level.
+    n_resamples : int, default=10_000
+    random_state : int, RandomState, Generator or None, default=0
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    ValueError
+        If there is no test set, or an empty one.
+
+    Notes
+    -----
+    Efron, Ann. Statist. 7, 1 (1979). Drawing n answers of which a share p is
+    right, with replacement, gives a binomial number of right ones, so that the
+    resamples are drawn as such. The interval is that of the test signals; it
+    says nothing of other trainings.
+    """
+    sets = [np.asarray(each, dtype=bool) for each in correct]
+    if not sets or not all(each.size for each in sets):
+        raise ValueError("an accuracy needs at least one test set, and none of them empty")
+    rng = _random.generator(_random.entropy(random_state))
+    accuracies = np.mean(
+        [rng.binomial(each.size, each.mean(), n_resamples) / each.size for each in sets], axis=0
+    )
+    low, high = np.quantile(accuracies, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class McNemarResult:
+    """What McNemar's test found.
+
+    Parameters
+    ----------
+    only_first, only_second : int
+        Signals that one classifier alone answered rightly.
+    p_value : float
+        Two-sided: how likely so uneven a pair is if both are equally accurate.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemarResult:
+    """Whether two classifiers differ in accuracy on the same signals.
+
+    Parameters
+    ----------
+    first, second : arrays of bool, shape (n,)
+        Whether each classifier answered each signal rightly.
+
+    Returns
+    -------
+    McNemarResult
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in shape.
+
+    Notes
+    -----
+    McNemar, Psychometrika 12, 153 (1947), in its exact form: of the signals
+    that one alone answers rightly, half should be either's.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(
+            "McNemar's test needs the answers of both classifiers to the same signals, as arrays "
+            f"of one shape (n,); got {a.shape} and {b.shape}"
+        )
+    only_first, only_second = _count(a & ~b), _count(b & ~a)
+    discordant = only_first + only_second
+    p = binomtest(only_first, discordant).pvalue if discordant else 1.0
+    return McNemarResult(only_first, only_second, float(p))
+
+
+def _count(mask: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(mask))

@@ -1,0 +1,201 @@
+"""What the model-based classifiers share: protocol, labels and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from corrsk._counts import as_counts, is_multicompartment, multicompartment_probability
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.generator import flatten_signals
+from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
+from corrsk.relaxometry._voxels import Solver, solve_voxels
+
+_DEFAULT_PROTOCOL = "ir-se-8x8"
+
+
+class _CompartmentCounter(ClassifierMixin, BaseEstimator):
+    """Base of classifiers that solve an inverse problem in each voxel."""
+
+    protocol: AcquisitionProtocol | str
+    bounds: Mapping[str, tuple[float, float]] | None
+    inversion_efficiency: float
+    n_jobs: int | None
+    verbose: bool
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "protocol": [AcquisitionProtocol, str],
+        "bounds": [dict, None],
+        "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Check the parameters, the protocol and the labels; nothing is learnt from signals.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in the grid order of the protocol.
+        y : array of shape (n,)
+            Compartment counts. Their distinct values are the possible answers.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If the signals hold NaN or infinite values, the protocol has another
+            number of measurements, a label is no count, or a parameter is out
+            of range.
+        """
+        _, labels = validate_data(self, flatten_signals(X), y, dtype=(np.float64, np.float32))
+        check_classification_targets(labels)
+        classes = np.unique(labels)
+        counts = self._as_counts(classes)
+        protocol = self._resolve_protocol().in_grid_order()
+        bounds = checked_bounds(self.bounds, protocol.tissue_properties)
+        model = KernelModel(protocol, bounds, self.inversion_efficiency)
+        self._prepare(model, counts)
+        self._model, self._counts = model, counts
+        self.protocol_ = protocol
+        self.classes_ = classes
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Probability of each count.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in the grid order of the protocol, at any scale.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            In the order of `classes_`. NaN in the rows of voxels that could
+            not be solved, such as signals that are all zero.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Once, with the number of voxels that could not be solved.
+        """
+        signals = self._checked_signals(X)
+        (probabilities,) = self._solve_voxels(
+            signals, lambda unit: (self._probabilities(unit),), [(len(self.classes_),)]
+        )
+        return probabilities
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable count; the smallest one for voxels that could not be solved.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in the grid order of the protocol, at any scale.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Labels.
+        """
+        probabilities = self.predict_proba(X)
+        labels: NDArray[Any] = self.classes_[self._best(probabilities)]
+        return labels
+
+    def predict_multicompartment_proba(self, X: ArrayLike) -> Array:
+        """Probability that there is more than one compartment, P(n_c >= 2).
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in the grid order of the protocol, at any scale.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            NaN for voxels that could not be solved.
+        """
+        check_is_fitted(self)
+        is_multicompartment(self.classes_)
+        return multicompartment_probability(self.predict_proba(X), self.classes_)
+
+    # -- what the two methods differ in --------------------------------------
+
+    def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
+        raise NotImplementedError
+
+    def _probabilities(self, unit: Array) -> Array:
+        """Probabilities (V, n_classes) of signals (V, N) of norm 1."""
+        raise NotImplementedError
+
+    # -- labels, protocol and signals ----------------------------------------
+
+    def _as_counts(self, classes: NDArray[Any]) -> NDArray[np.int64]:
+        return as_counts(classes)
+
+    def _best(self, probabilities: Array) -> NDArray[np.intp]:
+        best = np.where(np.isnan(probabilities), -1.0, probabilities).argmax(axis=1)
+        # as strings, counts are not sorted: "10" < "2"
+        best[np.isnan(probabilities).all(axis=1)] = self._counts.argmin()
+        return best
+
+    def _resolve_protocol(self) -> AcquisitionProtocol:
+        names = getattr(self, "feature_names_in_", None)
+        named = None
+        if names is not None:
+            try:
+                named = AcquisitionProtocol.from_feature_names(names)
+            except ValueError:  # names that mean something else
+                named = None
+        n = self.n_features_in_
+        if isinstance(self.protocol, str) and self.protocol == "auto":
+            default = resolve_protocol(_DEFAULT_PROTOCOL)
+            if named is None and n != default.n_measurements:
+                raise ValueError(
+                    f"which protocol has these {n} columns? Their names do not tell (TI50_TE4.5, "
+                    f"..), and the default protocol {_DEFAULT_PROTOCOL!r} has "
+                    f"{default.n_measurements}; pass protocol="
+                )
+            protocol = default if named is None else named
+        else:
+            protocol = resolve_protocol(self.protocol)
+        if protocol.n_measurements != n:
+            raise ValueError(
+                f"X has {n} columns, but the protocol has {protocol.n_measurements} measurements"
+            )
+        if named is not None and named.feature_names != protocol.in_grid_order().feature_names:
+            raise ValueError(
+                "the columns of X are not named as the protocol's measurements in grid order, "
+                f"{', '.join(protocol.in_grid_order().feature_names[:3])}, ..; bring them there "
+                "with protocol.to_grid(X)"
+            )
+        return protocol
+
+    def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        check_is_fitted(self)
+        return validate_data(self, flatten_signals(X), reset=False, dtype=(np.float64, np.float32))
+
+    def _solve_voxels(
+        self, signals: NDArray[np.floating[Any]], solve: Solver, shapes: Sequence[tuple[int, ...]]
+    ) -> list[Array]:
+        return solve_voxels(signals, solve, shapes, n_jobs=self.n_jobs, verbose=self.verbose)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,215 @@
+"""Regularised non-negative least squares for many signals at once.
+
+Minimises ``||x - K s||^2 + alpha ||s||^2`` over s >= 0 in the space of the data:
+Butler, Reeds and Dawson, SIAM J. Numer. Anal. 18, 381 (1981), with the kernel
+compressed by its singular values as in Venkataramanan, Song and Hurlimann,
+IEEE Trans. Signal Process. 50, 1017 (2002). The solution is
+``s = max(0, K^T c)`` where c solves ``(K A K^T + alpha) c = x``, A the diagonal
+of ones where s > 0. A Newton step solves this for the present A, and ends the
+iteration exactly once A stays what it was.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk.relaxometry._kernels import Array
+from corrsk.relaxometry._varpro import solve_each
+
+SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
+# Singular values s of the kernel count where s^2 is not far below alpha.
+_CUTOFF = 0.03
+_MAX_STEPS = 300
+_GRADIENT = 1e-9
+_BISECTIONS = 6  # of a decade of alpha: to 3.6 %, the residual then to a tenth of that or less
+
+Mask = NDArray[np.bool_]
+
+
+class DualSolver:
+    """Spectra of signals for a fixed kernel.
+
+    Parameters
+    ----------
+    kernel : ndarray of shape (N, M)
+        Signals of the M cells of the spectrum, in columns.
+    smallest_alpha : float
+        Smallest regularisation that will be asked for, relative to the largest
+        squared singular value of the kernel. It decides how many are kept.
+    """
+
+    def __init__(self, kernel: Array, smallest_alpha: float = SMALLEST_ALPHA) -> None:
+        left, values, right = np.linalg.svd(kernel, full_matrices=False)
+        keep = values > _CUTOFF * math.sqrt(min(smallest_alpha, 1.0)) * values[0]
+        self.scale = float(values[0])
+        self._left = left[:, keep]
+        self._kernel = (values[keep] / values[0])[:, None] * right[keep]  # (r, M)
+        rank = self._kernel.shape[0]
+        self._pairs = np.triu_indices(rank)
+        # K A K^T for any A by one product of matrices: its columns for each cell, upper half
+        self._outer = (self._kernel[self._pairs[0]] * self._kernel[self._pairs[1]]).T
+        self._full = np.zeros((rank, rank), dtype=np.intp)
+        self._full[self._pairs] = self._full[self._pairs[::-1]] = np.arange(len(self._pairs[0]))
+
+    def compress(self, x: Array) -> tuple[Array, Array]:
+        """Data (V, r), and the residual sum of squares that no spectrum can lower (V,)."""
+        data = x @ self._left
+        rest = x - data @ self._left.T
+        return data, np.einsum("vn,vn->v", rest, rest)
+
+    def spectrum(self, dual: Array) -> Array:
+        """``s = max(0, K^T c)`` in the units of the signals: (V, r) to (V, M)."""
+        return np.maximum(dual @ self._kernel, 0.0) / self.scale
+
+    def solve(self, data: Array, alpha: Array, active: Mask) -> tuple[Array, Mask]:
+        """The dual solution c for each signal.
+
+        Parameters
+        ----------
+        data : ndarray of shape (V, r)
+            From :meth:`compress`.
+        alpha : ndarray of shape (V,)
+            Relative to the largest squared singular value.
+        active : ndarray of bool, shape (V, M)
+            A guess of where the spectrum is not zero.
+
+        Returns
+        -------
+        dual : ndarray of shape (V, r)
+            NaN where the iteration does not end.
+        active : ndarray of bool, shape (V, M)
+            Where the spectrum is not zero.
+        """
+        result, final = np.full(data.shape, np.nan), active.copy()
+        live = np.arange(len(data))
+        dual = self._newton_point(data, alpha, active)
+        correlation = dual @ self._kernel
+        whole = np.ones(len(data), dtype=bool)  # whether the last step was not shortened
+        for _ in range(_MAX_STEPS):
+            now = correlation > 0
+            spectrum = np.maximum(correlation, 0.0)
+            gradient = spectrum @ self._kernel.T + alpha[:, None] * dual - data
+            # cells at the edge of 0 may come and go by rounding: then the gradient tells
+            done = (whole & (now == active).all(axis=1)) | (
+                np.linalg.norm(gradient, axis=1) <= _GRADIENT * np.linalg.norm(data, axis=1)
+            )
+            result[live[done]], final[live[done]] = dual[done], now[done]
+            if done.any():
+                go = ~done
+                live, data, alpha, active = live[go], data[go], alpha[go], now[go]
+                dual, correlation, spectrum = dual[go], correlation[go], spectrum[go]
+                gradient = gradient[go]
+            else:
+                active = now
+            if not live.size:
+                break
+            step = self._newton_point(data, alpha, active) - dual
+            dual, correlation, whole = self._search(data, alpha, dual, correlation, step, gradient)
+        return result, final
+
+    def _newton_point(self, data: Array, alpha: Array, active: Mask) -> Array:
+        matrix = (active.astype(np.float64) @ self._outer)[:, self._full]
+        matrix[:, np.arange(data.shape[1]), np.arange(data.shape[1])] += alpha[:, None]
+        return solve_each(matrix, data[..., None])[..., 0]
+
+    def _search(
+        self,
+        data: Array,
+        alpha: Array,
+        dual: Array,
+        correlation: Array,
+        step: Array,
+        gradient: Array,
+    ) -> tuple[Array, Array, Mask]:
+        """Halve the Newton step until the convex dual function falls enough."""
+
+        def value(dual: Array, correlation: Array, rows: NDArray[np.intp]) -> Array:
+            spectrum = np.maximum(correlation, 0.0)
+            return (
+                0.5 * np.einsum("vm,vm->v", spectrum, spectrum)
+                + 0.5 * alpha[rows] * np.einsum("vr,vr->v", dual, dual)
+                - np.einsum("vr,vr->v", data[rows], dual)
+            )
+
+        change = step @ self._kernel
+        slope = np.einsum("vr,vr->v", gradient, step)
+        rows = np.arange(len(data))
+        before = value(dual, correlation, rows)
+        new_dual, new_correlation = dual + step, correlation + change
+        whole = np.ones(len(data), dtype=bool)
+        length = 1.0
+        while rows.size and length > 1e-6:
+            now = value(new_dual[rows], new_correlation[rows], rows)
+            slack = 1e-12 * np.abs(before[rows])
+            rows = rows[~(now <= before[rows] + 1e-4 * length * slope[rows] + slack)]
+            length /= 2
+            whole[rows] = False
+            new_dual[rows] = dual[rows] + length * step[rows]
+            new_correlation[rows] = correlation[rows] + length * change[rows]
+        return new_dual, new_correlation, whole
+
+    # -- the two ways to regularise ---------------------------------------------
+
+    def fixed(self, x: Array, alpha: float) -> Array:
+        """Dual solutions at one alpha: (V, N) to (V, r)."""
+        data, _ = self.compress(x)
+        dual = np.empty_like(data)
+        active = np.ones((len(x), self._kernel.shape[1]), dtype=bool)
+        # down to alpha by decades: each solution is a good start for the next
+        for exponent in range(math.floor(-math.log10(alpha)) + 1 if alpha < 1 else 0):
+            if 10.0**-exponent > alpha:
+                _, active = self.solve(data, np.full(len(x), 10.0**-exponent), active)
+        dual, _ = self.solve(data, np.full(len(x), alpha), active)
+        return dual
+
+    def discrepancy(self, x: Array, factor: float) -> tuple[Array, Array]:
+        """Dual solutions with `factor` times the residual of the unregularised ones.
+
+        Parameters
+        ----------
+        x : ndarray of shape (V, N)
+        factor : float
+            Above 1.
+
+        Returns
+        -------
+        dual : ndarray of shape (V, r)
+        alpha : ndarray of shape (V,)
+            Between `SMALLEST_ALPHA` and 1; at these ends the factor is not met.
+        """
+        data, rest = self.compress(x)
+        V = len(x)
+        n_decades = round(-math.log10(SMALLEST_ALPHA))
+        active = np.ones((V, self._kernel.shape[1]), dtype=bool)
+        duals, masks, residuals = [], [], []
+        for exponent in range(n_decades + 1):
+            alpha = np.full(V, 10.0**-exponent)
+            dual, active = self.solve(data, alpha, active)
+            duals.append(dual)
+            masks.append(active)
+            residuals.append(self._rss(dual, alpha, rest))
+        rss = np.stack(residuals)  # falls with alpha, down the rows
+        target = factor * rss[-1]
+        # the first decade at which the residual is small enough, and the one above it
+        lower = np.argmax(rss <= target, axis=0)
+        upper = np.maximum(lower - 1, 0)
+        rows = np.arange(V)
+        log_low, log_high = -lower.astype(np.float64), -upper.astype(np.float64)
+        dual, active = np.stack(duals)[lower, rows], np.stack(masks)[lower, rows]
+        for _ in range(_BISECTIONS):
+            middle = (log_low + log_high) / 2
+            trial, trial_active = self.solve(data, 10.0**middle, active)
+            below = self._rss(trial, 10.0**middle, rest) <= target
+            log_low = np.where(below, middle, log_low)
+            log_high = np.where(below, log_high, middle)
+            dual[below], active[below] = trial[below], trial_active[below]
+        dual[~np.isfinite(target)] = np.nan
+        return dual, 10.0**log_low
+
+    @staticmethod
+    def _rss(dual: Array, alpha: Array, rest: Array) -> Array:
+        # at the solution the residual of the compressed data is alpha c
+        return alpha**2 * np.einsum("vr,vr->v", dual, dual) + rest

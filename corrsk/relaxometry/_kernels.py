@@ -1,0 +1,233 @@
+"""The kernels of a protocol over the logarithms of tissue properties, factor by factor.
+
+On a full grid of scan parameters the signal of a compartment is an outer
+product of one-dimensional kernels, and so is each of its derivatives. Inner
+products of two such signals are then products of short inner products, one per
+axis. A scattered protocol has a single axis, along which all its kernels are
+multiplied; everything else is the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.physics import CONTRASTS, check_tissue_unit
+
+Array = NDArray[np.float64]
+
+# T1 and T2: the range of the paper's prior. D: from hindered tissue water to above free
+# water at body temperature (3 um^2/ms).
+DEFAULT_BOUNDS: dict[str, tuple[float, float]] = {
+    "T1": (50.0, 5000.0),
+    "T2": (5.0, 500.0),
+    "D": (0.05, 5.0),
+}
+# Central differences: at this step in the logarithm the truncation error (h^2 / 6) and the
+# rounding error (1e-16 / h) are both far below what a Gauss-Newton step notices.
+_STEP = 1e-4
+
+
+def checked_bounds(
+    bounds: Mapping[str, tuple[float, float]] | None, properties: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """The range of each tissue property, from `bounds` or else from the defaults.
+
+    Raises
+    ------
+    ValueError
+        If a bound is not a pair 0 < low < high, is for a property that the
+        protocol does not probe, can only be in the wrong unit, or is missing.
+    """
+    given = dict(bounds or {})
+    unknown = [name for name in given if name not in properties]
+    if unknown:
+        raise ValueError(
+            f"bounds has {', '.join(map(repr, unknown))}, but the protocol probes "
+            f"{', '.join(properties)}"
+        )
+    checked = {}
+    for name in properties:
+        pair = given.get(name, DEFAULT_BOUNDS.get(name))
+        if pair is None:
+            raise ValueError(f"bounds must say the range of {name}: there is no default for it")
+        try:
+            low, high = (float(value) for value in pair)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not 0 < low < high < math.inf:
+            raise ValueError(
+                f"the bounds of {name} must be a pair (low, high) with 0 < low < high, got {pair!r}"
+            )
+        check_tissue_unit(name, high)
+        checked[name] = (low, high)
+    return checked
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of the measurements and the contrasts that vary along it."""
+
+    contrasts: tuple[str, ...]
+    properties: tuple[int, ...]  # where their tissue properties stand among the model's
+    levels: tuple[Array, ...]  # distinct values of each scan parameter
+    positions: tuple[NDArray[np.intp], ...]  # which of them each point of the axis has
+
+
+class KernelModel:
+    """Kernels of a protocol as functions of theta, the logs of the tissue properties.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        In grid order, N measurements.
+    bounds : mapping of str to (low, high)
+        Range of each tissue property that the protocol probes.
+    inversion_efficiency : float
+        eta in (0, 1].
+
+    Attributes
+    ----------
+    properties : tuple of str
+        The P tissue properties, such as ("T1", "T2").
+    low, high : ndarray of shape (P,)
+        Bounds of theta.
+    shape : tuple of int
+        Number of points of each axis; their product is N.
+    """
+
+    def __init__(
+        self,
+        protocol: AcquisitionProtocol,
+        bounds: Mapping[str, tuple[float, float]],
+        inversion_efficiency: float = 1.0,
+    ) -> None:
+        self.properties = protocol.tissue_properties
+        self.low, self.high = np.log([bounds[name] for name in self.properties]).T
+        self._longitudinal = {"tr": protocol.tr, "inversion_efficiency": inversion_efficiency}
+        names = tuple(protocol.contrasts)
+        where = {name: index for index, name in enumerate(names)}
+        grid = protocol.grid_shape is not None
+        axes = []
+        for group in [(name,) for name in names] if grid else [names]:
+            levels, positions = zip(
+                *(np.unique(protocol.contrasts[name], return_inverse=True) for name in group),
+                strict=True,
+            )
+            if grid:  # an axis has each level once
+                positions = (np.arange(levels[0].size),)
+            axes.append(_Axis(group, tuple(where[name] for name in group), levels, positions))
+        self._axes = axes
+        self.shape = tuple(axis.positions[0].size for axis in axes)
+
+    def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
+        """Kernels along each axis, and their derivatives with respect to theta.
+
+        Parameters
+        ----------
+        theta : ndarray of shape (B, K, P)
+        derivatives : bool
+
+        Returns
+        -------
+        list of ndarray of shape (B, q K, n_axis)
+            The K kernels; with `derivatives` then the K derivatives for each
+            of the axis' properties.
+        """
+        return [self._along(axis, theta, derivatives) for axis in self._axes]
+
+    def _along(self, axis: _Axis, theta: Array, derivatives: bool) -> Array:
+        K = theta.shape[1]
+        values, slopes = [], []
+        for name, column, levels, positions in zip(
+            axis.contrasts, axis.properties, axis.levels, axis.positions, strict=True
+        ):
+            contrast = CONTRASTS[name]
+            logs = theta[..., column]
+            if derivatives:
+                logs = np.concatenate([logs, logs + _STEP, logs - _STEP], axis=1)
+            options = self._longitudinal if contrast.longitudinal else {}
+            kernel = contrast.kernel(levels, np.exp(logs)[..., None], **options)
+            if positions.size != levels.size or len(axis.contrasts) > 1:
+                kernel = kernel[..., positions]
+            values.append(kernel[:, :K])
+            if derivatives:
+                slopes.append((kernel[:, K : 2 * K] - kernel[:, 2 * K :]) / (2 * _STEP))
+        blocks = [math.prod(values[1:], start=values[0])]
+        for index, slope in enumerate(slopes):  # the product rule
+            blocks.append(math.prod(values[:index] + values[index + 1 :], start=slope))
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+    def columns(self, K: int) -> list[NDArray[np.intp]]:
+        """For each axis, which rows of its factor make up the columns of [Phi, D].
+
+        Phi has K columns, the compartments; D has P K, the derivatives with
+        respect to the first property of each compartment, then the second, ..
+        """
+        base = np.arange(K)
+        indices = []
+        for axis in self._axes:
+            blocks = [base]
+            for column in range(len(self.properties)):
+                own = axis.properties.index(column) + 1 if column in axis.properties else 0
+                blocks.append(base + own * K)
+            indices.append(np.concatenate(blocks))
+        return indices
+
+    def gram(self, factors: Sequence[Array], columns: Sequence[NDArray[np.intp]]) -> Array:
+        """Inner products of the columns, shape (B, J, J): a Hadamard product over axes."""
+        gram = None
+        for factor, index in zip(factors, columns, strict=True):
+            along = np.matmul(factor, factor.transpose(0, 2, 1))[:, index[:, None], index]
+            gram = along if gram is None else np.multiply(gram, along, out=gram)
+        assert gram is not None
+        return gram
+
+    def project(
+        self, factors: Sequence[Array], columns: Sequence[NDArray[np.intp]], x: Array
+    ) -> Array:
+        """Inner products of the columns with signals x of shape (B, N): shape (B, J)."""
+        size = self.shape[-1]
+        partial = np.matmul(x.reshape(len(x), -1, size), factors[-1].transpose(0, 2, 1))
+        partial = partial[..., columns[-1]]
+        for factor, index, size in zip(
+            factors[-2::-1], columns[-2::-1], self.shape[-2::-1], strict=True
+        ):
+            partial = partial.reshape(len(x), -1, size, len(index))
+            partial = np.einsum("brnj,bjn->brj", partial, factor[:, index])
+        return partial.reshape(len(x), -1)
+
+    def signals(self, factors: Sequence[Array], amplitudes: Array) -> Array:
+        """Sum over compartments ``Phi a``, shape (B, N), from (B, K, n_axis) and (B, K)."""
+        B, K = amplitudes.shape
+        outer = amplitudes[:, :, None]
+        for factor in factors[:-1]:
+            outer = (outer[..., None] * factor[:, :K, None, :]).reshape(B, K, -1)
+        return np.matmul(outer.transpose(0, 2, 1), factors[-1][:, :K]).reshape(B, -1)
+
+    def grid(self, n_points: Sequence[int]) -> tuple[list[Array], Array]:
+        """Log-spaced values of each property between its bounds, and all their combinations.
+
+        Returns
+        -------
+        axes : list of ndarray of shape (n_p,)
+            In the units of the properties.
+        theta : ndarray of shape (M, P)
+            Combinations, the last property running fastest.
+        """
+        logs = [
+            np.linspace(low, high, n)
+            for low, high, n in zip(self.low, self.high, n_points, strict=True)
+        ]
+        mesh = np.meshgrid(*logs, indexing="ij")
+        return [np.exp(axis) for axis in logs], np.stack([m.ravel() for m in mesh], axis=-1)
+
+    def dictionary(self, theta: Array) -> Array:
+        """Signals of single compartments of amplitude 1: (M, P) to (M, N)."""
+        factors = self.factors(theta[:, None, :])
+        return self.signals(factors, np.ones((len(theta), 1)))

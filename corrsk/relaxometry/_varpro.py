@@ -1,0 +1,231 @@
+"""Variable projection for sums of compartments: many voxels and starts at once.
+
+Golub and Pereyra, SIAM J. Numer. Anal. 10, 413 (1973), in the variant of
+Kaufman, BIT 15, 49 (1975), algorithm 2 of Ruhe and Wedin, SIAM Rev. 22, 318
+(1980). The amplitudes a >= 0 are eliminated; Levenberg-Marquardt steps are
+taken in theta, the logarithms of the tissue properties, alone. With P the
+projector onto what the compartments cannot reach, the Jacobian is -P D a, so
+that J^T J is a Schur complement of the small Gram matrix of [Phi, D].
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk.relaxometry._kernels import Array, KernelModel
+
+MAX_COMPARTMENTS = 8  # 2^8 supports are enumerated where amplitudes come out negative
+_RIDGE = 1e-13  # relative; keeps the Gram matrix of two equal compartments regular
+_LONGEST_STEP = 1.5  # in the logarithm; the linearisation does not hold further out
+_DAMPING, _DAMPING_MAX = 1e-2, 1e8
+_NO_RESIDUAL = 1e-24  # of a signal of norm 1: nothing is left to fit
+
+
+class Fit(NamedTuple):
+    """Fits of K compartments to V signals.
+
+    theta : (V, K, P), amplitudes : (V, K), rss : (V,)
+    """
+
+    theta: Array
+    amplitudes: Array
+    rss: Array
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Fit:
+        """The fits of some of the signals."""
+        return Fit(self.theta[rows], self.amplitudes[rows], self.rss[rows])
+
+
+class _Linearised(NamedTuple):
+    amplitudes: Array  # (B, K)
+    rss: Array  # (B,)
+    gradient: Array  # (B, P K), of half the residual sum of squares
+    hessian: Array  # (B, P K, P K), J^T J
+
+
+def solve_each(matrices: Array, right: Array) -> Array:
+    """Solve linear systems (B, K, K), (B, K, m); a singular one gives NaN, not an error."""
+    solutions: Array
+    try:
+        solutions = np.linalg.solve(matrices, right).astype(np.float64, copy=False)
+    except np.linalg.LinAlgError:
+        solutions = np.full(right.shape, np.nan)
+        for index in range(len(matrices)):
+            try:
+                solutions[index] = np.linalg.solve(matrices[index], right[index])
+            except np.linalg.LinAlgError:
+                continue
+    return solutions
+
+
+def nonnegative_amplitudes(gram: Array, projection: Array) -> Array:
+    """Amplitudes a >= 0 that minimise ``a^T G a - 2 h^T a``.
+
+    Parameters
+    ----------
+    gram : ndarray of shape (B, K, K)
+        G, with ones on the diagonal.
+    projection : ndarray of shape (B, K)
+        h.
+
+    Returns
+    -------
+    ndarray of shape (B, K)
+        Exact: where the unconstrained minimum has a negative amplitude, the
+        best of all supports whose own minimum has none.
+    """
+    K = gram.shape[-1]
+    gram = gram + _RIDGE * np.eye(K)
+    amplitudes = solve_each(gram, projection[..., None])[..., 0]
+    rows = np.flatnonzero((amplitudes < 0).any(axis=-1))
+    if not rows.size:
+        return amplitudes
+    gram, projection = gram[rows], projection[rows]
+    best, gain = np.zeros((rows.size, K)), np.zeros(rows.size)
+    for size in range(1, K):
+        for members in combinations(range(K), size):
+            index = np.array(members)
+            part = projection[:, index]
+            found = solve_each(gram[:, index[:, None], index], part[..., None])[..., 0]
+            found_gain = np.where((found >= 0).all(axis=-1), (part * found).sum(axis=-1), -1.0)
+            better = np.flatnonzero(found_gain > gain)
+            gain[better] = found_gain[better]
+            best[better] = 0.0
+            best[better[:, None], index] = found[better]
+    amplitudes[rows] = best
+    return amplitudes
+
+
+def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
+    """Amplitudes, residual, gradient and Gauss-Newton matrix at theta.
+
+    Parameters
+    ----------
+    model : KernelModel
+    theta : ndarray of shape (B, K, P)
+    x : ndarray of shape (B, N)
+    """
+    K, P = theta.shape[1:]
+    columns = model.columns(K)
+    value_columns = [index[:K] for index in columns]
+    slope_columns = [index[K:] for index in columns]
+    factors = model.factors(theta, derivatives=True)
+    gram = model.gram(factors, columns)
+    diagonal = np.einsum("bii->bi", gram)[:, :K]
+    size = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+
+    phi_phi = gram[:, :K, :K] / (size[:, :, None] * size[:, None, :])
+    projection = model.project(factors, value_columns, x) / size
+    scaled = nonnegative_amplitudes(phi_phi, projection)
+    amplitudes = scaled / size
+    # the residual itself, not ||x||^2 - h^T a, whose rounding would bury a good fit
+    residual = x - model.signals(factors, amplitudes)
+    rss = np.einsum("bn,bn->b", residual, residual)
+
+    weight = np.tile(amplitudes, P)
+    gradient = -model.project(factors, slope_columns, residual) * weight
+    support = scaled > 0
+    both = support[:, :, None] & support[:, None, :]
+    phi_d = np.where(support[:, :, None], gram[:, :K, K:] / size[:, :, None], 0.0)
+    masked = np.where(both, phi_phi, 0.0) + np.eye(K) * np.where(support, _RIDGE, 1.0)[:, None]
+    reached = np.matmul(phi_d.transpose(0, 2, 1), solve_each(masked, phi_d))
+    hessian = (gram[:, K:, K:] - reached) * (weight[:, :, None] * weight[:, None, :])
+    return _Linearised(amplitudes, rss, gradient, hessian)
+
+
+def _step(
+    theta: Array, state: _Linearised, damping: Array, low: Array, high: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Damped Gauss-Newton step (B, P K), the decrease that it promises, and whether it is whole."""
+    outwards = np.where(state.gradient > 0, theta <= low, theta >= high)
+    free = ~(outwards | (state.gradient == 0))
+    n = theta.shape[1]
+    both = free[:, :, None] & free[:, None, :]
+    matrix = np.where(both, state.hessian, 0.0)
+    diagonal = np.einsum("bii->bi", matrix)
+    floor = 1e-3 * diagonal.max(axis=1, keepdims=True)
+    extra = np.where(free, damping[:, None] * np.maximum(diagonal, floor) + 1e-300, 1.0)
+    gradient = np.where(free, state.gradient, 0.0)
+    step = -solve_each(matrix + np.eye(n) * extra[:, None], gradient[..., None])[..., 0]
+    cut = np.clip(np.clip(step, -_LONGEST_STEP, _LONGEST_STEP), low - theta, high - theta)
+    curvature = np.einsum("bi,bij,bj->b", cut, matrix, cut)
+    promised = -2 * np.einsum("bi,bi->b", gradient, cut) - curvature
+    return cut, promised, (cut == step).all(axis=1)
+
+
+def levenberg_marquardt(
+    model: KernelModel, x: Array, theta: Array, *, max_steps: int, tol: float
+) -> Fit:
+    """Fit compartments from given starts.
+
+    Parameters
+    ----------
+    model : KernelModel
+    x : ndarray of shape (B, N)
+        One signal per problem, of norm 1.
+    theta : ndarray of shape (B, K, P)
+        Starts within the bounds.
+    max_steps : int
+        Largest number of steps.
+    tol : float
+        A problem is done once a step lowers, or promises to lower, its
+        residual sum of squares by less than this fraction.
+
+    Returns
+    -------
+    Fit
+        Never with a larger residual than at the start; NaN where the signal
+        or the start gives no finite residual.
+    """
+    B, K, P = theta.shape
+    order = (0, 2, 1)  # the unknowns stand property by property, as the columns of D do
+    flat = np.ascontiguousarray(theta.transpose(order)).reshape(B, P * K)
+    low, high = np.repeat(model.low, K), np.repeat(model.high, K)
+
+    def at(flat: Array, x: Array) -> _Linearised:
+        return linearise(model, flat.reshape(-1, P, K).transpose(order), x)
+
+    state = at(flat, x)
+    result = Fit(flat.copy(), state.amplitudes.copy(), state.rss.copy())
+    damping = np.full(B, _DAMPING)
+    live = np.flatnonzero(np.isfinite(state.rss) & (state.rss > _NO_RESIDUAL))
+    flat, x, damping = flat[live], x[live], damping[live]
+    state = _Linearised(*(part[live] for part in state))
+    for _ in range(max_steps):
+        if not live.size:
+            break
+        step, promised, whole = _step(flat, state, damping, low, high)
+        trial_at = flat + step
+        trial = at(trial_at, x)
+        better = trial.rss < state.rss
+        gain = np.where(better, state.rss - trial.rss, 0.0)
+        done = better & (gain <= tol * state.rss) & (promised <= 10 * tol * state.rss)
+        # a step cut short at the bounds may promise nothing where a shorter one does
+        done |= whole & ~(promised > 0.1 * tol * state.rss)
+        done |= ~np.isfinite(promised) | (trial.rss <= _NO_RESIDUAL)
+        # Nielsen's rule in steps: trust the model more the better its promise was kept
+        kept = gain / np.where(promised > 0, promised, np.inf)
+        damping *= np.where(kept > 0.75, 0.1, np.where(kept > 0.25, 0.5, 4.0))
+        done |= damping > _DAMPING_MAX
+        damping = np.maximum(damping, 1e-12)
+
+        flat = np.where(better[:, None], trial_at, flat)
+        state = _Linearised(
+            *(
+                np.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+                for new, old in zip(trial, state, strict=True)
+            )
+        )
+        moved = live[better]
+        result.theta[moved] = flat[better]
+        result.amplitudes[moved] = state.amplitudes[better]
+        result.rss[moved] = state.rss[better]
+        keep = ~done
+        if not keep.all():
+            live, flat, x, damping = live[keep], flat[keep], x[keep], damping[keep]
+            state = _Linearised(*(part[keep] for part in state))
+    return result._replace(theta=result.theta.reshape(B, P, K).transpose(order))

@@ -1,0 +1,272 @@
+"""Multi-exponential fits, and the count of compartments that a criterion chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator, RandomState
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from corrsk import _random
+from corrsk._checks import checked_count
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.relaxometry._base import _CompartmentCounter
+from corrsk.relaxometry._criteria import (
+    CRITERIA,
+    criterion_weights,
+    f_test_choice,
+    information_criterion,
+)
+from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._starts import StartDictionary
+from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
+from corrsk.relaxometry._voxels import signal_norms
+from corrsk.tissue import table_columns
+
+# A step that gains less than this fraction of the residual moves no criterion by more than
+# N times it; without noise the residual falls by orders of magnitude until rounding stops it.
+_TOLERANCE = 1e-5
+
+
+class MultiExponentialClassifier(_CompartmentCounter):
+    """Count compartments by fitting 1, 2, .. of them and comparing the fits.
+
+    For each voxel and each K up to the largest count, the amplitudes a_i >= 0
+    and the tissue properties (T1_i, T2_i, ..) of K compartments are fitted to
+    the signal by least squares; a criterion chooses K. Nothing is learnt: `fit`
+    takes from y only which counts are possible.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol or str, default="auto"
+        What the columns of X measure, in grid order; a name stands for a
+        protocol that corrsk ships. "auto" reads it from the column names
+        (TI50_TE4.5); without such names 64 columns are taken for "ir-se-8x8".
+    bounds : dict of str to (low, high), optional
+        Range of each tissue property in ms or um^2/ms. Those left out have
+        T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
+    criterion : {"aicc", "bic", "f-test"}, default="aicc"
+        Corrected Akaike or Bayesian information criterion, or nested F-tests
+        upwards. The noise variance is unknown to all three. On the paper's
+        64 measurements BIC is the most reluctant to add compartments.
+    alpha : float, default=0.05
+        Level of the F-tests.
+    n_starts : int, default=4
+        Starts per voxel and K from a dictionary: half of them random tuples of
+        atoms that fit best, half the fit of K - 1 compartments with the best
+        further atom. Besides, each compartment of that fit is split.
+    max_steps : int, default=50
+        Largest number of Levenberg-Marquardt steps from each start.
+    inversion_efficiency : float, default=1.0
+        eta in (0, 1].
+    random_state : int, RandomState, Generator or None, default=None
+        Seed of the random tuples, which are the same for every voxel.
+    n_jobs : int or None, default=None
+        Threads; None uses every core (one within a joblib worker).
+    verbose : bool, default=True
+        Whether to show progress once it takes a few seconds.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The labels in y, sorted.
+    protocol_ : AcquisitionProtocol
+        The protocol in grid order: that of the columns.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+
+    Notes
+    -----
+    Variable projection after Golub and Pereyra, SIAM J. Numer. Anal. 10, 413
+    (1973), in Kaufman's variant, over the logarithms of the properties. The
+    amplitudes absorb the unknown scale of normalised signals. Fits are nested:
+    a further compartment never has a larger residual.
+
+    With P properties a fit has K (P + 1) + 1 parameters, the noise variance
+    included. Probabilities are ``exp(-delta / 2)`` of the criterion, normalised
+    over the classes (with BIC an approximation to the posterior); with the
+    F-test the chosen count has probability 1.
+
+    Voxels that cannot be solved (signals that are all zero) have NaN for
+    probabilities, are predicted to have the smallest count, and are counted in
+    one ConvergenceWarning.
+
+    Examples
+    --------
+    >>> from corrsk import make_correlation_signals
+    >>> from corrsk.relaxometry import MultiExponentialClassifier
+    >>> X, y = make_correlation_signals(40, noise_level=0.001, random_state=0)
+    >>> model = MultiExponentialClassifier(random_state=0).fit(X, y)
+    >>> model.predict_proba(X).shape
+    (40, 4)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **_CompartmentCounter._parameter_constraints,
+        "criterion": [StrOptions(set(CRITERIA))],
+        "alpha": [Interval(Real, 0, 1, closed="neither")],
+        "n_starts": [Interval(Integral, 1, None, closed="left")],
+        "max_steps": [Interval(Integral, 1, None, closed="left")],
+        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
+    }
+
+    def __init__(
+        self,
+        protocol: AcquisitionProtocol | str = "auto",
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        criterion: str = "aicc",
+        alpha: float = 0.05,
+        n_starts: int = 4,
+        max_steps: int = 50,
+        inversion_efficiency: float = 1.0,
+        random_state: _random.RandomState = None,
+        n_jobs: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        self.protocol = protocol
+        self.bounds = bounds
+        self.criterion = criterion
+        self.alpha = alpha
+        self.n_starts = n_starts
+        self.max_steps = max_steps
+        self.inversion_efficiency = inversion_efficiency
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> pd.DataFrame:
+        """The fitted compartments of each voxel.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in the grid order of the protocol, at any scale.
+        n_compartments : int, optional
+            Number of compartments to fit; None (default) for the count that
+            the criterion chooses in each voxel.
+
+        Returns
+        -------
+        DataFrame of n rows
+            A tissue table, T1_1.., T2_1.., f_1.., with the compartments in
+            ascending order of T2 (of the first property where there is no T2).
+            Absent compartments have f = 0 and NaN. Then n_c (the count that
+            was fitted), scale (the sum of the amplitudes: M0 in the units of
+            X) and rss (residual sum of squares, in the squared units of X).
+            A voxel that cannot be solved has NaN throughout but for n_c.
+
+        Raises
+        ------
+        ValueError
+            If n_compartments is larger than the largest count in `classes_`.
+        """
+        signals = self._checked_signals(X)
+        largest = int(self._counts.max())
+        if n_compartments is not None:
+            checked_count("n_compartments", n_compartments, at_least=1)
+            if n_compartments > largest:
+                raise ValueError(
+                    f"n_compartments must be at most {largest}, the largest count that the "
+                    f"classifier was fitted with; got {n_compartments}"
+                )
+        P = len(self._model.properties)
+
+        def solve(unit: Array) -> tuple[Array, ...]:
+            fits = self._fits(unit, n_compartments or largest)
+            if n_compartments is None:
+                counts = self._counts[self._best(self._weights(fits))]
+            else:
+                counts = np.full(len(unit), n_compartments)
+            theta = np.zeros((len(unit), largest, P))
+            amplitudes = np.zeros((len(unit), largest))
+            rss = np.empty(len(unit))
+            for K in np.unique(counts):
+                rows = counts == K
+                theta[rows, :K], amplitudes[rows, :K], rss[rows] = fits[K - 1].take(rows)
+            return counts.astype(np.float64), theta, amplitudes, rss
+
+        n_c, theta, amplitudes, rss = self._solve_voxels(
+            signals, solve, [(), (largest, P), (largest,), ()]
+        )
+        n_c[np.isnan(n_c)] = self._counts.min() if n_compartments is None else n_compartments
+        norm = signal_norms(signals)
+        return (
+            self._table(theta, amplitudes, norm)
+            .assign(
+                n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss
+            )
+            .set_axis(X.index if hasattr(X, "index") and hasattr(X, "iloc") else range(len(n_c)))
+        )
+
+    def _table(self, theta: Array, amplitudes: Array, norm: Array) -> pd.DataFrame:
+        properties = self._model.properties
+        by = properties.index("T2") if "T2" in properties else 0
+        absent = ~(amplitudes > 0)
+        order = np.argsort(np.where(absent, np.inf, theta[..., by]), axis=1, kind="stable")
+        total = amplitudes.sum(axis=1, keepdims=True)
+        fractions = amplitudes / np.where(total > 0, total, 1.0)
+        values = np.where(absent[..., None], np.nan, np.exp(theta))
+        groups = [*np.moveaxis(values, -1, 0), fractions]
+        ordered = [np.take_along_axis(group, order, axis=1) for group in groups]
+        return pd.DataFrame(
+            np.concatenate(ordered, axis=1), columns=table_columns(properties, theta.shape[1])
+        )
+
+    # -- solving ----------------------------------------------------------------
+
+    def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
+        if counts.max() > MAX_COMPARTMENTS:
+            raise ValueError(
+                f"fits of up to {MAX_COMPARTMENTS} compartments are possible; y holds the count "
+                f"{counts.max()}"
+            )
+        seed = _random.entropy(self.random_state)
+        self._starts = StartDictionary(model, range(1, counts.max() + 1), seed)
+
+    def _probabilities(self, unit: Array) -> Array:
+        return self._weights(self._fits(unit, int(self._counts.max())))
+
+    def _fits(self, unit: Array, largest: int) -> list[Fit]:
+        """Fits of 1, 2, .., `largest` compartments to signals (V, N) of norm 1."""
+        fits: list[Fit] = []
+        for K in range(1, largest + 1):
+            starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
+            V, S = starts.shape[:2]
+            found = levenberg_marquardt(
+                self._model, np.repeat(unit, S, axis=0), starts.reshape(V * S, K, -1),
+                max_steps=self.max_steps, tol=_TOLERANCE,
+            )  # fmt: skip
+            rss = np.where(np.isnan(found.rss), np.inf, found.rss).reshape(V, S)
+            best = found.take(np.arange(V) * S + rss.argmin(axis=1))
+            fits.append(best if not fits else _nested(best, fits[-1]))
+        return fits
+
+    def _weights(self, fits: list[Fit]) -> Array:
+        order = np.argsort(self._counts)
+        counts = self._counts[order]
+        rss = np.stack([fits[K - 1].rss for K in counts], axis=1)
+        n_parameters = counts * (len(self._model.properties) + 1)
+        N = self.n_features_in_
+        if self.criterion == "f-test":
+            weights = np.eye(len(counts))[f_test_choice(rss, N, n_parameters, self.alpha)]
+            weights[~np.isfinite(rss).all(axis=1)] = np.nan
+        else:
+            weights = criterion_weights(
+                information_criterion(rss, N, n_parameters + 1, self.criterion)
+            )
+        return weights[:, np.argsort(order)]
+
+
+def _nested(fit: Fit, smaller: Fit) -> Fit:
+    """Where a fit of fewer compartments is no worse: that one, and an absent compartment."""
+    rows = ~(fit.rss <= smaller.rss)
+    if rows.any():
+        fit.theta[rows, :-1], fit.theta[rows, -1] = smaller.theta[rows], smaller.theta[rows, 0]
+        fit.amplitudes[rows, :-1], fit.amplitudes[rows, -1] = smaller.amplitudes[rows], 0.0
+        fit.rss[rows] = smaller.rss[rows]
+    return fit

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+
+from corrsk import load_dataset
+from corrsk.baselines import (
+    BASELINES,
+    EncodedLabelsClassifier,
+    available_baselines,
+    make_baseline,
+)
+
+OPTIONAL = ("lightgbm", "xgboost")
+
+
+@pytest.fixture(scope="module")
+def quiet_data():
+    return load_dataset("midl2024-low-noise", n_samples=4000, random_state=1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_each_baseline_learns_and_repeats_itself(name, quiet_data):
+    if name not in available_baselines():
+        pytest.skip(f"{BASELINES[name].package} is not installed")
+    X, y = quiet_data.data, quiet_data.target
+    train, test = quiet_data.train_indices, quiet_data.test_indices
+    model = make_baseline(name, random_state=3, n_jobs=1).fit(X[train], y[train])
+    probabilities = model.predict_proba(X[test])
+    assert model.classes_.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    chance, several = 0.25, 0.75
+    assert np.mean(model.predict(X[test]) == y[test]) > chance + 0.03
+    # to tell one from more is the easier question
+    answer = probabilities[:, 1:].sum(axis=1) > 0.5
+    if name not in ("lda", "qda"):
+        assert np.mean(answer == (y[test] > 1)) > several
+    again = clone(model).fit(X[train], y[train])
+    np.testing.assert_array_equal(again.predict_proba(X[test]), probabilities)
+
+
+@pytest.mark.parametrize("name", ["logistic", "knn"])
+def test_signals_of_any_scale(name, quiet_data):
+    X, y = quiet_data.data[:1000], quiet_data.target[:1000]
+    model = make_baseline(name, random_state=0).fit(X, y)
+    np.testing.assert_allclose(model.predict_proba(700 * X), model.predict_proba(X), atol=1e-4)
+
+
+def test_unknown_and_missing(monkeypatch):
+    with pytest.raises(ValueError, match="unknown baseline 'svm'; known baselines: logistic, lda"):
+        make_baseline("svm")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert set(available_baselines()) == set(BASELINES) - set(OPTIONAL)
+    with pytest.raises(ImportError, match=r"pip install 'corrsk\[boosting\]'"):
+        make_baseline("lightgbm")
+
+
+def test_encoded_labels():
+    X, y = load_dataset("midl2024", 500, random_state=0).data, np.repeat(["b", "a"], 250)
+    model = EncodedLabelsClassifier(LogisticRegression()).fit(X, y)
+    plain = LogisticRegression().fit(X, y)
+    assert model.classes_.tolist() == ["a", "b"]
+    assert model.estimator_.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(model.predict(X), plain.predict(X))

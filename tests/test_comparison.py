@@ -1,0 +1,324 @@
+"""The comparison of rivals: whole, stopped, resumed, with members that fail or die."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from sklearn.pipeline import make_pipeline
+from typer.testing import CliRunner
+
+from corrsk import AcquisitionProtocol, load_dataset
+from corrsk.cli import app
+from corrsk.comparison import RIVALS, ComparisonSettings, Rival, compare
+from corrsk.comparison.cells import Cell, read_cell, run_cell
+from corrsk.comparison.rivals import Task
+from corrsk.comparison.worker import Worker, Workplace, _serve
+from corrsk.datasets import dataset_definition
+from corrsk.evaluation import mcnemar_test
+
+SETTINGS = ComparisonSettings(
+    "midl2024-low-noise", ("logistic", "lda", "nnls"), (200, 1000), n_seeds=2, samples=2000,
+    test_samples=150,
+)  # fmt: skip
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small comparison, run once."""
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    return out, compare(SETTINGS, out, n_jobs=1, console=QUIET)
+
+
+def test_files(finished):
+    out, _ = finished
+    assert {path.name for path in out.iterdir()} == {
+        "run.json", "cells", "results.csv", "summary.csv", "noise.csv", "summary.json",
+        "report.md", "report.html", "learning_curves.png", "accuracy_over_noise.png",
+    }  # fmt: skip
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 2
+    # self-contained: nothing is fetched from anywhere
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert "corrsk benchmark --dataset midl2024-low-noise --models logistic,lda,nnls" in report
+    assert json.loads((out / "summary.json").read_text())["run"]["environment"]["threads"] == 1
+
+
+def test_one_row_per_cell_and_one_per_model_and_size(finished):
+    _, comparison = finished
+    keys = list(comparison.results[["model", "n_train", "seed"]].itertuples(index=False, name=None))
+    learners = [(m, n, s) for n in (200, 1000) for s in (0, 1) for m in ("logistic", "lda")]
+    assert keys == [*learners, ("nnls", 0, 0), ("nnls", 0, 1)]
+    assert (comparison.results["status"] == "done").all()
+    summary = comparison.summary
+    assert list(summary["model"]) == ["logistic", "logistic", "lda", "lda", "nnls"]
+    assert (summary["n_test"] == 300).all()
+    assert (summary["size_bytes"] > 100).all()
+    assert (summary["accuracy_low"] < summary["accuracy"]).all()
+    assert (summary["accuracy"] < summary["accuracy_high"]).all()
+    # means over the seeds
+    ours = comparison.results.query("model == 'lda' and n_train == 1000")
+    assert summary.loc[3, "accuracy"] == pytest.approx(ours["accuracy"].mean())
+    assert comparison.noise.groupby(["model", "n_train"]).size().eq(5).all()
+
+
+def test_a_cell_is_what_one_would_do_by_hand(finished):
+    out, _ = finished
+    data = load_dataset("midl2024-low-noise", 2000, random_state=1)
+    model = RIVALS["lda"].make(Task(data.protocol, 1))
+    train, test = data.train_indices[:1000], data.test_indices[:150]
+    right = model.fit(data.data[train], data.target[train]).predict(data.data[test])
+    right = right == data.target[test]
+    kept = read_cell(out / "cells", Cell("lda", 1000, 1))
+    np.testing.assert_array_equal(kept.right, right)
+    assert kept.content["metrics"]["accuracy"] == pytest.approx(right.mean())
+    assert kept.content["n_test"] == 150
+
+
+def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
+    out, first = finished
+    cells = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
+    lost = out / "cells" / "lda_n1000_seed1.json"
+    lost.unlink()
+    with pytest.raises(FileExistsError, match="--resume"):
+        compare(SETTINGS, out, n_jobs=1, console=QUIET)
+    # more models and sizes may come along
+    more = replace(SETTINGS, models=("logistic", "lda", "qda", "nnls"))
+    again = compare(more, out, n_jobs=1, console=QUIET, resume=True)
+    now = {path: path.stat().st_mtime_ns for path in cells}
+    assert {path for path in cells if now[path] != cells[path]} == {lost}
+    for metric in ("accuracy", "binary_accuracy", "log_loss"):
+        old = first.summary.set_index(["model", "n_train"])[metric]
+        new = again.summary.set_index(["model", "n_train"])[metric]
+        np.testing.assert_array_equal(new.loc[old.index], old)
+    assert ("qda", 1000) in again.summary.set_index(["model", "n_train"]).index
+
+
+def test_a_cell_of_other_parameters_is_run_again(finished, monkeypatch):
+    out, _ = finished
+    path = out / "cells" / "lda_n200_seed0.json"
+    content = json.loads(path.read_text())
+    assert '"lineardiscriminantanalysis__solver": "\'svd\'"' in content["estimator"]
+    path.write_text(json.dumps(content | {"estimator": "{}"}))
+    before = path.stat().st_mtime_ns
+    compare(SETTINGS, out, n_jobs=1, console=QUIET, resume=True)
+    assert path.stat().st_mtime_ns != before
+    assert json.loads(path.read_text())["estimator"] == content["estimator"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"dataset": "midl2024"}, "dataset was 'midl2024-low-noise' and is 'midl2024'"),
+        ({"samples": 3000}, "samples was 2000 and is 3000"),
+        ({"test_samples": None}, "test_samples was 150 and is None"),
+    ],
+)
+def test_a_folder_of_another_configuration(finished, change, named):
+    with pytest.raises(FileExistsError, match=named):
+        compare(replace(SETTINGS, **change), finished[0], resume=True, console=QUIET)
+
+
+def test_bad_requests_come_before_any_work(tmp_path):
+    bad = {
+        "unknown model 'svm'; known models: cnn, logistic": {"models": ("svm",)},
+        "training size of 1,500 is larger .* 1,400 are for training": {"train_sizes": (1500,)},
+        "at least 50": {"train_sizes": (10,)},
+        "no training size": {"train_sizes": ()},
+        "no model": {"models": ()},
+        "known data sets": {"dataset": "midl"},
+    }
+    for message, change in bad.items():
+        with pytest.raises(ValueError, match=message):
+            compare(replace(SETTINGS, **change), tmp_path / "out", console=QUIET)
+    assert not (tmp_path / "out").exists()
+    result = CliRunner().invoke(app, ["benchmark", "--train-sizes", "1e3", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "--train-sizes must be whole numbers" in result.output
+
+
+def test_what_cannot_take_part_is_a_row_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setitem(RIVALS, "lda", replace(RIVALS["lda"], max_train=500))
+    rng = np.random.default_rng(0)
+    protocol = AcquisitionProtocol(ti=rng.uniform(50, 3000, 20), te=rng.uniform(5, 200, 20))
+    settings = ComparisonSettings(
+        "midl2024", ("cnn", "lda", "qda"), (500, 600), samples=1000, test_samples=50,
+        protocol=protocol,
+    )  # fmt: skip
+    comparison = compare(settings, tmp_path / "out", n_jobs=1, console=QUIET)
+    notes = comparison.summary.set_index(["model", "n_train"])["note"]
+    assert "skipped: the protocol's 20 measurements are no full grid" in notes["cnn", 500]
+    assert "skipped: takes too long beyond 500 training signals" in notes["lda", 600]
+    assert notes["lda", 500] == notes["qda", 600] == ""
+    assert np.isnan(comparison.summary["accuracy_mcnemar_p"]).all()  # there is no CNN
+    assert "no full grid" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@contextlib.contextmanager
+def interrupts_as_before():
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def workplace_for(folder, samples=1000):
+    return Workplace(dataset_definition("midl2024"), samples, samples, 1, "cpu", folder)
+
+
+class _Broken:
+    def fit(self, X, y):
+        raise FloatingPointError("too hot")
+
+
+def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
+    broken = Rival("broken", "fails", "learner", lambda task: _Broken())
+    monkeypatch.setitem(RIVALS, "broken", broken)
+    ours, theirs = multiprocessing.Pipe()
+    for name in ("broken", "lda"):
+        ours.send(Cell(name, 200, 0))
+    with interrupts_as_before():
+        # what the worker's process runs; it ends where no more cells come
+        monkeypatch.setattr(theirs.__class__, "recv", _until_empty(theirs.__class__.recv))
+        _serve(theirs, workplace_for(tmp_path))
+    monkeypatch.undo()
+    failed, done = ours.recv(), ours.recv()
+    assert failed.status == "failed"
+    assert failed.reason == "FloatingPointError: too hot"
+    assert done.status == "done"
+
+
+def _until_empty(receive):
+    def recv(self):
+        if not self.poll():
+            raise EOFError
+        return receive(self)
+
+    return recv
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_worker_that_dies_costs_its_cell_alone(tmp_path):
+    with Worker(workplace_for(tmp_path)) as worker:
+
+        def kill():
+            if worker._process.is_alive():
+                os.kill(worker._process.pid, signal.SIGKILL)
+
+        died = worker.run(Cell("cnn", 700, 0), tick=kill)
+        assert died.status == "failed"
+        assert "SIGKILL (often want of memory)" in died.reason
+        assert worker.run(Cell("lda", 700, 0), tick=lambda: None).status == "done"
+        last = worker._process
+    assert not last.is_alive()
+
+
+def test_a_failed_cell_is_tried_again(tmp_path):
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    cell = Cell("lda", 200, 0)
+    (folder / f"{cell.stem}.json").write_text(json.dumps({"status": "failed"}))
+    assert read_cell(folder, cell) is None
+
+
+def test_voxels_without_answer_are_counted(monkeypatch):
+    class Half:
+        classes_ = np.array([1, 2, 3, 4])
+
+        def fit(self, X, y):
+            return self
+
+        def predict_proba(self, X):
+            probabilities = np.tile([0.0, 1.0, 0.0, 0.0], (len(X), 1))
+            probabilities[::2] = np.nan
+            return probabilities
+
+        def get_params(self):
+            return {}
+
+    monkeypatch.setitem(RIVALS, "half", Rival("half", "", "model-based", lambda task: Half()))
+    data = load_dataset("midl2024", 1000, random_state=0)
+    result = run_cell(Cell("half", 0, 0), data, Task(data.protocol, 0), 100)
+    y = data.target[data.test_indices]
+    assert result.content["n_failed"] == 50
+    # a guess: every class is equally probable, which says class 1, and "more than one"
+    guess = np.where(np.arange(100) % 2, 2, 1)
+    np.testing.assert_array_equal(result.right, guess == y)
+    np.testing.assert_array_equal(result.right_binary, y > 1)
+
+
+def test_mcnemar_against_the_cnn(tmp_path):
+    settings = ComparisonSettings(
+        "midl2024-low-noise", ("cnn", "lda"), (700,), n_seeds=2, samples=1000
+    )
+    out = tmp_path / "out"
+    comparison = compare(settings, out, n_jobs=1, console=QUIET)
+    pairs = {
+        name: np.concatenate(
+            [read_cell(out / "cells", Cell(name, 700, seed)).right_binary for seed in (0, 1)]
+        )
+        for name in ("cnn", "lda")
+    }
+    row = comparison.summary.set_index("model").loc["lda"]
+    expected = mcnemar_test(pairs["lda"], pairs["cnn"]).p_value
+    assert 0 <= expected < 1
+    assert row["binary_accuracy_mcnemar_p"] == expected
+    assert not list((out / "cells").glob("*.checkpoint"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
+def test_ctrl_c_and_resume(tmp_path):
+    """A real interrupt in a real process leaves a report; a resume does the rest only."""
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "corrsk.cli", "benchmark", "--models", "lda,logistic,cnn",
+        "--train-sizes", "500,20000", "--samples", "30000", "--test-samples", "100",
+        "--out", str(out), "--jobs", "1", "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = out / "cells" / "lda_n20000_seed0.json"
+    deadline = time.monotonic() + 120
+    while not first.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume goes on" in errors
+    assert "Traceback" not in errors
+    assert "Stopped before its end" in (out / "report.md").read_text(encoding="utf-8")
+    written = first.stat().st_mtime_ns
+    shorter = [part if part != "lda,logistic,cnn" else "lda,logistic" for part in command]
+    result = subprocess.run([*shorter, "--resume"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert first.stat().st_mtime_ns == written
+    assert "Stopped before" not in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_models_are_listed():
+    result = CliRunner().invoke(app, ["benchmark", "--list"])
+    assert result.exit_code == 0
+    assert all(name in result.output for name in RIVALS)
+
+
+def test_every_rival_is_built_for_any_grid():
+    protocol = AcquisitionProtocol.from_grid(te=[10, 20, 40, 80, 120], b=[0, 0.5, 1, 2])
+    for rival in RIVALS.values():
+        if rival.obstacle(protocol) is None:
+            model = rival.make(Task(protocol, 0))
+            assert isinstance(model, type(make_pipeline(None)))
