@@ -235,22 +235,24 @@ def test_a_failed_cell_is_tried_again(tmp_path):
     assert read_cell(folder, cell) is None
 
 
+class _AnswersEverySecond:
+    classes_ = np.array([1, 2, 3, 4])
+
+    def fit(self, X, y):
+        return self
+
+    def predict_proba(self, X):
+        probabilities = np.tile([0.0, 1.0, 0.0, 0.0], (len(X), 1))
+        probabilities[::2] = np.nan
+        return probabilities
+
+    def get_params(self):
+        return {}
+
+
 def test_voxels_without_answer_are_counted(monkeypatch):
-    class Half:
-        classes_ = np.array([1, 2, 3, 4])
-
-        def fit(self, X, y):
-            return self
-
-        def predict_proba(self, X):
-            probabilities = np.tile([0.0, 1.0, 0.0, 0.0], (len(X), 1))
-            probabilities[::2] = np.nan
-            return probabilities
-
-        def get_params(self):
-            return {}
-
-    monkeypatch.setitem(RIVALS, "half", Rival("half", "", "model-based", lambda task: Half()))
+    half = Rival("half", "", "model-based", lambda task: _AnswersEverySecond())
+    monkeypatch.setitem(RIVALS, "half", half)
     data = load_dataset("midl2024", 1000, random_state=0)
     result = run_cell(Cell("half", 0, 0), data, Task(data.protocol, 0), 100)
     y = data.target[data.test_indices]
@@ -290,7 +292,7 @@ def test_ctrl_c_and_resume(tmp_path):
         "--out", str(out), "--jobs", "1", "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    first = out / "cells" / "lda_n20000_seed0.json"
+    first = out / "cells" / "lda_n500_seed0.json"  # what follows is the longest cell
     deadline = time.monotonic() + 120
     while not first.exists():
         assert process.poll() is None, process.stderr.read()

@@ -147,7 +147,7 @@ RIVALS: dict[str, Rival] = {
         Rival(REFERENCE, "the paper's CNN", "network", _cnn, obstacle=_needs_a_grid),
         *(_learner(baseline) for baseline in BASELINES.values()),
         Rival(
-            "multi-exponential", "fits of 1 to K compartments, BIC", "model-based",
+            "multi-exponential", "fits of 1 to K compartments, AICc", "model-based",
             _multi_exponential, max_test=_MODEL_BASED_TEST_SIGNALS,
         ),
         Rival(

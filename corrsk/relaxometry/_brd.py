@@ -156,7 +156,6 @@ class DualSolver:
     def fixed(self, x: Array, alpha: float) -> Array:
         """Dual solutions at one alpha: (V, N) to (V, r)."""
         data, _ = self.compress(x)
-        dual = np.empty_like(data)
         active = np.ones((len(x), self._kernel.shape[1]), dtype=bool)
         # down to alpha by decades: each solution is a good start for the next
         for exponent in range(math.floor(-math.log10(alpha)) + 1 if alpha < 1 else 0):

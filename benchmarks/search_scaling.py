@@ -1,0 +1,145 @@
+"""Wall time of one grid search, by how it is spread over cores, and its workers' memory.
+
+The search has 8 candidates x 3 folds of simulation, normalisation and the CNN, with
+no final fit. The rivals take turns within a round; each has its workers started and
+warm before, and every ratio is to one process with one thread. "oversubscribed" is
+the same two workers, each with two threads, as a search has them that nobody limits.
+
+The memory is what two workers hold by themselves (USS) when they have read a table
+that joblib maps into them, and one that it copies to them, over what they hold
+without a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import psutil
+from _measure import paired_rounds, ratio, record
+from distributed import Client, LocalCluster
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from corrsk import (
+    CorrelationCNNClassifier,
+    CorrelationSignalGenerator,
+    SignalNormalizer,
+    TissuePrior,
+)
+from corrsk.cluster import cluster_search
+from corrsk.training import limited_threads
+
+RATES = [0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05]
+FULL = {"n_voxels": 20_000, "max_epochs": 2, "rounds": 2, "table_rows": 1_000_000}
+QUICK = {"n_voxels": 2_000, "max_epochs": 1, "rounds": 1, "table_rows": 200_000}
+SERIAL = "n_jobs=1, one thread"
+
+
+def wall_times(n_voxels: int, max_epochs: int, rounds: int) -> dict[str, Any]:
+    tissue, n_c = TissuePrior.named("midl2024").sample(n_voxels, random_state=0)
+
+    def search(n_jobs: int, cv: Any = 3, threads: int | None = None) -> np.ndarray:
+        pipeline = make_pipeline(
+            CorrelationSignalGenerator(noise_level=0.001, random_state=0, n_jobs=threads),
+            SignalNormalizer(),
+            CorrelationCNNClassifier(max_epochs=max_epochs, device="cpu", random_state=0),
+        )
+        rates = {"correlationcnnclassifier__learning_rate": RATES}
+        found = GridSearchCV(pipeline, rates, cv=cv, n_jobs=n_jobs, refit=False)
+        return found.fit(tissue, n_c).cv_results_["mean_test_score"]
+
+    def one_thread() -> np.ndarray:
+        with limited_threads(1):
+            return search(1, threads=1)
+
+    def on_loky(threads: int) -> np.ndarray:
+        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+            return search(2)
+
+    def warm(threads: int) -> None:
+        # a change of their threads replaces loky's workers, which then import torch again
+        with joblib.parallel_config("loky", inner_max_num_threads=threads):
+            joblib.Parallel(n_jobs=2)(joblib.delayed(_import_all)() for _ in range(4))
+
+    def on_cluster() -> np.ndarray:
+        with cluster_search(tissue, n_c, cv=3) as splits:
+            return search(-1, splits)
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(_import_all)
+        rivals = {
+            SERIAL: one_thread,
+            "n_jobs=1, all threads": lambda: search(1),
+            "warm one": lambda: warm(1),
+            "n_jobs=2": lambda: on_loky(1),
+            "warm two": lambda: warm(2),
+            "n_jobs=2, oversubscribed": lambda: on_loky(2),
+            "dask, 2 processes": on_cluster,
+        }
+        times = paired_rounds(rivals, rounds)
+        same = np.array_equal(one_thread(), on_cluster())
+    names = [name for name in rivals if not name.startswith("warm")]
+    return {
+        "n_voxels": n_voxels,
+        "fits": 3 * len(RATES),
+        "max_epochs": max_epochs,
+        "seconds": {name: round(min(times[name]), 2) for name in names},
+        "ratio of its time to that of one thread": {
+            name: ratio(times, name, SERIAL) for name in names[1:]
+        },
+        "the cluster's scores are those of one thread, bit for bit": bool(same),
+    }
+
+
+def _import_all() -> None:
+    import corrsk.training  # noqa: F401
+
+
+def own_memory(table: pd.DataFrame | None) -> int:
+    """Bytes that this process shares with no other, having read the table."""
+    if table is not None:
+        np.add.reduce(table.to_numpy(copy=False), axis=None)
+    time.sleep(0.5)  # so that each worker gets one
+    return int(psutil.Process().memory_full_info().uss)
+
+
+def memory(table_rows: int) -> dict[str, Any]:
+    tissue, _ = TissuePrior.named("midl2024").sample(table_rows, random_state=0)
+
+    def largest(table: pd.DataFrame | None, **options: Any) -> float:
+        with joblib.parallel_config("loky", inner_max_num_threads=1, **options):
+            joblib.Parallel(n_jobs=2)(joblib.delayed(own_memory)(None) for _ in range(2))
+            before = joblib.Parallel(n_jobs=2)(joblib.delayed(own_memory)(None) for _ in range(2))
+            held = joblib.Parallel(n_jobs=2)(joblib.delayed(own_memory)(table) for _ in range(2))
+        return round((max(held) - min(before)) / 1e6, 1)
+
+    return {
+        "table (MB)": round(tissue.memory_usage().sum() / 1e6, 1),
+        "a worker's own memory grows by (MB), mapped": largest(tissue),
+        "a worker's own memory grows by (MB), copied": largest(tissue, max_nbytes=None),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller, and not recorded")
+    quick = parser.parse_args().quick
+    settings = dict(QUICK if quick else FULL)
+    held = memory(settings.pop("table_rows"))
+    results = {**wall_times(**settings), **held}
+    if quick:
+        print(results)
+    else:
+        record("search_scaling", results)
+
+
+if __name__ == "__main__":
+    main()
