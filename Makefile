@@ -26,10 +26,12 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/training_epoch.py
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/search_scaling.py
+	$(BIN)/python benchmarks/protocol_design.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

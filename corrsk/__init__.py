@@ -20,12 +20,15 @@ from corrsk.tissue import TissuePrior
 if TYPE_CHECKING:
     from corrsk.classifier import CorrelationCNNClassifier
     from corrsk.persistence import load, save
+    from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 
 __version__ = version("corrsk")
 
-# torch takes a second to import; who only simulates need not wait for it
+# torch and scikit-learn's learners take a second; who only simulates need not wait for them
 _LAZY = {
     "CorrelationCNNClassifier": "corrsk.classifier",
+    "MultiExponentialClassifier": "corrsk.relaxometry",
+    "NNLSPeakClassifier": "corrsk.relaxometry",
     "load": "corrsk.persistence",
     "save": "corrsk.persistence",
 }
@@ -34,6 +37,8 @@ __all__ = [
     "AcquisitionProtocol",
     "CorrelationCNNClassifier",
     "CorrelationSignalGenerator",
+    "MultiExponentialClassifier",
+    "NNLSPeakClassifier",
     "PropertyRange",
     "SignalNormalizer",
     "TissuePrior",

@@ -15,6 +15,9 @@ PROMISED = {
     "simulate_signals.py": "simulate_signals.png",
     "fit_and_judge.py": "fit_and_judge.png",
     "grid_search.py": "grid_search.csv",
+    "search_on_a_cluster.py": "search_on_a_cluster.csv",
+    "search_protocols.py": "search_protocols.png",
+    "select_measurements.py": "select_measurements.png",
 }
 
 
