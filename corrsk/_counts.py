@@ -43,6 +43,25 @@ def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
     return as_counts(labels) >= 2
 
 
+def guess_unanswered(probabilities: Any) -> NDArray[np.float64]:
+    """Class probabilities in which every class is as probable where a row is all NaN.
+
+    A voxel that a method could not solve has no answer; it counts as a guess.
+
+    Parameters
+    ----------
+    probabilities : array of shape (n, K)
+
+    Returns
+    -------
+    ndarray of shape (n, K)
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    unanswered = np.isnan(rows).all(axis=-1, keepdims=True)
+    guessed: NDArray[np.float64] = np.where(unanswered, 1 / rows.shape[-1], rows)
+    return guessed
+
+
 def multicompartment_probability(
     probabilities: NDArray[np.float64], classes: Any
 ) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import joblib
 from joblib.parallel import get_active_backend
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from corrsk._random import BLOCK_ROWS
@@ -60,6 +61,35 @@ def effective_n_jobs(n_jobs: int | None) -> int:
     if n_jobs == 0:
         raise ValueError("n_jobs == 0 has no meaning; use None, -1 or a positive number")
     return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
+
+
+class _OneBlasThread:
+    """Keeps the BLAS to one thread for as long as anybody wants it so.
+
+    The limit is the process's, and several threads may want it at once: the
+    first one sets it, the last one lifts it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limits: threadpool_limits | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._limits = threadpool_limits(1, user_api="blas")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._limits is not None:
+                self._limits.restore_original_limits()
+                self._limits = None
+
+
+one_blas_thread = _OneBlasThread()
 
 
 def for_each_block(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import SFC64, Generator, SeedSequence
 from numpy.typing import NDArray
 
+STREAMS_VERSION = 2  # goes up when a seed gives other draws than before
 BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning knob
 
 RandomState = int | np.integer[Any] | np.random.RandomState | Generator | None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,6 +147,13 @@ def benchmark(
     protocol: Protocol = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    limits: Annotated[
+        bool,
+        typer.Option(
+            "--limits/--no-limits",
+            help="Whether to skip models beyond the training size that ends within minutes.",
+        ),
+    ] = True,
     resume: Annotated[
         bool,
         typer.Option(
@@ -171,7 +180,7 @@ def benchmark(
             dataset=dataset, models=None if models == "all" else tuple(_names(models)),
             train_sizes=tuple(_numbers("--train-sizes", train_sizes)), n_seeds=seeds,
             samples=samples, test_samples=test_samples,
-            protocol=None if protocol is None else _read_protocol(protocol),
+            protocol=None if protocol is None else _read_protocol(protocol), limits=limits,
         )  # fmt: skip
         comparison = compare(settings, out, resume=resume, device=device, n_jobs=jobs)
         _print_comparison(comparison.summary)
@@ -285,7 +294,10 @@ def _print_table(first_column: str, frame: pd.DataFrame) -> None:
 
 @contextmanager
 def _clear_errors(stopped: str) -> Iterator[None]:
-    """What a user can mend is one line; Ctrl-C says what is left."""
+    """What a user can mend is one line; Ctrl-C says what is left, and so does a request to end."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except MemoryError as error:
@@ -297,6 +309,9 @@ def _clear_errors(stopped: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"\n{stopped}", err=True)
         raise typer.Exit(130) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ many. :func:`cluster_search` sees to both.
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,9 +100,11 @@ def cluster_search(
         with joblib.parallel_config("dask", client=everywhere, scatter=data):
             yield splits
     finally:
-        if client.status == "running":  # the block may have closed it
-            everywhere.cancel_unfinished()
-            if manager_ran:
+        try:
+            if client.status == "running":  # the block may have closed it
+                everywhere.cancel_unfinished()
+        finally:
+            if manager_ran and client.status == "running":
                 client.amm.start()
             gc.collect()  # joblib's backend, a cycle, would keep the data on the cluster
 
@@ -144,6 +147,7 @@ class _SendsToAll:
         self._client = client
         # weak: a future that is held keeps its result on the cluster
         self._futures: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()  # joblib submits from the thread of the client's loop
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -153,8 +157,11 @@ class _SendsToAll:
 
     def submit(self, *args: Any, **options: Any) -> Any:
         future = self._client.submit(*args, **options)
-        self._futures.add(future)
+        with self._lock:
+            self._futures.add(future)
         return future
 
     def cancel_unfinished(self) -> None:
-        self._client.cancel([future for future in self._futures if not future.done()])
+        with self._lock:
+            futures = list(self._futures)
+        self._client.cancel([future for future in futures if not future.done()])

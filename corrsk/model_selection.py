@@ -314,6 +314,11 @@ class ProtocolGrids:
 
         object.__setattr__(self, "bounds", dict(self.bounds))
 
+    def __hash__(self) -> int:
+        levels = self.n_levels
+        frozen = tuple(levels.items()) if isinstance(levels, Mapping) else levels
+        return hash((tuple(self.bounds.items()), frozen, self.min_ratio, self.tr))
+
     def rvs(self, size: int | None = None, random_state: _random.RandomState = None) -> Any:
         """Draw protocols, under the name that scikit-learn's searches call.
 

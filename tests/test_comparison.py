@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 from sklearn.pipeline import make_pipeline
@@ -22,8 +24,10 @@ from typer.testing import CliRunner
 from corrsk import AcquisitionProtocol, load_dataset
 from corrsk.cli import app
 from corrsk.comparison import RIVALS, ComparisonSettings, Rival, compare
+from corrsk.comparison import worker as worker_module
 from corrsk.comparison.cells import Cell, read_cell, run_cell
 from corrsk.comparison.rivals import Task
+from corrsk.comparison.tables import best_rows, readable, summary_frame
 from corrsk.comparison.worker import Worker, Workplace, _serve
 from corrsk.datasets import dataset_definition
 from corrsk.evaluation import mcnemar_test
@@ -125,6 +129,7 @@ def test_a_cell_of_other_parameters_is_run_again(finished, monkeypatch):
         ({"dataset": "midl2024"}, "dataset was 'midl2024-low-noise' and is 'midl2024'"),
         ({"samples": 3000}, "samples was 2000 and is 3000"),
         ({"test_samples": None}, "test_samples was 150 and is None"),
+        ({"protocol": AcquisitionProtocol.from_grid(ti=[50, 900], te=[9, 80])}, "protocol was"),
     ],
 )
 def test_a_folder_of_another_configuration(finished, change, named):
@@ -161,7 +166,10 @@ def test_what_cannot_take_part_is_a_row_with_the_reason(tmp_path, monkeypatch):
     comparison = compare(settings, tmp_path / "out", n_jobs=1, console=QUIET)
     notes = comparison.summary.set_index(["model", "n_train"])["note"]
     assert "skipped: the protocol's 20 measurements are no full grid" in notes["cnn", 500]
-    assert "skipped: takes too long beyond 500 training signals" in notes["lda", 600]
+    assert (
+        "skipped: takes long beyond 500 training signals; --no-limits trains it"
+        in notes["lda", 600]
+    )
     assert notes["lda", 500] == notes["qda", 600] == ""
     assert np.isnan(comparison.summary["accuracy_mcnemar_p"]).all()  # there is no CNN
     assert "no full grid" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -182,7 +190,10 @@ def workplace_for(folder, samples=1000):
 
 class _Broken:
     def fit(self, X, y):
-        raise FloatingPointError("too hot")
+        raise FloatingPointError("too hot | for\nthis table")
+
+    def get_params(self):
+        return {}
 
 
 def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
@@ -191,15 +202,25 @@ def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
     ours, theirs = multiprocessing.Pipe()
     for name in ("broken", "lda"):
         ours.send(Cell(name, 200, 0))
+    monkeypatch.setattr(worker_module, "_die_with_the_parent", lambda: None)
     with interrupts_as_before():
         # what the worker's process runs; it ends where no more cells come
         monkeypatch.setattr(theirs.__class__, "recv", _until_empty(theirs.__class__.recv))
         _serve(theirs, workplace_for(tmp_path))
     monkeypatch.undo()
+    assert ours.recv() == "ready"
     failed, done = ours.recv(), ours.recv()
     assert failed.status == "failed"
-    assert failed.reason == "FloatingPointError: too hot"
+    assert failed.reason == "FloatingPointError: too hot | for\nthis table"
+    assert "in fit" in failed.content["traceback"]
     assert done.status == "done"
+    assert done.content["environment"]["threads"] == 1
+    monkeypatch.setitem(RIVALS, "broken", broken)
+    rows = readable(best_rows(summary_frame([failed, done]))).set_index("model")
+    # one line, which no table of Markdown takes for two cells
+    shown = rows.loc["broken", "4-class accuracy"]
+    assert shown == "failed: FloatingPointError: too hot / for"
+    monkeypatch.undo()
 
 
 def _until_empty(receive):
@@ -219,20 +240,76 @@ def test_a_worker_that_dies_costs_its_cell_alone(tmp_path):
             if worker._process.is_alive():
                 os.kill(worker._process.pid, signal.SIGKILL)
 
+        assert worker.run(Cell("lda", 600, 0), tick=lambda: None).status == "done"
         died = worker.run(Cell("cnn", 700, 0), tick=kill)
         assert died.status == "failed"
         assert "SIGKILL (often want of memory)" in died.reason
         assert worker.run(Cell("lda", 700, 0), tick=lambda: None).status == "done"
+        # one that died while it had nothing to do costs nothing
+        worker._process.kill()
+        worker._process.join()
+        assert worker.run(Cell("lda", 500, 0), tick=lambda: None).status == "done"
         last = worker._process
     assert not last.is_alive()
 
 
-def test_a_failed_cell_is_tried_again(tmp_path):
-    folder = tmp_path / "cells"
-    folder.mkdir()
+def test_a_failed_or_damaged_cell_is_tried_again(finished, tmp_path):
     cell = Cell("lda", 200, 0)
-    (folder / f"{cell.stem}.json").write_text(json.dumps({"status": "failed"}))
-    assert read_cell(folder, cell) is None
+    assert read_cell(tmp_path, cell) is None
+    table, answers = (tmp_path / f"{cell.stem}{suffix}" for suffix in (".json", ".npz"))
+    for whole in (table, answers):
+        shutil.copy(finished[0] / "cells" / whole.name, whole)
+    assert read_cell(tmp_path, cell) is not None
+    text, content = table.read_text(), answers.read_bytes()
+    for damaged in ("", "{}", text.replace('"done"', '"failed"'), "[]"):
+        table.write_text(damaged)
+        assert read_cell(tmp_path, cell) is None
+    table.write_text(text)
+    for broken in (b"", content[:100], None):
+        answers.unlink()
+        if broken is not None:
+            answers.write_bytes(broken)
+        assert read_cell(tmp_path, cell) is None
+
+
+STAND_ALONE = """
+from corrsk.comparison import ComparisonSettings, compare
+settings = ComparisonSettings(models=("lda",), train_sizes=(100,), samples=1000)
+compare(settings, {out!r}, n_jobs=1)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(STAND_ALONE.format(out=str(tmp_path / "out")))
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "needs a main guard: if __name__ == '__main__'" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, number, code):
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "corrsk.cli", "benchmark", "--models", "cnn",
+        "--train-sizes", "100,100000", "--samples", "150000", "--test-samples", "100",
+        "--out", str(out), "--jobs", "1", "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    until(lambda: (out / "cells" / "cnn_n100_seed0.json").exists())
+    children = psutil.Process(process.pid).children()
+    (worker,) = (child for child in children if "spawn_main" in str(child.cmdline()))
+    process.send_signal(number)
+    assert process.wait(timeout=60) == code
+    until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
+def until(happened, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class _AnswersEverySecond:
@@ -248,6 +325,17 @@ class _AnswersEverySecond:
 
     def get_params(self):
         return {}
+
+
+def test_a_checkpoint_of_other_parameters_is_not_taken(tmp_path):
+    workplace = workplace_for(tmp_path)
+    data = load_dataset("midl2024", 1000, random_state=0)
+    name = workplace.task(Cell("cnn", 500, 0), data).checkpoint.name
+    assert name.startswith("cnn_n500_seed0-")
+    other = replace(RIVALS["cnn"], make=RIVALS["lda"].make)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RIVALS, "cnn", other)
+        assert workplace.task(Cell("cnn", 500, 0), data).checkpoint.name != name
 
 
 def test_voxels_without_answer_are_counted(monkeypatch):
@@ -279,6 +367,10 @@ def test_mcnemar_against_the_cnn(tmp_path):
     expected = mcnemar_test(pairs["lda"], pairs["cnn"]).p_value
     assert 0 <= expected < 1
     assert row["binary_accuracy_mcnemar_p"] == expected
+    assert row["vs_cnn_seeds"] == 2
+    difference = pairs["lda"].mean() - pairs["cnn"].mean()
+    assert row["binary_accuracy_vs_cnn"] == pytest.approx(difference)
+    assert row["binary_accuracy_vs_cnn_low"] < difference < row["binary_accuracy_vs_cnn_high"]
     assert not list((out / "cells").glob("*.checkpoint"))
 
 
@@ -293,11 +385,7 @@ def test_ctrl_c_and_resume(tmp_path):
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     first = out / "cells" / "lda_n500_seed0.json"  # what follows is the longest cell
-    deadline = time.monotonic() + 120
-    while not first.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(first.exists)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import check_scoring, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from corrsk.evaluation import (
@@ -19,6 +19,7 @@ from corrsk.evaluation import (
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
+    bootstrap_difference,
     bootstrap_interval,
     evaluate,
     expected_calibration_error,
@@ -296,3 +297,50 @@ def test_mcnemar():
     assert mcnemar_test(first, first).p_value == 1
     with pytest.raises(ValueError, match="answers of both classifiers to the same signals"):
         mcnemar_test(first, second[:-1])
+
+
+def test_bootstrap_of_a_difference():
+    rng = np.random.default_rng(0)
+    first = rng.random(3000) < 0.8
+    second = np.where(rng.random(3000) < 0.9, first, ~first)
+    difference, low, high = bootstrap_difference([(first, second)], random_state=1)
+    assert difference == pytest.approx(first.mean() - second.mean())
+    rows = rng.integers(0, 3000, (4000, 3000))
+    resampled = first[rows].mean(axis=1) - second[rows].mean(axis=1)
+    assert [low, high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=1e-3)
+    assert bootstrap_difference([(first, first)]) == (0, 0, 0)
+    for nothing in ([], [([], [])]):
+        with pytest.raises(ValueError, match="a difference needs"):
+            bootstrap_difference(nothing)
+
+
+class HalfAnswered(DummyClassifier):
+    """Has no answer to every second signal."""
+
+    def predict_proba(self, X):
+        probabilities = super().predict_proba(X)
+        probabilities[::2] = np.nan
+        return probabilities
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scorers_take_signals_without_an_answer_for_guesses(name):
+    model = HalfAnswered(strategy="prior").fit(np.zeros((6, 1)), Y)
+    scorer = check_scoring(model, SCORERS[name])
+    if name == "accuracy":  # of `predict`, which always answers
+        return
+    rows = (
+        DummyClassifier(strategy="prior").fit(np.zeros((6, 1)), Y).predict_proba(np.zeros((6, 1)))
+    )
+    rows[::2] = 0.25
+    result = evaluate(Y, rows).metrics
+    expected = {
+        "neg_log_loss": -result["log_loss"],
+        "multicompartment_accuracy": result["binary_accuracy"],
+        "multicompartment_roc_auc": result["binary_roc_auc"],
+        "multicompartment_neg_log_loss": -result["binary_log_loss"],
+    }
+    score = scorer(model, np.zeros((6, 1)), Y)
+    assert np.isfinite(score)
+    if name in expected:
+        assert score == pytest.approx(expected[name])

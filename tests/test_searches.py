@@ -87,6 +87,100 @@ def test_a_search_in_workers_gives_the_scores_of_one_in_this_process(kind, table
     assert parallel.best_params_ == serial.best_params_
 
 
+# -- memory ------------------------------------------------------------------
+
+
+class SeesSearchData(GaussianNB):
+    """Reports whether the data of its search, before rows are taken, lie in a memory map."""
+
+    def fit(self, X, y):
+        frame = sys._getframe()
+        while frame.f_code.co_name != "_fit_and_score":
+            frame = frame.f_back
+        data = frame.f_locals["X"]
+        self.mapped_ = [is_mapped(block.values) for block in data._mgr.blocks]
+        self.pid_ = os.getpid()
+        return super().fit(X, y)
+
+
+def is_mapped(array) -> bool:
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
+
+
+@pytest.mark.parametrize(("n_voxels", "mapped"), [(20_000, True), (2000, False)])
+def test_workers_share_a_tissue_table_of_more_than_a_megabyte(n_voxels, mapped):
+    tissue, n_c = TissuePrior.named("midl2024").sample(n_voxels, random_state=0)
+    assert (tissue.memory_usage().sum() > 2**20) == mapped
+    few_rows = [(np.arange(i, 200 + i), np.arange(300, 400)) for i in range(4)]
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        models = cross_validate(
+            make_pipeline(CorrelationSignalGenerator(random_state=0), SeesSearchData()),
+            tissue, n_c, cv=few_rows, n_jobs=2, return_estimator=True,
+        )["estimator"]  # fmt: skip
+    assert all(model[-1].mapped_ == [mapped] for model in models)
+    assert os.getpid() not in {model[-1].pid_ for model in models}
+
+
+class LoggedGenerator(CorrelationSignalGenerator):
+    """Leaves a file for every simulation of training signals, so that processes can be counted."""
+
+    log: Path
+
+    def fit_transform(self, X, y=None):
+        (self.log / uuid.uuid4().hex).touch()
+        return super().fit_transform(X, y)
+
+
+@pytest.fixture
+def logged(tmp_path, monkeypatch):
+    """A pipeline that keeps its simulations, one that does not, and a count of simulations."""
+    monkeypatch.setattr(LoggedGenerator, "log", tmp_path / "log", raising=False)
+    LoggedGenerator.log.mkdir()
+
+    def pipeline(memory=None) -> Pipeline:
+        generator = LoggedGenerator(noise_level=0.01, random_state=0)
+        return Pipeline([("simulate", generator), ("fit", GaussianNB())], memory=memory)
+
+    cached = pipeline(joblib.Memory(tmp_path / "cache", verbose=0))
+    return cached, pipeline(), lambda: len(list(LoggedGenerator.log.iterdir()))
+
+
+def test_cached_simulations_run_once_per_fold(logged, table):
+    cached, plain, count = logged
+    grid = {"fit__var_smoothing": [1e-9, 1e-3, 0.1]}
+    search = GridSearchCV(cached, grid, cv=2).fit(*table)
+    assert count() == 3  # two folds, and all data for the final fit
+    expected = GridSearchCV(plain, grid, cv=2).fit(*table)
+    assert count() == 3 + 3 * 2 + 1
+    for key, values in scores(expected).items():
+        np.testing.assert_array_equal(scores(search)[key], values)
+    GridSearchCV(cached, {"fit__var_smoothing": [1.0]}, cv=2).fit(*table)
+    assert count() == 10  # from the disk, also in a later search
+
+
+@pytest.mark.parametrize("change", [{"simulate__noise_level": 0.05}, {"simulate__random_state": 1}])
+def test_other_noise_is_not_served_from_the_cache(change, logged, table):
+    cached, plain, count = logged
+    before = cached.fit(*table)[-1].theta_
+    after = cached.set_params(**change).fit(*table)[-1].theta_
+    assert count() == 2
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(after, plain.set_params(**change).fit(*table)[-1].theta_)
+
+
+def test_a_cache_freezes_noise_without_a_seed(logged, table):
+    """What it must do, a trap all the same: fits that should differ do not."""
+    cached, plain, _ = logged
+    cached.set_params(simulate__random_state=None)
+    plain.set_params(simulate__random_state=None)
+    first, second = (cached.fit(*table)[-1].theta_ for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    first, second = (plain.fit(*table)[-1].theta_ for _ in range(2))
+    assert not np.array_equal(first, second)
+
+
 # -- threads -----------------------------------------------------------------
 
 
@@ -189,97 +283,3 @@ def test_fits_in_threads_give_the_bits_of_fits_one_by_one(dropout):
             together = joblib.Parallel(n_jobs=4)(joblib.delayed(fitted)(s) for s in range(4))
             np.testing.assert_array_equal(together, one_by_one)
     assert torch.equal(torch.get_rng_state(), state)  # the user's own draws go on as before
-
-
-# -- memory ------------------------------------------------------------------
-
-
-class SeesSearchData(GaussianNB):
-    """Reports whether the data of its search, before rows are taken, lie in a memory map."""
-
-    def fit(self, X, y):
-        frame = sys._getframe()
-        while frame.f_code.co_name != "_fit_and_score":
-            frame = frame.f_back
-        data = frame.f_locals["X"]
-        self.mapped_ = [is_mapped(block.values) for block in data._mgr.blocks]
-        self.pid_ = os.getpid()
-        return super().fit(X, y)
-
-
-def is_mapped(array) -> bool:
-    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
-        array = array.base
-    return isinstance(array, np.memmap)
-
-
-@pytest.mark.parametrize(("max_nbytes", "mapped"), [("1M", True), (None, False)])
-def test_workers_share_a_large_tissue_table_by_memory_map(max_nbytes, mapped):
-    tissue, n_c = TissuePrior.named("midl2024").sample(20_000, random_state=0)
-    assert tissue.memory_usage().sum() > 1e6
-    few_rows = [(np.arange(i, 200 + i), np.arange(300, 400)) for i in range(4)]
-    with joblib.parallel_config("loky", max_nbytes=max_nbytes, inner_max_num_threads=1):
-        models = cross_validate(
-            make_pipeline(CorrelationSignalGenerator(random_state=0), SeesSearchData()),
-            tissue, n_c, cv=few_rows, n_jobs=2, return_estimator=True,
-        )["estimator"]  # fmt: skip
-    assert all(model[-1].mapped_ == [mapped] for model in models)
-    assert os.getpid() not in {model[-1].pid_ for model in models}
-
-
-class LoggedGenerator(CorrelationSignalGenerator):
-    """Leaves a file for every simulation of training signals, so that processes can be counted."""
-
-    log: Path
-
-    def fit_transform(self, X, y=None):
-        (self.log / uuid.uuid4().hex).touch()
-        return super().fit_transform(X, y)
-
-
-@pytest.fixture
-def logged(tmp_path, monkeypatch):
-    """A pipeline that keeps its simulations, one that does not, and a count of simulations."""
-    monkeypatch.setattr(LoggedGenerator, "log", tmp_path / "log", raising=False)
-    LoggedGenerator.log.mkdir()
-
-    def pipeline(memory=None) -> Pipeline:
-        generator = LoggedGenerator(noise_level=0.01, random_state=0)
-        return Pipeline([("simulate", generator), ("fit", GaussianNB())], memory=memory)
-
-    cached = pipeline(joblib.Memory(tmp_path / "cache", verbose=0))
-    return cached, pipeline(), lambda: len(list(LoggedGenerator.log.iterdir()))
-
-
-def test_cached_simulations_run_once_per_fold(logged, table):
-    cached, plain, count = logged
-    grid = {"fit__var_smoothing": [1e-9, 1e-3, 0.1]}
-    search = GridSearchCV(cached, grid, cv=2).fit(*table)
-    assert count() == 3  # two folds, and all data for the final fit
-    expected = GridSearchCV(plain, grid, cv=2).fit(*table)
-    assert count() == 3 + 3 * 2 + 1
-    for key, values in scores(expected).items():
-        np.testing.assert_array_equal(scores(search)[key], values)
-    GridSearchCV(cached, {"fit__var_smoothing": [1.0]}, cv=2).fit(*table)
-    assert count() == 10  # from the disk, also in a later search
-
-
-@pytest.mark.parametrize("change", [{"simulate__noise_level": 0.05}, {"simulate__random_state": 1}])
-def test_other_noise_is_not_served_from_the_cache(change, logged, table):
-    cached, plain, count = logged
-    before = cached.fit(*table)[-1].theta_
-    after = cached.set_params(**change).fit(*table)[-1].theta_
-    assert count() == 2
-    assert not np.array_equal(before, after)
-    np.testing.assert_array_equal(after, plain.set_params(**change).fit(*table)[-1].theta_)
-
-
-def test_a_cache_freezes_noise_without_a_seed(logged, table):
-    """What it must do, a trap all the same: fits that should differ do not."""
-    cached, plain, _ = logged
-    cached.set_params(simulate__random_state=None)
-    plain.set_params(simulate__random_state=None)
-    first, second = (cached.fit(*table)[-1].theta_ for _ in range(2))
-    np.testing.assert_array_equal(first, second)
-    first, second = (plain.fit(*table)[-1].theta_ for _ in range(2))
-    assert not np.array_equal(first, second)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import time
 import warnings
+import zipfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +15,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 
-from corrsk._counts import is_multicompartment, multicompartment_probability
+from corrsk._counts import (
+    guess_unanswered,
+    is_multicompartment,
+    multicompartment_probability,
+)
 from corrsk._files import read_json, write_atomically, write_json
 from corrsk.comparison.rivals import RIVALS, Rival, Task
 from corrsk.evaluation import evaluate
+from corrsk.training import device_name
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,9 @@ class CellResult:
     reason : str
         Why it failed or was skipped.
     content : dict
-        Of a cell that is done: estimator, n_test, n_failed, seconds_fit,
-        seconds_predict, size_bytes, metrics, by_noise_level, warnings.
+        Of a cell that is done: estimator, n_test, n_failed, seconds_fit (wall
+        time), cpu_seconds_fit (of all threads), seconds_predict, size_bytes,
+        metrics, by_noise_level, warnings, device, environment.
     right, right_binary : arrays of bool, shape (n_test,), or None
         Whether each test signal was answered rightly; in the order of the
         data set's test signals.
@@ -91,20 +100,21 @@ def run_cell(cell: Cell, data: Bunch, task: Task, max_test: int) -> CellResult:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = rival.make(task)
-        started = time.perf_counter()
+        started, started_cpu = time.perf_counter(), time.process_time()
         model.fit(data.data[train], data.target[train])
-        fitted = time.perf_counter()
+        fitted, fitted_cpu = time.perf_counter(), time.process_time()
         probabilities = np.asarray(model.predict_proba(data.data[test]))
         judged = time.perf_counter()
-    seconds_fit = fitted - started
+    seconds_fit, cpu_seconds_fit = fitted - started, fitted_cpu - started_cpu
     if resumed:  # the epochs' own times, which those before the interruption belong to as well
         seconds_fit = sum(row["seconds"] for row in model[-1].history_)
+        cpu_seconds_fit = float("nan")
     y = data.target[test]
     evaluation = evaluate(
         y, probabilities, classes=model.classes_, noise_level=data.noise_level[test],
         dataset=data.name,
     )  # fmt: skip
-    guess = np.where(np.isnan(probabilities), 1 / model.classes_.size, probabilities)
+    guess = guess_unanswered(probabilities)
     several = multicompartment_probability(guess, model.classes_) > 0.5
     return CellResult(
         cell, "done", "",
@@ -112,8 +122,10 @@ def run_cell(cell: Cell, data: Bunch, task: Task, max_test: int) -> CellResult:
             "estimator": fingerprint(rival, task),
             "n_test": len(test),
             "n_failed": evaluation.n_failed,
-            "seconds_fit": round(seconds_fit, 4) if rival.learns else 0.0,
-            "seconds_predict": round(judged - fitted, 4),
+            "seconds_fit": seconds_fit if rival.learns else 0.0,
+            "cpu_seconds_fit": cpu_seconds_fit if rival.learns else 0.0,
+            "seconds_predict": judged - fitted,
+            "device": _device(model),
             "size_bytes": len(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)),
             "metrics": evaluation.metrics,
             "by_noise_level": evaluation.by_noise_level.reset_index().to_dict(orient="list"),
@@ -122,6 +134,12 @@ def run_cell(cell: Cell, data: Bunch, task: Task, max_test: int) -> CellResult:
         right=model.classes_[guess.argmax(axis=1)] == y,
         right_binary=several == is_multicompartment(y),
     )  # fmt: skip
+
+
+def _device(model: Any) -> str:
+    last = model[-1] if isinstance(model, Pipeline) else model
+    net = getattr(last, "net_", None)
+    return "cpu" if net is None else device_name(net)
 
 
 def fingerprint(rival: Rival, task: Task) -> str:
@@ -154,18 +172,20 @@ def write_cell(folder: Path, result: CellResult) -> None:
 
 
 def read_cell(folder: Path, cell: Cell) -> CellResult | None:
-    """A cell that is done, or None: what failed is worth another try."""
+    """A cell that is done, or None: what failed or is damaged is worth another try."""
     path = folder / f"{cell.stem}.json"
-    if not path.exists():
+    try:
+        content = read_json(path)
+        if content["status"] != "done" or "estimator" not in content:
+            return None
+        # through bytes: numpy leaves a damaged file open
+        with np.load(io.BytesIO((folder / f"{cell.stem}.npz").read_bytes())) as file:
+            right, right_binary = (
+                np.unpackbits(file[name])[: content["n_test"]].astype(bool)
+                for name in ("right", "right_binary")
+            )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
-    content = read_json(path)
-    if content["status"] != "done":
-        return None
-    with np.load(folder / f"{cell.stem}.npz") as file:
-        right, right_binary = (
-            np.unpackbits(file[name])[: content["n_test"]].astype(bool)
-            for name in ("right", "right_binary")
-        )
     known = {*asdict(cell), "status", "reason"}
     rest = {key: value for key, value in content.items() if key not in known}
     return CellResult(cell, "done", "", rest, right, right_binary)

@@ -19,10 +19,12 @@ from corrsk.comparison.tables import best_rows, readable
 HOW_TO_READ = (
     "All models are trained on the same signals and judged on the same test signals; the data of "
     "each seed are drawn afresh. Accuracies are means over the seeds, with 95 % bootstrap "
-    "intervals of the test signals in brackets. The binary answer is P(n_c >= 2) > 0.5. p is "
-    "McNemar's, exact and two-sided, against the CNN of the same training size (for a method that "
-    "learns nothing: of the largest) on the same test signals; it is of these trainings, not of "
-    "others. Times and speeds are medians over the seeds."
+    "intervals of the test signals in brackets. The binary answer is P(n_c >= 2) > 0.5. Points to "
+    "the CNN are of the CNN of the same training size (for a method that learns nothing: of the "
+    "largest) on the same test signals, with p of McNemar's exact two-sided test, unadjusted for "
+    "the number of comparisons; intervals and p are of these trainings, not of others. Times and "
+    "speeds are wall times, medians over the seeds; AUC and log loss are left out for methods that "
+    "answer with certainties."
 )
 
 _PAGE = """\

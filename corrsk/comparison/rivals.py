@@ -17,6 +17,7 @@ from corrsk.generator import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 
 REFERENCE = "cnn"  # whom McNemar's test pairs the others with
+BOOSTING_PACKAGES = ("lightgbm", "xgboost", "xgboost-cpu")
 _MODEL_BASED_TEST_SIGNALS = 10_000
 
 
@@ -53,6 +54,8 @@ class Rival:
     kind : {"network", "learner", "model-based"}
         A model-based method learns nothing: it is judged once per seed, not
         once per training size.
+    probabilistic : bool
+        Whether its probabilities are more than certainties, 0 or 1.
     make : callable
         ``make(task)`` gives the classifier, unfitted.
     max_train : int or None
@@ -69,6 +72,7 @@ class Rival:
     make: Callable[[Task], Any]
     max_train: int | None = None
     max_test: int | None = None
+    probabilistic: bool = True
     obstacle: Callable[[AcquisitionProtocol], str | None] = lambda protocol: None
 
     @property
@@ -152,7 +156,7 @@ RIVALS: dict[str, Rival] = {
         ),
         Rival(
             "nnls", "peaks of the regularised NNLS spectrum", "model-based", _nnls,
-            max_test=_MODEL_BASED_TEST_SIGNALS,
+            max_test=_MODEL_BASED_TEST_SIGNALS, probabilistic=False,
         ),
     )
 }  # fmt: skip

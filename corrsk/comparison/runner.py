@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from corrsk._checks import checked_count
 from corrsk._parallel import effective_n_jobs
+from corrsk._random import STREAMS_VERSION
 from corrsk._runs import claim_folder, environment
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.comparison.cells import (
@@ -26,10 +27,11 @@ from corrsk.comparison.cells import (
     write_cell,
 )
 from corrsk.comparison.report import write_report
-from corrsk.comparison.rivals import RIVALS, Rival, Task, resolve_rivals
+from corrsk.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task, resolve_rivals
 from corrsk.comparison.tables import noise_frame, results_frame, summary_frame
 from corrsk.comparison.worker import Worker, Workplace
 from corrsk.datasets import DatasetDefinition, dataset_definition
+from corrsk.tissue import resolve_prior
 from corrsk.training import resolve_device
 
 _TRAIN_SHARE = 0.7
@@ -57,6 +59,8 @@ class ComparisonSettings:
         Number of test signals to judge on, at most; None for all.
     protocol : AcquisitionProtocol or None
         In place of the data set's.
+    limits : bool
+        Whether to skip models beyond the training size that they can bear.
     """
 
     dataset: str = "midl2024"
@@ -66,6 +70,7 @@ class ComparisonSettings:
     samples: int = 1_000_000
     test_samples: int | None = None
     protocol: AcquisitionProtocol | None = None
+    limits: bool = True
 
     def check(self) -> None:
         """Refuse what cannot be run, before any long work.
@@ -105,10 +110,14 @@ class ComparisonSettings:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share: more models, sizes and seeds may be added."""
-        protocol = resolve_protocol(self.definition.protocol).in_grid_order()
+        definition = self.definition
+        protocol = resolve_protocol(definition.protocol).in_grid_order()
         return {
             "kind": "comparison",
             "dataset": self.dataset,
+            "prior": repr(resolve_prior(definition.prior)),
+            "noise": [definition.noise_reference, *definition.noise_levels],
+            "random_streams": STREAMS_VERSION,
             "samples": self.samples,
             "test_samples": self.test_samples,
             "protocol": {name: list(values) for name, values in protocol.contrasts.items()}
@@ -199,17 +208,23 @@ def compare(
     folder.mkdir(exist_ok=True)
     n_test = settings.test_samples or settings.samples
     workplace = Workplace(settings.definition, settings.samples, n_test, threads, device, folder)
+    for partial in folder.glob(".*.partial*"):  # of a process that was killed while it wrote
+        partial.unlink()
     results: list[CellResult] = []
     try:
-        _run_cells(settings.cells(), workplace, results, console or Console(stderr=True))
+        _run_cells(settings, workplace, results, console or Console(stderr=True))
     finally:  # what was computed before Ctrl-C is worth a look as well
         if results:
-            comparison = _report(settings, results, threads, out)
+            comparison = _report(settings, results, device, n_jobs, out)
     return comparison
 
 
 def _report(
-    settings: ComparisonSettings, results: list[CellResult], threads: int, out: Path
+    settings: ComparisonSettings,
+    results: list[CellResult],
+    device: str,
+    n_jobs: int | None,
+    out: Path,
 ) -> Comparison:
     comparison = Comparison(results_frame(results), summary_frame(results), noise_frame(results))
     missing = len(settings.cells()) - len(results)
@@ -217,37 +232,42 @@ def _report(
         "dataset": settings.definition.name,
         "about": _about(settings)
         + (f" Stopped before its end: {missing} cells are missing." if missing else ""),
-        "command": _command(settings),
-        "environment": environment(threads, more_packages=("lightgbm", "xgboost-cpu", "xgboost")),
+        "command": _command(settings, device, n_jobs),
+        "environment": environment(effective_n_jobs(n_jobs), more_packages=BOOSTING_PACKAGES),
     }
     write_report(out, comparison.results, comparison.summary, comparison.noise, run)
     return comparison
 
 
 def _run_cells(
-    cells: list[Cell], workplace: Workplace, results: list[CellResult], console: Console
+    settings: ComparisonSettings, workplace: Workplace, results: list[CellResult], console: Console
 ) -> None:
     """Run the cells and append what comes of each to `results`."""
+    cells = settings.cells()
     protocol = resolve_protocol(workplace.definition.protocol).in_grid_order()
     with _Board(cells, console) as board, Worker(workplace) as worker:
         for cell in cells:
             board.begin(cell)
-            result = _without_running(RIVALS[cell.rival], cell, protocol, workplace.cells)
+            result = _without_running(cell, protocol, settings.limits, workplace.cells)
             if result is None:
                 result = worker.run(cell, board.tick)
                 write_cell(workplace.cells, result)
-                (workplace.cells / f"{cell.stem}.checkpoint").unlink(missing_ok=True)
+                if result.status == "done":
+                    for checkpoint in workplace.cells.glob(f"{cell.stem}-*.checkpoint"):
+                        checkpoint.unlink()
             results.append(result)
             board.end(result)
 
 
 def _without_running(
-    rival: Rival, cell: Cell, protocol: AcquisitionProtocol, folder: Path
+    cell: Cell, protocol: AcquisitionProtocol, limits: bool, folder: Path
 ) -> CellResult | None:
     """The result of a cell that is known, or that cannot be; None if it must be run."""
+    rival = RIVALS[cell.rival]
     obstacle = rival.obstacle(protocol)
-    if obstacle is None and rival.max_train is not None and cell.n_train > rival.max_train:
-        obstacle = f"takes too long beyond {rival.max_train:,} training signals"
+    too_large = limits and rival.max_train is not None and cell.n_train > rival.max_train
+    if obstacle is None and too_large:
+        obstacle = f"takes long beyond {rival.max_train:,} training signals; --no-limits trains it"
     if obstacle is not None:
         return CellResult(cell, "skipped", obstacle, {})
     known = read_cell(folder, cell)
@@ -324,7 +344,7 @@ def _about(settings: ComparisonSettings) -> str:
     )
 
 
-def _command(settings: ComparisonSettings) -> str:
+def _command(settings: ComparisonSettings, device: str, n_jobs: int | None) -> str:
     options = {
         "dataset": settings.dataset,
         "models": settings.models and ",".join(settings.models),
@@ -333,6 +353,8 @@ def _command(settings: ComparisonSettings) -> str:
         "samples": settings.samples,
         "test-samples": settings.test_samples,
         "protocol": None if settings.protocol is None else "PROTOCOL.json",
+        "device": None if device == "auto" else device,
+        "jobs": n_jobs,
     }
     given = [f"--{key} {shlex.quote(str(value))}" for key, value in options.items() if value]
-    return f"corrsk benchmark {' '.join(given)}"
+    return f"corrsk benchmark {' '.join(given)}{'' if settings.limits else ' --no-limits'}"

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from corrsk.comparison.cells import CellResult
 from corrsk.comparison.rivals import REFERENCE, RIVALS
-from corrsk.evaluation import bootstrap_interval, mcnemar_test
+from corrsk.evaluation import bootstrap_difference, bootstrap_interval, mcnemar_test
 
+_Answers = NDArray[np.bool_]
 _QUESTIONS = {"accuracy": "right", "binary_accuracy": "right_binary"}
 
 
@@ -30,8 +32,17 @@ def results_frame(results: Iterable[CellResult]) -> pd.DataFrame:
             "reason": result.reason,
             **{
                 key: content.get(key)
-                for key in ("n_test", "n_failed", "seconds_fit", "seconds_predict", "size_bytes")
+                for key in (
+                    "n_test",
+                    "n_failed",
+                    "seconds_fit",
+                    "cpu_seconds_fit",
+                    "seconds_predict",
+                    "size_bytes",
+                    "device",
+                )
             },
+            "threads": content.get("environment", {}).get("threads"),
             "warnings": " | ".join(content.get("warnings", ())),
             **metrics,
         }
@@ -45,17 +56,22 @@ def summary_frame(results: Sequence[CellResult]) -> pd.DataFrame:
     Columns: both accuracies as means over the seeds, with 95 % bootstrap
     intervals (`.._low`, `.._high`) and the extremes over the seeds (`.._min`,
     `.._max`); AUC, log loss and calibration error; seconds of `fit` and signals
-    per second of `predict` (medians over the seeds); size; McNemar's p against
-    the CNN of the same training size (for a method that learns nothing: of the
-    largest) on the same test signals of all seeds; failed voxels; and for what
-    failed or was skipped the reason.
+    per second of `predict` (medians over the seeds); size, device and threads;
+    against the CNN of the same training size (for a method that learns nothing:
+    of the largest), on the same test signals of the `vs_cnn_seeds` seeds that
+    both have, the difference of the accuracies (`.._vs_cnn`) with its bootstrap
+    interval and McNemar's p; failed voxels; and for what failed or was skipped
+    the reason.
     """
     groups: dict[tuple[str, int], list[CellResult]] = defaultdict(list)
     for result in results:
         groups[result.cell.rival, result.cell.n_train].append(result)
     order = list(RIVALS)
     keys = sorted(groups, key=lambda key: (order.index(key[0]), key[1]))
-    largest = max((n for name, n in keys if name == REFERENCE), default=0)
+    largest = max(
+        (r.cell.n_train for r in results if r.cell.rival == REFERENCE and r.status == "done"),
+        default=0,
+    )
     return pd.DataFrame(
         [
             _summary_row(
@@ -89,32 +105,49 @@ def _summary_row(
     for metric in ("roc_auc_macro", "binary_roc_auc", "log_loss", "calibration_error"):
         values = [result.content["metrics"][metric] for result in done]
         row[metric] = float(np.mean([np.nan if v is None else v for v in values]))
-    speeds = [result.content["n_test"] / result.content["seconds_predict"] for result in done]
+    speeds = [
+        # a coarse clock may say that no time went by
+        result.content["n_test"] / max(result.content["seconds_predict"], 1e-6)
+        for result in done
+    ]
     row |= {
         "seconds_fit": float(np.median([result.content["seconds_fit"] for result in done])),
         "signals_per_second": float(np.median(speeds)),
         "size_bytes": int(np.median([result.content["size_bytes"] for result in done])),
         "n_test": sum(result.content["n_test"] for result in done),
         "n_failed": sum(result.content["n_failed"] for result in done),
+        "device": _distinct(result.content.get("device") for result in done),
+        "threads": _distinct(result.content["environment"].get("threads") for result in done),
     }
+    theirs = {result.cell.seed: result for result in reference or () if result.status == "done"}
+    both = [result for result in done if result.cell.seed in theirs and rival != REFERENCE]
+    row["vs_cnn_seeds"] = len(both)
     for metric, answers in _QUESTIONS.items():
-        row[f"{metric}_mcnemar_p"] = _mcnemar_p(done, reference or [], answers)
+        pairs = [
+            (getattr(result, answers), getattr(theirs[result.cell.seed], answers))
+            for result in both
+        ]
+        row |= _against_reference(metric, pairs)
     return row
 
 
-def _mcnemar_p(done: list[CellResult], reference: list[CellResult], answers: str) -> float:
-    """McNemar's p of a model against the reference, over the seeds that both have."""
-    theirs = {result.cell.seed: result for result in reference if result.status == "done"}
-    pairs = [
-        (getattr(result, answers), getattr(theirs[result.cell.seed], answers))
-        for result in done
-        if result.cell.seed in theirs and result.cell.rival != REFERENCE
-    ]
+def _against_reference(metric: str, pairs: list[tuple[_Answers, _Answers]]) -> dict[str, float]:
+    """The difference to the reference, its interval and McNemar's p."""
     if not pairs:
-        return float("nan")
+        keys = ("vs_cnn", "vs_cnn_low", "vs_cnn_high", "mcnemar_p")
+        return {f"{metric}_{key}": float("nan") for key in keys}
     # a slow method is judged on the first of the test signals only
-    ours, others = zip(*((a, b[: a.size]) for a, b in pairs), strict=True)
-    return mcnemar_test(np.concatenate(ours), np.concatenate(others)).p_value
+    pairs = [(ours, theirs[: ours.size]) for ours, theirs in pairs]
+    difference, low, high = bootstrap_difference(pairs)
+    ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return {
+        f"{metric}_vs_cnn": difference, f"{metric}_vs_cnn_low": low,
+        f"{metric}_vs_cnn_high": high, f"{metric}_mcnemar_p": mcnemar_test(ours, theirs).p_value,
+    }  # fmt: skip
+
+
+def _distinct(values: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(map(str, values)))
 
 
 def noise_frame(results: Iterable[CellResult]) -> pd.DataFrame:
@@ -152,19 +185,20 @@ def readable(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _readable_row(row: dict[str, Any]) -> dict[str, str]:
     if not row["n_seeds"]:
-        shown = {"4-class accuracy": row["note"]}
+        shown = {"4-class accuracy": one_line(row["note"])}
     else:
+        certain = not RIVALS[row["model"]].probabilistic
         shown = {
-            "4-class accuracy": _with_interval(row, "accuracy"),
-            "binary accuracy": _with_interval(row, "binary_accuracy"),
-            "AUC": f"{row['roc_auc_macro']:.3f}",
-            "log loss": f"{row['log_loss']:.3f}",
+            "4-class accuracy": _with_interval(row, "accuracy", "%"),
+            "binary accuracy": _with_interval(row, "binary_accuracy", "%"),
+            "AUC": "-" if certain else f"{row['roc_auc_macro']:.3f}",
+            "log loss": "-" if certain else f"{row['log_loss']:.3f}",
             "fit": _seconds(row["seconds_fit"]) if row["n_train"] else "-",
             "predict, signals/s": f"{row['signals_per_second']:,.0f}",
             "size": _bytes(row["size_bytes"]),
-            "p (4-class)": _p(row["accuracy_mcnemar_p"]),
-            "p (binary)": _p(row["binary_accuracy_mcnemar_p"]),
-            "seeds": str(row["n_seeds"]),
+            "4-class, points to CNN": _against(row, "accuracy"),
+            "binary, points to CNN": _against(row, "binary_accuracy"),
+            "test signals": f"{row['n_test']:,} ({row['n_seeds']} seeds)",
             "without answer": str(int(row["n_failed"])) if row["n_failed"] else "",
         }
     learned = f"{row['n_train']:,}" if row["n_train"] else "-"
@@ -176,13 +210,29 @@ def _readable_row(row: dict[str, Any]) -> dict[str, str]:
 SHORT_COLUMNS = ["model", "trained on", "4-class accuracy", "binary accuracy", "fit", "size"]
 READABLE_COLUMNS = (
     "model", "trained on", "4-class accuracy", "binary accuracy", "AUC", "log loss", "fit",
-    "predict, signals/s", "size", "p (4-class)", "p (binary)", "seeds", "without answer",
+    "predict, signals/s", "size", "4-class, points to CNN", "binary, points to CNN",
+    "test signals", "without answer",
 )  # fmt: skip
 
 
-def _with_interval(row: dict[str, Any], metric: str) -> str:
+def one_line(text: str, longest: int = 120) -> str:
+    """The first line of a message, short enough for a cell of a table."""
+    line = next(iter(text.splitlines()), "").replace("|", "/")
+    return line if len(line) <= longest else f"{line[:longest]}.."
+
+
+def _with_interval(row: dict[str, Any], metric: str, unit: str, sign: str = "") -> str:
     value, low, high = (100 * row[key] for key in (metric, f"{metric}_low", f"{metric}_high"))
-    return f"{value:.1f} % ({low:.1f}..{high:.1f})"
+    unit = f" {unit}" if unit else ""
+    return f"{value:{sign}.1f}{unit} ({low:{sign}.1f}..{high:{sign}.1f})"
+
+
+def _against(row: dict[str, Any], metric: str) -> str:
+    p = row[f"{metric}_mcnemar_p"]
+    if np.isnan(p):
+        return ""
+    shown = "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
+    return f"{_with_interval(row, f'{metric}_vs_cnn', '', '+')}, {shown}"
 
 
 def _seconds(value: float) -> str:
@@ -195,9 +245,3 @@ def _bytes(value: float) -> str:
             return f"{value:.0f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
-
-
-def _p(value: float) -> str:
-    if np.isnan(value):
-        return ""
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +19,9 @@ from typing import Any
 from sklearn.utils import Bunch
 from threadpoolctl import threadpool_limits
 
-from corrsk.comparison.cells import Cell, CellResult, run_cell
-from corrsk.comparison.rivals import Task
+from corrsk._runs import environment
+from corrsk.comparison.cells import Cell, CellResult, fingerprint, run_cell
+from corrsk.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task
 from corrsk.datasets import DatasetDefinition, simulate_dataset
 from corrsk.training import limited_threads
 
@@ -50,10 +54,11 @@ class Workplace:
 
     def task(self, cell: Cell, data: Bunch) -> Task:
         """What the rival of a cell is built for."""
-        return Task(
-            data.protocol, cell.seed, self.threads, self.device,
-            self.cells / f"{cell.stem}.checkpoint",
-        )  # fmt: skip
+        plain = Task(data.protocol, cell.seed)
+        # a checkpoint of other parameters is not this cell's
+        digest = hashlib.blake2b(fingerprint(RIVALS[cell.rival], plain).encode(), digest_size=4)
+        checkpoint = self.cells / f"{cell.stem}-{digest.hexdigest()}.checkpoint"
+        return replace(plain, n_jobs=self.threads, device=self.device, checkpoint=checkpoint)
 
 
 class Worker:
@@ -61,6 +66,11 @@ class Worker:
 
     A learner that is killed (for want of memory, say) or crashes costs its own
     cell: the next one gets a new process.
+
+    Raises
+    ------
+    RuntimeError
+        If no process can be started, as from a script without a main guard.
     """
 
     def __init__(self, workplace: Workplace) -> None:
@@ -70,24 +80,33 @@ class Worker:
 
     def run(self, cell: Cell, tick: Callable[[], None]) -> CellResult:
         """Run a cell; `tick` is called several times a second meanwhile."""
-        if self._process is None:
-            self._start()
+        if self._process is None or not self._process.is_alive():
+            self._start(tick)
         assert self._connection is not None
         try:
             self._connection.send(cell)
-            while not self._connection.poll(_TICK):
-                tick()
-                if not self._process.is_alive() and not self._connection.poll():
-                    raise EOFError
-            result: CellResult = self._connection.recv()
+            result: CellResult = self._receive(tick)
         except (EOFError, OSError):
-            self._process.join(timeout=10)
-            how = _exit_in_words(self._process.exitcode)
-            self._stop()
+            how = self._last_words()
             return CellResult(cell, "failed", f"its process died: {how}", {})
         return result
 
-    def _start(self) -> None:
+    def _receive(self, tick: Callable[[], None]) -> Any:
+        assert self._connection is not None
+        while not self._connection.poll(_TICK):
+            tick()
+            if not self._process.is_alive() and not self._connection.poll():
+                raise EOFError
+        return self._connection.recv()
+
+    def _last_words(self) -> str:
+        self._process.join(timeout=10)
+        how = _exit_in_words(self._process.exitcode)
+        self._stop()
+        return how
+
+    def _start(self, tick: Callable[[], None]) -> None:
+        self._stop()
         # not fork: the parent may run threads, and torch's do not survive one
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -96,6 +115,13 @@ class Worker:
         )
         self._process.start()
         theirs.close()
+        try:
+            self._receive(tick)  # it says that it is there
+        except (EOFError, OSError):
+            raise RuntimeError(
+                f"the process that trains the models could not start ({self._last_words()}); a "
+                "script that calls compare() needs a main guard: if __name__ == '__main__': .."
+            ) from None
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -120,9 +146,11 @@ class Worker:
 def _serve(connection: Connection, workplace: Workplace) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_the_parent, daemon=True).start()
     seed, data = None, None
     # a parent that died has closed the connection
     with contextlib.suppress(EOFError, OSError), _threads(workplace.threads):
+        connection.send("ready")
         while True:
             cell: Cell = connection.recv()
             try:
@@ -133,10 +161,21 @@ def _serve(connection: Connection, workplace: Workplace) -> None:
                         n_jobs=workplace.threads, verbose=False,
                     )  # fmt: skip
                 result = run_cell(cell, data, workplace.task(cell, data), workplace.max_test)
+                result.content["environment"] = environment(
+                    workplace.threads, more_packages=BOOSTING_PACKAGES
+                )
             except Exception as error:  # whatever it is, it is this rival's, not the others'
                 reason = "".join(traceback.format_exception_only(error)).strip()
                 result = CellResult(cell, "failed", reason, {"traceback": traceback.format_exc()})
             connection.send(result)
+
+
+def _die_with_the_parent() -> None:
+    """A parent that is killed cannot tell its worker, which would train on for hours."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,12 @@ from corrsk.evaluation.displays import (
     LossCurveDisplay,
     plot_confusion_matrices,
 )
-from corrsk.evaluation.intervals import McNemarResult, bootstrap_interval, mcnemar_test
+from corrsk.evaluation.intervals import (
+    McNemarResult,
+    bootstrap_difference,
+    bootstrap_interval,
+    mcnemar_test,
+)
 from corrsk.evaluation.published import (
     PAPER,
     PAPER_BINARY_CONFUSION_MATRIX,
@@ -40,6 +45,7 @@ __all__ = [
     "LossCurveDisplay",
     "McNemarResult",
     "MulticompartmentScorer",
+    "bootstrap_difference",
     "bootstrap_interval",
     "evaluate",
     "expected_calibration_error",

@@ -59,6 +59,49 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def bootstrap_difference(
+    pairs: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    level: float = 0.95,
+    n_resamples: int = 10_000,
+    random_state: _random.RandomState = 0,
+) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same signals, with its percentile bootstrap interval.
+
+    Parameters
+    ----------
+    pairs : sequence of (first, second), arrays of bool of shapes (n_1,), (n_2,), ..
+        Whether either classifier answered each signal rightly, for each test set.
+        Signals are resampled with both answers.
+    level, n_resamples, random_state
+        See :func:`bootstrap_interval`.
+
+    Returns
+    -------
+    difference, low, high : float
+        Accuracy of the first less that of the second.
+
+    Raises
+    ------
+    ValueError
+        If there is no test set, an empty one, or two arrays differ in shape.
+    """
+    if not pairs:
+        raise ValueError("a difference needs at least one test set")
+    rng = _random.generator(_random.entropy(random_state))
+    differences, resampled = [], []
+    for first, second in pairs:
+        a, b = _paired(first, second)
+        if not a.size:
+            raise ValueError("a difference needs test sets that are not empty")
+        shares = np.array([_count(a & ~b), _count(b & ~a), _count(a == b)]) / a.size
+        drawn = rng.multinomial(a.size, shares, n_resamples) / a.size
+        differences.append(shares[0] - shares[1])
+        resampled.append(drawn[:, 0] - drawn[:, 1])
+    low, high = np.quantile(np.mean(resampled, axis=0), [(1 - level) / 2, (1 + level) / 2])
+    return float(np.mean(differences)), float(low), float(high)
+
+
 @dataclass(frozen=True)
 class McNemarResult:
     """What McNemar's test found.
@@ -98,16 +141,21 @@ def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemarResult:
     McNemar, Psychometrika 12, 153 (1947), in its exact form: of the signals
     that one alone answers rightly, half should be either's.
     """
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(
-            "McNemar's test needs the answers of both classifiers to the same signals, as arrays "
-            f"of one shape (n,); got {a.shape} and {b.shape}"
-        )
+    a, b = _paired(first, second)
     only_first, only_second = _count(a & ~b), _count(b & ~a)
     discordant = only_first + only_second
     p = binomtest(only_first, discordant).pvalue if discordant else 1.0
     return McNemarResult(only_first, only_second, float(p))
+
+
+def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(
+            "a paired comparison needs the answers of both classifiers to the same signals, as "
+            f"arrays of one shape (n,); got {a.shape} and {b.shape}"
+        )
+    return a, b
 
 
 def _count(mask: NDArray[np.bool_]) -> int:

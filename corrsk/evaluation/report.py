@@ -14,7 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from corrsk._counts import as_counts, is_multicompartment, multicompartment_probability
+from corrsk._counts import (
+    as_counts,
+    guess_unanswered,
+    is_multicompartment,
+    multicompartment_probability,
+)
 from corrsk._files import read_json, write_json
 from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 from corrsk.evaluation.scores import binary_metrics, count_metrics
@@ -185,8 +190,8 @@ def evaluate(
     unknown = np.setdiff1d(y, classes)
     if unknown.size:
         raise ValueError(f"y holds {unknown.tolist()}, which is not among {classes.tolist()}")
-    failed: NDArray[np.bool_] = np.isnan(rows).all(axis=1)
-    rows = np.where(failed[:, None], 1 / classes.size, rows)
+    n_failed = int(np.isnan(rows).all(axis=1).sum())
+    rows = guess_unanswered(rows)
     totals = rows.sum(axis=1, keepdims=True)
     if not ((rows >= 0).all() and np.allclose(totals, 1, atol=1e-4)):
         raise ValueError("probabilities must not be negative or partly NaN, and rows must sum to 1")
@@ -203,7 +208,7 @@ def evaluate(
     return Evaluation(
         dataset=dataset,
         n_samples=int(y.size),
-        n_failed=int(failed.sum()),
+        n_failed=n_failed,
         classes=classes,
         metrics=count_metrics(y, rows, classes) | binary_metrics(y, rows, classes),
         confusion_matrix=confusion_matrix(y, predicted, labels=classes),

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from sklearn import metrics
 
-from corrsk._counts import is_multicompartment, multicompartment_probability
+from corrsk._counts import (
+    guess_unanswered,
+    is_multicompartment,
+    multicompartment_probability,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class MulticompartmentScorer:
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Score a fitted classifier on signals X of shape (n, N) and counts y of shape (n,)."""
         probability = multicompartment_probability(
-            np.asarray(estimator.predict_proba(X)), estimator.classes_
+            guess_unanswered(estimator.predict_proba(X)), estimator.classes_
         )
         return float(self.score(is_multicompartment(y), probability, sample_weight))
 
@@ -69,10 +72,37 @@ multicompartment_neg_log_loss = MulticompartmentScorer(
     "multicompartment_neg_log_loss", _negative_log_loss
 )
 
+
+class CountLogLossScorer:
+    """scikit-learn's "neg_log_loss", but a signal without an answer (NaN) costs a guess.
+
+    scikit-learn's own refuses NaN, so that one voxel that a method cannot solve
+    would cost a whole fold.
+    """
+
+    def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Score a fitted classifier on signals X of shape (n, N) and labels y of shape (n,)."""
+        probabilities = guess_unanswered(estimator.predict_proba(X))
+        # single precision leaves sums that scikit-learn warns of
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        loss = metrics.log_loss(
+            y, probabilities, labels=estimator.classes_, sample_weight=sample_weight
+        )
+        return -float(loss)
+
+    def _accept_sample_weight(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "neg_log_loss"
+
+
+neg_log_loss = CountLogLossScorer()
+
 # ready for `GridSearchCV(scoring=SCORERS, refit="accuracy")`
 SCORERS: dict[str, Any] = {
     "accuracy": "accuracy",
-    "neg_log_loss": "neg_log_loss",
+    "neg_log_loss": neg_log_loss,
     **{
         scorer.name: scorer
         for scorer in (

@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk._counts import as_counts, is_multicompartment, multicompartment_probability
+from corrsk._parallel import effective_n_jobs
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import flatten_signals
 from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
@@ -62,6 +63,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             number of measurements, a label is no count, or a parameter is out
             of range.
         """
+        effective_n_jobs(self.n_jobs)  # 0 is an error of fit, not of a later predict
         _, labels = validate_data(self, flatten_signals(X), y, dtype=(np.float64, np.float32))
         check_classification_targets(labels)
         classes = np.unique(labels)

@@ -10,10 +10,9 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from corrsk._parallel import PROGRESS_DELAY, effective_n_jobs, in_worker
+from corrsk._parallel import PROGRESS_DELAY, effective_n_jobs, in_worker, one_blas_thread
 from corrsk.relaxometry._kernels import Array
 
 # Not `for_each_block`, whose chunks of 32768 rows suit work that is a thousand times quicker:
@@ -91,8 +90,8 @@ def solve_voxels(
         total=n, desc="solving voxels", unit="voxels", unit_scale=True,
         delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
     )  # fmt: skip
-    # matrices this small are slower, by ten times, with threads of the BLAS in each thread
-    with bar, threadpool_limits(1, user_api="blas"):
+    # matrices this small are several times slower with threads of the BLAS in each thread
+    with bar, one_blas_thread:
         for done in parallel(joblib.delayed(chunk)(s) for s in range(0, n, _CHUNK_VOXELS)):
             bar.update(done)
     failed = int(np.isnan(results[0].reshape(n, -1)).any(axis=1).sum())
