@@ -69,7 +69,7 @@ def cnn_search(**options) -> GridSearchCV:
         CorrelationCNNClassifier(max_epochs=1, random_state=0),
     )
     rates = {"correlationcnnclassifier__learning_rate": [0.001, 0.01, 0.03]}
-    return GridSearchCV(pipeline, rates, **options)
+    return GridSearchCV(pipeline, rates, refit=False, **options)
 
 
 # -- searches ----------------------------------------------------------------

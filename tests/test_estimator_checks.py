@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 import corrsk
 from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, CorrelationSignalGenerator
 from corrsk._tissue_table import TableLayout
+from corrsk.baselines import ScaledBatchClassifier
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 
 
@@ -89,6 +91,8 @@ class AnyNNLSPeak(_AnyCounter, NNLSPeakClassifier):
 
 # The instances to check; a class that is not listed is checked with its defaults.
 INSTANCES = {
+    # a learner without a seed of its own would not repeat itself
+    ScaledBatchClassifier: [ScaledBatchClassifier(MLPClassifier(max_iter=50, random_state=0))],
     CorrelationSignalGenerator: [
         AnyTableGenerator(random_state=0),
         AnyTableGenerator(noise_level=0.0, random_state=0),

@@ -11,7 +11,7 @@ from scipy.optimize import least_squares, nnls
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from corrsk import (
     AcquisitionProtocol,
@@ -20,6 +20,7 @@ from corrsk import (
     load_dataset,
     make_correlation_signals,
 )
+from corrsk._parallel import one_blas_thread
 from corrsk.physics import Contrast, register_contrast
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
@@ -581,3 +582,16 @@ def test_dual_solver_meets_the_optimality_conditions(noisy):
     slope = (spectra @ kernel.T - X) @ kernel / solver.scale**2 + 1e-5 * spectra
     assert np.abs(slope[spectra > 0]).max() < 1e-8
     assert slope[spectra == 0].min() > -1e-8
+
+
+def test_the_blas_gets_its_threads_back():
+    def threads():
+        return [library["num_threads"] for library in threadpool_info()
+                if library["user_api"] == "blas"]  # fmt: skip
+
+    before = threads()
+    with one_blas_thread:
+        with one_blas_thread:  # as of another thread, which ends first
+            pass
+        assert set(threads()) == {1}
+    assert threads() == before

@@ -74,7 +74,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
 
     Voxels that cannot be solved (signals that are all zero) have NaN for
     probabilities, are predicted to have the smallest count, and are counted in
-    one ConvergenceWarning.
+    one ConvergenceWarning. scikit-learn's own scorers of probabilities refuse
+    NaN; those of `corrsk.evaluation.SCORERS` count such voxels as guesses.
 
     Examples
     --------
