@@ -66,7 +66,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         Precision of the signals.
     random_state : int, RandomState, Generator or None, default=None
         Seed of the noise. With an integer the same call gives the same bits,
-        for any `n_jobs`.
+        for any `n_jobs`. A Pipeline with `memory=` would freeze the noise of None.
     n_jobs : int or None, default=None
         Threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True

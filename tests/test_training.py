@@ -140,6 +140,7 @@ def test_what_a_checkpoint_needs(signals, tmp_path):
 
 
 def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
+    monkeypatch.setattr("corrsk.classifier.PROGRESS_DELAY", 3600)  # however slow the machine is
     classifier(max_epochs=2, verbose=True).fit(*signals)
     assert "training" not in capsys.readouterr().err
     monkeypatch.setattr("corrsk.classifier.PROGRESS_DELAY", 0)
