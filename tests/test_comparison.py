@@ -49,7 +49,8 @@ def finished(tmp_path_factory):
 def test_files(finished):
     out, _ = finished
     assert {path.name for path in out.iterdir()} == {
-        "run.json", "cells", "results.csv", "summary.csv", "noise.csv", "summary.json",
+        "run.json", "commands.json", "cells",
+        "results.csv", "summary.csv", "noise.csv", "summary.json",
         "report.md", "report.html", "learning_curves.png", "accuracy_over_noise.png",
     }  # fmt: skip
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -58,7 +59,7 @@ def test_files(finished):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "corrsk benchmark --dataset midl2024-low-noise --models logistic,lda,nnls" in report
-    assert json.loads((out / "summary.json").read_text())["run"]["environment"]["threads"] == 1
+    assert json.loads((out / "summary.json").read_text())["run"]["environment"]["threads"] == "1"
 
 
 def test_one_row_per_cell_and_one_per_model_and_size(finished):
@@ -109,6 +110,13 @@ def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
         new = again.summary.set_index(["model", "n_train"])[metric]
         np.testing.assert_array_equal(new.loc[old.index], old)
     assert ("qda", 1000) in again.summary.set_index(["model", "n_train"]).index
+    # a call for less reports on all that is there, with the commands that made it
+    less = compare(
+        replace(SETTINGS, models=("lda",), train_sizes=(200,)), out, console=QUIET, resume=True
+    )
+    assert len(less.results) == len(again.results)
+    report = (out / "report.md").read_text(encoding="utf-8")
+    assert report.count("    corrsk benchmark --dataset midl2024-low-noise") == 3
 
 
 def test_a_cell_of_other_parameters_is_run_again(finished, monkeypatch):

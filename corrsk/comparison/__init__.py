@@ -1,7 +1,8 @@
 """Rivals side by side: the CNN, classical learners and model-based methods on the same data."""
 
 from corrsk.comparison.rivals import RIVALS, Rival
-from corrsk.comparison.runner import Comparison, ComparisonSettings, compare
+from corrsk.comparison.runner import Comparison, compare
+from corrsk.comparison.settings import ComparisonSettings
 from corrsk.comparison.tables import results_frame, summary_frame
 
 __all__ = [

@@ -49,7 +49,7 @@ pre { background: #f5f5f5; padding: 0.6rem; overflow-x: auto; }
 <body>
 <h1>{{ title }}</h1>
 <p>{{ about }}</p>
-<pre>{{ command }}</pre>
+<pre>{{ commands }}</pre>
 <h2>Each model at its largest training size</h2>
 {{ best }}
 <p class="small">{{ how_to_read }}</p>
@@ -81,7 +81,7 @@ def write_report(
     results, summary, noise : DataFrame
         See :mod:`corrsk.comparison.tables`.
     run : dict
-        dataset, about, command and environment, for the text.
+        dataset, about, commands and environment, for the text.
     """
     name = run["dataset"]
     for stem, frame in {"results": results, "summary": summary, "noise": noise}.items():
@@ -104,9 +104,10 @@ def write_report(
 
 
 def _markdown(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) -> str:
+    commands = "\n".join(f"    {command}" for command in run["commands"])
     parts = [
         f"# {_title(run)}",
-        f"{run['about']} Made by\n\n    {run['command']}\n\n({_environment(run)}).",
+        f"{run['about']} Made by\n\n{commands}\n\n({_environment(run)}).",
         "## Each model at its largest training size\n\n"
         + markdown_table(readable(best_rows(summary)).set_index("model")),
         HOW_TO_READ,
@@ -120,7 +121,8 @@ def _html(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) 
     # autoescape: an error's message may hold anything
     template = jinja2.Environment(autoescape=True).from_string(_PAGE)
     return template.render(
-        title=_title(run), about=run["about"], command=run["command"], how_to_read=HOW_TO_READ,
+        title=_title(run), about=run["about"], commands="\n".join(run["commands"]),
+        how_to_read=HOW_TO_READ,
         best=jinja2_safe(readable(best_rows(summary))), all=jinja2_safe(readable(summary)),
         figures={
             _heading(stem): base64.b64encode(image).decode() for stem, image in images.items()

@@ -1,0 +1,150 @@
+"""What is compared, on what."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from corrsk._checks import checked_count
+from corrsk._random import STREAMS_VERSION
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.comparison.cells import Cell
+from corrsk.comparison.rivals import resolve_rivals
+from corrsk.datasets import DatasetDefinition, dataset_definition
+from corrsk.tissue import resolve_prior
+
+_TRAIN_SHARE = 0.7
+_SMALLEST_TRAINING = 50  # enough for every class to be there
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What is compared, on what.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of a data set.
+    models : tuple of str or None
+        Names of `RIVALS`; None for all.
+    train_sizes : tuple of int
+        Numbers of training signals.
+    n_seeds : int
+        Number of repetitions, each with data and rivals of its own seed 0, 1, ..
+    samples : int
+        Number of signals to simulate for each seed, of which 70 % train and
+        10 % test.
+    test_samples : int or None
+        Number of test signals to judge on, at most; None for all.
+    protocol : AcquisitionProtocol or None
+        In place of the data set's.
+    limits : bool
+        Whether to skip models beyond the training size that they can bear.
+    """
+
+    dataset: str = "midl2024"
+    models: tuple[str, ...] | None = None
+    train_sizes: tuple[int, ...] = (1000, 10_000, 100_000)
+    n_seeds: int = 1
+    samples: int = 1_000_000
+    test_samples: int | None = None
+    protocol: AcquisitionProtocol | None = None
+    limits: bool = True
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before any long work.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        dataset_definition(self.dataset)
+        resolve_rivals(self.models)
+        checked_count("samples", self.samples, at_least=1000)
+        checked_count("n_seeds", self.n_seeds, at_least=1)
+        if self.test_samples is not None:
+            checked_count("test_samples", self.test_samples, at_least=10)
+        if not self.train_sizes:
+            raise ValueError("there is no training size; give at least one, such as 10000")
+        available = int(_TRAIN_SHARE * self.samples)
+        for size in self.train_sizes:
+            checked_count("each of train_sizes", size, at_least=_SMALLEST_TRAINING)
+            if size > available:
+                raise ValueError(
+                    f"a training size of {size:,} is larger than the data: of {self.samples:,} "
+                    f"signals {available:,} are for training; take smaller sizes or "
+                    f"--samples {-int(-size / _TRAIN_SHARE // 1000) * 1000}"
+                )
+
+    @property
+    def definition(self) -> DatasetDefinition:
+        """The data set, on the protocol of one's own if there is one."""
+        definition = dataset_definition(self.dataset)
+        if self.protocol is None:
+            return definition
+        return dataclasses.replace(
+            definition, name=f"{definition.name} on another protocol", protocol=self.protocol
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share: more models, sizes and seeds may be added."""
+        definition = self.definition
+        protocol = resolve_protocol(definition.protocol).in_grid_order()
+        return {
+            "kind": "comparison",
+            "dataset": self.dataset,
+            "prior": repr(resolve_prior(definition.prior)),
+            "noise": [definition.noise_reference, *definition.noise_levels],
+            "random_streams": STREAMS_VERSION,
+            "samples": self.samples,
+            "test_samples": self.test_samples,
+            "protocol": {name: list(values) for name, values in protocol.contrasts.items()}
+            | {"tr": protocol.tr},
+        }
+
+    def cells(self) -> list[Cell]:
+        """All cells, small training sizes first, so that a run that is stopped has shown most."""
+        rivals = resolve_rivals(self.models)
+        sizes = sorted(set(self.train_sizes))
+        return [
+            Cell(rival.name, size, seed)
+            for size in sizes
+            for seed in range(self.n_seeds)
+            for rival in rivals
+            if rival.learns
+        ] + [
+            Cell(rival.name, 0, seed)
+            for seed in range(self.n_seeds)
+            for rival in rivals
+            if not rival.learns
+        ]
+
+
+def about(settings: ComparisonSettings) -> str:
+    """The data and the judgement in a sentence, for reports."""
+    protocol = "" if settings.protocol is None else f" on the protocol {settings.protocol!r}"
+    test = settings.test_samples or round(0.1 * settings.samples)
+    return (
+        f"{settings.samples:,} simulated signals of {settings.dataset}{protocol} for each of "
+        f"{settings.n_seeds} seeds, judged on up to {test:,} test signals."
+    )
+
+
+def command_line(settings: ComparisonSettings, device: str, n_jobs: int | None) -> str:
+    """The command that runs a comparison of these settings."""
+    options = {
+        "dataset": settings.dataset,
+        "models": settings.models and ",".join(settings.models),
+        "train-sizes": ",".join(map(str, settings.train_sizes)),
+        "seeds": settings.n_seeds,
+        "samples": settings.samples,
+        "test-samples": settings.test_samples,
+        "protocol": None if settings.protocol is None else "PROTOCOL.json",
+        "device": None if device == "auto" else device,
+        "jobs": n_jobs,
+    }
+    given = [f"--{key} {shlex.quote(str(value))}" for key, value in options.items() if value]
+    return f"corrsk benchmark {' '.join(given)}{'' if settings.limits else ' --no-limits'}"
