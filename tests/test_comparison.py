@@ -101,7 +101,7 @@ def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
     with pytest.raises(FileExistsError, match="--resume"):
         compare(SETTINGS, out, n_jobs=1, console=QUIET)
     # more models and sizes may come along
-    more = replace(SETTINGS, models=("logistic", "lda", "qda", "nnls"))
+    more = replace(SETTINGS, models=("logistic", "lda", "knn", "nnls"))
     again = compare(more, out, n_jobs=1, console=QUIET, resume=True)
     now = {path: path.stat().st_mtime_ns for path in cells}
     assert {path for path in cells if now[path] != cells[path]} == {lost}
@@ -109,7 +109,7 @@ def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
         old = first.summary.set_index(["model", "n_train"])[metric]
         new = again.summary.set_index(["model", "n_train"])[metric]
         np.testing.assert_array_equal(new.loc[old.index], old)
-    assert ("qda", 1000) in again.summary.set_index(["model", "n_train"]).index
+    assert ("knn", 1000) in again.summary.set_index(["model", "n_train"]).index
     # a call for less reports on all that is there, with the commands that made it
     less = compare(
         replace(SETTINGS, models=("lda",), train_sizes=(200,)), out, console=QUIET, resume=True

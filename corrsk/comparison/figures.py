@@ -72,9 +72,18 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
     axes[1, 0].set_xlabel("training signals")
     axes[1, 1].set_xlabel("time of fit (s)")
     figure.suptitle(f"Accuracy on {dataset}, over training size and over time of fit")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=9)
+    _legend(figure, axes[0, 0])
     return figure
+
+
+def _legend(figure: Figure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    order = list(RIVALS)  # matplotlib would put error bars behind plain lines
+    pairs = sorted(
+        zip(labels, handles, strict=True), key=lambda pair: order.index(pair[0].split(" ")[0])
+    )
+    labels, handles = zip(*pairs, strict=True)
+    figure.legend(handles, labels, loc="outside right center", fontsize=9)
 
 
 def _plot_curve(
@@ -136,6 +145,5 @@ def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, data
         )  # fmt: skip
         ax.grid(alpha=0.3)
     figure.suptitle(f"Accuracy over noise level on {dataset} (training signals in brackets)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize=9)
+    _legend(figure, axes[0])
     return figure

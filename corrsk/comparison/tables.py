@@ -198,7 +198,7 @@ def _readable_row(row: dict[str, Any]) -> dict[str, str]:
             "size": _bytes(row["size_bytes"]),
             "4-class, points to CNN": _against(row, "accuracy"),
             "binary, points to CNN": _against(row, "binary_accuracy"),
-            "test signals": f"{row['n_test']:,} ({row['n_seeds']} seeds)",
+            "test signals": f"{row['n_test']:,} ({row['n_seeds']} seed{'s' * (row['n_seeds'] > 1)})",
             "without answer": str(int(row["n_failed"])) if row["n_failed"] else "",
         }
     learned = f"{row['n_train']:,}" if row["n_train"] else "-"
