@@ -80,10 +80,9 @@ def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     order = list(RIVALS)  # matplotlib would put error bars behind plain lines
     pairs = sorted(
-        zip(labels, handles, strict=True), key=lambda pair: order.index(pair[0].split(" ")[0])
+        zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1].split(" ")[0])
     )
-    labels, handles = zip(*pairs, strict=True)
-    figure.legend(handles, labels, loc="outside right center", fontsize=9)
+    figure.legend(*zip(*pairs, strict=True), loc="outside right center", fontsize=9)
 
 
 def _plot_curve(

@@ -198,7 +198,8 @@ def _readable_row(row: dict[str, Any]) -> dict[str, str]:
             "size": _bytes(row["size_bytes"]),
             "4-class, points to CNN": _against(row, "accuracy"),
             "binary, points to CNN": _against(row, "binary_accuracy"),
-            "test signals": f"{row['n_test']:,} ({row['n_seeds']} seed{'s' * (row['n_seeds'] > 1)})",
+            "test signals": f"{row['n_test']:,}",
+            "seeds": str(row["n_seeds"]),
             "without answer": str(int(row["n_failed"])) if row["n_failed"] else "",
         }
     learned = f"{row['n_train']:,}" if row["n_train"] else "-"
@@ -211,7 +212,7 @@ SHORT_COLUMNS = ["model", "trained on", "4-class accuracy", "binary accuracy", "
 READABLE_COLUMNS = (
     "model", "trained on", "4-class accuracy", "binary accuracy", "AUC", "log loss", "fit",
     "predict, signals/s", "size", "4-class, points to CNN", "binary, points to CNN",
-    "test signals", "without answer",
+    "test signals", "seeds", "without answer",
 )  # fmt: skip
 
 

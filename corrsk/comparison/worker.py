@@ -25,6 +25,7 @@ from corrsk.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task
 from corrsk.datasets import DatasetDefinition, simulate_dataset
 from corrsk.training import limited_threads
 
+_PATIENCE = 10.0  # seconds for a process to end by itself
 _TICK = 0.2  # seconds between two looks at a cell that runs
 
 
@@ -77,18 +78,21 @@ class Worker:
         self.workplace = workplace
         self._process: Any = None
         self._connection: Connection | None = None
+        self._busy = False
 
     def run(self, cell: Cell, tick: Callable[[], None]) -> CellResult:
         """Run a cell; `tick` is called several times a second meanwhile."""
         if self._process is None or not self._process.is_alive():
             self._start(tick)
         assert self._connection is not None
+        self._busy = True
         try:
             self._connection.send(cell)
             result: CellResult = self._receive(tick)
         except (EOFError, OSError):
             how = self._last_words()
             return CellResult(cell, "failed", f"its process died: {how}", {})
+        self._busy = False
         return result
 
     def _receive(self, tick: Callable[[], None]) -> Any:
@@ -125,11 +129,14 @@ class Worker:
 
     def _stop(self) -> None:
         if self._process is not None:
+            assert self._connection is not None
+            self._connection.close()  # on which one with nothing to do ends by itself
+            if not self._busy:
+                self._process.join(timeout=_PATIENCE)
             self._process.kill()
             self._process.join()
-            assert self._connection is not None
-            self._connection.close()
         self._process = self._connection = None
+        self._busy = False
 
     def __enter__(self) -> Worker:
         return self
