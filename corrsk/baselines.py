@@ -7,7 +7,7 @@ hundreds of thousands of signals.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,7 +159,11 @@ class Baseline:
     @property
     def installed(self) -> bool:
         """Whether the package that it needs can be imported."""
-        return self.package is None or importlib.util.find_spec(self.package) is not None
+        try:
+            importlib.import_module(self.package or "sklearn")
+        except (ImportError, OSError):  # LightGBM needs an OpenMP library of the system as well
+            return False
+        return True
 
 
 def _logistic(seed: int | None, n_jobs: int | None) -> _Steps:
