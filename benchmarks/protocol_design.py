@@ -76,7 +76,7 @@ THINNED_SHAPES = {
     24: [(4, 6), (6, 4)], 32: [(4, 8), (8, 4)], 36: [(6, 6)], 40: [(5, 8), (8, 5)],
     48: [(6, 8), (8, 6)], 56: [(7, 8), (8, 7)],
 }  # fmt: skip
-FULL = {"ranking": 16_000, "train": 60_000, "test": 100_000, "epochs": 12, "seeds": 2}
+FULL = {"ranking": 16_000, "train": 60_000, "test": 100_000, "epochs": 12, "seeds": 1}
 QUICK = {"ranking": 1_000, "train": 3_000, "test": 5_000, "epochs": 4, "seeds": 1}
 # streams: no signal of the ranking stands in training or test data
 RANKING_SEED, TEST_SEED, TRAINING_SEED = 100, 200, 300
