@@ -1,6 +1,6 @@
 """Wall time of one grid search, by how it is spread over cores, and its workers' memory.
 
-The search has 8 candidates x 3 folds of simulation, normalisation and the CNN, with
+The search has 4 candidates x 3 folds of simulation, normalisation and the CNN, with
 no final fit. The rivals take turns within a round; each has its workers started and
 warm before, and every ratio is to one process with one thread. "oversubscribed" is
 the same two workers, each with two threads, as a search has them that nobody limits.
@@ -36,8 +36,8 @@ from corrsk import (
 from corrsk.cluster import cluster_search
 from corrsk.training import limited_threads
 
-RATES = [0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05]
-FULL = {"n_voxels": 20_000, "candidates": 8, "rounds": 2, "table_rows": 1_000_000}
+RATES = [0.001, 0.003, 0.01, 0.03]
+FULL = {"n_voxels": 10_000, "candidates": 4, "rounds": 2, "table_rows": 1_000_000}
 QUICK = {"n_voxels": 500, "candidates": 2, "rounds": 1, "table_rows": 200_000}
 MAX_EPOCHS = 2
 SERIAL = "n_jobs=1, one thread"
