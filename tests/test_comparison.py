@@ -28,7 +28,7 @@ from corrsk.comparison import worker as worker_module
 from corrsk.comparison.cells import Cell, read_cell, run_cell
 from corrsk.comparison.rivals import Task
 from corrsk.comparison.tables import best_rows, readable, summary_frame
-from corrsk.comparison.worker import Worker, Workplace, _serve
+from corrsk.comparison.worker import CellContext, Worker, _serve
 from corrsk.datasets import dataset_definition
 from corrsk.evaluation import mcnemar_test
 
@@ -192,8 +192,8 @@ def interrupts_as_before():
         signal.signal(signal.SIGINT, before)
 
 
-def workplace_for(folder, samples=1000):
-    return Workplace(dataset_definition("midl2024"), samples, samples, 1, "cpu", folder)
+def context_for(folder, samples=1000):
+    return CellContext(dataset_definition("midl2024"), samples, samples, 1, "cpu", folder)
 
 
 class _Broken:
@@ -214,7 +214,7 @@ def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
     with interrupts_as_before():
         # what the worker's process runs; it ends where no more cells come
         monkeypatch.setattr(theirs.__class__, "recv", _until_empty(theirs.__class__.recv))
-        _serve(theirs, workplace_for(tmp_path))
+        _serve(theirs, context_for(tmp_path))
     monkeypatch.undo()
     assert ours.recv() == "ready"
     failed, done = ours.recv(), ours.recv()
@@ -242,7 +242,7 @@ def _until_empty(receive):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_worker_that_dies_costs_its_cell_alone(tmp_path):
-    with Worker(workplace_for(tmp_path)) as worker:
+    with Worker(context_for(tmp_path)) as worker:
 
         def kill():
             if worker._process.is_alive():
@@ -336,14 +336,14 @@ class _AnswersEverySecond:
 
 
 def test_a_checkpoint_of_other_parameters_is_not_taken(tmp_path):
-    workplace = workplace_for(tmp_path)
+    context = context_for(tmp_path)
     data = load_dataset("midl2024", 1000, random_state=0)
-    name = workplace.task(Cell("cnn", 500, 0), data).checkpoint.name
+    name = context.task(Cell("cnn", 500, 0), data).checkpoint.name
     assert name.startswith("cnn_n500_seed0-")
     other = replace(RIVALS["cnn"], make=RIVALS["lda"].make)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RIVALS, "cnn", other)
-        assert workplace.task(Cell("cnn", 500, 0), data).checkpoint.name != name
+        assert context.task(Cell("cnn", 500, 0), data).checkpoint.name != name
 
 
 def test_voxels_without_answer_are_counted(monkeypatch):

@@ -24,7 +24,7 @@ from corrsk.comparison.report import write_report
 from corrsk.comparison.rivals import RIVALS, Task
 from corrsk.comparison.settings import ComparisonSettings, about, command_line
 from corrsk.comparison.tables import noise_frame, results_frame, summary_frame
-from corrsk.comparison.worker import Worker, Workplace
+from corrsk.comparison.worker import CellContext, Worker
 from corrsk.training import resolve_device
 
 _COMMANDS = "commands.json"  # that filled the folder, each once
@@ -96,12 +96,12 @@ def compare(
     folder = out / "cells"
     folder.mkdir(exist_ok=True)
     n_test = settings.test_samples or settings.samples
-    workplace = Workplace(settings.definition, settings.samples, n_test, threads, device, folder)
+    context = CellContext(settings.definition, settings.samples, n_test, threads, device, folder)
     for partial in folder.glob(".*.partial*"):  # of a process that was killed while it wrote
         partial.unlink()
     results: list[CellResult] = []
     try:
-        _run_cells(settings, workplace, results, console or Console(stderr=True))
+        _run_cells(settings, context, results, console or Console(stderr=True))
     finally:  # what was computed before Ctrl-C is worth a look as well
         if results:
             comparison = _report(settings, results, command_line(settings, device, n_jobs), out)
@@ -162,20 +162,20 @@ def _common_environment(results: list[CellResult]) -> dict[str, str]:
 
 
 def _run_cells(
-    settings: ComparisonSettings, workplace: Workplace, results: list[CellResult], console: Console
+    settings: ComparisonSettings, context: CellContext, results: list[CellResult], console: Console
 ) -> None:
     """Run the cells and append what comes of each to `results`."""
     cells = settings.cells()
-    protocol = resolve_protocol(workplace.definition.protocol).in_grid_order()
-    with Board(cells, console) as board, Worker(workplace) as worker:
+    protocol = resolve_protocol(context.definition.protocol).in_grid_order()
+    with Board(cells, console) as board, Worker(context) as worker:
         for cell in cells:
             board.begin(cell)
-            result = _without_running(cell, protocol, settings.limits, workplace.cells)
+            result = _without_running(cell, protocol, settings.limits, context.cells)
             if result is None:
                 result = worker.run(cell, board.tick)
-                write_cell(workplace.cells, result)
+                write_cell(context.cells, result)
                 if result.status == "done":
-                    for checkpoint in workplace.cells.glob(f"{cell.stem}-*.checkpoint"):
+                    for checkpoint in context.cells.glob(f"{cell.stem}-*.checkpoint"):
                         checkpoint.unlink()
             results.append(result)
             board.end(result)

@@ -30,7 +30,7 @@ _TICK = 0.2  # seconds between two looks at a cell that runs
 
 
 @dataclass(frozen=True)
-class Workplace:
+class CellContext:
     """What all cells have in common.
 
     Parameters
@@ -74,8 +74,8 @@ class Worker:
         If no process can be started, as from a script without a main guard.
     """
 
-    def __init__(self, workplace: Workplace) -> None:
-        self.workplace = workplace
+    def __init__(self, context: CellContext) -> None:
+        self.context = context
         self._process: Any = None
         self._connection: Connection | None = None
         self._busy = False
@@ -112,10 +112,10 @@ class Worker:
     def _start(self, tick: Callable[[], None]) -> None:
         self._stop()
         # not fork: the parent may run threads, and torch's do not survive one
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self.workplace), daemon=True, name="corrsk-comparison"
+        spawn = multiprocessing.get_context("spawn")
+        self._connection, theirs = spawn.Pipe()
+        self._process = spawn.Process(
+            target=_serve, args=(theirs, self.context), daemon=True, name="corrsk-comparison"
         )
         self._process.start()
         theirs.close()
@@ -150,13 +150,13 @@ class Worker:
         self._stop()
 
 
-def _serve(connection: Connection, workplace: Workplace) -> None:
+def _serve(connection: Connection, context: CellContext) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     seed, data = None, None
     # a parent that died has closed the connection
-    with contextlib.suppress(EOFError, OSError), _threads(workplace.threads):
+    with contextlib.suppress(EOFError, OSError), _threads(context.threads):
         connection.send("ready")
         while True:
             cell: Cell = connection.recv()
@@ -164,12 +164,12 @@ def _serve(connection: Connection, workplace: Workplace) -> None:
                 if seed != cell.seed or data is None:
                     seed, data = cell.seed, None  # the old data go before the new ones come
                     data = simulate_dataset(
-                        workplace.definition, workplace.n_samples, seed,
-                        n_jobs=workplace.threads, verbose=False,
+                        context.definition, context.n_samples, seed,
+                        n_jobs=context.threads, verbose=False,
                     )  # fmt: skip
-                result = run_cell(cell, data, workplace.task(cell, data), workplace.max_test)
+                result = run_cell(cell, data, context.task(cell, data), context.max_test)
                 result.content["environment"] = environment(
-                    workplace.threads, more_packages=BOOSTING_PACKAGES
+                    context.threads, more_packages=BOOSTING_PACKAGES
                 )
             except Exception as error:  # whatever it is, it is this rival's, not the others'
                 reason = "".join(traceback.format_exception_only(error)).strip()
