@@ -254,8 +254,10 @@ def test_ctrl_c_and_resume(tmp_path):
     command = [sys.executable, "-c", code, "reproduce", "--out", str(out), *long]
     environment = dict(os.environ, COLUMNS="200")
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        # a test run in the background of a script would hand down that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (out / "training.checkpoint").exists():
         assert process.poll() is None, process.stderr.read()

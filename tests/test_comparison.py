@@ -391,7 +391,11 @@ def test_ctrl_c_and_resume(tmp_path):
         "--train-sizes", "500,20000", "--samples", "30000", "--test-samples", "100",
         "--out", str(out), "--jobs", "1", "--device", "cpu",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # a test run in the background of a script would hand down that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     first = out / "cells" / "lda_n500_seed0.json"  # what follows is the longest cell
     until(first.exists)
     process.send_signal(signal.SIGINT)
