@@ -152,7 +152,17 @@ def test_a_search_outlives_a_worker(kind, victim, client, table, tmp_path):
     assert_same_scores(search, light_search(kind, cv=3).fit(*table))
 
 
-def test_the_cluster_is_as_before_after_a_block_that_failed(client, table, tmp_path):
+@pytest.fixture
+def hears_interrupts():
+    """As in a terminal: a test run in the background of a script ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_cluster_is_as_before_after_a_block_that_failed(
+    client, table, tmp_path, hears_interrupts
+):
     """Also for Ctrl-C: what waits is dropped, nothing stays."""
     client.wait_for_workers(2, timeout=PATIENCE)
 
