@@ -92,6 +92,36 @@ class _OneBlasThread:
 one_blas_thread = _OneBlasThread()
 
 
+def for_each_chunk(
+    work: Callable[[slice], None],
+    n_rows: int,
+    chunk_rows: int,
+    *,
+    n_jobs: int | None,
+    description: str,
+    unit: str,
+    verbose: bool,
+) -> None:
+    """Call ``work(rows)`` for every chunk of `chunk_rows` rows, in threads, with a progress bar."""
+
+    def chunk(start: int) -> int:
+        stop = min(start + chunk_rows, n_rows)
+        work(slice(start, stop))
+        return stop - start
+
+    parallel = joblib.Parallel(
+        n_jobs=min(effective_n_jobs(n_jobs), max(1, -(-n_rows // chunk_rows))),
+        backend="threading",
+        return_as="generator_unordered",
+    )
+    with tqdm(
+        total=n_rows, desc=description, unit=unit, unit_scale=True,
+        delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
+    ) as bar:  # fmt: skip
+        for done in parallel(joblib.delayed(chunk)(s) for s in range(0, n_rows, chunk_rows)):
+            bar.update(done)
+
+
 def for_each_block(
     work: Callable[[int, slice], None],
     n_rows: int,
@@ -113,20 +143,12 @@ def for_each_block(
         raise ValueError(f"first_row must be a multiple of {BLOCK_ROWS}, got {first_row}")
     chunk_rows = BLOCK_ROWS * _BLOCKS_PER_CHUNK
 
-    def chunk(start: int) -> int:
-        stop = min(start + chunk_rows, n_rows)
-        for first in range(start, stop, BLOCK_ROWS):
-            work(first_block + first // BLOCK_ROWS, slice(first, min(first + BLOCK_ROWS, stop)))
-        return stop - start
+    def chunk(rows: slice) -> None:
+        for first in range(rows.start, rows.stop, BLOCK_ROWS):
+            last = min(first + BLOCK_ROWS, rows.stop)
+            work(first_block + first // BLOCK_ROWS, slice(first, last))
 
-    parallel = joblib.Parallel(
-        n_jobs=min(effective_n_jobs(n_jobs), max(1, -(-n_rows // chunk_rows))),
-        backend="threading",
-        return_as="generator_unordered",
-    )
-    with tqdm(
-        total=n_rows, desc=description, unit="rows", unit_scale=True,
-        delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
-    ) as bar:  # fmt: skip
-        for done in parallel(joblib.delayed(chunk)(s) for s in range(0, n_rows, chunk_rows)):
-            bar.update(done)
+    for_each_chunk(
+        chunk, n_rows, chunk_rows, n_jobs=n_jobs, description=description, unit="rows",
+        verbose=verbose,
+    )  # fmt: skip

@@ -44,7 +44,22 @@ INSTALL = "pip install 'corrsk[boosting]'"
 _Steps = Sequence[Any]
 
 
-class EncodedLabelsClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class _FittedInside(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Base of classifiers that answer with a fitted `estimator_`."""
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each class, shape (n, K), in the order of `classes_`."""
+        check_is_fitted(self)
+        return np.asarray(self.estimator_.predict_proba(validate_data(self, X, reset=False)))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class, shape (n,)."""
+        probabilities = self.predict_proba(X)  # first: it says so if there was no fit
+        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return labels
+
+
+class EncodedLabelsClassifier(_FittedInside):
     """A classifier that wants the labels 0, 1, .., for labels of any kind.
 
     Parameters
@@ -71,19 +86,8 @@ class EncodedLabelsClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator
         self.estimator_ = clone(estimator).fit(X, positions)
         return self
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each class, shape (n, K), in the order of `classes_`."""
-        check_is_fitted(self)
-        return np.asarray(self.estimator_.predict_proba(validate_data(self, X, reset=False)))
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class, shape (n,)."""
-        probabilities = self.predict_proba(X)  # first: it says so if there was no fit
-        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
-        return labels
-
-
-class ScaledBatchClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class ScaledBatchClassifier(_FittedInside):
     """A classifier with a `batch_size` that follows the number of signals.
 
     Small data want small batches, or an epoch has no steps to learn in; large
@@ -121,16 +125,6 @@ class ScaledBatchClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         self.classes_ = self.estimator_.classes_
         return self
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each class, shape (n, K), in the order of `classes_`."""
-        check_is_fitted(self)
-        return np.asarray(self.estimator_.predict_proba(validate_data(self, X, reset=False)))
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class, shape (n,)."""
-        check_is_fitted(self)
-        return np.asarray(self.estimator_.predict(validate_data(self, X, reset=False)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from corrsk._files import write_atomically, write_json
@@ -123,7 +124,7 @@ def _html(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) 
     return template.render(
         title=_title(run), about=run["about"], commands="\n".join(run["commands"]),
         how_to_read=HOW_TO_READ,
-        best=jinja2_safe(readable(best_rows(summary))), all=jinja2_safe(readable(summary)),
+        best=_html_table(readable(best_rows(summary))), all=_html_table(readable(summary)),
         figures={
             _heading(stem): base64.b64encode(image).decode() for stem, image in images.items()
         },
@@ -131,10 +132,8 @@ def _html(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) 
     )  # fmt: skip
 
 
-def jinja2_safe(frame: pd.DataFrame) -> Any:
-    """A table as HTML; pandas escapes the cells itself."""
-    from markupsafe import Markup
-
+def _html_table(frame: pd.DataFrame) -> Markup:
+    # pandas escapes the cells itself
     return Markup(frame.to_html(index=False, border=0))
 
 

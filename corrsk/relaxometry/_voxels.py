@@ -6,13 +6,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
-from tqdm.auto import tqdm
 
-from corrsk._parallel import PROGRESS_DELAY, effective_n_jobs, in_worker, one_blas_thread
+from corrsk._parallel import for_each_chunk, one_blas_thread
 from corrsk.relaxometry._kernels import Array
 
 # Not `for_each_block`, whose chunks of 32768 rows suit work that is a thousand times quicker:
@@ -65,8 +63,8 @@ def solve_voxels(
     n = len(signals)
     results = [np.full((n, *shape), np.nan) for shape in shapes]
 
-    def chunk(start: int) -> int:
-        rows = np.arange(start, min(start + _CHUNK_VOXELS, n))
+    def chunk(part_of: slice) -> None:
+        rows = np.arange(part_of.start, part_of.stop)
         part = signals[rows].astype(np.float64)
         with np.errstate(all="ignore"):
             # by the largest value first, so that no square overflows
@@ -79,21 +77,13 @@ def solve_voxels(
             finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
         for result, values in zip(results, solved, strict=False):
             result[rows[possible[finite]]] = values[finite]
-        return len(rows)
 
-    parallel = joblib.Parallel(
-        n_jobs=min(effective_n_jobs(n_jobs), max(1, -(-n // _CHUNK_VOXELS))),
-        backend="threading",
-        return_as="generator_unordered",
-    )
-    bar = tqdm(
-        total=n, desc="solving voxels", unit="voxels", unit_scale=True,
-        delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
-    )  # fmt: skip
     # matrices this small are several times slower with threads of the BLAS in each thread
-    with bar, one_blas_thread:
-        for done in parallel(joblib.delayed(chunk)(s) for s in range(0, n, _CHUNK_VOXELS)):
-            bar.update(done)
+    with one_blas_thread:
+        for_each_chunk(
+            chunk, n, _CHUNK_VOXELS, n_jobs=n_jobs, description="solving voxels", unit="voxels",
+            verbose=verbose,
+        )  # fmt: skip
     failed = int(np.isnan(results[0].reshape(n, -1)).any(axis=1).sum())
     if failed:
         warnings.warn(
