@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.datasets import load_dataset, make_correlation_signals
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
-from corrsk.ranges import PropertyRange
+from corrsk.ranges import PropertyRange, SNRRange
 from corrsk.tissue import TissuePrior
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
     "PropertyRange",
+    "SNRRange",
     "SignalNormalizer",
     "TissuePrior",
     "__version__",

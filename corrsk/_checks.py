@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
 T = TypeVar("T")
 
 
@@ -36,20 +33,3 @@ def checked_count(name: str, value: Any, *, at_least: int) -> None:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value}")
-
-
-def checked_noise_levels(noise_level: float | ArrayLike) -> NDArray[np.float64]:
-    """One or several noise levels as an array of shape (k,).
-
-    Raises
-    ------
-    ValueError
-        If there is none, or one is negative, NaN or infinite.
-    """
-    levels = np.atleast_1d(np.asarray(noise_level, dtype=np.float64))
-    if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
-        raise ValueError(
-            "noise_level must be a number >= 0 or a list of such numbers (0.01 is 1 %), "
-            f"got {noise_level!r}"
-        )
-    return levels

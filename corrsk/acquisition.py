@@ -20,13 +20,15 @@ from corrsk._protocol_files import contrasts_from_json, contrasts_from_mat, cont
 from corrsk.physics import CONTRASTS
 
 # The group's published 8 x 8 protocol (the file ti_te_dict.mat beside the code
-# of Endt et al., MIDL 2024), in grid order. The file has TR = 20 s as well; the
-# named protocol leaves TR out, so that it gives Eq. 1 as the paper states it.
-_NAMED_GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "ir-se-8x8": {
-        "TI": (50, 85, 143, 243, 412, 697, 1181, 2000),
-        "TE": (4.5, 7.5, 12, 20, 33, 55, 91, 150),
-    },
+# of Endt et al., MIDL 2024), in grid order. The file has TR = 20 s as well; without
+# it the protocol gives Eq. 1 as the paper states it.
+_PUBLISHED_GRID: dict[str, tuple[float, ...]] = {
+    "TI": (50, 85, 143, 243, 412, 697, 1181, 2000),
+    "TE": (4.5, 7.5, 12, 20, 33, 55, 91, 150),
+}
+_NAMED_GRIDS: dict[str, tuple[dict[str, tuple[float, ...]], float | None]] = {
+    "ir-se-8x8": (_PUBLISHED_GRID, None),
+    "ir-se-8x8-tr20s": (_PUBLISHED_GRID, 20_000.0),
 }
 
 
@@ -103,16 +105,17 @@ class AcquisitionProtocol:
 
         Parameters
         ----------
-        name : {"ir-se-8x8"}
+        name : {"ir-se-8x8", "ir-se-8x8-tr20s"}
             "ir-se-8x8" is the group's published 8 x 8 protocol, in grid order
-            and without TR.
+            and without TR; the other one has its TR of 20 s.
 
         Raises
         ------
         ValueError
             If the name is unknown; the message lists the known ones.
         """
-        return cls._outer(lookup(_NAMED_GRIDS, name, "protocol"), tr=None)
+        levels, tr = lookup(_NAMED_GRIDS, name, "protocol")
+        return cls._outer(levels, tr=tr)
 
     @classmethod
     def from_grid(

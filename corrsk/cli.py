@@ -19,6 +19,7 @@ from corrsk import __version__
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.datasets import DATASETS, dataset_definition, simulate_dataset
 from corrsk.exchange import SUFFIXES, check_suffix, write_dataset
+from corrsk.ranges import SNRRange
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,8 @@ Dataset = Annotated[
     str,
     typer.Option(
         help=f"Named data set: {_DATASETS}. 'midl2024' reads the paper's noise literally (1 to "
-        "5 % of M0), 'midl2024-low-noise' takes a tenth of it, at which its figures fit."
+        "5 % of M0), 'midl2024-low-noise' takes a tenth of it, at which its figures fit; "
+        "'t1t2-detr' is the data of that thesis, of 1 to 3 compartments."
     ),
 ]
 Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]
@@ -232,13 +234,17 @@ def simulate(
             definition = dataclasses.replace(definition, noise_reference=noise_reference)
         _say(f"simulating {samples:,} signals of {dataset}")
         data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
-        if out.suffix == ".mat" and any(round(100 * x, 9) % 1 for x in definition.noise_levels):
+        if out.suffix == ".mat" and not _whole_percents(definition.noise_levels):
             _say(
                 "note: the published code takes noise levels as whole percents; those of this "
                 "data set it will round to 0 in its plots over the noise level"
             )
         _say(f"writing {out}")
         write_dataset(data, out)
+
+
+def _whole_percents(levels: tuple[float, ...] | SNRRange) -> bool:
+    return not isinstance(levels, SNRRange) and not any(round(100 * x, 9) % 1 for x in levels)
 
 
 def _read_protocol(name: str) -> AcquisitionProtocol:

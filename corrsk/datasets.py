@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from corrsk import _random
@@ -14,6 +14,7 @@ from corrsk._checks import checked_count, lookup
 from corrsk._signal_source import SignalSource
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
+from corrsk.ranges import NoiseLevels, SNRRange, number_of_levels
 from corrsk.tissue import TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
@@ -32,17 +33,20 @@ class DatasetDefinition:
     name, description : str
     prior : TissuePrior or str
     protocol : AcquisitionProtocol or str
-    noise_levels : tuple of float
+    noise_levels : tuple of float or SNRRange
         As fractions of the noise reference, all equally frequent.
     noise_reference : {"m0", "max", "rms"}
+    normalize : bool
+        Whether each signal is divided by its 2-norm.
     """
 
     name: str
     prior: TissuePrior | str
     protocol: AcquisitionProtocol | str
-    noise_levels: tuple[float, ...]
+    noise_levels: tuple[float, ...] | SNRRange
     noise_reference: str
     description: str
+    normalize: bool = True
 
 
 _PAPER_DATA = (
@@ -61,6 +65,13 @@ DATASETS: dict[str, DatasetDefinition] = {
             (0.001, 0.002, 0.003, 0.004, 0.005), "m0",
             _PAPER_DATA + "The noise is a tenth of its literal reading, sigma = 0.1 to 0.5 % of "
             "M0, at which the paper's figures can be reached.",
+        ),
+        DatasetDefinition(
+            "t1t2-detr", "t1t2-detr", "ir-se-8x8-tr20s", SNRRange(30.0, 150.0), "max",
+            "Signals of 1 to 3 compartments as in the thesis t1t2-detr (2026) of the same group, "
+            "on its 8 x 8 protocol with TR = 20 s: Gaussian noise of the largest absolute signal "
+            "over an SNR of 30 to 150, M0 = 1 and no normalisation.",
+            normalize=False,
         ),
     )
 }  # fmt: skip
@@ -82,7 +93,7 @@ def make_correlation_signals(
     *,
     prior: TissuePrior | str = "midl2024",
     protocol: AcquisitionProtocol | str = "ir-se-8x8",
-    noise_level: float | ArrayLike = (0.01, 0.02, 0.03, 0.04, 0.05),
+    noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
     noise_reference: str = "m0",
     noise_distribution: str = "gaussian",
     inversion_efficiency: float = 1.0,
@@ -103,9 +114,10 @@ def make_correlation_signals(
         What the tissue is drawn from.
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
         What is measured, N measurements.
-    noise_level : float or sequence of float
+    noise_level : float, sequence of float or SNRRange
         Noise level as a fraction. Of several, each is equally frequent, to
-        within one, in all and within each compartment count.
+        within one, in all and within each compartment count; of a range, each
+        voxel draws its own.
     noise_reference, noise_distribution, inversion_efficiency
         See :class:`CorrelationSignalGenerator`.
     normalize : bool, default=True
@@ -180,9 +192,9 @@ def load_dataset(
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise"}
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
         The paper's data with noise read literally (1 to 5 % of M0), or with a
-        tenth of it.
+        tenth of it; or those of the thesis t1t2-detr (1 to 3 compartments).
     n_samples : int, default=1_000_000
         Number of signals n, at least 10; the paper has 10^6.
     random_state : int, RandomState, Generator or None, default=0
@@ -195,7 +207,8 @@ def load_dataset(
     Returns
     -------
     Bunch
-        data : ndarray of shape (n, N), float32, signals divided by their 2-norm;
+        data : ndarray of shape (n, N), float32, signals, divided by their 2-norm
+        where the definition says so;
         target : ndarray of shape (n,), the compartment counts;
         noise_level : ndarray of shape (n,);
         tissue : DataFrame, the tissue table with its noise_level column;
@@ -237,11 +250,12 @@ def simulate_dataset(
     data, target, levels, tissue = make_correlation_signals(
         n_samples, prior=definition.prior, protocol=definition.protocol,
         noise_level=definition.noise_levels, noise_reference=definition.noise_reference,
+        normalize=definition.normalize,
         random_state=seed, return_tissue=True, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     protocol = resolve_protocol(definition.protocol).in_grid_order()
     part = _deal_parts(
-        resolve_prior(definition.prior), len(definition.noise_levels), n_samples, seed
+        resolve_prior(definition.prior), number_of_levels(definition.noise_levels), n_samples, seed
     )
     indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
     return Bunch(

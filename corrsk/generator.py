@@ -15,10 +15,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import _random, physics
-from corrsk._checks import checked_noise_levels
 from corrsk._parallel import for_each_block
 from corrsk._tissue_table import TableLayout
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
 
 _STREAMS = {"fit_transform": 0, "transform": 1}
 
@@ -50,10 +50,10 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     ----------
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
         What is measured; a name stands for a protocol that corrsk ships.
-    noise_level : float or sequence of float, default=(0.01, 0.02, 0.03, 0.04, 0.05)
+    noise_level : float, sequence of float or SNRRange, default=(0.01, 0.02, 0.03, 0.04, 0.05)
         Noise level as a fraction (0.01 is "1 %"). Of several, each voxel gets
-        one at random, all equally likely. A `noise_level` column in the tissue
-        table overrides it row by row.
+        one at random, all equally likely; of a range, one of its own. A
+        `noise_level` column in the tissue table overrides it row by row.
     noise_reference : {"m0", "max", "rms"}, default="m0"
         What the level is relative to: M0 = 1 (the literal reading of the
         paper), the largest absolute value of the voxel's signal (the usual
@@ -104,7 +104,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {
         "protocol": [AcquisitionProtocol, str],
-        "noise_level": [Interval(Real, 0, None, closed="left"), "array-like"],
+        "noise_level": [Interval(Real, 0, None, closed="left"), "array-like", SNRRange],
         "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
         "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
         "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
@@ -117,7 +117,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         protocol: AcquisitionProtocol | str = "ir-se-8x8",
-        noise_level: float | ArrayLike = (0.01, 0.02, 0.03, 0.04, 0.05),
+        noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
         noise_reference: str = "m0",
         noise_distribution: str = "gaussian",
         inversion_efficiency: float = 1.0,
@@ -249,11 +249,12 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             rng = _random.generator(seed, _STREAMS[stream], block, key)
             # a stream of its own, so that the noise does not depend on the number of levels
             choice = _random.generator(seed, _STREAMS[stream], block, key, 1)
-            level = (
-                levels[choice.integers(0, levels.size, voxels.shape[0])]
-                if layout.noise_level is None
-                else voxels[:, layout.noise_level]
-            )
+            if layout.noise_level is not None:
+                level = voxels[:, layout.noise_level]
+            elif isinstance(levels, SNRRange):
+                level = levels.sample(choice, voxels.shape[0])
+            else:
+                level = levels[choice.integers(0, levels.size, voxels.shape[0])]
             clean = physics.correlation_signals(
                 self.protocol_.contrasts, properties, fractions,
                 tr=self.protocol_.tr, inversion_efficiency=self.inversion_efficiency,

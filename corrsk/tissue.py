@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.random import Generator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from corrsk import _random
-from corrsk._checks import checked_count, checked_noise_levels, lookup
+from corrsk._checks import checked_count, lookup
 from corrsk._dealing import Strata
 from corrsk._parallel import for_each_block
 from corrsk.physics import CONTRASTS, check_tissue_unit
-from corrsk.ranges import PropertyRange
+from corrsk.ranges import (
+    NoiseLevels,
+    PropertyRange,
+    SNRRange,
+    checked_noise_levels,
+    number_of_levels,
+)
 
 NOISE_LEVEL_COLUMN = "noise_level"
 _MAX_REDRAWS = 1000
@@ -145,9 +151,11 @@ class TissuePrior:
 
         Parameters
         ----------
-        name : {"midl2024"}
+        name : {"midl2024", "t1t2-detr"}
             "midl2024" is the paper's: n_c in 1..4, T1 in {50, 100, .., 5000} ms,
-            T2 in {5, 10, .., 500} ms, fractions of at least 0.05.
+            T2 in {5, 10, .., 500} ms, fractions of at least 0.05. "t1t2-detr" is
+            that of the thesis of this name: n_c in 1..3, T1 50..3500 ms and T2
+            5..500 ms log-uniform with T2 < T1, fractions of at least 0.05.
         **changes
             Parameters of the class that replace those of the named prior.
 
@@ -173,7 +181,7 @@ class TissuePrior:
         n_samples: int,
         random_state: _random.RandomState = None,
         *,
-        noise_level: float | ArrayLike | None = None,
+        noise_level: NoiseLevels | None = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
@@ -185,9 +193,10 @@ class TissuePrior:
             Number of voxels n.
         random_state : int, RandomState, Generator or None
             The same integer gives the same bits for any `n_jobs`.
-        noise_level : float or sequence of float, optional
+        noise_level : float, sequence of float or SNRRange, optional
             Noise levels to deal out as a `noise_level` column, each equally
-            frequent within every compartment count, to within one.
+            frequent within every compartment count, to within one; or a range
+            from which each voxel draws its own.
         n_jobs : int, optional
             Threads; None (default) for every core.
         verbose : bool, default=True
@@ -214,7 +223,7 @@ class TissuePrior:
         n_samples: int,
         seed: int,
         *,
-        noise_level: float | ArrayLike | None = None,
+        noise_level: NoiseLevels | None = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
@@ -236,14 +245,16 @@ class TissuePrior:
         # column by column in memory, which is how pandas keeps a block: no copy is made
         values = np.empty((len(columns), n_c.size))
         levels = None if noise_level is None else checked_noise_levels(noise_level)
+        n_levels = 1 if levels is None else number_of_levels(levels)
 
         def draw(block: int, part: slice) -> None:
             whole = slice(rows.start + part.start, rows.start + part.stop)
-            count, level, _ = self.deal_rows(
-                block, whole, n_samples, seed, n_levels=1 if levels is None else levels.size
-            )
+            count, level, _ = self.deal_rows(block, whole, n_samples, seed, n_levels=n_levels)
             n_c[part] = counts[count]
-            if levels is not None:
+            if isinstance(levels, SNRRange):
+                rng = _random.generator(seed, _LEVEL_STREAM, block)
+                values[-1, part] = levels.sample(rng, level.size)
+            elif levels is not None:
                 values[-1, part] = levels[level]
             drawn = values[: len(self.columns), part]
             self._draw(_random.generator(seed, _TISSUE_STREAM, block), n_c[part], drawn)
@@ -324,7 +335,17 @@ class TissuePrior:
         return hash((frozenset(self.ranges.items()), *self._other_fields))
 
 
-_NAMED_PRIORS = {"midl2024": TissuePrior()}
+_NAMED_PRIORS = {
+    "midl2024": TissuePrior(),
+    "t1t2-detr": TissuePrior(
+        ranges={
+            "T1": PropertyRange(50.0, 3500.0, scale="log"),
+            "T2": PropertyRange(5.0, 500.0, scale="log"),
+        },
+        n_compartments=(1, 2, 3),
+        t2_below_t1=True,
+    ),
+}
 
 
 def resolve_prior(prior: TissuePrior | str) -> TissuePrior:

@@ -5,8 +5,16 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import kstest, uniform
 
-from corrsk import load_dataset, make_correlation_signals
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationSignalGenerator,
+    SNRRange,
+    TissuePrior,
+    load_dataset,
+    make_correlation_signals,
+)
 from corrsk.datasets import DATASETS
 
 
@@ -42,17 +50,20 @@ def test_named_data_sets(name, n_samples):
     assert data.data.shape == (n_samples, 64)
     assert data.data.dtype == np.float32
     levels = DATASETS[name].noise_levels
-    cells = (data.target - 1) * 5 + np.searchsorted(levels, data.noise_level)
+    if isinstance(levels, SNRRange):  # each signal has a level of its own: the counts are dealt
+        n_cells, cells = 3, data.target - 1
+    else:
+        n_cells, cells = 20, (data.target - 1) * 5 + np.searchsorted(levels, data.noise_level)
     assert spread(np.bincount(data.target)[1:]) <= 1
-    assert spread(np.bincount(cells, minlength=20)) <= 1
+    assert spread(np.bincount(cells, minlength=n_cells)) <= 1
     parts = [data.train_indices, data.validation_indices, data.test_indices]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n_samples))
     for part, share in zip(parts, (0.7, 0.2, 0.1), strict=True):
         assert len(part)
         assert abs(len(part) - share * n_samples) <= 1
         # stratified jointly: each cell gives its share, to within one signal
-        got = np.bincount(cells[part], minlength=20)
-        assert np.abs(got - share * np.bincount(cells, minlength=20)).max() <= 1
+        got = np.bincount(cells[part], minlength=n_cells)
+        assert np.abs(got - share * np.bincount(cells, minlength=n_cells)).max() <= 1
     np.testing.assert_array_equal(data.tissue["noise_level"], data.noise_level)
     assert data.feature_names[1] == "TI50_TE7.5"
 
@@ -62,10 +73,59 @@ def spread(counts):
 
 
 def test_the_two_data_sets_differ_in_their_noise():
-    loud, quiet = (load_dataset(name, 1000) for name in DATASETS)
+    loud, quiet = (load_dataset(name, 1000) for name in ("midl2024", "midl2024-low-noise"))
     assert loud.noise_level.max() == 0.05
     assert quiet.noise_level.max() == 0.005
     assert not np.array_equal(loud.data, quiet.data)
+
+
+def test_the_data_of_t1t2_detr_are_those_of_the_thesis():
+    data = load_dataset("t1t2-detr", 20_000, random_state=0)
+    tissue = data.tissue
+    assert set(data.target) == {1, 2, 3}
+    snr = 1 / data.noise_level
+    assert kstest(snr, uniform(30, 120).cdf).pvalue > 1e-3
+    t1, t2 = (tissue.filter(regex=f"^{name}_").to_numpy() for name in ("T1", "T2"))
+    present = ~np.isnan(t1)
+    assert (t2 < t1)[present].all()
+    assert t1[present].min() >= 50
+    assert t1[present].max() <= 3500
+    assert t2[present].min() >= 5
+    assert t2[present].max() <= 500
+    fractions = tissue.filter(regex="^f_").to_numpy()
+    assert fractions[present].min() >= 0.05
+    # neither normalised nor without TR: the noise is the level times the largest clean signal
+    protocol = AcquisitionProtocol.named("ir-se-8x8-tr20s")
+    assert data.protocol == protocol
+    assert protocol.tr == 20_000
+    clean = CorrelationSignalGenerator(protocol=protocol, noise_level=0.0).fit_transform(
+        tissue.drop(columns="noise_level")
+    )
+    z = (data.data - clean) / (data.noise_level * np.abs(clean).max(axis=1))[:, None]
+    assert abs(z.mean()) < 0.01
+    assert abs(z.std() - 1) < 0.01
+
+
+def test_noise_levels_of_a_range():
+    levels = SNRRange(30, 150)
+    *_, drawn, _ = make_correlation_signals(
+        5000, noise_level=levels, random_state=0, return_tissue=True
+    )
+    assert 1 / 150 <= drawn.min() < drawn.max() <= 1 / 30
+    # without the column the generator draws levels itself, the same for any number of jobs
+    tissue, _ = TissuePrior.named("midl2024").sample(5000, random_state=0)
+    one, two = (
+        CorrelationSignalGenerator(noise_level=levels, random_state=0, n_jobs=jobs).fit_transform(
+            tissue
+        )
+        for jobs in (1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    clean = CorrelationSignalGenerator(noise_level=0.0).fit_transform(tissue)
+    spread_of_voxels = (one - clean).std(axis=1)
+    assert spread_of_voxels.max() > 2 * spread_of_voxels.min()
+    with pytest.raises(ValueError, match="0 < low <= high"):
+        SNRRange(150, 30)
 
 
 def test_bits_do_not_depend_on_jobs():

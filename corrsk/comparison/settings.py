@@ -13,6 +13,7 @@ from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.comparison.cells import Cell
 from corrsk.comparison.rivals import resolve_rivals
 from corrsk.datasets import DatasetDefinition, dataset_definition
+from corrsk.ranges import SNRRange
 from corrsk.tissue import resolve_prior
 
 _TRAIN_SHARE = 0.7
@@ -97,7 +98,7 @@ class ComparisonSettings:
             "kind": "comparison",
             "dataset": self.dataset,
             "prior": repr(resolve_prior(definition.prior)),
-            "noise": [definition.noise_reference, *definition.noise_levels],
+            "noise": [definition.noise_reference, *_told(definition.noise_levels)],
             "random_streams": STREAMS_VERSION,
             "samples": self.samples,
             "test_samples": self.test_samples,
@@ -121,6 +122,10 @@ class ComparisonSettings:
             for rival in rivals
             if not rival.learns
         ]
+
+
+def _told(levels: tuple[float, ...] | SNRRange) -> tuple[Any, ...]:
+    return (repr(levels),) if isinstance(levels, SNRRange) else levels
 
 
 def about(settings: ComparisonSettings) -> str:

@@ -25,6 +25,7 @@ from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 from corrsk.evaluation.scores import binary_metrics, count_metrics
 
 _FORMAT = "corrsk-evaluation"
+_MOST_LEVELS, _BINS_OF_A_RANGE = 20, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,8 @@ class Evaluation:
     binary_confusion_matrix, binary_argmax_confusion_matrix : ndarray of shape (2, 2)
         One compartment, more than one; by P(n_c >= 2) > 0.5 and by argmax.
     by_noise_level : DataFrame
-        For each noise level: accuracy, both binary accuracies, n_samples.
+        For each noise level: accuracy, both binary accuracies, n_samples. Of
+        more than 20 levels for each fifth of the samples, by its median level.
         Empty if no noise levels were given.
     """
 
@@ -230,7 +232,11 @@ def _by_noise_level(
 ) -> pd.DataFrame:
     if noise_level is None:
         return _no_levels()
-    groups = pd.DataFrame(correct).groupby(pd.Index(np.asarray(noise_level), name="noise_level"))
+    levels = np.asarray(noise_level, dtype=np.float64)
+    if np.unique(levels).size > _MOST_LEVELS:  # drawn from a range
+        bins = pd.qcut(pd.Series(levels), _BINS_OF_A_RANGE)
+        levels = pd.Series(levels).groupby(bins, observed=True).transform("median").to_numpy()
+    groups = pd.DataFrame(correct).groupby(pd.Index(levels, name="noise_level"))
     table = groups.mean()
     table["n_samples"] = groups.size()
     return table
