@@ -15,9 +15,11 @@ from corrsk.acquisition import AcquisitionProtocol
 from corrsk.datasets import load_dataset, make_correlation_signals
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
 from corrsk.ranges import PropertyRange, SNRRange
+from corrsk.streams import SignalStream
 from corrsk.tissue import TissuePrior
 
 if TYPE_CHECKING:
+    from corrsk.aligner import ProtocolAligner
     from corrsk.classifier import CorrelationCNNClassifier
     from corrsk.persistence import load, save
     from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
@@ -26,6 +28,13 @@ __version__ = version("corrsk")
 
 # torch and scikit-learn's learners take a second; who only simulates need not wait for them
 _LAZY = {
+    "ProtocolAligner": "corrsk.aligner",
+    "ProtocolMismatchError": "corrsk.compatibility",
+    "ProtocolWarning": "corrsk.compatibility",
+    "compare_protocols": "corrsk.compatibility",
+    "load_pretrained": "corrsk.pretrained",
+    "model_card": "corrsk.pretrained",
+    "pretrained_names": "corrsk.pretrained",
     "CorrelationCNNClassifier": "corrsk.classifier",
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",
@@ -40,13 +49,21 @@ __all__ = [
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
     "PropertyRange",
+    "ProtocolAligner",
+    "ProtocolMismatchError",
+    "ProtocolWarning",
     "SNRRange",
     "SignalNormalizer",
+    "SignalStream",
     "TissuePrior",
     "__version__",
+    "compare_protocols",
     "load",
     "load_dataset",
+    "load_pretrained",
     "make_correlation_signals",
+    "model_card",
+    "pretrained_names",
     "save",
 ]
 

@@ -1,8 +1,7 @@
-"""The CNN of the paper as a scikit-learn classifier."""
+"""The CNN of the paper, and its successors, as a scikit-learn classifier."""
 
 from __future__ import annotations
 
-import math
 import os
 from numbers import Integral, Real
 from typing import Any
@@ -10,32 +9,34 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.model_selection import train_test_split
-from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from corrsk import _random, training
-from corrsk._checks import lookup
-from corrsk._counts import is_multicompartment, multicompartment_probability
-from corrsk._parallel import PROGRESS_DELAY, in_worker
-from corrsk.generator import flatten_signals, layout_of
-from corrsk.networks import resolve_grid
+from corrsk._checks import checked_count, lookup
+from corrsk._network_classifier import NetworkClassifier, class_index
 from corrsk.recipes import RECIPES
+from corrsk.streams import SignalStream
 
 
-class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
-    """Tell the number of compartments of a signal with the paper's CNN.
+class CorrelationCNNClassifier(NetworkClassifier):
+    """Tell the number of compartments of a signal with the paper's CNN, or another network.
 
-    The network is :class:`corrsk.networks.CorrelationCNN`, trained by skorch.
-    The defaults are the best training found for it within minutes on two
-    cores; :meth:`from_recipe` has the published one.
+    The network is trained by skorch. The default is the paper's,
+    :class:`corrsk.networks.CorrelationCNN`, with the best training found for it
+    within minutes on two cores; :meth:`from_recipe` has the published one, and
+    that of a larger network which comes close to the best possible classifier.
 
     Parameters
     ----------
+    network : {"cnn", "residual-mlp"} or torch.nn.Module, default="cnn"
+        "cnn" is the paper's; "residual-mlp" is
+        :class:`corrsk.networks.ResidualMLP`, which takes any protocol. A module of
+        one's own turns signals (n, N) into logits (n, n_classes); a copy of it is
+        trained, from the weights that it has.
     grid_shape : tuple of int or "auto", default="auto"
+        For the CNN alone.
         (n_ti, n_te) or (n_ti, n_te, n_b): how the N columns, in grid order, are
         laid out. "auto" takes it from the shape of X, if that is (n, n_ti, n_te),
         else from the feature names (TI50_TE4.5), else a square, else the smallest
@@ -44,10 +45,15 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         protocol that is not square needs.
     dropout : float, default=0.0
         Dropout rate.
-    standardize : bool, default=True
-        Whether to shift and scale each column to mean 0 and variance 1 over the
-        training signals, before the network.
-    optimizer : {"adamw", "sgd"}, default="adamw"
+    width, n_blocks : int, default=256, 3
+        Of the residual MLP.
+    input_scaling : {"standardize", "half-whiten"} or None, default="standardize"
+        What happens to the signals before the network: each column is brought to
+        mean 0 and variance 1 over the training signals; or they become their
+        principal components, :class:`corrsk.networks.HalfWhitenedNetwork`, which
+        have no grid and so are not for the CNN.
+    optimizer : {"adamw", "sgd", "muon"}, default="adamw"
+        "muon" is :class:`corrsk.training.optimizers.MuonWithAdamW`.
     learning_rate : float, default=0.01
         Full learning rate.
     learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
@@ -59,6 +65,9 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int or "auto", default="auto"
         "auto" is 500, and less for fewer than 50,000 signals: a hundredth of
         their number, but at least 16.
+    precision : {"float32", "bfloat16", "auto"}, default="float32"
+        Of the matrix products in training; "auto" is bfloat16 where the machine has
+        instructions for it. Predictions are in float32.
     softmax_before_loss : bool, default=False
         Whether to apply softmax before the cross-entropy, which applies it
         again; as in the code published with the paper.
@@ -90,6 +99,11 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         The labels.
     net_ : skorch.NeuralNetClassifier
         The trained net; `net_.module_` is the torch module.
+    class_count_ : ndarray of shape (n_classes,)
+        Number of training signals of each class.
+    class_prior_ : ndarray of shape (n_classes,)
+        Frequencies of the classes in training, with the class weights if there are any:
+        what the probabilities presume, see :meth:`predict_proba`.
     grid_shape_ : tuple of int
     history_ : list of dict
         For each epoch: epoch, train_loss, learning_rate, seconds, and with
@@ -98,7 +112,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     best_epoch_ : int or None
         The epoch with the lowest validation loss.
     n_iter_ : int
-        Number of epochs run.
+        Number of epochs run, and of calls of :meth:`partial_fit`.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
 
@@ -120,16 +134,20 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict[str, list[Any]] = {
+        "network": [StrOptions(set(training.NETWORKS)), callable],
         "grid_shape": [StrOptions({"auto"}), tuple, list],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "standardize": ["boolean"],
-        "optimizer": [StrOptions({"adamw", "sgd"})],
+        "width": [Interval(Integral, 1, None, closed="left")],
+        "n_blocks": [Interval(Integral, 0, None, closed="left")],
+        "input_scaling": [StrOptions(set(training.INPUT_SCALINGS)), None],
+        "optimizer": [StrOptions(set(training.OPTIMIZERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "learning_rate_schedule": [StrOptions(set(training.SCHEDULES))],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "precision": [StrOptions(set(training.PRECISIONS))],
         "softmax_before_loss": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
@@ -143,9 +161,12 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
+        network: Any = "cnn",
         grid_shape: tuple[int, ...] | str = "auto",
+        width: int = 256,
+        n_blocks: int = 3,
         dropout: float = 0.0,
-        standardize: bool = True,
+        input_scaling: str | None = "standardize",
         optimizer: str = "adamw",
         learning_rate: float = 0.01,
         learning_rate_schedule: str = "one-cycle",
@@ -153,6 +174,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         weight_decay: float = 0.01,
         max_epochs: int = 40,
         batch_size: int | str = "auto",
+        precision: str = "float32",
         softmax_before_loss: bool = False,
         class_weight: dict[Any, float] | str | None = None,
         validation_fraction: float | None = None,
@@ -163,9 +185,12 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         random_state: _random.RandomState = None,
         verbose: bool = True,
     ) -> None:
+        self.network = network
         self.grid_shape = grid_shape
+        self.width = width
+        self.n_blocks = n_blocks
         self.dropout = dropout
-        self.standardize = standardize
+        self.input_scaling = input_scaling
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.learning_rate_schedule = learning_rate_schedule
@@ -173,6 +198,7 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
         self.weight_decay = weight_decay
         self.max_epochs = max_epochs
         self.batch_size = batch_size
+        self.precision = precision
         self.softmax_before_loss = softmax_before_loss
         self.class_weight = class_weight
         self.validation_fraction = validation_fraction
@@ -189,12 +215,13 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        name : {"default", "paper"}
+        name : {"default", "paper", "residual-mlp"}
             "paper" is the published training: SGD with momentum 0.9, learning
             rate 1 falling in 5 steps, 3000 epochs, batches of 10,000, dropout
             0.2, and softmax before a cross-entropy that applies it again. One
             difference: corrsk ends with the best epoch's weights where the
-            published code keeps the last.
+            published code keeps the last. "residual-mlp" is the training of the
+            residual MLP, of which :meth:`fit_stream` makes the most.
         **changes
             Parameters that replace those of the recipe.
 
@@ -237,164 +264,139 @@ class CorrelationCNNClassifier(ClassifierMixin, BaseEstimator):
             validation data do not fit, a parameter is out of range, or the training
             diverges.
         """
-        if hasattr(self, "net_"):
-            delattr(self, "net_")  # a fit that fails must not leave the net of an earlier one
+        self._forget()
         device = training.resolve_device(self.device)
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                "a checkpoint needs an integer random_state, by which a later fit can tell that it "
-                f"is the same training; got {self.random_state!r}"
-            )
-        layout = layout_of(X)
-        signals, labels = validate_data(self, flatten_signals(X), y, dtype=np.float32, order="C")
-        check_classification_targets(labels)
-        classes, index = np.unique(labels, return_inverse=True)
-        if classes.size < 2:
-            raise ValueError(
-                f"y must hold at least two classes; got 1 class, {classes.tolist()[0]!r}"
-            )
-        seed = _random.entropy(self.random_state)
-        grid_shape = resolve_grid(
-            self.grid_shape, self.n_features_in_, layout, getattr(self, "feature_names_in_", ())
-        )
-        validation = self._validation_data(X_val, y_val, classes)
+        signals, index = self._first_signals(X, y, None)
+        seed = self._checked_seed()
+        validation = self._validation_data(X_val, y_val, self.classes_)
         if validation is None and self.validation_fraction is not None:
             signals, held_out, index, held_out_index = train_test_split(
                 signals, index, test_size=self.validation_fraction, stratify=index,
                 random_state=int(_random.generator(seed, 2).integers(2**32)),
             )  # fmt: skip
             validation = (held_out, held_out_index)
-        net, history = training.train_network(
-            self._settings(classes, index, grid_shape, seed),
-            (signals, index), validation, device=device, checkpoint=self.checkpoint,
-            progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
-        )  # fmt: skip
-        self.classes_ = classes
-        self.grid_shape_ = grid_shape
-        self.history_ = history
-        self.n_iter_ = len(self.history_)
-        losses = [row["valid_loss"] for row in self.history_ if "valid_loss" in row]
-        self.best_epoch_ = int(np.argmin(losses)) + 1 if losses else None
-        self.net_ = net
-        return self
+        settings = self._settings(np.bincount(index).astype(np.float64), seed, len(index))
+        return self._train(settings, training.Source((signals, index)), validation, device)
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each class.
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_stream(
+        self,
+        stream: SignalStream,
+        n_signals: int = 20_000_000,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> CorrelationCNNClassifier:
+        """Train the network on signals that are simulated meanwhile, each seen once.
 
-        Parameters
-        ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals, in any number: they are worked off in chunks.
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes)
-            In the order of `classes_`.
-        """
-        check_is_fitted(self)
-        signals = validate_data(
-            self, flatten_signals(X), reset=False, dtype=(np.float32, np.float64), order="C"
-        )
-        return training.predict_probabilities(self.net_, signals)
-
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class.
+        A prior and a protocol take the place of arrays. A thread of its own simulates
+        while the network trains.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals.
+        stream : SignalStream
+            What to draw. The same stream, parameters and `random_state` give the
+            same network.
+        n_signals : int, default=20_000_000
+            How many signals to train on, in `max_epochs` equal epochs; rounded up to
+            whole batches. The history has a row per epoch.
+        X_val, y_val : arrays, optional
+            Validation data; see :meth:`fit`.
 
         Returns
         -------
-        ndarray of shape (n,)
-            Labels.
-        """
-        probabilities = self.predict_proba(X)
-        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
-        return labels
-
-    def predict_multicompartment_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability that there is more than one compartment, P(n_c >= 2).
-
-        Parameters
-        ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals.
-
-        Returns
-        -------
-        ndarray of shape (n,)
+        CorrelationCNNClassifier
+            The classifier itself.
 
         Raises
         ------
         ValueError
-            If the labels are not counts.
+            As :meth:`fit`; or if `validation_fraction` is given, or there is less than
+            a signal for each epoch.
+
+        Examples
+        --------
+        >>> from corrsk import CorrelationCNNClassifier, SignalStream
+        >>> model = CorrelationCNNClassifier.from_recipe(
+        ...     "residual-mlp", max_epochs=2, random_state=0
+        ... )
+        >>> model.fit_stream(SignalStream.named("midl2024"), n_signals=4000).n_iter_
+        2
         """
-        check_is_fitted(self)
-        is_multicompartment(self.classes_)  # labels that are no counts: an error before the work
-        return multicompartment_probability(self.predict_proba(X), self.classes_)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "net_")
-
-    # -- from parameters to parts -------------------------------------------
-
-    def _validation_data(
-        self, X_val: ArrayLike | None, y_val: ArrayLike | None, classes: NDArray[Any]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
-        if X_val is None and y_val is None:
-            return None
-        if X_val is None or y_val is None:
-            raise ValueError("validation data need both X_val and y_val")
-        signals = validate_data(
-            self, flatten_signals(X_val), reset=False, dtype=np.float32, order="C"
-        )
-        labels = column_or_1d(y_val)
-        if signals.shape[0] != labels.shape[0]:
-            raise ValueError(
-                f"X_val has {signals.shape[0]} signals but y_val {labels.shape[0]} labels"
+        self._forget()
+        device = training.resolve_device(self.device)
+        if not isinstance(stream, SignalStream):
+            raise TypeError(
+                f"stream must be a SignalStream, such as SignalStream.named('midl2024'); got "
+                f"{type(stream).__name__}"
             )
-        extra = np.setdiff1d(labels, classes).tolist()
-        if extra:
-            raise ValueError(f"y_val holds labels that y does not: {extra}")
-        return signals, np.searchsorted(classes, labels)
+        checked_count("n_signals", n_signals, at_least=self.max_epochs)
+        if self.validation_fraction is not None:
+            raise ValueError(
+                "a stream has nothing to hold out: leave validation_fraction None, and pass "
+                "X_val and y_val, such as those of another random_state"
+            )
+        seed = self._checked_seed()
+        self._first_signals(*stream.draw(0, 100), stream.classes, stream.grid_shape)
+        count = np.full(len(self.classes_), n_signals / len(self.classes_))
+        settings = self._settings(count, seed, n_signals // self.max_epochs)
 
-    def _settings(
-        self,
-        classes: NDArray[Any],
-        index: NDArray[np.int64],
-        grid_shape: tuple[int, ...],
-        seed: int,
-    ) -> training.TrainingSettings:
-        weights = None
-        if self.class_weight is not None:
-            weights = compute_class_weight(self.class_weight, classes=classes, y=classes[index])
-            if weights.min() < 0 or weights[index].mean() == 0:
-                raise ValueError(
-                    f"class_weight must not be negative or all zero, got {self.class_weight}"
-                )
-            weights = weights / weights[index].mean()  # the learning rate keeps its meaning
-        return training.TrainingSettings(
-            grid_shape=grid_shape,
-            n_classes=len(classes),
-            dropout=self.dropout,
-            standardize=self.standardize,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            learning_rate_schedule=self.learning_rate_schedule,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            max_epochs=self.max_epochs,
-            batch_size=training.resolve_batch_size(self.batch_size, len(index)),
-            softmax_before_loss=self.softmax_before_loss,
-            class_weights=None if weights is None else tuple(map(float, weights)),
-            patience=self.n_iter_no_change,
-            restore_best=self.restore_best,
-            seed=seed,
-        )
+        def draw(chunk: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            X, y = stream.draw(chunk, n, n_jobs=training.stream_jobs())
+            return X, np.searchsorted(self.classes_, y)
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
+        plan = training.StreamPlan.of(n_signals, self.max_epochs, settings.batch_size)
+        source = training.Source(draw=draw, plan=plan, identity=stream.identity)
+        validation = self._validation_data(X_val, y_val, self.classes_)
+        return self._train(settings, source, validation, device)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> CorrelationCNNClassifier:
+        """Train the network further, by one pass over some signals.
+
+        The learning rate is `learning_rate` throughout: a schedule would have to know
+        how much is still to come, as :meth:`fit_stream` does. Early stopping and
+        checkpoints are not for it.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals in grid order. Those of the first call scale the input.
+        y : array of shape (n,)
+            Labels.
+        classes : array of shape (n_classes,), optional
+            All labels that there will be; needed in the first call only, if not all
+            are in its y.
+
+        Returns
+        -------
+        CorrelationCNNClassifier
+            The classifier itself.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`fit`; or if y holds labels beyond the classes of the first call.
+        """
+        device = training.resolve_device(self.device)
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all labels at once; give partial_fit a dictionary"
+            )
+        if hasattr(self, "net_"):
+            signals, labels = self._checked_signals(X, y, reset=False)
+            index = class_index(labels, self.classes_, "y", "the classes of the first call")
+        else:
+            signals, index = self._first_signals(X, y, classes)
+            self.history_, self.n_iter_, self.best_epoch_ = [], 0, None
+            self.class_count_ = np.zeros(len(self.classes_))
+        count = self.class_count_ + np.bincount(index, minlength=len(self.classes_))
+        settings = self._settings(count, self._checked_seed(), len(index))
+        self.net_, row = training.train_further(
+            settings, (signals, index), net=getattr(self, "net_", None), call=self.n_iter_,
+            device=device,
+        )  # fmt: skip
+        self.n_iter_ += 1
+        self.history_ = [*self.history_, row | {"epoch": self.n_iter_}]
+        return self

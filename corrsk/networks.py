@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -81,6 +83,105 @@ class CorrelationCNN(nn.Module):
         return F.pad(x, self._padding) if any(self._padding) else x
 
 
+class ResidualBlock(nn.Module):
+    """``x + W2 gelu(W1 norm(x))``, with W2 = 0 at the start.
+
+    Pre-normalised residual blocks after He et al., ECCV 2016 (arXiv:1603.05027),
+    with layer norm and GELU. A block that starts as the identity lets a deep
+    network train as stably as a shallow one.
+
+    Parameters
+    ----------
+    width : int
+    dropout : float
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From (n, width) to (n, width)."""
+        update: Tensor = self.fc2(self.dropout(F.gelu(self.fc1(self.norm(x)))))
+        return x + update
+
+
+class ResidualMLP(nn.Module):
+    """A multilayer perceptron with residual blocks, for any protocol.
+
+    It takes the measurements as they come, in any number and order: the protocol
+    need not be a grid. With 64 measurements, 4 classes and the defaults it has
+    414,468 parameters and takes 2.5 MFLOP per signal and training step, 22 times
+    those of the paper's CNN.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of measurements N.
+    n_classes : int, default=4
+    width : int, default=256
+        Width of the blocks.
+    n_blocks : int, default=3
+        Number of residual blocks, of two linear layers each.
+    dropout : float, default=0.0
+        Dropout rate within the blocks.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_classes: int = 4,
+        width: int = 256,
+        n_blocks: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.lift = nn.Linear(n_features, width)
+        self.blocks = nn.Sequential(*(ResidualBlock(width, dropout) for _ in range(n_blocks)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (n, n_classes) of signals of shape (n, N)."""
+        logits: Tensor = self.head(self.norm(self.blocks(F.gelu(self.lift(x.flatten(1))))))
+        return logits
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """What the named networks are built from.
+
+    Parameters
+    ----------
+    n_features, n_classes : int
+    grid_shape : tuple of int
+        For networks that see the measurements on a grid.
+    width, n_blocks : int
+        For networks of which these can be chosen.
+    dropout : float
+    """
+
+    n_features: int
+    n_classes: int
+    grid_shape: tuple[int, ...]
+    width: int
+    n_blocks: int
+    dropout: float
+
+
+NETWORKS: dict[str, Callable[[NetworkShape], nn.Module]] = {
+    "cnn": lambda shape: CorrelationCNN(shape.n_classes, shape.grid_shape, shape.dropout),
+    "residual-mlp": lambda shape: ResidualMLP(
+        shape.n_features, shape.n_classes, shape.width, shape.n_blocks, shape.dropout
+    ),
+}
+
+
 class StandardizedNetwork(nn.Module):
     """A network behind a fixed, column-wise shift and scale of its input.
 
@@ -101,9 +202,65 @@ class StandardizedNetwork(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
+    @classmethod
+    def fitted_to(cls, network: nn.Module, X: Tensor) -> StandardizedNetwork:
+        """Each column of the signals X, shape (n, N), gets mean 0 and variance 1."""
+        variance, mean = torch.var_mean(X, dim=0, correction=0)
+        # a constant column becomes 0
+        return cls(network, mean, torch.where(variance > 0, variance.sqrt(), 1.0))
+
     def forward(self, x: Tensor) -> Tensor:
         """Output of the network for the standardised signals."""
         logits: Tensor = self.network((x.flatten(1) - self.mean) / self.scale)
+        return logits
+
+
+class HalfWhitenedNetwork(nn.Module):
+    """A network behind the principal components of its input, half whitened.
+
+    Component i is divided by the square root of its standard deviation, so that
+    standard deviations that span three decades span one and a half. What tells
+    three compartments from four lies in small components, which a network learns
+    late where they stand at their size; at equal size, which is whitening in full,
+    it learns the noise of the smallest.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Takes the components, shape (n, N), in descending order.
+    mean : array of shape (N,)
+        Subtracted first.
+    matrix : array of shape (N, N)
+        Components are ``(x - mean) @ matrix``. Both are buffers.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("matrix", matrix)
+
+    @classmethod
+    def fitted_to(cls, network: nn.Module, X: Tensor) -> HalfWhitenedNetwork:
+        """Components of the signals X, shape (n, N), together of mean square 1."""
+        values = X.double()
+        mean = values.mean(dim=0)
+        variances, components = torch.linalg.eigh((values - mean).T.cov(correction=0))
+        # constant directions have no variance but rounding
+        variances = variances.clamp(min=max(float(variances.max()) * 1e-12, 1e-300)).flip(0)
+        matrix = components.flip(1) * variances**-0.25 / variances.sqrt().mean().sqrt()
+        return cls(network, mean.to(X.dtype), matrix.to(X.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of the network for the half-whitened components."""
+        # in single precision also where the network runs in half: the small components
+        # are differences of large ones
+        with torch.autocast(x.device.type, enabled=False):
+            components = (x.flatten(1) - self.mean) @ self.matrix
+        logits: Tensor = self.network(components)
         return logits
 
 

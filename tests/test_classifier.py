@@ -72,7 +72,7 @@ def test_probabilities(train, test):
 def test_chunked_prediction_is_the_same(train, test, monkeypatch):
     model = quick().fit(*train)
     expected = model.predict_proba(test[0])
-    monkeypatch.setattr("corrsk.training.fitting.PREDICT_ROWS", 7)
+    monkeypatch.setattr("corrsk.training.prediction.PREDICT_ROWS", 7)
     np.testing.assert_allclose(model.predict_proba(test[0]), expected, atol=1e-6)
 
 
@@ -167,7 +167,7 @@ def test_paper_recipe():
     assert {
         "optimizer": "sgd", "momentum": 0.9, "learning_rate": 1.0,
         "learning_rate_schedule": "steps", "max_epochs": 3000, "batch_size": 10_000,
-        "dropout": 0.2, "softmax_before_loss": True, "standardize": False,
+        "dropout": 0.2, "softmax_before_loss": True, "input_scaling": None,
     }.items() <= model.get_params().items()  # fmt: skip
     assert CorrelationCNNClassifier.from_recipe("paper", max_epochs=2).max_epochs == 2
     with pytest.raises(ValueError, match="known recipes: default, paper"):

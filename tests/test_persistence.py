@@ -79,7 +79,7 @@ def test_labels_and_names_come_back(labels, tissue, tmp_path):
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 36)))
     X.columns = [f"m{i}" for i in range(36)]
     y = np.array(labels)[tissue[1] - 1]
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, standardize=False).fit(X, y)
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, input_scaling=None).fit(X, y)
     save(model, tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(again.predict(X), model.predict(X))

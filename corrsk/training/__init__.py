@@ -1,19 +1,33 @@
 """The training loop: skorch's, with whole batches and no per-batch bookkeeping."""
 
+from corrsk.networks import NETWORKS, NetworkShape
 from corrsk.training.device import limited_threads, resolve_device
-from corrsk.training.fitting import (
-    TrainingSettings,
+from corrsk.training.fitting import Source, train_further, train_network
+from corrsk.training.optimizers import OPTIMIZERS
+from corrsk.training.prediction import (
     device_name,
     predict_probabilities,
-    resolve_batch_size,
     restored_net,
-    train_network,
     weights_of,
 )
 from corrsk.training.schedules import SCHEDULES
+from corrsk.training.settings import (
+    INPUT_SCALINGS,
+    PRECISIONS,
+    TrainingSettings,
+    resolve_batch_size,
+)
+from corrsk.training.streaming import StreamPlan, stream_jobs
 
 __all__ = [
+    "INPUT_SCALINGS",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "PRECISIONS",
     "SCHEDULES",
+    "NetworkShape",
+    "Source",
+    "StreamPlan",
     "TrainingSettings",
     "device_name",
     "limited_threads",
@@ -21,6 +35,8 @@ __all__ = [
     "resolve_batch_size",
     "resolve_device",
     "restored_net",
+    "stream_jobs",
+    "train_further",
     "train_network",
     "weights_of",
 ]

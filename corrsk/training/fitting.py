@@ -1,87 +1,74 @@
-"""Train, restore and apply a network: all that an estimator asks of torch."""
+"""Train a network: on arrays, on a stream of fresh signals, or a little further."""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from corrsk import _random
-from corrsk.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
 from corrsk.training.device import share_of_threads
-from corrsk.training.net import CountLoss, SignalNet, TensorSignals, WholeBatches
+from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
+from corrsk.training.prediction import as_tensor
+from corrsk.training.randomness import own_random_numbers
 from corrsk.training.schedules import SCHEDULES
-
-_LARGEST_AUTO_BATCH = 500
-PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
+from corrsk.training.settings import TrainingSettings, untrained_net
+from corrsk.training.streaming import Draw, StreamBatches, StreamedSignals, StreamPlan
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 History = list[dict[str, Any]]
 
-# one generator serves all threads of a process, as torch's layers want it
-_global_generator = threading.RLock()
+_ORDER, _WEIGHTS, _FURTHER = 0, 1, 3  # keys of random streams; 2 is the estimator's split
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How to train; the fields are parameters of the classifier.
+class Source:
+    """Where a training's signals come from: arrays, or a stream.
 
-    `class_weights` has one entry per class, `seed` is an integer, and
-    `patience` is `n_iter_no_change`.
+    Parameters
+    ----------
+    arrays : (array of shape (n, N), array of shape (n,)), optional
+        Signals and class indices.
+    draw : callable, optional
+        See :class:`StreamedSignals`.
+    plan : StreamPlan, optional
+    identity : dict
+        What the bits of a stream depend on.
     """
 
-    grid_shape: tuple[int, ...]
-    n_classes: int
-    dropout: float
-    standardize: bool
-    optimizer: str
-    learning_rate: float
-    learning_rate_schedule: str
-    momentum: float
-    weight_decay: float
-    max_epochs: int
-    batch_size: int
-    softmax_before_loss: bool
-    class_weights: tuple[float, ...] | None
-    patience: int | None
-    restore_best: bool
-    seed: int
-
-
-def resolve_batch_size(batch_size: int | str, n_samples: int) -> int:
-    """The batch size that a parameter, an integer or "auto", stands for."""
-    if batch_size == "auto":
-        # small data want small batches, or an epoch has no steps to learn in
-        batch_size = max(16, min(_LARGEST_AUTO_BATCH, n_samples // 100))
-    return min(n_samples, int(batch_size))
+    arrays: Split | None = None
+    draw: Draw | None = None
+    plan: StreamPlan | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
 
 
 @share_of_threads()
 def train_network(
     settings: TrainingSettings,
-    train: Split,
+    source: Source,
     validation: Split | None,
     *,
     device: torch.device,
     progress_delay: float = math.inf,
     checkpoint: str | Path | None = None,
 ) -> tuple[SignalNet, History]:
-    """Train a :class:`CorrelationCNN`.
+    """Train a network from its first weights to the end.
 
     Parameters
     ----------
     settings : TrainingSettings
-    train, validation : (array of shape (n, N), array of shape (n,))
+    source : Source
+        Of the signals to train on.
+    validation : (array of shape (n, N), array of shape (n,)) or None
         Signals and class indices.
     device : torch.device
     progress_delay : float
@@ -107,54 +94,42 @@ def train_network(
     For this, trainings with dropout take turns, since dropout draws from torch's
     global generator all the time; without it only the first weights are drawn.
     """
-    signals = _tensors(train, device)
     held_out = None if validation is None else _tensors(validation, device)
-    order = torch.Generator().manual_seed(_seed(settings, 0))
-    schedule = LearningRateSchedule(
-        SCHEDULES[settings.learning_rate_schedule], settings.learning_rate,
-        settings.max_epochs * math.ceil(len(signals) / settings.batch_size),
-    )  # fmt: skip
+    order = torch.Generator().manual_seed(settings.stream_seed(_ORDER))
     best = BestEpoch(
         "train_loss" if held_out is None else "valid_loss",
         settings.restore_best and held_out is not None,
         settings.patience,
     )
-    stateful = [schedule, best]
     progress = EpochProgress(settings.max_epochs, progress_delay)
-    keeper = state = None
-    if checkpoint is not None:
-        identity = fingerprint(asdict(settings), *train, *(validation or ()))
-        keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
-        state = keeper.read()  # a foreign file is refused before any work
-
-    with ExitStack() as drawing:
-        drawing.enter_context(_own_random_numbers(_seed(settings, 1), device))
-        net = SignalNet(
-            module=_network(settings, signals.X),
-            criterion=CountLoss(_weights(settings), settings.softmax_before_loss),
-            max_epochs=settings.max_epochs,
-            batch_size=settings.batch_size,
-            iterator_train=WholeBatches,
-            iterator_train__shuffle=True,
-            iterator_train__generator=order,
+    with ExitStack() as drawing, _opened(source, settings, device, order) as (signals, options):
+        schedule = LearningRateSchedule(
+            SCHEDULES[settings.learning_rate_schedule], settings.learning_rate,
+            settings.max_epochs * math.ceil(len(signals) / settings.batch_size),
+        )  # fmt: skip
+        stateful = [schedule, best]
+        keeper = state = None
+        if checkpoint is not None:
+            identity = _identity(settings, source, validation)
+            keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
+            state = keeper.read()  # a foreign file is refused before any work
+        drawing.enter_context(own_random_numbers(settings.stream_seed(_WEIGHTS), device))
+        net = untrained_net(
+            settings, _sample(source, signals, device),
             iterator_valid=WholeBatches,
-            iterator_valid__batch_size=PREDICT_ROWS,
-            device=device,
-            train_split=None,
-            verbose=0,
             # the checkpoint comes last: it keeps what the others make of the epoch
             callbacks=[
                 (type(callback).__name__, callback)
                 for callback in [*stateful, progress, keeper]
                 if callback is not None
             ],
-            lr=settings.learning_rate,
-            **_optimizer(settings),
-        )
-        net.initialize()
+            **options,
+        )  # fmt: skip
         if keeper is not None and state is not None:
             keeper.restore(net, state)
-        if settings.dropout == 0:
+        if isinstance(signals, StreamedSignals):
+            signals.start_at(len(net.history))
+        if not _draws_in_training(net.module_):
             drawing.close()  # nothing draws any more, so that fits in other threads may begin
         try:
             net.train(signals, held_out, settings.max_epochs - len(net.history))
@@ -166,122 +141,104 @@ def train_network(
 
 
 @share_of_threads()
-def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Class probabilities of signals, shape (n, n_classes), chunk by chunk.
-
-    Raises
-    ------
-    ValueError
-        If values are too large for single precision.
-    """
-    device = _device_of(net)
-    net.module_.eval()
-    chunks = []
-    for start in range(0, X.shape[0], PREDICT_ROWS):
-        with np.errstate(over="ignore"):
-            rows = np.ascontiguousarray(X[start : start + PREDICT_ROWS], dtype=np.float32)
-        with torch.inference_mode():
-            logits = net.module_(_tensor(rows).to(device))
-        if not torch.isfinite(logits).all():
-            raise ValueError("X holds values that are too large for single precision")
-        # in double precision the rows sum to 1 as scikit-learn's metrics want them to
-        chunks.append(torch.softmax(logits.double(), dim=1).cpu().numpy())
-    return np.concatenate(chunks)
-
-
-def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
-    """The weights and buffers of a net by name."""
-    return {
-        name: tensor.detach().cpu().contiguous().numpy()
-        for name, tensor in net.module_.state_dict().items()
-    }
-
-
-def restored_net(
-    weights: dict[str, NDArray[Any]],
+def train_further(
+    settings: TrainingSettings,
+    split: Split,
     *,
-    n_classes: int,
-    grid_shape: tuple[int, ...],
-    dropout: float,
+    net: SignalNet | None,
+    call: int,
     device: torch.device,
-) -> SignalNet:
-    """A net for prediction with the given weights."""
-    state = {name: torch.from_numpy(values) for name, values in weights.items()}
-    # its first weights, which are replaced, must not come between those of a training
-    with _own_random_numbers(0, torch.device("cpu")):
-        network: torch.nn.Module = CorrelationCNN(n_classes, grid_shape, dropout)
-    if "mean" in state:
-        network = StandardizedNetwork(network, state["mean"], state["scale"])
-    network.load_state_dict(state)
-    net = SignalNet(
-        module=network, criterion=CountLoss(), device=device, train_split=None, verbose=0
-    )
-    net.initialize()
-    net.trim_for_prediction()
-    return net
+) -> tuple[SignalNet, dict[str, Any]]:
+    """One pass over some signals, at the full learning rate.
 
+    Parameters
+    ----------
+    settings : TrainingSettings
+    split : (array of shape (n, N), array of shape (n,))
+        Signals and class indices.
+    net : SignalNet or None
+        What to train further; None for a new one, scaled by these signals.
+    call : int
+        Number of earlier calls, which keys the random numbers.
+    device : torch.device
 
-def device_name(net: SignalNet) -> str:
-    """What a net computes on: "cpu", or the name of the GPU."""
-    device = _device_of(net)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    Returns
+    -------
+    net : SignalNet
+        Keeps its optimiser, for the next call.
+    row : dict
+        What the history says of this pass.
+    """
+    signals = _tensors(split, device)
+    order = torch.Generator().manual_seed(settings.stream_seed(_FURTHER, call, _ORDER))
+    with own_random_numbers(settings.stream_seed(_FURTHER, call, _WEIGHTS), device):
+        if net is None or net.is_trimmed:
+            earlier, net = net, untrained_net(settings, signals.X, callbacks=[])
+            if earlier is not None:
+                net.module_.load_state_dict(earlier.module_.state_dict())
+        # past set_params, which would initialise again what depends on them
+        vars(net).update(
+            iterator_train=WholeBatches, iterator_train__shuffle=True,
+            iterator_train__generator=order, batch_size=settings.batch_size,
+        )  # fmt: skip
+        net.train(signals, None, 1)
+    net.iterator_train__generator = None  # a generator of torch's cannot be pickled
+    return net, history_rows(net)[-1]
 
 
 @contextmanager
-def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generator, which is the user's again afterwards; one thread at a time."""
-    with (
-        _global_generator,
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-    ):
-        # not torch.manual_seed, which would seed every GPU, also those of others
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
+def _opened(
+    source: Source, settings: TrainingSettings, device: torch.device, order: torch.Generator
+) -> Iterator[tuple[TensorSignals | StreamedSignals, dict[str, Any]]]:
+    """The data set that skorch iterates over, and how."""
+    if source.arrays is not None:
+        yield (
+            _tensors(source.arrays, device),
+            {
+                "iterator_train": WholeBatches,
+                "iterator_train__shuffle": True,
+                "iterator_train__generator": order,
+            },
+        )
+        return
+    assert source.draw is not None
+    assert source.plan is not None
+    with StreamedSignals(source.draw, source.plan, device) as stream:
+        yield stream, {"iterator_train": StreamBatches}
 
 
-def _device_of(net: SignalNet) -> torch.device:
-    device: torch.device = next(net.module_.parameters()).device
-    return device
+def _sample(
+    source: Source, signals: TensorSignals | StreamedSignals, device: torch.device
+) -> torch.Tensor:
+    """Signals to scale the network's input by: all there are, or a stream's first chunk."""
+    if isinstance(signals, TensorSignals):
+        return signals.X
+    X, _ = signals.draw(0, signals.plan.chunk_rows)
+    return as_tensor(X).to(device)
 
 
-def _network(settings: TrainingSettings, X: torch.Tensor) -> torch.nn.Module:
-    network = CorrelationCNN(settings.n_classes, settings.grid_shape, settings.dropout)
-    if not settings.standardize:
-        return network
-    variance, mean = torch.var_mean(X, dim=0, correction=0)
-    scale = torch.where(variance > 0, variance.sqrt(), 1.0)  # a constant column becomes 0
-    return StandardizedNetwork(network, mean, scale)
+def _identity(settings: TrainingSettings, source: Source, validation: Split | None) -> str:
+    """What a training is of, so that its checkpoint is known again."""
+    arrays = [*(source.arrays or ()), *(validation or ())]
+    told: dict[str, Any] = {"stream": source.identity, "plan": source.plan and asdict(source.plan)}
+    if isinstance(settings.network, nn.Module):
+        arrays += [
+            tensor.detach().cpu().numpy() for tensor in settings.network.state_dict().values()
+        ]
+        told["module"] = str(settings.network)
+        settings = replace(settings, network="module")
+    return fingerprint(asdict(settings) | told, *arrays)
 
 
-def _weights(settings: TrainingSettings) -> torch.Tensor | None:
-    if settings.class_weights is None:
-        return None
-    return torch.tensor(settings.class_weights, dtype=torch.float32)
-
-
-def _optimizer(settings: TrainingSettings) -> dict[str, Any]:
-    # fused: one kernel for all weights, where the default has one per weight and operation
-    options: dict[str, Any] = {
-        "optimizer__weight_decay": settings.weight_decay,
-        "optimizer__fused": True,
-    }
-    if settings.optimizer == "sgd":
-        return options | {"optimizer": torch.optim.SGD, "optimizer__momentum": settings.momentum}
-    return options | {"optimizer": torch.optim.AdamW}
-
-
-def _seed(settings: TrainingSettings, stream: int) -> int:
-    return int(_random.generator(settings.seed, stream).integers(2**63 - 1))
+def _draws_in_training(module: nn.Module) -> bool:
+    parts = list(module.modules())
+    if not all(type(part).__module__.startswith(("torch.nn.", "corrsk.")) for part in parts):
+        return True  # a module of the user's may draw where nobody sees it
+    # the rate of a dropout layer, or that of an attention or recurrent layer
+    rates = [getattr(part, name, 0) for part in parts for name in ("p", "dropout")]
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
 
 
 def _tensors(split: Split, device: torch.device) -> TensorSignals:
     X, y = split
-    return TensorSignals(_tensor(X).to(device), torch.from_numpy(y).to(device))
-
-
-def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
-    # torch warns of arrays that it must not write to, such as memory maps
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return TensorSignals(as_tensor(X).to(device), torch.from_numpy(y).to(device))

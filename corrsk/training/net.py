@@ -120,6 +120,21 @@ class SignalNet(NeuralNetClassifier):
     read once an epoch, which keeps a GPU's queue full.
     """
 
+    autocast = False  # whether to train with matrix products in bfloat16
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether the net can only predict."""
+        return bool(getattr(self, "_trimmed_for_prediction", False))
+
+    def infer(self, x: Any, **fit_params: Any) -> Any:
+        """Output of the network; in training in mixed precision, if that is wanted."""
+        if not (self.autocast and self.module_.training):
+            return super().infer(x, **fit_params)
+        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
+            output = super().infer(x, **fit_params)
+        return output.float()  # the loss and its softmax want single precision
+
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         return [("epoch_timer", EpochTimer())]
@@ -162,7 +177,9 @@ class SignalNet(NeuralNetClassifier):
         if not training:
             self.history.record(f"{prefix}_accuracy", float(correct) / n_samples)
 
-    def train(self, train: TensorSignals, valid: TensorSignals | None, epochs: int) -> None:
+    def train(
+        self, train: Dataset[tuple[Tensor, Tensor]], valid: TensorSignals | None, epochs: int
+    ) -> None:
         """Run `epochs` epochs with this net's callbacks.
 
         Unlike skorch's `fit`, which ends the training quietly and leaves the

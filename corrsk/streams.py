@@ -1,0 +1,149 @@
+"""Endless signals: drawn while a network trains on them, none of them twice."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk import _random
+from corrsk._checks import checked_count
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.datasets import dataset_definition, make_correlation_signals
+from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue import TissuePrior, resolve_prior
+
+_CHUNK_STREAM = 4  # beside those of the tissue and of a data set's split
+
+
+@dataclass(frozen=True)
+class SignalStream:
+    """Labelled signals without end, in numbered chunks.
+
+    An immutable value. Its parameters, but for the last, are those of
+    :func:`corrsk.make_correlation_signals`. The data that such calls draw from a
+    small integer seed are no part of the stream of any such seed, so that they can
+    serve as test data.
+
+    Parameters
+    ----------
+    prior : TissuePrior or str, default="midl2024"
+    protocol : AcquisitionProtocol or str, default="ir-se-8x8"
+    noise_level : float, sequence of float or SNRRange
+    noise_reference, noise_distribution : str
+    inversion_efficiency : float
+    normalize : bool, default=True
+        Whether to divide each signal by its 2-norm.
+    random_state : int, default=0
+        Chunk number i of n signals has the same bits wherever it is drawn.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range or a name is unknown.
+
+    Examples
+    --------
+    >>> from corrsk import SignalStream
+    >>> stream = SignalStream.named("midl2024")
+    >>> X, y = stream.draw(0, 1000)
+    >>> X.shape
+    (1000, 64)
+    """
+
+    prior: TissuePrior | str = "midl2024"
+    protocol: AcquisitionProtocol | str = "ir-se-8x8"
+    noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05)
+    noise_reference: str = "m0"
+    noise_distribution: str = "gaussian"
+    inversion_efficiency: float = 1.0
+    normalize: bool = True
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prior", resolve_prior(self.prior))
+        object.__setattr__(self, "protocol", resolve_protocol(self.protocol).in_grid_order())
+        levels = checked_noise_levels(self.noise_level)
+        if not isinstance(levels, SNRRange):
+            object.__setattr__(self, "noise_level", tuple(levels.tolist()))
+        checked_count("random_state", self.random_state, at_least=0)
+        self.draw(0, 1)  # what is wrong with the other parameters shows here, not in a training
+
+    @classmethod
+    def named(cls, name: str, random_state: int = 0) -> SignalStream:
+        """The stream of a named data set.
+
+        Parameters
+        ----------
+        name : str
+            Of :func:`corrsk.load_dataset`.
+        random_state : int, default=0
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown; the message lists the known ones.
+        """
+        definition = dataset_definition(name)
+        return cls(
+            definition.prior, definition.protocol, definition.noise_levels,
+            definition.noise_reference, normalize=definition.normalize,
+            random_state=random_state,
+        )  # fmt: skip
+
+    def draw(
+        self, chunk: int, n_samples: int, *, n_jobs: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The signals and counts of one chunk.
+
+        Parameters
+        ----------
+        chunk : int
+            Its number, from 0 on.
+        n_samples : int
+            How many signals n; chunks of another length are other signals.
+        n_jobs : int, optional
+            Threads; None (default) for every core.
+
+        Returns
+        -------
+        X : ndarray of shape (n, N), float32
+            Signals in the grid order of the protocol.
+        y : ndarray of shape (n,)
+            Number of compartments n_c.
+        """
+        checked_count("chunk", chunk, at_least=0)
+        seed = _random.generator(self.random_state, _CHUNK_STREAM, chunk).integers(2**63 - 1)
+        parameters = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "random_state"
+        }
+        X, y = make_correlation_signals(
+            n_samples, **parameters, random_state=int(seed), n_jobs=n_jobs, verbose=False
+        )
+        return X, y
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The counts of the prior, ascending."""
+        return np.asarray(resolve_prior(self.prior).n_compartments)
+
+    @property
+    def grid_shape(self) -> tuple[int, ...] | None:
+        """That of the protocol; None if it is no grid."""
+        return resolve_protocol(self.protocol).grid_shape
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the bits of the stream depend on, in words."""
+        protocol = resolve_protocol(self.protocol)
+        told = {field.name: repr(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return told | {
+            "protocol": {name: list(axis) for name, axis in protocol.contrasts.items()}
+            | {"tr": protocol.tr},
+            "random_streams": _random.STREAMS_VERSION,
+        }

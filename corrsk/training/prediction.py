@@ -1,0 +1,86 @@
+"""Apply a trained network, and take it apart and together again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, StandardizedNetwork
+from corrsk.training.device import share_of_threads
+from corrsk.training.net import CountLoss, SignalNet
+from corrsk.training.randomness import own_random_numbers
+
+PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
+
+
+@share_of_threads()
+def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Class probabilities of signals, shape (n, n_classes), chunk by chunk.
+
+    Raises
+    ------
+    ValueError
+        If values are too large for single precision.
+    """
+    device = _device_of(net)
+    net.module_.eval()
+    chunks = []
+    for start in range(0, X.shape[0], PREDICT_ROWS):
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(X[start : start + PREDICT_ROWS], dtype=np.float32)
+        with torch.inference_mode():
+            logits = net.module_(as_tensor(rows).to(device))
+        if not torch.isfinite(logits).all():
+            raise ValueError("X holds values that are too large for single precision")
+        # in double precision the rows sum to 1 as scikit-learn's metrics want them to
+        chunks.append(torch.softmax(logits.double(), dim=1).cpu().numpy())
+    return np.concatenate(chunks)
+
+
+def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
+    """The weights and buffers of a net by name."""
+    return {
+        name: tensor.detach().cpu().contiguous().numpy()
+        for name, tensor in net.module_.state_dict().items()
+    }
+
+
+def restored_net(
+    weights: dict[str, NDArray[Any]], network: str, shape: NetworkShape, device: torch.device
+) -> SignalNet:
+    """A net of a named network for prediction, with the given weights."""
+    state = {name: torch.from_numpy(values) for name, values in weights.items()}
+    # its first weights, which are replaced, must not come between those of a training
+    with own_random_numbers(0, torch.device("cpu")):
+        module: torch.nn.Module = NETWORKS[network](shape)
+    if "scale" in state:
+        module = StandardizedNetwork(module, state["mean"], state["scale"])
+    elif "matrix" in state:
+        module = HalfWhitenedNetwork(module, state["mean"], state["matrix"])
+    module.load_state_dict(state)
+    net = SignalNet(
+        module=module, criterion=CountLoss(), device=device, train_split=None, verbose=0
+    )
+    net.initialize()
+    net.trim_for_prediction()
+    return net
+
+
+def device_name(net: SignalNet) -> str:
+    """What a net computes on: "cpu", or the name of the GPU."""
+    device = _device_of(net)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    """A tensor on the array's memory, if torch may write there."""
+    # torch warns of arrays that it must not write to, such as memory maps
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _device_of(net: SignalNet) -> torch.device:
+    device: torch.device = next(net.module_.parameters()).device
+    return device

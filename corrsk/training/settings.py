@@ -1,0 +1,140 @@
+"""What a training is made of: settings, network, optimiser, precision."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from corrsk import _random
+from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, StandardizedNetwork
+from corrsk.training.net import CountLoss, SignalNet
+from corrsk.training.optimizers import OPTIMIZERS
+from corrsk.training.prediction import PREDICT_ROWS
+
+_LARGEST_AUTO_BATCH = 500
+INPUT_SCALINGS = ("standardize", "half-whiten")
+PRECISIONS = ("float32", "bfloat16", "auto")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; the fields are parameters of the classifier.
+
+    `network` is a name, or a module that is copied; `class_weights` has one entry
+    per class, `seed` is an integer, and `patience` is `n_iter_no_change`.
+    """
+
+    network: str | nn.Module
+    grid_shape: tuple[int, ...]
+    width: int
+    n_blocks: int
+    dropout: float
+    n_classes: int
+    input_scaling: str | None
+    optimizer: str
+    learning_rate: float
+    learning_rate_schedule: str
+    momentum: float
+    weight_decay: float
+    max_epochs: int
+    batch_size: int
+    precision: str
+    softmax_before_loss: bool
+    class_weights: tuple[float, ...] | None
+    patience: int | None
+    restore_best: bool
+    seed: int
+
+    # those that have the name of the classifier's parameter and its value
+    same_names: ClassVar[tuple[str, ...]] = (
+        "network", "width", "n_blocks", "dropout", "input_scaling", "optimizer", "learning_rate",
+        "learning_rate_schedule", "momentum", "weight_decay", "max_epochs", "precision",
+        "softmax_before_loss", "restore_best",
+    )  # fmt: skip
+
+    def stream_seed(self, *key: int) -> int:
+        """An integer to seed one of the training's random streams with."""
+        return int(_random.generator(self.seed, *key).integers(2**63 - 1))
+
+
+def resolve_batch_size(batch_size: int | str, n_samples: int) -> int:
+    """The batch size that a parameter, an integer or "auto", stands for."""
+    if batch_size == "auto":
+        # small data want small batches, or an epoch has no steps to learn in
+        batch_size = max(16, min(_LARGEST_AUTO_BATCH, n_samples // 100))
+    return min(n_samples, int(batch_size))
+
+
+def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> SignalNet:
+    """The net of a training, initialised; `X` are signals to scale the input by.
+
+    Raises
+    ------
+    ValueError
+        If a module of the user's does not give one number per class.
+    """
+    weights = settings.class_weights
+    net = SignalNet(
+        module=_scaled_network(settings, X),
+        criterion=CountLoss(
+            None if weights is None else torch.tensor(weights, dtype=torch.float32),
+            settings.softmax_before_loss,
+        ),
+        optimizer=OPTIMIZERS[settings.optimizer],
+        optimizer__weight_decay=settings.weight_decay,
+        optimizer__momentum=settings.momentum,
+        lr=settings.learning_rate,
+        max_epochs=settings.max_epochs,
+        batch_size=settings.batch_size,
+        iterator_valid__batch_size=PREDICT_ROWS,
+        device=X.device,
+        train_split=None,
+        verbose=0,
+        **options,
+    )
+    net.autocast = _wants_bfloat16(settings.precision, X.device)
+    net.initialize()
+    if not isinstance(settings.network, str):
+        _check_output(net.module_, X[:2], settings.n_classes)
+    return net
+
+
+def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
+    if isinstance(settings.network, str):
+        shape = NetworkShape(
+            X.shape[1], settings.n_classes, settings.grid_shape, settings.width,
+            settings.n_blocks, settings.dropout,
+        )  # fmt: skip
+        network = NETWORKS[settings.network](shape)
+    else:
+        network = copy.deepcopy(settings.network)  # a parameter is never changed by a fit
+    if settings.input_scaling == "half-whiten":
+        return HalfWhitenedNetwork.fitted_to(network, X)
+    if settings.input_scaling == "standardize":
+        return StandardizedNetwork.fitted_to(network, X)
+    return network
+
+
+def _check_output(network: nn.Module, X: Tensor, n_classes: int) -> None:
+    network.eval()
+    with torch.inference_mode():
+        shape = tuple(network(X).shape)
+    if shape != (len(X), n_classes):
+        raise ValueError(
+            f"the network must turn signals of shape {tuple(X.shape)} into logits of shape "
+            f"({len(X)}, {n_classes}), one for each class; its output has the shape {shape}"
+        )
+
+
+def _wants_bfloat16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    # without instructions of its own for it, a machine is slower in bfloat16
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return bool(supported())

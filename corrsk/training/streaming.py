@@ -1,0 +1,127 @@
+"""Fresh signals, drawn by a thread of their own while the network trains."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from corrsk._parallel import share_of_cores
+
+_CHUNK_ROWS = 65_536  # 17 MB of signals of 64 measurements; two chunks wait, one is trained on
+_AHEAD = 2
+
+Draw = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """How a stream is divided: epochs of equal chunks of whole batches.
+
+    Parameters
+    ----------
+    n_epochs, n_chunks, chunk_rows : int
+        Epochs, chunks of an epoch, signals of a chunk.
+    """
+
+    n_epochs: int
+    n_chunks: int
+    chunk_rows: int
+
+    @classmethod
+    def of(cls, n_signals: int, n_epochs: int, batch_size: int) -> StreamPlan:
+        """At least `n_signals` in all, rounded up to whole batches in equal chunks."""
+        batches = math.ceil(n_signals / n_epochs / batch_size)
+        n_chunks = math.ceil(batches * batch_size / max(_CHUNK_ROWS, batch_size))
+        return cls(n_epochs, n_chunks, math.ceil(batches / n_chunks) * batch_size)
+
+    @property
+    def epoch_rows(self) -> int:
+        """Number of signals of an epoch."""
+        return self.n_chunks * self.chunk_rows
+
+
+class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
+    """The signals of one epoch after the other, never the same.
+
+    A context manager, within which a thread draws ahead. Only one iteration goes on at
+    a time: the chunks have their numbers, by which they have their bits, in the order
+    in which they are asked for.
+
+    Parameters
+    ----------
+    draw : callable
+        From the number of a chunk and how many signals it has to these and their
+        class indices, shapes (n, N) and (n,).
+    plan : StreamPlan
+    device : torch.device
+    """
+
+    def __init__(self, draw: Draw, plan: StreamPlan, device: torch.device) -> None:
+        self.draw = draw
+        self.plan = plan
+        self.device = device
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self.plan.epoch_rows
+
+    def __enter__(self) -> StreamedSignals:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrsk-stream")
+        self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def start_at(self, epoch: int) -> None:
+        """Go on with the first chunk of an epoch, counted from 0."""
+        self._next = epoch * self.plan.n_chunks
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The chunks of the next epoch, on the device."""
+        end = self.plan.n_epochs * self.plan.n_chunks
+        for _ in range(self.plan.n_chunks):
+            # the thread looks beyond the epoch's end, so that no epoch starts with waiting
+            while len(self._ahead) < _AHEAD and self._next < end:
+                self._ahead.append(self._pool.submit(self._tensors, self._next))
+                self._next += 1
+            X, y = self._ahead.popleft().result()
+            yield X.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+
+    def _tensors(self, chunk: int) -> tuple[Tensor, Tensor]:
+        X, y = map(torch.from_numpy, self.draw(chunk, self.plan.chunk_rows))
+        return (X.pin_memory(), y.pin_memory()) if self.device.type == "cuda" else (X, y)
+
+
+def stream_jobs() -> int:
+    """Threads to simulate with while the network trains: half of this code's cores."""
+    return max(1, share_of_cores() // 2)
+
+
+class StreamBatches:
+    """Iterate over the batches of a stream's next epoch.
+
+    Parameters
+    ----------
+    dataset : StreamedSignals
+    batch_size : int
+    """
+
+    def __init__(self, dataset: StreamedSignals, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for X, y in self.dataset.epoch():
+            for start in range(0, len(X), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                yield X[rows], y[rows]
