@@ -21,24 +21,28 @@ from corrsk.tissue import TissuePrior
 if TYPE_CHECKING:
     from corrsk.aligner import ProtocolAligner
     from corrsk.classifier import CorrelationCNNClassifier
+    from corrsk.compatibility import ProtocolMismatchError, ProtocolWarning, compare_protocols
+    from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
+    from corrsk.pretrained import load_pretrained, model_card, pretrained_names
     from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 
 __version__ = version("corrsk")
 
 # torch and scikit-learn's learners take a second; who only simulates need not wait for them
 _LAZY = {
-    "ProtocolAligner": "corrsk.aligner",
-    "ProtocolMismatchError": "corrsk.compatibility",
-    "ProtocolWarning": "corrsk.compatibility",
-    "compare_protocols": "corrsk.compatibility",
-    "load_pretrained": "corrsk.pretrained",
-    "model_card": "corrsk.pretrained",
-    "pretrained_names": "corrsk.pretrained",
     "CorrelationCNNClassifier": "corrsk.classifier",
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",
+    "ProtocolAligner": "corrsk.aligner",
+    "ProtocolMismatchError": "corrsk.compatibility",
+    "ProtocolWarning": "corrsk.compatibility",
+    "SignalNoveltyDetector": "corrsk.novelty",
+    "compare_protocols": "corrsk.compatibility",
     "load": "corrsk.persistence",
+    "load_pretrained": "corrsk.pretrained",
+    "model_card": "corrsk.pretrained",
+    "pretrained_names": "corrsk.pretrained",
     "save": "corrsk.persistence",
 }
 
@@ -54,6 +58,7 @@ __all__ = [
     "ProtocolWarning",
     "SNRRange",
     "SignalNormalizer",
+    "SignalNoveltyDetector",
     "SignalStream",
     "TissuePrior",
     "__version__",

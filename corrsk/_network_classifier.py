@@ -15,12 +15,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from corrsk import _random, training
+from corrsk._class_prior import ClassPrior, checked_class_prior, reweighted
 from corrsk._counts import is_multicompartment, multicompartment_probability
 from corrsk._parallel import PROGRESS_DELAY, in_worker
 from corrsk.generator import flatten_signals, layout_of
 from corrsk.networks import resolve_grid
-
-ClassPrior = Mapping[Any, float] | ArrayLike | None
 
 
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
@@ -36,7 +35,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
     random_state: _random.RandomState
     verbose: bool
 
-    def predict_proba(self, X: ArrayLike, class_prior: ClassPrior = None) -> NDArray[np.float64]:
+    def predict_proba(
+        self, X: ArrayLike, class_prior: ClassPrior | None = None
+    ) -> NDArray[np.float64]:
         """Probability of each class.
 
         Parameters
@@ -61,8 +62,6 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if class_prior is not None:
-            from corrsk._class_prior import checked_class_prior, reweighted  # TMP
-
             # what is wrong with it shows before the work
             checked_class_prior(class_prior, self.classes_)
         signals = validate_data(
@@ -73,7 +72,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             return probabilities
         return reweighted(probabilities, self.classes_, class_prior, self.class_prior_)
 
-    def predict(self, X: ArrayLike, class_prior: ClassPrior = None) -> NDArray[Any]:
+    def predict(self, X: ArrayLike, class_prior: ClassPrior | None = None) -> NDArray[Any]:
         """The most probable class.
 
         Parameters
@@ -93,7 +92,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return labels
 
     def predict_multicompartment_proba(
-        self, X: ArrayLike, class_prior: ClassPrior = None
+        self, X: ArrayLike, class_prior: ClassPrior | None = None
     ) -> NDArray[np.float64]:
         """Probability that there is more than one compartment, P(n_c >= 2).
 

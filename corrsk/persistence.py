@@ -7,7 +7,9 @@ look into it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,28 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._files import existing_file, write_atomically
 from corrsk.acquisition import AcquisitionProtocol
+from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
-from corrsk.training import resolve_device, restored_net, weights_of
+from corrsk.ranges import PropertyRange, SNRRange
+from corrsk.tissue import TissuePrior
+from corrsk.training import NetworkShape, resolve_device, restored_net, weights_of
 
 _FORMAT = "corrsk-estimator"
 _VERSION = 1
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
-    for cls in (CorrelationSignalGenerator, SignalNormalizer, CorrelationCNNClassifier)
+    for cls in (
+        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, CorrelationCNNClassifier
+    )
+}  # fmt: skip
+# parameters that are values of corrsk's own
+_VALUES: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange)
 }
 
 
-def save(estimator: BaseEstimator, path: str | Path) -> None:
+def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = False) -> None:
     """Write a fitted estimator to a file, whole or not at all.
 
     Parameters
@@ -44,12 +55,18 @@ def save(estimator: BaseEstimator, path: str | Path) -> None:
         One of corrsk's, or a Pipeline of them, fitted.
     path : path-like
         The file; ".safetensors" is its usual suffix.
+    half_precision : bool, default=False
+        Whether to store the weight matrices in half precision (float16), which
+        halves the file and rounds each weight to 11 bits. :func:`load` gives them
+        back in single precision. Biases and scales keep theirs.
 
     Raises
     ------
     TypeError
         If the estimator is not one of corrsk's, or has a parameter that no
         file can hold, such as a random generator.
+    ValueError
+        If a weight is too large for half precision.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
     """
@@ -59,6 +76,8 @@ def save(estimator: BaseEstimator, path: str | Path) -> None:
         "format": _FORMAT, "version": _VERSION, "corrsk": version("corrsk"),
         "estimator": _encode_estimator(estimator, "", tensors),
     }  # fmt: skip
+    if half_precision:
+        tensors = {name: _halved(name, values) for name, values in tensors.items()}
     # through bytes: safetensors' own writer has an exception of its own for a full disk
     file = to_bytes(tensors, metadata={_FORMAT: json.dumps(content)})
     with write_atomically(path) as partial:
@@ -88,7 +107,7 @@ def load(path: str | Path) -> Any:
     try:
         with safe_open(existing_file(path), framework="np") as file:
             content = json.loads((file.metadata() or {})[_FORMAT])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not an estimator saved by corrsk") from error
     if content["version"] > _VERSION:
@@ -96,10 +115,23 @@ def load(path: str | Path) -> Any:
             f"{path} was written by corrsk {content['corrsk']}, in a format newer than this "
             "version reads; update corrsk"
         )
+    tensors = {
+        name: values.astype(np.float32) if values.dtype == np.float16 else values
+        for name, values in stored.items()
+    }
     try:
         return _decode_estimator(content["estimator"], "", tensors)
     except (KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a whole estimator: {error} is missing") from error
+
+
+def _halved(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Matrices in half precision; what has one dimension is too small to be worth a loss."""
+    if values.dtype != np.float32 or values.ndim < 2:
+        return values
+    if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise ValueError(f"{name} holds a weight too large for half precision")
+    return values.astype(np.float16)
 
 
 def _encode_estimator(
@@ -178,10 +210,11 @@ def _decode_estimator(
             device = resolve_device(estimator.device)
         except ValueError:
             device = resolve_device("cpu")
-        estimator.net_ = restored_net(
-            own, n_classes=len(estimator.classes_), grid_shape=estimator.grid_shape_,
-            dropout=estimator.dropout, device=device,
+        shape = NetworkShape(
+            estimator.n_features_in_, len(estimator.classes_), estimator.grid_shape_,
+            estimator.width, estimator.n_blocks, estimator.dropout,
         )  # fmt: skip
+        estimator.net_ = restored_net(own, estimator.network, shape, device)
     return estimator
 
 
@@ -195,7 +228,7 @@ def _encode(value: Any, name: str) -> Any:
         return [_encode(item, name) for item in value]
     if isinstance(value, tuple):
         return {"tuple": [_encode(item, name) for item in value]}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         pairs = [[_encode(key, name), _encode(item, name)] for key, item in value.items()]
         return {"dict": pairs}
     if isinstance(value, np.ndarray):
@@ -204,6 +237,12 @@ def _encode(value: Any, name: str) -> Any:
     if isinstance(value, AcquisitionProtocol):
         contrasts = {key: axis.tolist() for key, axis in value.contrasts.items()}
         return {"protocol": contrasts, "tr": value.tr}
+    if _VALUES.get(type(value).__name__) is type(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            "value": type(value).__name__,
+            "fields": {key: _encode(item, name) for key, item in fields.items()},
+        }
     raise TypeError(
         f"cannot save {name}={value!r}: a {type(value).__name__} does not fit into the file"
         + ("; use an integer or None" if name == "random_state" else "")
@@ -221,4 +260,7 @@ def _decode(value: Any) -> Any:
         return {_decode(key): _decode(item) for key, item in value["dict"]}
     if "array" in value:
         return np.array([_decode(item) for item in value["array"]], dtype=value["dtype"])
+    if "value" in value:
+        fields = {key: _decode(item) for key, item in value["fields"].items()}
+        return _VALUES[value["value"]](**fields)
     return AcquisitionProtocol(value["protocol"], tr=value["tr"])

@@ -272,6 +272,122 @@ def test_bad_parameters(train, parameters, message):
         quick(**parameters).fit(*train)
 
 
+# -- other networks -----------------------------------------------------------
+
+
+def test_the_residual_mlp_by_its_recipe(train, test):
+    model = CorrelationCNNClassifier.from_recipe(
+        "residual-mlp", max_epochs=8, batch_size=100, width=64, random_state=0, verbose=False,
+        precision="float32",
+    ).fit(*train)  # fmt: skip
+    assert model.score(*test) > 0.5  # measured 0.56; the CNN has 0.45 after 12 epochs
+    assert set(model.net_.module_.state_dict()) > {"mean", "matrix"}
+    columns = np.random.default_rng(0).permutation(64)
+    other = clone(model).fit(train[0][:, columns[:50]], train[1])  # any columns, in any order
+    assert other.predict(test[0][:, columns[:50]]).shape == test[1].shape
+
+
+def test_a_module_of_ones_own(train, test):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(32, 4)
+    )
+    before = [p.detach().clone() for p in module.parameters()]
+    model = quick(network=module).fit(*train)
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
+    again = clone(model).fit(*train)  # from the weights that the module has
+    assert torch.equal(weights(model), weights(again))
+    assert model.predict_proba(test[0]).shape == (len(test[0]), 4)
+    narrow = torch.nn.Linear(64, 3)
+    with pytest.raises(ValueError, match=r"of shape \(2, 4\), one for each class"):
+        quick(network=narrow).fit(*train)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_optimizers(train, optimizer):
+    model = quick(optimizer=optimizer, learning_rate=0.005).fit(*train)
+    assert model.history_[-1]["train_loss"] < model.history_[0]["train_loss"]
+    pickle.loads(pickle.dumps(model)).predict(train[0][:5])
+
+
+def test_training_in_bfloat16_gives_a_network_that_answers_in_float32(train, test):
+    full, half = (
+        quick(network="residual-mlp", width=32, precision=p).fit(*train)
+        for p in ("float32", "bfloat16")
+    )
+    assert all(p.dtype == torch.float32 for p in half.net_.module_.parameters())
+    difference = np.abs(full.predict_proba(test[0]) - half.predict_proba(test[0])).mean()
+    assert 0 < difference < 0.05
+    assert not torch.equal(weights(full), weights(half))
+    assert half.score(*test) == pytest.approx(full.score(*test), abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"network": "transformer"}, "network"),
+        ({"input_scaling": "whiten"}, "input_scaling"),
+        ({"input_scaling": "half-whiten"}, "leaves no grid for the CNN"),
+        ({"precision": "float16"}, "precision"),
+        ({"width": 0}, "width"),
+        ({"n_blocks": -1}, "n_blocks"),
+    ],
+)
+def test_bad_networks(train, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**parameters).fit(*train)
+
+
+# -- tissue whose classes are not equally frequent -------------------------------
+
+
+def test_class_prior(train, test):
+    model = quick().fit(*train)
+    X = test[0]
+    plain = model.predict_proba(X)
+    np.testing.assert_allclose(model.class_prior_, 0.25, atol=0.001)
+    np.testing.assert_allclose(model.predict_proba(X, class_prior=model.class_prior_), plain)
+    prior = {1: 7, 2: 1, 3: 1, 4: 1}
+    shifted = model.predict_proba(X, class_prior=prior)
+    expected = plain * [0.7, 0.1, 0.1, 0.1] / model.class_prior_
+    np.testing.assert_allclose(shifted, expected / expected.sum(axis=1, keepdims=True))
+    np.testing.assert_array_equal(
+        model.predict(X, class_prior=prior), model.classes_[shifted.argmax(axis=1)]
+    )
+    np.testing.assert_allclose(
+        model.predict_multicompartment_proba(X, class_prior=prior), 1 - shifted[:, 0]
+    )
+    pipeline = make_pipeline(SignalNormalizer(), quick()).fit(*train)
+    assert (
+        pipeline.predict_proba(X, class_prior=prior)[:, 0] >= pipeline.predict_proba(X)[:, 0]
+    ).all()
+    only = model.predict_proba(X, class_prior=[0, 1, 1, 0])
+    assert (only[:, [0, 3]] == 0).all()
+
+
+def test_class_prior_undoes_the_balance_of_the_training(train, test):
+    X, y = train
+    few = (y != 1) | (np.arange(len(y)) % 4 == 0)
+    # trained with weights that make the classes alike, it presumes that they are
+    model = quick(class_weight="balanced").fit(X[few], y[few])
+    np.testing.assert_allclose(model.class_prior_, 0.25)
+    assert quick().fit(X[few], y[few]).class_prior_[0] == pytest.approx(1 / 13, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ([0.5, 0.5], "4 classes"),
+        ({1: 1, 2: 1, 3: 1}, "lacks"),
+        ([-1, 1, 1, 1], "not negative"),
+    ],
+)
+def test_bad_class_priors(train, prior, message):
+    model = quick(max_epochs=1).fit(*train)
+    with pytest.raises(ValueError, match=message):
+        model.predict_proba(train[0], class_prior=prior)
+
+
 # -- in scikit-learn's company ----------------------------------------------
 
 

@@ -176,11 +176,9 @@ def train_further(
             earlier, net = net, untrained_net(settings, signals.X, callbacks=[])
             if earlier is not None:
                 net.module_.load_state_dict(earlier.module_.state_dict())
-        # past set_params, which would initialise again what depends on them
-        vars(net).update(
-            iterator_train=WholeBatches, iterator_train__shuffle=True,
-            iterator_train__generator=order, batch_size=settings.batch_size,
-        )  # fmt: skip
+        # not by set_params, which would initialise again what depends on them
+        net.iterator_train, net.iterator_train__shuffle = WholeBatches, True
+        net.iterator_train__generator, net.batch_size = order, settings.batch_size
         net.train(signals, None, 1)
     net.iterator_train__generator = None  # a generator of torch's cannot be pickled
     return net, history_rows(net)[-1]

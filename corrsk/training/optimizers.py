@@ -46,6 +46,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         # the very dictionaries of the parts: who sets a learning rate here sets it there
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "parts": self.parts}
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both; `closure` computes the loss and its gradients."""
         loss = None

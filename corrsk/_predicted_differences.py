@@ -1,0 +1,157 @@
+"""How far two protocols are apart, in the signals that they predict for the tissue of a prior."""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from corrsk import physics
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue import TissuePrior
+
+Array = NDArray[np.float64]
+Tissue = dict[str, Array]
+
+_SEED = 2024  # the same voxels in every comparison, so that a verdict does not change
+_ROUNDING = 1e-6  # of M0: signals in single precision are never free of noise
+_STEP = 1e-3  # of the finite differences, in the logarithm of a tissue property
+
+
+def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDArray[np.intp] | None:
+    """Which measured column belongs to each trained measurement, in grid order.
+
+    Measurements are paired so that the sum of their squared distances, in the
+    logarithms of the scan parameters, is smallest; so nearly equal times meet,
+    also where their order differs. None where the contrasts or the numbers of
+    measurements differ.
+    """
+    goal = trained.in_grid_order()
+    sizes = goal.n_measurements, measured.n_measurements
+    if goal.contrasts.keys() != measured.contrasts.keys() or sizes[0] != sizes[1]:
+        return None
+    by_grid = np.asarray(measured.to_grid(np.arange(sizes[1])[None]))[0]
+    cost = np.zeros((sizes[0], sizes[1]))
+    for name, wanted in goal.contrasts.items():
+        had = measured.contrasts[name][by_grid]
+        floor = 1e-4 * max(wanted.max(), had.max(), 1e-300)  # b may be 0
+        wanted, had = (np.log(np.maximum(values, floor)) for values in (wanted, had))
+        cost += (wanted[:, None] - had) ** 2
+    if not cost.diagonal().any():  # equal in grid order; repeats keep their order, too
+        return by_grid
+    return by_grid[linear_sum_assignment(cost)[1]]
+
+
+@lru_cache(maxsize=8)
+def reference_tissue(prior: TissuePrior, n_voxels: int) -> tuple[Tissue, Array, int]:
+    """Voxels drawn from the prior, then one of a single compartment at each corner of its ranges.
+
+    Returns
+    -------
+    tissue : dict of str to array of shape (n, C)
+    fractions : array of shape (n, C)
+    n_drawn : int
+        The first so many voxels were drawn.
+    """
+    table, _ = prior.sample(n_voxels, _SEED, n_jobs=1, verbose=False)
+    corners = np.array(list(itertools.product(*((r.low, r.high) for r in prior.ranges.values()))))
+    names = list(prior.ranges)
+    if prior.t2_below_t1:
+        corners = corners[corners[:, names.index("T2")] < corners[:, names.index("T1")]]
+    pad = prior.max_compartments - 1
+
+    def columns(name: str, extra: Array) -> Array:
+        drawn = table[[f"{name}_{i}" for i in range(1, pad + 2)]].to_numpy()
+        return np.vstack([np.nan_to_num(drawn, nan=1.0), np.pad(extra, ((0, 0), (0, pad)))])
+
+    fractions = columns("f", np.ones((len(corners), 1)))
+    tissue = {name: columns(name, corners[:, [k]]) for k, name in enumerate(names)}
+    for values in tissue.values():
+        values[fractions == 0] = 1.0
+    return tissue, fractions, n_voxels
+
+
+def noise_deviation(noise_level: NoiseLevels) -> float:
+    """Standard deviation of noise whose levels are mixed as in training, per noise reference."""
+    levels = checked_noise_levels(noise_level)
+    if isinstance(levels, SNRRange):
+        # the mean of 1 / SNR^2 over SNR in low..high is 1 / (low high)
+        return float((levels.low * levels.high) ** -0.5)
+    return float(np.sqrt(np.mean(levels**2)))
+
+
+def differences(
+    trained: AcquisitionProtocol,
+    measured: AcquisitionProtocol,
+    tissue: Tissue,
+    fractions: Array,
+    *,
+    noise_level: NoiseLevels,
+    noise_reference: str,
+    norm: str | None,
+    inversion_efficiency: float,
+) -> tuple[Array, Array]:
+    """What measuring by another protocol does to each voxel, in units of the trained noise.
+
+    Parameters
+    ----------
+    trained, measured : AcquisitionProtocol
+        In the same order.
+    tissue, fractions
+        As :func:`reference_tissue` gives them.
+
+    Returns
+    -------
+    difference : array of shape (n, N)
+        ``(S_measured - S_trained) / sigma``, after both were divided by their norm.
+    unexplained : array of shape (n,)
+        The 2-norm of that part which no other tissue of as many compartments
+        explains, see Notes.
+
+    Notes
+    -----
+    A protocol whose times are all 5 % longer gives the signals of tissue whose
+    relaxation is 5 % faster: a model counts compartments in them as well as
+    before. A single time that is off gives signals of no tissue at all, in which
+    a model sees further compartments. To tell the two apart, the difference d is
+    fitted by shifts theta of the compartments' log times and fractions, of unit
+    standard deviation beforehand: the unexplained part is ``d - J theta`` with
+    theta at the minimum of ``|d - J theta|^2 / sigma^2 + |theta|^2``.
+    """
+
+    def signals(protocol: AcquisitionProtocol, tissue: Tissue, fractions: Array) -> Array:
+        clean: Array = physics.correlation_signals(
+            protocol.contrasts, tissue, fractions, tr=protocol.tr,
+            inversion_efficiency=inversion_efficiency,
+        )  # fmt: skip
+        return clean
+
+    expected, found = signals(trained, tissue, fractions), signals(measured, tissue, fractions)
+    sigma = noise_deviation(noise_level) * np.asarray(
+        physics.noise_sigma(expected, np.ones(len(expected)), noise_reference)
+    )
+    sigma = np.maximum(sigma, _ROUNDING)
+    if norm is not None:
+        norms = physics.signal_norm(expected, norm), physics.signal_norm(found, norm)
+        found = found * (norms[0] / np.where(norms[1] > 0, norms[1], 1.0))[:, None]
+    difference = (found - expected) / sigma[:, None]
+
+    tangents = []
+    for i in range(fractions.shape[1]):
+        alone = np.where(np.arange(fractions.shape[1]) == i, fractions > 0, 0.0)
+        single = signals(trained, tissue, alone)
+        # fractions sum to 1, unless the norm takes the scale away
+        tangents.append(single if norm is not None else (single - expected) * alone[:, [i]])
+        for name in tissue:
+            moved = {key: values.copy() for key, values in tissue.items()}
+            moved[name][:, i] *= 1 + _STEP
+            tangents.append((signals(trained, moved, fractions) - expected) / _STEP)
+    basis, size, _ = np.linalg.svd(np.stack(tangents, axis=2), full_matrices=False)
+    explained = (basis * (size**2 / (size**2 + sigma[:, None] ** 2))[:, None]) @ (
+        basis.transpose(0, 2, 1) @ difference[:, :, None]
+    )
+    return difference, np.linalg.norm(difference - explained[:, :, 0], axis=1)

@@ -1,0 +1,287 @@
+"""The first step of a model: measured columns into the trained order, other protocols refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import (
+    _get_feature_names,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
+
+from corrsk import physics
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.compatibility import ProtocolComparison, ProtocolMismatchError, compare_protocols
+from corrsk.generator import flatten_signals
+from corrsk.ranges import NoiseLevels, SNRRange
+from corrsk.tissue import TissuePrior
+
+_FLOATS = (np.float64, np.float32)
+
+
+class ProtocolAligner(TransformerMixin, BaseEstimator):
+    """Bring measured columns into the order of a trained protocol, and refuse other protocols.
+
+    The first step of a Pipeline whose model was trained on one protocol. A DataFrame
+    tells by its column names (TI50_TE4.5, ..) what was measured, in any order;
+    they do not tell TR, which is that of `measured_protocol`, else the trained
+    one. An array has the columns of `measured_protocol`, else of the trained
+    protocol in grid order.
+
+    Protocols are compared by :func:`corrsk.compare_protocols`: the same one is
+    accepted in any order, a close one with a warning, and others are refused.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol or str, default="ir-se-8x8"
+        The trained protocol.
+    measured_protocol : AcquisitionProtocol, str or None, default=None
+        What the columns measure, in their order; None for the trained protocol
+        in grid order.
+    prior : TissuePrior or str, default="midl2024"
+        The tissue that the model was trained on.
+    noise_level : float, sequence of float or SNRRange
+        The noise that it was trained on.
+    noise_reference : {"m0", "max", "rms"}, default="m0"
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        What the model divides signals by.
+    inversion_efficiency : float, default=1.0
+
+    Attributes
+    ----------
+    protocol_ : AcquisitionProtocol
+        The trained protocol in grid order: that of the columns of the output.
+    measured_protocol_ : AcquisitionProtocol
+        What the columns that `fit` was given measure.
+    order_ : ndarray of int, shape (N,)
+        ``X[:, order_]`` is in grid order.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+
+    Examples
+    --------
+    >>> from corrsk import AcquisitionProtocol, ProtocolAligner, make_correlation_signals
+    >>> X, y = make_correlation_signals(5, random_state=0)
+    >>> aligner = ProtocolAligner().fit(X)
+    >>> aligner.transform(X).shape
+    (5, 64)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "protocol": [AcquisitionProtocol, str],
+        "measured_protocol": [AcquisitionProtocol, str, None],
+        "prior": [TissuePrior, str],
+        "noise_level": [Interval(Real, 0, None, closed="left"), "array-like", SNRRange],
+        "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
+        "norm": [StrOptions(set(physics.NORMS)), None],
+        "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
+    }
+
+    def __init__(
+        self,
+        protocol: AcquisitionProtocol | str = "ir-se-8x8",
+        measured_protocol: AcquisitionProtocol | str | None = None,
+        prior: TissuePrior | str = "midl2024",
+        noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
+        noise_reference: str = "m0",
+        norm: str | None = "l2",
+        inversion_efficiency: float = 1.0,
+    ) -> None:
+        self.protocol = protocol
+        self.measured_protocol = measured_protocol
+        self.prior = prior
+        self.noise_level = noise_level
+        self.noise_reference = noise_reference
+        self.norm = norm
+        self.inversion_efficiency = inversion_efficiency
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: Any = None) -> ProtocolAligner:
+        """Compare the protocols and check the signals.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n, N), or array of shape (n, n_ti, n_te)
+            Signals.
+        y : ignored
+
+        Returns
+        -------
+        ProtocolAligner
+            The transformer itself.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the signals are of another protocol; a ValueError.
+        ValueError
+            If the signals hold NaN or infinite values, or their names and
+            `measured_protocol` contradict each other.
+
+        Warns
+        -----
+        ProtocolWarning
+            If the signals are of a protocol close to the trained one.
+        """
+        named = self._protocol_of_names(X)
+        signals = validate_data(self, flatten_signals(X), dtype=_FLOATS)
+        trained = self._trained_protocol().in_grid_order()
+        measured = named or self._given_protocol() or trained
+        if named is None:
+            self._check_columns(signals, measured)
+        self.protocol_ = trained
+        self._match(self.compare(measured).check(stacklevel=4), measured)
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Signals in the trained grid order.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n, N), or array of shape (n, n_ti, n_te)
+            Signals. Named columns may stand in any order.
+
+        Returns
+        -------
+        ndarray of shape (n, N)
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If column names tell another protocol; a ValueError.
+
+        Warns
+        -----
+        ProtocolWarning
+            If column names tell a protocol close to the trained one, which is
+            not that of `fit`.
+        """
+        check_is_fitted(self)
+        named = self._protocol_of_names(X)
+        if named is None:
+            signals = validate_data(self, flatten_signals(X), reset=False, dtype=_FLOATS)
+            return signals[:, self.order_]
+        comparison = self.compare(named)
+        if named == self.measured_protocol_ and comparison.order is not None:
+            order = np.asarray(comparison.order)  # what there is to say, `fit` has said
+        else:
+            order = comparison.check(stacklevel=3)
+        return check_array(X, dtype=_FLOATS, estimator=self)[:, order]
+
+    def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
+        """How a protocol compares with the trained one; nothing is refused here."""
+        return compare_protocols(
+            self._trained_protocol(), measured, prior=self.prior,
+            noise_level=self.noise_level, noise_reference=self.noise_reference, norm=self.norm,
+            inversion_efficiency=self.inversion_efficiency,
+        )  # fmt: skip
+
+    def matched_to(
+        self, measured: AcquisitionProtocol | str, *, note: str = "", stacklevel: int = 2
+    ) -> ProtocolAligner:
+        """A fitted copy for signals of that protocol, in its order.
+
+        Parameters
+        ----------
+        measured : AcquisitionProtocol or str
+        note : str
+            What to add to a warning.
+        stacklevel : int, default=2
+            As of :func:`warnings.warn`.
+
+        Returns
+        -------
+        ProtocolAligner
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the protocol is another one; a ValueError.
+
+        Warns
+        -----
+        ProtocolWarning
+            If it is close.
+        """
+        check_is_fitted(self)
+        order = self.compare(measured).check(note, stacklevel=stacklevel + 1)
+        matched = copy.deepcopy(self)
+        matched.measured_protocol = measured
+        matched._match(order, resolve_protocol(measured))
+        # the columns are this protocol's now, whatever those of `fit` were called
+        if hasattr(matched, "feature_names_in_"):
+            del matched.feature_names_in_
+        return matched
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Names of the trained measurements, such as "TI50_TE4.5", in grid order.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, shape (N,)
+        """
+        check_is_fitted(self)
+        return np.asarray(self.protocol_.feature_names, dtype=object)
+
+    # -- which protocol ----------------------------------------------------
+
+    def _match(self, order: NDArray[np.intp], measured: AcquisitionProtocol) -> None:
+        self.order_ = order
+        self.measured_protocol_ = measured
+
+    def _trained_protocol(self) -> AcquisitionProtocol:
+        return resolve_protocol(self.protocol)
+
+    def _given_protocol(self) -> AcquisitionProtocol | None:
+        given = self.measured_protocol
+        return None if given is None else resolve_protocol(given)
+
+    def _protocol_of_names(self, X: Any) -> AcquisitionProtocol | None:
+        """The protocol that the column names tell, if they tell one."""
+        names = _get_feature_names(X)
+        if names is None or not all(map(_tells_measurement, names)):
+            return None
+        contrasts = AcquisitionProtocol.from_feature_names(names).contrasts
+        given = self._given_protocol()
+        if given is None:
+            return AcquisitionProtocol(contrasts, tr=self._trained_protocol().tr)
+        named = AcquisitionProtocol(contrasts, tr=given.tr)
+        if sorted(named.feature_names) != sorted(given.feature_names):
+            raise ValueError(
+                f"the names of the columns, {', '.join(names[:3])}, .., and measured_protocol="
+                f"{given!r} tell different measurements"
+            )
+        return named
+
+    def _check_columns(self, X: NDArray[Any], measured: AcquisitionProtocol) -> None:
+        if X.shape[1] != measured.n_measurements:
+            which = "trained" if self.measured_protocol is None else "measured"
+            raise ProtocolMismatchError(
+                f"X has {X.shape[1]} columns, but the {which} protocol has "
+                f"{measured.n_measurements} measurements, {measured!r}"
+            )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _tells_measurement(name: str) -> bool:
+    parameters = "|".join(map(re.escape, physics.CONTRASTS))
+    return re.match(rf"({parameters})\d", str(name)) is not None

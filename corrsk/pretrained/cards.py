@@ -1,0 +1,320 @@
+"""Model cards: what a model was trained on, how well it does, and where it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from corrsk._files import read_json, write_json
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.aligner import ProtocolAligner
+from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.generator import SignalNormalizer
+from corrsk.physics import CONTRASTS
+from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue import TissuePrior, resolve_prior
+
+_FORMAT, _VERSION = "corrsk-model-card", 1
+_VERSIONS_OF = ("corrsk", "torch", "skorch", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What there is to know about a trained model before it is used.
+
+    Plain values throughout, as they stand in the JSON file beside the weights. Times
+    are in ms, diffusivities in um^2/ms.
+
+    Attributes
+    ----------
+    name, title : str
+        The model's name, and in a sentence what it does.
+    prior : dict
+        The tissue it was trained on: parameters of :class:`corrsk.TissuePrior`.
+    protocol : dict
+        `contrasts` (scan parameters by name, one entry per measurement) and `tr`.
+    noise : dict
+        `reference`, `distribution`, and `levels` or `snr` (lowest, highest).
+    normalization : str or None
+        The norm that signals are divided by.
+    network : dict
+        `kind`, `n_parameters` and `classes`, among others.
+    training : dict
+        `command`, which trains the model anew, and what else describes the training.
+    compute : dict
+        On what it was trained, and for how long.
+    test_data : str
+        What the metrics were measured on.
+    metrics : dict of str to dict
+        For each metric `value`, and `low` and `high`, its 95 % confidence interval.
+    limits : tuple of str
+        What the model cannot do, or was not tested on.
+    versions : dict of str to str
+        Of the packages that trained it.
+    date : str
+        Of the training, as 2026-01-31.
+    weights : dict
+        `file`, `bytes`, `sha256`, `precision` of the weights; empty before they are written.
+
+    Raises
+    ------
+    ValueError
+        If something is missing or contradicts itself.
+    """
+
+    name: str
+    title: str
+    prior: dict[str, Any]
+    protocol: dict[str, Any]
+    noise: dict[str, Any]
+    normalization: str | None
+    network: dict[str, Any]
+    training: dict[str, Any]
+    compute: dict[str, Any]
+    test_data: str
+    metrics: dict[str, dict[str, float]]
+    limits: tuple[str, ...]
+    versions: dict[str, str]
+    date: str
+    weights: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limits", tuple(self.limits))
+        for item in dataclasses.fields(self):
+            if not getattr(self, item.name) and item.name not in ("normalization", "weights"):
+                raise ValueError(f"the model card {self.name!r} needs {item.name}")
+        if not self.training.get("command"):
+            raise ValueError("training needs the command that trains the model anew")
+        for name, metric in self.metrics.items():
+            if set(metric) != {"value", "low", "high"}:
+                raise ValueError(f"the metric {name} needs value, low and high; got {metric}")
+            if not metric["low"] <= metric["value"] <= metric["high"]:
+                raise ValueError(f"the interval of {name} does not hold its value: {metric}")
+        datetime.date.fromisoformat(self.date)
+
+    @classmethod
+    def of_pipeline(
+        cls,
+        pipeline: Pipeline,
+        *,
+        name: str,
+        title: str,
+        training: Mapping[str, Any],
+        compute: Mapping[str, Any],
+        test_data: str,
+        metrics: Mapping[str, Mapping[str, float]],
+        limits: tuple[str, ...],
+        date: str | None = None,
+    ) -> ModelCard:
+        """The card of a fitted pipeline, which itself tells its prior, protocol, noise and network.
+
+        Parameters
+        ----------
+        pipeline : Pipeline
+            ProtocolAligner, SignalNormalizer and CorrelationCNNClassifier, fitted.
+        name, title, training, compute, test_data, metrics, limits
+            As in the class.
+        date : str, optional
+            Today, if not given.
+        """
+        return cls(
+            name=name, title=title, **facts_of(pipeline), training=dict(training),
+            compute=dict(compute), test_data=test_data,
+            metrics={
+                key: {part: float(number) for part, number in metric.items()}
+                for key, metric in metrics.items()
+            },
+            limits=limits, versions={package: version(package) for package in _VERSIONS_OF},
+            date=date or datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        )  # fmt: skip
+
+    # -- in a file ---------------------------------------------------------
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the card as JSON that people can read."""
+        write_json(path, {"format": _FORMAT, "version": _VERSION} | dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> ModelCard:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no model card, lacks something, or is of a newer version.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+            raise ValueError(f"{path} is not a model card written by corrsk")
+        if content.pop("version", None) != _VERSION:
+            raise ValueError(f"{path} is a model card of a newer version; update corrsk")
+        fields = {item.name for item in dataclasses.fields(cls)}
+        wrong = sorted(fields ^ content.keys())
+        if wrong:
+            raise ValueError(f"{path} has missing or unknown entries: {', '.join(wrong)}")
+        return cls(**content)
+
+    # -- for people --------------------------------------------------------
+
+    def to_markdown(self) -> str:
+        """The card as a Markdown page."""
+        contrasts = [
+            f"{parameter} {_listed(sorted(set(values)))} {CONTRASTS[parameter].unit}"
+            for parameter, values in self.protocol["contrasts"].items()
+        ]
+        number = len(next(iter(self.protocol["contrasts"].values())))
+        tr = self.protocol["tr"]
+        recovery = "no TR (full recovery)" if tr is None else f"TR {tr:g} ms"
+        metrics = [
+            f"| {name.replace('_', ' ')} | {metric['value']:.4g} "
+            f"| {metric['low']:.4g} to {metric['high']:.4g} |"
+            for name, metric in self.metrics.items()
+        ]
+        return "\n".join([
+            f"# {self.name}", "", self.title, "",
+            "## Trained on", "",
+            f"- Tissue: {_tissue_in_words(self.prior)}",
+            f"- Protocol: {number} measurements, {'; '.join(contrasts)}; {recovery}",
+            f"- Noise: {_noise_in_words(self.noise)}",
+            f"- Normalisation: {self.normalization or 'none'}", "",
+            "## Network and training", "",
+            *_items(self.network), *_items(self.training), *_items(self.compute), "",
+            "Train it anew:", "", f"    {self.training['command']}", "",
+            "## How well it does", "",
+            f"On {self.test_data}:", "",
+            "| metric | value | 95 % interval |", "|---|---|---|", *metrics, "",
+            "## Limits", "", *(f"- {limit}" for limit in self.limits), "",
+            f"Trained on {self.date} with "
+            + ", ".join(f"{package} {number}" for package, number in self.versions.items())
+            + ".", "",
+        ])  # fmt: skip
+
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, CorrelationCNNClassifier]:
+    """The three steps of a pipeline that can be shipped.
+
+    Raises
+    ------
+    TypeError
+        If it is another pipeline.
+    ValueError
+        If the aligner expects another normalisation than the pipeline does, or
+        signals of another protocol than the trained one.
+    """
+    wanted = (ProtocolAligner, SignalNormalizer, CorrelationCNNClassifier)
+    steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else []
+    if tuple(map(type, steps)) != wanted:
+        raise TypeError(
+            f"a pretrained model is a Pipeline of {', '.join(cls.__name__ for cls in wanted)}; "
+            f"got {[type(step).__name__ for step in steps] or type(pipeline).__name__}"
+        )
+    aligner, normalizer, classifier = steps
+    if aligner.norm != normalizer.norm:
+        raise ValueError(
+            f"the ProtocolAligner has norm={aligner.norm!r}, the SignalNormalizer "
+            f"{normalizer.norm!r}"
+        )
+    if aligner.measured_protocol is not None:
+        raise ValueError("a pretrained model takes the trained protocol: measured_protocol=None")
+    return aligner, normalizer, classifier
+
+
+def facts_of(pipeline: Pipeline) -> dict[str, Any]:
+    """The entries of a card that the fitted pipeline itself tells, as plain values."""
+    aligner, normalizer, classifier = steps_of(pipeline)
+    network = {
+        "kind": str(classifier.network),
+        "n_parameters": sum(
+            int(parameter.numel()) for parameter in classifier.net_.module_.parameters()
+        ),
+        "classes": np.asarray(classifier.classes_).tolist(),
+    }
+    if classifier.network == "residual-mlp":
+        network |= {"width": classifier.width, "n_blocks": classifier.n_blocks}
+    return {
+        "prior": _plain_prior(resolve_prior(aligner.prior)),
+        "protocol": _plain_protocol(resolve_protocol(aligner.protocol).in_grid_order()),
+        "noise": {
+            "reference": aligner.noise_reference,
+            "distribution": "gaussian",
+            **_plain_levels(aligner.noise_level),
+        },
+        "normalization": normalizer.norm,
+        "network": network,
+    }
+
+
+def _plain_prior(prior: TissuePrior) -> dict[str, Any]:
+    ranges = {name: dataclasses.asdict(values) for name, values in prior.ranges.items()}
+    others = {
+        item.name: getattr(prior, item.name)
+        for item in dataclasses.fields(prior)
+        if item.name != "ranges"
+    }
+    return {"ranges": ranges, **others, "n_compartments": list(prior.n_compartments)}
+
+
+def _plain_protocol(protocol: AcquisitionProtocol) -> dict[str, Any]:
+    contrasts = {name: values.tolist() for name, values in protocol.contrasts.items()}
+    return {"contrasts": contrasts, "tr": protocol.tr}
+
+
+def _plain_levels(noise_level: NoiseLevels) -> dict[str, Any]:
+    levels = checked_noise_levels(noise_level)
+    if isinstance(levels, SNRRange):
+        return {"snr": [levels.low, levels.high]}
+    return {"levels": levels.tolist()}
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _items(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        f"- {key.replace('_', ' ')}: {f'{value:,}' if isinstance(value, int) else value}"
+        for key, value in facts.items()
+        if key != "command"
+    ]
+
+
+def _tissue_in_words(prior: Mapping[str, Any]) -> str:
+    units = {contrast.tissue: contrast.tissue_unit for contrast in CONTRASTS.values()}
+    ranges = [
+        f"{name} {values['low']:g} to {values['high']:g} {units[name]}"
+        + (f" in steps of {values['step']:g}" if values["step"] else f" ({values['scale']})")
+        for name, values in prior["ranges"].items()
+    ]
+    counts = _listed(prior["n_compartments"])
+    return (
+        f"{counts} compartments, equally frequent; {', '.join(ranges)}; fractions of at least "
+        f"{prior['min_fraction']:g} ({prior['fraction_law']})"
+        + ("; T2 < T1" if prior["t2_below_t1"] else "")
+    )
+
+
+def _noise_in_words(noise: Mapping[str, Any]) -> str:
+    of = {"m0": "M0", "max": "the largest absolute signal", "rms": "the signal's root mean square"}
+    if "snr" in noise:
+        low, high = noise["snr"]
+        amount = f"{of[noise['reference']]} over an SNR uniform from {low:g} to {high:g}"
+    else:
+        percent = _listed([100 * level for level in noise["levels"]])
+        amount = f"{percent} % of {of[noise['reference']]}, equally frequent"
+    return f"{noise['distribution']}, of standard deviation {amount}"

@@ -1,0 +1,244 @@
+"""Read the models that come with corrsk, and write new ones.
+
+A model is two files in one folder: `<name>.safetensors`, which
+:func:`corrsk.load` reads too, and `<name>.json`, its card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from corrsk._files import existing_file
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.aligner import ProtocolAligner
+from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.compatibility import ProtocolComparison
+from corrsk.datasets import DatasetDefinition
+from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
+from corrsk.persistence import load, save
+from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
+from corrsk.tissue import resolve_prior
+
+SHIPPED_FOLDER = Path(__file__).parent
+_N_JUDGED = 10_000  # voxels on which a note measures what a protocol costs
+
+
+def pretrained_names(folder: str | Path | None = None) -> list[str]:
+    """Names of the models in a folder.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        The models that come with corrsk, if not given.
+
+    Returns
+    -------
+    list of str
+    """
+    where = SHIPPED_FOLDER if folder is None else Path(folder)
+    return sorted(path.stem for path in where.glob("*.safetensors"))
+
+
+def model_card(name: str, folder: str | Path | None = None) -> ModelCard:
+    """The card of a model: what it was trained on, how well it does, where it ends.
+
+    Parameters
+    ----------
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
+    folder : path-like, optional
+        Where to look in place of the models that come with corrsk.
+
+    Returns
+    -------
+    ModelCard
+        `print` shows it as Markdown.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the known ones.
+    """
+    return ModelCard.from_json(_weights_file(name, folder).with_suffix(".json"))
+
+
+def load_pretrained(
+    name: str,
+    protocol: AcquisitionProtocol | str | None = None,
+    *,
+    folder: str | Path | None = None,
+) -> Pipeline:
+    """A trained model, ready for `predict` and `predict_proba`.
+
+    Parameters
+    ----------
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
+        Of the data set that the model was trained on.
+    protocol : AcquisitionProtocol or str, optional
+        What the columns of the signals measure, in their order. Without it they
+        are those of the trained protocol: in grid order, or as the names of a
+        DataFrame's columns (TI50_TE4.5, ..) tell.
+    folder : path-like, optional
+        Where to look in place of the models that come with corrsk.
+
+    Returns
+    -------
+    Pipeline
+        :class:`corrsk.ProtocolAligner`, :class:`corrsk.SignalNormalizer` and
+        :class:`corrsk.CorrelationCNNClassifier`, fitted. It takes noisy signals
+        of any scale, where the model normalises; else for M0 = 1.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown (the message lists the known ones), or the
+        weights are not those of the card.
+    ProtocolMismatchError
+        If the protocol is another one than the trained; a ValueError.
+
+    Warns
+    -----
+    ProtocolWarning
+        If the protocol is close to the trained one. The warning tells by how
+        much they differ and what that costs in accuracy, measured on
+        simulated voxels.
+
+    Examples
+    --------
+    >>> from corrsk import load_pretrained, make_correlation_signals
+    >>> X, y = make_correlation_signals(4, random_state=0)
+    >>> model = load_pretrained("midl2024")  # doctest: +SKIP
+    >>> model.predict_proba(X).shape  # doctest: +SKIP
+    (4, 4)
+    """
+    path = _weights_file(name, folder)
+    card = model_card(name, folder)
+    if _digest(path) != card.weights.get("sha256"):
+        raise ValueError(f"the weights in {path} are not those of the model card beside them")
+    pipeline: Pipeline = load(path)
+    aligner, *_ = steps_of(pipeline)
+    if protocol is None:
+        return pipeline
+    comparison = aligner.compare(protocol)
+    note = _measured_cost(pipeline, comparison) if comparison.verdict == "close" else ""
+    pipeline.steps[0] = (
+        pipeline.steps[0][0],
+        aligner.matched_to(protocol, note=note, stacklevel=2),
+    )
+    return pipeline
+
+
+def pretrained_pipeline(
+    definition: DatasetDefinition, classifier: CorrelationCNNClassifier
+) -> Pipeline:
+    """A classifier that was fitted to the signals of a data set, behind the steps that it needs.
+
+    Parameters
+    ----------
+    definition : DatasetDefinition
+    classifier : CorrelationCNNClassifier
+        Fitted to signals in grid order, normalised if the definition says so.
+
+    Returns
+    -------
+    Pipeline
+        Fitted; what :func:`write_pretrained` takes.
+    """
+    norm = "l2" if definition.normalize else None
+    aligner = ProtocolAligner(
+        definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
+        noise_reference=definition.noise_reference, norm=norm,
+    )  # fmt: skip
+    # they learn nothing from signals but how many columns there are
+    any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
+    return make_pipeline(
+        aligner.fit(any_signals), SignalNormalizer(norm).fit(any_signals), classifier
+    )
+
+
+def write_pretrained(
+    pipeline: Pipeline, card: ModelCard, folder: str | Path, *, half_precision: bool = False
+) -> Path:
+    """Write a model as :func:`load_pretrained` reads it: `<name>.safetensors` and `<name>.json`.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        ProtocolAligner, SignalNormalizer and CorrelationCNNClassifier, fitted.
+    card : ModelCard
+        Its `weights` are filled in here.
+    folder : path-like
+        An existing folder.
+    half_precision : bool, default=False
+        Whether to store weight matrices in half precision; see :func:`corrsk.save`.
+
+    Returns
+    -------
+    Path
+        The file with the weights.
+
+    Raises
+    ------
+    TypeError
+        If the pipeline has other steps.
+    ValueError
+        If the card describes another prior, protocol, noise or network.
+    """
+    facts = facts_of(pipeline)  # of the network, the card may tell more
+    told = {**vars(card), "network": {key: card.network.get(key) for key in facts["network"]}}
+    wrong = [key for key, value in facts.items() if told[key] != value]
+    if wrong:
+        raise ValueError(f"the model card is not that of the pipeline: {', '.join(wrong)} differ")
+    path = Path(folder) / f"{card.name}.safetensors"
+    save(pipeline, path, half_precision=half_precision)
+    weights = {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": _digest(path),
+        "precision": "half" if half_precision else "single",
+    }
+    dataclasses.replace(card, weights=weights).to_json(path.with_suffix(".json"))
+    return path
+
+
+def _weights_file(name: str, folder: str | Path | None) -> Path:
+    where = SHIPPED_FOLDER if folder is None else Path(folder)
+    known = pretrained_names(where)
+    if name not in known:
+        raise ValueError(
+            f"unknown pretrained model {name!r}; known models: {', '.join(known) or 'none'}"
+            + ("" if folder is None else f", in {where}")
+        )
+    return existing_file(where / f"{name}.safetensors")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _measured_cost(pipeline: Pipeline, comparison: ProtocolComparison) -> str:
+    """What the other protocol costs this model, on voxels with the same noise."""
+    aligner: ProtocolAligner = pipeline.steps[0][1]
+    tissue, n_c = resolve_prior(aligner.prior).sample(_N_JUDGED, 0, verbose=False)
+
+    def is_right(protocol: AcquisitionProtocol, order: Any) -> Any:
+        signals = CorrelationSignalGenerator(
+            protocol, noise_level=aligner.noise_level, noise_reference=aligner.noise_reference,
+            inversion_efficiency=aligner.inversion_efficiency, random_state=0, verbose=False,
+        ).fit_transform(tissue)  # fmt: skip
+        return pipeline[1:].predict(protocol.to_scan_order(signals)[:, order]) == n_c
+
+    trained = is_right(comparison.trained, slice(None))
+    measured = is_right(comparison.measured, list(comparison.order or ()))
+    lost = 100 * (trained.astype(float) - measured)
+    error = 1.96 * lost.std() / np.sqrt(lost.size)
+    return (
+        f"On {_N_JUDGED:,} simulated voxels the model's accuracy is {100 * measured.mean():.1f} % "
+        f"with this protocol, {100 * trained.mean():.1f} % with its own: a loss of "
+        f"{lost.mean():.2f} +- {error:.2f} percentage points"
+    )
