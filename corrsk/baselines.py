@@ -272,7 +272,11 @@ def available_baselines() -> list[str]:
 
 
 def make_baseline(
-    name: str, *, random_state: int | None = None, n_jobs: int | None = None
+    name: str,
+    *,
+    random_state: int | None = None,
+    n_jobs: int | None = None,
+    norm: str | None = "l2",
 ) -> Pipeline:
     """A classical learner behind the normalisation of signals, ready to fit.
 
@@ -285,6 +289,8 @@ def make_baseline(
     random_state : int or None, default=None
     n_jobs : int or None, default=None
         As scikit-learn has it: -1 is every core.
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        What the signals are divided by; see :class:`corrsk.SignalNormalizer`.
 
     Returns
     -------
@@ -310,4 +316,4 @@ def make_baseline(
     baseline = lookup(BASELINES, name, "baseline")
     if not baseline.installed:
         raise ImportError(f"{name} needs the package {baseline.package}: {INSTALL}")
-    return make_pipeline(SignalNormalizer(), *baseline.steps(random_state, n_jobs))
+    return make_pipeline(SignalNormalizer(norm), *baseline.steps(random_state, n_jobs))

@@ -144,7 +144,7 @@ def _device(model: Any) -> str:
 
 def fingerprint(rival: Rival, task: Task) -> str:
     """What the rival is made of: a stored cell of other parameters is not this one."""
-    model = rival.make(Task(task.protocol, task.seed))
+    model = rival.make(Task(task.protocol, task.seed, task.norm))
     parameters = {
         key: repr(value)
         for key, value in model.get_params().items()

@@ -10,15 +10,17 @@ from typing import Any
 from sklearn.pipeline import make_pipeline
 
 from corrsk._checks import lookup
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.baselines import BASELINES, INSTALL, Baseline, make_baseline
 from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.datasets import DatasetDefinition
 from corrsk.generator import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 
 REFERENCE = "cnn"  # whom McNemar's test pairs the others with
 BOOSTING_PACKAGES = ("lightgbm", "xgboost", "xgboost-cpu")
 _MODEL_BASED_TEST_SIGNALS = 10_000
+_EPOCHS_OF_THE_MLP = 10  # of signals that come again: more of them it learns by heart
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Task:
     protocol : AcquisitionProtocol
         In grid order.
     seed : int
+    norm : str or None
+        What signals are divided by.
     n_jobs : int
         Number of threads.
     device : str
@@ -39,9 +43,16 @@ class Task:
 
     protocol: AcquisitionProtocol
     seed: int
+    norm: str | None = "l2"
     n_jobs: int = 1
     device: str = "auto"
     checkpoint: Path | None = None
+
+    @classmethod
+    def of(cls, definition: DatasetDefinition, seed: int) -> Task:
+        """The task of a data set: on its protocol, normalised as it is."""
+        protocol = resolve_protocol(definition.protocol).in_grid_order()
+        return cls(protocol, seed, norm="l2" if definition.normalize else None)
 
 
 @dataclass(frozen=True)
@@ -99,9 +110,19 @@ def resolve_rivals(names: Iterable[str] | None) -> list[Rival]:
 
 def _cnn(task: Task) -> Any:
     return make_pipeline(
-        SignalNormalizer(),
+        SignalNormalizer(task.norm),
         CorrelationCNNClassifier(
             grid_shape=task.protocol.grid_shape or "auto", device=task.device,
+            checkpoint=task.checkpoint, random_state=task.seed, verbose=False,
+        ),
+    )  # fmt: skip
+
+
+def _residual_mlp(task: Task) -> Any:
+    return make_pipeline(
+        SignalNormalizer(task.norm),
+        CorrelationCNNClassifier.from_recipe(
+            "residual-mlp", max_epochs=_EPOCHS_OF_THE_MLP, device=task.device,
             checkpoint=task.checkpoint, random_state=task.seed, verbose=False,
         ),
     )  # fmt: skip
@@ -124,7 +145,9 @@ def _learner(baseline: Baseline) -> Rival:
 
     return Rival(
         baseline.name, baseline.description, "learner",
-        lambda task: make_baseline(baseline.name, random_state=task.seed, n_jobs=task.n_jobs),
+        lambda task: make_baseline(
+            baseline.name, random_state=task.seed, n_jobs=task.n_jobs, norm=task.norm
+        ),
         max_train=baseline.max_train, obstacle=obstacle,
     )  # fmt: skip
 
@@ -149,6 +172,7 @@ RIVALS: dict[str, Rival] = {
     rival.name: rival
     for rival in (
         Rival(REFERENCE, "the paper's CNN", "network", _cnn, obstacle=_needs_a_grid),
+        Rival("residual-mlp", "residual MLP with Muon", "network", _residual_mlp),
         *(_learner(baseline) for baseline in BASELINES.values()),
         Rival(
             "multi-exponential", "fits of 1 to K compartments, AICc", "model-based",

@@ -11,7 +11,6 @@ from rich.console import Console
 from corrsk._files import read_json, write_json
 from corrsk._parallel import effective_n_jobs
 from corrsk._runs import claim_folder
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.comparison.cells import (
     Cell,
     CellResult,
@@ -25,6 +24,7 @@ from corrsk.comparison.rivals import RIVALS, Task
 from corrsk.comparison.settings import ComparisonSettings, about, command_line
 from corrsk.comparison.tables import noise_frame, results_frame, summary_frame
 from corrsk.comparison.worker import CellContext, Worker
+from corrsk.datasets import DatasetDefinition
 from corrsk.training import resolve_device
 
 _COMMANDS = "commands.json"  # that filled the folder, each once
@@ -131,7 +131,6 @@ def _report(
 
 def _others(settings: ComparisonSettings, known: set[Cell], folder: Path) -> list[CellResult]:
     """What earlier calls computed beside the cells of this one."""
-    protocol = resolve_protocol(settings.definition.protocol).in_grid_order()
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -140,15 +139,15 @@ def _others(settings: ComparisonSettings, known: set[Cell], folder: Path) -> lis
         except (ValueError, KeyError, TypeError):
             continue
         if cell.rival in RIVALS and cell not in known:
-            result = _known(cell, protocol, folder)
+            result = _known(cell, settings.definition, folder)
             found += [] if result is None else [result]
     return found
 
 
-def _known(cell: Cell, protocol: AcquisitionProtocol, folder: Path) -> CellResult | None:
+def _known(cell: Cell, definition: DatasetDefinition, folder: Path) -> CellResult | None:
     """A cell that is done, with the parameters that its rival has now."""
     result = read_cell(folder, cell)
-    now = fingerprint(RIVALS[cell.rival], Task(protocol, cell.seed))
+    now = fingerprint(RIVALS[cell.rival], Task.of(definition, cell.seed))
     return result if result is not None and result.content["estimator"] == now else None
 
 
@@ -166,11 +165,10 @@ def _run_cells(
 ) -> None:
     """Run the cells and append what comes of each to `results`."""
     cells = settings.cells()
-    protocol = resolve_protocol(context.definition.protocol).in_grid_order()
     with Board(cells, console) as board, Worker(context) as worker:
         for cell in cells:
             board.begin(cell)
-            result = _without_running(cell, protocol, settings.limits, context.cells)
+            result = _without_running(cell, context.definition, settings.limits, context.cells)
             if result is None:
                 result = worker.run(cell, board.tick)
                 write_cell(context.cells, result)
@@ -182,14 +180,14 @@ def _run_cells(
 
 
 def _without_running(
-    cell: Cell, protocol: AcquisitionProtocol, limits: bool, folder: Path
+    cell: Cell, definition: DatasetDefinition, limits: bool, folder: Path
 ) -> CellResult | None:
     """The result of a cell that is known, or that cannot be; None if it must be run."""
     rival = RIVALS[cell.rival]
-    obstacle = rival.obstacle(protocol)
+    obstacle = rival.obstacle(Task.of(definition, cell.seed).protocol)
     too_large = limits and rival.max_train is not None and cell.n_train > rival.max_train
     if obstacle is None and too_large:
         obstacle = f"takes long beyond {rival.max_train:,} training signals; --no-limits trains it"
     if obstacle is not None:
         return CellResult(cell, "skipped", obstacle, {})
-    return _known(cell, protocol, folder)
+    return _known(cell, definition, folder)

@@ -55,7 +55,7 @@ class CellContext:
 
     def task(self, cell: Cell, data: Bunch) -> Task:
         """What the rival of a cell is built for."""
-        plain = Task(data.protocol, cell.seed)
+        plain = Task.of(self.definition, cell.seed)
         # a checkpoint of other parameters is not this cell's
         digest = hashlib.blake2b(fingerprint(RIVALS[cell.rival], plain).encode(), digest_size=4)
         checkpoint = self.cells / f"{cell.stem}-{digest.hexdigest()}.checkpoint"
