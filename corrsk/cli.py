@@ -243,6 +243,38 @@ def simulate(
         write_dataset(data, out)
 
 
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help=f"Named data set to train on: {_DATASETS}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
+    signals: Annotated[
+        int, typer.Option(min=1000, help="How many signals to train on, each seen once.")
+    ] = 40_000_000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
+) -> None:
+    """Train one of the models that come with corrsk, on a stream of fresh signals.
+
+    Writes NAME.safetensors (load_pretrained(NAME, folder=OUT) reads it) and its
+    card, NAME.json and NAME.md. The same command goes on with a training that was
+    cut off.
+    """
+    from corrsk.pretraining import pretrain as run
+
+    with _clear_errors(f"stopped; the same command goes on (checkpoint in {out})"):
+        card = run(
+            name, out, n_signals=signals, seed=seed, device=device, n_jobs=jobs, force=force,
+            say=_say,
+        )  # fmt: skip
+        for metric, figure in card.metrics.items():
+            typer.echo(
+                f"{metric.replace('_', ' ')}: {figure['value']:.4f} "
+                f"({figure['low']:.4f} to {figure['high']:.4f})"
+            )
+
+
 def _whole_percents(levels: tuple[float, ...] | SNRRange) -> bool:
     return not isinstance(levels, SNRRange) and not any(round(100 * x, 9) % 1 for x in levels)
 

@@ -33,7 +33,7 @@ from corrsk.tissue import TissuePrior
 from corrsk.training import NetworkShape, resolve_device, restored_net, weights_of
 
 _FORMAT = "corrsk-estimator"
-_VERSION = 1
+_VERSION = 2
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
@@ -190,9 +190,10 @@ def _decode_estimator(
         return Pipeline(
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
-    estimator = _CLASSES[content["class"]](
-        **{key: _decode(value) for key, value in content["parameters"].items()}
-    )
+    parameters = {key: _decode(value) for key, value in content["parameters"].items()}
+    if "standardize" in parameters:  # of files of version 1
+        parameters["input_scaling"] = "standardize" if parameters.pop("standardize") else None
+    estimator = _CLASSES[content["class"]](**parameters)
     for key, value in content["fitted"].items():
         setattr(estimator, key, _decode(value))
     if content["output"] is not None:

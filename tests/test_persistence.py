@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
@@ -133,3 +135,49 @@ def test_bad_files(pipeline, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not an estimator saved by corrsk"):
         load(path)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_files_of_the_first_version_are_read(tissue, tmp_path, standardize):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    scaling = "standardize" if standardize else None
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, input_scaling=scaling)
+    save(model.fit(X, tissue[1]), tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", framework="np") as file:
+        content = json.loads(file.metadata()["corrsk-estimator"])
+    estimator, new = content["estimator"], ("network", "width", "n_blocks", "precision")
+    estimator["parameters"] = {
+        key: value
+        for key, value in estimator["parameters"].items()
+        if key not in (*new, "input_scaling")
+    } | {"standardize": standardize}
+    for name in ("class_count_", "class_prior_"):
+        del estimator["fitted"][name]
+    old = tmp_path / "old.safetensors"
+    save_file(
+        load_file(tmp_path / "new.safetensors"), old,
+        metadata={"corrsk-estimator": json.dumps(content | {"version": 1})},
+    )  # fmt: skip
+    np.testing.assert_array_equal(load(old).predict_proba(X), model.predict_proba(X))
+
+
+def test_a_module_of_ones_own_has_no_file(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    model = CorrelationCNNClassifier(network=torch.nn.Linear(64, 4), max_epochs=1, verbose=False)
+    with pytest.raises(TypeError, match="cannot save network"):
+        save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_residual_mlp_comes_back_the_same(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    model = CorrelationCNNClassifier.from_recipe(
+        "residual-mlp", max_epochs=1, width=16, n_blocks=2, random_state=0, verbose=False
+    ).fit(X, tissue[1])
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    prior = [0.7, 0.1, 0.1, 0.1]
+    np.testing.assert_array_equal(
+        again.predict_proba(X, class_prior=prior), model.predict_proba(X, class_prior=prior)
+    )
