@@ -22,7 +22,7 @@ ROUNDS = 5
 class OneChunk(SignalStream):
     """Hands out its first chunk for every other."""
 
-    def draw(  # noqa: D102
+    def draw(
         self, chunk: int, n_samples: int, *, n_jobs: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         return first_chunk(n_samples)

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from rich.console import Console
@@ -23,14 +25,14 @@ from typer.testing import CliRunner
 
 from corrsk import AcquisitionProtocol, load_dataset
 from corrsk.cli import app
-from corrsk.comparison import RIVALS, ComparisonSettings, Rival, compare
+from corrsk.comparison import RIVALS, ComparisonSettings, Rival, compare, figures
 from corrsk.comparison import worker as worker_module
 from corrsk.comparison.cells import Cell, read_cell, run_cell
 from corrsk.comparison.rivals import Task
 from corrsk.comparison.tables import best_rows, readable, summary_frame
 from corrsk.comparison.worker import CellContext, Worker, _serve
-from corrsk.datasets import dataset_definition
-from corrsk.evaluation import mcnemar_test
+from corrsk.datasets import DATASETS, dataset_definition
+from corrsk.evaluation import known_ceiling, mcnemar_test
 
 SETTINGS = ComparisonSettings(
     "midl2024-low-noise", ("logistic", "lda", "nnls"), (200, 1000), n_seeds=2, samples=2000,
@@ -424,3 +426,41 @@ def test_every_rival_is_built_for_any_grid():
         if rival.obstacle(protocol) is None:
             model = rival.make(Task(protocol, 0))
             assert isinstance(model, type(make_pipeline(None)))
+
+
+def test_the_figures_show_the_best_that_is_possible(finished, monkeypatch):
+    _, comparison = finished
+    ceiling = pd.DataFrame({
+        "noise_level": [np.nan, 0.001, 0.005], "n_signals": [20, 10, 10],
+        "accuracy_low": [0.6, 0.7, 0.5], "accuracy_high": [0.7, 0.8, 0.6],
+        "binary_accuracy_low": [0.9, 0.95, 0.85], "binary_accuracy_high": [0.92, 0.97, 0.87],
+    })  # fmt: skip
+    monkeypatch.setattr(figures, "known_ceiling", lambda name: ceiling if name == "known" else None)
+    for dataset, shown in (("known", 1), ("unknown", 0)):
+        curves = figures.plot_learning_curves(comparison.summary, dataset=dataset)
+        noise = figures.plot_accuracy_over_noise(
+            comparison.noise, comparison.summary, dataset=dataset
+        )
+        for ax in [*curves.axes, *noise.axes]:
+            lines = [line for line in ax.lines if line.get_label() == figures.CEILING]
+            assert len(lines) == shown
+        legend = [text.get_text() for text in curves.legends[0].get_texts()]
+        assert legend.count(figures.CEILING) == shown
+    curves = figures.plot_learning_curves(comparison.summary, dataset="known")
+    (line,) = [line for line in curves.axes[0].lines if line.get_label() == figures.CEILING]
+    np.testing.assert_allclose(line.get_ydata(), 65)
+
+
+def test_known_ceilings_are_those_of_the_benchmark():
+    folder = Path(__file__).parents[1] / "benchmarks" / "results" / "ceiling"
+    for name in DATASETS:
+        table = known_ceiling(name)
+        record = json.loads((folder / f"{name}.json").read_text())
+        overall = record["ceilings (%)"]["all"]
+        for question, metric in (("count", "accuracy"), ("multicompartment", "binary_accuracy")):
+            low, high = table.loc[0, [f"{metric}_low", f"{metric}_high"]]
+            assert 100 * low == pytest.approx(overall[question]["cross_fitted"], abs=0.01)
+            assert 100 * high == pytest.approx(overall[question]["upper"], abs=0.01)
+            assert low <= high
+        assert table["n_signals"][0] == record["n_signals"] >= 1000
+    assert known_ceiling("brain") is None

@@ -17,8 +17,13 @@ from sklearn.utils.validation import validate_data
 import corrsk
 from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, CorrelationSignalGenerator
 from corrsk._tissue_table import TableLayout
+from corrsk.aligner import ProtocolAligner
 from corrsk.baselines import ScaledBatchClassifier
-from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
+from corrsk.relaxometry import (
+    IdealObserverClassifier,
+    MultiExponentialClassifier,
+    NNLSPeakClassifier,
+)
 
 
 def public_estimators():
@@ -89,6 +94,18 @@ class AnyNNLSPeak(_AnyCounter, NNLSPeakClassifier):
     pass
 
 
+class AnyIdealObserver(_AnyCounter, IdealObserverClassifier):
+    pass
+
+
+class AnyAligner(ProtocolAligner):
+    """Takes any number of columns for the measurements of the trained protocol."""
+
+    def _trained_protocol(self) -> AcquisitionProtocol:
+        n = self.n_features_in_
+        return AcquisitionProtocol(ti=np.geomspace(50, 2000, n), te=np.linspace(10, 100, n))
+
+
 # The instances to check; a class that is not listed is checked with its defaults.
 INSTANCES = {
     # a learner without a seed of its own would not repeat itself
@@ -97,9 +114,18 @@ INSTANCES = {
         AnyTableGenerator(random_state=0),
         AnyTableGenerator(noise_level=0.0, random_state=0),
     ],
+    ProtocolAligner: [AnyAligner()],
     MultiExponentialClassifier: [
         AnyMultiExponential(n_starts=2, max_steps=5, criterion=criterion)
         for criterion in ("bic", "f-test")
+    ],
+    IdealObserverClassifier: [
+        # so much noise that two runs of a few particles agree
+        AnyIdealObserver(noise_level=1.0, n_particles=64, n_runs=2, random_state=0),
+        AnyIdealObserver(
+            noise_level=(2.0, 3.0), noise_reference="max", normalize=False, n_particles=64,
+            n_runs=2, random_state=0,
+        ),
     ],
     NNLSPeakClassifier: [
         AnyNNLSPeak(n_bins=5),

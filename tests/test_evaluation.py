@@ -22,12 +22,12 @@ from corrsk.evaluation import (
     bootstrap_difference,
     bootstrap_interval,
     evaluate,
-    expected_calibration_error,
     mcnemar_test,
     multicompartment_accuracy,
     plot_confusion_matrices,
     results_table,
 )
+from corrsk.evaluation.scores import equal_width_calibration_error
 
 Y = np.array([1, 1, 2, 3, 4, 2])
 P = np.array(
@@ -78,15 +78,15 @@ def test_rounding_makes_no_probability_above_one():
 
 
 def test_calibration_error():
-    assert expected_calibration_error([1, 1, 0, 0], [0.5] * 4) == 0
-    assert expected_calibration_error([0, 0], [1.0, 1.0]) == 1
+    assert equal_width_calibration_error([1, 1, 0, 0], [0.5] * 4) == 0
+    assert equal_width_calibration_error([0, 0], [1.0, 1.0]) == 1
     # two bins: |1 - 0.9| and |0 - 0.2|, equally full
-    assert expected_calibration_error([1, 0], [0.9, 0.2]) == pytest.approx(0.15)
+    assert equal_width_calibration_error([1, 0], [0.9, 0.2]) == pytest.approx(0.15)
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.25, 1, 200_000)
     calibrated = rng.random(200_000) < confidence
-    assert expected_calibration_error(calibrated, confidence) < 0.01
-    assert expected_calibration_error(calibrated, confidence**2) > 0.1
+    assert equal_width_calibration_error(calibrated, confidence) < 0.01
+    assert equal_width_calibration_error(calibrated, confidence**2) > 0.1
 
 
 def test_the_papers_figures_agree_with_its_own_matrix():

@@ -14,7 +14,9 @@ from matplotlib.ticker import NullLocator
 
 from corrsk.comparison.rivals import REFERENCE, RIVALS
 from corrsk.comparison.tables import best_rows
+from corrsk.evaluation import known_ceiling
 
+CEILING = "best possible"
 _QUESTIONS = {
     "accuracy": "how many compartments?",
     "binary_accuracy": "more than one compartment? P(n_c ≥ 2) > 0.5",
@@ -60,6 +62,7 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
         for ax, over in zip(row, ("n_train", "seconds_fit"), strict=True):
             for name, group in done.groupby("model", sort=False):
                 _plot_curve(ax, group, over, metric, styles[str(name)], str(name))
+            _draw_ceiling(ax, dataset, metric)
             ax.set_xscale("log")
             ax.grid(alpha=0.3)
             ax.set_title(question)
@@ -78,9 +81,9 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    order = list(RIVALS)  # matplotlib would put error bars behind plain lines
+    order = [*RIVALS, CEILING]  # matplotlib would put error bars behind plain lines
     pairs = sorted(
-        zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1].split(" ")[0])
+        zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1].split(" (")[0])
     )
     figure.legend(*zip(*pairs, strict=True), loc="outside right center", fontsize=9)
 
@@ -99,6 +102,22 @@ def _plot_curve(
         group[over].to_numpy(dtype=np.float64), value, np.clip([low, high], 0, None), capsize=2,
         markersize=5, label=name, **style,
     )  # fmt: skip
+
+
+def _draw_ceiling(ax: Axes, dataset: str, metric: str, *, over_noise: bool = False) -> None:
+    """The accuracy of the best possible classifier, between its two estimates."""
+    ceiling = known_ceiling(dataset)
+    if ceiling is None:
+        return
+    low, high = 100 * ceiling[f"{metric}_low"], 100 * ceiling[f"{metric}_high"]
+    style: dict[str, Any] = {"color": "tab:gray", "zorder": 1}
+    if over_noise:
+        x = 100 * ceiling["noise_level"][1:]
+        ax.plot(x, (low + high)[1:] / 2, "k:", label=CEILING, zorder=1)
+        ax.fill_between(x, low[1:], high[1:], alpha=0.25, linewidth=0, **style)
+    else:
+        ax.axhline((low[0] + high[0]) / 2, color="black", linestyle=":", label=CEILING, zorder=1)
+        ax.axhspan(low[0], high[0], alpha=0.25, linewidth=0, **style)
 
 
 def _leave_out_the_tail(ax: Axes, values: pd.Series) -> None:
@@ -137,6 +156,7 @@ def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, data
                     100 * rows["noise_level"], 100 * rows[metric], markersize=5, label=label,
                     **style,
                 )  # fmt: skip
+        _draw_ceiling(ax, dataset, metric, over_noise=True)
         levels = 100 * np.unique(noise["noise_level"])
         ax.set(
             title=question, xlabel="noise level (% of the noise reference)",

@@ -1,6 +1,12 @@
 """The judgement: figures of merit, tables and figures of any classifier of counts."""
 
 from corrsk._counts import multicompartment_probability
+from corrsk.evaluation.calibration import (
+    calibration_by_noise_level,
+    expected_calibration_error,
+    reliability_table,
+)
+from corrsk.evaluation.ceiling import accuracy_ceiling, regret
 from corrsk.evaluation.displays import (
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
@@ -13,12 +19,14 @@ from corrsk.evaluation.intervals import (
     bootstrap_interval,
     mcnemar_test,
 )
+from corrsk.evaluation.known_ceilings import known_ceiling
 from corrsk.evaluation.published import (
     PAPER,
     PAPER_BINARY_CONFUSION_MATRIX,
     PAPER_CONFUSION_MATRIX,
     PAPER_METRICS,
     PAPER_NOTE,
+    T1T2_DETR_ACCURACY,
 )
 from corrsk.evaluation.report import Evaluation, evaluate
 from corrsk.evaluation.scorers import (
@@ -29,8 +37,14 @@ from corrsk.evaluation.scorers import (
     multicompartment_neg_log_loss,
     multicompartment_roc_auc,
 )
-from corrsk.evaluation.scores import expected_calibration_error
+from corrsk.evaluation.selective import (
+    abstain,
+    accuracy_coverage_curve,
+    area_under_risk_coverage,
+    threshold_for_accuracy,
+)
 from corrsk.evaluation.tables import results_table
+from corrsk.evaluation.trust_displays import AccuracyCoverageDisplay, ReliabilityDisplay
 
 __all__ = [
     "PAPER",
@@ -39,15 +53,24 @@ __all__ = [
     "PAPER_METRICS",
     "PAPER_NOTE",
     "SCORERS",
+    "T1T2_DETR_ACCURACY",
+    "AccuracyCoverageDisplay",
     "AccuracyOverNoiseDisplay",
     "CountRocDisplay",
     "Evaluation",
     "LossCurveDisplay",
     "McNemarResult",
     "MulticompartmentScorer",
+    "ReliabilityDisplay",
+    "abstain",
+    "accuracy_coverage_curve",
+    "area_under_risk_coverage",
+    "accuracy_ceiling",
     "bootstrap_difference",
     "bootstrap_interval",
+    "calibration_by_noise_level",
     "evaluate",
+    "known_ceiling",
     "expected_calibration_error",
     "mcnemar_test",
     "multicompartment_accuracy",
@@ -56,5 +79,8 @@ __all__ = [
     "multicompartment_probability",
     "multicompartment_roc_auc",
     "plot_confusion_matrices",
+    "reliability_table",
+    "regret",
     "results_table",
+    "threshold_for_accuracy",
 ]

@@ -21,11 +21,11 @@ from corrsk._counts import (
     multicompartment_probability,
 )
 from corrsk._files import read_json, write_json
+from corrsk.evaluation.calibration import grouped_noise_levels
 from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 from corrsk.evaluation.scores import binary_metrics, count_metrics
 
 _FORMAT = "corrsk-evaluation"
-_MOST_LEVELS, _BINS_OF_A_RANGE = 20, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +232,7 @@ def _by_noise_level(
 ) -> pd.DataFrame:
     if noise_level is None:
         return _no_levels()
-    levels = np.asarray(noise_level, dtype=np.float64)
-    if np.unique(levels).size > _MOST_LEVELS:  # drawn from a range
-        bins = pd.qcut(pd.Series(levels), _BINS_OF_A_RANGE)
-        levels = pd.Series(levels).groupby(bins, observed=True).transform("median").to_numpy()
+    levels = grouped_noise_levels(noise_level, len(correct["accuracy"]))
     groups = pd.DataFrame(correct).groupby(pd.Index(levels, name="noise_level"))
     table = groups.mean()
     table["n_samples"] = groups.size()

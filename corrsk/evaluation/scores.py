@@ -13,7 +13,7 @@ from corrsk._counts import is_multicompartment, multicompartment_probability
 N_CALIBRATION_BINS = 15
 
 
-def expected_calibration_error(
+def equal_width_calibration_error(
     correct: ArrayLike, confidence: ArrayLike, *, n_bins: int = N_CALIBRATION_BINS
 ) -> float:
     """Mean gap between confidence and accuracy over equally wide bins.
@@ -68,7 +68,7 @@ def count_metrics(
     results["roc_auc_micro"] = _roc_auc(one_hot.ravel(), probabilities.ravel())
     results["roc_auc_macro"] = float(np.mean(areas))
     results["log_loss"] = float(metrics.log_loss(y, probabilities, labels=classes))
-    results["calibration_error"] = expected_calibration_error(
+    results["calibration_error"] = equal_width_calibration_error(
         predicted == y, probabilities.max(axis=1)
     )
     return results
@@ -101,7 +101,7 @@ def binary_metrics(
         metrics.log_loss(several, np.column_stack([1 - probability, probability]), labels=[0, 1])
     )
     answer = probability > 0.5
-    results["binary_calibration_error"] = expected_calibration_error(
+    results["binary_calibration_error"] = equal_width_calibration_error(
         answer == several, np.where(answer, probability, 1 - probability)
     )
     return results

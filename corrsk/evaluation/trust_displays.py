@@ -1,0 +1,260 @@
+"""Figures of trust: reliability diagrams, and accuracy over coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from corrsk.evaluation.calibration import (
+    N_BINS,
+    QUESTIONS,
+    checked_predictions,
+    grouped_noise_levels,
+    reliability_table,
+)
+from corrsk.evaluation.selective import accuracy_coverage_curve
+
+ALL = "all signals"
+_CURVE_POINTS = 1000
+_SHOWN_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+_LABELS = {
+    "count": ("probability of the most probable n_c", "share of these answers that is right"),
+    "multicompartment": ("P(n_c ≥ 2)", "share with more than one compartment"),
+}
+
+
+class ReliabilityDisplay:
+    """Observed frequency over predicted probability, in bins of equally many signals.
+
+    Made by :meth:`from_predictions` or :meth:`from_estimator`. A calibrated classifier
+    lies on the diagonal; below it, it is too sure of itself.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        :func:`corrsk.evaluation.reliability_table` of each group of signals. That of
+        all signals is drawn with its 95 % intervals.
+    question : {"count", "multicompartment"}, default="count"
+        What the probabilities are of, for the labels.
+    dataset : str
+        Name of the data, for the title.
+
+    Attributes
+    ----------
+    ax_, figure_
+        Where it was plotted.
+
+    See Also
+    --------
+    sklearn.calibration.CalibrationDisplay : for other binary classifiers.
+    """
+
+    def __init__(
+        self, tables: Mapping[str, pd.DataFrame], *, question: str = "count",
+        dataset: str = "unnamed data",
+    ) -> None:  # fmt: skip
+        if question not in QUESTIONS:
+            raise ValueError(f"unknown question {question!r}; known: {', '.join(QUESTIONS)}")
+        self.tables = tables
+        self.question = question
+        self.dataset = dataset
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: ArrayLike, *, noise_level: ArrayLike | None = None,
+        n_bins: int = N_BINS, question: str = "count", dataset: str = "unnamed data",
+        ax: Axes | None = None,
+    ) -> ReliabilityDisplay:  # fmt: skip
+        """Plot the reliability of a fitted classifier on signals X of shape (n, N)."""
+        return cls.from_predictions(
+            y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
+            n_bins=n_bins, question=question, dataset=dataset, ax=ax,
+        )  # fmt: skip
+
+    @classmethod
+    def from_predictions(
+        cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
+        noise_level: ArrayLike | None = None, n_bins: int = N_BINS, question: str = "count",
+        dataset: str = "unnamed data", ax: Axes | None = None,
+    ) -> ReliabilityDisplay:  # fmt: skip
+        """Plot the reliability of predicted probabilities.
+
+        Parameters
+        ----------
+        y : array of shape (n,)
+            Reference counts.
+        probabilities : array of shape (n, K)
+        classes : array of shape (K,), optional
+            Default: the distinct values of y.
+        noise_level : array of shape (n,), optional
+            Adds a curve for each noise level.
+        n_bins, question
+            See :func:`corrsk.evaluation.expected_calibration_error`.
+        dataset : str
+        ax : matplotlib Axes, optional
+        """
+        y, rows, labels = checked_predictions(y, probabilities, classes)
+        tables = {
+            name: reliability_table(y[at], rows[at], labels, n_bins=n_bins, question=question)
+            for name, at in _groups(noise_level, y.size).items()
+        }
+        return cls(tables, question=question, dataset=dataset).plot(ax=ax)
+
+    def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
+        """Draw the diagram."""
+        self.ax_ = Figure((5.6, 5.2), layout="constrained").subplots() if ax is None else ax
+        self.figure_ = self.ax_.get_figure(root=True)
+        self.ax_.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+        colours = _colours(self.tables)
+        for name, table in self.tables.items():
+            gaps = (table["observed"] - table["predicted"]).abs()
+            error = np.average(gaps, weights=table["n_samples"])
+            label = f"{name}: calibration error {error:.4f}"
+            x, observed = table["predicted"], table["observed"]
+            if name == ALL:
+                reach = [observed - table["low"], table["high"] - observed]
+                self.ax_.errorbar(
+                    x, observed, reach, marker="o", markersize=4, capsize=2, color="black",
+                    label=label, zorder=3,
+                )  # fmt: skip
+            else:
+                self.ax_.plot(
+                    x, observed, marker=".", markersize=4, linewidth=0.8, color=colours[name],
+                    label=label,
+                )  # fmt: skip
+        xlabel, ylabel = _LABELS[self.question]
+        lowest = min(table[["predicted", "low"]].min().min() for table in self.tables.values())
+        least = max(0.0, float(lowest) - 0.05)
+        self.ax_.set(
+            xlabel=xlabel, ylabel=ylabel, title=f"Reliability\n{self.dataset}",
+            xlim=(least, 1.02), ylim=(least, 1.02), aspect="equal",
+        )  # fmt: skip
+        self.ax_.legend(fontsize=8, loc="upper left")
+        return self
+
+
+class AccuracyCoverageDisplay:
+    """Accuracy of the answers over the share of signals that are answered.
+
+    Made by :meth:`from_predictions` or :meth:`from_estimator`. The least confident
+    signals are left out first.
+
+    Parameters
+    ----------
+    curves : dict of str to (coverage, accuracy, thresholds)
+        :func:`corrsk.evaluation.accuracy_coverage_curve` of each group of signals.
+    dataset : str
+        Name of the data, for the title.
+
+    Attributes
+    ----------
+    ax_, figure_
+        Where it was plotted.
+    """
+
+    def __init__(
+        self,
+        curves: Mapping[str, Sequence[NDArray[np.float64]]],
+        *,
+        dataset: str = "unnamed data",
+    ) -> None:
+        self.curves = curves
+        self.dataset = dataset
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: ArrayLike, *, noise_level: ArrayLike | None = None,
+        dataset: str = "unnamed data", ax: Axes | None = None,
+    ) -> AccuracyCoverageDisplay:  # fmt: skip
+        """Plot the curves of a fitted classifier on signals X of shape (n, N)."""
+        return cls.from_predictions(
+            y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
+            dataset=dataset, ax=ax,
+        )  # fmt: skip
+
+    @classmethod
+    def from_predictions(
+        cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
+        noise_level: ArrayLike | None = None, dataset: str = "unnamed data",
+        ax: Axes | None = None,
+    ) -> AccuracyCoverageDisplay:  # fmt: skip
+        """Plot the curves of predicted probabilities.
+
+        Parameters
+        ----------
+        y : array of shape (n,)
+            Reference counts.
+        probabilities : array of shape (n, K)
+        classes : array of shape (K,), optional
+            Default: the distinct values of y.
+        noise_level : array of shape (n,), optional
+            Adds a curve for each noise level.
+        dataset : str
+        ax : matplotlib Axes, optional
+        """
+        y, rows, labels = checked_predictions(y, probabilities, classes)
+        curves = {
+            name: accuracy_coverage_curve(y[at], rows[at], labels)
+            for name, at in _groups(noise_level, y.size).items()
+        }
+        return cls(curves, dataset=dataset).plot(ax=ax)
+
+    def plot(self, ax: Axes | None = None) -> AccuracyCoverageDisplay:
+        """Draw the curves, with the thresholds on that of all signals."""
+        self.ax_ = Figure((6, 4.4), layout="constrained").subplots() if ax is None else ax
+        self.figure_ = self.ax_.get_figure(root=True)
+        colours = _colours(self.curves)
+        for name, (coverage, accuracy, thresholds) in self.curves.items():
+            # a curve of 10^6 signals has more points than a figure has pixels, and over its
+            # first few signals it tells of nothing but chance
+            x = np.linspace(min(0.01, coverage[-1]), 1, _CURVE_POINTS)
+            y = np.interp(x, coverage, accuracy)
+            every = name == ALL
+            self.ax_.plot(
+                100 * x, 100 * y, color="black" if every else colours[name],
+                linewidth=1.8 if every else 1, label=name, zorder=3 if every else 2,
+            )  # fmt: skip
+            if every:
+                self._mark_thresholds(coverage, accuracy, thresholds)
+        self.ax_.set(
+            xlabel="coverage: signals that are answered (%)", ylabel="accuracy of the answers (%)",
+            title=f"Accuracy over coverage\n{self.dataset}", xlim=(0, 109),
+        )  # fmt: skip
+        self.ax_.grid(alpha=0.3)
+        if len(self.curves) > 1:
+            self.ax_.legend(fontsize=8, loc="lower left")
+        return self
+
+    def _mark_thresholds(
+        self, coverage: NDArray[Any], accuracy: NDArray[Any], thresholds: NDArray[Any]
+    ) -> None:
+        for threshold in _SHOWN_THRESHOLDS:
+            last = int(np.searchsorted(-thresholds, -threshold, side="right")) - 1
+            if last < 0:
+                continue
+            point = (100 * coverage[last], 100 * accuracy[last])
+            self.ax_.plot(*point, "o", color="black", markersize=4, zorder=4)
+            self.ax_.annotate(
+                f"p ≥ {threshold:g}", point, xytext=(4, 5), textcoords="offset points", fontsize=8
+            )
+
+
+def _groups(noise_level: ArrayLike | None, n_samples: int) -> dict[str, NDArray[np.bool_]]:
+    groups = {ALL: np.ones(n_samples, dtype=bool)}
+    if noise_level is None:
+        return groups
+    levels = grouped_noise_levels(noise_level, n_samples)
+    return groups | {f"noise {100 * level:.3g} %": levels == level for level in np.unique(levels)}
+
+
+def _colours(groups: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in groups if name != ALL]
+    tones = colormaps["viridis"](np.linspace(0.05, 0.9, max(1, len(names))))
+    return dict(zip(names, tones, strict=False))

@@ -1,0 +1,397 @@
+"""A warning for voxels that no signal of the training prior looks like."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator, RandomState
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from corrsk import _random, physics
+from corrsk._empirical_tail import LEAST_LOG, log_tail, upper_quantiles
+from corrsk._noisy_mixture import NoisyMixture
+from corrsk._parallel import for_each_chunk, one_blas_thread
+from corrsk._signal_subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
+from corrsk.generator import flatten_signals
+
+EXPLAINED, NO_SIGNAL = "explained", "no signal"
+# in this order a reason is given, the more specific first: with noise less than ever
+# seen all else stands out from it, and one measurement that is off, and a wrong shape, look
+# like more noise
+REASONS = {
+    "noise_below": "noise below the trained range",
+    "spike": "single measurement off",
+    "shape": "signal shape outside the prior",
+    "relation": "signal shape outside the prior",
+    "noise_above": "noise above the trained range",
+}
+_CHUNK_ROWS = 4096
+_FIT_ROWS = 200_000  # of more signals the rest calibrates
+_MIXTURE_ROWS = 50_000  # more do not sharpen the mixture, and would cost minutes
+_MIXTURE_STEPS = 20  # of expectation-maximisation
+_STRONG = 10.0  # times the noise
+_N_QUANTILES = 400
+
+
+class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
+    """Tell which signals are unlike all that the classifier was trained on.
+
+    A classifier answers whatever it is shown, also signals of another protocol, with
+    noise beyond its training, or with artefacts. This detector learns what the signals
+    of the prior look like and gives every voxel the probability that a signal of the
+    prior is as odd as this one. It has scikit-learn's interface of outlier detectors.
+
+    Parameters
+    ----------
+    false_alarm_rate : float, default=0.01
+        Fraction of the prior's own signals that :meth:`predict` calls outliers.
+    n_clusters : int, default=64
+        Number of clusters in the mixture that describes the shapes of the signals (fewer
+        for few training signals).
+    random_state : int, RandomState, Generator or None, default=None
+        Seed of the split into signals to fit and to calibrate with, and of the first
+        centres of the clusters.
+    n_jobs : int or None, default=None
+        Threads of the scoring; None uses every core (one within a joblib worker).
+    verbose : bool, default=True
+        Whether to show progress once the scoring takes a few seconds.
+
+    Attributes
+    ----------
+    offset_ : float
+        ``log(false_alarm_rate)``: the least score of an inlier.
+    subspace_ : ndarray of shape (N, d)
+        Orthonormal basis of the subspace in which the signals of the prior lie.
+    cluster_weights_, cluster_means_, cluster_variances_, cluster_directions_ : ndarrays
+        The mixture of the shapes, of shapes (K,), (K, d), (K, d) and (K, d, d).
+    cluster_log_noise_ : ndarray of shape (K,)
+        Mean logarithm of the noise variance in each cluster.
+    relation_, relation_log_spread_ : ndarrays of shapes (p, d - m) and (q + 1, d - m)
+        Coefficients of the polynomials of the m leading coordinates that predict the
+        others, and of those that predict the logarithm of the squared error (the last
+        for the logarithm of the noise variance).
+    quantiles_ : ndarray of shape (6, q)
+        The five statistics and their combination on the signals of the calibration, at
+        `tail_probabilities_`.
+    tail_probabilities_ : ndarray of shape (q,)
+        Falling; the last is 1 / (n_calibration_ + 1).
+    n_calibration_ : int
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+
+    Notes
+    -----
+    Every signal is divided by its 2-norm first, so that it does not matter whether this
+    has been done. Noise-free signals lie close to a subspace of few dimensions, found by
+    a principal component analysis (uncentred, each signal weighted by the inverse of its
+    noise variance, since otherwise the noisiest ones decide). Then five statistics:
+
+    - *noise_above, noise_below*: the energy outside of the subspace is noise. Its logarithm
+      is compared with what signals of this shape have: a voxel of short T2 has a small
+      signal and so, divided by its norm, more noise.
+    - *spike*: the largest studentised residual of a single measurement, against the
+      noise of all others (Cook and Weisberg, Residuals and Influence in Regression, 1982).
+    - *shape*: the squared distance to the most probable cluster of a Gaussian mixture
+      in the subspace, in units of the cluster's width and the signal's own noise.
+    - *relation*: the seven leading coordinates in the subspace all but determine the others. Each
+      is predicted by a cubic polynomial of them; the largest error counts, in units of
+      what it is for signals of that shape and noise. It sees, far from all clusters,
+      what wide clusters let pass.
+
+    Half of the training signals (all but 50,000 of more than 100,000) are held out, and
+    give each statistic its p-value. The smallest of the five counts, and its own
+    distribution on the held-out signals corrects for there being five (Westfall and Young,
+    Resampling-Based Multiple Testing, 1993), so that the false-alarm rate on signals of the
+    prior is the nominal one. It is so on average over the prior: single noise levels and
+    counts may be above or below.
+
+    What cannot be seen: whatever turns one signal of the prior into another. All TI longer
+    by one factor are the same as shorter T1, a TR much longer than T1 does nothing,
+    and an artefact within the noise is within the noise. What shows in few single voxels
+    may show in many: of a volume that fits the prior the share `false_alarm_rate` is
+    flagged, so that 3 % in place of 1 % in 10^4 voxels tell of another protocol.
+
+    Examples
+    --------
+    >>> from corrsk import make_correlation_signals
+    >>> from corrsk.novelty import SignalNoveltyDetector
+    >>> X, _ = make_correlation_signals(4000, random_state=0)
+    >>> detector = SignalNoveltyDetector(n_clusters=8, random_state=0).fit(X)
+    >>> noisy, _ = make_correlation_signals(1000, noise_level=0.3, random_state=1)
+    >>> bool((detector.predict(noisy) == -1).mean() > 0.9)
+    True
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "false_alarm_rate": [Interval(Real, 0, 0.5, closed="neither")],
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        false_alarm_rate: float = 0.01,
+        n_clusters: int = 64,
+        random_state: _random.RandomState = None,
+        n_jobs: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        self.false_alarm_rate = false_alarm_rate
+        self.n_clusters = n_clusters
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike, y: Any = None) -> SignalNoveltyDetector:
+        """Learn what signals of the prior look like.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals simulated from the prior, with its noise: 10^5 or more. Signals
+            that are all zero are left out.
+        y : ignored
+
+        Returns
+        -------
+        SignalNoveltyDetector
+            The detector itself.
+
+        Raises
+        ------
+        ValueError
+            If fewer than two signals are not zero, or a value is NaN or infinite.
+        """
+        X = self._checked(X, reset=True)
+        X = X[X.any(axis=1)]
+        if len(X) < 2:
+            raise ValueError("the detector needs at least two signals that are not all zero")
+        seed = _random.entropy(self.random_state)
+        order = _random.generator(seed).permutation(len(X))
+        n_fit = min(-(-len(X) // 2), _FIT_ROWS)
+        signals = physics.normalize_signals(X[order[:n_fit]].astype(np.float64), "l2")
+        with one_blas_thread:  # sums of other threads would round otherwise
+            self.subspace_, strength = noise_weighted_subspace(signals)
+            coordinates, residuals = self._split(signals)
+            variance = self._noise_variance(residuals)
+            self._fit_mixture(coordinates[:_MIXTURE_ROWS], variance[:_MIXTURE_ROWS], strength, seed)
+            relation = CoordinateRelation.fit(coordinates, variance)
+        self.relation_, self.relation_log_spread_ = relation.coefficients, relation.log_spread
+        self._calibrate(X[order[n_fit:]])
+        self.offset_ = float(np.log(self.false_alarm_rate))
+        return self
+
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logarithm of the p-value of each signal: the lower, the odder.
+
+        Beyond the oddest signal of the calibration it goes on falling (the tail is taken
+        for exponential), so that the oddest of many can be ranked, down to -700.
+
+        Parameters
+        ----------
+        X : array of shape (n, N) or (n, n_ti, n_te)
+            Signals, in any number: they are worked off in chunks.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        scores: NDArray[np.float64] = self._log_p_values(X).min(axis=1)
+        return scores
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """:meth:`score_samples` less `offset_`, of shape (n,): negative for outliers."""
+        check_is_fitted(self)
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """+1 for signals like those of the prior, -1 for outliers.
+
+        Parameters as in :meth:`score_samples`.
+
+        Returns
+        -------
+        ndarray of int, shape (n,)
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability that a signal of the prior is at least as odd as each of these.
+
+        Parameters as in :meth:`score_samples`.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Not below ``1 / (n_calibration_ + 1)``: fewer signals of the prior cannot tell.
+            Signals of the prior have uniform p-values.
+        """
+        p = np.exp(self.score_samples(X))
+        return np.maximum(p, 1 / (self.n_calibration_ + 1))
+
+    def explain(self, X: ArrayLike) -> pd.DataFrame:
+        """Why each signal is an outlier, as far as the statistics tell.
+
+        Parameters as in :meth:`score_samples`.
+
+        Returns
+        -------
+        DataFrame of n rows
+            p_value, as :meth:`p_values`; reason: "explained" for an inlier, else "no signal"
+            (all zero), "noise below the trained range", "single measurement off", "signal
+            shape outside the prior" or "noise above the trained range", the first of these
+            that holds; measurement: the position of the measurement with the largest
+            residual, counted from 0; and the p-value of each statistic, corrected for
+            there being five. A wrong shape that the subspace cannot hold looks like noise
+            and may be called so.
+        """
+        check_is_fitted(self)
+        logs = self._log_p_values(X)
+        X = self._checked(X, reset=False)
+        reason = np.full(len(X), EXPLAINED, dtype=object)
+        for k, name in reversed(list(enumerate(REASONS))):
+            reason[logs[:, k] < self.offset_] = REASONS[name]
+        reason[~X.any(axis=1)] = NO_SIGNAL
+        least = 1 / (self.n_calibration_ + 1)
+        worst = np.empty(len(X), dtype=np.int64)
+        for start in range(0, len(X), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            _, residuals = self._split(physics.normalize_signals(X[rows], "l2"))
+            worst[rows] = self._studentised(residuals).argmax(axis=1)
+        return pd.DataFrame(
+            {
+                "p_value": np.maximum(np.exp(logs.min(axis=1)), least),
+                "reason": reason,
+                "measurement": worst,
+                **{name: np.maximum(np.exp(logs[:, k]), least) for k, name in enumerate(REASONS)},
+            }
+        )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # -- the statistics -------------------------------------------------------
+
+    def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
+        return validate_data(
+            self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32), order="C",
+            ensure_min_samples=2 if reset else 1,
+        )  # fmt: skip
+
+    def _split(self, signals: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Coordinates in the subspace, (n, d), and what lies outside of it, (n, N)."""
+        basis = self.subspace_.astype(signals.dtype, copy=False)
+        coordinates = signals @ basis
+        return coordinates, signals - coordinates @ basis.T
+
+    def _noise_variance(self, residuals: NDArray[Any]) -> NDArray[Any]:
+        freedom = max(1, np.subtract(*self.subspace_.shape))
+        return np.maximum((residuals**2).sum(axis=1) / freedom, LEAST_VARIANCE)
+
+    def _studentised(self, residuals: NDArray[Any]) -> NDArray[Any]:
+        """Absolute residual of each measurement over the noise of all others."""
+        freedom = int(np.subtract(*self.subspace_.shape))
+        left = 1 - (self.subspace_**2).sum(axis=1)
+        # one that the subspace all but contains has no residual to judge by
+        factor = np.where(left > 1e-6, 1 / np.sqrt(np.maximum(left, 1e-6)), 0)
+        squared = (residuals * factor.astype(residuals.dtype)) ** 2
+        others = (residuals**2).sum(axis=1, keepdims=True) - squared
+        return np.sqrt(squared / np.maximum(others / max(1, freedom - 1), LEAST_VARIANCE))
+
+    def _fit_mixture(
+        self,
+        coordinates: NDArray[np.float64],
+        variance: NDArray[np.float64],
+        strength: NDArray[np.float64],
+        seed: int,
+    ) -> None:
+        n, d = coordinates.shape
+        # the first clustering sees the directions in which signals differ, not the noise
+        differ = strength >= min(_STRONG, strength[0])
+        mixture = NoisyMixture.fit(
+            coordinates, variance,
+            # a cluster of d dimensions wants some samples for each of them
+            n_clusters=max(1, min(self.n_clusters, n // (10 * (d + 1)))),
+            scale=np.where(differ, 1 / np.sqrt((coordinates**2).mean(axis=0)), 0),
+            n_steps=_MIXTURE_STEPS, seed=seed % 2**32,
+        )  # fmt: skip
+        self.cluster_weights_, self.cluster_means_ = mixture.weights, mixture.means
+        self.cluster_variances_, self.cluster_directions_ = mixture.variances, mixture.directions
+        share, _ = mixture.responsibilities(mixture.log_joint(coordinates, variance))
+        members = np.maximum(share.sum(axis=0), 1e-30)
+        self.cluster_log_noise_ = (np.log(variance) @ share) / members
+
+    def _statistics(self, X: NDArray[Any]) -> NDArray[Any]:
+        """The five statistics, (n, 5); the larger, the odder."""
+        signals = physics.normalize_signals(X, "l2")
+        coordinates, residuals = self._split(signals)
+        variance = self._noise_variance(residuals)
+        # in the precision of the signals: single precision is twice as fast
+        mixture = NoisyMixture(
+            *_as(X.dtype, self.cluster_weights_, self.cluster_means_,
+                 self.cluster_variances_, self.cluster_directions_)
+        )  # fmt: skip
+        relation = CoordinateRelation(*_as(X.dtype, self.relation_, self.relation_log_spread_))
+        share, nearest = mixture.responsibilities(mixture.log_joint(coordinates, variance))
+        excess = np.log(variance) - share @ self.cluster_log_noise_
+        statistics = {
+            "spike": self._studentised(residuals).max(axis=1),
+            "shape": mixture.deviations(coordinates, variance, nearest).sum(axis=1),
+            "relation": relation.error(coordinates, variance),
+            "noise_above": excess,
+            "noise_below": -excess,
+        }
+        if np.subtract(*self.subspace_.shape) < 2:  # nothing but rounding is outside
+            for name in ("spike", "noise_above", "noise_below"):
+                statistics[name] = np.zeros(len(X))
+        return np.column_stack([statistics[name] for name in REASONS])
+
+    def _all_statistics(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        statistics = np.empty((len(X), len(REASONS)))
+
+        def work(rows: slice) -> None:
+            statistics[rows] = self._statistics(X[rows])
+
+        with one_blas_thread:
+            for_each_chunk(
+                work, len(X), _CHUNK_ROWS, n_jobs=self.n_jobs, description="looking for outliers",
+                unit="signals", verbose=self.verbose,
+            )  # fmt: skip
+        return statistics
+
+    def _calibrate(self, X: NDArray[Any]) -> None:
+        statistics = self._all_statistics(X)
+        self.n_calibration_ = len(X)
+        # dense where the p-values are small, and down to the rarest that can be told
+        self.tail_probabilities_ = np.geomspace(1, 1 / (len(X) + 1), _N_QUANTILES)
+        tail = self.tail_probabilities_
+        each = [upper_quantiles(values, tail) for values in statistics.T]
+        logs = [log_tail(q, tail, values) for q, values in zip(each, statistics.T, strict=True)]
+        self.quantiles_ = np.array([*each, upper_quantiles(-np.min(logs, axis=0), tail)])
+
+    def _log_p_values(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logarithms of the p-values of the statistics, corrected for their number, (n, 5)."""
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        logs = np.empty((len(X), len(REASONS)))
+        for k, values in enumerate(self._all_statistics(X).T):
+            alone = log_tail(self.quantiles_[k], self.tail_probabilities_, values)
+            logs[:, k] = log_tail(self.quantiles_[-1], self.tail_probabilities_, -alone)
+        logs[~X.any(axis=1)] = LEAST_LOG
+        return logs
+
+
+def _as(dtype: Any, *arrays: NDArray[Any]) -> list[NDArray[Any]]:
+    return [array.astype(dtype, copy=False) for array in arrays]
