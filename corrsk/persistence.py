@@ -28,16 +28,19 @@ from corrsk.acquisition import AcquisitionProtocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
+from corrsk.novelty import SignalNoveltyDetector
 from corrsk.ranges import PropertyRange, SNRRange
 from corrsk.tissue import TissuePrior
 from corrsk.training import NetworkShape, resolve_device, restored_net, weights_of
 
 _FORMAT = "corrsk-estimator"
 _VERSION = 2
+_SMALL = 16  # numbers
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
-        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, CorrelationCNNClassifier
+        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, CorrelationCNNClassifier,
+        SignalNoveltyDetector,
     )
 }  # fmt: skip
 # parameters that are values of corrsk's own
@@ -158,6 +161,8 @@ def _encode_estimator(
         for key, value in vars(estimator).items()
         if key.endswith("_") and not key.startswith("_") and key != "net_"
     }
+    large = {key: value for key, value in fitted.items() if _is_tensor(value)}
+    tensors |= {prefix + key: np.ascontiguousarray(value) for key, value in large.items()}
     if hasattr(estimator, "net_"):
         tensors |= {prefix + key: values for key, values in weights_of(estimator.net_).items()}
     parameters = estimator.get_params(deep=False)
@@ -166,7 +171,10 @@ def _encode_estimator(
     return {
         "class": name,
         "parameters": {key: _encode(value, key) for key, value in parameters.items()},
-        "fitted": {key: _encode(value, key) for key, value in fitted.items()},
+        "fitted": {
+            key: {"tensor": prefix + key} if key in large else _encode(value, key)
+            for key, value in fitted.items()
+        },
         # set_output and set_fit_request: a Pipeline behaves otherwise without them
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
         "fit_request": {
@@ -175,6 +183,11 @@ def _encode_estimator(
             if value is not None
         },
     }
+
+
+def _is_tensor(value: Any) -> bool:
+    # small arrays stay readable in the header
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > _SMALL
 
 
 def _decode_estimator(
@@ -195,7 +208,8 @@ def _decode_estimator(
         parameters["input_scaling"] = "standardize" if parameters.pop("standardize") else None
     estimator = _CLASSES[content["class"]](**parameters)
     for key, value in content["fitted"].items():
-        setattr(estimator, key, _decode(value))
+        is_tensor = isinstance(value, dict) and "tensor" in value
+        setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
     if content["output"] is not None:
         estimator.set_output(transform=content["output"])
     if content["fit_request"]:

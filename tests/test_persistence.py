@@ -18,6 +18,7 @@ from corrsk import (
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     SignalNormalizer,
+    SignalNoveltyDetector,
     TissuePrior,
     load,
     save,
@@ -181,3 +182,13 @@ def test_the_residual_mlp_comes_back_the_same(tissue, tmp_path):
     np.testing.assert_array_equal(
         again.predict_proba(X, class_prior=prior), model.predict_proba(X, class_prior=prior)
     )
+
+
+def test_a_novelty_detector_comes_back_the_same(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    detector = SignalNoveltyDetector(n_clusters=2, random_state=0, verbose=False).fit(X)
+    save(detector, tmp_path / "detector.safetensors")
+    again = load(tmp_path / "detector.safetensors")
+    np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
+    np.testing.assert_array_equal(again.predict(X), detector.predict(X))
+    pd.testing.assert_frame_equal(again.explain(X), detector.explain(X))
