@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from corrsk import pretrained_names
-
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PROMISED = {
     "abstain_and_warn.py": "abstain_and_warn.png",
@@ -31,8 +29,6 @@ def test_every_example_is_run():
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_example(name, tmp_path):
-    if name == "use_pretrained.py" and not pretrained_names():
-        pytest.skip("no pretrained models are shipped yet")
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
