@@ -140,7 +140,8 @@ def test_what_a_checkpoint_needs(signals, tmp_path):
 
 
 def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
-    monkeypatch.setattr("corrsk._network_classifier.PROGRESS_DELAY", 3600)  # however slow the machine is
+    # however slow the machine is
+    monkeypatch.setattr("corrsk._network_classifier.PROGRESS_DELAY", 3600)
     classifier(max_epochs=2, verbose=True).fit(*signals)
     assert "training" not in capsys.readouterr().err
     monkeypatch.setattr("corrsk._network_classifier.PROGRESS_DELAY", 0)

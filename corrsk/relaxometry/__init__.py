@@ -1,12 +1,20 @@
 """Model-based counting of compartments, without learning.
 
-Multi-exponential fits with a model-selection criterion, and the peaks of
-regularised non-negative least squares spectra, as scikit-learn classifiers of
-the compartment count. Both work for every contrast in
+Multi-exponential fits with a model-selection criterion, the peaks of
+regularised non-negative least squares spectra, and the ideal observer (Bayes'
+rule under the prior, which no method can beat on average), as scikit-learn
+classifiers of the compartment count. All work for every contrast in
 :data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
 """
 
+from corrsk.relaxometry._posterior import CountPosterior
+from corrsk.relaxometry.ideal_observer import IdealObserverClassifier
 from corrsk.relaxometry.multiexponential import MultiExponentialClassifier
 from corrsk.relaxometry.spectrum import NNLSPeakClassifier
 
-__all__ = ["MultiExponentialClassifier", "NNLSPeakClassifier"]
+__all__ = [
+    "CountPosterior",
+    "IdealObserverClassifier",
+    "MultiExponentialClassifier",
+    "NNLSPeakClassifier",
+]

@@ -69,10 +69,8 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         classes = np.unique(labels)
         counts = self._as_counts(classes)
         protocol = self._resolve_protocol().in_grid_order()
-        bounds = checked_bounds(self.bounds, protocol.tissue_properties)
-        model = KernelModel(protocol, bounds, self.inversion_efficiency)
-        self._prepare(model, counts)
-        self._model, self._counts = model, counts
+        self._set_up(protocol, counts)
+        self._counts = counts
         self.protocol_ = protocol
         self.classes_ = classes
         return self
@@ -136,7 +134,13 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         is_multicompartment(self.classes_)
         return multicompartment_probability(self.predict_proba(X), self.classes_)
 
-    # -- what the two methods differ in --------------------------------------
+    # -- what the methods differ in --------------------------------------------
+
+    def _set_up(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
+        bounds = checked_bounds(self.bounds, protocol.tissue_properties)
+        model = KernelModel(protocol, bounds, self.inversion_efficiency)
+        self._prepare(model, counts)
+        self._model = model
 
     def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
         raise NotImplementedError

@@ -1,0 +1,299 @@
+"""Inner products of the signals of compartments: all that a likelihood needs of them.
+
+The signal of a voxel is ``S = sum_i f_i phi_i``. With ``c_i = x . phi_i`` and
+``M_ij = phi_i . phi_j`` the likelihood of a measured x follows from
+``x . S = c . f`` and ``|S|^2 = f' M f``; the columns of a grid protocol, outer
+products of short kernels, are never formed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk.acquisition import AcquisitionProtocol
+from corrsk.physics import CONTRASTS
+from corrsk.ranges import PropertyRange
+
+Array = NDArray[np.float64]
+Units = NDArray[np.float32]  # coordinates of tissue properties, in [0, 1)
+
+_LARGEST_TABLE = 40_000  # combinations of the properties whose projections are tabulated
+_LARGEST_GRAM = 512  # values of one property
+_BELOW_ONE = np.float32(1 - 2**-24)
+
+
+def to_values(unit: NDArray[Any], values: PropertyRange) -> Array:
+    """Values of a property at coordinates in [0, 1), in which its prior is uniform."""
+    if values.step is not None:
+        return np.asarray(values.low + values.step * cells(unit, values), dtype=np.float64)
+    if values.scale == "log":
+        ratio = math.log(values.high / values.low)
+        return values.low * np.exp(ratio * unit.astype(np.float64))
+    return values.low + (values.high - values.low) * unit.astype(np.float64)
+
+
+def cells(unit: NDArray[Any], values: PropertyRange) -> NDArray[np.intp]:
+    """Index of the grid point of a stepped range at coordinates in [0, 1)."""
+    # in single precision a product may round up to the number of points
+    return np.minimum(unit * values.n_values, values.n_values - 1).astype(np.intp)
+
+
+def to_units(drawn: Array, values: PropertyRange, uniform: Array) -> Units:
+    """Coordinates of drawn values; within the cell of a grid point anywhere, by `uniform`."""
+    if values.step is not None:
+        unit = (np.rint((drawn - values.low) / values.step) + uniform) / values.n_values
+    elif values.high == values.low:
+        unit = uniform
+    elif values.scale == "log":
+        unit = np.log(drawn / values.low) / math.log(values.high / values.low)
+    else:
+        unit = (drawn - values.low) / (values.high - values.low)
+    return np.minimum(unit.astype(np.float32), _BELOW_ONE)
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Inner products of K compartments.
+
+    Parameters
+    ----------
+    c : list of K arrays
+        ``x . phi_i``.
+    M : list of lists of arrays
+        ``phi_i . phi_j``, the lower triangle: ``M[i][j]`` for j <= i.
+    kernels : list of lists of arrays (V, n_axis, C)
+        For each compartment its kernel along each axis; empty unless the peak
+        of the signal is asked for.
+    """
+
+    c: list[Array]
+    M: list[list[Array]]
+    kernels: list[list[NDArray[Any]]]
+
+    def projection(self, fractions: list[Array]) -> Array:
+        """``x . S``."""
+        total = fractions[0] * self.c[0]
+        for f, c in zip(fractions[1:], self.c[1:], strict=True):
+            total += f * c
+        return total
+
+    def squared(self, fractions: list[Array]) -> Array:
+        """``|S|^2``."""
+        total = np.zeros_like(self.c[0])
+        for i, f in enumerate(fractions):
+            inner = f * self.M[i][i]
+            for j in range(i):
+                inner += 2.0 * fractions[j] * self.M[i][j]
+            inner *= f
+            total += inner
+        return total
+
+    def peak(self, fractions: list[Array]) -> Array | None:
+        """``max |S|``, in single precision, if the kernels are at hand."""
+        if not self.kernels:
+            return None
+        *outer, _ = self.kernels[0]
+        scaled = [f.astype(np.float32)[:, None] for f in fractions]
+        largest = np.zeros(fractions[0].shape, np.float32)
+        for where in itertools.product(*(range(kernel.shape[1]) for kernel in outer)):
+            signal: NDArray[Any] | float = 0.0
+            for f, kernels in zip(scaled, self.kernels, strict=True):
+                *others, last = kernels
+                for index, kernel in zip(where, others, strict=True):
+                    f = f * kernel[:, index : index + 1]
+                signal = signal + f * last
+            np.maximum(largest, np.abs(signal).max(axis=1), out=largest)
+        return largest.astype(np.float64)
+
+
+class CompartmentModel:
+    """Signals of compartments over coordinates in which their prior is uniform.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        In grid order, N measurements.
+    ranges : mapping of str to PropertyRange
+        The P properties of the prior, among them all that the protocol probes.
+    inversion_efficiency : float
+        eta in (0, 1].
+    peak : bool
+        Whether the peaks of signals are needed.
+
+    Notes
+    -----
+    On a grid protocol, with a prior on a grid, the projections of a voxel's
+    signal are a table of all combinations of values, and inner products of
+    kernels one table for each axis. Otherwise kernels are evaluated for each
+    compartment, along each axis of a grid or at the N points of a scattered
+    protocol.
+    """
+
+    def __init__(
+        self,
+        protocol: AcquisitionProtocol,
+        ranges: Mapping[str, PropertyRange],
+        inversion_efficiency: float,
+        peak: bool,
+    ) -> None:
+        self._ranges = list(ranges.values())
+        self._peak = peak
+        names = list(ranges)
+        contrasts = [CONTRASTS[name] for name in protocol.contrasts]
+        where = [names.index(contrast.tissue) for contrast in contrasts]
+        self.last_probed = where[-1]
+        levels = [np.asarray(values) for values in protocol.contrasts.values()]
+        options = {"tr": protocol.tr, "inversion_efficiency": inversion_efficiency}
+        factors = [
+            (index, contrast.kernel, level, options if contrast.longitudinal else {})
+            for index, contrast, level in zip(where, contrasts, levels, strict=True)
+        ]
+        if protocol.grid_shape is None:
+            self._axes = [factors]
+        else:
+            self._axes = [[(i, k, np.unique(level), o)] for i, k, level, o in factors]
+        self.shape = tuple(axis[0][2].size for axis in self._axes)
+        sizes = [self._ranges[axis[0][0]].n_values for axis in self._axes]
+        self.tabulated = (
+            protocol.grid_shape is not None
+            and all(self._ranges[axis[0][0]].step is not None for axis in self._axes)
+            and math.prod(sizes) <= _LARGEST_TABLE
+            and max(sizes) <= _LARGEST_GRAM
+        )
+        if self.tabulated:
+            self._sizes = [int(size) for size in sizes]
+            self._tables = []
+            for axis, size in zip(self._axes, self._sizes, strict=True):
+                index, kernel, level, own = axis[0]
+                values = self._ranges[index]
+                grid = values.low + values.step * np.arange(size)  # type: ignore[operator]
+                self._tables.append(kernel(level, grid[:, None], **own))
+            self._grams = [(table @ table.T).ravel() for table in self._tables]
+            self._narrow = [np.ascontiguousarray(t.T, dtype=np.float32) for t in self._tables]
+
+    def bind(self, x: Array) -> BoundModel:
+        """The model with the signals x of shape (V, N) to project on."""
+        return BoundModel(self, x)
+
+    def _kernels(self, values: list[Array]) -> list[Array]:
+        """Kernels (V, n_axis, C) along each axis of one compartment of properties (V, C)."""
+        along = []
+        for axis in self._axes:
+            product = None
+            for index, kernel, level, options in axis:
+                factor = kernel(level[:, None], values[index][:, None, :], **options)
+                product = factor if product is None else np.multiply(product, factor, out=product)
+            assert product is not None
+            along.append(product)
+        return along
+
+
+class BoundModel:
+    """A compartment model and the signals of V voxels."""
+
+    def __init__(self, model: CompartmentModel, x: Array) -> None:
+        self._model = model
+        grid = x.reshape(len(x), *model.shape)
+        self.signal_squared = (x * x).sum(axis=1)[:, None]
+        if model.tabulated:
+            # one axis after the other: (V, .., n_axis) to (V, .., n_values)
+            table = grid
+            for kernel in model._tables:
+                table = np.matmul(kernel, table.reshape(len(x), kernel.shape[1], -1))
+                table = table.transpose(0, 2, 1)
+            self._projections = np.ascontiguousarray(table).reshape(len(x), -1)
+        else:
+            self._grid = grid
+
+    def forms(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
+        """Inner products at coordinates.
+
+        Parameters
+        ----------
+        units : ndarray of shape (P, K, V, C)
+            C states of K compartments with P properties in each of V voxels.
+        voxels : ndarray of int, shape (V,)
+            Which of the signals each voxel has.
+
+        Returns
+        -------
+        Forms
+            Of arrays of shape (V, C).
+        """
+        if self._model.tabulated:
+            return self._looked_up(units, voxels)
+        return self._evaluated(units, voxels)
+
+    def _looked_up(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
+        model, K = self._model, units.shape[1]
+        offset = (voxels * self._projections.shape[1])[:, None]
+        ranges = [(axis[0][0], model._ranges[axis[0][0]]) for axis in model._axes]
+        index = [[cells(units[p, i], values) for i in range(K)] for p, values in ranges]
+        flat = self._projections.reshape(-1)
+        c, M = [], []
+        rows = [[at[i] * size for i in range(K)] for at, size in zip(index, model._sizes)]  # noqa: B905
+        for i in range(K):
+            joint = index[0][i]
+            for at, size in zip(index[1:], model._sizes[1:], strict=True):
+                joint = joint * size + at[i]
+            c.append(flat.take(joint + offset))
+            line = []
+            for j in range(i + 1):
+                product = None
+                for gram, row, at in zip(model._grams, rows, index, strict=True):
+                    factor = gram.take(row[i] + at[j])
+                    product = (
+                        factor if product is None else np.multiply(product, factor, out=product)
+                    )
+                assert product is not None
+                line.append(product)
+            M.append(line)
+        kernels: list[list[NDArray[Any]]] = []
+        if model._peak:
+            kernels = [
+                [
+                    table[:, at[i]].transpose(1, 0, 2)
+                    for table, at in zip(model._narrow, index, strict=True)
+                ]
+                for i in range(K)
+            ]
+        return Forms(c, M, kernels)
+
+    def _evaluated(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
+        model, K = self._model, units.shape[1]
+        x = self._grid[voxels]
+        kernels, c, M = [], [], []
+        for i in range(K):
+            values = [to_values(u[i], own) for u, own in zip(units, model._ranges, strict=True)]
+            along = model._kernels(values)
+            kernels.append(along)
+            # the last axis is summed by a matrix product, the others one by one
+            left = np.matmul(x.reshape(len(x), -1, x.shape[-1]), along[-1])
+            for size, kernel in zip(model.shape[-2::-1], along[-2::-1], strict=True):
+                left = left.reshape(len(x), -1, size, left.shape[-1])
+                left = (left * kernel[:, None]).sum(axis=2)
+            c.append(left[:, 0])
+            line = []
+            for j in range(i + 1):
+                product = None
+                for one, other in zip(along, kernels[j], strict=True):
+                    factor = np.einsum("vmc,vmc->vc", one, other)
+                    product = (
+                        factor if product is None else np.multiply(product, factor, out=product)
+                    )
+                assert product is not None
+                line.append(product)
+            M.append(line)
+        narrow = (
+            [[kernel.astype(np.float32) for kernel in along] for along in kernels]
+            if model._peak
+            else []
+        )
+        return Forms(c, M, narrow)

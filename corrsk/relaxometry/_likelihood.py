@@ -1,0 +1,222 @@
+"""The likelihood of a signal, given the noise-free signal up to a few inner products."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from corrsk.physics import NOISE_REFERENCES
+from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.relaxometry._radial import RadialTables
+
+Array = NDArray[np.float64]
+
+_LOG_2PI = math.log(2 * math.pi)
+_SPACING = 0.002  # of the table over the logarithm of the misfit: an error below 5e-5
+# Bounds of the squared noise reference of signals of M0 = 1. Only proposals depend on them.
+_SQUARED_REFERENCE = {"m0": (1.0, 1.0), "max": (0.1, 1.0), "rms": (0.02, 1.0)}
+
+
+def noise_nodes(noise_level: NoiseLevels, n_measurements: int) -> tuple[Array, Array]:
+    """Noise levels and the logarithms of their prior weights.
+
+    Of a range of signal-to-noise ratios s, uniform in s, the levels 1 / s are
+    the nodes of a Gauss-Legendre rule in log s. The likelihood is a peak in
+    log s of width ``1 / sqrt(2 N)``; the rule has two nodes for each, and more.
+
+    Parameters
+    ----------
+    noise_level : float, sequence of float or SNRRange
+    n_measurements : int
+        N.
+
+    Returns
+    -------
+    levels, log_weights : ndarray of shape (J,)
+
+    Raises
+    ------
+    ValueError
+        If a level is not a number above 0: without noise there is no likelihood.
+    """
+    levels = checked_noise_levels(noise_level)
+    if isinstance(levels, SNRRange):
+        if levels.low == levels.high:
+            return np.array([1.0 / levels.low]), np.zeros(1)
+        low, high = math.log(levels.low), math.log(levels.high)
+        widths = (high - low) * math.sqrt(2 * n_measurements)
+        x, w = np.polynomial.legendre.leggauss(12 + math.ceil(2 * widths))
+        log_s = low + (high - low) * (x + 1) / 2
+        weights = w * np.exp(log_s)  # uniform in s: ds = s d(log s)
+        return np.exp(-log_s), np.log(weights / weights.sum())
+    if not (levels > 0).all():
+        raise ValueError(
+            "the ideal observer needs noise: every noise_level must be above 0, got "
+            f"{noise_level!r}"
+        )
+    return levels, np.full(levels.size, -math.log(levels.size))
+
+
+class NoiseModel:
+    """Gaussian noise of a known or unknown level, marginalised.
+
+    Parameters
+    ----------
+    noise_level : float, sequence of float or SNRRange
+        A known level, several that are equally likely, or a range of
+        signal-to-noise ratios that are equally likely.
+    noise_reference : {"m0", "max", "rms"}
+        What the level is relative to, as in :func:`corrsk.physics.noise_sigma`.
+    normalize : bool
+        Whether signals were divided by their 2-norm after the noise was added.
+    n_measurements : int
+        N.
+
+    Notes
+    -----
+    With sigma = level x reference the likelihood depends on the noise-free
+    signal S through ``x . S``, ``|S|^2`` and the reference alone:
+
+    - not normalised: ``(2 pi sigma^2)^(-N / 2) exp(-|x - S|^2 / (2 sigma^2))``, whose
+      mean over the levels is a function of ``|x - S|^2 / reference^2``, tabulated;
+    - normalised: see :func:`corrsk.relaxometry._radial.log_radial_integral`; the mean
+      over the levels is a sum.
+    """
+
+    def __init__(
+        self,
+        noise_level: NoiseLevels,
+        noise_reference: str,
+        normalize: bool,
+        n_measurements: int,
+    ) -> None:
+        assert noise_reference in NOISE_REFERENCES
+        self.reference, self.normalize = noise_reference, normalize
+        self._N = n_measurements
+        self._levels, self._log_weights = noise_nodes(noise_level, n_measurements)
+        self._precisions = 0.5 / self._levels**2
+        low, high = _SQUARED_REFERENCE[noise_reference]
+        self._variances = (low * self._levels.min() ** 2, high * self._levels.max() ** 2)
+        if normalize:
+            self._radial = RadialTables(self._levels, n_measurements)
+        elif self._levels.size > 1:
+            self._tabulate()
+
+    def _tabulate(self) -> None:
+        # the smallest precision is taken out, so that what is left has a limit at large misfits
+        least = self._precisions.min()
+        first = 1e-3 / self._precisions.max()  # is added to the misfit, whose logarithm is taken
+        last = 100.0 * self._N / least
+        y = np.arange(math.log(first), math.log(last), _SPACING)
+        misfit = np.maximum(np.exp(y) - first, 0.0)[:, None]
+        log_level = self._log_weights - self._N * np.log(self._levels)
+        self._table = logsumexp(log_level - misfit * (self._precisions - least), axis=1)
+        self._first, self._least, self._origin = first, least, float(y[0])
+
+    def misfit(self, projection: Array, squared: Array, signal_squared: Array | float) -> Array:
+        """``|S|^2 - (x . S)^2`` of normalised signals, else ``|x - S|^2``; never negative."""
+        if self.normalize:
+            misfit = squared - projection * projection
+        else:
+            misfit = squared - 2.0 * projection
+            misfit += signal_squared
+        return np.maximum(misfit, 0.0, out=misfit)
+
+    def proposal_variance(self, misfit: Array, n_fitted: int) -> Array:
+        """What the noise variance seems to be for a least-squares misfit of `n_fitted` parameters.
+
+        Only proposals depend on it.
+        """
+        return np.clip(misfit / max(1, self._N - n_fitted), *self._variances)
+
+    @property
+    def smallest_variance(self) -> float:
+        """Lower bound of :meth:`proposal_variance`."""
+        return self._variances[0]
+
+    def log_likelihood(
+        self,
+        projection: Array,
+        squared: Array,
+        signal_squared: Array | float,
+        peak: Array | None = None,
+    ) -> Array:
+        """Logarithm of the density of signals x.
+
+        Parameters
+        ----------
+        projection : ndarray
+            ``x . S``.
+        squared : ndarray
+            ``|S|^2``, of the same shape.
+        signal_squared : ndarray or float
+            ``|x|^2``; not used for normalised signals, whose norm is 1.
+        peak : ndarray, optional
+            ``max |S|``, for the reference "max".
+
+        Returns
+        -------
+        ndarray
+            On the unit sphere for normalised signals.
+        """
+        misfit = self.misfit(projection, squared, signal_squared)
+        constant = -0.5 * self._N * _LOG_2PI
+        log_reference: Array | float = 0.0
+        if self.reference != "m0":
+            if self.reference == "rms":
+                reference_squared = squared / self._N
+            else:
+                assert peak is not None
+                reference_squared = peak * peak
+            # a signal that vanishes has no noise either, and no likelihood
+            reference_squared = np.maximum(reference_squared, 1e-12)
+            misfit /= reference_squared
+            if self.normalize:
+                projection = projection / np.sqrt(reference_squared)
+            else:
+                log_reference = 0.5 * self._N * np.log(reference_squared)
+        if self.normalize:
+            return self._over_levels(projection, misfit) + constant
+        if self._levels.size == 1:
+            constant -= self._N * math.log(self._levels[0])
+            return constant - log_reference - self._precisions[0] * misfit
+        return self._mean_over_levels(misfit) + (constant - log_reference)
+
+    def _mean_over_levels(self, misfit: Array) -> Array:
+        y = np.log(misfit + self._first)
+        y -= self._origin
+        y /= _SPACING
+        np.clip(y, 0, self._table.size - 2, out=y)
+        index = y.astype(np.intp)
+        y -= index
+        low = self._table.take(index)
+        y *= self._table[1:].take(index) - low
+        y += low
+        y -= self._least * misfit
+        return y
+
+    def _over_levels(self, projection: Array, misfit: Array) -> Array:
+        index, remainder = self._radial.positions(projection)
+        terms = []
+        for table, weight, precision in zip(
+            self._radial.tables, self._log_weights, self._precisions, strict=True
+        ):
+            term = self._radial.look_up(table, index, remainder)
+            term -= precision * misfit
+            term += weight
+            terms.append(term)
+        if len(terms) == 1:
+            return terms[0]
+        largest = terms[0].copy()
+        for term in terms[1:]:
+            np.maximum(largest, term, out=largest)
+        total = np.zeros_like(largest)
+        for term in terms:
+            term -= largest
+            total += np.exp(term, out=term)
+        np.log(total, out=total)
+        total += largest
+        return total

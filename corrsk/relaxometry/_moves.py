@@ -1,0 +1,236 @@
+"""Moves of Markov chains over tissue: proposals, and whether they are allowed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from corrsk.relaxometry._forms import cells, to_values
+from corrsk.tissue import TissuePrior
+
+Units = NDArray[np.float32]
+
+_BELOW_ONE = np.float32(1 - 2**-24)
+_REDRAW, _KEEP, _SWAP = 0.15, 0.05, 0.05  # shares of the moves
+_CONDITIONAL = 0.7  # share of moves that draw the fractions from their conditional distribution
+_STRETCH = (0.3, 0.6, 1.0)  # of the step that suits a normal distribution
+_JITTER = (0.5, 2.0, 6.0)  # in grid points
+_CONTINUOUS_JITTER = 1e-4  # of the width of the prior
+
+
+@dataclass(frozen=True)
+class Move:
+    """A kind of proposal, the same for all chains in a step.
+
+    Parameters
+    ----------
+    redrawn : tuple of int
+        Coordinates that are drawn anew from the prior.
+    stepped : tuple of int
+        Coordinates that make a step along the difference of two other states.
+    length : float
+        Of that step, as a multiple of the difference.
+    jitter : float
+        Of coordinates on a grid, in grid points.
+    weights : bool
+        Whether the weights of the fractions make that step too.
+    conditional : bool
+        Whether the fractions are drawn anew, given everything else.
+    shifts : tuple of int
+        How many places further the two other states stand.
+    swapped : int, optional
+        This compartment and the next one exchange all but the property that
+        orders them.
+    """
+
+    redrawn: tuple[int, ...]
+    stepped: tuple[int, ...]
+    length: float
+    jitter: float
+    weights: bool
+    conditional: bool
+    shifts: tuple[int, int]
+    swapped: int | None = None
+
+    @property
+    def n_uniforms(self) -> int:
+        """How many uniform numbers a state takes for its properties."""
+        return len(self.redrawn) + len(self.stepped)
+
+
+class MoveSet:
+    """The moves of voxels with K compartments, and the prior that holds for them.
+
+    States are coordinates ``units`` of shape (P, K, V, C), uniform in [0, 1)
+    for each of P properties, and weights (K, V, C) that sum to 1, the fractions
+    being ``min_fraction + (1 - K min_fraction) weights``. Which compartment is
+    called the first means nothing: states have their compartments in ascending
+    order of one property, and moves that break it are not allowed. Ties, which
+    grids have, are broken by the position within the cell.
+
+    Parameters
+    ----------
+    prior : TissuePrior
+        Of a single count, K.
+    order : int
+        Which of the P properties orders the compartments.
+
+    Notes
+    -----
+    Most moves step along the difference of two states of the population that
+    the chains started from (differential evolution: ter Braak, Stat. Comput.
+    16, 239 (2006)), in a random subset of the coordinates (Vrugt et al., Int. J.
+    Nonlinear Sci. Numer. Simul. 10, 273 (2009)). That population does not change
+    while the chains move, so that each step is a Metropolis step.
+    """
+
+    def __init__(self, prior: TissuePrior, order: int) -> None:
+        (self.K,) = prior.n_compartments
+        self.order = order
+        self._ranges = tuple(prior.ranges.values())
+        self._names = tuple(prior.ranges)
+        self._prior = prior
+        self._P = len(self._ranges)
+        self.min_fraction = prior.min_fraction
+        self.free = 1.0 - self.K * prior.min_fraction
+        # whether the fractions are unknowns at all
+        self.weighted = self.K > 1 and prior.fraction_law != "equal" and self.free > 1e-9
+
+    def choose(self, rng: Generator, n_chains: int) -> Move:
+        """A kind of move at random; it depends on no state."""
+        K, P = self.K, self._P
+        first = int(rng.integers(1, n_chains))
+        second = (first + int(rng.integers(1, n_chains))) % n_chains
+        shifts = (first, second)
+        conditional = self.weighted and rng.random() < _CONDITIONAL
+        kind = rng.random()
+        jitter = float(rng.choice(_JITTER))
+        properties = self._some(rng, P)
+        if kind < _REDRAW:
+            i = int(rng.integers(K))
+            redrawn = tuple(p * K + i for p in properties)
+            return Move(redrawn, (), 0.0, jitter, False, conditional, shifts)
+        if conditional and kind < _REDRAW + _KEEP:
+            return Move((), (), 0.0, jitter, False, True, shifts)
+        if K > 1 and kind < _REDRAW + _KEEP + _SWAP:
+            swapped = int(rng.integers(K - 1))
+            return Move((), (), 0.0, jitter, False, conditional, shifts, swapped)
+        share = (int(rng.integers(K)) + 1) / K
+        compartments = [i for i in range(K) if rng.random() < share] or [int(rng.integers(K))]
+        stepped = tuple(p * K + i for p in properties for i in compartments)
+        weights = self.weighted and not conditional and bool(rng.random() < 0.7)
+        if weights and rng.random() < 0.15:
+            stepped = ()
+        dimensions = len(stepped) + (K - 1 if weights else 0)
+        length = 2.38 / math.sqrt(2 * dimensions) * float(rng.choice(_STRETCH))
+        if rng.random() < 0.1:
+            length = 1.0  # from one mode to another
+        return Move((), stepped, length, jitter, weights, conditional, shifts)
+
+    @staticmethod
+    def _some(rng: Generator, P: int) -> list[int]:
+        """All properties half of the time, else some."""
+        if P == 1 or rng.random() < 0.5:
+            return list(range(P))
+        return [p for p in range(P) if rng.random() < 0.5] or [int(rng.integers(P))]
+
+    def propose(
+        self,
+        move: Move,
+        units: Units,
+        weights: Units,
+        other_units: Units,
+        other_weights: Units,
+        uniforms: Units,
+    ) -> tuple[Units, Units, NDArray[np.bool_]]:
+        """Proposed states and whether the prior allows them (before a conditional draw).
+
+        Parameters
+        ----------
+        move : Move
+        units, weights : ndarray of shapes (P, K, V, C), (K, V, C)
+        other_units, other_weights : ndarray of the same shapes
+            Differences of two other states.
+        uniforms : ndarray of shape (n_uniforms, V, C)
+
+        Returns
+        -------
+        units, weights, allowed : ndarray, the last of shape (V, C)
+            Where a move is not allowed the state is some state of the prior.
+        """
+        proposed = units.copy()
+        flat = proposed.reshape(-1, *units.shape[2:])
+        others = other_units.reshape(flat.shape)
+        for index, uniform in zip(move.redrawn, uniforms, strict=False):
+            p, i = divmod(index, self.K)
+            if p == self.order:  # between its neighbours, which stay where they are
+                low = units[p, i - 1] if i else np.float32(0)
+                high = units[p, i + 1] if i + 1 < self.K else np.float32(1)
+                uniform = low + uniform * (high - low)
+            flat[index] = uniform
+        for index, uniform in zip(move.stepped, uniforms[len(move.redrawn) :], strict=True):
+            values = self._ranges[index // self.K]
+            n = values.n_values
+            width = 2 * _CONTINUOUS_JITTER if math.isinf(n) else move.jitter / n
+            flat[index] += np.float32(move.length) * others[index]
+            flat[index] += (uniform - np.float32(0.5)) * np.float32(width)
+        if move.swapped is not None:
+            i, j = move.swapped, move.swapped + 1
+            proposed[:, [i, j]] = proposed[:, [j, i]]
+            proposed[self.order] = units[self.order]
+            if self.weighted:
+                weights = weights.copy()
+                weights[[i, j]] = weights[[j, i]]
+        allowed = np.asarray(((flat >= 0) & (flat < 1)).all(axis=0))
+        ordered = proposed[self.order]
+        for i in range(self.K - 1):
+            allowed &= ordered[i] < ordered[i + 1]
+        np.clip(flat, 0, _BELOW_ONE, out=flat)
+        if move.weights:
+            weights = weights + np.float32(move.length) * other_weights
+            allowed &= (weights >= 0).all(axis=0)
+            np.clip(weights, 0, 1, out=weights)
+        self._restrict(proposed, allowed)
+        return proposed, weights, allowed
+
+    def _restrict(self, units: Units, allowed: NDArray[np.bool_]) -> None:
+        """Disallow what breaks the prior's conditions on several properties or compartments."""
+        prior = self._prior
+        if prior.t2_below_t1:
+            t1, t2 = (self._values(name, units) for name in ("T1", "T2"))
+            allowed &= (t2 < t1).all(axis=0)
+        if not prior.with_replacement:
+            for unit, values in zip(units, self._ranges, strict=True):
+                if values.step is None:
+                    continue  # two values of a continuous range are never equal
+                index = cells(unit, values)
+                for i in range(self.K):
+                    for j in range(i):
+                        allowed &= index[i] != index[j]
+
+    def _values(self, name: str, units: Units) -> NDArray[np.float64]:
+        p = self._names.index(name)
+        return to_values(units[p], self._ranges[p])
+
+    def fractions(self, weights: Units) -> list[NDArray[np.float64]]:
+        """K fractions (V, C) of weights (K, V, C)."""
+        return [self.min_fraction + self.free * w.astype(np.float64) for w in weights]
+
+    def weights(self, fractions: list[NDArray[np.float64]]) -> Units:
+        """Weights (K, V, C) of K fractions."""
+        weights = (np.stack(fractions) - self.min_fraction) / self.free
+        return np.clip(weights, 0, 1).astype(np.float32)
+
+    def log_prior(self, weights: Units) -> NDArray[np.float64] | float:
+        """Logarithm of the prior density of weights, up to a constant.
+
+        Flat for a flat Dirichlet. Uniform weights v divided by their sum have
+        ``int t^(K - 1) 1[t max w <= 1] dt``, that is ``(max w)^-K / K``.
+        """
+        if self._prior.fraction_law != "normalized-uniform" or not self.weighted:
+            return 0.0
+        return -self.K * np.log(weights.max(axis=0).astype(np.float64))

@@ -1,0 +1,118 @@
+"""Probabilities of counts from runs of evidence, and how far to trust them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+Array = NDArray[np.float64]
+
+LARGEST_STANDARD_ERROR = 0.1  # of a probability that is trusted
+
+
+@dataclass(frozen=True)
+class CountPosterior:
+    """What the ideal observer knows of n voxels.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (K,)
+        The labels: the order of the columns.
+    run_log_evidence : ndarray of shape (n_runs, n, K)
+        Logarithm of the evidence ``p(x | n_c)`` from each run. For normalised
+        signals the density on the unit sphere. NaN for voxels without a signal.
+
+    Notes
+    -----
+    The evidence of a count is the mean over the runs, each of which is
+    unbiased; probabilities are its ratios, with the counts equally likely. Each
+    run being a particle population of its own, the spread between the runs
+    is all that is needed for the errors.
+    """
+
+    classes: NDArray[Any]
+    run_log_evidence: Array
+
+    @property
+    def log_evidence(self) -> Array:
+        """Logarithm of the mean evidence over the runs, (n, K)."""
+        n_runs = len(self.run_log_evidence)
+        return np.asarray(logsumexp(self.run_log_evidence, axis=0) - np.log(n_runs))
+
+    @property
+    def probabilities(self) -> Array:
+        """``P(n_c | x)``, (n, K)."""
+        return _normalised(self.log_evidence)
+
+    @property
+    def run_probabilities(self) -> Array:
+        """The probabilities by each run alone, (n_runs, n, K)."""
+        return _normalised(self.run_log_evidence)
+
+    @property
+    def log_evidence_error(self) -> Array:
+        """Standard error of `log_evidence`, (n, K).
+
+        ``sqrt(v / (1 - v))`` with v the squared standard error of the mean
+        evidence over its square. v is at most 1, which it is where the whole
+        mean comes from one run: such a mean is worth nothing, and its error is
+        infinite. A run that finds less than the others does little harm.
+        """
+        n_runs = len(self.run_log_evidence)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            share = np.exp(self.run_log_evidence - self.log_evidence)
+            v = np.minimum(share.var(axis=0, ddof=1) / n_runs, 1.0)
+            return np.asarray(np.sqrt(v / (1.0 - v)))
+
+    @property
+    def standard_error(self) -> Array:
+        """Monte-Carlo standard error of `probabilities`, (n, K); at most 0.5.
+
+        The jackknife over the runs of each count, which are samples of their
+        own (Efron and Stein, Ann. Statist. 9, 586 (1981)). Unlike the
+        propagation of small errors it notices a probability of 1 that
+        comes from a single run.
+        """
+        n_runs, n, K = self.run_log_evidence.shape
+        variance = np.zeros((n, K))
+        for k in range(K):
+            without = []
+            for run in range(n_runs):
+                others = np.delete(self.run_log_evidence[..., k], run, axis=0)
+                evidence = self.log_evidence
+                evidence[:, k] = logsumexp(others, axis=0) - np.log(n_runs - 1)
+                without.append(_normalised(evidence))
+            variance += (n_runs - 1) * np.var(without, axis=0)
+        return np.asarray(np.minimum(np.sqrt(variance), 0.5))
+
+    @property
+    def effective_sample_size(self) -> Array:
+        """How many draws of n_c from the posterior would be as accurate, (n,).
+
+        ``sum_k p_k (1 - p_k) / sum_k SE_k^2``: the mean squared error of the
+        shares among m such draws is ``sum_k p_k (1 - p_k) / m``. Infinite where
+        nothing is uncertain.
+        """
+        p = self.probabilities
+        squared = (self.standard_error**2).sum(axis=1)
+        with np.errstate(divide="ignore"):
+            size = (p * (1 - p)).sum(axis=1) / squared
+        return np.asarray(np.where(squared > 0, size, np.where(np.isnan(squared), np.nan, np.inf)))
+
+    @property
+    def trustworthy(self) -> NDArray[np.bool_]:
+        """Which voxels have an answer to rely on, (n,): no standard error is above 0.1.
+
+        Voxels without a signal have no answer.
+        """
+        with np.errstate(invalid="ignore"):
+            return np.asarray((self.standard_error <= LARGEST_STANDARD_ERROR).all(axis=1))
+
+
+def _normalised(log_evidence: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.exp(log_evidence - logsumexp(log_evidence, axis=-1, keepdims=True)))

@@ -1,0 +1,630 @@
+from __future__ import annotations
+
+import itertools
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.integrate import quad
+from scipy.special import logsumexp
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from corrsk import AcquisitionProtocol, PropertyRange, TissuePrior, make_correlation_signals
+from corrsk.evaluation import accuracy_ceiling, regret
+from corrsk.physics import correlation_signals, noise_sigma
+from corrsk.ranges import SNRRange
+from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
+from corrsk.relaxometry._forms import CompartmentModel
+from corrsk.relaxometry._fractions import fraction_proposal
+from corrsk.relaxometry._likelihood import NoiseModel, noise_nodes
+from corrsk.relaxometry._radial import RadialTables, log_radial_integral
+
+GRID = AcquisitionProtocol.from_grid(ti=[50, 300, 900, 2000], te=[5, 30, 100], tr=6000)
+SCATTERED = AcquisitionProtocol(
+    ti=[50, 300, 900, 2000, 600, 120], te=[5, 30, 100, 7, 60, 20]
+).in_grid_order()
+DIFFUSION = AcquisitionProtocol.from_grid(ti=[100, 1500], te=[10, 60], b=[0, 1, 3])
+FEW = {"T1": PropertyRange(200, 2000, step=600), "T2": PropertyRange(20, 120, step=50)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    with threadpool_limits(1, user_api="blas"):  # small matrices: more threads are slower
+        yield
+
+
+def few(**changes):
+    options = {"ranges": FEW, "n_compartments": (1, 2, 3), "fraction_law": "equal"} | changes
+    return TissuePrior(**options)
+
+
+def draw(n, prior, protocol, **options):
+    X, y = make_correlation_signals(
+        n, prior=prior, protocol=protocol, random_state=5, verbose=False, **options
+    )
+    return X.astype(np.float64), y
+
+
+def observer(prior, protocol, n_particles=1024, n_runs=6, random_state=0, **options):
+    return IdealObserverClassifier(
+        prior=prior, protocol=protocol, n_particles=n_particles, n_runs=n_runs,
+        random_state=random_state, **options,
+    )  # fmt: skip
+
+
+# -- a likelihood and evidences that share no code with the observer's ----------------
+
+
+def log_radial_by_quad(t, N):
+    """The radial integral by adaptive quadrature, scaled by its largest value."""
+    mode = max((t + np.sqrt(t * t + 4 * (N - 1))) / 2, 1e-3)
+
+    def exponent(u):
+        return (N - 1) * np.log(max(u, 1e-300)) - 0.5 * (u - t) ** 2
+
+    top = exponent(mode)
+    width = 1 / np.sqrt(1 + (N - 1) / mode**2)
+    low, high = max(0.0, mode - 40 * width), mode + 40 * width
+    value, _ = quad(
+        lambda u: np.exp(exponent(u) - top), low, high, points=[mode], limit=500, epsabs=1e-13
+    )
+    return top + np.log(value)
+
+
+def log_likelihood(x, S, level, reference, normalize):
+    """Of one signal x (N,) given noise-free signals S (m, N) and one level: (m,)."""
+    sigma = noise_sigma(S, np.full(len(S), level), reference)
+    N = S.shape[1]
+    if not normalize:
+        return stats.norm.logpdf(x, S, sigma[:, None]).sum(axis=1)
+    x = x / np.linalg.norm(x)
+    t = S @ x / sigma
+    values = np.array([log_radial_by_quad(each, N) for each in t])
+    misfit = ((S - (S @ x)[:, None] * x) ** 2).sum(axis=1)
+    return values - 0.5 * misfit / sigma**2 - 0.5 * N * np.log(2 * np.pi)
+
+
+def combinations(prior, K):
+    """All combinations of grid points of K compartments: a dict of arrays (m, K)."""
+    grids = [
+        values.low + values.step * np.arange(int(values.n_values))
+        for values in prior.ranges.values()
+    ]
+    single = list(itertools.product(*grids))
+    joint = np.array(list(itertools.product(single, repeat=K)))  # (m, K, P)
+    keep = np.ones(len(joint), dtype=bool)
+    names = list(prior.ranges)
+    if prior.t2_below_t1:
+        keep &= (joint[..., names.index("T2")] < joint[..., names.index("T1")]).all(axis=1)
+    if not prior.with_replacement:
+        for p in range(len(names)):
+            distinct = [len(set(row)) == K for row in joint[..., p].tolist()]
+            keep &= np.array(distinct)
+    return {name: joint[keep][..., p] for p, name in enumerate(names)}
+
+
+def fraction_nodes(prior, K, n=400):
+    """Fractions (m, K) and weights (m,) that integrate over the prior of K fractions."""
+    if K == 1 or prior.fraction_law == "equal":
+        return np.full((1, K), 1 / K), np.ones(1)
+    assert K == 2
+    if prior.fraction_law == "dirichlet":
+        w = (np.arange(n) + 0.5) / n
+        weight = np.full(n, 1 / n)
+    else:  # v_1 / (v_1 + v_2) of uniform v, from the distribution of the ratio v_1 / v_2
+        ratio_cdf = lambda r: np.where(r <= 1, r / 2, 1 - 0.5 / np.maximum(r, 1e-300))  # noqa: E731
+        edges = np.linspace(0, 1, n + 1)
+        with np.errstate(divide="ignore"):
+            weight = np.diff(ratio_cdf(edges / (1 - edges)))
+        w = (edges[1:] + edges[:-1]) / 2
+    f = prior.min_fraction + (1 - 2 * prior.min_fraction) * w
+    return np.column_stack([f, 1 - f]), weight
+
+
+def exhaustive(x, prior, protocol, levels, reference, normalize, efficiency=1.0):
+    """Log evidence of each count by summing over everything."""
+    evidence = []
+    for K in prior.n_compartments:
+        tissue = combinations(prior, K)
+        terms = []
+        for f, weight in zip(*fraction_nodes(prior, K), strict=True):
+            m = len(next(iter(tissue.values())))
+            S = correlation_signals(
+                protocol.contrasts, tissue, np.tile(f, (m, 1)), tr=protocol.tr,
+                inversion_efficiency=efficiency,
+            )  # fmt: skip
+            for level, share in levels:
+                terms.append(
+                    log_likelihood(x, S, level, reference, normalize) + np.log(weight * share / m)
+                )
+        evidence.append(logsumexp(np.concatenate(terms)))
+    return np.array(evidence)
+
+
+CASES = {
+    "normalised": (few(), GRID, 0.03, "m0", True),
+    "normalised, max, levels": (few(), GRID, (0.02, 0.1), "max", True),
+    "normalised, rms, scattered": (few(), SCATTERED, (0.05, 0.1), "rms", True),
+    "as measured": (few(), GRID, 0.03, "m0", False),
+    "as measured, levels": (few(), GRID, (0.02, 0.05, 0.1), "max", False),
+    "as measured, rms": (few(), SCATTERED, (0.05, 0.1), "rms", False),
+    "without replacement": (few(with_replacement=False), GRID, 0.05, "m0", True),
+    "T2 below T1": (
+        few(
+            ranges={"T1": PropertyRange(60, 360, step=100), "T2": PropertyRange(20, 320, step=100)},
+            t2_below_t1=True,
+        ),
+        GRID, 0.05, "m0", True,
+    ),
+    "three properties": (
+        few(
+            ranges=FEW | {"D": PropertyRange(0.3, 2.3, step=1.0)}, n_compartments=(1, 2)
+        ),
+        DIFFUSION, 0.05, "m0", True,
+    ),
+    "dirichlet": (
+        few(fraction_law="dirichlet", n_compartments=(1, 2)), GRID, 0.03, "m0", False,
+    ),
+    "normalized-uniform": (
+        few(fraction_law="normalized-uniform", n_compartments=(1, 2), min_fraction=0.1),
+        GRID, 0.1, "max", False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_evidences_are_those_of_an_exhaustive_sum(case):
+    prior, protocol, level, reference, normalize = CASES[case]
+    X, _ = draw(
+        3, prior, protocol, noise_level=level, noise_reference=reference, normalize=normalize,
+        inversion_efficiency=0.9,
+    )  # fmt: skip
+    levels = [(each, 1 / np.size(level)) for each in np.atleast_1d(level)]
+    truth = np.array([exhaustive(x, prior, protocol, levels, reference, normalize, 0.9) for x in X])
+    model = observer(
+        prior, protocol, n_particles=8192, noise_level=level, noise_reference=reference,
+        normalize=normalize, inversion_efficiency=0.9,
+    ).fit(X, np.resize(prior.n_compartments, len(X)))  # fmt: skip
+    posterior = model.posterior(X)
+    error = posterior.log_evidence_error
+    assert np.median(error) < 0.2
+    assert error.max() < 0.8
+    # the tables and grids of the reference are good to 1e-3
+    z = (posterior.log_evidence - truth) / np.hypot(error, 2e-3)
+    assert np.abs(z).max() < 4.5
+    p = np.exp(truth - logsumexp(truth, axis=1, keepdims=True))
+    np.testing.assert_allclose(posterior.probabilities, p, atol=0.12)
+    assert np.abs(posterior.probabilities - p).mean() < 0.03
+    z = (posterior.probabilities - p) / np.hypot(posterior.standard_error, 2e-3)
+    assert np.abs(z).max() < 4.5
+    assert posterior.trustworthy.all()
+
+
+def test_an_snr_range_is_integrated_over():
+    prior = few(n_compartments=(1, 2))
+    level = SNRRange(5.0, 20.0)
+    edges = np.linspace(5, 20, 31)
+    levels = [(2 / (a + b), 1 / 30) for a, b in itertools.pairwise(edges)]
+    for normalize, n in ((False, 3), (True, 1)):
+        X, _ = draw(
+            2, prior, SCATTERED, noise_level=level, noise_reference="max", normalize=normalize
+        )
+        truth = np.array([exhaustive(x, prior, SCATTERED, levels, "max", normalize) for x in X[:n]])
+        model = observer(
+            prior, SCATTERED, n_particles=2048, noise_level=level, noise_reference="max",
+            normalize=normalize,
+        ).fit(X, [1, 2])  # fmt: skip
+        posterior = model.posterior(X[:n])
+        z = (posterior.log_evidence - truth) / np.hypot(posterior.log_evidence_error, 3e-3)
+        assert np.abs(z).max() < 4.5
+        np.testing.assert_allclose(posterior.log_evidence, truth, atol=0.2)
+
+
+@pytest.mark.parametrize("case", ["T2 below T1", "three properties", "dirichlet"])
+def test_many_short_runs_have_no_bias(case):
+    # Moves that are not reversible, or not the same for any order of the compartments, show
+    # here and in no spread between runs: all runs make the same kinds of moves.
+    prior, protocol, level, reference, normalize = CASES[case]
+    X, _ = draw(3, prior, protocol, noise_level=level, normalize=normalize)
+    truth = np.array(
+        [exhaustive(x, prior, protocol, [(level, 1.0)], reference, normalize) for x in X]
+    )
+    z = []
+    for seed in range(3):
+        model = observer(
+            prior, protocol, n_particles=512, n_runs=80, random_state=seed, noise_level=level,
+            normalize=normalize,
+        ).fit(X, np.resize(prior.n_compartments, len(X)))  # fmt: skip
+        posterior = model.posterior(X)
+        z.append((posterior.log_evidence - truth) / np.hypot(posterior.log_evidence_error, 2e-3))
+    assert np.abs(z).max() < 4.5
+    assert np.sqrt(np.mean(np.square(z))) < 1.5
+
+
+# -- the parts ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("N", [1, 2, 6, 64, 300])
+def test_radial_integral_against_adaptive_quadrature(N):
+    t = np.array([-40.0, -3.0, 0.0, 0.7, 5.0, 30.0, 400.0, 9000.0])
+    expected = [log_radial_by_quad(each, N) for each in t[2:]]
+    np.testing.assert_allclose(log_radial_integral(t, N)[2:], expected, atol=1e-7, rtol=1e-11)
+    # far on the negative side J = (N - 1)! / |t|^N exp(-t^2 / 2) (1 + O(N^2 / t^2))
+    far = np.array([-2000.0])
+    series = sum(np.log(np.arange(1, N))) - N * np.log(-far) - far**2 / 2
+    np.testing.assert_allclose(log_radial_integral(far, N), series, atol=N * (N + 1) / far[0] ** 2)
+    assert (np.diff(log_radial_integral(t, N)) > 0).all()
+
+
+@pytest.mark.parametrize("N", [6, 64])
+def test_radial_tables_interpolate(N):
+    levels = np.array([0.001, 0.05])
+    tables = RadialTables(levels, N)
+    b = np.concatenate([np.geomspace(1e-4, 8, 3000), -np.geomspace(1e-4, 0.01, 50)])
+    index, remainder = tables.positions(b)
+    for level, table in zip(levels, tables.tables, strict=True):
+        exact = log_radial_integral(b / level, N)
+        np.testing.assert_allclose(tables.look_up(table, index, remainder), exact, atol=2e-4)
+
+
+def test_noise_nodes_of_an_snr_range_integrate_the_likelihood():
+    for N, (low, high) in itertools.product((6, 64, 400), ((30, 150), (2, 500))):
+        levels, log_weights = noise_nodes(SNRRange(low, high), N)
+        # dense at the ends, where the likelihood may be but a boundary layer
+        s = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, 100_001))) / 2
+        for best in (low / 3, low, 1.7 * low, high, 3 * high):  # s^N exp(-N s^2 / 2 best^2)
+            q = N / best**2
+            by_nodes = logsumexp(log_weights - N * np.log(levels) - 0.5 * q / levels**2)
+            exponent = N * np.log(s) - 0.5 * q * s**2
+            top = exponent.max()
+            dense = top + np.log(np.trapezoid(np.exp(exponent - top), s) / (high - low))
+            assert by_nodes == pytest.approx(dense, abs=5e-3)
+
+
+def states(model_ranges, K, V=3, C=50, seed=0):
+    rng = np.random.default_rng(seed)
+    units = rng.random((len(model_ranges), K, V, C), dtype=np.float32)
+    fractions = list(np.moveaxis(rng.dirichlet(np.ones(K), (V, C)), -1, 0))
+    return units, fractions
+
+
+@pytest.mark.parametrize("stepped", [True, False], ids=["tables", "kernels"])
+@pytest.mark.parametrize("protocol", [GRID, SCATTERED, DIFFUSION], ids=["grid", "scattered", "b"])
+def test_inner_products_are_those_of_the_signals(protocol, stepped):
+    ranges = {
+        "D": PropertyRange(0.2, 2.0, step=0.2 if stepped else None),
+        "T1": PropertyRange(100, 3000, step=100 if stepped else None),
+        "T2": PropertyRange(10, 200, step=10) if stepped else PropertyRange(10, 200, scale="log"),
+    }
+    model = CompartmentModel(protocol, ranges, 0.9, peak=True)
+    assert model.tabulated == (stepped and protocol is not SCATTERED)
+    x = np.random.default_rng(1).normal(size=(3, protocol.n_measurements))
+    units, fractions = states(ranges, K=3)
+    forms = model.bind(x).forms(units, np.arange(3))
+
+    tissue = {}
+    for (name, values), unit in zip(ranges.items(), units.astype(np.float64), strict=True):
+        if values.step is not None:
+            drawn = values.low + values.step * np.floor(unit * values.n_values)
+        elif values.scale == "log":
+            drawn = values.low * (values.high / values.low) ** unit
+        else:
+            drawn = values.low + unit * (values.high - values.low)
+        tissue[name] = drawn.reshape(3, -1).T
+    S = correlation_signals(
+        protocol.contrasts, tissue, np.array(fractions).reshape(3, -1).T, tr=protocol.tr,
+        inversion_efficiency=0.9,
+    ).reshape(3, 50, -1)  # fmt: skip
+    np.testing.assert_allclose(forms.projection(fractions), np.einsum("vcn,vn->vc", S, x))
+    np.testing.assert_allclose(forms.squared(fractions), (S**2).sum(axis=-1))
+    np.testing.assert_allclose(forms.peak(fractions), np.abs(S).max(axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("K", [2, 3, 4])
+def test_proposed_fractions_have_the_density_that_is_stated(K, normalize):
+    # importance sampling of the area of the simplex: the mean of 1 / density is its volume
+    ranges = {"T1": PropertyRange(100, 3000), "T2": PropertyRange(10, 200)}
+    noise = NoiseModel(0.2, "m0", normalize, GRID.n_measurements)
+    x = np.random.default_rng(3).normal(size=(2, GRID.n_measurements))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    bound = CompartmentModel(GRID, ranges, 1.0, peak=False).bind(x)
+    rng = np.random.default_rng(0)
+    C = 40_000
+    units = np.tile(rng.random((2, K, 2, 1), dtype=np.float32), (1, 1, 1, C))
+    forms = bound.forms(units, np.arange(2))
+    proposal = fraction_proposal(forms, noise, bound.signal_squared, np.full((2, 1), 0.05), 0.05)
+    fractions, density = proposal.draw(rng.random((K - 1, 2, C)))
+    np.testing.assert_allclose(sum(fractions), 1.0)
+    assert min(f.min() for f in fractions) >= 0.05 - 1e-12
+    np.testing.assert_allclose(proposal.log_density(fractions), density, atol=1e-6)
+    # the density lacks the factor (2 pi)^((K - 1) / 2)
+    inverse = np.exp(-density) * (2 * np.pi) ** ((K - 1) / 2)
+    volume = (1 - 0.05 * K) ** (K - 1) / np.prod(np.arange(1, K))
+    error = inverse.std(axis=1) / np.sqrt(C)
+    assert (np.abs(inverse.mean(axis=1) - volume) < 5 * error + 1e-9).all()
+    assert (error < 0.1 * volume).all()
+
+
+# -- the full prior -----------------------------------------------------------------
+
+
+def test_agrees_with_importance_sampling_from_the_prior_at_high_noise():
+    levels = (0.3, 0.4)
+    prior = TissuePrior.named("midl2024")
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    X, y = draw(4, prior, protocol, noise_level=levels)
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    posterior = (
+        observer(prior, protocol, n_particles=4096, noise_level=levels).fit(X, y).posterior(X)
+    )
+    n = 12_000
+    tissue, n_c = prior.sample(4 * n, random_state=1, verbose=False)
+    groups = tissue.to_numpy().T.reshape(3, 4, -1)
+    S = correlation_signals(protocol.contrasts, {"T1": groups[0].T, "T2": groups[1].T}, groups[2].T)
+    b, misfit = X @ S.T, (S**2).sum(axis=1) - (X @ S.T) ** 2
+    by_level = [
+        np.array([log_radial_integral(row / s, 64) for row in b]) - 0.5 * misfit / s**2
+        for s in levels
+    ]
+    terms = np.logaddexp(*by_level) - np.log(2) - 32 * np.log(2 * np.pi)  # fmt: skip
+    for K in (1, 2, 3, 4):
+        mine = terms[:, n_c == K]
+        largest = mine.max(axis=1, keepdims=True)
+        weights = np.exp(mine - largest)
+        evidence = np.log(weights.mean(axis=1)) + largest[:, 0]
+        error = weights.std(axis=1) / weights.mean(axis=1) / np.sqrt(n)
+        column = posterior.log_evidence[:, K - 1]
+        z = (column - evidence) / np.hypot(error, posterior.log_evidence_error[:, K - 1])
+        known = error < 0.1  # enough of the prior's draws count
+        assert known.sum() >= 3
+        assert np.abs(z[known]).max() < 4.5
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    prior = TissuePrior.named("midl2024", n_compartments=(1, 2, 3))
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 243, 697, 2000], te=[5, 20, 55, 150])
+    X, y = draw(240, prior, protocol, noise_level=(0.02, 0.08))
+    model = observer(
+        prior, protocol, n_particles=512, n_runs=4, noise_level=(0.02, 0.08), n_jobs=2
+    ).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model, X, y, model.posterior(X)
+
+
+def test_probabilities_of_signals_from_the_prior_are_calibrated(calibrated):
+    _, _, y, posterior = calibrated
+    p = posterior.probabilities
+    for k, label in enumerate(posterior.classes):
+        right = y == label
+        # the number of each count is fixed, so that this is a little too easy
+        error = np.sqrt((p[:, k] * (1 - p[:, k])).sum())
+        assert abs((p[:, k] - right).sum()) < 4 * error
+        for inside in (p[:, k] < 0.2, (p[:, k] >= 0.2) & (p[:, k] < 0.5), p[:, k] >= 0.5):
+            spread = np.sqrt((p[inside, k] * (1 - p[inside, k])).sum() + 1)
+            assert abs((p[inside, k] - right[inside]).sum()) < 4 * spread
+    hits = posterior.classes[p.argmax(axis=1)] == y
+    best = p.max(axis=1)
+    assert abs((hits - best).sum()) < 4 * np.sqrt((best * (1 - best)).sum())
+    assert hits.mean() > 0.45
+    # log probability of the truth has the mean that the posterior gives it
+    score = np.log(p[np.arange(len(y)), y - 1])
+    entropy = (p * np.log(p)).sum(axis=1)
+    assert abs((score - entropy).mean()) < 4 * score.std() / np.sqrt(len(y))
+
+
+def test_standard_errors_are_those_of_repeated_seeds(calibrated):
+    model, X, _, _ = calibrated
+    repeats = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for seed in range(12):
+            repeats.append(clone(model).set_params(random_state=seed).fit(X, [1, 2, 3] * 80)
+                           .posterior(X[:16]))  # fmt: skip
+    for name, error in (
+        ("probabilities", "standard_error"), ("log_evidence", "log_evidence_error")
+    ):  # fmt: skip
+        spread = np.std([getattr(each, name) for each in repeats], axis=0, ddof=1)
+        stated = np.sqrt(np.mean([getattr(each, error) ** 2 for each in repeats], axis=0))
+        # one run that finds far more than the others makes the error of a log evidence many
+        # times what it is on average: the few such errors would decide on a mean
+        assert 0.6 < np.median(spread / stated) < 1.4, name
+        if name == "probabilities":
+            ratio = np.sqrt((spread**2).mean() / (stated**2).mean())
+            assert 0.7 < ratio < 1.4
+
+
+# -- the estimator ------------------------------------------------------------------
+
+
+def test_any_signal_has_its_answer_for_any_n_jobs_and_company(calibrated):
+    model, X, _, posterior = calibrated
+    again = clone(model).set_params(n_jobs=1).fit(X, [1, 2, 3] * 80)
+    some = np.array([200, 3, 77])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = pickle.loads(pickle.dumps(again)).posterior(X[some])
+        other = clone(model).set_params(random_state=1).fit(X, [1, 2, 3] * 80).posterior(X[some])
+    np.testing.assert_array_equal(found.run_log_evidence, posterior.run_log_evidence[:, some])
+    assert (other.run_log_evidence != found.run_log_evidence).all()
+
+
+def test_the_scale_of_normalised_signals_does_not_matter(calibrated):
+    model, X, _, posterior = calibrated
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        scaled = model.predict_proba(1024 * X[:5])
+    np.testing.assert_array_equal(scaled, posterior.probabilities[:5])
+
+
+def test_zeros_are_counted_and_have_no_answer():
+    X, _ = draw(4, few(), GRID, noise_level=0.1)
+    X[[1, 3]] = 0
+    model = observer(few(), GRID, n_particles=256, noise_level=0.1).fit(X, [1, 2, 3, 3])
+    with pytest.warns(ConvergenceWarning, match="2 of 4 voxels have no answer"):
+        posterior = model.posterior(X)
+    assert np.isnan(posterior.probabilities).all(axis=1).tolist() == [False, True, False, True]
+    assert np.isnan(posterior.standard_error[1]).all()
+    assert np.isnan(posterior.effective_sample_size[1])
+    assert posterior.trustworthy.tolist() == [True, False, True, False]
+    with pytest.warns(ConvergenceWarning):
+        assert model.predict(X)[1] == 1
+    with pytest.warns(ConvergenceWarning):
+        several = model.predict_multicompartment_proba(X)
+    np.testing.assert_allclose(several[0], posterior.probabilities[0, 1:].sum())
+
+
+def test_answers_not_to_be_trusted_are_counted():
+    prior = TissuePrior.named("midl2024")
+    X, y = draw(8, prior, "ir-se-8x8", noise_level=0.001)
+    model = observer(prior, "ir-se-8x8", n_particles=64, n_runs=2, noise_level=0.001)
+    with pytest.warns(ConvergenceWarning, match=r"answers for \d of 8 voxels are not to be tr"):
+        posterior = model.fit(X, y).posterior(X)
+    assert not posterior.trustworthy.all()
+    assert (posterior.standard_error.max(axis=1) > 0.1).tolist() == (
+        ~posterior.trustworthy
+    ).tolist()
+
+
+def test_posterior_of_runs_that_agree_and_runs_that_do_not():
+    agreed = np.log(np.tile([0.2, 0.6, 0.2], (4, 1, 1)))
+    posterior = CountPosterior(np.array([1, 2, 3]), agreed)
+    np.testing.assert_allclose(posterior.probabilities, [[0.2, 0.6, 0.2]])
+    np.testing.assert_allclose(posterior.standard_error, 0, atol=1e-7)
+    assert posterior.effective_sample_size[0] > 1e9
+    assert posterior.trustworthy.all()
+    # ten draws with a share of 0.3: what an error of sqrt(0.3 0.7 / 10) amounts to
+    rng = np.random.default_rng(0)
+    runs = np.log([[0.3, 0.7]]) + 0.1 * rng.normal(size=(400, 1, 2))
+    posterior = CountPosterior(np.array([1, 2]), runs)
+    error = 0.3 * 0.7 * 0.1 * np.sqrt(2 / 400)
+    np.testing.assert_allclose(posterior.standard_error, error, rtol=0.1)
+    np.testing.assert_allclose(posterior.effective_sample_size, 0.21 / error**2, rtol=0.2)
+    # all that is known of a count comes from one run
+    alone = agreed.copy()
+    alone[0, :, 0] = 0
+    alone[1:, :, 0] = -100
+    assert not CountPosterior(np.array([1, 2, 3]), alone).trustworthy.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"noise_level": (0.0, 0.1)}, "every noise_level must be above 0"),
+        ({"noise_level": 0.0}, "noise_level"),
+        ({"noise_reference": "mean"}, "noise_reference"),
+        ({"n_runs": 1}, "n_runs"),
+        ({"prior": "none"}, "unknown tissue prior"),
+        ({"prior": few(n_compartments=(1, 2))}, "counts that the prior never draws: 3"),
+        ({"prior": few(ranges={"T2": FEW["T2"]})}, "the protocol probes T1"),
+        ({"protocol": SCATTERED}, "measurements"),
+        ({"n_jobs": 0}, "n_jobs"),
+    ],
+)
+def test_errors_before_the_work(changes, message):
+    X, _ = draw(3, few(), GRID, noise_level=0.1)
+    with pytest.raises(ValueError, match=message):
+        observer(few(), GRID).set_params(**changes).fit(X, [1, 2, 3])
+
+
+def test_labels_may_be_strings_in_any_order():
+    X, _ = draw(3, few(), GRID, noise_level=0.1)
+    numbers = observer(few(), GRID, n_particles=256, noise_level=0.1).fit(X, [1, 2, 3])
+    words = clone(numbers).fit(X, ["3", "1", "2"])
+    np.testing.assert_array_equal(words.predict_proba(X), numbers.predict_proba(X))
+    assert words.predict(X).tolist() == numbers.predict(X).astype(str).tolist()
+
+
+def test_equal_counts_of_a_prior_without_freedom():
+    # fractions of at least 1 / 2 leave no choice; a single grid point leaves none either
+    one = {"T1": PropertyRange(500, 500), "T2": PropertyRange(50, 50, step=5)}
+    prior = few(ranges=one, n_compartments=(1, 2), fraction_law="dirichlet", min_fraction=0.5)
+    X, _ = draw(2, prior, GRID, noise_level=0.1)
+    p = observer(prior, GRID, n_particles=64, noise_level=0.1).fit(X, [1, 2]).predict_proba(X)
+    np.testing.assert_allclose(p, 0.5, atol=1e-5)
+
+
+# -- ceilings from posteriors ---------------------------------------------------------
+
+
+def known_posterior(n=4000, noise=0.3, n_runs=6, seed=0):
+    """Posteriors of a problem in which they are known, counts drawn from them, noisy runs."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet([0.7, 0.7, 0.7], n)
+    y = 1 + (rng.random((n, 1)) > np.cumsum(p, axis=1)).sum(axis=1)
+    # evidences with the right mean: of the log-normal distribution
+    factors = noise * rng.normal(size=(n_runs, n, 3)) - noise**2 / 2
+    return p, y, np.log(p) + factors
+
+
+def test_the_true_ceiling_lies_between_the_two_biased_estimates():
+    p, y, evidence = known_posterior()
+    table = accuracy_ceiling(evidence, [1, 2, 3], y, groups=np.repeat([0.01, 0.05], 2000))
+    truth = {"count": p.max(axis=1), "multicompartment": np.maximum(p[:, 0], 1 - p[:, 0])}
+    for question, best in truth.items():
+        for group, part in (("all", slice(None)), (0.01, slice(2000)), (0.05, slice(2000, None))):
+            row = table.loc[(group, question)]
+            assert row["n"] == best[part].size
+            # the same signals: only the Monte-Carlo errors differ
+            assert row["cross_fitted"] < best[part].mean() < row["upper"]
+            assert row["upper"] - row["cross_fitted"] < 0.03
+            for name in ("upper", "cross_fitted", "hits"):
+                assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+            error = (row["hits_high"] - row["hits_low"]) / 4
+            assert abs(row["hits"] - best[part].mean()) < 4 * error
+    # the interval is that of a mean over the signals
+    row = table.loc[("all", "count")]
+    half = 1.96 * p.max(axis=1).std() / np.sqrt(len(p))
+    assert row["upper_high"] - row["upper"] == pytest.approx(half, rel=0.1)
+
+
+def test_without_monte_carlo_errors_both_estimates_are_exact():
+    p, y, evidence = known_posterior(n=50, noise=0.0)
+    table = accuracy_ceiling(evidence, [1, 2, 3], y)
+    row = table.loc[("all", "count")]
+    assert row["upper"] == pytest.approx(p.max(axis=1).mean())
+    assert row["cross_fitted"] == pytest.approx(p.max(axis=1).mean())
+    found = regret(evidence, [1, 2, 3], np.full(50, 2)).loc["all"]
+    assert found["upper"] == pytest.approx((p.max(axis=1) - p[:, 1]).mean())
+    assert found["cross_fitted"] == pytest.approx(found["upper"])
+    nothing = regret(evidence, [1, 2, 3], 1 + p.argmax(axis=1)).loc["all"]
+    assert nothing["upper"] == nothing["cross_fitted"] == 0
+
+
+def test_regret_is_the_ceiling_less_the_expected_accuracy_of_the_answers():
+    p, _, evidence = known_posterior()
+    answers = 1 + np.random.default_rng(1).integers(0, 3, len(p))
+    found = regret(evidence, [1, 2, 3], answers).loc["all"]
+    truth = (p.max(axis=1) - p[np.arange(len(p)), answers - 1]).mean()
+    assert found["cross_fitted"] < truth < found["upper"]
+    assert found["upper"] - found["cross_fitted"] < 0.03
+    several = answers > 1
+    found = regret(evidence, [1, 2, 3], several, question="multicompartment").loc["all"]
+    binary = np.column_stack([p[:, 0], 1 - p[:, 0]])
+    truth = (binary.max(axis=1) - binary[np.arange(len(p)), several.astype(int)]).mean()
+    assert found["cross_fitted"] < truth < found["upper"]
+
+
+def test_ceilings_refuse_what_they_cannot_use():
+    _, y, evidence = known_posterior(n=5)
+    lost = evidence.copy()
+    lost[0, 3, 1] = np.nan
+    for call, message in [
+        (lambda: accuracy_ceiling(lost, [1, 2, 3], y), "1 signals have no answer"),
+        (lambda: accuracy_ceiling(evidence[:1], [1, 2, 3], y), "two runs at least"),
+        (lambda: accuracy_ceiling(evidence, [1, 2], y), "for 2 classes"),
+        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y[:4]), "one count for each of 5"),
+        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y, [1]), "one value for each of 5"),
+        (lambda: regret(evidence, [1, 2, 3], [1, 2, 3, 4, 1]), "must be among the classes"),
+        (lambda: regret(evidence, [1, 2, 3], y, question="both"), "question must be"),
+        (lambda: regret(evidence, [1, 2, 3], y, question="multicompartment"), "booleans"),
+        (lambda: regret(evidence, [1, 2, 3], y[:2]), "one answer to each of 5"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
