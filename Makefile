@@ -32,6 +32,11 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/search_scaling.py
 	$(BIN)/python benchmarks/protocol_design.py
+	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/ceiling.py
+	$(BIN)/python benchmarks/t1t2_detr.py
+	$(BIN)/python benchmarks/trust.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -38,10 +38,10 @@ from _measure import RESULTS, record
 from sklearn.exceptions import ConvergenceWarning
 
 import corrsk.evaluation
-from corrsk import _random, make_correlation_signals
+from corrsk import _random, load_pretrained, make_correlation_signals, pretrained_names
 from corrsk._files import read_json, write_atomically, write_json
 from corrsk.datasets import DatasetDefinition, dataset_definition
-from corrsk.evaluation import accuracy_ceiling
+from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
 from corrsk.ranges import SNRRange
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
 from corrsk.tissue import resolve_prior
@@ -221,6 +221,29 @@ def summary(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def regrets(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
+    """What the model that comes with corrsk leaves, in percentage points on the same signals."""
+    model = load_pretrained(task.definition.name)
+    evidence = arrays["run_log_evidence"].astype(np.float64)
+    groups = task.groups(arrays["noise_level"])
+    probabilities = model.predict_proba(arrays["X"])
+    answers = {
+        "count": model.classes_[probabilities.argmax(axis=1)],
+        "multicompartment": multicompartment_probability(probabilities, model.classes_) > 0.5,
+    }
+    found: dict[str, Any] = {}
+    for question, given in answers.items():
+        table = regret(evidence, model.classes_, given, groups, question=question)
+        found[question] = {
+            str(group): {
+                name: round(100 * float(value), 2) if name != "n" else int(value)
+                for name, value in row.items()
+            }
+            for group, row in table.iterrows()
+        }
+    return found
+
+
 def ship(task: Task, arrays: dict[str, Any]) -> None:
     """Keep the ceilings where the figures of `corrsk benchmark` find them."""
     counts = np.array(resolve_prior(task.definition.prior).n_compartments)
@@ -238,7 +261,8 @@ def ship(task: Task, arrays: dict[str, Any]) -> None:
             row["n_signals"] = int(found["n"])
             row[f"{metric}_low"] = round(float(found["cross_fitted"]), 5)
             row[f"{metric}_high"] = round(float(found["upper"]), 5)
-            spread = found["cross_fitted_high"] - found["cross_fitted_low"]
+            row[metric] = round(float(found["corrected"]), 5)
+            spread = found["corrected_high"] - found["corrected_low"]
             row[f"{metric}_error"] = round(float(spread) / (2 * 1.96), 5)
         rows.append(row)
     known = read_json(SHIPPED) if SHIPPED.exists() else {}
@@ -270,11 +294,16 @@ def main() -> None:
         chunks = answered(task, settings, arguments.n_signals, arguments.folder, arguments.n_jobs)
         results = {
             "command": f"python benchmarks/ceiling.py --n-signals {arguments.n_signals} "
-            + (f"--snr {task.snr:g}" if task.snr else f"--datasets {task.name}"),
+            + (f"--snr {task.snr:g}" if task.snr else f"--datasets {task.name}")
+            + f" --n-particles {settings['n_particles']} --n-runs {arguments.n_runs}",
             "date": datetime.date.today().isoformat(),
             "settings": settings,
             **summary(task, joined(chunks)),
         }
+        if task.definition.name in pretrained_names():
+            results["regret of the model that comes with corrsk (%)"] = regrets(
+                task, joined(chunks)
+            )
         # an absolute path stands for itself, whatever folder it is joined to
         record(str(arguments.folder.resolve() / task.name), results)
         if task.snr is None and arguments.folder == RESULTS / "ceiling":

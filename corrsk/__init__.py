@@ -25,13 +25,18 @@ if TYPE_CHECKING:
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
-    from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
+    from corrsk.relaxometry import (
+        IdealObserverClassifier,
+        MultiExponentialClassifier,
+        NNLSPeakClassifier,
+    )
 
 __version__ = version("corrsk")
 
 # torch and scikit-learn's learners take a second; who only simulates need not wait for them
 _LAZY = {
     "CorrelationCNNClassifier": "corrsk.classifier",
+    "IdealObserverClassifier": "corrsk.relaxometry",
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",
     "ProtocolAligner": "corrsk.aligner",
@@ -50,6 +55,7 @@ __all__ = [
     "AcquisitionProtocol",
     "CorrelationCNNClassifier",
     "CorrelationSignalGenerator",
+    "IdealObserverClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
     "PropertyRange",

@@ -432,6 +432,7 @@ def test_the_figures_show_the_best_that_is_possible(finished, monkeypatch):
     _, comparison = finished
     ceiling = pd.DataFrame({
         "noise_level": [np.nan, 0.001, 0.005], "n_signals": [20, 10, 10],
+        "accuracy": [0.65, 0.75, 0.55], "binary_accuracy": [0.91, 0.96, 0.86],
         "accuracy_low": [0.6, 0.7, 0.5], "accuracy_high": [0.7, 0.8, 0.6],
         "binary_accuracy_low": [0.9, 0.95, 0.85], "binary_accuracy_high": [0.92, 0.97, 0.87],
     })  # fmt: skip
@@ -458,7 +459,8 @@ def test_known_ceilings_are_those_of_the_benchmark():
         record = json.loads((folder / f"{name}.json").read_text())
         overall = record["ceilings (%)"]["all"]
         for question, metric in (("count", "accuracy"), ("multicompartment", "binary_accuracy")):
-            low, high = table.loc[0, [f"{metric}_low", f"{metric}_high"]]
+            low, best, high = table.loc[0, [f"{metric}_low", metric, f"{metric}_high"]]
+            assert 100 * best == pytest.approx(overall[question]["corrected"], abs=0.01)
             assert 100 * low == pytest.approx(overall[question]["cross_fitted"], abs=0.01)
             assert 100 * high == pytest.approx(overall[question]["upper"], abs=0.01)
             assert low <= high

@@ -224,25 +224,69 @@ def test_an_snr_range_is_integrated_over():
         np.testing.assert_allclose(posterior.log_evidence, truth, atol=0.2)
 
 
-@pytest.mark.parametrize("case", ["T2 below T1", "three properties", "dirichlet"])
-def test_many_short_runs_have_no_bias(case):
-    # Moves that are not reversible, or not the same for any order of the compartments, show
-    # here and in no spread between runs: all runs make the same kinds of moves.
-    prior, protocol, level, reference, normalize = CASES[case]
-    X, _ = draw(3, prior, protocol, noise_level=level, normalize=normalize)
+# Moves that are not reversible, or not the same for any order of the compartments, make errors
+# that no spread between the runs shows, since all runs make the same kinds of moves. They
+# show where many short runs should agree with the truth.
+
+
+def test_many_short_runs_have_no_bias_on_a_grid():
+    prior, protocol, level, _, normalize = CASES["T2 below T1"]
+    X, _ = draw(3, prior, protocol, noise_level=level, inversion_efficiency=0.9)
     truth = np.array(
-        [exhaustive(x, prior, protocol, [(level, 1.0)], reference, normalize) for x in X]
+        [exhaustive(x, prior, protocol, [(level, 1.0)], "m0", normalize, 0.9) for x in X]
     )
-    z = []
-    for seed in range(3):
+    model = observer(
+        prior, protocol, n_particles=1024, n_runs=400, random_state=1, noise_level=level,
+        normalize=normalize, inversion_efficiency=0.9,
+    ).fit(X, [1, 2, 3])  # fmt: skip
+    posterior = model.posterior(X)
+    z = (posterior.log_evidence - truth) / np.hypot(posterior.log_evidence_error, 1e-3)
+    assert np.abs(z).max() < 4
+    assert np.sqrt(np.mean(np.square(z))) < 1.6
+
+
+def evidence_of_one(x, level):
+    """Log evidence of one compartment, T1 and T2 log-uniform, by a grid that closes in."""
+    ends = np.log([[100, 3000], [10, 300]])
+    low, high = ends[:, :1], ends[:, 1:]
+    for last in (False, False, True):
+        centres = low + (high - low) * (np.arange(400) + 0.5) / 400
+        t1, t2 = (grid.ravel() for grid in np.meshgrid(*np.exp(centres), indexing="ij"))
+        S = correlation_signals(
+            GRID.contrasts, {"T1": t1[:, None], "T2": t2[:, None]}, np.ones((t1.size, 1)),
+            tr=GRID.tr,
+        )  # fmt: skip
+        likelihood = log_likelihood(x, S, level, "m0", False).reshape(400, 400)
+        if last:
+            share = np.prod((high - low) / (400 * np.diff(ends, axis=1)))
+            return logsumexp(likelihood) + np.log(share)
+        near = np.argwhere(likelihood > likelihood.max() - 45)
+        width = (high - low) / 400
+        low, high = (
+            low + width * (near.min(axis=0)[:, None] - 2).clip(0),
+            low + width * (near.max(axis=0)[:, None] + 3).clip(max=400),
+        )
+    raise AssertionError
+
+
+def test_many_short_runs_have_no_bias_where_properties_are_continuous():
+    ranges = {
+        "T1": PropertyRange(100, 3000, scale="log"), "T2": PropertyRange(10, 300, scale="log")
+    }  # fmt: skip
+    prior = few(ranges=ranges, n_compartments=(1,))
+    X, _ = draw(10, prior, GRID, noise_level=0.005, normalize=False)
+    truth = np.array([evidence_of_one(x, 0.005) for x in X])
+    for seed in (2, 3):
         model = observer(
-            prior, protocol, n_particles=512, n_runs=80, random_state=seed, noise_level=level,
-            normalize=normalize,
-        ).fit(X, np.resize(prior.n_compartments, len(X)))  # fmt: skip
+            prior, GRID, n_particles=1024, n_runs=60, random_state=seed, noise_level=0.005,
+            normalize=False,
+        ).fit(X, np.ones(10))  # fmt: skip
         posterior = model.posterior(X)
-        z.append((posterior.log_evidence - truth) / np.hypot(posterior.log_evidence_error, 2e-3))
-    assert np.abs(z).max() < 4.5
-    assert np.sqrt(np.mean(np.square(z))) < 1.5
+        error = posterior.log_evidence_error[:, 0]
+        difference = posterior.log_evidence[:, 0] - truth
+        assert np.abs(difference / error).max() < 4.5
+        # what the voxels have in common
+        assert abs(difference.mean()) < 4 * np.sqrt((error**2).sum()) / 10
 
 
 # -- the parts ---------------------------------------------------------------------

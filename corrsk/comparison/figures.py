@@ -109,14 +109,14 @@ def _draw_ceiling(ax: Axes, dataset: str, metric: str, *, over_noise: bool = Fal
     ceiling = known_ceiling(dataset)
     if ceiling is None:
         return
-    low, high = 100 * ceiling[f"{metric}_low"], 100 * ceiling[f"{metric}_high"]
+    best, low, high = (100 * ceiling[metric + end] for end in ("", "_low", "_high"))
     style: dict[str, Any] = {"color": "tab:gray", "zorder": 1}
     if over_noise:
         x = 100 * ceiling["noise_level"][1:]
-        ax.plot(x, (low + high)[1:] / 2, "k:", label=CEILING, zorder=1)
+        ax.plot(x, best[1:], "k:", label=CEILING, zorder=1)
         ax.fill_between(x, low[1:], high[1:], alpha=0.25, linewidth=0, **style)
     else:
-        ax.axhline((low[0] + high[0]) / 2, color="black", linestyle=":", label=CEILING, zorder=1)
+        ax.axhline(best[0], color="black", linestyle=":", label=CEILING, zorder=1)
         ax.axhspan(low[0], high[0], alpha=0.25, linewidth=0, **style)
 
 

@@ -60,6 +60,9 @@ def accuracy_ceiling(
           probability comes from the other half, averaged over the ways to
           halve them. What was chosen is now and then not the best, so that this
           one is biased downwards;
+        - corrected: twice `upper` less its mean over halves of the runs, which
+          removes the bias that falls with the number of runs (Richardson's
+          extrapolation, as in the jackknife); the best single figure;
         - hits: how often the most probable answer is right.
 
     Raises
@@ -81,7 +84,7 @@ def accuracy_ceiling(
         raise ValueError(
             f"y must have one count for each of {evidence.shape[1]} signals, got {truth.shape}"
         )
-    upper, fitted, hits = {}, {}, {}
+    upper, fitted, corrected, hits = {}, {}, {}, {}
     for question in QUESTIONS:
         pooled = _answers(evidence, several, question)
         upper[question] = pooled.max(axis=1)
@@ -92,6 +95,8 @@ def accuracy_ceiling(
             ],
             axis=0,
         )
+        by_half = [half.max(axis=1) for half, _ in _halves(evidence, several, question)]
+        corrected[question] = 2 * upper[question] - np.mean(by_half, axis=0)
         right = pooled.argmax(axis=1)
         hits[question] = (
             counts[right] == truth
@@ -104,6 +109,7 @@ def accuracy_ceiling(
             row = {"group": group, "question": question, "n": int(member.sum())}
             row |= _mean("upper", upper[question][member], level)
             row |= _mean("cross_fitted", fitted[question][member], level)
+            row |= _mean("corrected", corrected[question][member], level)
             right = hits[question][member]
             low, high = bootstrap_interval([right], level=level)
             row |= {"hits": float(right.mean()), "hits_low": low, "hits_high": high}
@@ -137,7 +143,8 @@ def regret(
         Rows by group, "all" first. Columns n, and with intervals ``upper`` (the
         mean of ``max_k p_k - p_answer``, biased upwards) and ``cross_fitted``
         (the same with the best answer chosen from other runs than those that
-        judge, biased downwards).
+        judge, biased downwards), and ``corrected``, as for
+        :func:`accuracy_ceiling`.
 
     Raises
     ------
@@ -178,11 +185,16 @@ def regret(
         ],
         axis=0,
     )
+    by_half = [
+        half.max(axis=1) - half[rows_of, chosen] for half, _ in _halves(evidence, several, question)
+    ]
+    corrected = 2 * upper - np.mean(by_half, axis=0)
     rows = []
     for group, member in _members(groups, len(given)):
         row = {"group": group, "n": int(member.sum())}
         row |= _mean("upper", upper[member], level)
         row |= _mean("cross_fitted", fitted[member], level)
+        row |= _mean("corrected", corrected[member], level)
         rows.append(row)
     return pd.DataFrame(rows).set_index("group")
 

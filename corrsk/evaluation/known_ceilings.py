@@ -25,10 +25,10 @@ def known_ceiling(dataset: str) -> pd.DataFrame | None:
     DataFrame or None
         None if nobody has measured it. Else the first row is of all signals
         (noise_level NaN), the others are of noise levels. Columns noise_level,
-        n_signals, and for each of accuracy and binary_accuracy `_low` and `_high`:
-        estimates that are biased downwards and upwards, between which the ceiling
-        lies but for the choice of signals, and `_error`, the standard error that
-        this choice leaves.
+        n_signals, accuracy and binary_accuracy, and for each of these `_low` and
+        `_high`: estimates that are biased downwards and upwards, between which the
+        ceiling lies but for the choice of signals, and `_error`, the standard error
+        that this choice leaves.
 
     Notes
     -----
