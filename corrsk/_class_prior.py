@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 ClassPrior = Mapping[Any, float] | ArrayLike
@@ -16,7 +17,7 @@ def checked_class_prior(class_prior: ClassPrior, classes: ArrayLike) -> NDArray[
 
     Parameters
     ----------
-    class_prior : mapping of class to weight, or array of shape (K,)
+    class_prior : mapping or Series of class to weight, or array of shape (K,)
         How frequent each class is, up to a common factor; an array in the order of
         the classes. A class that does not occur has weight 0.
     classes : array of shape (K,)
@@ -32,6 +33,8 @@ def checked_class_prior(class_prior: ClassPrior, classes: ArrayLike) -> NDArray[
         classes, or the weights are negative, not finite or all zero.
     """
     labels = np.asarray(classes).tolist()
+    if isinstance(class_prior, pd.Series):  # by its labels: value_counts is in another order
+        class_prior = class_prior.to_dict()
     if isinstance(class_prior, Mapping):
         given = {_plain(label): weight for label, weight in class_prior.items()}
         unknown = [label for label in given if label not in labels]

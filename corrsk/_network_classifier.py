@@ -64,6 +64,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         if class_prior is not None:
             # what is wrong with it shows before the work
             checked_class_prior(class_prior, self.classes_)
+            self._check_kept("class_prior_", "class_prior")
         signals = validate_data(
             self, flatten_signals(X), reset=False, dtype=(np.float32, np.float64), order="C"
         )
@@ -137,6 +138,13 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
                 f"X_val has {signals.shape[0]} signals but y_val {labels.shape[0]} labels"
             )
         return signals, class_index(labels, classes, "y_val", "y")
+
+    def _check_kept(self, attribute: str, purpose: str) -> None:
+        if not hasattr(self, attribute):
+            raise ValueError(
+                "this classifier comes from a file of an older version, which did not keep "
+                f"{attribute}; {purpose} needs it: fit the classifier again"
+            )
 
     def _forget(self) -> None:
         # a fit that fails must not leave the net of an earlier one

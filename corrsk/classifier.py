@@ -288,17 +288,14 @@ class CorrelationCNNClassifier(NetworkClassifier):
     ) -> CorrelationCNNClassifier:
         """Train the network on signals that are simulated meanwhile, each seen once.
 
-        A prior and a protocol take the place of arrays. A thread of its own simulates
-        while the network trains.
+        A prior and a protocol take the place of arrays; a thread of its own simulates.
 
         Parameters
         ----------
         stream : SignalStream
-            What to draw. The same stream, parameters and `random_state` give the
-            same network.
+            What to draw.
         n_signals : int, default=20_000_000
-            How many signals to train on, in `max_epochs` equal epochs; rounded up to
-            whole batches. The history has a row per epoch.
+            How many, in `max_epochs` equal epochs; rounded up to whole batches.
         X_val, y_val : arrays, optional
             Validation data; see :meth:`fit`.
 
@@ -316,9 +313,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Examples
         --------
         >>> from corrsk import CorrelationCNNClassifier, SignalStream
-        >>> model = CorrelationCNNClassifier.from_recipe(
-        ...     "residual-mlp", max_epochs=2, random_state=0
-        ... )
+        >>> model = CorrelationCNNClassifier.from_recipe("residual-mlp", max_epochs=2)
         >>> model.fit_stream(SignalStream.named("midl2024"), n_signals=4000).n_iter_
         2
         """
@@ -340,8 +335,10 @@ class CorrelationCNNClassifier(NetworkClassifier):
         count = np.full(len(self.classes_), n_signals / len(self.classes_))
         settings = self._settings(count, seed, n_signals // self.max_epochs)
 
+        n_jobs = training.stream_jobs()
+
         def draw(chunk: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            X, y = stream.draw(chunk, n, n_jobs=training.stream_jobs())
+            X, y = stream.draw(chunk, n, n_jobs=n_jobs)
             return X, np.searchsorted(self.classes_, y)
 
         plan = training.StreamPlan.of(n_signals, self.max_epochs, settings.batch_size)
@@ -355,9 +352,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
     ) -> CorrelationCNNClassifier:
         """Train the network further, by one pass over some signals.
 
-        The learning rate is `learning_rate` throughout: a schedule would have to know
-        how much is still to come, as :meth:`fit_stream` does. Early stopping and
-        checkpoints are not for it.
+        At the full `learning_rate`, without schedule, early stopping and checkpoint.
+        Between calls the rate, the loss and the precision may be changed; the network,
+        its scaling and the optimiser stay those of the first call.
 
         Parameters
         ----------
@@ -391,6 +388,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
             signals, index = self._first_signals(X, y, classes)
             self.history_, self.n_iter_, self.best_epoch_ = [], 0, None
             self.class_count_ = np.zeros(len(self.classes_))
+        self._check_kept("class_count_", "partial_fit")
         count = self.class_count_ + np.bincount(index, minlength=len(self.classes_))
         settings = self._settings(count, self._checked_seed(), len(index))
         self.net_, row = training.train_further(

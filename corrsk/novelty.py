@@ -105,7 +105,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
       what it is for signals of that shape and noise. It sees, far from all clusters,
       what wide clusters let pass.
 
-    Half of the training signals (all but 50,000 of more than 100,000) are held out, and
+    Half of the training signals (all but 200,000 of more than 400,000) are held out, and
     give each statistic its p-value. The smallest of the five counts, and its own
     distribution on the held-out signals corrects for there being five (Westfall and Young,
     Resampling-Based Multiple Testing, 1993), so that the false-alarm rate on signals of the
@@ -246,7 +246,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
 
         Returns
         -------
-        DataFrame of n rows
+        DataFrame of n rows, with the index of X if that is one
             p_value, as :meth:`p_values`; reason: "explained" for an inlier, else "no signal"
             (all zero), "noise below the trained range", "single measurement off", "signal
             shape outside the prior" or "noise above the trained range", the first of these
@@ -256,6 +256,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
             and may be called so.
         """
         check_is_fitted(self)
+        index = X.index if isinstance(X, pd.DataFrame) else None
         logs = self._log_p_values(X)
         X = self._checked(X, reset=False)
         reason = np.full(len(X), EXPLAINED, dtype=object)
@@ -274,7 +275,8 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
                 "reason": reason,
                 "measurement": worst,
                 **{name: np.maximum(np.exp(logs[:, k]), least) for k, name in enumerate(REASONS)},
-            }
+            },
+            index=index,
         )
 
     def __sklearn_tags__(self) -> Tags:

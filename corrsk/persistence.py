@@ -177,12 +177,22 @@ def _encode_estimator(
         },
         # set_output and set_fit_request: a Pipeline behaves otherwise without them
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
-        "fit_request": {
-            key: value
-            for key, value in estimator.get_metadata_routing().fit.requests.items()
-            if value is not None
-        },
+        "requests": _requests(estimator),
     }
+
+
+def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
+    """What set_fit_request and its like were told, by method."""
+    routing = estimator.get_metadata_routing()
+    told = {
+        method: {
+            key: value
+            for key, value in getattr(routing, method).requests.items()
+            if value is not None
+        }
+        for method in ("fit", "partial_fit", "predict", "predict_proba", "transform")
+    }
+    return {method: wanted for method, wanted in told.items() if wanted}
 
 
 def _is_tensor(value: Any) -> bool:
@@ -212,9 +222,12 @@ def _decode_estimator(
         setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
     if content["output"] is not None:
         estimator.set_output(transform=content["output"])
-    if content["fit_request"]:
-        with config_context(enable_metadata_routing=True):
-            estimator.set_fit_request(**content["fit_request"])
+    # files of version 1 have those of fit alone
+    requests = content.get("requests") or {"fit": content.get("fit_request")}
+    with config_context(enable_metadata_routing=True):
+        for method, wanted in requests.items():
+            if wanted:
+                getattr(estimator, f"set_{method}_request")(**wanted)
     if isinstance(estimator, CorrelationCNNClassifier):
         own = {
             key.removeprefix(prefix): values

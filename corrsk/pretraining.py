@@ -105,14 +105,16 @@ def pretrain(
     checkpoint = out / f"{name}.checkpoint"
     with limited_threads(threads):
         say(f"training on {n_signals:,} signals of {name}")
-        classifier = train(name, n_signals, seed=seed, device=device, checkpoint=checkpoint)
+        classifier = train(
+            name, n_signals, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
+        )
         pipeline = pretrained_pipeline(definition, classifier.set_params(checkpoint=None))
         say(f"judging on {_N_TEST:,} fresh signals")
         with TemporaryDirectory() as folder:
             # the figures are those of the weights as they will be read, rounded or not
             stored = Path(folder) / "stored.safetensors"
             save(pipeline, stored, half_precision=half_precision)
-            metrics = measure(load(stored), name)
+            metrics = measure(load(stored), name, n_jobs=threads)
         card = _card(definition, pipeline, metrics, n_signals, seed, threads)
         path = write_pretrained(pipeline, card, out, half_precision=half_precision)
     card = ModelCard.from_json(path.with_suffix(".json"))
@@ -129,10 +131,11 @@ def train(
     seed: int = 0,
     device: str = "auto",
     checkpoint: Path | None = None,
+    n_jobs: int | None = None,
     **changes: Any,
 ) -> CorrelationCNNClassifier:
     """The classifier of :func:`pretrain`, fitted; `changes` are of its recipe."""
-    validation = load_dataset(name, _N_VALIDATION, random_state=_VALIDATION_SEED)
+    validation = load_dataset(name, _N_VALIDATION, random_state=_VALIDATION_SEED, n_jobs=n_jobs)
     classifier = CorrelationCNNClassifier.from_recipe(
         _RECIPE, random_state=seed, device=device, checkpoint=checkpoint, **changes
     )
@@ -178,7 +181,9 @@ def _card(
     )
 
 
-def measure(pipeline: Pipeline, name: str) -> dict[str, dict[str, float]]:
+def measure(
+    pipeline: Pipeline, name: str, *, n_jobs: int | None = None
+) -> dict[str, dict[str, float]]:
     """Metrics on fresh signals of a named data set, with 95 % intervals.
 
     Parameters
@@ -186,6 +191,8 @@ def measure(pipeline: Pipeline, name: str) -> dict[str, dict[str, float]]:
     pipeline : Pipeline
         With `classes_` that are counts.
     name : str
+    n_jobs : int, optional
+        Threads to simulate with.
 
     Returns
     -------
@@ -193,7 +200,7 @@ def measure(pipeline: Pipeline, name: str) -> dict[str, dict[str, float]]:
         accuracy, binary_accuracy (P(n_c >= 2) > 0.5), log_loss and
         expected_calibration_error, each with value, low and high.
     """
-    data = load_dataset(name, _N_TEST, random_state=_TEST_SEED)
+    data = load_dataset(name, _N_TEST, random_state=_TEST_SEED, n_jobs=n_jobs)
     probabilities = pipeline.predict_proba(data.data)
     classes = pipeline.classes_
     right = classes[probabilities.argmax(axis=1)] == data.target

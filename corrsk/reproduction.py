@@ -28,6 +28,7 @@ from corrsk.evaluation import (
     Evaluation,
     LossCurveDisplay,
     evaluate,
+    is_papers_problem,
     plot_confusion_matrices,
     results_table,
 )
@@ -70,6 +71,11 @@ class Configuration:
     recipe: str = "default"
     epochs: int | None = None
     seed: int = 0
+
+    @property
+    def norm(self) -> str | None:
+        """What signals are divided by: those of a file as the paper's are."""
+        return "l2" if self.mat or dataset_definition(self.dataset).normalize else None
 
     def check(self) -> None:
         """Refuse unknown names before any long work.
@@ -230,7 +236,7 @@ def _fit(
     )
     with sklearn.config_context(enable_metadata_routing=True):
         pipeline = make_pipeline(
-            SignalNormalizer(),
+            SignalNormalizer(configuration.norm),
             classifier.set_fit_request(X_val=True, y_val=True),
             transform_input=["X_val"],
         )
@@ -276,11 +282,13 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
         f"{run['n_epochs']} epochs of training took {run['seconds']['fit']:.0f} s. Made by\n\n"
         f"    corrsk reproduce {' '.join(options)}\n\n({environment})."
     )
-    parts.append("## Ours beside the paper's\n\n" + markdown_table(results_table(evaluation)))
-    if configuration["mat"] is None:
-        parts.append(PAPER_NOTE)
+    table = markdown_table(results_table(evaluation))
+    if is_papers_problem(evaluation.classes):
+        note = "The paper's figures are of its own data, which these may differ from."
+        parts.append("## Ours beside the paper's\n\n" + table)
+        parts.append(note if configuration["mat"] else PAPER_NOTE)
     else:
-        parts.append("The paper's figures are of its own data, which these may differ from.")
+        parts.append("## Results\n\n" + table)
     if not evaluation.by_noise_level.empty:
         table = evaluation.by_noise_level.copy()
         table.index = pd.Index([f"{100 * level:g} %" for level in table.index], name="noise level")

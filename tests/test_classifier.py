@@ -303,6 +303,47 @@ def test_a_module_of_ones_own(train, test):
         quick(network=narrow).fit(*train)
 
 
+class Gain(torch.nn.Module):
+    """A module with a plain attribute."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = gain
+        self.linear = torch.nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.gain * self.linear(x)
+
+
+def test_a_checkpoint_knows_a_module_by_more_than_its_weights(train, tmp_path):
+    one, two = Gain(1.0), Gain(50.0)
+    two.load_state_dict(one.state_dict())
+    fit = {"max_epochs": 1, "checkpoint": tmp_path / "checkpoint"}
+    quick(network=one, **fit).fit(*train)
+    assert quick(network=copy.deepcopy(one), **fit).fit(*train).n_iter_ == 1
+    with pytest.raises(ValueError, match="other parameters"):
+        quick(network=two, **fit).fit(*train)
+
+
+def test_what_is_no_network(train):
+    with pytest.raises(TypeError, match="torch module"):
+        quick(network=torch.nn.Linear).fit(*train)
+    with pytest.raises(ValueError, match="no parameters to train"):
+        quick(network=torch.nn.Identity()).fit(*train)
+
+
+def test_layers_that_draw_without_a_rate_do_not_draw_from_the_users_generator(train):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.RReLU(), torch.nn.Linear(8, 4))
+    fits = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        fits.append(weights(quick(network=module, max_epochs=1).fit(*train)))
+        left = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(left, torch.rand(1))
+    assert torch.equal(*fits)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_optimizers(train, optimizer):
     model = quick(optimizer=optimizer, learning_rate=0.005).fit(*train)
@@ -361,6 +402,8 @@ def test_class_prior(train, test):
     assert (
         pipeline.predict_proba(X, class_prior=prior)[:, 0] >= pipeline.predict_proba(X)[:, 0]
     ).all()
+    series = pd.Series({4: 1, 1: 7, 3: 1, 2: 1})  # as value_counts gives it: by its labels
+    np.testing.assert_array_equal(model.predict_proba(X, class_prior=series), shifted)
     only = model.predict_proba(X, class_prior=[0, 1, 1, 0])
     assert (only[:, [0, 3]] == 0).all()
 

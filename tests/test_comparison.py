@@ -228,7 +228,7 @@ def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
     monkeypatch.setitem(RIVALS, "broken", broken)
     rows = readable(best_rows(summary_frame([failed, done]))).set_index("model")
     # one line, which no table of Markdown takes for two cells
-    shown = rows.loc["broken", "4-class accuracy"]
+    shown = rows.loc["broken", "count accuracy"]
     assert shown == "failed: FloatingPointError: too hot / for"
     monkeypatch.undo()
 

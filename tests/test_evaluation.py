@@ -344,3 +344,12 @@ def test_scorers_take_signals_without_an_answer_for_guesses(name):
     assert np.isfinite(score)
     if name in expected:
         assert score == pytest.approx(expected[name])
+
+
+def test_noise_levels_of_a_range_with_many_equal_ones():
+    rng = np.random.default_rng(0)
+    y = rng.integers(1, 5, 1000)
+    level = np.where(rng.random(1000) < 0.6, 0.01, rng.uniform(0.01, 0.05, 1000))
+    table = evaluate(y, np.full((1000, 4), 0.25), noise_level=level).by_noise_level
+    assert 1 <= len(table) <= 5
+    assert table["n_samples"].sum() == 1000

@@ -159,7 +159,24 @@ def test_files_of_the_first_version_are_read(tissue, tmp_path, standardize):
         load_file(tmp_path / "new.safetensors"), old,
         metadata={"corrsk-estimator": json.dumps(content | {"version": 1})},
     )  # fmt: skip
-    np.testing.assert_array_equal(load(old).predict_proba(X), model.predict_proba(X))
+    again = load(old)
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    with pytest.raises(ValueError, match="older version"):
+        again.predict_proba(X, class_prior=[1, 1, 1, 1])
+    with pytest.raises(ValueError, match="older version"):
+        again.partial_fit(X, tissue[1])
+
+
+def test_metadata_requests_of_all_methods_come_back(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
+    with config_context(enable_metadata_routing=True):
+        model.set_predict_proba_request(class_prior=True).set_fit_request(X_val=True)
+        save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
+        again = load(tmp_path / "model.safetensors")
+        routing = again.get_metadata_routing()
+    assert routing.predict_proba.requests == {"class_prior": True}
+    assert routing.fit.requests["X_val"] is True
 
 
 def test_a_module_of_ones_own_has_no_file(tissue, tmp_path):

@@ -299,3 +299,16 @@ def test_partial_fit_with_classes():
         mlp(class_weight="balanced").partial_fit(X, y)
     with pytest.raises(ValueError, match="features"):
         model.partial_fit(X[:, :10], y)
+
+
+def test_partial_fit_listens_to_what_changed_between_calls():
+    X, y = LOW.draw(0, 1000)
+    for optimizer in ("adamw", "muon"):
+        model = mlp(optimizer=optimizer).partial_fit(X, y)
+        before = model.predict_proba(X)
+        model.set_params(learning_rate=1e-12).partial_fit(X, y)
+        np.testing.assert_allclose(model.predict_proba(X), before, atol=1e-6)
+    model.set_params(learning_rate=5e-3, class_weight={1: 100, 2: 1, 3: 1, 4: 1})
+    for chunk in range(5):
+        model.partial_fit(*LOW.draw(chunk, 1000))
+    assert (model.predict(X) == 1).mean() > 0.6

@@ -185,18 +185,18 @@ def readable(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _readable_row(row: dict[str, Any]) -> dict[str, str]:
     if not row["n_seeds"]:
-        shown = {"4-class accuracy": one_line(row["note"])}
+        shown = {"count accuracy": one_line(row["note"])}
     else:
         certain = not RIVALS[row["model"]].probabilistic
         shown = {
-            "4-class accuracy": _with_interval(row, "accuracy", "%"),
+            "count accuracy": _with_interval(row, "accuracy", "%"),
             "binary accuracy": _with_interval(row, "binary_accuracy", "%"),
             "AUC": "-" if certain else f"{row['roc_auc_macro']:.3f}",
             "log loss": "-" if certain else f"{row['log_loss']:.3f}",
             "fit": _seconds(row["seconds_fit"]) if row["n_train"] else "-",
             "predict, signals/s": f"{row['signals_per_second']:,.0f}",
             "size": _bytes(row["size_bytes"]),
-            "4-class, points to CNN": _against(row, "accuracy"),
+            "count, points to CNN": _against(row, "accuracy"),
             "binary, points to CNN": _against(row, "binary_accuracy"),
             "test signals": f"{row['n_test']:,}",
             "seeds": str(row["n_seeds"]),
@@ -208,10 +208,10 @@ def _readable_row(row: dict[str, Any]) -> dict[str, str]:
 
 
 # what fits a terminal
-SHORT_COLUMNS = ["model", "trained on", "4-class accuracy", "binary accuracy", "fit", "size"]
+SHORT_COLUMNS = ["model", "trained on", "count accuracy", "binary accuracy", "fit", "size"]
 READABLE_COLUMNS = (
-    "model", "trained on", "4-class accuracy", "binary accuracy", "AUC", "log loss", "fit",
-    "predict, signals/s", "size", "4-class, points to CNN", "binary, points to CNN",
+    "model", "trained on", "count accuracy", "binary accuracy", "AUC", "log loss", "fit",
+    "predict, signals/s", "size", "count, points to CNN", "binary, points to CNN",
     "test signals", "seeds", "without answer",
 )  # fmt: skip
 

@@ -27,6 +27,7 @@ from corrsk.evaluation.published import (
     PAPER_METRICS,
     PAPER_NOTE,
     T1T2_DETR_ACCURACY,
+    is_papers_problem,
 )
 from corrsk.evaluation.report import Evaluation, evaluate
 from corrsk.evaluation.scorers import (
@@ -70,6 +71,7 @@ __all__ = [
     "bootstrap_interval",
     "calibration_by_noise_level",
     "evaluate",
+    "is_papers_problem",
     "known_ceiling",
     "expected_calibration_error",
     "mcnemar_test",

@@ -204,7 +204,7 @@ def grouped_noise_levels(noise_level: ArrayLike, n_samples: int) -> NDArray[np.f
     if np.unique(levels).size <= _MOST_LEVELS:
         return levels
     column = pd.Series(levels)
-    fifths = column.groupby(pd.qcut(column, _BINS_OF_A_RANGE), observed=True)
+    fifths = column.groupby(pd.qcut(column, _BINS_OF_A_RANGE, duplicates="drop"), observed=True)
     return np.asarray(fifths.transform("median"))
 
 

@@ -248,7 +248,7 @@ def _members(groups: ArrayLike | None, n: int) -> Iterator[tuple[object, NDArray
     if of.shape != (n,):
         raise ValueError(f"groups must have one value for each of {n} signals, got {of.shape}")
     for value in np.unique(of):
-        yield value.item(), of == value
+        yield value.item() if isinstance(value, np.generic) else value, of == value
 
 
 def _mean(name: str, values: Array, level: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ from corrsk.evaluation.published import PAPER
 from corrsk.evaluation.report import Evaluation
 
 SHOWN_METRICS = {
-    "accuracy": "4-class accuracy",
+    "accuracy": "{K}-class accuracy",
     "precision_macro": "precision (macro)",
     "recall_macro": "recall (macro)",
     "f1_macro": "F1 (macro)",
@@ -32,7 +32,8 @@ def results_table(evaluation: Evaluation) -> pd.DataFrame:
     """The shown metrics in words, ours beside the paper's, as text."""
     frame = evaluation.to_frame()
     frame = frame.loc[[name for name in SHOWN_METRICS if name in frame.index]]
-    frame.index = pd.Index([SHOWN_METRICS[name] for name in frame.index], name="")
+    shown = [SHOWN_METRICS[name].format(K=evaluation.classes.size) for name in frame.index]
+    frame.index = pd.Index(shown, name="")
     frame[evaluation.dataset] = [f"{value:.3f}" for value in frame[evaluation.dataset]]
     if PAPER in frame:  # its two or three digits: no more are shown than it has
         frame[PAPER] = ["" if np.isnan(value) else _as_printed(value) for value in frame[PAPER]]

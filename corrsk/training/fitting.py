@@ -17,11 +17,12 @@ from torch import nn
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
 from corrsk.training.device import share_of_threads
+from corrsk.training.modules import draws_in_training, module_in_words
 from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
 from corrsk.training.prediction import as_tensor
 from corrsk.training.randomness import own_random_numbers
 from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import TrainingSettings, untrained_net
+from corrsk.training.settings import TrainingSettings, apply_settings, untrained_net
 from corrsk.training.streaming import Draw, StreamBatches, StreamedSignals, StreamPlan
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
@@ -129,7 +130,7 @@ def train_network(
             keeper.restore(net, state)
         if isinstance(signals, StreamedSignals):
             signals.start_at(len(net.history))
-        if not _draws_in_training(net.module_):
+        if not draws_in_training(net.module_):
             drawing.close()  # nothing draws any more, so that fits in other threads may begin
         try:
             net.train(signals, held_out, settings.max_epochs - len(net.history))
@@ -176,6 +177,8 @@ def train_further(
             earlier, net = net, untrained_net(settings, signals.X, callbacks=[])
             if earlier is not None:
                 net.module_.load_state_dict(earlier.module_.state_dict())
+        else:
+            apply_settings(settings, net)
         # not by set_params, which would initialise again what depends on them
         net.iterator_train, net.iterator_train__shuffle = WholeBatches, True
         net.iterator_train__generator, net.batch_size = order, settings.batch_size
@@ -220,21 +223,11 @@ def _identity(settings: TrainingSettings, source: Source, validation: Split | No
     arrays = [*(source.arrays or ()), *(validation or ())]
     told: dict[str, Any] = {"stream": source.identity, "plan": source.plan and asdict(source.plan)}
     if isinstance(settings.network, nn.Module):
-        arrays += [
-            tensor.detach().cpu().numpy() for tensor in settings.network.state_dict().values()
-        ]
-        told["module"] = str(settings.network)
+        tensors = [*settings.network.parameters(), *settings.network.buffers()]
+        arrays += [tensor.detach().cpu().numpy() for tensor in tensors]
+        told["module"] = module_in_words(settings.network)
         settings = replace(settings, network="module")
     return fingerprint(asdict(settings) | told, *arrays)
-
-
-def _draws_in_training(module: nn.Module) -> bool:
-    parts = list(module.modules())
-    if not all(type(part).__module__.startswith(("torch.nn.", "corrsk.")) for part in parts):
-        return True  # a module of the user's may draw where nobody sees it
-    # the rate of a dropout layer, or that of an attention or recurrent layer
-    rates = [getattr(part, name, 0) for part in parts for name in ("p", "dropout")]
-    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)
 
 
 def _tensors(split: Split, device: torch.device) -> TensorSignals:

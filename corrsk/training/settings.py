@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from corrsk import _random
 from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, StandardizedNetwork
+from corrsk.training.modules import check_module
 from corrsk.training.net import CountLoss, SignalNet
 from corrsk.training.optimizers import OPTIMIZERS
 from corrsk.training.prediction import PREDICT_ROWS
@@ -77,13 +78,9 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
     ValueError
         If a module of the user's does not give one number per class.
     """
-    weights = settings.class_weights
     net = SignalNet(
         module=_scaled_network(settings, X),
-        criterion=CountLoss(
-            None if weights is None else torch.tensor(weights, dtype=torch.float32),
-            settings.softmax_before_loss,
-        ),
+        criterion=_loss(settings),
         optimizer=OPTIMIZERS[settings.optimizer],
         optimizer__weight_decay=settings.weight_decay,
         optimizer__momentum=settings.momentum,
@@ -103,6 +100,24 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
     return net
 
 
+def apply_settings(settings: TrainingSettings, net: SignalNet) -> None:
+    """Let a net in training go on with other settings; network and optimiser stay what they are."""
+    for group in net.optimizer_.param_groups:
+        group["lr"], group["weight_decay"] = settings.learning_rate, settings.weight_decay
+        if settings.optimizer == "sgd":
+            group["momentum"] = settings.momentum
+    net.criterion_ = _loss(settings).to(net.device)
+    net.autocast = _wants_bfloat16(settings.precision, torch.device(net.device))
+
+
+def _loss(settings: TrainingSettings) -> CountLoss:
+    weights = settings.class_weights
+    return CountLoss(
+        None if weights is None else torch.tensor(weights, dtype=torch.float32),
+        settings.softmax_before_loss,
+    )
+
+
 def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     if isinstance(settings.network, str):
         shape = NetworkShape(
@@ -111,6 +126,7 @@ def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
         )  # fmt: skip
         network = NETWORKS[settings.network](shape)
     else:
+        check_module(settings.network)
         network = copy.deepcopy(settings.network)  # a parameter is never changed by a fit
     if settings.input_scaling == "half-whiten":
         return HalfWhitenedNetwork.fitted_to(network, X)

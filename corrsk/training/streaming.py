@@ -103,8 +103,11 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
 
 
 def stream_jobs() -> int:
-    """Threads to simulate with while the network trains: half of this code's cores."""
-    return max(1, share_of_cores() // 2)
+    """Threads to simulate with while the network trains: half of those that this code may use.
+
+    To be asked in the thread that trains: others do not know that they are a worker's.
+    """
+    return max(1, min(share_of_cores(), torch.get_num_threads()) // 2)
 
 
 class StreamBatches:

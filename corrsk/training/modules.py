@@ -1,0 +1,59 @@
+"""What there is to know of a module that may be the user's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+# of torch's layers those that draw random numbers in training without a rate to tell it
+_DRAWING = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+
+
+def draws_in_training(module: nn.Module) -> bool:
+    """Whether a forward pass in training takes numbers from torch's global generator."""
+    parts = list(module.modules())
+    if not all(type(part).__module__.startswith(("torch.nn.", "corrsk.")) for part in parts):
+        return True  # a module of the user's may draw where nobody sees it
+    # the rate of a dropout layer, or that of an attention or recurrent layer
+    rates = [getattr(part, name, 0) for part in parts for name in ("p", "dropout")]
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates) or any(
+        isinstance(part, _DRAWING) for part in parts
+    )
+
+
+def module_in_words(module: nn.Module) -> list[Any]:
+    """Classes and plain attributes of a module and its parts, beside their tensors.
+
+    The code of the classes is not in it.
+    """
+    return [
+        [
+            name,
+            f"{type(part).__module__}.{type(part).__qualname__}",
+            sorted(
+                (key, getattr(value, "__qualname__", None) or repr(value))
+                for key, value in vars(part).items()
+                if not key.startswith("_") and key != "training"
+            ),
+        ]
+        for name, part in module.named_modules()
+    ]
+
+
+def check_module(network: Any) -> None:
+    """Refuse what cannot be trained.
+
+    Raises
+    ------
+    TypeError
+        If it is no module.
+    ValueError
+        If it has no parameters to train.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"network must be a name or a torch module, such as ResidualMLP(64); got {network!r}"
+        )
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"the network {network!r} has no parameters to train")
