@@ -170,7 +170,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         named = self._protocol_of_names(X)
         if named is None:
             signals = validate_data(self, flatten_signals(X), reset=False, dtype=_FLOATS)
-            return signals[:, self.order_]
+            in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
+            return signals if in_order else signals[:, self.order_]  # no copy for nothing
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
             order = np.asarray(comparison.order)  # what there is to say, `fit` has said

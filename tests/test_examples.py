@@ -46,6 +46,8 @@ def test_the_quick_start_of_the_readme_runs(tmp_path):
         "100_000": "3_000",
         "20_000": "2_000",
         "CNNClassifier(random_state=0)": "CNNClassifier(random_state=0, max_epochs=2)",
+        "40_000_000": "3_000",
+        '"residual-mlp", random_state=0': '"residual-mlp", random_state=0, max_epochs=2',
         "to_grid(signals)": "to_grid([[0.0] * 20])",
     }
     for long, short in smaller.items():

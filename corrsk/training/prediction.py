@@ -13,7 +13,7 @@ from corrsk.training.device import share_of_threads
 from corrsk.training.net import CountLoss, SignalNet
 from corrsk.training.randomness import own_random_numbers
 
-PREDICT_ROWS = 16_384  # of activations at a time: about 50 MB on an 8 x 8 grid
+PREDICT_ROWS = 2048  # of activations at a time: a few MB, which a cache holds better than more
 
 
 @share_of_threads()
