@@ -22,7 +22,7 @@ from corrsk.generator import flatten_signals, layout_of
 from corrsk.networks import resolve_grid
 
 
-class NetworkClassifier(ClassifierMixin, BaseEstimator):
+class _NetworkClassifier(ClassifierMixin, BaseEstimator):
     """Base of the classifier: all but its parameters and the ways to fit it."""
 
     network: Any

@@ -171,13 +171,15 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         if named is None:
             signals = validate_data(self, flatten_signals(X), reset=False, dtype=_FLOATS)
             in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
-            return signals if in_order else signals[:, self.order_]  # no copy for nothing
+            # no copy for nothing; and row by row in memory, or sums would round otherwise
+            return signals if in_order else np.take(signals, self.order_, axis=1)
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
             order = np.asarray(comparison.order)  # what there is to say, `fit` has said
         else:
             order = comparison.check(stacklevel=3)
-        return check_array(X, dtype=_FLOATS, estimator=self)[:, order]
+        signals = check_array(X, dtype=_FLOATS, estimator=self)
+        return np.take(signals, order, axis=1)
 
     def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
         """How a protocol compares with the trained one; nothing is refused here."""

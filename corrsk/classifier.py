@@ -15,12 +15,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk import _random, training
 from corrsk._checks import checked_count, lookup
-from corrsk._network_classifier import NetworkClassifier, class_index
+from corrsk._network_classifier import _NetworkClassifier, class_index
 from corrsk.recipes import RECIPES
 from corrsk.streams import SignalStream
 
 
-class CorrelationCNNClassifier(NetworkClassifier):
+class CorrelationCNNClassifier(_NetworkClassifier):
     """Tell the number of compartments of a signal with the paper's CNN, or another network.
 
     The network is trained by skorch. The default is the paper's,

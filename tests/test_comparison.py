@@ -149,7 +149,7 @@ def test_a_folder_of_another_configuration(finished, change, named):
 
 def test_bad_requests_come_before_any_work(tmp_path):
     bad = {
-        "unknown model 'svm'; known models: cnn, logistic": {"models": ("svm",)},
+        "unknown model 'svm'; known models: cnn, residual-mlp": {"models": ("svm",)},
         "training size of 1,500 is larger .* 1,400 are for training": {"train_sizes": (1500,)},
         "at least 50": {"train_sizes": (10,)},
         "no training size": {"train_sizes": ()},

@@ -100,7 +100,7 @@ class IdealObserverClassifier(_CompartmentCounter):
     >>> from corrsk.relaxometry import IdealObserverClassifier
     >>> X, y = make_correlation_signals(8, noise_level=0.1, random_state=0)
     >>> observer = IdealObserverClassifier(
-    ...     noise_level=0.1, n_particles=512, n_runs=4, random_state=0
+    ...     noise_level=0.1, n_particles=2048, random_state=0
     ... ).fit(X, y)
     >>> observer.predict_proba(X).shape
     (8, 4)
