@@ -177,7 +177,7 @@ def checked_predictions(
         raise ValueError(f"y holds {unknown.tolist()}, which is not among {known.tolist()}")
     if not ((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-4)):
         raise ValueError("probabilities must not be negative or partly NaN, and rows must sum to 1")
-    order = np.argsort(known)
+    order = np.argsort(known)  # some learners order the classes otherwise
     return counts, rows[:, order], known[order]
 
 

@@ -14,14 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from corrsk._counts import (
-    as_counts,
-    guess_unanswered,
-    is_multicompartment,
-    multicompartment_probability,
-)
+from corrsk._counts import is_multicompartment, multicompartment_probability
 from corrsk._files import read_json, write_json
-from corrsk.evaluation.calibration import grouped_noise_levels
+from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 from corrsk.evaluation.scores import binary_metrics, count_metrics
 
@@ -176,33 +171,15 @@ def evaluate(
         If the shapes do not belong together, labels are unknown or not counts,
         or the probabilities are none (partly NaN, negative, rows not summing to 1).
     """
-    y = as_counts(y)
-    classes = np.unique(y) if classes is None else as_counts(classes)
-    rows = np.asarray(probabilities, dtype=np.float64)
-    check_consistent_length(y, rows, noise_level)
-    if not y.size:
-        raise ValueError("there are no signals to evaluate")
-    if rows.ndim != 2 or rows.shape[1] != classes.size:
-        raise ValueError(
-            f"probabilities must have a column for each of the {classes.size} classes "
-            f"{classes.tolist()}, got shape {rows.shape}"
-        )
-    if np.unique(classes).size < classes.size:
-        raise ValueError(f"classes holds a count twice: {classes.tolist()}")
-    unknown = np.setdiff1d(y, classes)
-    if unknown.size:
-        raise ValueError(f"y holds {unknown.tolist()}, which is not among {classes.tolist()}")
-    n_failed = int(np.isnan(rows).all(axis=1).sum())
-    rows = guess_unanswered(rows)
-    totals = rows.sum(axis=1, keepdims=True)
-    if not ((rows >= 0).all() and np.allclose(totals, 1, atol=1e-4)):
-        raise ValueError("probabilities must not be negative or partly NaN, and rows must sum to 1")
+    given = np.asarray(probabilities, dtype=np.float64)
+    y, rows, classes = checked_predictions(y, given, classes)
+    check_consistent_length(y, noise_level)
     if noise_level is not None and np.isnan(np.asarray(noise_level, dtype=np.float64)).any():
         raise ValueError("noise_level holds NaN; leave it out where it is not known")
+    n_failed = int(np.isnan(given).all(axis=1).sum())
     # single precision leaves sums of 1 + 1e-7; what rounding leaves is no reason to break ties
+    totals = rows.sum(axis=1, keepdims=True)
     rows = rows / np.where(np.abs(totals - 1) < 1e-9, 1.0, totals)
-    order = np.argsort(classes)  # some learners order the classes otherwise
-    classes, rows = classes[order], rows[:, order]
     several = is_multicompartment(y)
     predicted = classes[rows.argmax(axis=1)]
     answer = multicompartment_probability(rows, classes) > 0.5
