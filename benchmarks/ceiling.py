@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from _measure import RESULTS, record
 from sklearn.exceptions import ConvergenceWarning
 
@@ -168,13 +169,25 @@ def joined(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     return arrays
 
 
-def summary(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
+def ceilings(task: Task, arrays: dict[str, Any]) -> pd.DataFrame:
+    counts = np.array(resolve_prior(task.definition.prior).n_compartments)
+    evidence = arrays["run_log_evidence"].astype(np.float64)
+    return accuracy_ceiling(evidence, counts, arrays["y"], task.groups(arrays["noise_level"]))
+
+
+def in_percent(row: pd.Series) -> dict[str, Any]:
+    return {
+        str(name): round(100 * float(value), 2) if name != "n" else int(value)
+        for name, value in row.items()
+    }
+
+
+def summary(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
     """Ceilings in %, and how sure the observer is of them."""
     counts = np.array(resolve_prior(task.definition.prior).n_compartments)
     evidence = arrays["run_log_evidence"].astype(np.float64)
     posterior = CountPosterior(counts, evidence)
     groups = task.groups(arrays["noise_level"])
-    table = accuracy_ceiling(evidence, counts, arrays["y"], groups)
     # by noise level, not as words are sorted
     first = {group: np.mean(arrays["noise_level"][groups == group]) for group in set(groups)}
     order = ["all", *sorted(first, key=first.__getitem__)]
@@ -187,10 +200,7 @@ def summary(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
         "seconds per signal": round(float(arrays["seconds"].sum()) / len(arrays["y"]), 3),
         "ceilings (%)": {
             group: {
-                question: {
-                    name: round(100 * float(value), 2) if name != "n" else int(value)
-                    for name, value in table.loc[(group, question)].items()
-                }
+                question: in_percent(table.loc[(group, question)])
                 for question in ("count", "multicompartment")
             }
             for group in order
@@ -234,22 +244,13 @@ def regrets(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for question, given in answers.items():
         table = regret(evidence, model.classes_, given, groups, question=question)
-        found[question] = {
-            str(group): {
-                name: round(100 * float(value), 2) if name != "n" else int(value)
-                for name, value in row.items()
-            }
-            for group, row in table.iterrows()
-        }
+        found[question] = {str(group): in_percent(row) for group, row in table.iterrows()}
     return found
 
 
-def ship(task: Task, arrays: dict[str, Any]) -> None:
+def ship(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> None:
     """Keep the ceilings where the figures of `corrsk benchmark` find them."""
-    counts = np.array(resolve_prior(task.definition.prior).n_compartments)
-    evidence = arrays["run_log_evidence"].astype(np.float64)
     groups = task.groups(arrays["noise_level"])
-    table = accuracy_ceiling(evidence, counts, arrays["y"], groups)
     levels = {"all": float("nan")} | {
         group: float(np.median(arrays["noise_level"][groups == group])) for group in set(groups)
     }
@@ -292,22 +293,22 @@ def main() -> None:
             "streams": _random.STREAMS_VERSION,
         }  # fmt: skip
         chunks = answered(task, settings, arguments.n_signals, arguments.folder, arguments.n_jobs)
+        arrays = joined(chunks)
+        table = ceilings(task, arrays)
         results = {
             "command": f"python benchmarks/ceiling.py --n-signals {arguments.n_signals} "
             + (f"--snr {task.snr:g}" if task.snr else f"--datasets {task.name}")
             + f" --n-particles {settings['n_particles']} --n-runs {arguments.n_runs}",
             "date": datetime.date.today().isoformat(),
             "settings": settings,
-            **summary(task, joined(chunks)),
+            **summary(task, arrays, table),
         }
         if task.definition.name in pretrained_names():
-            results["regret of the model that comes with corrsk (%)"] = regrets(
-                task, joined(chunks)
-            )
+            results["regret of the model that comes with corrsk (%)"] = regrets(task, arrays)
         # an absolute path stands for itself, whatever folder it is joined to
         record(str(arguments.folder.resolve() / task.name), results)
         if task.snr is None and arguments.folder == RESULTS / "ceiling":
-            ship(task, joined(chunks))
+            ship(task, arrays, table)
 
 
 if __name__ == "__main__":

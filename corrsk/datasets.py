@@ -48,6 +48,11 @@ class DatasetDefinition:
     description: str
     normalize: bool = True
 
+    @property
+    def norm(self) -> str | None:
+        """What signals are divided by, as :class:`corrsk.SignalNormalizer` names it."""
+        return "l2" if self.normalize else None
+
 
 _PAPER_DATA = (
     "Signals of 1 to 4 compartments as in Endt, Lachermeier and Menzel, MIDL 2024, on the "

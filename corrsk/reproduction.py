@@ -75,7 +75,7 @@ class Configuration:
     @property
     def norm(self) -> str | None:
         """What signals are divided by: those of a file as the paper's are."""
-        return "l2" if self.mat or dataset_definition(self.dataset).normalize else None
+        return "l2" if self.mat else dataset_definition(self.dataset).norm
 
     def check(self) -> None:
         """Refuse unknown names before any long work.

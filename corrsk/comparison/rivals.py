@@ -52,7 +52,7 @@ class Task:
     def of(cls, definition: DatasetDefinition, seed: int) -> Task:
         """The task of a data set: on its protocol, normalised as it is."""
         protocol = resolve_protocol(definition.protocol).in_grid_order()
-        return cls(protocol, seed, norm="l2" if definition.normalize else None)
+        return cls(protocol, seed, norm=definition.norm)
 
 
 @dataclass(frozen=True)

@@ -149,15 +149,14 @@ def pretrained_pipeline(
     Pipeline
         Fitted; what :func:`write_pretrained` takes.
     """
-    norm = "l2" if definition.normalize else None
     aligner = ProtocolAligner(
         definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
-        noise_reference=definition.noise_reference, norm=norm,
+        noise_reference=definition.noise_reference, norm=definition.norm,
     )  # fmt: skip
     # they learn nothing from signals but how many columns there are
     any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
     return make_pipeline(
-        aligner.fit(any_signals), SignalNormalizer(norm).fit(any_signals), classifier
+        aligner.fit(any_signals), SignalNormalizer(definition.norm).fit(any_signals), classifier
     )
 
 
