@@ -35,6 +35,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/ceiling.py
+	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/t1t2_detr.py
 	$(BIN)/python benchmarks/trust.py
 

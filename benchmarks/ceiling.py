@@ -45,7 +45,7 @@ from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
 from corrsk.ranges import SNRRange
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
-from corrsk.tissue import resolve_prior
+from corrsk.tissue import TissuePrior, resolve_prior
 
 DATASETS = ("midl2024", "midl2024-low-noise", "t1t2-detr")
 CHUNK = 60  # a multiple of counts x noise levels, so that each chunk has all of them evenly
@@ -59,20 +59,43 @@ ARRAYS = ("X", "y", "noise_level", "run_log_evidence")
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, and the SNR that its signals have instead of their own, if any."""
+    """What is simulated, and what the observer takes for granted.
+
+    Parameters
+    ----------
+    definition : DatasetDefinition
+    snr : float, optional
+        The SNR that the signals have instead of their own.
+    off_grid : bool
+        Whether tissue is drawn from the continuous ranges instead of the grid.
+    grid_unknown : bool
+        Whether the observer expects tissue of the continuous ranges.
+    """
 
     definition: DatasetDefinition
-    snr: float | None
+    snr: float | None = None
+    off_grid: bool = False
+    grid_unknown: bool = False
 
     @property
     def name(self) -> str:
-        return self.definition.name + ("" if self.snr is None else f"-snr{self.snr:g}")
+        return (
+            self.definition.name
+            + ("" if self.snr is None else f"-snr{self.snr:g}")
+            + ("-off-grid" if self.off_grid else "")
+            + ("-grid-unknown" if self.grid_unknown else "")
+        )
+
+    def _prior(self, *, continuous: bool) -> TissuePrior:
+        prior = resolve_prior(self.definition.prior)
+        return prior.continuous() if continuous else prior
 
     def simulate(self, chunk: int) -> tuple[Any, Any, Any]:
         drawn = self.definition
         level = drawn.noise_levels if self.snr is None else 1.0 / self.snr
         X, y, levels, _ = make_correlation_signals(
-            CHUNK, prior=drawn.prior, protocol=drawn.protocol, noise_level=level,
+            CHUNK, prior=self._prior(continuous=self.off_grid), protocol=drawn.protocol,
+            noise_level=level,
             noise_reference=drawn.noise_reference, normalize=drawn.normalize,
             random_state=SEED + chunk, return_tissue=True, verbose=False,
         )  # fmt: skip
@@ -81,7 +104,8 @@ class Task:
     def observer(self, settings: dict[str, Any], n_jobs: int | None) -> IdealObserverClassifier:
         known = self.definition
         return IdealObserverClassifier(
-            prior=known.prior, protocol=known.protocol, noise_level=known.noise_levels,
+            prior=self._prior(continuous=self.grid_unknown), protocol=known.protocol,
+            noise_level=known.noise_levels,
             noise_reference=known.noise_reference, normalize=known.normalize,
             n_particles=settings["n_particles"], n_runs=settings["n_runs"],
             random_state=settings["random_state"], n_jobs=n_jobs, verbose=False,
@@ -285,7 +309,7 @@ def main() -> None:
     if arguments.snr:
         tasks = [Task(dataset_definition("t1t2-detr"), snr) for snr in arguments.snr]
     else:
-        tasks = [Task(dataset_definition(name), None) for name in arguments.datasets]
+        tasks = [Task(dataset_definition(name)) for name in arguments.datasets]
     for task in tasks:
         settings = {
             "n_particles": arguments.n_particles or PARTICLES[task.definition.name],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -59,6 +59,18 @@ class PropertyRange:
         if self.step is None:
             return math.inf if self.high > self.low else 1
         return round((self.high - self.low) / self.step) + 1
+
+    def continuous(self) -> PropertyRange:
+        """The range without its grid, half a step further on either side.
+
+        Each value of the grid then stands for a cell of its own size. A range that is
+        continuous stays as it is; the lower end of a grid that starts within half a step
+        of 0 goes half of the way to 0.
+        """
+        if self.step is None:
+            return self
+        low = max(self.low - self.step / 2, self.low / 2)
+        return replace(self, low=low, high=self.high + self.step / 2, step=None)
 
     def sample(self, rng: Generator, size: tuple[int, ...]) -> NDArray[np.float64]:
         """Draw values, shape `size`."""

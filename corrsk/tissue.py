@@ -166,6 +166,21 @@ class TissuePrior:
         """
         return replace(lookup(_NAMED_PRIORS, name, "tissue prior"), **changes)
 
+    def continuous(self) -> TissuePrior:
+        """The prior without grids: each property from a continuous range.
+
+        The values of the paper stand on a grid (T1 in steps of 50 ms, T2 of 5 ms), which
+        tissue does not know. See :meth:`corrsk.PropertyRange.continuous`.
+
+        Examples
+        --------
+        >>> from corrsk import TissuePrior
+        >>> TissuePrior.named("midl2024").continuous().ranges["T1"]
+        PropertyRange(low=25.0, high=5025.0, step=None, scale='linear')
+        """
+        ranges = {name: values.continuous() for name, values in self.ranges.items()}
+        return replace(self, ranges=ranges)
+
     @property
     def max_compartments(self) -> int:
         """Largest compartment count, and number of column groups in the table."""

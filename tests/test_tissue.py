@@ -77,6 +77,22 @@ def test_t2_below_t1():
     assert (t2[np.isfinite(t2)] < t1[np.isfinite(t1)]).all()
 
 
+def test_a_prior_without_its_grid_has_the_same_cells():
+    prior = TissuePrior.named("midl2024", min_fraction=0.1).continuous()
+    assert prior.min_fraction == 0.1
+    assert prior.ranges["T1"] == PropertyRange(25.0, 5025.0)
+    assert prior.ranges["T2"] == PropertyRange(2.5, 502.5)
+    tissue, _ = prior.sample(20_000, random_state=0)
+    t1 = columns(tissue, "T1")
+    t1 = t1[np.isfinite(t1)]
+    cells = np.bincount(np.rint(t1 / 50).astype(int), minlength=101)[1:]
+    assert stats.chisquare(cells).pvalue > 1e-4  # as frequent as the grid's values are
+    assert (t1 % 50 > 1).mean() > 0.9  # but not on them
+    assert TissuePrior.named("t1t2-detr").continuous() == TissuePrior.named("t1t2-detr")
+    # a grid that starts near 0 stays positive
+    assert PropertyRange(1.0, 101.0, step=10.0).continuous() == PropertyRange(0.5, 106.0)
+
+
 def test_without_replacement():
     # four values for four compartments: each voxel is a permutation of them
     few = {"T1": PropertyRange(100, 400, step=100), "T2": PropertyRange(10, 50, step=10)}
