@@ -23,28 +23,24 @@ from corrsk.streams import SignalStream
 class CorrelationCNNClassifier(_NetworkClassifier):
     """Tell the number of compartments of a signal with the paper's CNN, or another network.
 
-    The network is trained by skorch. The default is the paper's,
-    :class:`corrsk.networks.CorrelationCNN`, with the best training found for it
-    within minutes on two cores; :meth:`from_recipe` has the published one, and
-    that of a larger network which comes close to the best possible classifier.
+    The default is the paper's, :class:`corrsk.networks.CorrelationCNN`, with the best
+    training found for it within minutes on two cores; :meth:`from_recipe` has the published
+    one, and that of a larger network which comes close to the best possible classifier.
 
     Parameters
     ----------
     network : {"cnn", "residual-mlp"} or torch.nn.Module, default="cnn"
-        "cnn" is the paper's; "residual-mlp" is
-        :class:`corrsk.networks.ResidualMLP`, which takes any protocol. A module of
-        one's own turns signals (n, N) into logits (n, n_classes); a copy of it is
-        trained, from the weights that it has.
+        "cnn" is the paper's; "residual-mlp", :class:`corrsk.networks.ResidualMLP`, takes
+        any protocol. A module of one's own turns signals (n, N) into logits (n, n_classes);
+        a copy of it is trained, from the weights that it has.
     grid_shape : tuple of int or "auto", default="auto"
-        For the CNN alone.
-        (n_ti, n_te) or (n_ti, n_te, n_b): how the N columns, in grid order, are
-        laid out. "auto" takes it from the shape of X, if that is (n, n_ti, n_te),
+        For the CNN alone. (n_ti, n_te) or (n_ti, n_te, n_b): how the N columns, in grid
+        order, are laid out. "auto" takes it from the shape of X, if that is (n, n_ti, n_te),
         else from the feature names (TI50_TE4.5), else a square, else the smallest
         grid of at least 6 x 6 that holds the columns, filled up with zeros. In a
         Pipeline, ``set_output(transform="pandas")`` hands the names on, which a
         protocol that is not square needs.
     dropout : float, default=0.0
-        Dropout rate.
     width, n_blocks : int, default=256, 3
         Of the residual MLP.
     input_scaling : {"standardize", "half-whiten"} or None, default="standardize"
@@ -55,7 +51,6 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     optimizer : {"adamw", "sgd", "muon"}, default="adamw"
         "muon" is :class:`corrsk.training.optimizers.MuonWithAdamW`.
     learning_rate : float, default=0.01
-        Full learning rate.
     learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
         See :mod:`corrsk.training.schedules`.
     momentum : float, default=0.9
@@ -68,6 +63,9 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     precision : {"float32", "bfloat16", "auto"}, default="float32"
         Of the matrix products in training; "auto" is bfloat16 where the machine has
         instructions for it. Predictions are in float32.
+    kernel : {"auto", "torch", "fused"}, default="auto"
+        What computes gradients: torch, or for the CNN of 8 x 8 grids, on the processor,
+        kernels of the extra `fast` (compiled at first use); "auto" takes these if it can.
     softmax_before_loss : bool, default=False
         Whether to apply softmax before the cross-entropy, which applies it
         again; as in the code published with the paper.
@@ -84,10 +82,9 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
         "auto" takes a GPU if there is one.
     checkpoint : path-like or None, default=None
-        File in which the state of the training is kept. A `fit` that finds
-        there the state of the same training, cut off, goes on with it and ends
-        with the same bits; that needs an integer `random_state`. One file serves
-        one training: not for searches and cross-validation.
+        File in which the state of the training is kept. A `fit` that finds there the state
+        of the same training, cut off, goes on with it and ends with the same bits; that
+        needs an integer `random_state`. One file serves one training: not for searches.
     random_state : int, RandomState, Generator or None, default=None
         Seed of the weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
@@ -148,6 +145,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "precision": [StrOptions(set(training.PRECISIONS))],
+        "kernel": [StrOptions(set(training.KERNELS))],
         "softmax_before_loss": ["boolean"],
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
@@ -175,6 +173,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         max_epochs: int = 40,
         batch_size: int | str = "auto",
         precision: str = "float32",
+        kernel: str = "auto",
         softmax_before_loss: bool = False,
         class_weight: dict[Any, float] | str | None = None,
         validation_fraction: float | None = None,
@@ -199,6 +198,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.precision = precision
+        self.kernel = kernel
         self.softmax_before_loss = softmax_before_loss
         self.class_weight = class_weight
         self.validation_fraction = validation_fraction

@@ -3,6 +3,7 @@
 from corrsk.networks import NETWORKS, NetworkShape
 from corrsk.training.device import limited_threads, resolve_device
 from corrsk.training.fitting import Source, train_further, train_network
+from corrsk.training.fused import KERNELS
 from corrsk.training.optimizers import OPTIMIZERS
 from corrsk.training.prediction import (
     device_name,
@@ -21,6 +22,7 @@ from corrsk.training.streaming import StreamPlan, stream_jobs
 
 __all__ = [
     "INPUT_SCALINGS",
+    "KERNELS",
     "NETWORKS",
     "OPTIMIZERS",
     "PRECISIONS",

@@ -17,6 +17,7 @@ from torch import nn
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
 from corrsk.training.device import share_of_threads
+from corrsk.training.fused import resolve_kernel, training_kernel
 from corrsk.training.modules import draws_in_training, module_in_words
 from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
 from corrsk.training.prediction import as_tensor
@@ -95,6 +96,7 @@ def train_network(
     For this, trainings with dropout take turns, since dropout draws from torch's
     global generator all the time; without it only the first weights are drawn.
     """
+    settings = replace(settings, kernel=resolve_kernel(settings, device))
     held_out = None if validation is None else _tensors(validation, device)
     order = torch.Generator().manual_seed(settings.stream_seed(_ORDER))
     best = BestEpoch(
@@ -133,7 +135,8 @@ def train_network(
         if not draws_in_training(net.module_):
             drawing.close()  # nothing draws any more, so that fits in other threads may begin
         try:
-            net.train(signals, held_out, settings.max_epochs - len(net.history))
+            with training_kernel(settings, net):
+                net.train(signals, held_out, settings.max_epochs - len(net.history))
         finally:
             progress.close()
     history = history_rows(net)
@@ -170,6 +173,7 @@ def train_further(
     row : dict
         What the history says of this pass.
     """
+    settings = replace(settings, kernel=resolve_kernel(settings, device))
     signals = _tensors(split, device)
     order = torch.Generator().manual_seed(settings.stream_seed(_FURTHER, call, _ORDER))
     with own_random_numbers(settings.stream_seed(_FURTHER, call, _WEIGHTS), device):
@@ -182,7 +186,8 @@ def train_further(
         # not by set_params, which would initialise again what depends on them
         net.iterator_train, net.iterator_train__shuffle = WholeBatches, True
         net.iterator_train__generator, net.batch_size = order, settings.batch_size
-        net.train(signals, None, 1)
+        with training_kernel(settings, net):
+            net.train(signals, None, 1)
     net.iterator_train__generator = None  # a generator of torch's cannot be pickled
     return net, history_rows(net)[-1]
 

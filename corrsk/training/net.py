@@ -121,6 +121,7 @@ class SignalNet(NeuralNetClassifier):
     """
 
     autocast = False  # whether to train with matrix products in bfloat16
+    fused_step: Any = None  # what computes loss and gradients in place of torch's autograd
 
     @property
     def is_trimmed(self) -> bool:
@@ -134,6 +135,14 @@ class SignalNet(NeuralNetClassifier):
         with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
             output = super().infer(x, **fit_params)
         return output.float()  # the loss and its softmax want single precision
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Compute the gradients of a batch, and let the optimiser make its step."""
+        if self.fused_step is None:
+            return super().train_step(batch, **fit_params)
+        loss = self.fused_step(*batch)
+        self.optimizer_.step()
+        return {"loss": loss, "y_pred": None}
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:

@@ -44,6 +44,7 @@ class TrainingSettings:
     max_epochs: int
     batch_size: int
     precision: str
+    kernel: str
     softmax_before_loss: bool
     class_weights: tuple[float, ...] | None
     patience: int | None
@@ -54,7 +55,7 @@ class TrainingSettings:
     same_names: ClassVar[tuple[str, ...]] = (
         "network", "width", "n_blocks", "dropout", "input_scaling", "optimizer", "learning_rate",
         "learning_rate_schedule", "momentum", "weight_decay", "max_epochs", "precision",
-        "softmax_before_loss", "restore_best",
+        "kernel", "softmax_before_loss", "restore_best",
     )  # fmt: skip
 
     def stream_seed(self, *key: int) -> int:

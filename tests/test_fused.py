@@ -1,0 +1,249 @@
+"""The compiled kernels of the CNN against torch's autograd."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from corrsk import CorrelationCNNClassifier, make_correlation_signals
+from corrsk.networks import CorrelationCNN, StandardizedNetwork
+from corrsk.training import fused
+from corrsk.training.net import CountLoss
+from corrsk.training.settings import TrainingSettings
+
+pytest.importorskip("numba")
+
+SETTINGS = TrainingSettings(
+    network="cnn", grid_shape=(8, 8), width=8, n_blocks=1, dropout=0.0, n_classes=4,
+    input_scaling="standardize", optimizer="adamw", learning_rate=0.01,
+    learning_rate_schedule="constant", momentum=0.9, weight_decay=0.0, max_epochs=1,
+    batch_size=500, precision="float32", kernel="fused", softmax_before_loss=False,
+    class_weights=None, patience=None, restore_best=False, seed=0,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def signals():
+    X, y = make_correlation_signals(1003, noise_level=0.003, random_state=0, verbose=False)
+    return torch.from_numpy(X), torch.from_numpy(y - 1)
+
+
+def standardized(X, n_classes=4, dropout=0.0):
+    torch.manual_seed(0)
+    network = CorrelationCNN(n_classes=n_classes, dropout=dropout)
+    return StandardizedNetwork.fitted_to(network, X)
+
+
+def loss_and_gradient(module, settings, X, y):
+    with fused.FusedStep(module, settings) as step:
+        loss = float(step(X, y))
+    return loss, torch.cat([p.grad.flatten().clone() for p in module.parameters()])
+
+
+@pytest.mark.parametrize("n", [1, 64, 1003])
+@pytest.mark.parametrize("softmax_first", [False, True])
+@pytest.mark.parametrize("class_weights", [None, (0.5, 2.0, 1.0, 0.5)])
+def test_gradients_are_those_of_autograd(signals, n, softmax_first, class_weights):
+    X, y = signals[0][:n], signals[1][:n]
+    settings = replace(SETTINGS, softmax_before_loss=softmax_first, class_weights=class_weights)
+    module = standardized(signals[0])
+    loss, gradient = loss_and_gradient(module, settings, X, y)
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    module.zero_grad()
+    expected = CountLoss(weights, softmax_first)(module(X), y)
+    expected.backward()
+    autograd = torch.cat([p.grad.flatten() for p in module.parameters()])
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert float((gradient - autograd).abs().max()) < 1e-6 * max(1.0, float(autograd.abs().max()))
+    assert float(autograd.abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7, 16])
+def test_any_number_of_classes_and_unscaled_signals(signals, n_classes):
+    X, y = signals[0], signals[1] % n_classes
+    torch.manual_seed(1)
+    module = CorrelationCNN(n_classes=n_classes, dropout=0.0)
+    _, gradient = loss_and_gradient(
+        module, replace(SETTINGS, n_classes=n_classes, input_scaling=None), X, y
+    )
+    module.zero_grad()
+    F.cross_entropy(module(X), y).backward()
+    autograd = torch.cat([p.grad.flatten() for p in module.parameters()])
+    torch.testing.assert_close(gradient, autograd, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_bits_do_not_depend_on_the_number_of_threads(signals, dropout):
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n_threads in (1, 2, 5):
+            torch.set_num_threads(n_threads)
+            torch.manual_seed(3)
+            module = standardized(signals[0])
+            torch.manual_seed(4)  # what dropout draws from
+            found.append(loss_and_gradient(module, replace(SETTINGS, dropout=dropout), *signals))
+    finally:
+        torch.set_num_threads(before)
+    for loss, gradient in found[1:]:
+        assert loss == found[0][0]
+        assert torch.equal(gradient, found[0][1])
+
+
+def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
+    settings = replace(SETTINGS, dropout=0.3)
+    module = standardized(signals[0])
+
+    def at(weights):
+        torch.nn.utils.vector_to_parameters(weights, module.parameters())
+        torch.manual_seed(7)  # the same masks
+        return loss_and_gradient(module, settings, *signals)
+
+    start = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+    _, gradient = at(start)
+    # along the gradient of each layer, where the slope is steepest
+    sizes = [p.numel() for p in module.parameters()]
+    for k, part in enumerate(gradient.split(sizes)):
+        direction = torch.zeros_like(start)
+        direction.split(sizes)[k][:] = part.flatten() / part.norm()
+        slope = (at(start + 2e-3 * direction)[0] - at(start - 2e-3 * direction)[0]) / 4e-3
+        assert slope == pytest.approx(float(gradient @ direction), rel=0.03)
+
+
+def test_masks_drop_their_part_and_differ_between_steps(signals):
+    from corrsk.training import cnn_kernels
+
+    states = np.empty(cnn_kernels.LANES, np.uint32)
+    ones = np.ones(64 * cnn_kernels.LANES, np.float32)
+    masks = []
+    for seed in (0, 1):
+        for block in (0, 1):
+            out = np.empty_like(ones)
+            cnn_kernels._seed(states, np.uint64(seed), block)
+            threshold = np.uint32(0.2 * 2**32)
+            cnn_kernels._drop(ones, out, states, threshold, np.float32(1.25))
+            assert set(np.unique(out)) == {0.0, 1.25}
+            assert (out == 0).mean() == pytest.approx(0.2, abs=0.025)  # 4 standard errors
+            masks.append(out.reshape(64, -1) == 0)
+    for one in range(4):
+        for other in range(one):
+            assert (masks[one] & masks[other]).mean() == pytest.approx(0.04, abs=0.013)
+        # neither lanes nor units go together
+        assert np.abs(np.corrcoef(masks[one].T)[np.triu_indices(64, 1)]).mean() < 0.12
+        assert np.abs(np.corrcoef(masks[one])[np.triu_indices(64, 1)]).mean() < 0.12
+    module = standardized(signals[0])
+    torch.manual_seed(0)
+    with fused.FusedStep(module, replace(SETTINGS, dropout=0.2)) as step:
+        losses = [float(step(*signals)) for _ in range(4)]
+    assert len(set(losses)) == 4
+
+
+@pytest.fixture(scope="module")
+def training_data():
+    X, y = make_correlation_signals(20_000, noise_level=0.003, random_state=1, verbose=False)
+    return X, y
+
+
+def model(**changes):
+    return CorrelationCNNClassifier(
+        **{"max_epochs": 4, "random_state": 0, "verbose": False, "device": "cpu", **changes}
+    )
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_training_ends_where_torch_ends(training_data, dropout):
+    ours, torchs = (
+        model(kernel=kernel, dropout=dropout).fit(*training_data) for kernel in ("fused", "torch")
+    )
+    first = [abs(each.history_[0]["train_loss"]) for each in (ours, torchs)]
+    assert first[0] == pytest.approx(first[1], rel=0.02 if dropout else 2e-3)
+    scores = [each.score(*training_data) for each in (ours, torchs)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02)
+    assert min(scores) > 0.45
+
+
+def test_auto_takes_them_where_it_can(training_data, monkeypatch):
+    few = training_data[0][:500], training_data[1][:500]
+
+    def weights(**changes):
+        return torch.cat(
+            [p.flatten() for p in model(**changes).fit(*few).net_.module_.parameters()]
+        )
+
+    assert torch.equal(weights(kernel="auto"), weights(kernel="fused"))
+    assert not torch.equal(weights(kernel="auto"), weights(kernel="torch"))
+    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    assert torch.equal(weights(kernel="auto"), weights(kernel="torch"))
+    with pytest.raises(ValueError, match=r"kernel='fused'.*need numba: pip install"):
+        model(kernel="fused").fit(*few)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"network": "residual-mlp"}, "CNN of the paper"),
+        ({"grid_shape": (4, 16)}, "8 x 8 grid"),
+        ({"precision": "bfloat16"}, "float32"),
+        ({"network": CorrelationCNN()}, "CNN of the paper"),
+    ],
+)
+def test_what_they_are_not_for(training_data, changes, reason):
+    X, y = training_data[0][:200], training_data[1][:200]
+    with pytest.raises(ValueError, match=f"kernel='fused' is not for this training.*{reason}"):
+        model(kernel="fused", **changes).fit(X, y)
+    model(max_epochs=1, **changes).fit(X, y)  # "auto" leaves it to torch
+
+
+def test_not_for_a_gpu_nor_for_very_many_classes():
+    assert "processor" in fused.obstacle(SETTINGS, torch.device("cuda"))
+    assert "16 classes" in fused.obstacle(replace(SETTINGS, n_classes=17), CPU)
+    assert fused.obstacle(SETTINGS, CPU) is None
+
+
+def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_path, monkeypatch):
+    arguments = {"kernel": "fused", "dropout": 0.2, "max_epochs": 3}
+    whole = model(**arguments).fit(*training_data)
+    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0.0)
+    cut = model(**arguments, checkpoint=tmp_path / "kept")
+    calls = []
+    original = fused.FusedStep.__call__
+
+    def interrupted(step, X, y):
+        calls.append(len(y))
+        if len(calls) == 150:
+            raise KeyboardInterrupt
+        return original(step, X, y)
+
+    monkeypatch.setattr(fused.FusedStep, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit(*training_data)
+    assert len(calls) == 150
+    monkeypatch.setattr(fused.FusedStep, "__call__", original)
+    cut.fit(*training_data)
+    for one, other in zip(
+        whole.net_.module_.parameters(), cut.net_.module_.parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="other parameters"):  # another kernel, other bits
+        cut.set_params(kernel="torch").fit(*training_data)
+
+
+def test_partial_fit_copies_and_pickles(training_data):
+    X, y = training_data[0][:600], training_data[1][:600]
+    once = model(kernel="fused").partial_fit(X, y)
+    copies = [copy.deepcopy(once), pickle.loads(pickle.dumps(once)), once]
+    answers = [each.partial_fit(X, y).predict_proba(X[:5]) for each in copies]
+    np.testing.assert_array_equal(answers[0], answers[2])
+    np.testing.assert_array_equal(answers[1], answers[2])
+
+
+def test_a_training_that_diverges_is_an_error(training_data):
+    with pytest.raises(ValueError, match="diverged"):
+        model(kernel="fused", learning_rate=1e30, optimizer="sgd").fit(*training_data)
