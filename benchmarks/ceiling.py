@@ -66,15 +66,12 @@ class Task:
     definition : DatasetDefinition
     snr : float, optional
         The SNR that the signals have instead of their own.
-    off_grid : bool
-        Whether tissue is drawn from the continuous ranges instead of the grid.
     grid_unknown : bool
-        Whether the observer expects tissue of the continuous ranges.
+        Whether the observer expects tissue of continuous ranges where it stands on a grid.
     """
 
     definition: DatasetDefinition
     snr: float | None = None
-    off_grid: bool = False
     grid_unknown: bool = False
 
     @property
@@ -82,20 +79,19 @@ class Task:
         return (
             self.definition.name
             + ("" if self.snr is None else f"-snr{self.snr:g}")
-            + ("-off-grid" if self.off_grid else "")
             + ("-grid-unknown" if self.grid_unknown else "")
         )
 
-    def _prior(self, *, continuous: bool) -> TissuePrior:
+    @property
+    def believed_prior(self) -> TissuePrior:
         prior = resolve_prior(self.definition.prior)
-        return prior.continuous() if continuous else prior
+        return prior.continuous() if self.grid_unknown else prior
 
     def simulate(self, chunk: int) -> tuple[Any, Any, Any]:
         drawn = self.definition
         level = drawn.noise_levels if self.snr is None else 1.0 / self.snr
         X, y, levels, _ = make_correlation_signals(
-            CHUNK, prior=self._prior(continuous=self.off_grid), protocol=drawn.protocol,
-            noise_level=level,
+            CHUNK, prior=drawn.prior, protocol=drawn.protocol, noise_level=level,
             noise_reference=drawn.noise_reference, normalize=drawn.normalize,
             random_state=SEED + chunk, return_tissue=True, verbose=False,
         )  # fmt: skip
@@ -104,7 +100,7 @@ class Task:
     def observer(self, settings: dict[str, Any], n_jobs: int | None) -> IdealObserverClassifier:
         known = self.definition
         return IdealObserverClassifier(
-            prior=self._prior(continuous=self.grid_unknown), protocol=known.protocol,
+            prior=self.believed_prior, protocol=known.protocol,
             noise_level=known.noise_levels,
             noise_reference=known.noise_reference, normalize=known.normalize,
             n_particles=settings["n_particles"], n_runs=settings["n_runs"],

@@ -1,126 +1,110 @@
 """What the grid of the paper's tissue is worth: T1 in steps of 50 ms, T2 in steps of 5 ms.
 
-Tissue has no such grid, but an observer that knows of it can use it: two compartments whose
-fit falls between the grid's values are less likely than three. This command asks the ideal
-observer again without that knowledge (the same ranges, continuous):
+Tissue has no such grid, but an observer that knows of it can use it: where the best two
+compartments fall between the grid's values, a third one is likelier. This command asks the
+ideal observer about the signals of ceiling.py again, without that knowledge (the same ranges,
+continuous). What it leaves against the one that knows is the worth of the grid, and no
+shortcoming of a network that leaves as much.
 
-- on the signals of ceiling.py: how much of a network's regret an observer has, too, that
-  merely does not know the grid;
-- on signals of tissue off the grid, for which that observer is the ideal one: the ceiling
-  there, and the network's regret against it;
-- on the same, the observer that believes in the grid: what that belief costs on tissue
-  that does not keep to it.
+With half of its runs an observer is noisier, and leaves more: its regret is
+also given for half of the runs, from which one sees how much of it that noise still is.
 
-Results: results/grid.json; the answers are kept in results/grid/<task>.npz, as those of
-ceiling.py are, which has to run first.
+Results: results/grid.json; the answers are kept in results/grid/<data set>-grid-unknown.npz,
+as those of ceiling.py are, which has to run first. It goes on where it was cut off.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from _measure import RESULTS, record
-from ceiling import PARTICLES, Task, answered, ceilings, in_percent, joined
-from scipy.special import logsumexp
+from ceiling import PARTICLES, SEED, Task, answered, in_percent, joined
+from numpy.typing import NDArray
+from scipy.special import logsumexp, softmax
 
 from corrsk import _random, load_pretrained
 from corrsk.datasets import dataset_definition
 from corrsk.evaluation import regret
-from corrsk.relaxometry import CountPosterior
 from corrsk.tissue import resolve_prior
 
-DATASETS = ("midl2024", "midl2024-low-noise")
+DATASETS = ("midl2024", "midl2024-low-noise")  # the third one has no grid
+Array = NDArray[np.float64]
 
 
-def answers_of(arrays: dict[str, Any], counts: Any) -> Any:
-    """The most probable count of each signal."""
-    evidence = logsumexp(arrays["run_log_evidence"].astype(np.float64), axis=0)
-    return counts[evidence.argmax(axis=1)]
+def probabilities(run_log_evidence: Array) -> Array:
+    pooled: Array = softmax(logsumexp(run_log_evidence, axis=0), axis=1)
+    return pooled
 
 
-def accuracy_gain(
-    arrays: dict[str, Any], counts: Any, answers: Any, others: Any
-) -> dict[str, float]:
-    """By how many points `answers` are more often right than `others`, with an interval.
+def gain(ideal: Array, p: Array, other: Array) -> dict[str, float]:
+    """By how many points the answers of `p` are more often right than those of `other`.
 
-    By the probabilities of the signals' own ideal observer, not by the counts drawn.
+    By the ideal observer's probabilities, not by the counts that were drawn.
     """
-    p = CountPosterior(counts, arrays["run_log_evidence"].astype(np.float64)).probabilities
-    rows = np.arange(len(p))
-    gain = p[rows, np.searchsorted(counts, answers)] - p[rows, np.searchsorted(counts, others)]
-    error = 1.96 * gain.std() / np.sqrt(len(gain))
-    bounds = {"value": gain.mean(), "low": gain.mean() - error, "high": gain.mean() + error}
-    return {name: round(100 * float(value), 2) for name, value in bounds.items()} | {"n": len(p)}
+    rows = np.arange(len(ideal))
+    gains = 100 * (ideal[rows, p.argmax(axis=1)] - ideal[rows, other.argmax(axis=1)])
+    error = 1.96 * gains.std() / np.sqrt(len(gains))
+    found = {"value": gains.mean(), "low": gains.mean() - error, "high": gains.mean() + error}
+    return {key: round(float(value), 2) for key, value in found.items()}
 
 
-def rounded(table: pd.DataFrame) -> dict[str, Any]:
-    return {str(group): in_percent(row) for group, row in table.iterrows()}
-
-
-def compared(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict[str, Any]:
     definition = dataset_definition(name)
     counts = np.array(resolve_prior(definition.prior).n_compartments)
-    model = load_pretrained(name)
+    task = Task(definition, grid_unknown=True)
     settings = {
-        "n_particles": PARTICLES["midl2024"], "n_runs": arguments.n_runs, "random_state": 0,
+        "n_particles": PARTICLES[name], "n_runs": n_runs, "random_state": 0, "seed": SEED,
         "streams": _random.STREAMS_VERSION,
     }  # fmt: skip
-
-    def asked(task: Task, n_signals: int) -> dict[str, Any]:
-        folder = RESULTS / "grid"
-        return joined(answered(task, settings, n_signals, folder, arguments.n_jobs))
-
+    unaware = joined(answered(task, settings, n_signals, RESULTS / "grid", n_jobs))
+    n = len(unaware["y"])
     with np.load(RESULTS / "ceiling" / f"{name}.npz") as found:
-        ideal = {key: found[key] for key in ("X", "y", "noise_level", "run_log_evidence")}
-    on_grid = asked(Task(definition, grid_unknown=True), len(ideal["y"]))
-    if not np.array_equal(on_grid["X"], ideal["X"]):
-        raise SystemExit(f"the signals of ceiling.py are others for {name}: run it first")
-    task = Task(definition, off_grid=True, grid_unknown=True)
-    off_grid = asked(task, arguments.n_signals)
-    believer = asked(Task(definition, off_grid=True), arguments.n_believer)
-
-    evidence = ideal["run_log_evidence"].astype(np.float64)
-    without_grid, network = answers_of(on_grid, counts), model.predict(ideal["X"])
-    groups = task.groups(ideal["noise_level"])
-    beyond = off_grid["run_log_evidence"].astype(np.float64)
-    beyond_groups = task.groups(off_grid["noise_level"])
-    few = {key: off_grid[key][: len(believer["y"])] for key in ("X", "y", "noise_level")}
-    few["run_log_evidence"] = off_grid["run_log_evidence"][:, : len(believer["y"])]
+        X, y, levels = (found[key][:n] for key in ("X", "y", "noise_level"))
+        evidence = found["run_log_evidence"][:, :n].astype(np.float64)
+    if not np.array_equal(unaware["X"], X):
+        raise SystemExit(f"ceiling.py has other signals for {name}: run it first")
+    without = unaware["run_log_evidence"].astype(np.float64)
+    p = {
+        "observer that knows the grid": probabilities(evidence),
+        "observer that does not": probabilities(without),
+        "the same, half of its runs": probabilities(without[: n_runs // 2]),
+        "network": load_pretrained(name).predict_proba(X),
+    }
+    true = np.searchsorted(counts, y)
+    tables = {
+        who: regret(evidence, counts, counts[each.argmax(axis=1)], task.groups(levels))
+        for who, each in list(p.items())[1:]
+    }
+    ideal, unknown, _, network = p.values()
     return {
+        "n_signals": n,
         "settings": settings,
-        "on the grid: regret (%)": {
-            who: rounded(regret(evidence, counts, answers, groups))
-            for who, answers in (("observer without the grid", without_grid), ("network", network))
+        "log loss": {
+            who: round(float(-np.log(each[np.arange(n), true]).mean()), 4)
+            for who, each in p.items()
         },
-        "on the grid: network less observer without the grid (points)": accuracy_gain(
-            ideal, counts, network, without_grid
-        ),
-        "off the grid: ceiling (%)": {
-            f"{group}, {question}": in_percent(row)
-            for (group, question), row in ceilings(task, off_grid).iterrows()
+        "regret (points)": {
+            who: {str(group): in_percent(row) for group, row in table.iterrows()}
+            for who, table in tables.items()
         },
-        "off the grid: regret of the network (%)": rounded(
-            regret(beyond, counts, model.predict(off_grid["X"]), beyond_groups)
-        ),
-        "off the grid: observer that believes in the grid less network (points)": accuracy_gain(
-            few, counts, answers_of(believer, counts), model.predict(few["X"])
-        ),
+        "network less observer that does not know the grid (points)": gain(ideal, network, unknown),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
-    parser.add_argument("--n-signals", type=int, default=1020, help="off the grid")
-    parser.add_argument("--n-believer", type=int, default=300, help="asked with a false belief")
-    parser.add_argument("--n-runs", type=int, default=4)
+    parser.add_argument("--n-signals", type=int, default=1020)
+    parser.add_argument("--n-runs", type=int, default=8)
     parser.add_argument("--n-jobs", type=int, help="threads; every core by default")
-    arguments = parser.parse_args()
-    found = {name: compared(name, arguments) for name in arguments.datasets}
-    record("grid", {"command": "python benchmarks/grid.py", **found})
+    given = parser.parse_args()
+    found = {
+        name: compared(name, given.n_signals, given.n_runs, given.n_jobs) for name in given.datasets
+    }
+    record("grid", {"date": datetime.date.today().isoformat(), **found})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 The search has 4 candidates x 3 folds of simulation, normalisation and the CNN, with
 no final fit. The rivals take turns within a round; each has its workers started and
 warm before, and every ratio is to one process with one thread. "oversubscribed" is
-the same two workers, each with two threads, as a search has them that nobody limits.
+the same two workers, each with two threads, as a search has them that nobody limits. The
+network is trained by torch (kernel="torch"), whose threads are what is spread.
 
 The memory is what two workers hold by themselves (resident, not shared) when they have read a table
 that joblib maps into them, and one that it copies to them, over what they hold
@@ -51,7 +52,7 @@ def wall_times(n_voxels: int, candidates: int, rounds: int) -> dict[str, Any]:
             CorrelationSignalGenerator(noise_level=0.001, random_state=0, n_jobs=threads),
             SignalNormalizer(),
             CorrelationCNNClassifier(
-                max_epochs=MAX_EPOCHS, device="cpu", random_state=0, verbose=False
+                max_epochs=MAX_EPOCHS, device="cpu", kernel="torch", random_state=0, verbose=False
             ),
         )
         rates = {"correlationcnnclassifier__learning_rate": RATES[:candidates]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -116,6 +117,29 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         is_multicompartment(self.classes_)  # labels that are no counts: an error before the work
         return multicompartment_probability(self.predict_proba(X, class_prior), self.classes_)
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the trained network as an ONNX file, which needs neither torch nor corrsk.
+
+        Parameters
+        ----------
+        path : path-like
+            The file. Its input is "signals", float32 of shape (n, N): in grid order, and
+            normalised as those of the training were; its output is "probabilities",
+            float32 of shape (n, n_classes). The labels stand in its metadata, "classes",
+            as JSON.
+
+        Raises
+        ------
+        ImportError
+            If the libraries of the extra `onnx` are not installed.
+        FileNotFoundError
+            If there is no such folder.
+        """
+        check_is_fitted(self)
+        training.write_onnx(
+            self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist()
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "net_")

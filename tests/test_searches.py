@@ -33,6 +33,7 @@ from corrsk._parallel import effective_n_jobs, in_worker
 from corrsk.networks import CorrelationCNN
 from corrsk.training import limited_threads
 from corrsk.training.device import share_of_threads
+from corrsk.training.fused import FusedStep
 
 RATES = {"correlationcnnclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03]}
 
@@ -210,21 +211,28 @@ def test_a_worker_takes_its_share_of_the_cores(backend, options, expected, monke
     assert alone == [(False, joblib.cpu_count(), 4)]  # no worker: nothing to share
 
 
-def test_a_network_in_a_thread_of_a_search_runs_on_one_thread(table, monkeypatch):
+@pytest.mark.parametrize("kernel", ["torch", "auto"])
+def test_a_network_in_a_thread_of_a_search_runs_on_one_thread(table, monkeypatch, kernel):
     counts = set()
-    forward = CorrelationCNN.forward
+    forward, step = CorrelationCNN.forward, FusedStep.__call__
+    pipeline = cnn_pipeline().set_params(correlationcnnclassifier__kernel=kernel)
 
     def counting_forward(self, x):
         counts.add((self.training, torch.get_num_threads()))
         return forward(self, x)
 
+    def counting_step(self, X, y):
+        counts.add((True, self._n_threads))
+        return step(self, X, y)
+
     monkeypatch.setattr(CorrelationCNN, "forward", counting_forward)
+    monkeypatch.setattr(FusedStep, "__call__", counting_step)
     with limited_threads(2):
         with joblib.parallel_config("threading"):
-            cross_validate(cnn_pipeline(), *table, cv=2, n_jobs=2)
+            cross_validate(pipeline, *table, cv=2, n_jobs=2)
         assert counts == {(True, 1), (False, 1)}
         counts.clear()
-        cnn_pipeline().fit(*(part[:60] for part in table))  # outside, as ever
+        pipeline.fit(*(part[:60] for part in table))  # outside, as ever
         assert counts == {(True, 2)}
 
 

@@ -4,6 +4,7 @@ from corrsk.networks import NETWORKS, NetworkShape
 from corrsk.training.device import limited_threads, resolve_device
 from corrsk.training.fitting import Source, train_further, train_network
 from corrsk.training.fused import KERNELS
+from corrsk.training.onnx_export import write_onnx
 from corrsk.training.optimizers import OPTIMIZERS
 from corrsk.training.prediction import (
     device_name,
@@ -41,4 +42,5 @@ __all__ = [
     "train_further",
     "train_network",
     "weights_of",
+    "write_onnx",
 ]
