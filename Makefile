@@ -30,6 +30,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/training_epoch.py
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/grid_search.py
 	$(BIN)/python benchmarks/search_scaling.py
 	$(BIN)/python benchmarks/protocol_design.py
 	$(BIN)/python benchmarks/streaming.py

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("corrsk", "numpy", "scikit-learn", "skorch", "torch")
+PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")
 
 
 def seconds(work: Callable[[], Any]) -> float:

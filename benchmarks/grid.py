@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from _measure import RESULTS, record
-from ceiling import PARTICLES, SEED, Task, answered, in_percent, joined
+from ceiling import CHUNK, PARTICLES, SEED, Task, answered, in_percent, joined
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
@@ -59,14 +59,19 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
         "n_particles": PARTICLES[name], "n_runs": n_runs, "random_state": 0, "seed": SEED,
         "streams": _random.STREAMS_VERSION,
     }  # fmt: skip
-    unaware = joined(answered(task, settings, n_signals, RESULTS / "grid", n_jobs))
-    n = len(unaware["y"])
-    with np.load(RESULTS / "ceiling" / f"{name}.npz") as found:
-        X, y, levels = (found[key][:n] for key in ("X", "y", "noise_level"))
-        evidence = found["run_log_evidence"][:, :n].astype(np.float64)
-    if not np.array_equal(unaware["X"], X):
-        raise SystemExit(f"ceiling.py has other signals for {name}: run it first")
-    without = unaware["run_log_evidence"].astype(np.float64)
+    path = RESULTS / "ceiling" / f"{name}.npz"
+    if not path.is_file():
+        raise SystemExit(f"there is no {path}: run ceiling.py first")
+    with np.load(path) as found:
+        known = {key: found[key] for key in ("X", "y", "noise_level", "run_log_evidence")}
+    first = slice(0, min(n_signals, len(known["y"])))
+    X, y, levels = (known[key][first] for key in ("X", "y", "noise_level"))
+    evidence = known["run_log_evidence"][:, first].astype(np.float64)
+    if not np.array_equal(task.simulate(0)[0], X[:CHUNK]):
+        raise SystemExit(f"{path} is of other signals: run ceiling.py first")
+    n = len(y)
+    unaware = joined(answered(task, settings, n, RESULTS / "grid", n_jobs))
+    without = unaware["run_log_evidence"][:, :n].astype(np.float64)
     p = {
         "observer that knows the grid": probabilities(evidence),
         "observer that does not": probabilities(without),
@@ -101,6 +106,8 @@ def main() -> None:
     parser.add_argument("--n-runs", type=int, default=8)
     parser.add_argument("--n-jobs", type=int, help="threads; every core by default")
     given = parser.parse_args()
+    if given.n_runs < 4:
+        parser.error("--n-runs must be at least 4, so that half of them are several")
     found = {
         name: compared(name, given.n_signals, given.n_runs, given.n_jobs) for name in given.datasets
     }

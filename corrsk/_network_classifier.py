@@ -232,6 +232,7 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
         return training.TrainingSettings(
             **{name: getattr(self, name) for name in training.TrainingSettings.same_names},
             grid_shape=self.grid_shape_,
+            n_features=self.n_features_in_,
             n_classes=len(self.classes_),
             batch_size=training.resolve_batch_size(self.batch_size, n_samples),
             class_weights=None if weights is None else tuple(map(float, weights)),

@@ -13,7 +13,7 @@ import pandas as pd
 from corrsk._files import read_json, write_json
 
 CONFIGURATION = "run.json"
-_PACKAGES = ("corrsk", "numpy", "scikit-learn", "skorch", "torch")
+_PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")
 
 
 def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:

@@ -63,7 +63,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     precision : {"float32", "bfloat16", "auto"}, default="float32"
         Of the matrix products in training; "auto" is bfloat16 where the machine has
         instructions for it. Predictions are in float32.
-    kernel : {"auto", "torch", "fused"}, default="auto"
+    kernel : {"auto", "torch", "compiled"}, default="auto"
         What computes gradients: torch, or for the CNN of 8 x 8 grids, on the processor,
         kernels of the extra `fast` (compiled at first use); "auto" takes these if it can.
     softmax_before_loss : bool, default=False
@@ -118,8 +118,8 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     Endt, Lachermeier and Menzel, "Classification of multiparametric
     correlation MRI signals using deep neural networks", MIDL 2024.
 
-    On the processor the same `random_state` gives the same bits, on the same
-    machine with the same number of threads. On a GPU, sums may differ in order.
+    On the processor the same `random_state` gives the same bits, on the same machine with the
+    same number of threads and the same kernel. On a GPU, sums may differ in order.
 
     Examples
     --------

@@ -69,7 +69,7 @@ class PropertyRange:
         """
         if self.step is None:
             return self
-        low = max(self.low - self.step / 2, self.low / 2)
+        low = self.low - self.step / 2 if self.low > self.step / 2 else self.low / 2
         return replace(self, low=low, high=self.high + self.step / 2, step=None)
 
     def sample(self, rng: Generator, size: tuple[int, ...]) -> NDArray[np.float64]:

@@ -32,8 +32,8 @@ from corrsk import (
 from corrsk._parallel import effective_n_jobs, in_worker
 from corrsk.networks import CorrelationCNN
 from corrsk.training import limited_threads
+from corrsk.training.compiled import CompiledStep
 from corrsk.training.device import share_of_threads
-from corrsk.training.fused import FusedStep
 
 RATES = {"correlationcnnclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03]}
 
@@ -214,7 +214,7 @@ def test_a_worker_takes_its_share_of_the_cores(backend, options, expected, monke
 @pytest.mark.parametrize("kernel", ["torch", "auto"])
 def test_a_network_in_a_thread_of_a_search_runs_on_one_thread(table, monkeypatch, kernel):
     counts = set()
-    forward, step = CorrelationCNN.forward, FusedStep.__call__
+    forward, step = CorrelationCNN.forward, CompiledStep.__call__
     pipeline = cnn_pipeline().set_params(correlationcnnclassifier__kernel=kernel)
 
     def counting_forward(self, x):
@@ -226,7 +226,7 @@ def test_a_network_in_a_thread_of_a_search_runs_on_one_thread(table, monkeypatch
         return step(self, X, y)
 
     monkeypatch.setattr(CorrelationCNN, "forward", counting_forward)
-    monkeypatch.setattr(FusedStep, "__call__", counting_step)
+    monkeypatch.setattr(CompiledStep, "__call__", counting_step)
     with limited_threads(2):
         with joblib.parallel_config("threading"):
             cross_validate(pipeline, *table, cv=2, n_jobs=2)

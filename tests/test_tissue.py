@@ -89,7 +89,8 @@ def test_a_prior_without_its_grid_has_the_same_cells():
     assert stats.chisquare(cells).pvalue > 1e-4  # as frequent as the grid's values are
     assert (t1 % 50 > 1).mean() > 0.9  # but not on them
     assert TissuePrior.named("t1t2-detr").continuous() == TissuePrior.named("t1t2-detr")
-    # a grid that starts near 0 stays positive
+    assert PropertyRange(6.0, 106.0, step=10.0).continuous() == PropertyRange(1.0, 111.0)
+    # a grid that starts within half a step of 0 stays positive
     assert PropertyRange(1.0, 101.0, step=10.0).continuous() == PropertyRange(0.5, 106.0)
 
 

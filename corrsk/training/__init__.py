@@ -1,9 +1,9 @@
 """The training loop: skorch's, with whole batches and no per-batch bookkeeping."""
 
 from corrsk.networks import NETWORKS, NetworkShape
+from corrsk.training.compiled import KERNELS
 from corrsk.training.device import limited_threads, resolve_device
 from corrsk.training.fitting import Source, train_further, train_network
-from corrsk.training.fused import KERNELS
 from corrsk.training.onnx_export import write_onnx
 from corrsk.training.optimizers import OPTIMIZERS
 from corrsk.training.prediction import (

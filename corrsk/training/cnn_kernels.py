@@ -21,7 +21,7 @@ import numpy as np
 from numba import njit
 
 LANES = 64
-N_HIDDEN = 4076  # parameters before the output layer, which has 33 for each class
+N_BEFORE_OUTPUT = 4076  # parameters before the output layer, which has 33 for each class
 MAX_CLASSES = 16
 
 _L = LANES
@@ -46,7 +46,7 @@ def _part(scratch, k):
 @_inlined
 def _layers(w, n_classes):
     """Weights and biases of the five layers."""
-    last = N_HIDDEN + 32 * n_classes
+    last = N_BEFORE_OUTPUT + 32 * n_classes
     return (
         w[:54], w[54:60], w[60:924], w[924:940], w[940:2988], w[2988:3020], w[3020:4044],
         w[4044:4076], w[4076:last], w[last : last + n_classes],
@@ -180,8 +180,8 @@ def _seed(states, seed, block):
 
 
 @_compiled
-def _losses(z, y, rows, n_classes, class_weights, softmax_first, inverse):
-    """Sum of the cross-entropies; the logits become their gradients times `inverse`."""
+def _losses(z, y, rows, n_classes, class_weights, softmax_first, inverse_n):
+    """Sum of the cross-entropies; the logits become their gradients times `inverse_n`."""
     total = 0.0
     for v in range(rows):
         true, top, norm = y[v], z[v], _0
@@ -197,7 +197,7 @@ def _losses(z, y, rows, n_classes, class_weights, softmax_first, inverse):
             total += weight * (top + math.log(norm) - z[true * _L + v])
             for k in range(n_classes):
                 p = math.exp(z[k * _L + v] - top) / norm
-                z[k * _L + v] = weight * inverse * (p - (np.float32(1) if k == true else _0))
+                z[k * _L + v] = weight * inverse_n * (p - (np.float32(1) if k == true else _0))
         else:
             again, mean = _0, _0
             for k in range(n_classes):
@@ -210,7 +210,7 @@ def _losses(z, y, rows, n_classes, class_weights, softmax_first, inverse):
             for k in range(n_classes):
                 p = z[k * _L + v]
                 d = math.exp(p) / again - (np.float32(1) if k == true else _0)
-                z[k * _L + v] = weight * inverse * p * (d - mean)
+                z[k * _L + v] = weight * inverse_n * p * (d - mean)
     for v in range(rows, _L):  # lanes without a signal have no gradient
         for k in range(n_classes):
             z[k * _L + v] = _0
@@ -368,7 +368,7 @@ def add_gradients(
         Class indices.
     mean, inverse_scale : float32 arrays of shape (64,)
         ``(X - mean) * inverse_scale`` is what the network sees.
-    weights : float32 array of shape (N_HIDDEN + 33 * n_classes,)
+    weights : float32 array of shape (N_BEFORE_OUTPUT + 33 * n_classes,)
         Weights and biases of the layers, in their order.
     class_weights : float32 array of shape (n_classes,)
     softmax_first : bool
@@ -390,7 +390,7 @@ def add_gradients(
     dh, d1, d2 = _part(scratch, 8), _part(scratch, 9), _part(scratch, 10)
     da2, da1 = _part(scratch, 11), _part(scratch, 12)
     w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = _layers(weights, n_classes)
-    inverse = np.float32(1 / n)
+    inverse_n = np.float32(1 / n)
     keep = np.float32(1 / (1 - dropout))
     threshold = np.uint32(dropout * 4294967296.0)
     states = np.empty(_L, np.uint32)
@@ -427,7 +427,7 @@ def add_gradients(
                 _drop(f2, f2, states, threshold, keep)
             _linear(f2, w5, b5, z)
             loss += _losses(
-                z, y[start : start + rows], rows, n_classes, class_weights, softmax_first, inverse
+                z, y[start : start + rows], rows, n_classes, class_weights, softmax_first, inverse_n
             )
             _linear_back(f2, w5, z, d2, g5, h5)
             _through(d2, f2, keep)

@@ -16,8 +16,8 @@ from torch import nn
 
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
+from corrsk.training.compiled import resolve_kernel, training_kernel
 from corrsk.training.device import share_of_threads
-from corrsk.training.fused import resolve_kernel, training_kernel
 from corrsk.training.modules import draws_in_training, module_in_words
 from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
 from corrsk.training.prediction import as_tensor
@@ -173,7 +173,8 @@ def train_further(
     row : dict
         What the history says of this pass.
     """
-    settings = replace(settings, kernel=resolve_kernel(settings, device))
+    module = None if net is None else net.module_
+    settings = replace(settings, kernel=resolve_kernel(settings, device, module))
     signals = _tensors(split, device)
     order = torch.Generator().manual_seed(settings.stream_seed(_FURTHER, call, _ORDER))
     with own_random_numbers(settings.stream_seed(_FURTHER, call, _WEIGHTS), device):
@@ -232,7 +233,11 @@ def _identity(settings: TrainingSettings, source: Source, validation: Split | No
         arrays += [tensor.detach().cpu().numpy() for tensor in tensors]
         told["module"] = module_in_words(settings.network)
         settings = replace(settings, network="module")
-    return fingerprint(asdict(settings) | told, *arrays)
+    told = asdict(settings) | told
+    del told["n_features"]  # the arrays, or the stream, say it
+    if settings.kernel == "torch":
+        del told["kernel"]  # which makes the bits that it made before there was a choice
+    return fingerprint(told, *arrays)
 
 
 def _tensors(split: Split, device: torch.device) -> TensorSignals:

@@ -121,7 +121,7 @@ class SignalNet(NeuralNetClassifier):
     """
 
     autocast = False  # whether to train with matrix products in bfloat16
-    fused_step: Any = None  # what computes loss and gradients in place of torch's autograd
+    compiled_step: Any = None  # what computes loss and gradients in place of torch's autograd
 
     @property
     def is_trimmed(self) -> bool:
@@ -138,9 +138,9 @@ class SignalNet(NeuralNetClassifier):
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute the gradients of a batch, and let the optimiser make its step."""
-        if self.fused_step is None:
+        if self.compiled_step is None:
             return super().train_step(batch, **fit_params)
-        loss = self.fused_step(*batch)
+        loss = self.compiled_step(*batch)
         self.optimizer_.step()
         return {"loss": loss, "y_pred": None}
 

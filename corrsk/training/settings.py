@@ -34,6 +34,7 @@ class TrainingSettings:
     width: int
     n_blocks: int
     dropout: float
+    n_features: int
     n_classes: int
     input_scaling: str | None
     optimizer: str
@@ -94,7 +95,7 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
         verbose=0,
         **options,
     )
-    net.autocast = _wants_bfloat16(settings.precision, X.device)
+    net.autocast = wants_bfloat16(settings.precision, X.device)
     net.initialize()
     if not isinstance(settings.network, str):
         _check_output(net.module_, X[:2], settings.n_classes)
@@ -108,7 +109,7 @@ def apply_settings(settings: TrainingSettings, net: SignalNet) -> None:
         if settings.optimizer == "sgd":
             group["momentum"] = settings.momentum
     net.criterion_ = _loss(settings).to(net.device)
-    net.autocast = _wants_bfloat16(settings.precision, torch.device(net.device))
+    net.autocast = wants_bfloat16(settings.precision, torch.device(net.device))
 
 
 def _loss(settings: TrainingSettings) -> CountLoss:
@@ -122,7 +123,7 @@ def _loss(settings: TrainingSettings) -> CountLoss:
 def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     if isinstance(settings.network, str):
         shape = NetworkShape(
-            X.shape[1], settings.n_classes, settings.grid_shape, settings.width,
+            settings.n_features, settings.n_classes, settings.grid_shape, settings.width,
             settings.n_blocks, settings.dropout,
         )  # fmt: skip
         network = NETWORKS[settings.network](shape)
@@ -147,7 +148,8 @@ def _check_output(network: nn.Module, X: Tensor, n_classes: int) -> None:
         )
 
 
-def _wants_bfloat16(precision: str, device: torch.device) -> bool:
+def wants_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether a precision means bfloat16 there."""
     if precision != "auto":
         return precision == "bfloat16"
     # without instructions of its own for it, a machine is slower in bfloat16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,19 +12,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from corrsk import CorrelationCNNClassifier, make_correlation_signals
+from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
-from corrsk.training import fused
+from corrsk.training import compiled
 from corrsk.training.net import CountLoss
 from corrsk.training.settings import TrainingSettings
 
 pytest.importorskip("numba")
 
 SETTINGS = TrainingSettings(
-    network="cnn", grid_shape=(8, 8), width=8, n_blocks=1, dropout=0.0, n_classes=4,
+    network="cnn", grid_shape=(8, 8), width=8, n_blocks=1, dropout=0.0, n_features=64, n_classes=4,
     input_scaling="standardize", optimizer="adamw", learning_rate=0.01,
     learning_rate_schedule="constant", momentum=0.9, weight_decay=0.0, max_epochs=1,
-    batch_size=500, precision="float32", kernel="fused", softmax_before_loss=False,
+    batch_size=500, precision="float32", kernel="compiled", softmax_before_loss=False,
     class_weights=None, patience=None, restore_best=False, seed=0,
 )  # fmt: skip
 CPU = torch.device("cpu")
@@ -42,7 +43,7 @@ def standardized(X, n_classes=4, dropout=0.0):
 
 
 def loss_and_gradient(module, settings, X, y):
-    with fused.FusedStep(module, settings) as step:
+    with compiled.CompiledStep(module, settings) as step:
         loss = float(step(X, y))
     return loss, torch.cat([p.grad.flatten().clone() for p in module.parameters()])
 
@@ -87,9 +88,9 @@ def test_bits_do_not_depend_on_the_number_of_threads(signals, dropout):
         for n_threads in (1, 2, 5):
             torch.set_num_threads(n_threads)
             torch.manual_seed(3)
-            module = standardized(signals[0])
+            module = standardized(signals[0], dropout=dropout)
             torch.manual_seed(4)  # what dropout draws from
-            found.append(loss_and_gradient(module, replace(SETTINGS, dropout=dropout), *signals))
+            found.append(loss_and_gradient(module, SETTINGS, *signals))
     finally:
         torch.set_num_threads(before)
     for loss, gradient in found[1:]:
@@ -98,13 +99,12 @@ def test_bits_do_not_depend_on_the_number_of_threads(signals, dropout):
 
 
 def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
-    settings = replace(SETTINGS, dropout=0.3)
-    module = standardized(signals[0])
+    module = standardized(signals[0], dropout=0.3)
 
     def at(weights):
         torch.nn.utils.vector_to_parameters(weights, module.parameters())
         torch.manual_seed(7)  # the same masks
-        return loss_and_gradient(module, settings, *signals)
+        return loss_and_gradient(module, SETTINGS, *signals)
 
     start = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
     _, gradient = at(start)
@@ -138,9 +138,9 @@ def test_masks_drop_their_part_and_differ_between_steps(signals):
         # neither lanes nor units go together
         assert np.abs(np.corrcoef(masks[one].T)[np.triu_indices(64, 1)]).mean() < 0.12
         assert np.abs(np.corrcoef(masks[one])[np.triu_indices(64, 1)]).mean() < 0.12
-    module = standardized(signals[0])
+    module = standardized(signals[0], dropout=0.2)
     torch.manual_seed(0)
-    with fused.FusedStep(module, replace(SETTINGS, dropout=0.2)) as step:
+    with compiled.CompiledStep(module, SETTINGS) as step:
         losses = [float(step(*signals)) for _ in range(4)]
     assert len(set(losses)) == 4
 
@@ -160,7 +160,8 @@ def model(**changes):
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_ends_where_torch_ends(training_data, dropout):
     ours, torchs = (
-        model(kernel=kernel, dropout=dropout).fit(*training_data) for kernel in ("fused", "torch")
+        model(kernel=kernel, dropout=dropout).fit(*training_data)
+        for kernel in ("compiled", "torch")
     )
     first = [abs(each.history_[0]["train_loss"]) for each in (ours, torchs)]
     assert first[0] == pytest.approx(first[1], rel=0.02 if dropout else 2e-3)
@@ -177,43 +178,124 @@ def test_auto_takes_them_where_it_can(training_data, monkeypatch):
             [p.flatten() for p in model(**changes).fit(*few).net_.module_.parameters()]
         )
 
-    assert torch.equal(weights(kernel="auto"), weights(kernel="fused"))
+    assert torch.equal(weights(kernel="auto"), weights(kernel="compiled"))
     assert not torch.equal(weights(kernel="auto"), weights(kernel="torch"))
-    monkeypatch.setattr(fused.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiled.importlib.util, "find_spec", lambda name: None)
     assert torch.equal(weights(kernel="auto"), weights(kernel="torch"))
-    with pytest.raises(ValueError, match=r"kernel='fused'.*need numba: pip install"):
-        model(kernel="fused").fit(*few)
+    with pytest.raises(ValueError, match=r"kernel='compiled'.*need numba: pip install"):
+        model(kernel="compiled").fit(*few)
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"network": "residual-mlp"}, "CNN of the paper"),
+        ({"network": "residual-mlp"}, "network='cnn'"),
         ({"grid_shape": (4, 16)}, "8 x 8 grid"),
         ({"precision": "bfloat16"}, "float32"),
-        ({"network": CorrelationCNN()}, "CNN of the paper"),
+        ({"network": CorrelationCNN()}, "network='cnn'"),
     ],
 )
 def test_what_they_are_not_for(training_data, changes, reason):
     X, y = training_data[0][:200], training_data[1][:200]
-    with pytest.raises(ValueError, match=f"kernel='fused' is not for this training.*{reason}"):
-        model(kernel="fused", **changes).fit(X, y)
+    with pytest.raises(ValueError, match=f"kernel='compiled' is not for this training.*{reason}"):
+        model(kernel="compiled", **changes).fit(X, y)
     model(max_epochs=1, **changes).fit(X, y)  # "auto" leaves it to torch
 
 
-def test_not_for_a_gpu_nor_for_very_many_classes():
-    assert "processor" in fused.obstacle(SETTINGS, torch.device("cuda"))
-    assert "16 classes" in fused.obstacle(replace(SETTINGS, n_classes=17), CPU)
-    assert fused.obstacle(SETTINGS, CPU) is None
+@pytest.mark.parametrize("trouble", ["import", "no compiling"])
+def test_a_numba_that_does_not_work_is_an_obstacle(training_data, trouble, monkeypatch):
+    X, y = training_data[0][:200], training_data[1][:200]
+    if trouble == "import":
+
+        def kernels():
+            raise ImportError("Numba needs NumPy 2.0 or less")
+
+        monkeypatch.setattr(compiled, "_kernels", kernels)
+    else:
+        monkeypatch.setattr("numba.config.DISABLE_JIT", True)
+    expected = "needs NumPy" if trouble == "import" else "NUMBA_DISABLE_JIT"
+    with pytest.raises(ValueError, match=f"numba cannot be used here.*{expected}"):
+        model(kernel="compiled", max_epochs=1).fit(X, y)
+    model(max_epochs=1).fit(X, y)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
+def test_every_optimiser_makes_the_steps_it_makes_with_autograd(training_data, optimizer):
+    X, y = training_data[0][:2000], training_data[1][:2000]
+    rate = 0.05 if optimizer == "sgd" else 0.001
+
+    def losses(kernel):
+        arguments = {"optimizer": optimizer, "learning_rate": rate, "max_epochs": 3}
+        return [row["train_loss"] for row in model(kernel=kernel, **arguments).fit(X, y).history_]
+
+    np.testing.assert_allclose(losses("compiled"), losses("torch"), rtol=2e-3)
+
+
+def test_one_step_serves_batches_of_any_size(signals):
+    module = standardized(signals[0])
+    with compiled.CompiledStep(module, SETTINGS) as step:
+        for n in (1003, 1, 200):
+            step(signals[0][:n], signals[1][:n])
+            found = torch.cat([p.grad.flatten().clone() for p in module.parameters()])
+            _, alone = loss_and_gradient(module, SETTINGS, signals[0][:n], signals[1][:n])
+            assert torch.equal(found, alone)
+            step(*signals)
+
+
+def test_fits_in_threads_are_those_alone(training_data):
+    X, y = training_data[0][:3000], training_data[1][:3000]
+
+    def weights(seed):
+        module = model(kernel="compiled", random_state=seed, max_epochs=2).fit(X, y).net_.module_
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    alone = [weights(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(weights, range(4)))
+    assert all(map(torch.equal, alone, together))
+
+
+def test_streams_and_memory_maps(training_data, tmp_path):
+    stream = SignalStream(noise_level=0.003, random_state=0)
+    losses = [
+        model(kernel=kernel, batch_size=200).fit_stream(stream, 4000).history_[0]["train_loss"]
+        for kernel in ("compiled", "torch")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    np.save(tmp_path / "X.npy", training_data[0][:500])
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    y = training_data[1][:500]
+    one, other = (model(kernel="compiled").fit(X, y) for X in (mapped, np.array(mapped)))
+    np.testing.assert_array_equal(one.predict_proba(mapped), other.predict_proba(mapped))
+
+
+def test_what_is_trained_further_decides(training_data):
+    X, y = training_data[0][:300], training_data[1][:300]
+    mlp = model(network="residual-mlp", width=8, n_blocks=1).partial_fit(X, y)
+    mlp.set_params(network="cnn").partial_fit(X, y)  # goes on with the MLP
+    with pytest.raises(ValueError, match="trained further is another network"):
+        mlp.set_params(kernel="compiled").partial_fit(X, y)
+    losses = {}
+    for kernel in ("torch", "compiled"):  # neither heeds another rate of dropout
+        cnn = model(kernel=kernel).partial_fit(X, y)
+        losses[kernel] = cnn.set_params(dropout=0.9).partial_fit(X, y).history_[-1]["train_loss"]
+    assert losses["compiled"] == pytest.approx(losses["torch"], rel=2e-3)
+
+
+def test_not_for_a_gpu_very_many_classes_or_columns_to_pad():
+    assert "processor" in compiled.obstacle(SETTINGS, torch.device("cuda"))
+    assert "16 classes" in compiled.obstacle(replace(SETTINGS, n_classes=17), CPU)
+    assert "not 60" in compiled.obstacle(replace(SETTINGS, n_features=60), CPU)
+    assert compiled.obstacle(SETTINGS, CPU) is None
 
 
 def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_path, monkeypatch):
-    arguments = {"kernel": "fused", "dropout": 0.2, "max_epochs": 3}
+    arguments = {"kernel": "compiled", "dropout": 0.2, "max_epochs": 3}
     whole = model(**arguments).fit(*training_data)
     monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0.0)
     cut = model(**arguments, checkpoint=tmp_path / "kept")
     calls = []
-    original = fused.FusedStep.__call__
+    original = compiled.CompiledStep.__call__
 
     def interrupted(step, X, y):
         calls.append(len(y))
@@ -221,23 +303,30 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_
             raise KeyboardInterrupt
         return original(step, X, y)
 
-    monkeypatch.setattr(fused.FusedStep, "__call__", interrupted)
+    monkeypatch.setattr(compiled.CompiledStep, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cut.fit(*training_data)
     assert len(calls) == 150
-    monkeypatch.setattr(fused.FusedStep, "__call__", original)
+    steps = []
+
+    def counted(step, X, y):
+        steps.append(len(y))
+        return original(step, X, y)
+
+    monkeypatch.setattr(compiled.CompiledStep, "__call__", counted)
     cut.fit(*training_data)
+    assert len(steps) == 200  # of 3 epochs of 100; one was in the file
     for one, other in zip(
         whole.net_.module_.parameters(), cut.net_.module_.parameters(), strict=True
     ):
         assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="other parameters"):  # another kernel, other bits
+    with pytest.raises(ValueError, match="another kernel"):  # another kernel, other bits
         cut.set_params(kernel="torch").fit(*training_data)
 
 
 def test_partial_fit_copies_and_pickles(training_data):
     X, y = training_data[0][:600], training_data[1][:600]
-    once = model(kernel="fused").partial_fit(X, y)
+    once = model(kernel="compiled").partial_fit(X, y)
     copies = [copy.deepcopy(once), pickle.loads(pickle.dumps(once)), once]
     answers = [each.partial_fit(X, y).predict_proba(X[:5]) for each in copies]
     np.testing.assert_array_equal(answers[0], answers[2])
@@ -246,4 +335,4 @@ def test_partial_fit_copies_and_pickles(training_data):
 
 def test_a_training_that_diverges_is_an_error(training_data):
     with pytest.raises(ValueError, match="diverged"):
-        model(kernel="fused", learning_rate=1e30, optimizer="sgd").fit(*training_data)
+        model(kernel="compiled", learning_rate=1e30, optimizer="sgd").fit(*training_data)
