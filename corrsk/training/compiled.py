@@ -46,7 +46,7 @@ def obstacle(settings: TrainingSettings, device: torch.device) -> str | None:
 def _kernels() -> Any:
     from numba.core import config
 
-    if config.DISABLE_JIT:
+    if getattr(config, "DISABLE_JIT", 0):  # set when numba reads its environment
         raise RuntimeError("it is told not to compile, by NUMBA_DISABLE_JIT")
     from corrsk.training import cnn_kernels
 
