@@ -30,8 +30,8 @@ from corrsk import CorrelationCNNClassifier, make_correlation_signals
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
 
 N_SIGNALS = 70_000
-EPOCHS = 3
-ROUNDS = 5
+EPOCHS = 5
+ROUNDS = 3
 # multiplications with an addition, of a signal: the two convolutions and three linear layers
 FORWARD = 6 * 36 * 9 + 16 * 16 * 54 + 64 * 32 + 32 * 32 + 32 * 4
 # weights cost what the forward pass does; nothing asks for the gradient of the signals

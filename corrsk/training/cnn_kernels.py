@@ -70,6 +70,15 @@ def _window(p, a, v, row):
 
 
 @_inlined
+def _window_of(a, v):
+    """The values of a 3 x 3 window on rows of six columns."""
+    return (
+        a[v], a[v + _L], a[v + 2 * _L], a[v + _ROW6], a[v + _ROW6 + _L], a[v + _ROW6 + 2 * _L],
+        a[v + 2 * _ROW6], a[v + 2 * _ROW6 + _L], a[v + 2 * _ROW6 + 2 * _L],
+    )  # fmt: skip
+
+
+@_inlined
 def _added_window(g, d, a, v, row):
     """`g` and the products of `d` with a 3 x 3 window."""
     return (
@@ -108,11 +117,19 @@ def _conv2(a1, w, b, a2):
                 out0[v] = bias0
                 out1[v] = bias1
             for k in range(6):
-                p, q = _nine(w, (c * 6 + k) * 9), _nine(w, (c * 6 + k + 6) * 9)
+                p0, p1, p2, p3, p4, p5, p6, p7, p8 = _nine(w, (c * 6 + k) * 9)
+                q0, q1, q2, q3, q4, q5, q6, q7, q8 = _nine(w, (c * 6 + k + 6) * 9)
                 rows = a1[(k * 6 + i) * _ROW6 : (k * 6 + i + 3) * _ROW6]
                 for v in range(_ROW4):
-                    out0[v] += _window(p, rows, v, _ROW6)
-                    out1[v] += _window(q, rows, v, _ROW6)
+                    d0, d1, d2, d3, d4, d5, d6, d7, d8 = _window_of(rows, v)
+                    out0[v] += (
+                        p0 * d0 + p1 * d1 + p2 * d2 + p3 * d3 + p4 * d4 + p5 * d5 + p6 * d6
+                        + p7 * d7 + p8 * d8
+                    )  # fmt: skip
+                    out1[v] += (
+                        q0 * d0 + q1 * d1 + q2 * d2 + q3 * d3 + q4 * d4 + q5 * d5 + q6 * d6
+                        + q7 * d7 + q8 * d8
+                    )  # fmt: skip
 
 
 @_compiled
@@ -285,28 +302,30 @@ def _pool_back(a2, pooled, d, da2):
 
 @_compiled
 def _conv2_back_weights(a1, da2, gw, gb):
-    for c in range(0, 16, 2):
-        total0, total1 = _0, _0
+    for c in range(16):
+        total = _0
         for i in range(4):
-            d0 = da2[(c * 4 + i) * _ROW8 + 2 * _L :][:_ROW4]
-            d1 = da2[(c * 4 + i + 4) * _ROW8 + 2 * _L :][:_ROW4]
+            d = da2[(c * 4 + i) * _ROW8 + 2 * _L :][:_ROW4]
             for v in range(_ROW4):
-                total0 += d0[v]
-                total1 += d1[v]
-        gb[c] += total0
-        gb[c + 1] += total1
+                total += d[v]
+        gb[c] += total
         for k in range(6):
-            g = (_0, _0, _0, _0, _0, _0, _0, _0, _0)
-            h = (_0, _0, _0, _0, _0, _0, _0, _0, _0)
+            g0 = g1 = g2 = g3 = g4 = g5 = g6 = g7 = g8 = _0
             for i in range(4):
-                d0 = da2[(c * 4 + i) * _ROW8 + 2 * _L :][:_ROW4]
-                d1 = da2[(c * 4 + i + 4) * _ROW8 + 2 * _L :][:_ROW4]
+                d = da2[(c * 4 + i) * _ROW8 + 2 * _L :][:_ROW4]
                 rows = a1[(k * 6 + i) * _ROW6 : (k * 6 + i + 3) * _ROW6]
                 for v in range(_ROW4):
-                    g = _added_window(g, d0[v], rows, v, _ROW6)
-                    h = _added_window(h, d1[v], rows, v, _ROW6)
-            _add_nine(gw, (c * 6 + k) * 9, g)
-            _add_nine(gw, (c * 6 + k + 6) * 9, h)
+                    e = d[v]
+                    g0 += e * rows[v]
+                    g1 += e * rows[v + _L]
+                    g2 += e * rows[v + 2 * _L]
+                    g3 += e * rows[v + _ROW6]
+                    g4 += e * rows[v + _ROW6 + _L]
+                    g5 += e * rows[v + _ROW6 + 2 * _L]
+                    g6 += e * rows[v + 2 * _ROW6]
+                    g7 += e * rows[v + 2 * _ROW6 + _L]
+                    g8 += e * rows[v + 2 * _ROW6 + 2 * _L]
+            _add_nine(gw, (c * 6 + k) * 9, (g0, g1, g2, g3, g4, g5, g6, g7, g8))
 
 
 @_compiled

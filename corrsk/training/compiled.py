@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
+from corrsk.training.device import limited_threads
 from corrsk.training.net import SignalNet
 from corrsk.training.settings import TrainingSettings, wants_bfloat16
 
@@ -97,7 +98,8 @@ def training_kernel(settings: TrainingSettings, net: SignalNet) -> Iterator[None
     if settings.kernel != "compiled":
         yield
         return
-    with CompiledStep(net.module_, settings) as step:
+    # torch's own threads wait actively for more work, on the cores that these ones want
+    with CompiledStep(net.module_, settings) as step, limited_threads(1):
         net.compiled_step = step
         try:
             yield
