@@ -27,7 +27,7 @@ from scipy.special import logsumexp, softmax
 
 from corrsk import _random, load_pretrained
 from corrsk.datasets import dataset_definition
-from corrsk.evaluation import regret
+from corrsk.evaluation import multicompartment_probability, regret
 from corrsk.tissue import resolve_prior
 
 DATASETS = ("midl2024", "midl2024-low-noise")  # the third one has no grid
@@ -79,10 +79,14 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
         "network": load_pretrained(name).predict_proba(X),
     }
     true = np.searchsorted(counts, y)
-    tables = {
-        who: regret(evidence, counts, counts[each.argmax(axis=1)], task.groups(levels))
+    asked = {
+        who: {
+            "count": counts[each.argmax(axis=1)],
+            "multicompartment": multicompartment_probability(each, counts) > 0.5,
+        }
         for who, each in list(p.items())[1:]
     }
+    groups = task.groups(levels)
     ideal, unknown, _, network = p.values()
     return {
         "n_signals": n,
@@ -91,9 +95,17 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
             who: round(float(-np.log(each[np.arange(n), true]).mean()), 4)
             for who, each in p.items()
         },
-        "regret (points)": {
-            who: {str(group): in_percent(row) for group, row in table.iterrows()}
-            for who, table in tables.items()
+        **{
+            f"regret, {question} (points)": {
+                who: {
+                    str(group): in_percent(row)
+                    for group, row in regret(
+                        evidence, counts, answers[question], groups, question=question
+                    ).iterrows()
+                }
+                for who, answers in asked.items()
+            }
+            for question in ("count", "multicompartment")
         },
         "network less observer that does not know the grid (points)": gain(ideal, network, unknown),
     }
@@ -102,7 +114,7 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
-    parser.add_argument("--n-signals", type=int, default=1020)
+    parser.add_argument("--n-signals", type=int, default=720)
     parser.add_argument("--n-runs", type=int, default=8)
     parser.add_argument("--n-jobs", type=int, help="threads; every core by default")
     given = parser.parse_args()
