@@ -248,8 +248,13 @@ def pretrain(
     name: Annotated[str, typer.Argument(help=f"Named data set to train on: {_DATASETS}.")],
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
     signals: Annotated[
-        int, typer.Option(min=1000, help="How many signals to train on, each seen once.")
-    ] = 40_000_000,
+        int | None,
+        typer.Option(
+            min=1000,
+            help="How many signals to train on, each seen once.",
+            show_default="as the shipped model",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     jobs: Jobs = None,

@@ -23,7 +23,8 @@ from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
 from corrsk.streams import SignalStream
 from corrsk.training import device_name, limited_threads, resolve_device
 
-N_SIGNALS = 40_000_000
+# those of the shipped models
+N_SIGNALS = {"midl2024": 100_000_000, "midl2024-low-noise": 40_000_000, "t1t2-detr": 40_000_000}
 _RECIPE = "residual-mlp"
 _VALIDATION_SEED, _TEST_SEED = 1, 2  # of load_dataset, whose data no stream draws
 _N_VALIDATION, _N_TEST = 20_000, 100_000
@@ -45,7 +46,7 @@ def pretrain(
     name: str,
     out: str | Path,
     *,
-    n_signals: int = N_SIGNALS,
+    n_signals: int | None = None,
     seed: int = 0,
     device: str = "auto",
     n_jobs: int | None = None,
@@ -64,8 +65,9 @@ def pretrain(
     out : path-like
         Folder for `<name>.safetensors`, `<name>.json` (the card), `<name>.md` (the
         card for people) and, while it trains, `<name>.checkpoint`.
-    n_signals : int, default=40_000_000
-        How many signals to train on.
+    n_signals : int, optional
+        How many signals to train on; None (default) for as many as the model had that
+        comes with corrsk.
     seed : int, default=0
         Of the stream and the network.
     device : str, default="auto"
@@ -95,6 +97,7 @@ def pretrain(
     """
     definition = dataset_definition(name)
     resolve_device(device)
+    n_signals = N_SIGNALS[name] if n_signals is None else n_signals
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     if (out / f"{name}.json").exists() and not force:

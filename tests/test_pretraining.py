@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from corrsk import load_dataset, load_pretrained, model_card, pretraining
+from corrsk import load_dataset, load_pretrained, model_card, pretrained_names, pretraining
 from corrsk.cli import app
 from corrsk.training.callbacks import EpochProgress
 
@@ -85,3 +85,9 @@ def test_a_training_that_was_cut_off_goes_on(folder, tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         *(load_pretrained("t1t2-detr", folder=where).predict_proba(X) for where in (out, tmp_path))
     )
+
+
+def test_the_default_is_what_the_shipped_models_were_trained_on():
+    assert set(pretraining.N_SIGNALS) == set(pretrained_names())
+    for name, n_signals in pretraining.N_SIGNALS.items():
+        assert model_card(name).training["signals"] == n_signals
