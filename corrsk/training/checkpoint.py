@@ -75,8 +75,8 @@ class TrainingCheckpoint(Callback):
             ) from error
         if identity != self.identity:
             raise ValueError(
-                f"{self.path} is the checkpoint of a training with other parameters, another "
-                "kernel or other data; remove it, or name another file"
+                f"{self.path} is the checkpoint of a training with other parameters or other "
+                "data, or with another kernel; remove it, or name another file"
             )
         return state
 
