@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.training.device import limited_threads
@@ -136,7 +137,6 @@ class CompiledStep:
         self._dropout = network.dropout.p
         self._parameters = list(network.parameters())
         sizes = [parameter.numel() for parameter in self._parameters]
-        self._weights = np.empty(sum(sizes), np.float32)
         self._gradient = torch.zeros(sum(sizes))
         self._gradients = [
             part.view_as(parameter)
@@ -185,16 +185,12 @@ class CompiledStep:
         seed: np.uint64,
     ) -> NDArray[np.float64]:
         """The losses of each slice; their gradients stand in `_partial`."""
-        at = 0
-        for parameter in self._parameters:
-            values = parameter.detach().numpy().ravel()
-            self._weights[at : at + values.size] = values
-            at += values.size
+        weights = parameters_to_vector(self._parameters).detach().numpy()
         losses = np.zeros(n_slices)
 
         def work(thread: int) -> None:
             self._kernels.add_gradients(
-                X, y, *self._scaling, self._weights, self._class_weights, self._softmax_first,
+                X, y, *self._scaling, weights, self._class_weights, self._softmax_first,
                 self._dropout, seed, thread, self._n_threads, slice_blocks,
                 self._scratch[thread], self._partial[:n_slices], losses,
             )  # fmt: skip
