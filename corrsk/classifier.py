@@ -65,7 +65,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         instructions for it. Predictions are in float32.
     kernel : {"auto", "torch", "compiled"}, default="auto"
         What computes gradients: torch, or for the CNN of 8 x 8 grids, on the processor,
-        kernels of the extra `fast` (compiled at first use); "auto" takes these if it can.
+        kernels of the extra `fast`; "auto" takes these if it can, CUDA graphs on a GPU.
     softmax_before_loss : bool, default=False
         Whether to apply softmax before the cross-entropy, which applies it
         again; as in the code published with the paper.

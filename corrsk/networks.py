@@ -205,7 +205,7 @@ class StandardizedNetwork(nn.Module):
     @classmethod
     def fitted_to(cls, network: nn.Module, X: Tensor) -> StandardizedNetwork:
         """Each column of the signals X, shape (n, N), gets mean 0 and variance 1."""
-        variance, mean = torch.var_mean(X, dim=0, correction=0)
+        mean, variance = _mean_and_variance(X)
         # a constant column becomes 0
         return cls(network, mean, torch.where(variance > 0, variance.sqrt(), 1.0))
 
@@ -213,6 +213,27 @@ class StandardizedNetwork(nn.Module):
         """Output of the network for the standardised signals."""
         logits: Tensor = self.network((x.flatten(1) - self.mean) / self.scale)
         return logits
+
+
+def _mean_and_variance(X: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each column, in the precision of X; exactly 0 is the variance of a constant one.
+
+    Sums over rows as products with a vector of ones, a few rows at a time, take a sixth of
+    the time of `torch.var_mean`, which is half an epoch's of the compiled kernels.
+    """
+    some_rows = 4096
+    ones = X.new_ones(1, min(some_rows, len(X)))
+
+    def column_sums(of: Callable[[Tensor], Tensor]) -> Tensor:
+        return sum(
+            ((ones[:, : len(rows)] @ of(rows))[0].double() for rows in torch.split(X, some_rows)),
+            X.new_zeros(X.shape[1], dtype=torch.float64),
+        )
+
+    # differences from the first row, so that a constant column has the very mean
+    mean = (X[0] + column_sums(lambda rows: rows - X[0]) / len(X)).to(X.dtype)
+    variance = column_sums(lambda rows: (rows - mean).square_()) / len(X)
+    return mean, variance.to(X.dtype)
 
 
 class HalfWhitenedNetwork(nn.Module):

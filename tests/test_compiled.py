@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,7 +18,7 @@ from torch.nn import functional as F
 from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.training import compiled
-from corrsk.training.net import CountLoss
+from corrsk.training.net import CountLoss, SignalRows
 from corrsk.training.settings import TrainingSettings
 
 pytest.importorskip("numba")
@@ -120,15 +123,14 @@ def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
 def test_masks_drop_their_part_and_differ_between_steps(signals):
     from corrsk.training import cnn_kernels
 
-    states = np.empty(cnn_kernels.LANES, np.uint32)
-    ones = np.ones(64 * cnn_kernels.LANES, np.float32)
+    states = np.empty(cnn_kernels.BLOCK, np.uint32)
     masks = []
     for seed in (0, 1):
         for block in (0, 1):
-            out = np.empty_like(ones)
+            out = np.ones(64 * cnn_kernels.BLOCK, np.float32)
             cnn_kernels._seed(states, np.uint64(seed), block)
             threshold = np.uint32(0.2 * 2**32)
-            cnn_kernels._drop(ones, out, states, threshold, np.float32(1.25))
+            cnn_kernels._drop(out, states, threshold, np.float32(1.25))
             assert set(np.unique(out)) == {0.0, 1.25}
             assert (out == 0).mean() == pytest.approx(0.2, abs=0.025)  # 4 standard errors
             masks.append(out.reshape(64, -1) == 0)
@@ -136,7 +138,9 @@ def test_masks_drop_their_part_and_differ_between_steps(signals):
         for other in range(one):
             assert (masks[one] & masks[other]).mean() == pytest.approx(0.04, abs=0.013)
         # neither lanes nor units go together
-        assert np.abs(np.corrcoef(masks[one].T)[np.triu_indices(64, 1)]).mean() < 0.12
+        assert (
+            np.abs(np.corrcoef(masks[one].T)[np.triu_indices(cnn_kernels.BLOCK, 1)]).mean() < 0.12
+        )
         assert np.abs(np.corrcoef(masks[one])[np.triu_indices(64, 1)]).mean() < 0.12
     module = standardized(signals[0], dropout=0.2)
     torch.manual_seed(0)
@@ -233,11 +237,12 @@ def test_every_optimiser_makes_the_steps_it_makes_with_autograd(training_data, o
 
 def test_one_step_serves_batches_of_any_size(signals):
     module = standardized(signals[0])
+    other = copy.deepcopy(module)
     with compiled.CompiledStep(module, SETTINGS) as step:
         for n in (1003, 1, 200):
             step(signals[0][:n], signals[1][:n])
             found = torch.cat([p.grad.flatten().clone() for p in module.parameters()])
-            _, alone = loss_and_gradient(module, SETTINGS, signals[0][:n], signals[1][:n])
+            _, alone = loss_and_gradient(other, SETTINGS, signals[0][:n], signals[1][:n])
             assert torch.equal(found, alone)
             step(*signals)
 
@@ -336,3 +341,68 @@ def test_partial_fit_copies_and_pickles(training_data):
 def test_a_training_that_diverges_is_an_error(training_data):
     with pytest.raises(ValueError, match="diverged"):
         model(kernel="compiled", learning_rate=1e30, optimizer="sgd").fit(*training_data)
+
+
+def test_logits_are_those_of_the_module(signals):
+    module = standardized(signals[0], n_classes=3, dropout=0.2).eval()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with compiled.CompiledStep(module, replace(SETTINGS, n_classes=3)) as step:
+            for n in (1, 129, 1003):
+                found = step.logits(signals[0][:n])
+                with torch.no_grad():
+                    torch.testing.assert_close(found, module(signals[0][:n]), rtol=0, atol=2e-6)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_validation_is_what_torch_says(training_data):
+    X, y = training_data
+    ours, torchs = (
+        model(kernel=kernel, max_epochs=1, learning_rate=0.001).fit(
+            X[:3000], y[:3000], X_val=X[3000:], y_val=y[3000:]
+        )
+        for kernel in ("compiled", "torch")
+    )
+    for ours_row, torchs_row in zip(ours.history_, torchs.history_, strict=True):
+        assert ours_row["valid_loss"] == pytest.approx(torchs_row["valid_loss"], rel=2e-3)
+        assert ours_row["valid_accuracy"] == pytest.approx(torchs_row["valid_accuracy"], abs=0.01)
+
+
+def test_the_weights_have_their_own_memory_again(signals):
+    module = standardized(signals[0])
+    with compiled.CompiledStep(module, SETTINGS) as step:
+        step(*signals)
+    storages = {p.data_ptr() - p.storage_offset() * 4 for p in module.parameters()}
+    assert len(storages) == len(list(module.parameters()))
+
+
+def test_rows_of_signals_are_the_signals(signals):
+    X, y = signals
+    index = torch.randperm(len(X), generator=torch.Generator().manual_seed(0))[:300]
+    module = standardized(X)
+    with compiled.CompiledStep(module, SETTINGS) as step:
+        losses = [float(step(rows, y[index])) for rows in (X[index], SignalRows(X, index))]
+    assert losses[0] == losses[1]
+
+
+def test_the_process_that_compiles_gives_the_bits_of_later_ones(tmp_path):
+    script = (
+        "import hashlib\n"
+        "from corrsk import CorrelationCNNClassifier, make_correlation_signals\n"
+        "X, y = make_correlation_signals(1000, random_state=0, verbose=False)\n"
+        "model = CorrelationCNNClassifier(\n"
+        "    max_epochs=2, dropout=0.2, kernel='compiled', device='cpu', random_state=0\n"
+        ").fit(X, y)\n"
+        "weights = [p.detach().numpy().tobytes() for p in model.net_.module_.parameters()]\n"
+        "print(hashlib.sha256(b''.join(weights)).hexdigest())\n"
+    )
+    first, later = (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        ).stdout
+        for _ in range(2)
+    )  # fmt: skip
+    assert first == later

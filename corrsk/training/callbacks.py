@@ -36,16 +36,20 @@ class LearningRateSchedule(Callback):
         self.n_steps = n_steps
         self.step = 0
 
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.learning_rate * self.schedule(step / self.n_steps)
+
     def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:
         if not training:
             return
-        rate = self.learning_rate * self.schedule(self.step / self.n_steps)
+        rate = self.rate(self.step)
         for group in net.optimizer_.param_groups:
             group["lr"] = rate
         self.step += 1
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        net.history.record("learning_rate", net.optimizer_.param_groups[0]["lr"])
+        net.history.record("learning_rate", self.rate(self.step - 1))
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}

@@ -1,15 +1,20 @@
 """The paper's CNN, forward and backward in one pass over the cache, compiled by numba.
 
-Activations of a block of `LANES` signals lie lane by lane: element (c, i, j) of signal v at
-``[((c * rows + i) * columns + j) * LANES + v]``. Each innermost loop then runs over lanes, or
-over the lanes of a whole image row, without gaps, and the compiler makes vector instructions
-of it. A general convolution has no such layout, and for six channels more overhead than
-arithmetic.
+Activations of `LANES` signals lie lane by lane: element (c, i, j) of signal v at
+``[((c * rows + i) * columns + j) * LANES + v]``. Each innermost loop then runs over lanes
+without gaps, and the compiler makes vector instructions of it. A general convolution has no
+such layout, and for six channels more overhead than arithmetic.
+
+The second convolution, which is most of the work, is Winograd's F(2 x 2, 3 x 3) (Lavin and Gray,
+"Fast algorithms for convolutional neural networks", arXiv:1509.09308, 2016), forward and
+backward: each 2 x 2 of its outputs is ``A^T [(G w G^T) * (B^T x B)] A`` with a 4 x 4 tile x of
+the input, which takes 16 multiplications where the sums of products take 36. The tiles are what
+is pooled: of four outputs only the largest, and which one it was, ever leave the registers.
 
 The compiler vectorises innermost loops alone, and only where it sees that no index is
-negative and that what is read is not written: hence sums of nine or eight products written
-out, weights taken into tuples before a loop, and slices in place of offsets. All stands in one
-file, since numba's cache of compiled functions looks at no other when the code has changed.
+negative and that what is read is not written: hence sums written out, weights taken into
+scalars before a loop, and slices in place of offsets. All stands in one file, since numba's
+cache of compiled functions looks at no other when the code has changed.
 """
 
 from __future__ import annotations
@@ -20,22 +25,48 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-LANES = 64
+LANES = 64  # of the convolutions
+BLOCK = 2 * LANES  # of the linear layers, whose rows of lanes are longer, their sums fewer
 N_BEFORE_OUTPUT = 4076  # parameters before the output layer, which has 33 for each class
 MAX_CLASSES = 16
 
-_L = LANES
-_ROW8, _ROW6, _ROW4 = 8 * _L, 6 * _L, 4 * _L  # of the input, after one and two convolutions
-# x, a1, a2, pooled, dropped, f1, f2, logits, and gradients of dropped, f1, f2, a2, a1
-_SIZES = (64, 216, 256, 64, 64, 32, 32, MAX_CLASSES, 64, 32, 32, 512, 216)
-_STARTS = tuple(sum(_SIZES[:k]) * _L for k in range(len(_SIZES) + 1))
+_L, _B = LANES, BLOCK
+_ROW8, _ROW6 = 8 * _L, 6 * _L  # of the input, and after one convolution
+_TILES = 4 * _L  # lanes of the four tiles
+_ROW = _TILES + 16  # and 64 bytes, lest rows fall on the same lines of the cache
+_SIX, _CHANNELS = 6 * _ROW, 16 * _TILES
+_SIZES = {
+    "x": 64 * _B,
+    "a1": 216 * _B,
+    "tiles": 2 * 16 * _SIX,  # of a1, transformed
+    "products": 64 * _L,
+    "pooled": 64 * _B,
+    "which": 64 * _B,  # of four was the largest
+    "f1": 32 * _B,
+    "f2": 32 * _B,
+    "z": MAX_CLASSES * _B,
+    "labels": 4 * _B,  # weights, norms and what the softmax picks
+    "d_f2": 32 * _B,
+    "d_f1": 32 * _B,
+    "d_pooled": 64 * _B,
+    "mixed": 24 * _TILES,
+    "d_tiles": 16 * _SIX,
+    "d_a1": 216 * _L,
+    "u": 1536,  # transformed weights of the second convolution
+    "d_u": 1536,
+}
+_STARTS = tuple(sum(list(_SIZES.values())[:k]) for k in range(len(_SIZES) + 1))
+(
+    _X, _A1, _TILED, _PRODUCTS, _POOLED, _WHICH, _F1, _F2, _Z, _LABELLED, _D_F2, _D_F1, _D_POOLED,
+    _MIXED, _D_TILED, _D_A1, _U, _D_U,
+) = range(len(_SIZES))  # fmt: skip
 SCRATCH = _STARTS[-1]
 
 _compiled: Any = njit(
     nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
 )
 _inlined: Any = njit(inline="always")
-_0 = np.float32(0)
+_0, _1 = np.float32(0), np.float32(1)
 
 
 @_inlined
@@ -53,98 +84,153 @@ def _layers(w, n_classes):
     )  # fmt: skip
 
 
-@_inlined
-def _nine(w, at):
-    p = w[at : at + 9]
-    return p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]
-
-
-@_inlined
-def _window(p, a, v, row):
-    """Sum over a 3 x 3 window whose rows stand `row` apart."""
-    return (
-        p[0] * a[v] + p[1] * a[v + _L] + p[2] * a[v + 2 * _L]
-        + p[3] * a[v + row] + p[4] * a[v + row + _L] + p[5] * a[v + row + 2 * _L]
-        + p[6] * a[v + 2 * row] + p[7] * a[v + 2 * row + _L] + p[8] * a[v + 2 * row + 2 * _L]
-    )  # fmt: skip
-
-
-@_inlined
-def _window_of(a, v):
-    """The values of a 3 x 3 window on rows of six columns."""
-    return (
-        a[v], a[v + _L], a[v + 2 * _L], a[v + _ROW6], a[v + _ROW6 + _L], a[v + _ROW6 + 2 * _L],
-        a[v + 2 * _ROW6], a[v + 2 * _ROW6 + _L], a[v + 2 * _ROW6 + 2 * _L],
-    )  # fmt: skip
-
-
-@_inlined
-def _added_window(g, d, a, v, row):
-    """`g` and the products of `d` with a 3 x 3 window."""
-    return (
-        g[0] + d * a[v], g[1] + d * a[v + _L], g[2] + d * a[v + 2 * _L],
-        g[3] + d * a[v + row], g[4] + d * a[v + row + _L], g[5] + d * a[v + row + 2 * _L],
-        g[6] + d * a[v + 2 * row], g[7] + d * a[v + 2 * row + _L],
-        g[8] + d * a[v + 2 * row + 2 * _L],
-    )  # fmt: skip
-
-
-@_inlined
-def _add_nine(out, at, g):
-    for t in range(9):
-        out[at + t] += g[t]
+@_compiled
+def _load(X, rows, mean, inverse_scale, x):
+    """Some rows of X, scaled, into lanes; lanes without a signal keep what they have."""
+    for v in range(len(rows)):
+        signal = X[rows[v]]
+        for j in range(64):
+            x[j * _L + v] = (signal[j] - mean[j]) * inverse_scale[j]
 
 
 @_compiled
 def _conv1(x, w, b, a1):
     for c in range(6):
-        p, bias = _nine(w, c * 9), b[c]
+        p, bias = w[c * 9 : (c + 1) * 9], b[c]
+        p0, p1, p2, p3, p4, p5, p6, p7, p8 = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]
         for i in range(6):
             out = a1[(c * 6 + i) * _ROW6 : (c * 6 + i + 1) * _ROW6]
-            rows = x[i * _ROW8 : (i + 3) * _ROW8]
+            a = x[i * _ROW8 : (i + 3) * _ROW8]
             for v in range(_ROW6):
-                out[v] = max(bias + _window(p, rows, v, _ROW8), _0)
+                total = (
+                    bias + p0 * a[v] + p1 * a[v + _L] + p2 * a[v + 2 * _L]
+                    + p3 * a[v + _ROW8] + p4 * a[v + _ROW8 + _L] + p5 * a[v + _ROW8 + 2 * _L]
+                    + p6 * a[v + 2 * _ROW8] + p7 * a[v + 2 * _ROW8 + _L]
+                    + p8 * a[v + 2 * _ROW8 + 2 * _L]
+                )  # fmt: skip
+                out[v] = max(total, _0)
+
+
+# Of Winograd's matrices the last row of G and of A has the other sign, which leaves the result
+# and makes the last row of A that of a plain copy:
+# B^T = 1 0 -1 0 | 0 1 1 0 | 0 -1 1 0 | 0 1 0 -1,  A^T = 1 1 1 0 | 0 1 -1 1,
+# G = 1 0 0 | 1/2 1/2 1/2 | 1/2 -1/2 1/2 | 0 0 -1
 
 
 @_compiled
-def _conv2(a1, w, b, a2):
-    for c in range(0, 16, 2):  # two channels at a time share what they read
-        bias0, bias1 = b[c], b[c + 1]
-        for i in range(4):
-            out0 = a2[(c * 4 + i) * _ROW4 : (c * 4 + i + 1) * _ROW4]
-            out1 = a2[(c * 4 + i + 4) * _ROW4 : (c * 4 + i + 5) * _ROW4]
-            for v in range(_ROW4):
-                out0[v] = bias0
-                out1[v] = bias1
-            for k in range(6):
-                p0, p1, p2, p3, p4, p5, p6, p7, p8 = _nine(w, (c * 6 + k) * 9)
-                q0, q1, q2, q3, q4, q5, q6, q7, q8 = _nine(w, (c * 6 + k + 6) * 9)
-                rows = a1[(k * 6 + i) * _ROW6 : (k * 6 + i + 3) * _ROW6]
-                for v in range(_ROW4):
-                    d0, d1, d2, d3, d4, d5, d6, d7, d8 = _window_of(rows, v)
-                    out0[v] += (
-                        p0 * d0 + p1 * d1 + p2 * d2 + p3 * d3 + p4 * d4 + p5 * d5 + p6 * d6
-                        + p7 * d7 + p8 * d8
-                    )  # fmt: skip
-                    out1[v] += (
-                        q0 * d0 + q1 * d1 + q2 * d2 + q3 * d3 + q4 * d4 + q5 * d5 + q6 * d6
-                        + q7 * d7 + q8 * d8
-                    )  # fmt: skip
+def _transformed_weights(w, u):
+    """G w G^T of each pair of channels: (a, b) of (c, k) at [(4 a + b) * 96 + c * 6 + k]."""
+    half = np.float32(0.5)
+    g = np.empty((4, 3), np.float32)
+    for pair in range(96):
+        q = w[pair * 9 : (pair + 1) * 9]
+        for j in range(3):
+            even, odd = half * (q[j] + q[6 + j]), half * q[3 + j]
+            g[0, j], g[1, j], g[2, j], g[3, j] = q[j], even + odd, even - odd, -q[6 + j]
+        for a in range(4):
+            even, odd = half * (g[a, 0] + g[a, 2]), half * g[a, 1]
+            u[4 * a * 96 + pair], u[(4 * a + 1) * 96 + pair] = g[a, 0], even + odd
+            u[(4 * a + 2) * 96 + pair], u[(4 * a + 3) * 96 + pair] = even - odd, -g[a, 2]
 
 
 @_compiled
-def _pool(a2, pooled):
-    """Largest of 2 x 2, and ReLU, which may as well come after it."""
-    for cell in range(64):
-        c, i, j = cell // 4, cell % 4 // 2, cell % 2
-        corner = a2[((c * 4 + 2 * i) * 4 + 2 * j) * _L :][: _ROW4 + 2 * _L]
-        out = pooled[cell * _L : (cell + 1) * _L]
+def _weights_back(gu, gw):
+    """G^T gu G, added to the gradient of the weights."""
+    half = np.float32(0.5)
+    g = np.empty((3, 4), np.float32)
+    for pair in range(96):
+        for b in range(4):
+            t0, t1 = gu[b * 96 + pair], gu[(4 + b) * 96 + pair]
+            t2, t3 = gu[(8 + b) * 96 + pair], gu[(12 + b) * 96 + pair]
+            even, odd = half * (t1 + t2), half * (t1 - t2)
+            g[0, b], g[1, b], g[2, b] = t0 + even, odd, even - t3
+        out = gw[pair * 9 : (pair + 1) * 9]
+        for i in range(3):
+            even, odd = half * (g[i, 1] + g[i, 2]), half * (g[i, 1] - g[i, 2])
+            out[3 * i] += g[i, 0] + even
+            out[3 * i + 1] += odd
+            out[3 * i + 2] += even - g[i, 3]
+
+
+@_compiled
+def _transformed_tiles(a1, tiles):
+    """B^T x B of the 4 x 4 tiles: [(4 a + b) * 6 + channel] are rows of lanes of four tiles."""
+    for k in range(6):
+        for tile in range(4):
+            row, column = tile // 2 * 2, tile % 2 * 2
+            a = a1[((k * 6 + row) * 6 + column) * _L :][: 3 * _ROW6 + 4 * _L]
+            out = tiles[k * _ROW + tile * _L :][: 15 * _SIX + _L]
+            for v in range(_L):
+                x0, x1, x2, x3 = a[v], a[v + _L], a[v + 2 * _L], a[v + 3 * _L]
+                y0, y1 = a[v + _ROW6], a[v + _ROW6 + _L]
+                y2, y3 = a[v + _ROW6 + 2 * _L], a[v + _ROW6 + 3 * _L]
+                z0, z1 = a[v + 2 * _ROW6], a[v + 2 * _ROW6 + _L]
+                z2, z3 = a[v + 2 * _ROW6 + 2 * _L], a[v + 2 * _ROW6 + 3 * _L]
+                w0, w1 = a[v + 3 * _ROW6], a[v + 3 * _ROW6 + _L]
+                w2, w3 = a[v + 3 * _ROW6 + 2 * _L], a[v + 3 * _ROW6 + 3 * _L]
+                r0, r1, r2, r3 = x0 - z0, x1 - z1, x2 - z2, x3 - z3
+                out[v], out[v + _SIX] = r0 - r2, r1 + r2
+                out[v + 2 * _SIX], out[v + 3 * _SIX] = r2 - r1, r1 - r3
+                r0, r1, r2, r3 = y0 + z0, y1 + z1, y2 + z2, y3 + z3
+                out[v + 4 * _SIX], out[v + 5 * _SIX] = r0 - r2, r1 + r2
+                out[v + 6 * _SIX], out[v + 7 * _SIX] = r2 - r1, r1 - r3
+                r0, r1, r2, r3 = z0 - y0, z1 - y1, z2 - y2, z3 - y3
+                out[v + 8 * _SIX], out[v + 9 * _SIX] = r0 - r2, r1 + r2
+                out[v + 10 * _SIX], out[v + 11 * _SIX] = r2 - r1, r1 - r3
+                r0, r1, r2, r3 = y0 - w0, y1 - w1, y2 - w2, y3 - w3
+                out[v + 12 * _SIX], out[v + 13 * _SIX] = r0 - r2, r1 + r2
+                out[v + 14 * _SIX], out[v + 15 * _SIX] = r2 - r1, r1 - r3
+
+
+@_compiled
+def _products(tiles, u, m):
+    """Sums over the six channels, for one tile and four outputs: m[(4 a + b) * 4 + output]."""
+    for p in range(16):
+        q, t, out = u[p * 96 :][:24], tiles[p * _SIX :][: 5 * _ROW + _L], m[p * 4 * _L :][: 4 * _L]
+        p0, p1, p2, p3, p4, p5 = q[0], q[1], q[2], q[3], q[4], q[5]
+        q0, q1, q2, q3, q4, q5 = q[6], q[7], q[8], q[9], q[10], q[11]
+        r0, r1, r2, r3, r4, r5 = q[12], q[13], q[14], q[15], q[16], q[17]
+        s0, s1, s2, s3, s4, s5 = q[18], q[19], q[20], q[21], q[22], q[23]
         for v in range(_L):
-            upper, lower = (
-                max(corner[v], corner[v + _L]),
-                max(corner[v + _ROW4], corner[v + _ROW4 + _L]),
-            )
-            out[v] = max(max(upper, lower), _0)
+            t0, t1, t2 = t[v], t[v + _ROW], t[v + 2 * _ROW]
+            t3, t4, t5 = t[v + 3 * _ROW], t[v + 4 * _ROW], t[v + 5 * _ROW]
+            out[v] = p0 * t0 + p1 * t1 + p2 * t2 + p3 * t3 + p4 * t4 + p5 * t5
+            out[v + _L] = q0 * t0 + q1 * t1 + q2 * t2 + q3 * t3 + q4 * t4 + q5 * t5
+            out[v + 2 * _L] = r0 * t0 + r1 * t1 + r2 * t2 + r3 * t3 + r4 * t4 + r5 * t5
+            out[v + 3 * _L] = s0 * t0 + s1 * t1 + s2 * t2 + s3 * t3 + s4 * t4 + s5 * t5
+
+
+@_compiled
+def _pool(m, bias, pooled, which):
+    """A^T m A, the largest of its 2 x 2 (of equals the first, as in torch) after the ReLU."""
+    s = 4 * _L
+    for v in range(_L):
+        total, difference = m[v + 4 * s] + m[v + 8 * s], m[v + 4 * s] - m[v + 8 * s]
+        e0, f0 = m[v] + total, difference + m[v + 12 * s]
+        total, difference = m[v + 5 * s] + m[v + 9 * s], m[v + 5 * s] - m[v + 9 * s]
+        e1, f1 = m[v + s] + total, difference + m[v + 13 * s]
+        total, difference = m[v + 6 * s] + m[v + 10 * s], m[v + 6 * s] - m[v + 10 * s]
+        e2, f2 = m[v + 2 * s] + total, difference + m[v + 14 * s]
+        total, difference = m[v + 7 * s] + m[v + 11 * s], m[v + 7 * s] - m[v + 11 * s]
+        e3, f3 = m[v + 3 * s] + total, difference + m[v + 15 * s]
+        y0, y1, y2, y3 = e0 + (e1 + e2), (e1 - e2) + e3, f0 + (f1 + f2), (f1 - f2) + f3
+        upper, lower = max(y0, y1), max(y2, y3)
+        in_upper = _0 if y0 >= y1 else _1
+        in_lower = np.float32(2) if y2 >= y3 else np.float32(3)
+        which[v] = in_upper if upper >= lower else in_lower
+        pooled[v] = max(max(upper, lower) + bias, _0)
+
+
+@_compiled
+def _conv2(a1, u, b, tiles, m, pooled, which):
+    """Second convolution and pooling; `pooled` and `which` are rows of a block, here one half."""
+    _transformed_tiles(a1, tiles)
+    for tile in range(4):
+        for c in range(0, 16, 4):
+            _products(tiles[tile * _L :], u[c * 6 :], m)
+            for k in range(4):
+                cell = ((c + k) * 4 + tile) * _B
+                _pool(m[k * _L :], b[c + k], pooled[cell:][:_L], which[cell:][:_L])
 
 
 @_compiled
@@ -152,17 +238,20 @@ def _linear(h, w, b, out):
     n_out = b.size
     n_in = w.size // n_out
     for o in range(n_out):
-        z, row, bias = out[o * _L : (o + 1) * _L], w[o * n_in : (o + 1) * n_in], b[o]
-        for v in range(_L):
+        z, row, bias = out[o * _B : (o + 1) * _B], w[o * n_in : (o + 1) * n_in], b[o]
+        for v in range(_B):
             z[v] = bias
-        for i in range(0, n_in, 8):
-            a, p = h[i * _L : (i + 8) * _L], row[i : i + 8]
-            t = (p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7])
-            for v in range(_L):
+        for i in range(0, n_in, 16):
+            a, p = h[i * _B : (i + 16) * _B], row[i : i + 16]
+            p0, p1, p2, p3, p4, p5, p6, p7 = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]
+            q0, q1, q2, q3, q4, q5, q6, q7 = p[8], p[9], p[10], p[11], p[12], p[13], p[14], p[15]
+            for v in range(_B):
                 z[v] += (
-                    t[0] * a[v] + t[1] * a[v + _L] + t[2] * a[v + 2 * _L] + t[3] * a[v + 3 * _L]
-                    + t[4] * a[v + 4 * _L] + t[5] * a[v + 5 * _L] + t[6] * a[v + 6 * _L]
-                    + t[7] * a[v + 7 * _L]
+                    p0 * a[v] + p1 * a[v + _B] + p2 * a[v + 2 * _B] + p3 * a[v + 3 * _B]
+                    + p4 * a[v + 4 * _B] + p5 * a[v + 5 * _B] + p6 * a[v + 6 * _B]
+                    + p7 * a[v + 7 * _B] + q0 * a[v + 8 * _B] + q1 * a[v + 9 * _B]
+                    + q2 * a[v + 10 * _B] + q3 * a[v + 11 * _B] + q4 * a[v + 12 * _B]
+                    + q5 * a[v + 13 * _B] + q6 * a[v + 14 * _B] + q7 * a[v + 15 * _B]
                 )  # fmt: skip
 
 
@@ -173,105 +262,161 @@ def _relu(z):
 
 
 @_compiled
-def _drop(h, out, states, threshold, scale):
-    """Dropout with a xorshift generator (Marsaglia, 2003) in each lane."""
-    for row in range(h.size // _L):
-        a, z = h[row * _L : (row + 1) * _L], out[row * _L : (row + 1) * _L]
-        for v in range(_L):
+def _drop(h, states, threshold, scale):
+    """Dropout in place, with a xorshift generator (Marsaglia, 2003) in each lane."""
+    for row in range(h.size // _B):
+        a = h[row * _B : (row + 1) * _B]
+        for v in range(_B):
             s = states[v]
             s = np.uint32(s ^ np.uint32(s << np.uint32(13)))
             s = np.uint32(s ^ np.uint32(s >> np.uint32(17)))
             s = np.uint32(s ^ np.uint32(s << np.uint32(5)))
             states[v] = s
-            z[v] = a[v] * scale if s >= threshold else _0
+            a[v] = a[v] * scale if s >= threshold else _0
 
 
 @_compiled
 def _seed(states, seed, block):
     """A state for each lane of a block: splitmix64 (Steele et al., 2014) of their numbers."""
-    for v in range(_L):
-        z = seed + np.uint64(block * _L + v + 1) * np.uint64(0x9E3779B97F4A7C15)
+    for v in range(_B):
+        z = seed + np.uint64(block * _B + v + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         states[v] = np.uint32((z ^ (z >> np.uint64(31))) >> np.uint64(32)) | np.uint32(1)
 
 
+@_inlined
+def _exp(x):
+    """Exponential for x <= 1, which vectorises: 2^n by its bits, a series for the rest."""
+    x = max(x, np.float32(-87))
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - n * np.float32(0.69314718)
+    series = np.float32(1 / 720) + r * np.float32(1 / 5040)
+    series = np.float32(1 / 24) + r * (np.float32(1 / 120) + r * series)
+    series = np.float32(0.5) + r * (np.float32(1 / 6) + r * series)
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return power * (_1 + r * (_1 + r * series))
+
+
 @_compiled
-def _losses(z, y, rows, n_classes, class_weights, softmax_first, inverse_n):
+def _softmax(z, norm, picked, n_classes, labels):
+    """Softmax in place; its norm, and the logit of the label less the largest."""
+    top = z[:_B].copy()
+    for k in range(1, n_classes):
+        a = z[k * _B : (k + 1) * _B]
+        for v in range(_B):
+            top[v] = max(top[v], a[v])
+    for v in range(_B):
+        norm[v] = _0
+    for k in range(n_classes):
+        a = z[k * _B : (k + 1) * _B]
+        for v in range(_B):
+            shifted = a[v] - top[v]
+            picked[v] = shifted if labels[v] == k else picked[v]
+            e = _exp(shifted)
+            norm[v] += e
+            a[v] = e
+    for k in range(n_classes):
+        a = z[k * _B : (k + 1) * _B]
+        for v in range(_B):
+            a[v] /= norm[v]
+
+
+@_compiled
+def _losses(z, y, lanes, n_classes, class_weights, softmax_first, inverse_n):
     """Sum of the cross-entropies; the logits become their gradients times `inverse_n`."""
+    labels, weights = lanes[:_B], lanes[_B : 2 * _B]
+    norm, picked = lanes[2 * _B : 3 * _B], lanes[3 * _B :]
+    for v in range(_B):
+        labels[v], weights[v] = _0, _0  # lanes without a signal have no gradient
+    for v in range(len(y)):
+        labels[v], weights[v] = y[v], class_weights[y[v]]
+    p = z[: n_classes * _B]
+    if softmax_first:
+        _softmax(z, norm, picked, n_classes, labels)
+        p = p.copy()
+    _softmax(p, norm, picked, n_classes, labels)
     total = 0.0
-    for v in range(rows):
-        true, top, norm = y[v], z[v], _0
-        for k in range(1, n_classes):
-            top = max(top, z[k * _L + v])
+    for v in range(len(y)):
+        total += weights[v] * (math.log(norm[v]) - picked[v])
+    for k in range(n_classes):
+        a = p[k * _B : (k + 1) * _B]
+        for v in range(_B):
+            a[v] = weights[v] * inverse_n * (a[v] - (_1 if labels[v] == k else _0))
+    if softmax_first:
+        for v in range(_B):
+            norm[v] = _0
         for k in range(n_classes):
-            e = math.exp(z[k * _L + v] - top)
-            norm += e
-            if softmax_first:
-                z[k * _L + v] = e
-        weight = class_weights[true]
-        if not softmax_first:
-            total += weight * (top + math.log(norm) - z[true * _L + v])
-            for k in range(n_classes):
-                p = math.exp(z[k * _L + v] - top) / norm
-                z[k * _L + v] = weight * inverse_n * (p - (np.float32(1) if k == true else _0))
-        else:
-            again, mean = _0, _0
-            for k in range(n_classes):
-                z[k * _L + v] /= norm
-                again += math.exp(z[k * _L + v])
-            total += weight * (math.log(again) - z[true * _L + v])
-            for k in range(n_classes):
-                p = z[k * _L + v]
-                mean += p * (math.exp(p) / again - (np.float32(1) if k == true else _0))
-            for k in range(n_classes):
-                p = z[k * _L + v]
-                d = math.exp(p) / again - (np.float32(1) if k == true else _0)
-                z[k * _L + v] = weight * inverse_n * p * (d - mean)
-    for v in range(rows, _L):  # lanes without a signal have no gradient
+            a, d = z[k * _B : (k + 1) * _B], p[k * _B : (k + 1) * _B]
+            for v in range(_B):
+                norm[v] += a[v] * d[v]
         for k in range(n_classes):
-            z[k * _L + v] = _0
+            a, d = z[k * _B : (k + 1) * _B], p[k * _B : (k + 1) * _B]
+            for v in range(_B):
+                a[v] *= d[v] - norm[v]
     return total
 
 
 @_compiled
-def _linear_back(h, w, dz, dh, gw, gb):
-    n_out = gb.size
-    n_in = gw.size // n_out
+def _linear_back_input(w, n_out, dz, dh):
+    n_in = w.size // n_out
+    whole = n_out // 8 * 8
     for i in range(n_in):
-        out = dh[i * _L : (i + 1) * _L]
-        for v in range(_L):
+        out, column = dh[i * _B : (i + 1) * _B], w[i:]
+        for v in range(_B):
             out[v] = _0
-        column = w[i:]
-        whole = n_out // 4 * 4
-        for o in range(0, whole, 4):
+        for o in range(0, whole, 8):
+            d = dz[o * _B : (o + 8) * _B]
             p0, p1 = column[o * n_in], column[(o + 1) * n_in]
             p2, p3 = column[(o + 2) * n_in], column[(o + 3) * n_in]
-            d = dz[o * _L : (o + 4) * _L]
-            for v in range(_L):
-                out[v] += p0 * d[v] + p1 * d[v + _L] + p2 * d[v + 2 * _L] + p3 * d[v + 3 * _L]
+            p4, p5 = column[(o + 4) * n_in], column[(o + 5) * n_in]
+            p6, p7 = column[(o + 6) * n_in], column[(o + 7) * n_in]
+            for v in range(_B):
+                out[v] += (
+                    p0 * d[v] + p1 * d[v + _B] + p2 * d[v + 2 * _B] + p3 * d[v + 3 * _B]
+                    + p4 * d[v + 4 * _B] + p5 * d[v + 5 * _B] + p6 * d[v + 6 * _B]
+                    + p7 * d[v + 7 * _B]
+                )  # fmt: skip
         for o in range(whole, n_out):
-            p0, d = column[o * n_in], dz[o * _L : (o + 1) * _L]
-            for v in range(_L):
+            p0, d = column[o * n_in], dz[o * _B : (o + 1) * _B]
+            for v in range(_B):
                 out[v] += p0 * d[v]
+
+
+@_compiled
+def _linear_back_weights(h, dz, gw, gb):
+    n_out = gb.size
+    n_in = gw.size // n_out
     for o in range(n_out):
-        d, total = dz[o * _L : (o + 1) * _L], _0
-        for v in range(_L):
+        d, total = dz[o * _B : (o + 1) * _B], _0
+        for v in range(_B):
             total += d[v]
         gb[o] += total
-        g = gw[o * n_in : (o + 1) * n_in]
-        for i in range(0, n_in, 8):
-            a = h[i * _L : (i + 8) * _L]
-            t = (_0, _0, _0, _0, _0, _0, _0, _0)
-            for v in range(_L):
+        for i in range(0, n_in, 16):
+            a, g = h[i * _B : (i + 16) * _B], gw[o * n_in + i :][:16]
+            g0 = g1 = g2 = g3 = g4 = g5 = g6 = g7 = _0
+            t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = _0
+            for v in range(_B):
                 e = d[v]
-                t = (
-                    t[0] + e * a[v], t[1] + e * a[v + _L], t[2] + e * a[v + 2 * _L],
-                    t[3] + e * a[v + 3 * _L], t[4] + e * a[v + 4 * _L], t[5] + e * a[v + 5 * _L],
-                    t[6] + e * a[v + 6 * _L], t[7] + e * a[v + 7 * _L],
-                )  # fmt: skip
-            for k in range(8):
-                g[i + k] += t[k]
+                g0 += e * a[v]
+                g1 += e * a[v + _B]
+                g2 += e * a[v + 2 * _B]
+                g3 += e * a[v + 3 * _B]
+                g4 += e * a[v + 4 * _B]
+                g5 += e * a[v + 5 * _B]
+                g6 += e * a[v + 6 * _B]
+                g7 += e * a[v + 7 * _B]
+                t0 += e * a[v + 8 * _B]
+                t1 += e * a[v + 9 * _B]
+                t2 += e * a[v + 10 * _B]
+                t3 += e * a[v + 11 * _B]
+                t4 += e * a[v + 12 * _B]
+                t5 += e * a[v + 13 * _B]
+                t6 += e * a[v + 14 * _B]
+                t7 += e * a[v + 15 * _B]
+            sums = (g0, g1, g2, g3, g4, g5, g6, g7, t0, t1, t2, t3, t4, t5, t6, t7)
+            for k in range(16):
+                g[k] += sums[k]
 
 
 @_compiled
@@ -282,97 +427,256 @@ def _through(d, h, scale):
 
 
 @_compiled
-def _pool_back(a2, pooled, d, da2):
-    """To the first of the largest of 2 x 2; rows of `da2` have two columns of 0 at each end."""
-    for cell in range(64):
-        c, i, j = cell // 4, cell % 4 // 2, cell % 2
-        a = a2[((c * 4 + 2 * i) * 4 + 2 * j) * _L :][: _ROW4 + 2 * _L]
-        out = da2[(c * 4 + 2 * i) * _ROW8 + (2 + 2 * j) * _L :][: _ROW8 + 2 * _L]
-        top, g = pooled[cell * _L : (cell + 1) * _L], d[cell * _L : (cell + 1) * _L]
+def _pool_back(d, which, upper, lower, left, right):
+    """A d of tiles for one row (upper, lower) of A; d is 0 but for one of its 2 x 2."""
+    for cell in range(32):
+        g, place = d[cell * _B :][:_L], which[cell * _B :][:_L]
+        out0, out1 = left[cell * _L :][:_L], right[cell * _L :][:_L]
         for v in range(_L):
-            e = g[v] if top[v] > _0 else _0
-            first = a[v] == top[v]
-            second = (a[v + _L] == top[v]) & (not first)
-            third = (a[v + _ROW4] == top[v]) & (not first) & (not second)
-            out[v] = e if first else _0
-            out[v + _L] = e if second else _0
-            out[v + _ROW8] = e if third else _0
-            out[v + _ROW8 + _L] = _0 if (first | second | third) else e
+            w, e, f = place[v], g[v] * upper, g[v] * lower
+            out0[v] = e if w == _0 else f if w == np.float32(2) else _0
+            out1[v] = e if w == _1 else f if w == np.float32(3) else _0
 
 
 @_compiled
-def _conv2_back_weights(a1, da2, gw, gb):
+def _mixed(left, right, sign, out):
+    for v in range(out.size):
+        out[v] = left[v] + sign * right[v]
+
+
+@_compiled
+def _products_back_weights(d, tiles, gu):
+    """The gradient of the transformed weights of four channels, at one element of the tiles."""
+    a0 = a1 = a2 = a3 = a4 = a5 = b0 = b1 = b2 = b3 = b4 = b5 = _0
+    c0 = c1 = c2 = c3 = c4 = c5 = d0 = d1 = d2 = d3 = d4 = d5 = _0
+    t, e = tiles[: 5 * _ROW + _TILES], d[: 4 * _TILES]
+    for v in range(_TILES):
+        t0, t1, t2 = t[v], t[v + _ROW], t[v + 2 * _ROW]
+        t3, t4, t5 = t[v + 3 * _ROW], t[v + 4 * _ROW], t[v + 5 * _ROW]
+        e0, e1, e2, e3 = e[v], e[v + _TILES], e[v + 2 * _TILES], e[v + 3 * _TILES]
+        a0 += e0 * t0
+        a1 += e0 * t1
+        a2 += e0 * t2
+        a3 += e0 * t3
+        a4 += e0 * t4
+        a5 += e0 * t5
+        b0 += e1 * t0
+        b1 += e1 * t1
+        b2 += e1 * t2
+        b3 += e1 * t3
+        b4 += e1 * t4
+        b5 += e1 * t5
+        c0 += e2 * t0
+        c1 += e2 * t1
+        c2 += e2 * t2
+        c3 += e2 * t3
+        c4 += e2 * t4
+        c5 += e2 * t5
+        d0 += e3 * t0
+        d1 += e3 * t1
+        d2 += e3 * t2
+        d3 += e3 * t3
+        d4 += e3 * t4
+        d5 += e3 * t5
+    sums = (
+        a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5,
+        c0, c1, c2, c3, c4, c5, d0, d1, d2, d3, d4, d5,
+    )  # fmt: skip
+    for k in range(24):
+        gu[k] += sums[k]
+
+
+@_compiled
+def _products_back_tiles(d, u, d_tiles):
+    """The gradient of the transformed tiles from eight channels, for three inputs: added."""
+    e, q, out = d[: 8 * _TILES], u[:45], d_tiles[: 2 * _ROW + _TILES]
+    p0, p1, p2, p3, p4, p5, p6, p7 = q[0], q[6], q[12], q[18], q[24], q[30], q[36], q[42]
+    r0, r1, r2, r3, r4, r5, r6, r7 = q[1], q[7], q[13], q[19], q[25], q[31], q[37], q[43]
+    s0, s1, s2, s3, s4, s5, s6, s7 = q[2], q[8], q[14], q[20], q[26], q[32], q[38], q[44]
+    for v in range(_TILES):
+        e0, e1, e2, e3 = e[v], e[v + _TILES], e[v + 2 * _TILES], e[v + 3 * _TILES]
+        e4, e5 = e[v + 4 * _TILES], e[v + 5 * _TILES]
+        e6, e7 = e[v + 6 * _TILES], e[v + 7 * _TILES]
+        out[v] += (
+            p0 * e0 + p1 * e1 + p2 * e2 + p3 * e3 + p4 * e4 + p5 * e5 + p6 * e6 + p7 * e7
+        )  # fmt: skip
+        out[v + _ROW] += (
+            r0 * e0 + r1 * e1 + r2 * e2 + r3 * e3 + r4 * e4 + r5 * e5 + r6 * e6 + r7 * e7
+        )  # fmt: skip
+        out[v + 2 * _ROW] += (
+            s0 * e0 + s1 * e1 + s2 * e2 + s3 * e3 + s4 * e4 + s5 * e5 + s6 * e6 + s7 * e7
+        )  # fmt: skip
+
+
+@_compiled
+def _tiles_back(d_tiles, d_a1):
+    """B d_tiles B^T, added where the tiles overlap."""
+    for v in range(d_a1.size):
+        d_a1[v] = _0
+    for k in range(6):
+        for tile in range(4):
+            row, column = tile // 2 * 2, tile % 2 * 2
+            s = d_tiles[k * _ROW + tile * _L :][: 15 * _SIX + _L]
+            out = d_a1[((k * 6 + row) * 6 + column) * _L :][: 3 * _ROW6 + 4 * _L]
+            for v in range(_L):
+                r0, r1, r2, r3 = s[v], s[v + _SIX], s[v + 2 * _SIX], s[v + 3 * _SIX]
+                s0, s1 = s[v + 4 * _SIX], s[v + 5 * _SIX]
+                s2, s3 = s[v + 6 * _SIX], s[v + 7 * _SIX]
+                t0, t1 = s[v + 8 * _SIX], s[v + 9 * _SIX]
+                t2, t3 = s[v + 10 * _SIX], s[v + 11 * _SIX]
+                u0, u1 = s[v + 12 * _SIX], s[v + 13 * _SIX]
+                u2, u3 = s[v + 14 * _SIX], s[v + 15 * _SIX]
+                out[v] += r0
+                out[v + _L] += r1 - r2 + r3
+                out[v + 2 * _L] += r1 + r2 - r0
+                out[v + 3 * _L] -= r3
+                q0, q1, q2, q3 = s0 - t0 + u0, s1 - t1 + u1, s2 - t2 + u2, s3 - t3 + u3
+                out[v + _ROW6] += q0
+                out[v + _ROW6 + _L] += q1 - q2 + q3
+                out[v + _ROW6 + 2 * _L] += q1 + q2 - q0
+                out[v + _ROW6 + 3 * _L] -= q3
+                q0, q1, q2, q3 = s0 + t0 - r0, s1 + t1 - r1, s2 + t2 - r2, s3 + t3 - r3
+                out[v + 2 * _ROW6] += q0
+                out[v + 2 * _ROW6 + _L] += q1 - q2 + q3
+                out[v + 2 * _ROW6 + 2 * _L] += q1 + q2 - q0
+                out[v + 2 * _ROW6 + 3 * _L] -= q3
+                out[v + 3 * _ROW6] -= u0
+                out[v + 3 * _ROW6 + _L] -= u1 - u2 + u3
+                out[v + 3 * _ROW6 + 2 * _L] -= u1 + u2 - u0
+                out[v + 3 * _ROW6 + 3 * _L] += u3
+
+
+@_compiled
+def _conv2_back(d, which, tiles, u, mixed, d_tiles, gu, gb, d_a1):
+    """Gradients of pooling and the second convolution; `d` and `which` are half of a block."""
     for c in range(16):
         total = _0
-        for i in range(4):
-            d = da2[(c * 4 + i) * _ROW8 + 2 * _L :][:_ROW4]
-            for v in range(_ROW4):
-                total += d[v]
+        for tile in range(4):
+            g = d[(c * 4 + tile) * _B :][:_L]
+            for v in range(_L):
+                total += g[v]
         gb[c] += total
-        for k in range(6):
-            g0 = g1 = g2 = g3 = g4 = g5 = g6 = g7 = g8 = _0
-            for i in range(4):
-                d = da2[(c * 4 + i) * _ROW8 + 2 * _L :][:_ROW4]
-                rows = a1[(k * 6 + i) * _ROW6 : (k * 6 + i + 3) * _ROW6]
-                for v in range(_ROW4):
-                    e = d[v]
-                    g0 += e * rows[v]
-                    g1 += e * rows[v + _L]
-                    g2 += e * rows[v + 2 * _L]
-                    g3 += e * rows[v + _ROW6]
-                    g4 += e * rows[v + _ROW6 + _L]
-                    g5 += e * rows[v + _ROW6 + 2 * _L]
-                    g6 += e * rows[v + 2 * _ROW6]
-                    g7 += e * rows[v + 2 * _ROW6 + _L]
-                    g8 += e * rows[v + 2 * _ROW6 + 2 * _L]
-            _add_nine(gw, (c * 6 + k) * 9, (g0, g1, g2, g3, g4, g5, g6, g7, g8))
-
-
-@_compiled
-def _conv2_back_input(da2, w, da1):
-    for v in range(da1.size):
-        da1[v] = _0
-    for i in range(4):
-        for di in range(3):
-            for k in range(0, 6, 2):  # 2 x 2 channels at a time
-                out0 = da1[(k * 6 + i + di) * _ROW6 :][:_ROW6]
-                out1 = da1[(k * 6 + i + di + 6) * _ROW6 :][:_ROW6]
-                for c in range(0, 16, 2):
-                    d = da2[(c * 4 + i) * _ROW8 :][:_ROW8]
-                    e = da2[(c * 4 + i + 4) * _ROW8 :][:_ROW8]
-                    p, q = (
-                        w[(c * 6 + k) * 9 + 3 * di :][:12],
-                        w[(c * 6 + k + 6) * 9 + 3 * di :][:12],
+    for v in range(d_tiles.size):
+        d_tiles[v] = _0
+    left, right, mixed = mixed[: 8 * _TILES], mixed[8 * _TILES : 16 * _TILES], mixed[16 * _TILES :]
+    for a in range(4):
+        upper, lower = (_1 if a < 3 else _0), (_0 if a == 0 else -_1 if a == 2 else _1)
+        for c in range(0, 16, 8):
+            # what eight channels need of one row of the tiles stays in the nearest cache
+            _pool_back(d[c * 4 * _B :], which[c * 4 * _B :], upper, lower, left, right)
+            for b in range(4):
+                p = 4 * a + b
+                e = left if b == 0 else right if b == 3 else mixed
+                if b == 1:
+                    _mixed(left, right, _1, mixed)
+                elif b == 2:
+                    _mixed(left, right, -_1, mixed)
+                for k in range(0, 8, 4):
+                    _products_back_weights(
+                        e[k * _TILES :], tiles[p * _SIX :], gu[p * 96 + (c + k) * 6 :][:24]
                     )
-                    p0, p1, p2, r0, r1, r2 = p[0], p[1], p[2], p[9], p[10], p[11]
-                    q0, q1, q2, s0, s1, s2 = q[0], q[1], q[2], q[9], q[10], q[11]
-                    for v in range(_ROW6):
-                        d0, d1, d2 = d[v + 2 * _L], d[v + _L], d[v]
-                        e0, e1, e2 = e[v + 2 * _L], e[v + _L], e[v]
-                        out0[v] += p0 * d0 + p1 * d1 + p2 * d2 + q0 * e0 + q1 * e1 + q2 * e2
-                        out1[v] += r0 * d0 + r1 * d1 + r2 * d2 + s0 * e0 + s1 * e1 + s2 * e2
+                for k in range(0, 6, 3):
+                    _products_back_tiles(e, u[p * 96 + c * 6 + k :], d_tiles[p * _SIX + k * _ROW :])
+    _tiles_back(d_tiles, d_a1)
 
 
 @_compiled
-def _conv1_back(x, a1, da1, gw, gb):
+def _conv1_back(x, a1, d_a1, gw, gb):
     for c in range(6):
         total = _0
-        g = (_0, _0, _0, _0, _0, _0, _0, _0, _0)
+        g0 = g1 = g2 = g3 = g4 = g5 = g6 = g7 = g8 = _0
         for i in range(6):
-            d = da1[(c * 6 + i) * _ROW6 :][:_ROW6]
+            d = d_a1[(c * 6 + i) * _ROW6 :][:_ROW6]
             a = a1[(c * 6 + i) * _ROW6 :][:_ROW6]
             rows = x[i * _ROW8 : (i + 3) * _ROW8]
             for v in range(_ROW6):
                 e = d[v] if a[v] > _0 else _0
                 total += e
-                g = _added_window(g, e, rows, v, _ROW8)
+                g0 += e * rows[v]
+                g1 += e * rows[v + _L]
+                g2 += e * rows[v + 2 * _L]
+                g3 += e * rows[v + _ROW8]
+                g4 += e * rows[v + _ROW8 + _L]
+                g5 += e * rows[v + _ROW8 + 2 * _L]
+                g6 += e * rows[v + 2 * _ROW8]
+                g7 += e * rows[v + 2 * _ROW8 + _L]
+                g8 += e * rows[v + 2 * _ROW8 + 2 * _L]
         gb[c] += total
-        _add_nine(gw, c * 9, g)
+        sums = (g0, g1, g2, g3, g4, g5, g6, g7, g8)
+        for k in range(9):
+            gw[c * 9 + k] += sums[k]
+
+
+@_compiled
+def _forward(
+    X, rows, mean, inverse_scale, weights, u, n_classes, dropout, seed, block, scratch
+):  # fmt: skip
+    """Logits of up to a block of rows of X; what the way back needs stays in `scratch`."""
+    x, a1, tiles = _part(scratch, _X), _part(scratch, _A1), _part(scratch, _TILED)
+    m, pooled, which = _part(scratch, _PRODUCTS), _part(scratch, _POOLED), _part(scratch, _WHICH)
+    f1, f2, z = _part(scratch, _F1), _part(scratch, _F2), _part(scratch, _Z)
+    w1, b1, _, b2, w3, b3, w4, b4, w5, b5 = _layers(weights, n_classes)
+    for half in range(2):
+        part = rows[half * _L : (half + 1) * _L]
+        if len(part) == 0:
+            break
+        xh, a1h = x[half * 64 * _L :][: 64 * _L], a1[half * 216 * _L :][: 216 * _L]
+        _load(X, part, mean, inverse_scale, xh)
+        _conv1(xh, w1, b1, a1h)
+        _conv2(
+            a1h, u, b2, tiles[half * 16 * _SIX :][: 16 * _SIX], m,
+            pooled[half * _L :], which[half * _L :],
+        )  # fmt: skip
+    states = np.empty(_B, np.uint32)
+    threshold, keep = np.uint32(dropout * 4294967296.0), np.float32(1 / (1 - dropout))
+    if dropout > 0:
+        _seed(states, seed, block)
+        _drop(pooled, states, threshold, keep)
+    _linear(pooled, w3, b3, f1)
+    _relu(f1)
+    if dropout > 0:
+        _drop(f1, states, threshold, keep)
+    _linear(f1, w4, b4, f2)
+    _relu(f2)
+    if dropout > 0:
+        _drop(f2, states, threshold, keep)
+    _linear(f2, w5, b5, z)
+
+
+@_compiled
+def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu):
+    """Gradients of a block, whose logits have become theirs, added."""
+    x, a1, tiles = _part(scratch, _X), _part(scratch, _A1), _part(scratch, _TILED)
+    pooled, which, z = _part(scratch, _POOLED), _part(scratch, _WHICH), _part(scratch, _Z)
+    f1, f2 = _part(scratch, _F1), _part(scratch, _F2)
+    d_f1, d_f2, d_pooled = _part(scratch, _D_F1), _part(scratch, _D_F2), _part(scratch, _D_POOLED)
+    mixed, d_tiles, d_a1 = _part(scratch, _MIXED), _part(scratch, _D_TILED), _part(scratch, _D_A1)
+    _, _, _, _, w3, _, w4, _, w5, _ = _layers(weights, n_classes)
+    g1, h1, _, h2, g3, h3, g4, h4, g5, h5 = _layers(gradients, n_classes)
+    keep = np.float32(1 / (1 - dropout))
+    _linear_back_weights(f2, z, g5, h5)
+    _linear_back_input(w5, n_classes, z, d_f2)
+    _through(d_f2, f2, keep)
+    _linear_back_weights(f1, d_f2, g4, h4)
+    _linear_back_input(w4, 32, d_f2, d_f1)
+    _through(d_f1, f1, keep)
+    _linear_back_weights(pooled, d_f1, g3, h3)
+    _linear_back_input(w3, 32, d_f1, d_pooled)
+    _through(d_pooled, pooled, keep)
+    for half in range(2):
+        if n_signals <= half * _L:
+            break
+        xh, a1h = x[half * 64 * _L :][: 64 * _L], a1[half * 216 * _L :][: 216 * _L]
+        _conv2_back(
+            d_pooled[half * _L :], which[half * _L :], tiles[half * 16 * _SIX :][: 16 * _SIX], u,
+            mixed, d_tiles, gu, h2, d_a1,
+        )  # fmt: skip
+        _conv1_back(xh, a1h, d_a1, g1, h1)
 
 
 @_compiled
 def add_gradients(
-    X, y, mean, inverse_scale, weights, class_weights, softmax_first, dropout, seed,
+    X, rows, y, mean, inverse_scale, weights, class_weights, softmax_first, dropout, seed,
     first_slice, slice_stride, slice_blocks, scratch, gradients, losses,
 ):  # fmt: skip
     """Losses of some slices of a batch, and their gradients with respect to all weights.
@@ -382,9 +686,11 @@ def add_gradients(
 
     Parameters
     ----------
-    X : float32 array of shape (n, 64)
+    X : float32 array of shape (n_signals, 64)
+    rows : int64 array of shape (n,)
+        Which of them the batch is.
     y : int64 array of shape (n,)
-        Class indices.
+        Class indices of the batch.
     mean, inverse_scale : float32 arrays of shape (64,)
         ``(X - mean) * inverse_scale`` is what the network sees.
     weights : float32 array of shape (N_BEFORE_OUTPUT + 33 * n_classes,)
@@ -402,60 +708,50 @@ def add_gradients(
     losses : float64 array of shape (n_slices,)
         To be written: sums of losses.
     """
-    n, n_classes = len(y), class_weights.size
-    x, a1, a2 = _part(scratch, 0), _part(scratch, 1), _part(scratch, 2)
-    pooled, h = _part(scratch, 3), _part(scratch, 4)
-    f1, f2, z = _part(scratch, 5), _part(scratch, 6), _part(scratch, 7)
-    dh, d1, d2 = _part(scratch, 8), _part(scratch, 9), _part(scratch, 10)
-    da2, da1 = _part(scratch, 11), _part(scratch, 12)
-    w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = _layers(weights, n_classes)
-    inverse_n = np.float32(1 / n)
-    keep = np.float32(1 / (1 - dropout))
-    threshold = np.uint32(dropout * 4294967296.0)
-    states = np.empty(_L, np.uint32)
-    dropping = dropout > 0
-    if not dropping:
-        h = pooled
+    n_classes, inverse_n = class_weights.size, np.float32(1 / len(y))
+    u, gu = _part(scratch, _U), _part(scratch, _D_U)
+    z, lanes = _part(scratch, _Z), _part(scratch, _LABELLED)
+    _transformed_weights(weights[60:924], u)
     for part in range(first_slice, len(losses), slice_stride):
         G = gradients[part]
         G[:] = _0
-        g1, h1, g2, h2, g3, h3, g4, h4, g5, h5 = _layers(G, n_classes)
+        gu[:] = _0
         loss = 0.0
         for block in range(part * slice_blocks, (part + 1) * slice_blocks):
-            start = block * _L
-            rows = min(_L, n - start)
-            if rows <= 0:
+            labels = y[block * _B : (block + 1) * _B]
+            if len(labels) == 0:
                 break
-            for v in range(rows):
-                signal = X[start + v]
-                for j in range(64):
-                    x[j * _L + v] = (signal[j] - mean[j]) * inverse_scale[j]
-            _conv1(x, w1, b1, a1)
-            _conv2(a1, w2, b2, a2)
-            _pool(a2, pooled)
-            if dropping:
-                _seed(states, seed, block)
-                _drop(pooled, h, states, threshold, keep)
-            _linear(h, w3, b3, f1)
-            _relu(f1)
-            if dropping:
-                _drop(f1, f1, states, threshold, keep)
-            _linear(f1, w4, b4, f2)
-            _relu(f2)
-            if dropping:
-                _drop(f2, f2, states, threshold, keep)
-            _linear(f2, w5, b5, z)
-            loss += _losses(
-                z, y[start : start + rows], rows, n_classes, class_weights, softmax_first, inverse_n
-            )
-            _linear_back(f2, w5, z, d2, g5, h5)
-            _through(d2, f2, keep)
-            _linear_back(f1, w4, d2, d1, g4, h4)
-            _through(d1, f1, keep)
-            _linear_back(h, w3, d1, dh, g3, h3)
-            _through(dh, h, keep)
-            _pool_back(a2, pooled, dh, da2)
-            _conv2_back_weights(a1, da2, g2, h2)
-            _conv2_back_input(da2, w2, da1)
-            _conv1_back(x, a1, da1, g1, h1)
+            _forward(
+                X, rows[block * _B : (block + 1) * _B], mean, inverse_scale, weights, u, n_classes,
+                dropout, seed, block, scratch,
+            )  # fmt: skip
+            loss += _losses(z, labels, lanes, n_classes, class_weights, softmax_first, inverse_n)
+            _backward(len(labels), weights, u, n_classes, dropout, scratch, G, gu)
+        _weights_back(gu, G[60:924])
         losses[part] = loss
+
+
+@_compiled
+def write_logits(X, mean, inverse_scale, weights, first_block, block_stride, scratch, logits):
+    """Logits of every `block_stride`-th block of signals, without dropout.
+
+    Parameters
+    ----------
+    X, mean, inverse_scale, weights, scratch
+        See `add_gradients`.
+    first_block, block_stride : int
+    logits : float32 array of shape (n, n_classes)
+        To be written.
+    """
+    n_classes = logits.shape[1]
+    u, z = _part(scratch, _U), _part(scratch, _Z)
+    _transformed_weights(weights[60:924], u)
+    for block in range(first_block, -(-len(X) // _B), block_stride):
+        rows = np.arange(block * _B, min((block + 1) * _B, len(X)))
+        out = logits[block * _B : (block + 1) * _B]
+        _forward(
+            X, rows, mean, inverse_scale, weights, u, n_classes, 0.0, np.uint64(0), block, scratch
+        )
+        for v in range(len(rows)):
+            for k in range(n_classes):
+                out[v, k] = z[k * _B + v]

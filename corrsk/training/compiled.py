@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector
 
 from corrsk.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.training.device import limited_threads
-from corrsk.training.net import SignalNet
+from corrsk.training.net import SignalNet, SignalRows
 from corrsk.training.settings import TrainingSettings, wants_bfloat16
 
 KERNELS = ("auto", "torch", "compiled")
@@ -136,67 +135,97 @@ class CompiledStep:
         # the network's own rate, as torch has it: the settings may have changed since
         self._dropout = network.dropout.p
         self._parameters = list(network.parameters())
-        sizes = [parameter.numel() for parameter in self._parameters]
-        self._gradient = torch.zeros(sum(sizes))
-        self._gradients = [
-            part.view_as(parameter)
-            for part, parameter in zip(
-                torch.split(self._gradient, sizes), self._parameters, strict=True
-            )
-        ]
-        self._partial = np.zeros((_MAX_SLICES, sum(sizes)), np.float32)
+        n_weights = sum(parameter.numel() for parameter in self._parameters)
+        self._weights, self._gradient = torch.empty(n_weights), torch.zeros(n_weights)
+        self._partial = np.zeros((_MAX_SLICES, n_weights), np.float32)
         self._n_threads = min(torch.get_num_threads(), _MAX_SLICES)
-        self._scratch = np.zeros((self._n_threads, self._kernels.SCRATCH), np.float32)
+        # torch's memory begins with a line of the cache, numpy's may not: up to a quarter slower
+        self._scratch = torch.zeros(self._n_threads, self._kernels.SCRATCH).numpy()
 
     def __enter__(self) -> CompiledStep:
+        # the kernels take the weights as one vector, so that is where they live meanwhile
+        for parameter, weights, gradient in zip(
+            self._parameters, self._parts(self._weights), self._parts(self._gradient), strict=True
+        ):
+            parameter.data, parameter.grad = weights.copy_(parameter.data), gradient
         self._stack = ExitStack()
         if self._n_threads > 1:
             self._pool = self._stack.enter_context(ThreadPoolExecutor(self._n_threads - 1))
         # the first call on a machine compiles, which is no part of the first epoch
-        self._add_gradients(
-            np.zeros((1, 64), np.float32), np.zeros(1, np.int64), 1, 1, np.uint64(0)
-        )
+        first = torch.zeros(1, dtype=torch.int64)
+        self._add_gradients(SignalRows(torch.zeros(1, 64), first), first, 1, 1, np.uint64(0))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        for parameter in self._parameters:
+            parameter.data = parameter.data.clone()
 
-    def __call__(self, X: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, X: Tensor | SignalRows, y: Tensor) -> Tensor:
         """Mean loss of signals (n, 64) with class indices (n,); gradients are set."""
-        blocks = -(-len(y) // self._kernels.LANES)
+        if isinstance(X, Tensor):
+            X = SignalRows(X, torch.arange(len(X)))
+        blocks = -(-len(y) // self._kernels.BLOCK)
         slice_blocks = -(-blocks // min(blocks, _MAX_SLICES))
         n_slices = -(-blocks // slice_blocks)
         # from torch's generator, so that a checkpoint's state goes on with the same masks
         seed = np.uint64(int(torch.randint(2**62, ())) if self._dropout else 0)
-        losses = self._add_gradients(
-            X.flatten(1).contiguous().numpy(), y.numpy(), n_slices, slice_blocks, seed
-        )
+        losses = self._add_gradients(X, y, n_slices, slice_blocks, seed)
         np.sum(self._partial[:n_slices], axis=0, out=self._gradient.numpy())
-        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
-            parameter.grad = gradient
         return torch.tensor(losses.sum() / len(y))
 
     def _add_gradients(
         self,
-        X: NDArray[np.float32],
-        y: NDArray[np.int64],
+        X: SignalRows,
+        y: Tensor,
         n_slices: int,
         slice_blocks: int,
         seed: np.uint64,
     ) -> NDArray[np.float64]:
         """The losses of each slice; their gradients stand in `_partial`."""
-        weights = parameters_to_vector(self._parameters).detach().numpy()
-        losses = np.zeros(n_slices)
+        signals, rows, labels = _as_array(X.signals), X.index.numpy(), y.numpy()
+        weights, losses = self._weights.numpy(), np.zeros(n_slices)
 
         def work(thread: int) -> None:
             self._kernels.add_gradients(
-                X, y, *self._scaling, weights, self._class_weights, self._softmax_first,
-                self._dropout, seed, thread, self._n_threads, slice_blocks,
+                signals, rows, labels, *self._scaling, weights, self._class_weights,
+                self._softmax_first, self._dropout, seed, thread, self._n_threads, slice_blocks,
                 self._scratch[thread], self._partial[:n_slices], losses,
             )  # fmt: skip
 
-        others = [self._pool.submit(work, k) for k in range(1, min(self._n_threads, n_slices))]
+        self._share(work, n_slices)
+        return losses
+
+    def logits(self, X: Tensor) -> Tensor:
+        """What the network, as it is now, answers to signals (n, 64): (n, n_classes)."""
+        found = np.empty((len(X), len(self._class_weights)), np.float32)
+        signals, weights = _as_array(X), self._weights.numpy()
+
+        def work(thread: int) -> None:
+            self._kernels.write_logits(
+                signals, *self._scaling, weights, thread, self._n_threads, self._scratch[thread],
+                found,
+            )  # fmt: skip
+
+        self._share(work, -(-len(X) // self._kernels.BLOCK))
+        return torch.from_numpy(found)
+
+    def _parts(self, vector: Tensor) -> list[Tensor]:
+        """What of a vector belongs to each parameter, in its shape."""
+        sizes = [parameter.numel() for parameter in self._parameters]
+        return [
+            part.view_as(parameter)
+            for part, parameter in zip(torch.split(vector, sizes), self._parameters, strict=True)
+        ]
+
+    def _share(self, work: Callable[[int], None], n_parts: int) -> None:
+        """Let each thread do its share of some parts."""
+        others = [self._pool.submit(work, k) for k in range(1, min(self._n_threads, n_parts))]
         work(0)
         for other in others:
             other.result()
-        return losses
+
+
+def _as_array(X: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = X.flatten(1).contiguous().numpy()
+    return array

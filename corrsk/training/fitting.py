@@ -18,9 +18,10 @@ from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSche
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
 from corrsk.training.compiled import resolve_kernel, training_kernel
 from corrsk.training.device import share_of_threads
+from corrsk.training.graphed import graphed_training, resolve_training_kernel
 from corrsk.training.modules import draws_in_training, module_in_words
 from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
-from corrsk.training.prediction import as_tensor
+from corrsk.training.prediction import PREDICT_ROWS, as_tensor
 from corrsk.training.randomness import own_random_numbers
 from corrsk.training.schedules import SCHEDULES
 from corrsk.training.settings import TrainingSettings, apply_settings, untrained_net
@@ -96,9 +97,9 @@ def train_network(
     For this, trainings with dropout take turns, since dropout draws from torch's
     global generator all the time; without it only the first weights are drawn.
     """
-    settings = replace(settings, kernel=resolve_kernel(settings, device))
+    settings = replace(settings, kernel=resolve_training_kernel(settings, device))
     held_out = None if validation is None else _tensors(validation, device)
-    order = torch.Generator().manual_seed(settings.stream_seed(_ORDER))
+    order = torch.Generator(device).manual_seed(settings.stream_seed(_ORDER))
     best = BestEpoch(
         "train_loss" if held_out is None else "valid_loss",
         settings.restore_best and held_out is not None,
@@ -113,13 +114,14 @@ def train_network(
         stateful = [schedule, best]
         keeper = state = None
         if checkpoint is not None:
-            identity = _identity(settings, source, validation)
+            identity = _identity(settings, source, validation, device)
             keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
             state = keeper.read()  # a foreign file is refused before any work
         drawing.enter_context(own_random_numbers(settings.stream_seed(_WEIGHTS), device))
         net = untrained_net(
             settings, _sample(source, signals, device),
             iterator_valid=WholeBatches,
+            iterator_valid__batch_size=_validation_rows(settings, device),
             # the checkpoint comes last: it keeps what the others make of the epoch
             callbacks=[
                 (type(callback).__name__, callback)
@@ -132,13 +134,14 @@ def train_network(
             keeper.restore(net, state)
         if isinstance(signals, StreamedSignals):
             signals.start_at(len(net.history))
-        if not draws_in_training(net.module_):
-            drawing.close()  # nothing draws any more, so that fits in other threads may begin
-        try:
-            with training_kernel(settings, net):
-                net.train(signals, held_out, settings.max_epochs - len(net.history))
-        finally:
-            progress.close()
+        with graphed_training(settings, net, signals, order, schedule):
+            if not draws_in_training(net.module_):
+                drawing.close()  # nothing draws any more, so that fits in other threads may begin
+            try:
+                with training_kernel(settings, net):
+                    net.train(signals, held_out, settings.max_epochs - len(net.history))
+            finally:
+                progress.close()
     history = history_rows(net)
     net.trim_for_prediction()  # the optimiser, callbacks and skorch's history go
     return net, history
@@ -176,7 +179,7 @@ def train_further(
     module = None if net is None else net.module_
     settings = replace(settings, kernel=resolve_kernel(settings, device, module))
     signals = _tensors(split, device)
-    order = torch.Generator().manual_seed(settings.stream_seed(_FURTHER, call, _ORDER))
+    order = torch.Generator(device).manual_seed(settings.stream_seed(_FURTHER, call, _ORDER))
     with own_random_numbers(settings.stream_seed(_FURTHER, call, _WEIGHTS), device):
         if net is None or net.is_trimmed:
             earlier, net = net, untrained_net(settings, signals.X, callbacks=[])
@@ -187,6 +190,7 @@ def train_further(
         # not by set_params, which would initialise again what depends on them
         net.iterator_train, net.iterator_train__shuffle = WholeBatches, True
         net.iterator_train__generator, net.batch_size = order, settings.batch_size
+        net.iterator_train__gather = settings.kernel != "compiled"
         with training_kernel(settings, net):
             net.train(signals, None, 1)
     net.iterator_train__generator = None  # a generator of torch's cannot be pickled
@@ -205,6 +209,7 @@ def _opened(
                 "iterator_train": WholeBatches,
                 "iterator_train__shuffle": True,
                 "iterator_train__generator": order,
+                "iterator_train__gather": settings.kernel != "compiled",
             },
         )
         return
@@ -224,7 +229,15 @@ def _sample(
     return as_tensor(X).to(device)
 
 
-def _identity(settings: TrainingSettings, source: Source, validation: Split | None) -> str:
+def _validation_rows(settings: TrainingSettings, device: torch.device) -> int:
+    """Signals to be validated on at a time: many where threads, or a GPU, share them."""
+    shared = settings.kernel == "compiled" or device.type != "cpu"
+    return 16 * PREDICT_ROWS if shared else PREDICT_ROWS
+
+
+def _identity(
+    settings: TrainingSettings, source: Source, validation: Split | None, device: torch.device
+) -> str:
     """What a training is of, so that its checkpoint is known again."""
     arrays = [*(source.arrays or ()), *(validation or ())]
     told: dict[str, Any] = {"stream": source.identity, "plan": source.plan and asdict(source.plan)}
@@ -237,6 +250,8 @@ def _identity(settings: TrainingSettings, source: Source, validation: Split | No
     del told["n_features"]  # the arrays, or the stream, say it
     if settings.kernel == "torch":
         del told["kernel"]  # which makes the bits that it made before there was a choice
+    if device.type != "cpu":
+        told["device"] = device.type  # its generators have other states, and give another order
     return fingerprint(told, *arrays)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,6 +39,23 @@ class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
         return self.X[index], self.y[index]
 
 
+@dataclass(frozen=True)
+class SignalRows:
+    """Some rows of many signals, for code that takes them from there itself.
+
+    Parameters
+    ----------
+    signals : Tensor of shape (n_signals, N)
+    index : Tensor of shape (n,)
+    """
+
+    signals: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
 class WholeBatches:
     """Iterate over batches that are taken from the tensors at once.
 
@@ -51,7 +69,9 @@ class WholeBatches:
     shuffle : bool, default=False
         Whether to visit the samples in a new random order in each iteration.
     generator : torch.Generator, optional
-        Source of that order, on the processor.
+        Source of that order, on the device of the tensors.
+    gather : bool, default=True
+        Whether to take the signals of a batch together, or to give them as `SignalRows`.
     """
 
     def __init__(
@@ -60,25 +80,28 @@ class WholeBatches:
         batch_size: int,
         shuffle: bool = False,
         generator: torch.Generator | None = None,
+        gather: bool = True,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.generator = generator
+        self.gather = gather
 
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | SignalRows, Tensor]]:
         X, y, size = self.dataset.X, self.dataset.y, self.batch_size
         if not self.shuffle:
             for start in range(0, len(X), size):
                 yield X[start : start + size], y[start : start + size]
             return
-        order = torch.randperm(len(X), generator=self.generator).to(X.device)
+        order = torch.randperm(len(X), generator=self.generator, device=X.device)
         for start in range(0, len(X), size):
             index = order[start : start + size]
-            yield X.index_select(0, index), y.index_select(0, index)
+            rows = X.index_select(0, index) if self.gather else SignalRows(X, index)
+            yield rows, y.index_select(0, index)
 
 
 class CountLoss(nn.Module):
@@ -122,6 +145,7 @@ class SignalNet(NeuralNetClassifier):
 
     autocast = False  # whether to train with matrix products in bfloat16
     compiled_step: Any = None  # what computes loss and gradients in place of torch's autograd
+    graphed_epoch: Any = None  # what trains an epoch in place of a loop over batches
 
     @property
     def is_trimmed(self) -> bool:
@@ -143,6 +167,14 @@ class SignalNet(NeuralNetClassifier):
         loss = self.compiled_step(*batch)
         self.optimizer_.step()
         return {"loss": loss, "y_pred": None}
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Compute the loss of a batch, and the answers."""
+        if self.compiled_step is None:
+            return super().validation_step(batch, **fit_params)
+        signals, targets = batch
+        logits = self.compiled_step.logits(signals)
+        return {"loss": self.criterion_(logits, targets), "y_pred": logits}
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -167,6 +199,9 @@ class SignalNet(NeuralNetClassifier):
         total: Any = 0.0
         correct: Any = 0
         n_samples = 0
+        if training and self.graphed_epoch is not None:
+            total, n_samples = self.graphed_epoch()
+            iterator = ()  # it knows the batches, and there is nothing to do for each of them
         for batch in iterator:
             self.notify("on_batch_begin", batch=batch, training=training)
             step = step_fn(batch, **fit_params)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +27,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         Of one network, in its order. Hidden matrices are the two-dimensional
         parameters but the first and the last of them.
     lr, weight_decay : float
+        A learning rate that is set later, in the groups, may be a tensor.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float) -> None:
@@ -56,7 +59,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self.parts:
-            part.step()
+            rate = part.param_groups[0]["lr"]
+            if isinstance(part, torch.optim.Muon) and isinstance(rate, Tensor):
+                _step_together(part)
+            else:
+                part.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,6 +75,50 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+@torch.no_grad()
+def _step_together(muon: torch.optim.Muon) -> None:
+    """A step of Muon with a learning rate in a tensor, all matrices of one shape at once.
+
+    Torch's own step goes from matrix to matrix, each too small to fill a GPU, and reads such a
+    learning rate back to the processor, which no CUDA graph can hold.
+    """
+    (group,) = muon.param_groups
+    matrices = sorted((p for p in group["params"] if p.grad is not None), key=_shape)
+    for (rows, columns), alike in itertools.groupby(matrices, key=_shape):
+        weights = list(alike)
+        gradients = [weight.grad for weight in weights]
+        for weight in weights:
+            if not muon.state[weight]:
+                muon.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        momenta = [muon.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
+        # 0.2 sqrt(max): the root mean square of a step of AdamW, whatever the shape
+        size = group["lr"] * (0.2 * math.sqrt(max(rows, columns)))
+        steps = _orthogonalized(torch.stack(ahead), group).float() * size
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(weights, list(steps.unbind()))
+
+
+def _shape(matrix: Tensor) -> tuple[int, ...]:
+    return tuple(matrix.shape)
+
+
+def _orthogonalized(matrices: Tensor, group: dict[str, Any]) -> Tensor:
+    """Matrices (k, n, m) with singular values near 1, by Newton and Schulz's iteration."""
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT  # the smaller products
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=group["eps"])
+    a, b, c = group["ns_coefficients"]
+    for _ in range(group["ns_steps"]):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if tall else x
 
 
 # fused: one kernel for all weights, where the default has one per weight and operation

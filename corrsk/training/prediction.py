@@ -14,6 +14,9 @@ from corrsk.training.net import CountLoss, SignalNet
 from corrsk.training.randomness import own_random_numbers
 
 PREDICT_ROWS = 2048  # of activations at a time: a few MB, which a cache holds better than more
+_PREDICT_VALUES = (
+    2**18
+)  # of signals at a time, or the allocator returns large activations each time
 
 
 @share_of_threads()
@@ -28,9 +31,10 @@ def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArr
     device = _device_of(net)
     net.module_.eval()
     chunks = []
-    for start in range(0, X.shape[0], PREDICT_ROWS):
+    n_rows = min(PREDICT_ROWS, max(1, _PREDICT_VALUES // X.shape[1]))
+    for start in range(0, X.shape[0], n_rows):
         with np.errstate(over="ignore"):
-            rows = np.ascontiguousarray(X[start : start + PREDICT_ROWS], dtype=np.float32)
+            rows = np.ascontiguousarray(X[start : start + n_rows], dtype=np.float32)
         with torch.inference_mode():
             logits = net.module_(as_tensor(rows).to(device))
         if not torch.isfinite(logits).all():

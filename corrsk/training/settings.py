@@ -14,7 +14,6 @@ from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, Standar
 from corrsk.training.modules import check_module
 from corrsk.training.net import CountLoss, SignalNet
 from corrsk.training.optimizers import OPTIMIZERS
-from corrsk.training.prediction import PREDICT_ROWS
 
 _LARGEST_AUTO_BATCH = 500
 INPUT_SCALINGS = ("standardize", "half-whiten")
@@ -89,7 +88,6 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
         lr=settings.learning_rate,
         max_epochs=settings.max_epochs,
         batch_size=settings.batch_size,
-        iterator_valid__batch_size=PREDICT_ROWS,
         device=X.device,
         train_split=None,
         verbose=0,

@@ -75,6 +75,7 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         return self.plan.epoch_rows
 
     def __enter__(self) -> StreamedSignals:
+        self._uploads = _Uploads(self.device) if self.device.type == "cuda" else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrsk-stream")
         self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
         return self
@@ -94,12 +95,43 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
             while len(self._ahead) < _AHEAD and self._next < end:
                 self._ahead.append(self._pool.submit(self._tensors, self._next))
                 self._next += 1
-            X, y = self._ahead.popleft().result()
-            yield X.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            chunk = self._ahead.popleft().result()
+            yield chunk if self._uploads is None else self._uploads.moved(*chunk)
 
     def _tensors(self, chunk: int) -> tuple[Tensor, Tensor]:
         X, y = map(torch.from_numpy, self.draw(chunk, self.plan.chunk_rows))
         return (X.pin_memory(), y.pin_memory()) if self.device.type == "cuda" else (X, y)
+
+
+class _Uploads:
+    """Copy chunks to a GPU, each while the one before is trained on.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._trained: deque[torch.cuda.Event] = deque()
+
+    def moved(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The next chunk, which is in pinned memory, on the device."""
+        training = torch.cuda.current_stream(self.device)
+        # by now all work on the chunk before is queued; no more than that may be, or chunks
+        # that wait would fill the memory. blocking: the cores are for the simulation
+        trained = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        trained.record(training)
+        self._trained.append(trained)
+        if len(self._trained) > 1:
+            self._trained.popleft().synchronize()
+        with torch.cuda.stream(self._copying):
+            X, y = X.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+        training.wait_stream(self._copying)
+        for tensor in (X, y):
+            tensor.record_stream(training)  # its memory is not free before that is done
+        return X, y
 
 
 def stream_jobs() -> int:

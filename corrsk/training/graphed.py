@@ -1,0 +1,254 @@
+"""Training steps as CUDA graphs: recorded once, and replayed without the processor.
+
+A step of a small network is some hundred kernels of a few microseconds, which take longer to
+launch than to run. Here all of a step, from the choice of its batch to the new weights, is
+recorded as one graph, so that to train is to launch one graph after the other. What changes
+from step to step stands on the device: the order of the signals, the place in it, the learning
+rates of all steps and the number of the step. torch's random numbers go on from replay to
+replay by themselves. The losses are summed on the device and read once an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from corrsk.networks import CorrelationCNN, ResidualMLP
+from corrsk.training.callbacks import LearningRateSchedule
+from corrsk.training.compiled import resolve_kernel
+from corrsk.training.net import SignalNet, TensorSignals
+from corrsk.training.settings import TrainingSettings
+from corrsk.training.streaming import StreamedSignals
+
+_REHEARSALS = 3  # before a recording: libraries set themselves up in the first steps
+_NAMES = ("cnn", "residual-mlp")
+_CLASSES = (CorrelationCNN, ResidualMLP)
+
+Work = Callable[[], Any]
+
+
+class Recorder(Protocol):
+    """What steps are recorded with."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Within it steps may run that come before the recording."""
+        ...
+
+    def record(self, step: Work) -> Work:
+        """What does all that a step does, again and again; the step itself is not done."""
+        ...
+
+
+class CudaGraphs:
+    """Records steps on a GPU.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """On the stream that records: libraries keep their working memory for each stream."""
+        training = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(training)
+        with torch.cuda.stream(self._stream):
+            yield
+        training.wait_stream(self._stream)
+
+    def record(self, step: Work) -> Work:
+        """The replay of a graph of the step."""
+        graph = torch.cuda.CUDAGraph()
+        # "thread_local": the thread that draws a stream's signals pins memory meanwhile
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            step()
+        return graph.replay
+
+
+RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaGraphs}
+
+
+def resolve_training_kernel(settings: TrainingSettings, device: torch.device) -> str:
+    """The kernel of a whole training: "graphed" where "auto" can be that.
+
+    Only corrsk's own networks are recorded: a module of the user's may wait for the GPU, or
+    decide something on the processor, which a replay would not do again.
+
+    Raises
+    ------
+    ValueError
+        As :func:`resolve_kernel`.
+    """
+    own = settings.network in _NAMES or type(settings.network) in _CLASSES
+    if settings.kernel == "auto" and own and device.type in RECORDERS:
+        return "graphed"
+    return resolve_kernel(settings, device)
+
+
+@contextmanager
+def graphed_training(
+    settings: TrainingSettings,
+    net: SignalNet,
+    signals: TensorSignals | StreamedSignals,
+    order: torch.Generator,
+    schedule: LearningRateSchedule,
+) -> Iterator[None]:
+    """Let a net train by replays, if its settings say so.
+
+    To be entered while torch's global generator is this training's own: graphs are recorded
+    by one thread at a time, and not while others draw from it.
+    """
+    if settings.kernel != "graphed" or schedule.step >= schedule.n_steps:
+        yield
+        return
+    recorder = RECORDERS[torch.device(net.device).type](torch.device(net.device))
+    try:
+        epochs = GraphedEpochs(settings, net, signals, order, schedule, recorder)
+    except Exception as error:
+        error.add_note(
+            "This happened while the training step was recorded as a CUDA graph; "
+            "kernel='torch' trains without."
+        )
+        raise
+    net.graphed_epoch = epochs.train_next
+    try:
+        yield
+    finally:
+        net.graphed_epoch = None  # it has graphs, and cannot be pickled
+        net.module_.zero_grad()  # the gradients lie in the memory of the graphs
+
+
+class GraphedEpochs:
+    """Epochs of a training, whose steps are recorded at the start.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+    net : SignalNet
+        Initialised, or brought to the state of a checkpoint; its optimiser's learning
+        rate becomes a tensor.
+    signals : TensorSignals or StreamedSignals
+        On the device, or brought there chunk by chunk.
+    order : torch.Generator
+        Source of the order of signals, on the device; not for a stream.
+    schedule : LearningRateSchedule
+        Has the learning rates, and counts the steps.
+    recorder : Recorder
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        net: SignalNet,
+        signals: TensorSignals | StreamedSignals,
+        order: torch.Generator,
+        schedule: LearningRateSchedule,
+        recorder: Recorder,
+    ) -> None:
+        self._net, self._signals, self._order, self._schedule = net, signals, order, schedule
+        device, size = torch.device(net.device), settings.batch_size
+        # all that a graph reads or writes keeps its place in memory
+        if isinstance(signals, TensorSignals):
+            self._X, self._y = signals.X, signals.y
+        else:
+            rows = signals.plan.chunk_rows
+            self._X = torch.zeros(rows, settings.n_features, device=device)
+            self._y = torch.zeros(rows, dtype=torch.int64, device=device)
+        n = len(self._X)
+        self._sizes = [min(size, n - start) for start in range(0, n, size)]  # of the batches
+        self._visits = torch.arange(n, device=device)  # signals in the order of their visit
+        self._first = torch.arange(self._sizes[0], device=device)
+        self._batch = self._first.clone()  # where in that order the signals of a batch stand
+        self._rates = torch.tensor(
+            [schedule.rate(step) for step in range(schedule.n_steps)],
+            dtype=torch.float32, device=device,
+        )  # fmt: skip
+        self._rate = torch.zeros(1, device=device)
+        self._step = torch.tensor([schedule.step], device=device)
+        self._total = torch.zeros((), dtype=torch.float64, device=device)
+        for group in net.optimizer_.param_groups:
+            group["lr"] = self._rate[0]
+        self._replays = self._recorded(recorder)
+
+    def train_next(self) -> tuple[Tensor, int]:
+        """Train one epoch; the sum of the losses of its signals, on the device, and their number.
+
+        Nothing here waits for the device.
+        """
+        self._total.zero_()
+        n_signals = 0
+        for _ in self._passes():
+            self._batch.copy_(self._first)
+            for size in self._sizes:
+                self._replays[size]()
+            self._schedule.step += len(self._sizes)
+            n_signals += len(self._X)
+        return self._total, n_signals
+
+    def _passes(self) -> Iterator[None]:
+        """Bring what an epoch trains on to its place: all signals at once, or chunk by chunk."""
+        if isinstance(self._signals, TensorSignals):
+            self._visits.copy_(
+                torch.randperm(len(self._X), generator=self._order, device=self._X.device)
+            )
+            yield
+            return
+        for X, y in self._signals.epoch():
+            self._X.copy_(X)
+            self._y.copy_(y)
+            yield
+
+    def _take_step(self, size: int) -> None:
+        rows = self._visits.index_select(0, self._batch[:size])
+        torch.index_select(self._rates, 0, self._step, out=self._rate)
+        made = self._net.train_step((self._X.index_select(0, rows), self._y.index_select(0, rows)))
+        self._total.add_(made["loss"].detach(), alpha=size)
+        self._batch.add_(self._sizes[0])
+        self._step.add_(1)
+
+    def _recorded(self, recorder: Recorder) -> dict[int, Work]:
+        """A replay for each size of a batch."""
+        steps = {size: partial(self._take_step, size) for size in self._sizes}
+        self._set_capturable(False)  # torch warns of steps that could be recorded and are not
+        with self._undone(), recorder.aside():
+            for step in _REHEARSALS * list(steps.values()):
+                self._batch.copy_(self._first)  # all of them the first: there may be no other
+                self._step.zero_()
+                step()
+        self._set_capturable(True)
+        return {size: recorder.record(step) for size, step in steps.items()}
+
+    def _set_capturable(self, capturable: bool) -> None:
+        for group in self._net.optimizer_.param_groups:
+            if "capturable" in group:
+                group["capturable"] = capturable
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Bring all that steps change back to what it was before."""
+        before = {id(tensor): (tensor, tensor.detach().clone()) for tensor in self._changing()}
+        device = self._X.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+        with torch.no_grad():
+            for tensor in self._changing():
+                if id(tensor) in before:
+                    tensor.copy_(before[id(tensor)][1])
+                else:
+                    tensor.zero_()  # momenta and counts of steps, which all start there
+
+    def _changing(self) -> Iterator[Tensor]:
+        yield from (self._batch, self._step, self._total, *self._net.module_.parameters())
+        optimizer = self._net.optimizer_
+        for part in getattr(optimizer, "parts", [optimizer]):
+            for state in part.state.values():
+                yield from state.values()
