@@ -27,18 +27,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/simulation.py
-	$(BIN)/python benchmarks/training_epoch.py
-	$(BIN)/python benchmarks/prediction.py
-	$(BIN)/python benchmarks/grid_search.py
-	$(BIN)/python benchmarks/search_scaling.py
-	$(BIN)/python benchmarks/protocol_design.py
-	$(BIN)/python benchmarks/streaming.py
-	$(BIN)/python benchmarks/networks.py
-	$(BIN)/python benchmarks/ceiling.py
-	$(BIN)/python benchmarks/grid.py
-	$(BIN)/python benchmarks/t1t2_detr.py
-	$(BIN)/python benchmarks/trust.py
+	$(BIN)/python -m benchmarks
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

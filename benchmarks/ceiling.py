@@ -22,7 +22,6 @@ outside of that range is outside of its prior: what it says there is no ceiling.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
 import shutil
@@ -319,7 +318,6 @@ def main() -> None:
             "command": f"python benchmarks/ceiling.py --n-signals {arguments.n_signals} "
             + (f"--snr {task.snr:g}" if task.snr else f"--datasets {task.name}")
             + f" --n-particles {settings['n_particles']} --n-runs {arguments.n_runs}",
-            "date": datetime.date.today().isoformat(),
             "settings": settings,
             **summary(task, arrays, table),
         }

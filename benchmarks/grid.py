@@ -16,7 +16,6 @@ as those of ceiling.py are, which has to run first. It goes on where it was cut 
 from __future__ import annotations
 
 import argparse
-import datetime
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def main() -> None:
     found = {
         name: compared(name, given.n_signals, given.n_runs, given.n_jobs) for name in given.datasets
     }
-    record("grid", {"date": datetime.date.today().isoformat(), **found})
+    record("grid", found)
 
 
 if __name__ == "__main__":

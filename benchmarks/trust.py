@@ -16,7 +16,6 @@ results/trust/.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -283,7 +282,7 @@ def main() -> None:
     if arguments.quick:
         print(json.dumps(results, indent=1))
     else:
-        record("trust", {"date": datetime.date.today().isoformat(), **results})
+        record("trust", results)
 
 
 if __name__ == "__main__":

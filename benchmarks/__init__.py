@@ -1,0 +1,1 @@
+"""Comparisons with named rivals; each file but those with an underscore is a program."""

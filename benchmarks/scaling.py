@@ -1,0 +1,334 @@
+"""What a signal costs over the number of signals, the size of the protocol, and the threads.
+
+Three panels of curves, each point the median of a few rounds in which all points of the
+panel take turns:
+
+- samples: simulation, a training epoch (`fit` with max_epochs=1, its checks and set-up
+  included) by torch and by the compiled kernels, prediction, and the fit of a classical
+  rival, over the number of signals. Flat is a cost in proportion to it;
+- measurements: simulation, training and prediction of the CNN and of the residual MLP, over
+  the measurements of a protocol that is a grid of TI and TE. Only for 8 x 8 there are
+  compiled kernels;
+- threads: the same work and a grid search, over threads and, for the search, workers.
+
+Beside each time stands what explains it: page faults, the share of `fit` that is no epoch,
+floating-point operations, and the machine's caches. Training is in batches of 500, which is
+what "auto" means from 50,000 signals on. Results: results/scaling.json and scaling.png;
+--draw draws the second from the first again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import psutil
+from _measure import RESULTS, paired_rounds, record
+from _scaling_figure import draw
+from networks import flop_per_signal
+from sklearn.model_selection import GridSearchCV
+
+from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, make_correlation_signals
+from corrsk._files import read_json, write_atomically
+from corrsk.baselines import make_baseline
+from corrsk.training import limited_threads
+
+BATCH_SIZE = 500
+FEWEST = 100_000  # signals of a time over the number of signals: shorter ones are uncertain
+BYTES = 4 * 64  # of a signal on the 8 x 8 grid
+MEMORY = 3  # times the signals: those to train on, new ones and their tissue, and room
+RATES = (0.001, 0.003, 0.01, 0.03)  # what the grid search tries
+FOLDS = 3
+KERNELS = ("torch", *(["compiled"] if importlib.util.find_spec("numba") else []))
+
+Row = dict[str, Any]
+Panel = dict[str, list[Row]]
+
+
+@dataclass
+class Point:
+    """A point of a curve: work on so many signals, and what explains how long it takes.
+
+    Called, it does the work and notes the page faults.
+
+    Parameters
+    ----------
+    curve : str
+        One of `_scaling_figure.STYLES`.
+    x : int
+        Its place: signals, measurements or threads.
+    n_signals : int
+        Signals that a call of `work` handles.
+    work : callable
+    facts : callable
+        What else to record, when all is done.
+    calls : int
+        How many times over the work is done for one time; more than 1 where it is short.
+    prepare : callable, optional
+        What has to be done before each time, which does not count.
+    """
+
+    curve: str
+    x: int
+    n_signals: int
+    work: Callable[[], object]
+    facts: Callable[[], Row] = dict
+    calls: int = 1
+    prepare: Callable[[], object] | None = None
+    faults: list[int] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(self.calls):
+            self.work()
+        self.faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+def measured(over: str, points: Sequence[Point], rounds: int) -> Panel:
+    """The curves of a panel; the first point of each warms up for the others."""
+    rivals: dict[str, Callable[[], Any]] = {}
+    warm_up: dict[str, str] = {}
+    for number, point in enumerate(points):
+        if point.prepare is not None:
+            rivals[f"before {number}"] = point.prepare
+        rivals[f"{number}"] = point
+        warm_up.setdefault(point.curve, f"{number}")
+    times = paired_rounds(rivals, rounds, warm_up=list(warm_up.values()))
+    panel: Panel = {}
+    for number, point in enumerate(points):
+        handled = point.n_signals * point.calls
+        per_signal = [took / handled for took in times[f"{number}"]]
+        panel.setdefault(point.curve, []).append(
+            {
+                over: point.x,
+                "signals": point.n_signals,
+                "microseconds per signal": rounded(1e6 * statistics.median(per_signal)),
+                "signals per second": round(1 / statistics.median(per_signal)),
+                "seconds of each round": [rounded(took) for took in times[f"{number}"]],
+                "page faults per signal": rounded(
+                    # those of the rounds, without the warm-up
+                    statistics.median(point.faults[-rounds:]) / handled
+                ),
+                **point.facts(),
+            }
+        )
+    return panel
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def network(kernel: str = "torch", **parameters: Any) -> CorrelationCNNClassifier:
+    """A classifier for one epoch on the processor."""
+    return CorrelationCNNClassifier(
+        max_epochs=1, batch_size=BATCH_SIZE, kernel=kernel, device="cpu", random_state=0,
+        verbose=False, **parameters,
+    )  # fmt: skip
+
+
+def training(
+    curve: str, x: int, model: CorrelationCNNClassifier, X: Any, y: Any, calls: int = 1
+) -> Point:
+    epochs = []
+
+    def fit() -> None:
+        model.fit(X, y)
+        epochs.append(model.history_[0]["seconds"])
+
+    def facts() -> Row:
+        epoch = 1e6 * statistics.median(epochs) / len(X)
+        return {
+            "of which the epoch itself (microseconds per signal)": rounded(epoch),
+            "floating-point operations per signal": flop_per_signal(model),
+        }
+
+    return Point(curve, x, len(X), fit, facts, calls)
+
+
+# -- the three panels --------------------------------------------------------
+
+
+def over_samples(sizes: Sequence[int], torch_up_to: int, rival_up_to: int, rounds: int) -> Panel:
+    """Cost over the number of signals, on all cores."""
+    X, y = make_correlation_signals(max(sizes), random_state=0)
+    predictor = network().fit(X[: sizes[0]], y[: sizes[0]])
+    points = []
+    for n in sizes:
+        calls = -(-FEWEST // n)
+        points += [
+            Point(
+                "simulation", n, n, lambda n=n: make_correlation_signals(n, random_state=0),
+                calls=calls,
+            ),
+            Point(
+                "CNN, prediction", n, n, lambda n=n: predictor.predict_proba(X[:n]), calls=calls
+            ),
+            *(
+                training(f"CNN, epoch, {kernel}", n, network(kernel), X[:n], y[:n], calls)
+                for kernel in KERNELS
+                if kernel == "compiled" or n <= torch_up_to
+            ),
+        ]  # fmt: skip
+        if n <= rival_up_to:
+            rival = make_baseline("logistic", random_state=0)
+            points.append(
+                Point(
+                    "logistic regression, fit", n, n,
+                    lambda n=n, rival=rival: rival.fit(X[:n], y[:n]),
+                    lambda rival=rival: {"iterations": int(rival[-1].n_iter_[0])},
+                    calls,
+                )
+            )  # fmt: skip
+    return measured("samples", points, rounds)
+
+
+def over_measurements(
+    grids: Sequence[tuple[int, int]], n_simulated: int, n_signals: int, rounds: int
+) -> Panel:
+    """Cost over the number of measurements, on all cores."""
+    points = []
+    for rows, columns in grids:
+        size = rows * columns
+        protocol = AcquisitionProtocol.from_grid(
+            ti=np.geomspace(50, 2000, rows), te=np.geomspace(4.5, 150, columns)
+        )
+
+        def simulate(n: int, protocol: AcquisitionProtocol = protocol) -> Any:
+            return make_correlation_signals(n, protocol=protocol, random_state=0)
+
+        X, y = simulate(n_signals)
+        points.append(
+            Point("simulation", size, n_simulated, lambda simulate=simulate: simulate(n_simulated))
+        )
+        kernels = KERNELS if (rows, columns) == (8, 8) else ("torch",)
+        for kernel in kernels:
+            cnn = network(kernel, grid_shape=(rows, columns))
+            points.append(training(f"CNN, epoch, {kernel}", size, cnn, X, y))
+        mlp = network(network="residual-mlp")
+        points.append(training("MLP, epoch", size, mlp, X, y))
+        for name, model in (("CNN", cnn), ("MLP", mlp)):
+            # by then it is fitted: the points of a round come in this order
+            points.append(
+                Point(
+                    f"{name}, prediction", size, n_signals,
+                    lambda model=model, X=X: model.predict_proba(X),
+                )
+            )  # fmt: skip
+    return measured("measurements", points, rounds)
+
+
+def over_threads(
+    counts: Sequence[int], n_simulated: int, n_signals: int, n_searched: int, rounds: int
+) -> Panel:
+    """Cost over the number of threads, or of the workers of a grid search."""
+    X, y = make_correlation_signals(n_signals, random_state=0)
+    predictor = network().fit(X[:BATCH_SIZE], y[:BATCH_SIZE])
+    trained_on = len(RATES) * n_searched * (FOLDS - 1)
+
+    def limited(point: Point) -> Point:
+        work, n_threads = point.work, point.x
+
+        def in_threads() -> None:
+            with limited_threads(n_threads):
+                work()
+
+        point.work = in_threads
+        return point
+
+    def search(n_jobs: int) -> None:
+        with limited_threads(1), joblib.parallel_config("loky", inner_max_num_threads=1):
+            GridSearchCV(
+                network(KERNELS[-1]), {"learning_rate": RATES}, cv=FOLDS, n_jobs=n_jobs, refit=False
+            ).fit(X[:n_searched], y[:n_searched])
+
+    def workers(n_jobs: int) -> None:
+        """Start them, and let each import and compile what its first fit does."""
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            joblib.Parallel(n_jobs)(joblib.delayed(small_fit)() for _ in range(2 * n_jobs))
+
+    points = []
+    for k in counts:
+        points += [
+            Point(
+                "simulation", k, n_simulated,
+                lambda k=k: make_correlation_signals(n_simulated, random_state=0, n_jobs=k),
+            ),
+            *(
+                limited(training(f"CNN, epoch, {kernel}", k, network(kernel), X, y))
+                for kernel in KERNELS
+            ),
+            limited(Point("CNN, prediction", k, n_signals, lambda: predictor.predict_proba(X))),
+            Point(
+                "CNN, grid search", k, trained_on, lambda k=k: search(k),
+                prepare=lambda k=k: workers(k),
+            ),
+        ]  # fmt: skip
+    panel = measured("threads", points, rounds)
+    for rows in panel.values():
+        for row in rows:
+            row["times as fast as with the first"] = rounded(
+                rows[0]["microseconds per signal"] / row["microseconds per signal"]
+            )
+    return panel
+
+
+def small_fit() -> None:
+    X, y = make_correlation_signals(100, random_state=0, n_jobs=1)
+    network(KERNELS[-1]).fit(X, y)
+    time.sleep(0.5)  # so that each worker gets one
+
+
+def caches() -> dict[str, str]:
+    """Sizes of the first core's caches, where the system tells them."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        with suppress(OSError):
+            level, kind, size = (
+                (folder / name).read_text(encoding="utf-8").strip()
+                for name in ("level", "type", "size")
+            )
+            found[f"L{level} {kind.lower()}"] = size
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--draw", action="store_true", help="draw what is recorded, measure nothing"
+    )
+    if not parser.parse_args().draw:
+        sizes = (10_000, 100_000, 1_000_000, 10_000_000)
+        free = psutil.virtual_memory().available
+        fitting = [n for n in sizes if MEMORY * n * BYTES <= free]
+        cores = os.cpu_count() or 1
+        counts = sorted({*(2**k for k in range(cores.bit_length())), cores})
+        grids = ((4, 4), (6, 6), (8, 8), (8, 16), (16, 16), (16, 32), (32, 32))
+        record(
+            "scaling",
+            {
+                "batch size": BATCH_SIZE,
+                "caches": caches(),
+                "left out for want of memory": [n for n in sizes if n not in fitting],
+                "samples": over_samples(fitting, 1_000_000, 1_000_000, rounds=3),
+                "measurements": over_measurements(grids, 131_072, 20_000, rounds=3),
+                "threads": over_threads(counts, 524_288, 100_000, 30_000, rounds=3),
+            },
+        )
+    with write_atomically(RESULTS / "scaling.png") as partial:
+        draw(read_json(RESULTS / "scaling.json")).savefig(partial, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

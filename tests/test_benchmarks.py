@@ -1,0 +1,204 @@
+"""The benchmarks' runner, their records, and the scaling benchmark at a tiny size."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from corrsk._files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks"
+FILES = {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")}
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """What ``python -m benchmarks`` runs."""
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("benchmarks.__main__")
+
+
+@pytest.fixture
+def measure(monkeypatch, tmp_path):
+    """What the benchmarks share, with a folder of its own for results."""
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("_measure")
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    return module
+
+
+def write(folder: Path, **scripts: str) -> None:
+    for name, body in scripts.items():
+        text = f'"""What {name} measures.\n\nMore of it.\n"""\n{body}\n'
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def test_the_list_names_every_benchmark_and_says_what_it_measures():
+    listed = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--list"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in listed)
+    assert set(rows) == FILES
+    assert rows["simulation"].startswith("Simulation of 10^6 signals")
+
+
+def test_the_yardsticks_are_there(runner):
+    assert set(runner.YARDSTICKS) <= FILES
+    assert set(runner.YARDSTICKS).isdisjoint(runner.NEED_GPU)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["simulation", "simulaton"], f"simulaton; known: {', '.join(sorted(FILES))}"),
+        (["--all", "simulation"], "give it no names"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_any_work(runner, monkeypatch, capsys, argv, told):
+    monkeypatch.setattr(runner, "run", lambda names: pytest.fail(f"ran {names}"))
+    with pytest.raises(SystemExit) as stopped:
+        runner.main(argv)
+    assert stopped.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_what_needs_a_gpu_runs_by_default_where_there_is_one(runner, monkeypatch, tmp_path, gpu):
+    ran = []
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    monkeypatch.setattr(runner, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(runner, "run", lambda names: ran.append(names) or [])
+    write(tmp_path, **dict.fromkeys([*runner.YARDSTICKS, *runner.NEED_GPU, "ceiling"], ""))
+    on_gpu = set(runner.NEED_GPU) if gpu else set()
+    for argv, others in [
+        ([], set(runner.YARDSTICKS)),
+        (["--all"], {*runner.YARDSTICKS, "ceiling"}),
+    ]:
+        assert runner.main(argv) == 0
+        assert set(ran[-1]) == others | on_gpu
+    runner.main(["gpu", "ceiling", "gpu"])
+    assert ran[-1] == ["gpu", "ceiling"]  # what is named is run, once
+
+
+def test_a_benchmark_that_fails_does_not_stop_the_others(runner, monkeypatch, tmp_path, capfd):
+    write(
+        tmp_path,
+        broken="raise SystemExit(3)",
+        sound="import pathlib; pathlib.Path(__file__).with_name('ran').touch()",
+    )
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    assert runner.main(["broken", "sound"]) == 1
+    assert (tmp_path / "ran").exists()
+    told = capfd.readouterr().out
+    assert "== sound: What sound measures.\n" in told
+    assert "failed, exit status 3" in told
+    assert runner.main(["sound"]) == 0
+
+
+def test_each_benchmark_has_a_process_of_its_own(runner, monkeypatch, tmp_path):
+    body = (
+        "import os, pathlib\n"
+        "pathlib.Path(__file__).with_suffix('.pid').write_text(str(os.getpid()))"
+    )
+    write(tmp_path, one=body, two=body)
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    runner.main(["one", "two"])
+    pids = {(tmp_path / f"{name}.pid").read_text() for name in ("one", "two")}
+    assert len(pids | {str(os.getpid())}) == 3
+
+
+def test_a_record_has_the_day_the_machine_and_the_versions(measure, capsys):
+    before = datetime.now(UTC).date().isoformat()
+    measure.record("quick", {"ratio": 1.5})
+    after = datetime.now(UTC).date().isoformat()
+    written = read_json(measure.RESULTS / "quick.json")
+    assert json.loads(capsys.readouterr().out) == written
+    assert written["command"] == "python benchmarks/quick.py"
+    assert before <= written["date"] <= after
+    assert written["ratio"] == 1.5
+    machine = written["machine"]
+    assert machine["cores"] == os.cpu_count()
+    assert machine["processor"] == measure.processor() != ""
+    assert {"architecture", "system", "python", *measure.PACKAGES} < set(machine)
+    assert os.uname().nodename not in json.dumps(written)
+
+
+def test_the_processor_is_named_as_the_system_names_it(measure, monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *a, **k: "vendor_id\t: A\nmodel name\t: A 9: x\n")
+    assert measure.processor() == "A 9: x"
+    monkeypatch.setattr(Path, "read_text", lambda *a, **k: "no names\n")
+    assert measure.processor() in {measure.platform.processor(), measure.platform.machine()}
+
+
+def test_a_package_that_is_missing_costs_no_record(measure, monkeypatch):
+    monkeypatch.setattr(measure, "PACKAGES", ("numpy", "no-such-package"))
+    measure.record("quick", {})
+    machine = read_json(measure.RESULTS / "quick.json")["machine"]
+    assert machine["no-such-package"] is None
+    assert machine["numpy"]
+
+
+def test_a_record_that_cannot_be_written_leaves_the_earlier_one(measure):
+    measure.record("quick", {"ratio": 1})
+    with pytest.raises(TypeError):
+        measure.record("quick", {"ratio": {1, 2}})
+    assert read_json(measure.RESULTS / "quick.json")["ratio"] == 1
+    assert [path.name for path in measure.RESULTS.iterdir()] == ["quick.json"]
+
+
+def test_rivals_take_turns_after_an_uncounted_round(measure):
+    calls = []
+    rivals = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = measure.paired_rounds(rivals, 2)
+    assert "".join(calls) == "ababab"
+    assert {name: len(row) for name, row in times.items()} == {"a": 2, "b": 2}
+    calls.clear()
+    measure.paired_rounds(rivals, 1, warm_up="b")
+    assert "".join(calls) == "bab"
+
+
+def test_a_ratio_is_taken_within_each_round(measure):
+    times = {"ours": [1.0, 6.0, 2.0], "theirs": [2.0, 4.0, 2.0]}
+    assert measure.ratio(times, "ours", to="theirs") == {"min": 0.5, "median": 1.0, "max": 1.5}
+
+
+def test_scaling_is_measured_recorded_and_drawn(measure, monkeypatch, tmp_path):
+    scaling = importlib.import_module("scaling")
+    monkeypatch.setattr(scaling, "FEWEST", 400)
+    content = {
+        "samples": scaling.over_samples((200, 400), 200, 400, rounds=1),
+        "measurements": scaling.over_measurements(((4, 4), (8, 8)), 200, 100, rounds=1),
+        "threads": scaling.over_threads((1,), 400, 200, 60, rounds=1),
+    }
+    measure.record("scaling", content)
+    written = read_json(measure.RESULTS / "scaling.json")
+    figure = scaling.draw(written)
+    figure.savefig(tmp_path / "scaling.png")
+    left, middle, _ = figure.axes
+    for ax, panel in ((left, "samples"), (middle, "measurements")):
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
+        for name, rows in written[panel].items():
+            assert drawn[name] == [[row[panel], row["microseconds per signal"]] for row in rows]
+    samples = written["samples"]
+    assert [row["samples"] for row in samples["CNN, prediction"]] == [200, 400]
+    assert [row["samples"] for row in samples["CNN, epoch, torch"]] == [200]
+    assert [row["measurements"] for row in written["measurements"]["MLP, epoch"]] == [16, 64]
+    # in operations per signal: the two convolutions and three linear layers of 64 measurements
+    row = written["measurements"]["CNN, epoch, torch"][1]
+    assert row["floating-point operations per signal"] == 109_920
+    assert row["signals"] == 100
+    [took] = row["seconds of each round"]
+    assert row["microseconds per signal"] == pytest.approx(1e6 * took / 100, rel=1e-3)
+    row = samples["simulation"][0]  # done twice over, to last as long as that of 400
+    [took] = row["seconds of each round"]
+    assert row["microseconds per signal"] == pytest.approx(1e6 * took / 400, rel=1e-3)
+    assert written["threads"]["CNN, grid search"][0]["signals"] == 4 * 60 * 2
