@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         MultiExponentialClassifier,
         NNLSPeakClassifier,
     )
+    from corrsk.stacked_search import StackedGridSearchCV
 
 __version__ = version("corrsk")
 
@@ -43,6 +44,7 @@ _LAZY = {
     "ProtocolMismatchError": "corrsk.compatibility",
     "ProtocolWarning": "corrsk.compatibility",
     "SignalNoveltyDetector": "corrsk.novelty",
+    "StackedGridSearchCV": "corrsk.stacked_search",
     "compare_protocols": "corrsk.compatibility",
     "load": "corrsk.persistence",
     "load_pretrained": "corrsk.pretrained",
@@ -66,6 +68,7 @@ __all__ = [
     "SignalNormalizer",
     "SignalNoveltyDetector",
     "SignalStream",
+    "StackedGridSearchCV",
     "TissuePrior",
     "__version__",
     "compare_protocols",

@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.model_selection import KFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 import corrsk
-from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, CorrelationSignalGenerator
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationCNNClassifier,
+    CorrelationSignalGenerator,
+    StackedGridSearchCV,
+)
 from corrsk._tissue_table import TableLayout
 from corrsk.aligner import ProtocolAligner
 from corrsk.baselines import ScaledBatchClassifier
@@ -130,6 +136,16 @@ INSTANCES = {
         AnyNNLSPeak(n_bins=5),
         AnyNNLSPeak(n_bins=5, regularization=1e-4),
     ],
+    StackedGridSearchCV: [
+        # the checks look for the errors of fits; a stratified split warns of bad labels first
+        StackedGridSearchCV(
+            CorrelationCNNClassifier(max_epochs=5, random_state=0),
+            {"learning_rate": [0.01, 0.03]},
+            cv=KFold(2, shuffle=True, random_state=0),
+            error_score="raise",
+            stack=True,
+        )
+    ],
 }
 
 NOISE_BY_ROW = "the noise of a voxel depends on its row"
@@ -148,8 +164,12 @@ def expected_failures(estimator):
     return EXPECTED_FAILURES.get(repr(estimator), {})
 
 
+def instances(cls):
+    return INSTANCES[cls] if cls in INSTANCES else [cls()]
+
+
 @parametrize_with_checks(
-    [instance for cls in public_estimators() for instance in INSTANCES.get(cls, [cls()])],
+    [instance for cls in public_estimators() for instance in instances(cls)],
     expected_failed_checks=expected_failures,
     xfail_strict=True,
 )
@@ -166,7 +186,8 @@ def test_discovery_finds_the_estimators():
 
 @pytest.mark.parametrize("cls", public_estimators())
 def test_html_representation(cls):
-    assert cls.__name__ in cls()._repr_html_()
+    for instance in instances(cls):
+        assert type(instance).__name__ in instance._repr_html_()
 
 
 def test_fitting_twice_forgets_the_first_fit():

@@ -1,0 +1,209 @@
+"""A grid search that trains the networks of its candidates together.
+
+A network as small as the paper's leaves a GPU idle: to launch a step takes longer than to do
+it. :class:`StackedGridSearchCV` trains many at a time, as one stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from numbers import Integral
+from typing import Any
+
+import joblib
+import numpy as np
+from sklearn.model_selection import GridSearchCV, check_cv
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from corrsk import training
+from corrsk._trainings_ahead import TrainingsAhead, last_step, unwatch
+from corrsk.classifier import CorrelationCNNClassifier
+
+
+class StackedGridSearchCV(GridSearchCV):
+    """GridSearchCV that trains the networks of its candidates together on a GPU.
+
+    Takes the place of scikit-learn's `GridSearchCV` around a `CorrelationCNNClassifier`, or a
+    Pipeline that ends in one. Candidates and folds whose networks have one shape are trained
+    as one stack: those that differ in learning rate and its schedule, momentum, weight
+    decay, dropout, seed, class weights and `softmax_before_loss`, and in their signals. What
+    differs in other parameters of the classifier (`batch_size`, `max_epochs`, `width`, ..)
+    makes several stacks; what cannot be stacked is fitted as in GridSearchCV.
+
+    Parameters
+    ----------
+    estimator : CorrelationCNNClassifier, or Pipeline that ends in one
+        Any other estimator is searched as in GridSearchCV.
+    param_grid : dict or list of dict
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
+        Those of GridSearchCV. The workers that `n_jobs` asks for are threads where there are
+        stacks: they fit what is in none, and score.
+    stack : "auto" or bool, default="auto"
+        Whether to train in stacks; "auto" does where the classifier's device is a GPU. On
+        the processor a stack is slower than the compiled kernels are one after another.
+    max_stack : int, default=128
+        Number of networks that are trained together at most. The paper's CNN takes some
+        12 kB for each signal of a batch of each network, and the signals of all folds lie
+        on the device. A stack that does not fit a GPU's memory is trained in halves.
+
+    Notes
+    -----
+    The attributes are those of GridSearchCV. The scores of a candidate are those that it gets
+    alone, but for the order in which sums are taken; dropout draws other numbers.
+    A candidate that diverges gets `error_score` and leaves the others as they are.
+
+    Not stacked are: networks of one's own; the optimiser "muon"; trainings with a validation
+    set, early stopping, a checkpoint, or ``kernel="compiled"``; a classifier of a subclass;
+    and all fits of a search whose `fit` gets more than X, y and `groups`.
+
+    The steps of a Pipeline before the classifier are fitted once for each fold and set of
+    their own parameters, and what they make is kept in memory during the search, as with a
+    Pipeline's `memory`. So the noise of a generator without a seed is the same for all
+    candidates, where GridSearchCV draws it again for each.
+
+    The fit times in `cv_results_` are shares: each member of a stack has the time of
+    the stack divided by the number of its members.
+
+    Examples
+    --------
+    >>> from corrsk import CorrelationCNNClassifier, StackedGridSearchCV, make_correlation_signals
+    >>> X, y = make_correlation_signals(500, random_state=0)
+    >>> search = StackedGridSearchCV(
+    ...     CorrelationCNNClassifier(max_epochs=2, random_state=0),
+    ...     {"learning_rate": [0.001, 0.01], "weight_decay": [0.0, 0.01]},
+    ...     cv=3, stack=True,
+    ... )
+    >>> search.fit(X, y).cv_results_["mean_test_score"].shape
+    (4,)
+    """
+
+    estimator: Any
+    cv: Any
+    _parameter_constraints: dict[str, list[Any]] = {
+        **GridSearchCV._parameter_constraints,
+        "stack": [StrOptions({"auto"}), "boolean"],
+        "max_stack": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any,
+        *,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 0,
+        pre_dispatch: Any = "2*n_jobs",
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        stack: Any = "auto",
+        max_stack: int = 128,
+    ) -> None:
+        super().__init__(
+            estimator, param_grid, scoring=scoring, n_jobs=n_jobs, refit=refit, cv=cv,
+            verbose=verbose, pre_dispatch=pre_dispatch, error_score=error_score,
+            return_train_score=return_train_score,
+        )  # fmt: skip
+        self.stack = stack
+        self.max_stack = max_stack
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> StackedGridSearchCV:
+        """Search for the best candidate, and fit it on all signals.
+
+        Parameters
+        ----------
+        X : array of shape (n, N), or what the Pipeline takes
+            Signals, or the tissue that the Pipeline simulates them from.
+        y : array of shape (n,)
+            Labels.
+        **params : dict
+            As of GridSearchCV; with others than `groups` nothing is stacked.
+
+        Returns
+        -------
+        StackedGridSearchCV
+            The search itself.
+
+        Raises
+        ------
+        ValueError
+            Where GridSearchCV does.
+        """
+        if y is None or not params.keys() <= {"groups"} or not self._wants_stacks():
+            return super().fit(X, y, **params)
+        # scikit-learn's search takes what it needs from its attributes: until it has its scores,
+        # these hold an estimator that finds its training done, and splits that can be asked twice
+        given = self.estimator, self.cv
+        self._ahead = TrainingsAhead(self.max_stack, any_device=self.stack != "auto")
+        self.estimator = self._ahead.watched(self.estimator)
+        try:
+            self.cv = check_cv(self.cv, y, classifier=True)
+            # threads have the trained networks at hand, where processes would have to be sent them
+            with joblib.parallel_config("threading"):
+                return super().fit(X, y, **params)
+        finally:
+            unwatch(self.estimator)
+            self.estimator, self.cv = given
+            del self._ahead
+
+    def _wants_stacks(self) -> bool:
+        classifier = last_step(self.estimator)
+        if type(classifier) is not CorrelationCNNClassifier:
+            return False
+        if self.stack != "auto":
+            return bool(self.stack)
+        with suppress(ValueError):  # the fits say what is wrong with the device
+            return bool(training.resolve_device(classifier.device).type == "cuda")
+        return False
+
+    def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
+        context = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
+        ahead: TrainingsAhead | None = getattr(self, "_ahead", None)
+        if ahead is None:
+            super()._run_search(evaluate_candidates, **context)
+            return
+
+        def evaluate(candidates: Iterable[dict[str, Any]], **options: Any) -> Any:
+            candidates = list(candidates)
+            cv = _Splitter(
+                self.cv,
+                lambda X, y, splits: ahead.train(self.estimator, candidates, X, y, splits),
+            )
+            return evaluate_candidates(candidates, cv=cv, **options)
+
+        super()._run_search(evaluate, **context)
+        ahead.is_over = True
+
+    def _format_results(
+        self, candidate_params: Any, n_splits: int, out: Any, more_results: Any = None
+    ) -> Any:
+        ahead: TrainingsAhead | None = getattr(self, "_ahead", None)
+        if ahead is not None:
+            out = [
+                {**fitted, "fit_time": fitted["fit_time"] + seconds}
+                for fitted, seconds in zip(out, ahead.seconds, strict=True)
+            ]
+        return super()._format_results(candidate_params, n_splits, out, more_results)
+
+
+class _Splitter:
+    """A search's splitter, which hands on data and splits before the search begins.
+
+    Parameters
+    ----------
+    cv : splitter
+    see : callable
+        Called with X, y and the splits.
+    """
+
+    def __init__(self, cv: Any, see: Callable[[Any, Any, list[Any]], None]) -> None:
+        self._cv = cv
+        self._see = see
+
+    def split(self, X: Any, y: Any = None, **params: Any) -> list[Any]:
+        splits = list(self._cv.split(X, y, **params))
+        self._see(X, y, splits)
+        return splits

@@ -1,0 +1,399 @@
+"""Train many networks of one shape together: what differs between them differs per model.
+
+All weights are one tensor of shape (n_models, n_weights), on which a step is one pass forward,
+one backward and one update. Nothing in it mixes the models, so that each ends as it would
+alone, and one that diverges leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parameters_to_vector
+from tqdm.auto import tqdm
+
+from corrsk.training.device import share_of_threads
+from corrsk.training.fitting import _ORDER, _WEIGHTS, History, Split
+from corrsk.training.net import SignalNet, WholeBatches
+from corrsk.training.prediction import as_tensor
+from corrsk.training.randomness import own_random_numbers
+from corrsk.training.schedules import SCHEDULES
+from corrsk.training.settings import TrainingSettings, untrained_net, wants_bfloat16
+from corrsk.training.stacked_networks import (
+    STACKED_NETWORKS,
+    StackedDropout,
+    inner_network,
+    scaled_input,
+)
+
+Member = tuple[TrainingSettings, Split]  # one training of a stack: how, and on what
+Outcome = tuple[SignalNet, History] | Exception
+
+_DROPOUT = 4  # key of a random stream, beside those of `fitting`
+
+
+def stack_key(settings: TrainingSettings, n_samples: int) -> Hashable:
+    """What trainings must have in common to be members of one stack."""
+    shared = replace(
+        settings, learning_rate=1.0, learning_rate_schedule="constant", momentum=0.0,
+        weight_decay=0.0, dropout=0.0, softmax_before_loss=False, class_weights=None, seed=0,
+    )  # fmt: skip
+    return shared, math.ceil(n_samples / settings.batch_size)
+
+
+@share_of_threads()
+def train_stack(
+    members: Sequence[Member], *, device: torch.device, progress_delay: float = math.inf
+) -> list[Outcome]:
+    """Train networks together from their first weights to the end.
+
+    Parameters
+    ----------
+    members : sequence of (TrainingSettings, (array of shape (n, N), array of shape (n,)))
+        Settings, signals and class indices of each training, all of one :func:`stack_key`.
+        Signals that several have in common are given as the same arrays.
+    device : torch.device
+    progress_delay : float
+        Seconds of training before a progress bar appears.
+
+    Returns
+    -------
+    list of (SignalNet, list of dict), or an exception in place of one
+        For each member what :func:`corrsk.training.train_network` returns for it, or the
+        error that it raises: a ValueError if the training diverged.
+
+    Notes
+    -----
+    First weights, order of the signals and updates of a member are those of its training
+    alone; sums are taken in another order, and dropout draws other numbers.
+    Where a stack does not fit the memory of a GPU, its halves are trained one by one.
+    """
+    try:
+        return _trained(members, device, progress_delay)
+    except torch.OutOfMemoryError as error:
+        if len(members) == 1:
+            return [error]
+    # behind the handler, whose error holds on to the stack, so that its memory is free again
+    torch.cuda.empty_cache()
+    middle = len(members) // 2
+    return [
+        outcome
+        for half in (members[:middle], members[middle:])
+        for outcome in train_stack(half, device=device, progress_delay=progress_delay)
+    ]
+
+
+def _trained(
+    members: Sequence[Member], device: torch.device, progress_delay: float
+) -> list[Outcome]:
+    stack = _Stack(members, device)
+    with tqdm(
+        total=stack.n_epochs, desc=f"training {len(members)} networks", unit="epoch",
+        delay=progress_delay,
+    ) as bar:  # fmt: skip
+        while not stack.is_done():
+            stack.train_epoch()
+            bar.update()
+    return stack.outcomes()
+
+
+class _Stack:
+    """Networks in training.
+
+    Parameters
+    ----------
+    members : sequence of (TrainingSettings, (array of shape (n, N), array of shape (n,)))
+    device : torch.device
+    """
+
+    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+        self._settings = [settings for settings, _ in members]
+        common = self._settings[0]
+        splits = {id(X): (X, y) for _, (X, y) in members}
+        data = {
+            key: (as_tensor(X).to(device), torch.from_numpy(y).to(device))
+            for key, (X, y) in splits.items()
+        }
+        self._nets = []
+        for settings, (X, _) in members:
+            with own_random_numbers(settings.stream_seed(_WEIGHTS), device):
+                net = untrained_net(
+                    settings, data[id(X)][0], iterator_valid=WholeBatches, callbacks=[]
+                )
+            self._nets.append(net)
+        modules = {id(X): net.module_ for net, (_, (X, _)) in zip(self._nets, members, strict=True)}
+        scaled = {key: (scaled_input(modules[key], X), y) for key, (X, y) in data.items()}
+        self._batches = _StackedBatches(
+            scaled, [id(X) for _, (X, _) in members],
+            [settings.stream_seed(_ORDER) for settings in self._settings], common.batch_size,
+            device,
+        )  # fmt: skip
+        networks = [inner_network(net.module_) for net in self._nets]
+        self._weights = _StackedWeights(networks)
+        self._network = networks[0]
+        self._forward = STACKED_NETWORKS[str(common.network)]
+        self._dropout = StackedDropout(
+            [settings.dropout for settings in self._settings],
+            [settings.stream_seed(_DROPOUT) for settings in self._settings],
+            common.batch_size, device,
+        )  # fmt: skip
+        self._loss = _StackedLoss(self._settings, device)
+        self._optimizer = STACKED_OPTIMIZERS[common.optimizer](self._weights.rows, self._settings)
+        self._autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device)
+        )
+        self._histories: list[History] = [[] for _ in members]
+        self._errors: dict[int, Exception] = {}
+        self.n_epochs = common.max_epochs
+
+    def is_done(self) -> bool:
+        """Whether all epochs are trained, or no network is left that has not diverged."""
+        return len(self._histories[0]) == self.n_epochs or len(self._errors) == len(self._nets)
+
+    def train_epoch(self) -> None:
+        """Train one epoch; the losses are read once, at its end."""
+        start = time.perf_counter()
+        rates = self._learning_rates()
+        total = torch.zeros_like(self._batches.sizes, dtype=torch.float64)
+        rates_there = torch.tensor(rates, dtype=torch.float32, device=total.device)
+        for (x, y, counted), rate in zip(self._batches.epoch(), rates_there, strict=True):
+            with self._autocast:
+                logits = self._forward(self._network, self._weights.by_name(), x, self._dropout)
+            losses = self._loss(logits.float(), y) * counted
+            (gradient,) = torch.autograd.grad(
+                (losses.sum(dim=1) / counted.sum(dim=1)).sum(), self._weights.rows
+            )
+            with torch.no_grad():
+                self._optimizer.step(gradient, rate[:, None])
+                total += losses.sum(dim=1)
+        means = (total / self._batches.sizes).tolist()
+        seconds = (time.perf_counter() - start) / len(self._nets)
+        for model, (history, loss, rate) in enumerate(
+            zip(self._histories, means, rates[-1], strict=True)
+        ):
+            epoch = len(history) + 1
+            if not math.isfinite(loss) and model not in self._errors:
+                self._errors[model] = ValueError(
+                    f"the training diverged: the train loss of epoch {epoch} is {loss}; use a "
+                    "lower learning_rate, or bring the signals to the order of 1"
+                )
+            history.append(
+                {"epoch": epoch, "train_loss": loss, "seconds": seconds, "learning_rate": rate}
+            )
+
+    def _learning_rates(self) -> list[list[float]]:
+        """The learning rate of each model, for each step of the epoch to come."""
+        per_epoch = self._batches.n_steps
+        first = len(self._histories[0]) * per_epoch
+        return [
+            [
+                settings.learning_rate
+                * SCHEDULES[settings.learning_rate_schedule](step / (self.n_epochs * per_epoch))
+                for settings in self._settings
+            ]
+            for step in range(first, first + per_epoch)
+        ]
+
+    def outcomes(self) -> list[Outcome]:
+        """Net and history of each network, or why there is none."""
+        self._weights.write_back()
+        outcomes: list[Outcome] = []
+        for model, (net, history) in enumerate(zip(self._nets, self._histories, strict=True)):
+            net.trim_for_prediction()
+            outcomes.append(self._errors.get(model) or (net, history))
+        return outcomes
+
+
+class _StackedBatches:
+    """The batches of all models, side by side.
+
+    Parameters
+    ----------
+    data : mapping of a key to (Tensor of shape (n, N), Tensor of shape (n,))
+        Signals and class indices; sets may differ in size, but not in number of batches.
+    keys : sequence
+        Of the data of each model.
+    seeds : sequence of int
+        Of the order in which each model sees its signals.
+    batch_size : int
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        data: Mapping[int, tuple[Tensor, Tensor]],
+        keys: Sequence[int],
+        seeds: Sequence[int],
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self._X = torch.cat([X for X, _ in data.values()])
+        self._y = torch.cat([y for _, y in data.values()])
+        first_row, rows = {}, 0
+        for key, (X, _) in data.items():
+            first_row[key], rows = rows, rows + len(X)
+        self._first_rows = torch.tensor([first_row[key] for key in keys], device=device)[:, None]
+        sizes = [len(data[key][0]) for key in keys]
+        self.sizes = torch.tensor(sizes, device=device)
+        self._largest, self._batch_size = max(sizes), batch_size
+        # models of one seed and one size see their signals in one order
+        orders = list(zip(seeds, sizes, strict=True))
+        self._shufflers = {
+            (seed, size): torch.Generator(device).manual_seed(seed) for seed, size in orders
+        }
+        position = {order: i for i, order in enumerate(self._shufflers)}
+        self._order_of = torch.tensor([position[order] for order in orders], device=device)
+
+    @property
+    def n_steps(self) -> int:
+        """Number of batches of an epoch."""
+        return math.ceil(self._largest / self._batch_size)
+
+    def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Signals (n_models, n, N), class indices (n_models, n), and which of them count.
+
+        Where the last batch of a model is smaller than that of another, its first signal
+        fills it up and does not count.
+        """
+        device = self._X.device
+        orders = torch.zeros(len(self._shufflers), self._largest, dtype=torch.int64, device=device)
+        for row, ((_, size), shuffler) in zip(orders, self._shufflers.items(), strict=True):
+            row[:size] = torch.randperm(size, generator=shuffler, device=device)
+        positions = torch.arange(self._largest, device=device)
+        for start in range(0, self._largest, self._batch_size):
+            part = slice(start, start + self._batch_size)
+            rows = orders[:, part][self._order_of] + self._first_rows
+            yield (
+                self._X.index_select(0, rows.flatten()).view(*rows.shape, -1),
+                self._y.index_select(0, rows.flatten()).view_as(rows),
+                positions[part] < self.sizes[:, None],
+            )
+
+
+class _StackedWeights:
+    """The weights of networks of one shape, one network to a row.
+
+    Parameters
+    ----------
+    networks : sequence of torch.nn.Module
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self._networks = networks
+        self._shapes = {name: weight.shape for name, weight in networks[0].named_parameters()}
+        self._sizes = [shape.numel() for shape in self._shapes.values()]
+        vectors = [parameters_to_vector(network.parameters()) for network in networks]
+        self.rows = torch.stack(vectors).detach().requires_grad_()
+
+    def by_name(self) -> dict[str, Tensor]:
+        """The weights as :mod:`corrsk.training.stacked_networks` takes them."""
+        parts = torch.split(self.rows, self._sizes, dim=1)
+        return {
+            name: part.view(-1, *shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Give the networks their weights."""
+        for network, row in zip(self._networks, self.rows, strict=True):
+            parts = torch.split(row, self._sizes)
+            for weight, part in zip(network.parameters(), parts, strict=True):
+                weight.copy_(part.view_as(weight))
+
+
+class _StackedLoss:
+    """The loss of every signal, by the settings of its model; see :class:`CountLoss`.
+
+    Parameters
+    ----------
+    settings : sequence of TrainingSettings
+    device : torch.device
+    """
+
+    def __init__(self, settings: Sequence[TrainingSettings], device: torch.device) -> None:
+        softmax = [each.softmax_before_loss for each in settings]
+        self._any_softmax = any(softmax)
+        self._softmax = torch.tensor(softmax, device=device)[:, None, None]
+        self._class_weights: Tensor | None = None
+        if any(each.class_weights is not None for each in settings):
+            equal = (1.0,) * settings[0].n_classes
+            self._class_weights = torch.tensor(
+                [each.class_weights or equal for each in settings], dtype=torch.float32,
+                device=device,
+            )  # fmt: skip
+
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Losses (n_models, n) of logits (n_models, n, n_classes) and class indices."""
+        if self._any_softmax:
+            logits = torch.where(self._softmax, torch.softmax(logits, dim=-1), logits)
+        losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y)
+        return losses if self._class_weights is None else losses * self._class_weights.gather(1, y)
+
+
+class _Optimizer(Protocol):
+    def step(self, gradient: Tensor, rate: Tensor) -> None:
+        """Change the weights; the learning rates have the shape (n_models, 1)."""
+        ...
+
+
+class _StackedAdamW:
+    """Loshchilov and Hutter's AdamW (arXiv:1711.05101), as torch has it, with rates per model.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (n_models, n_weights)
+    settings : sequence of TrainingSettings
+    """
+
+    _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # torch's
+
+    def __init__(self, weights: Tensor, settings: Sequence[TrainingSettings]) -> None:
+        self._weights = weights
+        self._decay = _column([each.weight_decay for each in settings], weights)
+        self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
+        self._n_steps = 0
+
+    def step(self, gradient: Tensor, rate: Tensor) -> None:
+        self._n_steps += 1
+        self._weights.mul_(1 - rate * self._decay)
+        self._mean.lerp_(gradient, 1 - self._BETA_1)
+        self._square.mul_(self._BETA_2).addcmul_(gradient, gradient, value=1 - self._BETA_2)
+        scale = self._square.sqrt().div_(math.sqrt(1 - self._BETA_2**self._n_steps))
+        size = rate / (1 - self._BETA_1**self._n_steps)
+        self._weights.addcdiv_(self._mean * size, scale.add_(self._EPSILON), value=-1)
+
+
+class _StackedSGD:
+    """Stochastic gradient descent with momentum, as torch has it, with rates per model.
+
+    Parameters are those of :class:`_StackedAdamW`.
+    """
+
+    def __init__(self, weights: Tensor, settings: Sequence[TrainingSettings]) -> None:
+        self._weights = weights
+        self._decay = _column([each.weight_decay for each in settings], weights)
+        self._momentum = _column([each.momentum for each in settings], weights)
+        self._velocity = torch.zeros_like(weights)
+
+    def step(self, gradient: Tensor, rate: Tensor) -> None:
+        descent = gradient + self._decay * self._weights
+        self._velocity.mul_(self._momentum).add_(descent)
+        self._weights.addcmul_(self._velocity, rate, value=-1)
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+
+
+STACKED_OPTIMIZERS: dict[str, Callable[[Tensor, Sequence[TrainingSettings]], _Optimizer]] = {
+    "adamw": _StackedAdamW,
+    "sgd": _StackedSGD,
+}
