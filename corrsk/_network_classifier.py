@@ -251,6 +251,10 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
             settings, source, validation, device=device, checkpoint=self.checkpoint,
             progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
         )  # fmt: skip
+        return self._keep(net, history)
+
+    def _keep(self, net: Any, history: list[dict[str, Any]]) -> Self:
+        """Become the fitted classifier of a training."""
         self.history_ = history
         self.n_iter_ = len(history)
         losses = [row["valid_loss"] for row in history if "valid_loss" in row]

@@ -76,9 +76,7 @@ class _WatchedClassifier(CorrelationCNNClassifier):
             return self._train(settings, source, validation, device)
         if isinstance(outcome, Exception):
             raise outcome
-        self.net_, self.history_ = outcome
-        self.n_iter_, self.best_epoch_ = len(self.history_), None
-        return self
+        return self._keep(*outcome)
 
 
 def _watch(classifier: CorrelationCNNClassifier, ahead: TrainingsAhead) -> _WatchedClassifier:

@@ -24,13 +24,18 @@ from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
 from corrsk.training.prediction import PREDICT_ROWS, as_tensor
 from corrsk.training.randomness import own_random_numbers
 from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import TrainingSettings, apply_settings, untrained_net
+from corrsk.training.settings import (
+    FURTHER_STREAM,
+    ORDER_STREAM,
+    WEIGHTS_STREAM,
+    TrainingSettings,
+    apply_settings,
+    untrained_net,
+)
 from corrsk.training.streaming import Draw, StreamBatches, StreamedSignals, StreamPlan
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 History = list[dict[str, Any]]
-
-_ORDER, _WEIGHTS, _FURTHER = 0, 1, 3  # keys of random streams; 2 is the estimator's split
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ def train_network(
     """
     settings = replace(settings, kernel=resolve_training_kernel(settings, device))
     held_out = None if validation is None else _tensors(validation, device)
-    order = torch.Generator(device).manual_seed(settings.stream_seed(_ORDER))
+    order = torch.Generator(device).manual_seed(settings.stream_seed(ORDER_STREAM))
     best = BestEpoch(
         "train_loss" if held_out is None else "valid_loss",
         settings.restore_best and held_out is not None,
@@ -117,7 +122,7 @@ def train_network(
             identity = _identity(settings, source, validation, device)
             keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
             state = keeper.read()  # a foreign file is refused before any work
-        drawing.enter_context(own_random_numbers(settings.stream_seed(_WEIGHTS), device))
+        drawing.enter_context(own_random_numbers(settings.stream_seed(WEIGHTS_STREAM), device))
         net = untrained_net(
             settings, _sample(source, signals, device),
             iterator_valid=WholeBatches,
@@ -179,8 +184,10 @@ def train_further(
     module = None if net is None else net.module_
     settings = replace(settings, kernel=resolve_kernel(settings, device, module))
     signals = _tensors(split, device)
-    order = torch.Generator(device).manual_seed(settings.stream_seed(_FURTHER, call, _ORDER))
-    with own_random_numbers(settings.stream_seed(_FURTHER, call, _WEIGHTS), device):
+    order = torch.Generator(device).manual_seed(
+        settings.stream_seed(FURTHER_STREAM, call, ORDER_STREAM)
+    )
+    with own_random_numbers(settings.stream_seed(FURTHER_STREAM, call, WEIGHTS_STREAM), device):
         if net is None or net.is_trimmed:
             earlier, net = net, untrained_net(settings, signals.X, callbacks=[])
             if earlier is not None:

@@ -136,6 +136,14 @@ class CountLoss(nn.Module):
         return total / len(target)
 
 
+def divergence(prefix: str, epoch: int, loss: float) -> ValueError:
+    """The error of a training whose loss is no number any more."""
+    return ValueError(
+        f"the training diverged: the {prefix} loss of epoch {epoch} is {loss}; use a lower "
+        "learning_rate, or bring the signals to the order of 1"
+    )
+
+
 class SignalNet(NeuralNetClassifier):
     """skorch's classifier without a history row and a synchronisation per batch.
 
@@ -213,10 +221,7 @@ class SignalNet(NeuralNetClassifier):
             self.notify("on_batch_end", batch=batch, training=training, **step)
         loss = float(total) / n_samples
         if not math.isfinite(loss):
-            raise ValueError(
-                f"the training diverged: the {prefix} loss of epoch {len(self.history)} is {loss}; "
-                "use a lower learning_rate, or bring the signals to the order of 1"
-            )
+            raise divergence(prefix, len(self.history), loss)
         self.history.record(f"{prefix}_loss", loss)
         if not training:
             self.history.record(f"{prefix}_accuracy", float(correct) / n_samples)

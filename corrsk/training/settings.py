@@ -17,6 +17,8 @@ from corrsk.training.optimizers import OPTIMIZERS
 
 _LARGEST_AUTO_BATCH = 500
 INPUT_SCALINGS = ("standardize", "half-whiten")
+# keys of a training's random streams; 2 is the estimator's split
+ORDER_STREAM, WEIGHTS_STREAM, FURTHER_STREAM, DROPOUT_STREAM = 0, 1, 3, 4
 PRECISIONS = ("float32", "bfloat16", "auto")
 
 

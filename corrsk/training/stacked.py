@@ -20,12 +20,19 @@ from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
 from corrsk.training.device import share_of_threads
-from corrsk.training.fitting import _ORDER, _WEIGHTS, History, Split
-from corrsk.training.net import SignalNet, WholeBatches
+from corrsk.training.fitting import History, Split
+from corrsk.training.net import SignalNet, WholeBatches, divergence
 from corrsk.training.prediction import as_tensor
 from corrsk.training.randomness import own_random_numbers
 from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import TrainingSettings, untrained_net, wants_bfloat16
+from corrsk.training.settings import (
+    DROPOUT_STREAM,
+    ORDER_STREAM,
+    WEIGHTS_STREAM,
+    TrainingSettings,
+    untrained_net,
+    wants_bfloat16,
+)
 from corrsk.training.stacked_networks import (
     STACKED_NETWORKS,
     StackedDropout,
@@ -35,8 +42,6 @@ from corrsk.training.stacked_networks import (
 
 Member = tuple[TrainingSettings, Split]  # one training of a stack: how, and on what
 Outcome = tuple[SignalNet, History] | Exception
-
-_DROPOUT = 4  # key of a random stream, beside those of `fitting`
 
 
 def stack_key(settings: TrainingSettings, n_samples: int) -> Hashable:
@@ -123,7 +128,7 @@ class _Stack:
         }
         self._nets = []
         for settings, (X, _) in members:
-            with own_random_numbers(settings.stream_seed(_WEIGHTS), device):
+            with own_random_numbers(settings.stream_seed(WEIGHTS_STREAM), device):
                 net = untrained_net(
                     settings, data[id(X)][0], iterator_valid=WholeBatches, callbacks=[]
                 )
@@ -132,7 +137,7 @@ class _Stack:
         scaled = {key: (scaled_input(modules[key], X), y) for key, (X, y) in data.items()}
         self._batches = _StackedBatches(
             scaled, [id(X) for _, (X, _) in members],
-            [settings.stream_seed(_ORDER) for settings in self._settings], common.batch_size,
+            [settings.stream_seed(ORDER_STREAM) for settings in self._settings], common.batch_size,
             device,
         )  # fmt: skip
         networks = [inner_network(net.module_) for net in self._nets]
@@ -141,7 +146,7 @@ class _Stack:
         self._forward = STACKED_NETWORKS[str(common.network)]
         self._dropout = StackedDropout(
             [settings.dropout for settings in self._settings],
-            [settings.stream_seed(_DROPOUT) for settings in self._settings],
+            [settings.stream_seed(DROPOUT_STREAM) for settings in self._settings],
             common.batch_size, device,
         )  # fmt: skip
         self._loss = _StackedLoss(self._settings, device)
@@ -180,10 +185,7 @@ class _Stack:
         ):
             epoch = len(history) + 1
             if not math.isfinite(loss) and model not in self._errors:
-                self._errors[model] = ValueError(
-                    f"the training diverged: the train loss of epoch {epoch} is {loss}; use a "
-                    "lower learning_rate, or bring the signals to the order of 1"
-                )
+                self._errors[model] = divergence("train", epoch, loss)
             history.append(
                 {"epoch": epoch, "train_loss": loss, "seconds": seconds, "learning_rate": rate}
             )
