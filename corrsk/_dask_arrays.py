@@ -61,7 +61,7 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
 
     X = column(0, source.generator.dtype, source.generator.protocol_.n_measurements)
     # the columns and their types, without a row
-    meta = source.rows(slice(0, 1))[3].iloc[:0]
+    meta = source.rows(slice(0, 1))[1].table.iloc[:0]
     divisions = (*(rows.start for rows in runs), n - 1)
     tissue = dd.from_delayed([part[3] for part in parts], meta=meta, divisions=divisions)
     return X, column(1, np.int64), column(2, np.float64), tissue
@@ -74,6 +74,7 @@ def _in_one_thread(source: SignalSource) -> SignalSource:
 
 
 def _draw(source: SignalSource, rows: slice) -> tuple[Any, Any, Any, Any]:
-    X, n_c, noise_level, tissue = source.rows(rows)
+    X, drawn = source.rows(rows)
+    tissue = drawn.table
     tissue.index = np.arange(rows.start, rows.stop)
-    return X, n_c, noise_level, tissue
+    return X, drawn.n_c, drawn.noise_levels, tissue

@@ -8,11 +8,14 @@ therefore be dealt without the rows before it having been drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from corrsk._random import BLOCK_ROWS
 
 _Counts = NDArray[np.int64]
 
@@ -43,11 +46,12 @@ class Strata:
             np.array([n_rows], dtype=np.int64),
         )
 
-    def deal(self, n_cards: int, rng: Generator) -> tuple[_Counts, Strata]:
+    def deal(self, n_cards: int, rngs: Sequence[Generator]) -> tuple[_Counts, Strata]:
         """Deal cards 0..n_cards-1 in turn, stratum after stratum.
 
         The turn goes on from one stratum to the next, so that over the table the
         cards come out even, to within one, both within each stratum and in all.
+        `rngs` are the generators of the blocks that the rows are.
 
         Returns
         -------
@@ -57,26 +61,27 @@ class Strata:
             Stratum s with card c is number ``s * n_cards + c``.
         """
         turn = np.cumsum(self.totals) - self.totals  # where each stratum's first card comes from
-        shuffled = rng.permutation(self.of_row.size)
-        # numpy sorts 16-bit keys by radix, in a fraction of the time
-        order = shuffled[np.argsort(self.of_row.astype(np.uint16)[shuffled], kind="stable")]
+        order = _shuffled(self.of_row.size, rngs)
+        if self.totals.size > 1:
+            # numpy sorts 16-bit keys by radix, in a fraction of the time
+            keys = np.take(self.of_row.astype(np.uint16), order)
+            order = np.take(order, np.argsort(keys, kind="stable"))
         here = np.bincount(self.of_row, minlength=self.totals.size)
-        rank = np.arange(self.of_row.size) - np.repeat(np.cumsum(here) - here, here)
-        cards = np.empty(self.of_row.size, dtype=np.int64)
-        cards[order] = (rank + np.repeat(turn + self.before, here)) % n_cards
-        strata = Strata(
-            self.of_row * n_cards + cards,
-            _dealt(turn, self.before, n_cards),
-            _dealt(turn, self.totals, n_cards),
-        )
-        return cards, strata
+        first = turn + self.before - (np.cumsum(here) - here)
+        place = np.arange(order.size) + np.take(first, np.take(self.of_row, order))
+        cards = np.empty_like(order)
+        cards[order] = place % n_cards
+        # how often each card comes up in each stratum's first rows, until the run and in all
+        last = np.stack([turn, turn + self.before, turn + self.totals])[..., None]
+        # of the numbers 0..last-1, those that leave the card as remainder
+        up_to = (last + np.arange(n_cards - 1, -1, -1)) // n_cards
+        before, totals = (up_to[1:] - up_to[0]).reshape(2, -1)
+        return cards, Strata(self.of_row * n_cards + cards, before, totals)
 
 
-def _dealt(turn: _Counts, rows: _Counts, n_cards: int) -> _Counts:
-    """How often each card comes up in each stratum's first `rows`, shape (S * n_cards,)."""
-
-    def up_to(number: _Counts) -> _Counts:
-        # of the numbers 0..number-1, those that leave the card as remainder
-        return (number[:, None] + n_cards - 1 - np.arange(n_cards)) // n_cards
-
-    return (up_to(turn + rows) - up_to(turn)).ravel()
+def _shuffled(n_rows: int, rngs: Sequence[Generator]) -> _Counts:
+    """The rows, block after block, each block in random order."""
+    order = np.arange(n_rows)
+    for start, rng in zip(range(0, n_rows, BLOCK_ROWS), rngs, strict=True):
+        rng.shuffle(order[start : start + BLOCK_ROWS])
+    return order

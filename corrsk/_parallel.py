@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
 
 import joblib
+import numpy as np
 from joblib.parallel import get_active_backend
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
@@ -15,7 +18,8 @@ from tqdm.auto import tqdm
 from corrsk._random import BLOCK_ROWS
 
 PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
-_BLOCKS_PER_CHUNK = 8
+_BLOCKS_PER_RUN = 8
+_KEPT_BYTES = 2**23  # more than the temporary arrays of a block
 
 
 def in_worker() -> bool:
@@ -93,7 +97,7 @@ one_blas_thread = _OneBlasThread()
 
 
 def for_each_chunk(
-    work: Callable[[slice], None],
+    work: Callable[[slice], object],
     n_rows: int,
     chunk_rows: int,
     *,
@@ -109,21 +113,28 @@ def for_each_chunk(
         work(slice(start, stop))
         return stop - start
 
-    parallel = joblib.Parallel(
-        n_jobs=min(effective_n_jobs(n_jobs), max(1, -(-n_rows // chunk_rows))),
-        backend="threading",
-        return_as="generator_unordered",
-    )
+    starts = range(0, n_rows, chunk_rows)
+    threads = min(effective_n_jobs(n_jobs), len(starts))
     with tqdm(
         total=n_rows, desc=description, unit=unit, unit_scale=True,
         delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
     ) as bar:  # fmt: skip
-        for done in parallel(joblib.delayed(chunk)(s) for s in range(0, n_rows, chunk_rows)):
-            bar.update(done)
+        if threads <= 1:
+            for start in starts:
+                bar.update(chunk(start))
+            return
+        # not joblib's threads, whose results it looks for every 10 ms: in that time the
+        # signals of a third of a chunk of a stream are simulated
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="corrsk-chunk")
+        try:
+            for done in as_completed([pool.submit(chunk, start) for start in starts]):
+                bar.update(done.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def for_each_block(
-    work: Callable[[int, slice], None],
+def for_each_run(
+    work: Callable[[int, slice], object],
     n_rows: int,
     *,
     first_row: int = 0,
@@ -131,7 +142,7 @@ def for_each_block(
     description: str,
     verbose: bool = True,
 ) -> None:
-    """Call ``work(block, rows)`` for every block of `BLOCK_ROWS` rows.
+    """Call ``work(first_block, rows)`` for runs of blocks of `BLOCK_ROWS` rows.
 
     Threads, not processes: the work is numpy's, which releases the lock, and
     its results are written into shared arrays. The rows may be a part of a
@@ -141,14 +152,27 @@ def for_each_block(
     first_block, left = divmod(first_row, BLOCK_ROWS)
     if left:
         raise ValueError(f"first_row must be a multiple of {BLOCK_ROWS}, got {first_row}")
-    chunk_rows = BLOCK_ROWS * _BLOCKS_PER_CHUNK
-
-    def chunk(rows: slice) -> None:
-        for first in range(rows.start, rows.stop, BLOCK_ROWS):
-            last = min(first + BLOCK_ROWS, rows.stop)
-            work(first_block + first // BLOCK_ROWS, slice(first, last))
-
+    # glibc gives memory above a threshold back at once, and the system fills it with zeros
+    # for each block anew. It learns the threshold from the largest array that was freed.
+    np.empty(_KEPT_BYTES, dtype=np.uint8)
     for_each_chunk(
-        chunk, n_rows, chunk_rows, n_jobs=n_jobs, description=description, unit="rows",
-        verbose=verbose,
+        lambda rows: work(first_block + rows.start // BLOCK_ROWS, rows),
+        n_rows, BLOCK_ROWS * _BLOCKS_PER_RUN,
+        n_jobs=n_jobs, description=description, unit="rows", verbose=verbose,
     )  # fmt: skip
+
+
+def blocks_of_run(first_block: int, rows: slice) -> Iterator[tuple[int, slice]]:
+    """The blocks of a run, by their numbers and rows."""
+    for block, start in enumerate(range(rows.start, rows.stop, BLOCK_ROWS), start=first_block):
+        yield block, slice(start, min(start + BLOCK_ROWS, rows.stop))
+
+
+def for_each_block(work: Callable[[int, slice], object], n_rows: int, **options: Any) -> None:
+    """Call ``work(block, rows)`` for every block; see :func:`for_each_run` for the `options`."""
+
+    def run(first_block: int, rows: slice) -> None:
+        for block, part in blocks_of_run(first_block, rows):
+            work(block, part)
+
+    for_each_run(run, n_rows, **options)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 STREAMS_VERSION = 2  # goes up when a seed gives other draws than before
 BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning knob
+_PIECE = BLOCK_ROWS * 32  # pairs of numbers worked on at a time
 
 RandomState = int | np.integer[Any] | np.random.RandomState | Generator | None
 
@@ -51,8 +52,14 @@ def generator(seed: int, *key: int) -> Generator:
     return Generator(SFC64(SeedSequence(seed, spawn_key=key)))
 
 
+def block_generators(seed: int, stream: int, first_block: int, n_rows: int) -> list[Generator]:
+    """The generators of the blocks that `n_rows` rows from `first_block` on are."""
+    n_blocks = -(-n_rows // BLOCK_ROWS)
+    return [generator(seed, stream, first_block + k) for k in range(n_blocks)]
+
+
 def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
-    """Fill `out` with standard normal draws, in less than half the time of numpy's.
+    """Fill `out`, contiguous, with standard normal draws, in a third of the time of numpy's.
 
     The transform of Box and Muller, Ann. Math. Stat. 29, 610 (1958): with numpy's
     vectorised logarithm, sine and cosine it beats the rejection steps of a
@@ -60,14 +67,35 @@ def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
     beyond 5.8 standard deviations, where one in 10^8 should.
     """
     flat = out.reshape(-1)
-    half = (flat.size + 1) // 2
-    uniform = rng.random(2 * half, dtype=out.dtype.type)
-    radius, angle = uniform[:half], uniform[half:]
-    np.subtract(1, radius, out=radius)  # (0, 1]: the logarithm of 0 is no number
-    np.log(radius, out=radius)
-    radius *= -2
-    np.sqrt(radius, out=radius)
-    angle *= 2 * np.pi
-    np.multiply(np.cos(angle), radius, out=flat[:half])
-    rest = flat.size - half
-    np.multiply(np.sin(angle[:rest]), radius[:rest], out=flat[half:])
+    if flat.size % 2:  # normals come in pairs
+        padded = np.empty(flat.size + 1, dtype=out.dtype)
+        fill_with_normals(rng, padded)
+        flat[:] = padded[:-1]
+        return
+    _fill_with_uniforms(rng, flat)
+    half = flat.size // 2
+    for start in range(0, half, _PIECE):
+        stop = min(start + _PIECE, half)
+        radius, angle = flat[start:stop], flat[half + start : half + stop]
+        scale = np.subtract(1, radius)  # (0, 1]: the logarithm of 0 is no number
+        np.log(scale, out=scale)
+        scale *= -2
+        np.sqrt(scale, out=scale)
+        angle *= 2 * np.pi
+        np.multiply(np.cos(angle, out=radius), scale, out=radius)
+        np.multiply(np.sin(angle, out=angle), scale, out=angle)
+
+
+def _fill_with_uniforms(rng: Generator, flat: NDArray[np.floating[Any]]) -> None:
+    """What ``rng.random(out=flat)`` draws; of float32 an even number, in half its time."""
+    if flat.dtype != np.float32:
+        rng.random(dtype=flat.dtype.type, out=flat)
+        return
+    for start in range(0, flat.size, _PIECE):
+        piece = flat[start : start + _PIECE]
+        # numpy calls the generator for each draw, though its words are worth two
+        words = rng.bit_generator.random_raw(piece.size // 2)
+        draws = words.astype("<u8", copy=False).view("<u4")  # the lower half comes first
+        draws >>= 8
+        piece[:] = draws.view("<i4")  # signed, which processors convert more quickly
+        piece *= np.float32(2**-24)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from corrsk import _random
-from corrsk._parallel import for_each_block
+from corrsk._dealing import Strata
+from corrsk._parallel import blocks_of_run, for_each_run
 from corrsk.generator import CorrelationSignalGenerator
-from corrsk.physics import normalize_signals
-from corrsk.tissue import NOISE_LEVEL_COLUMN, TissuePrior
+from corrsk.tissue import TissuePrior, TissueRows
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class SignalSource:
     ----------
     prior : TissuePrior
     generator : CorrelationSignalGenerator
-        Fitted; with an integer `random_state`, which seeds the tissue as well.
+        Fitted on tissue of the prior; with an integer `random_state`, which seeds the
+        tissue as well.
     n_samples : int
         Number of rows in all.
     normalize : bool
@@ -36,24 +37,33 @@ class SignalSource:
     normalize: bool
 
     def rows(
-        self, rows: slice
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64], pd.DataFrame]:
-        """Signals, counts, noise levels and tissue of rows from a multiple of `BLOCK_ROWS` on."""
+        self, rows: slice, deal_more: Callable[[int, slice, Strata], None] | None = None
+    ) -> tuple[NDArray[np.float32], TissueRows]:
+        """Signals and tissue of rows from a multiple of `BLOCK_ROWS` on.
+
+        Their bits are those of :meth:`TissuePrior.sample` and of `fit_transform`. Each
+        block is taken from tissue to normalised signals while it is in the cache; the
+        checks of a table that may have come from anywhere are left out. `deal_more` is
+        called with the first block of each run of blocks, its rows and their strata of
+        count and noise level.
+        """
         generator = self.generator
-        tissue, n_c = self.prior.sample_rows(
-            rows, self.n_samples, _random.entropy(generator.random_state),
-            noise_level=generator.noise_level,
-            n_jobs=generator.n_jobs, verbose=generator.verbose,
+        drawn = TissueRows(
+            self.prior, rows, self.n_samples, _random.entropy(generator.random_state),
+            generator.noise_level,
         )  # fmt: skip
-        X = generator.simulate_rows(tissue, rows.start)
-        if self.normalize:
-            _normalize_in_place(X, n_jobs=generator.n_jobs, verbose=generator.verbose)
-        return X, n_c, tissue[NOISE_LEVEL_COLUMN].to_numpy(), tissue
+        simulate = generator.block_simulator("fit_transform", "l2" if self.normalize else None)
+        X = np.empty((len(drawn.n_c), generator.protocol_.n_measurements), generator.dtype)
 
+        def draw(first_block: int, run: slice) -> None:
+            strata = drawn.draw(first_block, run)
+            if deal_more is not None:
+                deal_more(first_block, run, strata)
+            for block, part in blocks_of_run(first_block, run):
+                simulate(block, drawn.values[part], X[part])
 
-def _normalize_in_place(X: NDArray[np.float32], *, n_jobs: int | None, verbose: bool) -> None:
-    # block by block, so that no second copy of the signals is held
-    def normalize(block: int, rows: slice) -> None:
-        X[rows] = normalize_signals(X[rows])
-
-    for_each_block(normalize, X.shape[0], n_jobs=n_jobs, description="normalising", verbose=verbose)
+        for_each_run(
+            draw, len(X), first_row=rows.start, n_jobs=generator.n_jobs,
+            description="simulating", verbose=generator.verbose,
+        )  # fmt: skip
+        return X, drawn

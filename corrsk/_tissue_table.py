@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,13 @@ class TableLayout:
 
     groups: dict[str, NDArray[np.intp]]
     noise_level: int | None
+
+    @cached_property
+    def columns(self) -> NDArray[np.intp] | slice:
+        """Places of all columns but the noise level, group after group; a slice if they can be."""
+        places = np.concatenate(list(self.groups.values()))
+        one_run = (np.diff(places) == 1).all()
+        return slice(places[0], places[-1] + 1) if one_run else places
 
     @classmethod
     def of(cls, columns: Sequence[str] | int, properties: tuple[str, ...]) -> TableLayout:

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from corrsk import _random
 from corrsk._checks import checked_count, lookup
+from corrsk._dealing import Strata
 from corrsk._signal_source import SignalSource
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition import AcquisitionProtocol
 from corrsk.generator import CorrelationSignalGenerator
-from corrsk.ranges import NoiseLevels, SNRRange, number_of_levels
+from corrsk.ranges import NoiseLevels, SNRRange
 from corrsk.tissue import TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
 # part is spread out, so that any run of samples is split to within one sample.
 PARTS = ("train", "validation", "test")
 _SPLIT_STREAM = 3
-_PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0])
+_PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0], dtype=np.int8)
 
 
 @dataclass(frozen=True)
@@ -172,17 +172,14 @@ def make_correlation_signals(
         noise_distribution=noise_distribution, inversion_efficiency=inversion_efficiency,
         random_state=seed, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
-    prior = resolve_prior(prior)
-    # a voxel of nothing in particular checks the parameters before the long work
-    generator.fit(prior.sample(1, 0, noise_level=noise_level)[0])
-    source = SignalSource(prior, generator, n_samples, normalize)
-    if chunk_rows is None:
-        drawn = source.rows(slice(0, n_samples))
-    else:
+    source = _source(prior, generator, n_samples, normalize)
+    if chunk_rows is not None:
         from corrsk._dask_arrays import dask_signals
 
         drawn = dask_signals(source, chunk_rows)
-    return drawn if return_tissue else drawn[:2]
+        return drawn if return_tissue else drawn[:2]
+    X, tissue = source.rows(slice(0, n_samples))
+    return (X, tissue.n_c, tissue.noise_levels, tissue.table) if return_tissue else (X, tissue.n_c)
 
 
 def load_dataset(
@@ -252,33 +249,33 @@ def simulate_dataset(
     # so many that training, validation and test data each get some
     checked_count("n_samples", n_samples, at_least=len(_PART_PATTERN))
     seed = _random.entropy(random_state)
-    data, target, levels, tissue = make_correlation_signals(
-        n_samples, prior=definition.prior, protocol=definition.protocol,
-        noise_level=definition.noise_levels, noise_reference=definition.noise_reference,
-        normalize=definition.normalize,
-        random_state=seed, return_tissue=True, n_jobs=n_jobs, verbose=verbose,
+    generator = CorrelationSignalGenerator(
+        definition.protocol, definition.noise_levels, definition.noise_reference,
+        random_state=seed, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
-    protocol = resolve_protocol(definition.protocol).in_grid_order()
-    part = _deal_parts(
-        resolve_prior(definition.prior), number_of_levels(definition.noise_levels), n_samples, seed
-    )
+    part = np.empty(n_samples, dtype=_PART_PATTERN.dtype)
+
+    def deal_parts(first_block: int, rows: slice, strata: Strata) -> None:
+        n_rows = rows.stop - rows.start
+        rngs = _random.block_generators(seed, _SPLIT_STREAM, first_block, n_rows)
+        card, _ = strata.deal(_PART_PATTERN.size, rngs)
+        part[rows] = _PART_PATTERN[card]
+
+    source = _source(definition.prior, generator, n_samples, definition.normalize)
+    data, tissue = source.rows(slice(0, n_samples), deal_parts)
     indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
     return Bunch(
-        data=data, target=target, noise_level=levels, tissue=tissue, **indices,
-        feature_names=protocol.feature_names, protocol=protocol,
+        data=data, target=tissue.n_c, noise_level=tissue.noise_levels, tissue=tissue.table,
+        **indices,
+        feature_names=generator.protocol_.feature_names, protocol=generator.protocol_,
         name=definition.name, DESCR=definition.description,
     )  # fmt: skip
 
 
-def _deal_parts(prior: TissuePrior, n_levels: int, n_samples: int, seed: int) -> NDArray[np.int64]:
-    """The part of each row, 0..2, dealt within each compartment count and noise level."""
-    part = np.empty(n_samples, dtype=np.int64)
-    for start in range(0, n_samples, _random.BLOCK_ROWS):
-        block, rows = (
-            start // _random.BLOCK_ROWS,
-            slice(start, min(start + _random.BLOCK_ROWS, n_samples)),
-        )
-        *_, strata = prior.deal_rows(block, rows, n_samples, seed, n_levels=n_levels)
-        card, _ = strata.deal(_PART_PATTERN.size, _random.generator(seed, _SPLIT_STREAM, block))
-        part[rows] = _PART_PATTERN[card]
-    return part
+def _source(
+    prior: TissuePrior | str, generator: CorrelationSignalGenerator, n_samples: int, normalize: bool
+) -> SignalSource:
+    prior = resolve_prior(prior)
+    # a voxel of nothing in particular checks the parameters before the long work
+    generator.fit(prior.sample(1, 0, noise_level=generator.noise_level)[0])
+    return SignalSource(prior, generator, n_samples, normalize)

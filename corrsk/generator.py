@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import _random, physics
 from corrsk._parallel import for_each_block
+from corrsk._simulation import BlockSimulator
 from corrsk._tissue_table import TableLayout
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
@@ -211,77 +211,29 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         columns = self.n_features_in_ if names is None else list(names)
         return TableLayout.of(columns, self.protocol_.tissue_properties)
 
-    def simulate_rows(self, X: ArrayLike, first_row: int) -> NDArray[np.floating[Any]]:
-        """What :meth:`fit_transform` gives for a part of a longer table, with the same bits.
+    def block_simulator(self, stream: str, norm: str | None = None) -> BlockSimulator:
+        """What simulates the blocks of a checked table as the method `stream` does.
 
-        Parameters
-        ----------
-        X : DataFrame or array of shape (n, columns)
-            The part.
-        first_row : int
-            Where it starts in the whole: a multiple of `corrsk._random.BLOCK_ROWS`.
-
-        Returns
-        -------
-        ndarray of shape (n, N)
+        Of "fit_transform", it gives any block of a table the bits it has in the whole.
         """
-        check_is_fitted(self)
-        return self._simulate(self._checked_table(X, reset=False), "fit_transform", first_row)
-
-    def _simulate(
-        self, table: NDArray[np.float64], stream: str, first_row: int = 0
-    ) -> NDArray[np.floating[Any]]:
-        layout = self._layout()
-        levels = checked_noise_levels(self.noise_level)
-        seed = _random.entropy(self.random_state)
-        signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
-
-        def simulate(block: int, rows: slice) -> None:
-            voxels = table[rows]
-            properties = {
-                name: voxels[:, columns].astype(self.dtype, order="C")
-                for name, columns in layout.groups.items()
-            }
-            fractions = properties.pop("f")
-            for values in properties.values():
-                values[fractions == 0] = 0  # it may have been NaN: the key must not tell
-            key = _content_key(fractions, *properties.values())
-            rng = _random.generator(seed, _STREAMS[stream], block, key)
-            # a stream of its own, so that the noise does not depend on the number of levels
-            choice = _random.generator(seed, _STREAMS[stream], block, key, 1)
-            if layout.noise_level is not None:
-                level = voxels[:, layout.noise_level]
-            elif isinstance(levels, SNRRange):
-                level = levels.sample(choice, voxels.shape[0])
-            else:
-                level = levels[choice.integers(0, levels.size, voxels.shape[0])]
-            clean = physics.correlation_signals(
-                self.protocol_.contrasts, properties, fractions,
+        return BlockSimulator(
+            physics.SignalModel(
+                self.protocol_.contrasts,
                 tr=self.protocol_.tr, inversion_efficiency=self.inversion_efficiency,
-            )  # fmt: skip
-            self._add_noise(clean, level, rng, out=signals[rows])
+            ),
+            self._layout(), checked_noise_levels(self.noise_level),
+            self.noise_reference, self.noise_distribution,
+            _random.entropy(self.random_state), _STREAMS[stream], norm,
+        )  # fmt: skip
 
+    def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:
+        simulate = self.block_simulator(stream)
+        signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
         for_each_block(
-            simulate, table.shape[0], first_row=first_row, n_jobs=self.n_jobs,
-            description="simulating", verbose=self.verbose,
+            lambda block, rows: simulate(block, table[rows], signals[rows]),
+            table.shape[0], n_jobs=self.n_jobs, description="simulating", verbose=self.verbose,
         )  # fmt: skip
         return signals
-
-    def _add_noise(
-        self,
-        clean: NDArray[np.floating[Any]],
-        level: NDArray[np.float64],
-        rng: Generator,
-        out: NDArray[np.floating[Any]],
-    ) -> None:
-        sigma = physics.noise_sigma(clean, level, self.noise_reference)
-        _random.fill_with_normals(rng, out)
-        if self.noise_distribution == "rician":
-            imaginary = np.empty_like(out)
-            _random.fill_with_normals(rng, imaginary)
-            out[:] = physics.add_rician_noise(clean, sigma, out, imaginary)
-        else:
-            physics.add_gaussian_noise(clean, sigma, out, overwrite_normals=True)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the measurements, such as "TI50_TE4.5", in grid order.
@@ -303,13 +255,6 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = []  # the parameter `dtype` decides
         return tags
-
-
-def _content_key(*arrays: NDArray[np.floating[Any]]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(array.data)
-    return int.from_bytes(digest.digest(), "little")
 
 
 class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):

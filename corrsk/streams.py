@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from numpy.typing import NDArray
 
 from corrsk import _random
 from corrsk._checks import checked_count
+from corrsk._signal_source import SignalSource
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
-from corrsk.datasets import dataset_definition, make_correlation_signals
+from corrsk.datasets import dataset_definition
+from corrsk.generator import CorrelationSignalGenerator
 from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.tissue import TissuePrior, resolve_prior
 
@@ -116,16 +120,23 @@ class SignalStream:
             Number of compartments n_c.
         """
         checked_count("chunk", chunk, at_least=0)
+        checked_count("n_samples", n_samples, at_least=1)
         seed = _random.generator(self.random_state, _CHUNK_STREAM, chunk).integers(2**63 - 1)
-        parameters = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "random_state"
-        }
-        X, y = make_correlation_signals(
-            n_samples, **parameters, random_state=int(seed), n_jobs=n_jobs, verbose=False
-        )
-        return X, y
+        generator = copy(self._generator)
+        generator.random_state, generator.n_jobs = int(seed), n_jobs
+        source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.normalize)
+        X, tissue = source.rows(slice(0, n_samples))
+        return X, tissue.n_c
+
+    @cached_property
+    def _generator(self) -> CorrelationSignalGenerator:
+        # fitted once, which takes as long as a few thousand signals
+        generator = CorrelationSignalGenerator(
+            self.protocol, self.noise_level, self.noise_reference, self.noise_distribution,
+            self.inversion_efficiency, verbose=False,
+        )  # fmt: skip
+        voxel, _ = resolve_prior(self.prior).sample(1, 0, noise_level=self.noise_level)
+        return generator.fit(voxel)
 
     @property
     def classes(self) -> NDArray[np.int64]:

@@ -97,6 +97,18 @@ def test_torch_gives_what_numpy_gives(name):
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_voxel_has_the_same_bits_among_others(name):
+    model = physics.SignalModel(PROTOCOLS[name].contrasts, tr=9000.0)
+    tissue, fractions = random_tissue(np.random.default_rng(2), 40, 4)
+    tissue = {name: values.astype(np.float32) for name, values in tissue.items()}
+    fractions = fractions.astype(np.float32)
+    together = model(tissue, fractions)
+    for rows in (slice(0, 1), slice(3, 20), slice(39, 40)):
+        part = model({name: values[rows] for name, values in tissue.items()}, fractions[rows])
+        np.testing.assert_array_equal(part, together[rows])
+
+
 def test_inversion_recovery_at_its_landmarks():
     t1 = np.array([100.0, 1000.0])
     assert np.allclose(physics.inversion_recovery(0.0, t1), -1)
@@ -204,6 +216,9 @@ def test_normalisation(norm, expected):
     scale = math.sqrt(2) if norm == "rms" else 1
     got = physics.normalize_signals(np.array([[3.0, -4.0], [0.0, 0.0]]), norm)
     np.testing.assert_allclose(got, [np.multiply(expected, scale), [0, 0]])
+    signals = np.array([[3.0, -4.0], [0.0, 0.0]])
+    assert physics.normalize_signals(signals, norm, overwrite_signals=True) is signals
+    np.testing.assert_array_equal(signals, got)
 
 
 def test_a_further_contrast_costs_one_kernel(contrasts):

@@ -30,7 +30,7 @@ from corrsk.physics.noise import (
     normalize_signals,
     signal_norm,
 )
-from corrsk.physics.signals import correlation_signals
+from corrsk.physics.signals import SignalModel, correlation_signals
 
 __all__ = [
     "CONTRASTS",
@@ -38,6 +38,7 @@ __all__ = [
     "NOISE_REFERENCES",
     "NORMS",
     "Contrast",
+    "SignalModel",
     "add_gaussian_noise",
     "add_rician_noise",
     "check_tissue_unit",

@@ -8,10 +8,13 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj
 
 Array = Any  # an array of any kind that array-api-compat knows
+NUMPY = array_namespace(np.empty(0))
 
 
 def promote(*values: Any) -> tuple[Any, ...]:
     """Namespace of `values` and the values as floating arrays of one kind."""
+    if all(type(value) is np.ndarray and value.dtype.kind == "f" for value in values):
+        return (NUMPY, *values)  # looking for other kinds takes longer than small arrays do
     arrays = [value for value in values if is_array_api_obj(value)]
     # numpy arrays follow the others: protocols are numpy's, also where signals are torch's
     arrays = [array for array in arrays if not isinstance(array, np.ndarray)] or arrays

@@ -105,7 +105,9 @@ def signal_norm(signals: Array, norm: str = "l2") -> Array:
     raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
 
 
-def normalize_signals(signals: Array, norm: str = "l2") -> Array:
+def normalize_signals(
+    signals: Array, norm: str = "l2", *, overwrite_signals: bool = False
+) -> Array:
     """Divide each signal by its norm; a signal that is all zero stays zero.
 
     Parameters
@@ -113,6 +115,8 @@ def normalize_signals(signals: Array, norm: str = "l2") -> Array:
     signals : array of shape (n, N)
     norm : {"l2", "rms", "max"}
         See :func:`signal_norm`. The paper's is "l2".
+    overwrite_signals : bool, default=False
+        Whether the result may take the place of `signals`, which saves memory.
 
     Returns
     -------
@@ -120,4 +124,8 @@ def normalize_signals(signals: Array, norm: str = "l2") -> Array:
     """
     xp, signals = promote(signals)
     norms = signal_norm(signals, norm)
-    return signals / xp.where(norms > 0, norms, xp.ones_like(norms))[..., None]
+    norms = xp.where(norms > 0, norms, xp.ones_like(norms))[..., None]
+    if not overwrite_signals:
+        return signals / norms
+    signals /= norms
+    return signals

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from array_api_compat import device
 
-from corrsk.physics._arrays import Array, promote
+from corrsk.physics._arrays import NUMPY, Array, promote
 from corrsk.physics.contrasts import CONTRASTS
 
 
@@ -51,64 +52,147 @@ def correlation_signals(
     Eq. 1 of Endt et al., MIDL 2024, where the contrasts are TI and TE, TR is
     None and the efficiency 1.
     """
-    xp, fractions = promote(fractions)
-    present = fractions > 0
-    levels, positions = _factorise(measurements)
-    shape = tuple(len(values) for values in levels.values())
+    model = SignalModel(measurements, tr=tr, inversion_efficiency=inversion_efficiency)
+    return model(tissue, fractions)
 
-    kernels = []
-    for name, values in levels.items():
-        contrast = CONTRASTS[name]
-        properties = xp.astype(tissue[contrast.tissue], fractions.dtype)
-        # Any finite value will do where the fraction is 0; NaN would not.
-        properties = xp.where(present, properties, xp.ones_like(properties))
-        scan = xp.asarray(values, dtype=fractions.dtype, device=device(fractions))
-        options = (
-            {"tr": tr, "inversion_efficiency": inversion_efficiency}
-            if contrast.longitudinal
-            else {}
-        )
-        kernels.append(contrast.kernel(scan, properties[..., None], **options))
 
-    kernels[0] = kernels[0] * fractions[..., None]
-    n_measurements = len(next(iter(positions.values())))
-    if math.prod(shape) > 2 * n_measurements:
+class SignalModel:
+    """:func:`correlation_signals` for one set of measurements, to be called again and again.
+
+    Parameters
+    ----------
+    measurements, tr, inversion_efficiency
+        As for :func:`correlation_signals`.
+
+    Raises
+    ------
+    KeyError
+        If a scan parameter is unknown.
+    """
+
+    def __init__(
+        self,
+        measurements: Mapping[str, Array],
+        *,
+        tr: float | None = None,
+        inversion_efficiency: float = 1.0,
+    ) -> None:
+        unknown = [name for name in measurements if name not in CONTRASTS]
+        if unknown or not measurements:
+            raise KeyError(f"unknown scan parameters {unknown}; known are {sorted(CONTRASTS)}")
+        self._longitudinal = {"tr": tr, "inversion_efficiency": inversion_efficiency}
+        # the axes of a grid stand in one order: TI, TE, b
+        self._contrasts = [CONTRASTS[name] for name in CONTRASTS if name in measurements]
+        factors = [
+            np.unique(np.asarray(measurements[contrast.parameter], np.float64), return_inverse=True)
+            for contrast in self._contrasts
+        ]
+        self._levels = [levels for levels, _ in factors]  # the distinct values along each axis
+        self._positions = [positions for _, positions in factors]
+        self._tables: dict[tuple[int, bool, Any], np.ndarray] = {}
+        shape = tuple(levels.size for levels in self._levels)
+        n_measurements = self._positions[0].size
         # A scattered protocol: its levels span a grid much larger than itself.
-        product = None
-        for kernel, index in zip(kernels, positions.values(), strict=True):
-            index = xp.asarray(index, device=device(fractions))
-            taken = xp.take(kernel, index, axis=-1)
-            product = taken if product is None else product * taken
+        self._scattered = len(shape) == 1 or math.prod(shape) > 2 * n_measurements
+        self._in_grid: np.ndarray | None = None
+        if not self._scattered:
+            in_grid = np.ravel_multi_index(tuple(self._positions), shape)
+            if not np.array_equal(in_grid, np.arange(math.prod(shape))):
+                self._in_grid = in_grid
+
+    def __call__(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
+        """Noise-free signals, shape (n, N); see :func:`correlation_signals`."""
+        xp, fractions = promote(fractions)
+        present, ones = fractions > 0, xp.ones_like(fractions)
+        # Any finite value will do where the fraction is 0; NaN would not.
+        whole = {
+            contrast.tissue: xp.where(
+                present, xp.astype(tissue[contrast.tissue], fractions.dtype, copy=False), ones
+            )
+            for contrast in self._contrasts
+        }
+        return self.of_whole_tissue(whole, fractions)
+
+    def of_whole_tissue(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
+        """The same for tissue of the dtype of `fractions` that has no NaN anywhere."""
+        xp, fractions = promote(fractions)
+        properties = [tissue[contrast.tissue] for contrast in self._contrasts]
+        signals = self._of_scattered if self._scattered else self._of_grid
+        return signals(xp, properties, fractions)
+
+    def _of_scattered(self, xp: Any, properties: list[Array], fractions: Array) -> Array:
+        product = fractions[..., None]
+        for axis, values in enumerate(properties):
+            index = xp.asarray(self._positions[axis], device=device(fractions))
+            product = product * xp.take(self._kernel(xp, axis, values), index, axis=-1)
         return xp.sum(product, axis=-2)
 
-    # A grid or nearly one: the sum over compartments is a matrix product of
-    # the last kernel with the outer product of the others.
-    outer = kernels[0]
-    for kernel in kernels[1:-1]:
-        outer = xp.reshape(outer[..., :, None] * kernel[..., None, :], (*fractions.shape, -1))
-    if len(kernels) == 1:
-        grid = xp.sum(outer, axis=-2)
-    else:
-        grid = xp.reshape(
-            xp.matmul(xp.matrix_transpose(outer), kernels[-1]), (fractions.shape[0], -1)
-        )
-    flat = np.ravel_multi_index(tuple(positions.values()), shape)
-    if np.array_equal(flat, np.arange(grid.shape[-1])):
-        return grid
-    return xp.take(grid, xp.asarray(flat, device=device(fractions)), axis=-1)
+    def _of_grid(self, xp: Any, properties: list[Array], fractions: Array) -> Array:
+        # The sum over compartments is a matrix product of the last kernel with the
+        # outer product of the others. numpy works through both most quickly with the
+        # compartments innermost in the outer product, and the BLAS multiplies them so.
+        n = fractions.shape[0]
+        *others, last = properties
+        outer = self._kernel_by_level(xp, 0, others[0]) * fractions
+        for axis, values in enumerate(others[1:], start=1):
+            kernel = self._kernel_by_level(xp, axis, values)
+            outer = xp.reshape(outer[:, None] * kernel, (-1, *fractions.shape))
+        grid = xp.matmul(xp.permute_dims(outer, (1, 0, 2)), self._kernel(xp, len(others), last))
+        grid = xp.reshape(grid, (n, -1))
+        if self._in_grid is None:
+            return grid
+        return xp.take(grid, xp.asarray(self._in_grid, device=device(fractions)), axis=-1)
+
+    def _kernel_by_level(self, xp: Any, axis: int, values: Array) -> Array:
+        """Kernel of an axis, shape (levels, n, C)."""
+        index = _places(xp, values)
+        if index is None:
+            return self._evaluate(xp, axis, values[None], levels_first=True)
+        table = self._table(axis, values.dtype, int(index.max()), levels_first=True)
+        # clip: numpy's own check of the places takes longer, and they are in the table
+        return np.take(table, index, axis=1, mode="clip")
+
+    def _kernel(self, xp: Any, axis: int, values: Array) -> Array:
+        """Kernel of an axis, shape (n, C, levels)."""
+        index = _places(xp, values)
+        if index is not None:
+            table = self._table(axis, values.dtype, int(index.max()), levels_first=False)
+            return np.take(table, index, axis=0, mode="clip")
+        # Written out rather than broadcast: numpy's loops are as long as the last axis.
+        n_levels = self._levels[axis].size
+        repeated = xp.repeat(values, n_levels, axis=-1)
+        kernel = self._evaluate(xp, axis, repeated, levels_first=False)
+        return xp.reshape(kernel, (*values.shape, n_levels))
+
+    def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
+        """Kernel of an axis for the numbers 0 (which none looks up) to at least `largest`."""
+        key = (axis, dtype, levels_first)
+        table = self._tables.get(key)
+        if table is None or largest >= table.shape[int(levels_first)]:
+            numbers = np.arange(largest + 1, dtype=dtype)
+            numbers[0] = 1  # at 0 some kernels are infinite
+            table = self._evaluate(np, axis, numbers[None], levels_first=True)
+            table = self._tables[key] = table if levels_first else np.ascontiguousarray(table.T)
+        return table
+
+    def _evaluate(self, xp: Any, axis: int, values: Array, *, levels_first: bool) -> Array:
+        """Kernel of an axis, at all levels of each of the values or at one after the other."""
+        contrast = self._contrasts[axis]
+        levels = xp.asarray(self._levels[axis], dtype=values.dtype, device=device(values))
+        if levels_first:
+            levels = xp.reshape(levels, (-1, *(1 for _ in values.shape[1:])))
+        else:
+            levels = xp.tile(levels, (values.shape[-1] // levels.shape[0],))
+        options = self._longitudinal if contrast.longitudinal else {}
+        return contrast.kernel(levels, values, **options)
 
 
-def _factorise(
-    measurements: Mapping[str, Array],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Distinct values of each scan parameter, and where each measurement lies."""
-    unknown = [name for name in measurements if name not in CONTRASTS]
-    if unknown or not measurements:
-        raise KeyError(f"unknown scan parameters {unknown}; known are {sorted(CONTRASTS)}")
-    levels, positions = {}, {}
-    for name in CONTRASTS:  # the axes of a grid stand in one order: TI, TE, b
-        if name in measurements:
-            levels[name], positions[name] = np.unique(
-                np.asarray(measurements[name], dtype=np.float64), return_inverse=True
-            )
-    return levels, positions
+def _places(xp: Any, values: Array) -> np.ndarray | None:
+    """Values as places in a table, if they are whole numbers and more than such a table has.
+
+    Only of numpy's arrays: to ask those of a GPU is to wait for it.
+    """
+    if xp is not NUMPY or not values.size:
+        return None
+    in_table = values.min() >= 1 and values.max() < values.size
+    return values.astype(np.intp) if in_table and (np.rint(values) == values).all() else None

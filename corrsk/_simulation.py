@@ -1,0 +1,92 @@
+"""The noisy signals of a block of voxels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk import _random, physics
+from corrsk._tissue_table import TableLayout
+from corrsk.ranges import SNRRange
+
+_Signals = NDArray[np.floating[Any]]
+
+_PIECE = 2**18  # numbers of signals worked on at a time: a block of 64 measurements each
+
+
+@dataclass(frozen=True)
+class BlockSimulator:
+    """Simulates blocks of the voxels of a tissue table.
+
+    Parameters
+    ----------
+    model : SignalModel
+    layout : TableLayout
+    noise_levels : array of shape (k,) or SNRRange
+        What voxels get at random where the table has no column of levels.
+    noise_reference : {"m0", "max", "rms"}
+    noise_distribution : {"gaussian", "rician"}
+    seed, stream : int
+        Key of the random draws, together with the number and the tissue of a block.
+    norm : str, optional
+        What each signal is divided by, as :func:`corrsk.physics.signal_norm` names it.
+    """
+
+    model: physics.SignalModel
+    layout: TableLayout
+    noise_levels: NDArray[np.float64] | SNRRange
+    noise_reference: str
+    noise_distribution: str
+    seed: int
+    stream: int
+    norm: str | None = None
+
+    def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:
+        """Fill `out`, shape (n, N), with the signals of `voxels`, shape (n, columns)."""
+        groups = voxels.T[self.layout.columns].reshape(len(self.layout.groups), -1, len(voxels))
+        # compartment by compartment within a voxel: the order of the key
+        groups = groups.swapaxes(1, 2).astype(out.dtype, order="C")
+        *properties, fractions = groups
+        # an absent compartment's may have been NaN: the key must not tell
+        np.copyto(groups[:-1], 0, where=fractions == 0)
+        key = (self.seed, self.stream, block, _content_key(fractions, *properties))
+        np.copyto(groups[:-1], 1, where=fractions == 0)
+        rng = _random.generator(*key)
+        _random.fill_with_normals(rng, out)
+        imaginary = np.empty_like(out) if self.noise_distribution == "rician" else None
+        if imaginary is not None:
+            _random.fill_with_normals(rng, imaginary)
+        levels = self._levels_of(voxels, key)
+        rows = max(1, _PIECE // out.shape[1])
+        for start in range(0, len(out), rows):
+            piece = slice(start, start + rows)
+            signals = out[piece]
+            tissue = dict(zip(self.layout.groups, groups[:, piece], strict=True))
+            clean = self.model.of_whole_tissue(tissue, fractions[piece])
+            sigma = physics.noise_sigma(clean, levels[piece], self.noise_reference)
+            if imaginary is None:
+                physics.add_gaussian_noise(clean, sigma, signals, overwrite_normals=True)
+            else:
+                signals[:] = physics.add_rician_noise(clean, sigma, signals, imaginary[piece])
+            if self.norm is not None:
+                physics.normalize_signals(signals, self.norm, overwrite_signals=True)
+
+    def _levels_of(self, voxels: NDArray[np.float64], key: tuple[int, ...]) -> NDArray[np.float64]:
+        if self.layout.noise_level is not None:
+            return voxels[:, self.layout.noise_level]
+        # a stream of its own, so that the noise does not depend on the number of levels
+        choice = _random.generator(*key, 1)
+        if isinstance(self.noise_levels, SNRRange):
+            return self.noise_levels.sample(choice, len(voxels))
+        return self.noise_levels[choice.integers(0, self.noise_levels.size, len(voxels))]
+
+
+def _content_key(*arrays: _Signals) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(array.data)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,182 @@
+"""Streams drawn by torch: the same distributions as numpy's, here on the processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from corrsk import AcquisitionProtocol, PropertyRange, SignalStream, SNRRange, TissuePrior, physics
+from corrsk.tissue import FRACTION_LAWS
+from corrsk.training.device_stream import DeviceStream
+
+CPU = torch.device("cpu")
+N = 20_000
+
+
+def drawn(prior, n=N, chunk=0):
+    """Counts, tissue and fractions of a chunk, as numpy has them."""
+    stream = DeviceStream(SignalStream(prior), CPU)
+    rng = stream.generator(chunk)
+    count, _ = stream.deal(n, rng)
+    n_c = torch.as_tensor(stream.stream.classes)[count]
+    tissue, fractions = stream.tissue(n_c, rng)
+    return n_c.numpy(), {name: values.numpy() for name, values in tissue.items()}, fractions.numpy()
+
+
+def same_distribution(ours, numpys):
+    return stats.ks_2samp(ours, numpys).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("n_counts", "n_levels"), [(4, 5), (3, 1), (2, 4)])
+@pytest.mark.parametrize("n", [1, 7, 1000, 1003])
+def test_counts_and_levels_are_even(n_counts, n_levels, n):
+    prior = TissuePrior(n_compartments=tuple(range(1, n_counts + 1)))
+    levels = tuple(0.01 * (k + 1) for k in range(n_levels))
+    stream = DeviceStream(SignalStream(prior, noise_level=levels), CPU)
+    count, level = stream.deal(n, stream.generator(0))
+    place = np.searchsorted(levels, level.numpy() - 1e-6)
+    table = np.zeros((n_counts, n_levels), dtype=int)
+    np.add.at(table, (count.numpy(), place), 1)
+    for counted in (table.sum(axis=0), table.sum(axis=1), *table):
+        assert np.ptp(counted) <= 1
+    assert table.sum() == n
+
+
+def test_the_order_is_random():
+    stream = DeviceStream(SignalStream(), CPU)
+    count, level = stream.deal(N, stream.generator(0))
+    for values in (count.double(), level.double()):
+        assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("with_replacement", [True, False])
+def test_values_of_a_grid_are_those_of_the_grid(with_replacement):
+    prior = TissuePrior(with_replacement=with_replacement)
+    n_c, tissue, fractions = drawn(prior)
+    present = fractions > 0
+    np.testing.assert_array_equal(present.sum(axis=1), n_c)
+    for name, step in (("T1", 50), ("T2", 5)):
+        values = tissue[name]
+        counted = np.unique(values[present], return_counts=True)
+        np.testing.assert_array_equal(counted[0], step * np.arange(1, 101))
+        assert stats.chisquare(counted[1]).pvalue > 1e-4
+        equal = (values[:, :1] == values[:, 1:]).any()
+        assert equal == with_replacement
+
+
+def test_fractional_grids_have_the_digits_of_the_processors():
+    ranges = {"T2": PropertyRange(20, 200, step=20), "D": PropertyRange(0.1, 3, step=0.1)}
+    prior = TissuePrior(ranges=ranges, n_compartments=(1, 2))
+    protocol = AcquisitionProtocol.from_grid(te=[10, 60], b=[0, 1, 2])
+    stream = DeviceStream(SignalStream(prior, protocol), CPU)
+    tissue, _ = stream.tissue(torch.full((500,), 2), stream.generator(0))
+    grid = (0.1 + 0.1 * np.arange(30)).astype(np.float32)
+    assert np.isin(tissue["D"].numpy(), grid).all()
+    assert stream.draw(0, 10)[0].shape == (10, 6)
+
+
+@pytest.mark.parametrize("law", FRACTION_LAWS)
+def test_fractions_are_distributed_as_numpys(law):
+    prior = TissuePrior(n_compartments=(2, 4), fraction_law=law)
+    n_c, _, fractions = drawn(prior)
+    np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-6)
+    assert fractions[fractions > 0].min() >= 0.05 - 1e-7
+    table, numpy_n_c = prior.sample(N, 0)
+    for count in (2, 4):
+        ours, numpys = fractions[n_c == count, 0], table["f_1"][numpy_n_c == count]
+        if law == "equal":
+            np.testing.assert_allclose(ours, 1 / count)
+        else:
+            assert same_distribution(ours, numpys)
+
+
+def test_t2_below_t1_on_continuous_ranges():
+    prior = TissuePrior.named("t1t2-detr")
+    n_c, tissue, fractions = drawn(prior)
+    present = fractions > 0
+    assert (tissue["T2"] < tissue["T1"])[present].all()
+    table, numpy_n_c = prior.sample(N, 0)
+    for name in ("T1", "T2"):
+        for count in (1, 3):
+            numpys = table[f"{name}_1"][numpy_n_c == count]
+            assert same_distribution(tissue[name][n_c == count, 0], numpys)
+
+
+def test_a_constraint_that_leaves_next_to_nothing_ends(monkeypatch):
+    ranges = {"T1": PropertyRange(50, 60), "T2": PropertyRange(49.999, 500)}
+    prior = TissuePrior(ranges=ranges, t2_below_t1=True)
+    stream = DeviceStream(SignalStream(), CPU)
+    stream.prior = prior  # a SignalStream of it would not end sooner
+    monkeypatch.setattr("corrsk.training.device_stream.MAX_REDRAWS", 3)
+    with pytest.raises(ValueError, match="t2_below_t1 leaves too little"):
+        stream.tissue(torch.full((100,), 4), stream.generator(0))
+
+
+@pytest.mark.parametrize("reference", physics.NOISE_REFERENCES)
+def test_the_noise_is_gaussian_and_of_its_level(reference):
+    prior = TissuePrior(n_compartments=(2,))
+    parameters = {"prior": prior, "noise_reference": reference, "normalize": False}
+    clean, _ = DeviceStream(SignalStream(noise_level=0.0, **parameters), CPU).draw(2, N)
+    noisy, _ = DeviceStream(SignalStream(noise_level=0.03, **parameters), CPU).draw(2, N)
+    sigma = physics.noise_sigma(clean, torch.tensor(0.03), reference)
+    draws = ((noisy - clean) / sigma[:, None]).numpy()
+    assert draws.std() == pytest.approx(1, abs=0.003)
+    assert stats.kstest(draws[:3000].ravel(), "norm").pvalue > 1e-4
+    assert np.abs(np.cov(draws.T) - np.eye(64)).max() < 0.06
+
+
+def test_levels_of_a_range():
+    stream = DeviceStream(SignalStream(noise_level=SNRRange(30, 150)), CPU)
+    _, level = stream.deal(N, stream.generator(0))
+    assert stats.kstest(1 / level.numpy(), stats.uniform(30, 120).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        SignalStream.named("midl2024"),
+        SignalStream.named("midl2024-low-noise"),
+        SignalStream.named("t1t2-detr"),
+        SignalStream(noise_distribution="rician", noise_level=0.1, inversion_efficiency=0.9),
+    ],
+    ids=["midl2024", "low noise", "t1t2-detr", "rician"],
+)
+def test_signals_are_distributed_as_numpys(stream):
+    X, y = DeviceStream(stream, CPU).draw(0, N)
+    numpys, n_c = stream.draw(0, N)
+    assert X.dtype == torch.float32
+    assert y.dtype == torch.int64
+    if stream.normalize:
+        np.testing.assert_allclose(X.norm(dim=1), 1, atol=1e-5)
+    for position, count in enumerate(stream.classes):
+        ours = X[y == position].numpy()
+        for column in (0, 7, 30, 63):
+            assert same_distribution(ours[:, column], numpys[n_c == count][:, column])
+
+
+def test_chunks_are_reproducible_and_different():
+    stream = SignalStream.named("midl2024-low-noise")
+    X, y = DeviceStream(stream, CPU).draw(5, 3000)
+    again, y_again = DeviceStream(stream, CPU).draw(5, 3000)
+    assert torch.equal(X, again)
+    assert torch.equal(y, y_again)
+    other, _ = DeviceStream(stream, CPU).draw(6, 3000)
+    seeded, _ = DeviceStream(SignalStream.named("midl2024-low-noise", 1), CPU).draw(5, 3000)
+    rows = {row.tobytes() for row in torch.cat([X, other, seeded]).numpy()}
+    assert len(rows) == 9000  # no signal twice
+
+
+def test_drawing_leaves_the_users_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    DeviceStream(SignalStream(), CPU).draw(0, 100)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("chunk", "n"), [(-1, 10), (0, 0)])
+def test_bad_chunks(chunk, n):
+    with pytest.raises(ValueError, match="must be at least"):
+        DeviceStream(SignalStream(), CPU).draw(chunk, n)
