@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import joblib
@@ -107,30 +108,40 @@ def for_each_chunk(
     verbose: bool,
 ) -> None:
     """Call ``work(rows)`` for every chunk of `chunk_rows` rows, in threads, with a progress bar."""
+    waiting = deque(range(0, n_rows, chunk_rows))
+    one_at_a_time = threading.Lock()
 
-    def chunk(start: int) -> int:
-        stop = min(start + chunk_rows, n_rows)
-        work(slice(start, stop))
-        return stop - start
+    def work_off() -> None:
+        while True:
+            try:
+                start = waiting.popleft()
+            except IndexError:
+                return
+            rows = slice(start, min(start + chunk_rows, n_rows))
+            try:
+                work(rows)
+            except BaseException:
+                waiting.clear()  # the others end with what they are at
+                raise
+            with one_at_a_time:
+                bar.update(rows.stop - rows.start)
 
-    starts = range(0, n_rows, chunk_rows)
-    threads = min(effective_n_jobs(n_jobs), len(starts))
+    threads = min(effective_n_jobs(n_jobs), len(waiting))
     with tqdm(
         total=n_rows, desc=description, unit=unit, unit_scale=True,
         delay=PROGRESS_DELAY, disable=not verbose or in_worker(), leave=False,
     ) as bar:  # fmt: skip
         if threads <= 1:
-            for start in starts:
-                bar.update(chunk(start))
+            work_off()
             return
         # not joblib's threads, whose results it looks for every 10 ms: in that time the
         # signals of a third of a chunk of a stream are simulated
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="corrsk-chunk")
-        try:
-            for done in as_completed([pool.submit(chunk, start) for start in starts]):
-                bar.update(done.result())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(threads, thread_name_prefix="corrsk-chunk") as pool:
+            try:
+                for ended in [pool.submit(work_off) for _ in range(threads)]:
+                    ended.result()
+            finally:
+                waiting.clear()  # also when this thread is interrupted
 
 
 def for_each_run(

@@ -66,7 +66,7 @@ class BlockSimulator:
             piece = slice(start, start + rows)
             signals = out[piece]
             tissue = dict(zip(self.layout.groups, groups[:, piece], strict=True))
-            clean = self.model.of_whole_tissue(tissue, fractions[piece])
+            clean = self.model.of_complete_tissue(tissue, fractions[piece])
             sigma = physics.noise_sigma(clean, levels[piece], self.noise_reference)
             if imaginary is None:
                 physics.add_gaussian_noise(clean, sigma, signals, overwrite_normals=True)

@@ -105,15 +105,15 @@ class SignalModel:
         xp, fractions = promote(fractions)
         present, ones = fractions > 0, xp.ones_like(fractions)
         # Any finite value will do where the fraction is 0; NaN would not.
-        whole = {
+        complete = {
             contrast.tissue: xp.where(
                 present, xp.astype(tissue[contrast.tissue], fractions.dtype, copy=False), ones
             )
             for contrast in self._contrasts
         }
-        return self.of_whole_tissue(whole, fractions)
+        return self.of_complete_tissue(complete, fractions)
 
-    def of_whole_tissue(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
+    def of_complete_tissue(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
         """The same for tissue of the dtype of `fractions` that has no NaN anywhere."""
         xp, fractions = promote(fractions)
         properties = [tissue[contrast.tissue] for contrast in self._contrasts]
@@ -146,11 +146,11 @@ class SignalModel:
     def _kernel_by_level(self, xp: Any, axis: int, values: Array) -> Array:
         """Kernel of an axis, shape (levels, n, C)."""
         index = _places(xp, values)
-        if index is None:
-            return self._evaluate(xp, axis, values[None], levels_first=True)
-        table = self._table(axis, values.dtype, int(index.max()), levels_first=True)
-        # clip: numpy's own check of the places takes longer, and they are in the table
-        return np.take(table, index, axis=1, mode="clip")
+        if index is not None:
+            table = self._table(axis, values.dtype, int(index.max()), levels_first=True)
+            # clip: numpy's own check of the places takes longer, and they are in the table
+            return np.take(table, index, axis=1, mode="clip")
+        return self._evaluate(axis, self._levels_like(xp, axis, values)[:, None, None], values)
 
     def _kernel(self, xp: Any, axis: int, values: Array) -> Array:
         """Kernel of an axis, shape (n, C, levels)."""
@@ -159,10 +159,10 @@ class SignalModel:
             table = self._table(axis, values.dtype, int(index.max()), levels_first=False)
             return np.take(table, index, axis=0, mode="clip")
         # Written out rather than broadcast: numpy's loops are as long as the last axis.
-        n_levels = self._levels[axis].size
-        repeated = xp.repeat(values, n_levels, axis=-1)
-        kernel = self._evaluate(xp, axis, repeated, levels_first=False)
-        return xp.reshape(kernel, (*values.shape, n_levels))
+        levels = self._levels_like(xp, axis, values)
+        repeated = xp.repeat(values, levels.shape[0], axis=-1)
+        kernel = self._evaluate(axis, xp.tile(levels, (values.shape[-1],)), repeated)
+        return xp.reshape(kernel, (*values.shape, -1))
 
     def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
         """Kernel of an axis for the numbers 0 (which none looks up) to at least `largest`."""
@@ -171,18 +171,15 @@ class SignalModel:
         if table is None or largest >= table.shape[int(levels_first)]:
             numbers = np.arange(largest + 1, dtype=dtype)
             numbers[0] = 1  # at 0 some kernels are infinite
-            table = self._evaluate(np, axis, numbers[None], levels_first=True)
+            table = self._evaluate(axis, self._levels_like(np, axis, numbers)[:, None], numbers)
             table = self._tables[key] = table if levels_first else np.ascontiguousarray(table.T)
         return table
 
-    def _evaluate(self, xp: Any, axis: int, values: Array, *, levels_first: bool) -> Array:
-        """Kernel of an axis, at all levels of each of the values or at one after the other."""
+    def _levels_like(self, xp: Any, axis: int, values: Array) -> Array:
+        return xp.asarray(self._levels[axis], dtype=values.dtype, device=device(values))
+
+    def _evaluate(self, axis: int, levels: Array, values: Array) -> Array:
         contrast = self._contrasts[axis]
-        levels = xp.asarray(self._levels[axis], dtype=values.dtype, device=device(values))
-        if levels_first:
-            levels = xp.reshape(levels, (-1, *(1 for _ in values.shape[1:])))
-        else:
-            levels = xp.tile(levels, (values.shape[-1] // levels.shape[0],))
         options = self._longitudinal if contrast.longitudinal else {}
         return contrast.kernel(levels, values, **options)
 

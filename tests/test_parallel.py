@@ -1,0 +1,85 @@
+"""Blocks and chunks of rows, in threads."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from corrsk import _parallel
+from corrsk._parallel import blocks_of_run, for_each_block, for_each_chunk, for_each_run
+from corrsk._random import BLOCK_ROWS
+
+QUIET = {"description": "", "verbose": False}
+N = 20 * BLOCK_ROWS + 7
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, 5])
+@pytest.mark.parametrize("first_row", [0, 3 * BLOCK_ROWS])
+def test_every_row_is_in_the_block_of_its_number(n_jobs, first_row):
+    block_of_row = np.full(N, -1)
+
+    def work(block, rows):
+        assert (block_of_row[rows] == -1).all()
+        block_of_row[rows] = block
+
+    for_each_block(work, N, first_row=first_row, n_jobs=n_jobs, **QUIET)
+    np.testing.assert_array_equal(block_of_row, (first_row + np.arange(N)) // BLOCK_ROWS)
+
+
+def test_a_run_is_made_of_whole_blocks():
+    runs = []
+    for_each_run(lambda *run: runs.append(run), N, n_jobs=2, **QUIET)
+    runs.sort()
+    assert [rows.start for _, rows in runs] == [0, 8 * BLOCK_ROWS, 16 * BLOCK_ROWS]
+    assert list(blocks_of_run(*runs[-1])) == [
+        *((k, slice(k * BLOCK_ROWS, (k + 1) * BLOCK_ROWS)) for k in range(16, 20)),
+        (20, slice(20 * BLOCK_ROWS, N)),
+    ]
+
+
+def test_a_run_starts_with_a_block():
+    with pytest.raises(ValueError, match="first_row must be a multiple of 4096, got 5"):
+        for_each_run(lambda *run: None, 10, first_row=5, **QUIET)
+
+
+@pytest.mark.parametrize(("n_jobs", "n_chunks", "n_threads"), [(1, 6, 1), (3, 6, 3), (8, 2, 2)])
+def test_chunks_run_in_so_many_threads(n_jobs, n_chunks, n_threads):
+    together = threading.Barrier(n_threads, timeout=20)
+    threads = set()
+
+    def work(rows):
+        if len(threads) < n_threads:
+            threads.add(threading.get_ident())
+            together.wait()  # none of them does two of the first chunks
+
+    for_each_chunk(work, n_chunks, 1, n_jobs=n_jobs, unit="rows", **QUIET)
+    assert len(threads) == n_threads
+    assert (threading.get_ident() in threads) == (n_threads == 1)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_error_comes_out_and_ends_the_work(n_jobs):
+    done = []
+
+    def work(rows):
+        if rows.start == 1:
+            raise ZeroDivisionError("in a chunk")
+        done.append(rows.start)
+
+    with pytest.raises(ZeroDivisionError, match="in a chunk"):
+        for_each_chunk(work, 100_000, 1, n_jobs=n_jobs, unit="rows", **QUIET)
+    assert len(done) < 100_000 - 1
+
+
+def test_no_rows_are_no_work():
+    for_each_block(lambda block, rows: pytest.fail("there is nothing to do"), 0, n_jobs=2, **QUIET)
+
+
+def test_progress_is_shown_once_it_takes_long(monkeypatch, capsys):
+    monkeypatch.setattr(_parallel, "PROGRESS_DELAY", 0)
+    for_each_chunk(
+        lambda rows: None, 10, 2, n_jobs=2, description="counting", unit="rows", verbose=True
+    )
+    assert "counting" in capsys.readouterr().err
