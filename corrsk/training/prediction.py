@@ -30,7 +30,7 @@ def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArr
     """
     device = _device_of(net)
     net.module_.eval()
-    chunks = []
+    found: NDArray[np.float64] | None = None
     n_rows = min(PREDICT_ROWS, max(1, _PREDICT_VALUES // X.shape[1]))
     for start in range(0, X.shape[0], n_rows):
         with np.errstate(over="ignore"):
@@ -39,9 +39,14 @@ def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArr
             logits = net.module_(as_tensor(rows).to(device))
         if not torch.isfinite(logits).all():
             raise ValueError("X holds values that are too large for single precision")
+        if found is None:
+            # whole at once: pieces that stay would lie between activations that go, and
+            # the allocator would find no room for the next ones there
+            found = np.empty((X.shape[0], logits.shape[1]))
         # in double precision the rows sum to 1 as scikit-learn's metrics want them to
-        chunks.append(torch.softmax(logits.double(), dim=1).cpu().numpy())
-    return np.concatenate(chunks)
+        found[start : start + n_rows] = torch.softmax(logits.double(), dim=1).cpu().numpy()
+    assert found is not None  # the estimator has refused an empty X
+    return found
 
 
 def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
