@@ -20,6 +20,7 @@ from corrsk._random import BLOCK_ROWS
 
 PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
 _BLOCKS_PER_RUN = 8
+_RUNS_PER_THREAD = 2
 _KEPT_BYTES = 2**23  # more than the temporary arrays of a block
 
 
@@ -166,9 +167,11 @@ def for_each_run(
     # glibc gives memory above a threshold back at once, and the system fills it with zeros
     # for each block anew. It learns the threshold from the largest array that was freed.
     np.empty(_KEPT_BYTES, dtype=np.uint8)
+    # a few runs for each thread, as one core may be slower than another
+    blocks = -(-n_rows // BLOCK_ROWS) // (_RUNS_PER_THREAD * effective_n_jobs(n_jobs))
     for_each_chunk(
         lambda rows: work(first_block + rows.start // BLOCK_ROWS, rows),
-        n_rows, BLOCK_ROWS * _BLOCKS_PER_RUN,
+        n_rows, BLOCK_ROWS * min(max(blocks, 1), _BLOCKS_PER_RUN),
         n_jobs=n_jobs, description=description, unit="rows", verbose=verbose,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 STREAMS_VERSION = 2  # goes up when a seed gives other draws than before
 BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning knob
-_PIECE = BLOCK_ROWS * 32  # pairs of numbers worked on at a time
+_PIECE = BLOCK_ROWS * 64  # numbers worked on at a time, an even one
 
 RandomState = int | np.integer[Any] | np.random.RandomState | Generator | None
 

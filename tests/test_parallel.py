@@ -28,15 +28,17 @@ def test_every_row_is_in_the_block_of_its_number(n_jobs, first_row):
     np.testing.assert_array_equal(block_of_row, (first_row + np.arange(N)) // BLOCK_ROWS)
 
 
-def test_a_run_is_made_of_whole_blocks():
+@pytest.mark.parametrize(("n_jobs", "per_run"), [(1, 8), (2, 5), (50, 1)])
+def test_a_run_is_made_of_whole_blocks(n_jobs, per_run):
     runs = []
-    for_each_run(lambda *run: runs.append(run), N, n_jobs=2, **QUIET)
+    for_each_run(lambda *run: runs.append(run), N, n_jobs=n_jobs, **QUIET)
     runs.sort()
-    assert [rows.start for _, rows in runs] == [0, 8 * BLOCK_ROWS, 16 * BLOCK_ROWS]
-    assert list(blocks_of_run(*runs[-1])) == [
-        *((k, slice(k * BLOCK_ROWS, (k + 1) * BLOCK_ROWS)) for k in range(16, 20)),
-        (20, slice(20 * BLOCK_ROWS, N)),
-    ]
+    starts = list(range(0, N, per_run * BLOCK_ROWS))
+    stops = [*starts[1:], N]
+    assert runs == [(a // BLOCK_ROWS, slice(a, b)) for a, b in zip(starts, stops, strict=True)]
+    blocks = [block for run in runs for block in blocks_of_run(*run)]
+    assert blocks[:2] == [(0, slice(0, BLOCK_ROWS)), (1, slice(BLOCK_ROWS, 2 * BLOCK_ROWS))]
+    assert blocks[-1] == (20, slice(20 * BLOCK_ROWS, N))
 
 
 def test_a_run_starts_with_a_block():

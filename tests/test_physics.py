@@ -109,6 +109,38 @@ def test_a_voxel_has_the_same_bits_among_others(name):
         np.testing.assert_array_equal(part, together[rows])
 
 
+@pytest.mark.parametrize("name", ["T1-T2 grid", "T1-T2-D grid", "shuffled grid with repeats"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_whole_numbers_are_looked_up_with_the_bits_of_their_kernels(name, dtype):
+    model = physics.SignalModel(PROTOCOLS[name].contrasts, tr=9000.0)
+    rng = np.random.default_rng(3)
+    fractions = rng.dirichlet(np.ones(2), 400).astype(dtype)
+    tissue = {
+        "T1": rng.integers(2, 700, (400, 2)).astype(dtype),
+        "T2": rng.integers(2, 300, (400, 2)).astype(dtype),
+        "D": rng.integers(2, 5, (400, 2)).astype(dtype),
+    }
+    looked_up = model(tissue, fractions)
+    assert model._tables
+    for row in range(0, 400, 57):  # too few for a table to pay
+        alone = {name: values[row : row + 1] for name, values in tissue.items()}
+        computed = physics.SignalModel(PROTOCOLS[name].contrasts, tr=9000.0)
+        expected = computed(alone, fractions[row : row + 1])
+        assert not computed._tables
+        np.testing.assert_array_equal(looked_up[row : row + 1], expected)
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.5, math.inf])
+def test_what_is_no_place_in_a_table_is_computed(value):
+    model = physics.SignalModel(PROTOCOLS["T1-T2 grid"].contrasts)
+    tissue = {"T1": np.full((50, 1), 20.0), "T2": np.full((50, 1), 30.0)}
+    tissue["T2"][7] = value
+    signals = model(tissue, np.ones((50, 1)))
+    expected = np.exp(-PROTOCOLS["T1-T2 grid"].te / value)
+    expected *= 1 - 2 * np.exp(-PROTOCOLS["T1-T2 grid"].ti / 20)
+    np.testing.assert_allclose(signals[7], expected, rtol=1e-12)
+
+
 def test_inversion_recovery_at_its_landmarks():
     t1 = np.array([100.0, 1000.0])
     assert np.allclose(physics.inversion_recovery(0.0, t1), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_api_compat import device
@@ -145,19 +145,19 @@ class SignalModel:
 
     def _kernel_by_level(self, xp: Any, axis: int, values: Array) -> Array:
         """Kernel of an axis, shape (levels, n, C)."""
-        index = _places(xp, values)
-        if index is not None:
-            table = self._table(axis, values.dtype, int(index.max()), levels_first=True)
+        found = _places(xp, values)
+        if found is not None:
+            table = self._table(axis, values.dtype, found.largest, levels_first=True)
             # clip: numpy's own check of the places takes longer, and they are in the table
-            return np.take(table, index, axis=1, mode="clip")
+            return np.take(table, found.places, axis=1, mode="clip")
         return self._evaluate(axis, self._levels_like(xp, axis, values)[:, None, None], values)
 
     def _kernel(self, xp: Any, axis: int, values: Array) -> Array:
         """Kernel of an axis, shape (n, C, levels)."""
-        index = _places(xp, values)
-        if index is not None:
-            table = self._table(axis, values.dtype, int(index.max()), levels_first=False)
-            return np.take(table, index, axis=0, mode="clip")
+        found = _places(xp, values)
+        if found is not None:
+            table = self._table(axis, values.dtype, found.largest, levels_first=False)
+            return np.take(table, found.places, axis=0, mode="clip")
         # Written out rather than broadcast: numpy's loops are as long as the last axis.
         levels = self._levels_like(xp, axis, values)
         repeated = xp.repeat(values, levels.shape[0], axis=-1)
@@ -165,13 +165,13 @@ class SignalModel:
         return xp.reshape(kernel, (*values.shape, -1))
 
     def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
-        """Kernel of an axis for the numbers 0 (which none looks up) to at least `largest`."""
+        """Kernel of an axis for the numbers 0, 1, .. to at least `largest`."""
         key = (axis, dtype, levels_first)
         table = self._tables.get(key)
         if table is None or largest >= table.shape[int(levels_first)]:
             numbers = np.arange(largest + 1, dtype=dtype)
-            numbers[0] = 1  # at 0 some kernels are infinite
-            table = self._evaluate(axis, self._levels_like(np, axis, numbers)[:, None], numbers)
+            with np.errstate(all="ignore"):  # at 0 some kernels are infinite
+                table = self._evaluate(axis, self._levels_like(np, axis, numbers)[:, None], numbers)
             table = self._tables[key] = table if levels_first else np.ascontiguousarray(table.T)
         return table
 
@@ -184,12 +184,23 @@ class SignalModel:
         return contrast.kernel(levels, values, **options)
 
 
-def _places(xp: Any, values: Array) -> np.ndarray | None:
-    """Values as places in a table, if they are whole numbers and more than such a table has.
+class _Places(NamedTuple):
+    """Whole numbers as places in a table."""
+
+    places: np.ndarray
+    largest: int
+
+
+def _places(xp: Any, values: Array) -> _Places | None:
+    """Values as places in a table, if they are whole numbers and more than it needs to have.
 
     Only of numpy's arrays: to ask those of a GPU is to wait for it.
     """
     if xp is not NUMPY or not values.size:
         return None
-    in_table = values.min() >= 1 and values.max() < values.size
-    return values.astype(np.intp) if in_table and (np.rint(values) == values).all() else None
+    with np.errstate(invalid="ignore"):
+        places = values.astype(np.intp)
+    largest = int(places.view(np.uintp).max())  # negative ones are the largest of all
+    if largest >= values.size or not (places == values).all():
+        return None
+    return _Places(places, largest)
