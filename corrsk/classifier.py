@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.random import Generator, RandomState
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -288,7 +288,8 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     ) -> CorrelationCNNClassifier:
         """Train the network on signals that are simulated meanwhile, each seen once.
 
-        A prior and a protocol take the place of arrays; a thread of its own simulates.
+        A prior and a protocol take the place of arrays; a thread of its own simulates. A GPU
+        draws them itself: other bits of the same distributions.
 
         Parameters
         ----------
@@ -334,15 +335,8 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         self._first_signals(*stream.draw(0, 100), stream.classes, stream.grid_shape)
         count = np.full(len(self.classes_), n_signals / len(self.classes_))
         settings = self._settings(count, seed, n_signals // self.max_epochs)
-
-        n_jobs = training.stream_jobs()
-
-        def draw(chunk: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-            X, y = stream.draw(chunk, n, n_jobs=n_jobs)
-            return X, np.searchsorted(self.classes_, y)
-
         plan = training.StreamPlan.of(n_signals, self.max_epochs, settings.batch_size)
-        source = training.Source(draw=draw, plan=plan, identity=stream.identity)
+        source = training.Source(stream=stream, plan=plan)
         validation = self._validation_data(X_val, y_val, self.classes_)
         return self._train(settings, source, validation, device)
 

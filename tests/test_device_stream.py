@@ -12,6 +12,7 @@ from corrsk.tissue import FRACTION_LAWS
 from corrsk.training.device_stream import DeviceStream
 
 CPU = torch.device("cpu")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 N = 20_000
 
 
@@ -133,6 +134,7 @@ def test_levels_of_a_range():
     assert stats.kstest(1 / level.numpy(), stats.uniform(30, 120).cdf).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "stream",
     [
@@ -143,8 +145,9 @@ def test_levels_of_a_range():
     ],
     ids=["midl2024", "low noise", "t1t2-detr", "rician"],
 )
-def test_signals_are_distributed_as_numpys(stream):
-    X, y = DeviceStream(stream, CPU).draw(0, N)
+def test_signals_are_distributed_as_numpys(stream, device):
+    X, y = DeviceStream(stream, torch.device(device)).draw(0, N)
+    X, y = X.cpu(), y.cpu()
     numpys, n_c = stream.draw(0, N)
     assert X.dtype == torch.float32
     assert y.dtype == torch.int64

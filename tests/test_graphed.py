@@ -494,7 +494,7 @@ def test_chunks_come_to_the_gpu_as_they_were_drawn():
     plan = StreamPlan(n_epochs=1, n_chunks=6, chunk_rows=50_000)
 
     def draw(chunk, n):
-        return np.full((n, 64), chunk, np.float32), np.full(n, chunk)
+        return torch.full((n, 64), float(chunk)), torch.full((n,), chunk)
 
     with StreamedSignals(draw, plan, torch.device("cuda")) as stream:
         means = [(X.mean(), y.float().mean()) for X, y in stream.epoch()]

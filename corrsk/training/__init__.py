@@ -19,7 +19,7 @@ from corrsk.training.settings import (
     TrainingSettings,
     resolve_batch_size,
 )
-from corrsk.training.streaming import StreamPlan, stream_jobs
+from corrsk.training.streaming import StreamPlan
 
 __all__ = [
     "INPUT_SCALINGS",
@@ -38,7 +38,6 @@ __all__ = [
     "resolve_batch_size",
     "resolve_device",
     "restored_net",
-    "stream_jobs",
     "train_further",
     "train_network",
     "weights_of",

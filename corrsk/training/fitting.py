@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from corrsk.streams import SignalStream
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
 from corrsk.training.compiled import resolve_kernel, training_kernel
@@ -32,7 +33,7 @@ from corrsk.training.settings import (
     apply_settings,
     untrained_net,
 )
-from corrsk.training.streaming import Draw, StreamBatches, StreamedSignals, StreamPlan
+from corrsk.training.streaming import StreamBatches, StreamedSignals, StreamPlan
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 History = list[dict[str, Any]]
@@ -46,17 +47,14 @@ class Source:
     ----------
     arrays : (array of shape (n, N), array of shape (n,)), optional
         Signals and class indices.
-    draw : callable, optional
-        See :class:`StreamedSignals`.
+    stream : SignalStream, optional
     plan : StreamPlan, optional
-    identity : dict
-        What the bits of a stream depend on.
+        How the stream is divided.
     """
 
     arrays: Split | None = None
-    draw: Draw | None = None
+    stream: SignalStream | None = None
     plan: StreamPlan | None = None
-    identity: dict[str, Any] = field(default_factory=dict)
 
 
 @share_of_threads()
@@ -124,7 +122,7 @@ def train_network(
             state = keeper.read()  # a foreign file is refused before any work
         drawing.enter_context(own_random_numbers(settings.stream_seed(WEIGHTS_STREAM), device))
         net = untrained_net(
-            settings, _sample(source, signals, device),
+            settings, signals.X if isinstance(signals, TensorSignals) else signals.sample(),
             iterator_valid=WholeBatches,
             iterator_valid__batch_size=_validation_rows(settings, device),
             # the checkpoint comes last: it keeps what the others make of the epoch
@@ -220,20 +218,10 @@ def _opened(
             },
         )
         return
-    assert source.draw is not None
+    assert source.stream is not None
     assert source.plan is not None
-    with StreamedSignals(source.draw, source.plan, device) as stream:
-        yield stream, {"iterator_train": StreamBatches}
-
-
-def _sample(
-    source: Source, signals: TensorSignals | StreamedSignals, device: torch.device
-) -> torch.Tensor:
-    """Signals to scale the network's input by: all there are, or a stream's first chunk."""
-    if isinstance(signals, TensorSignals):
-        return signals.X
-    X, _ = signals.draw(0, signals.plan.chunk_rows)
-    return as_tensor(X).to(device)
+    with StreamedSignals.of(source.stream, source.plan, device) as signals:
+        yield signals, {"iterator_train": StreamBatches}
 
 
 def _validation_rows(settings: TrainingSettings, device: torch.device) -> int:
@@ -247,7 +235,10 @@ def _identity(
 ) -> str:
     """What a training is of, so that its checkpoint is known again."""
     arrays = [*(source.arrays or ()), *(validation or ())]
-    told: dict[str, Any] = {"stream": source.identity, "plan": source.plan and asdict(source.plan)}
+    told: dict[str, Any] = {
+        "stream": {} if source.stream is None else source.stream.identity,
+        "plan": source.plan and asdict(source.plan),
+    }
     if isinstance(settings.network, nn.Module):
         tensors = [*settings.network.parameters(), *settings.network.buffers()]
         arrays += [tensor.detach().cpu().numpy() for tensor in tensors]

@@ -1,4 +1,4 @@
-"""Fresh signals, drawn by a thread of their own while the network trains."""
+"""Fresh signals, drawn while the network trains: by a thread of their own, or by its GPU."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from corrsk._parallel import share_of_cores
+from corrsk.streams import SignalStream
+from corrsk.training.device_stream import DeviceStream
 
 _CHUNK_ROWS = 65_536  # 17 MB of signals of 64 measurements; two chunks wait, one is trained on
 _AHEAD = 2
+DRAWING_DEVICES = {"cuda"}  # kinds of devices that draw the signals they train on
 
-Draw = Callable[[int, int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+Draw = Callable[[int, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class StreamPlan:
 class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
     """The signals of one epoch after the other, never the same.
 
-    A context manager, within which a thread draws ahead. Only one iteration goes on at
+    A context manager, within which a thread may draw ahead. Only one iteration goes on at
     a time: the chunks have their numbers, by which they have their bits, in the order
     in which they are asked for.
 
@@ -63,25 +65,52 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         class indices, shapes (n, N) and (n,).
     plan : StreamPlan
     device : torch.device
+        Where to train.
+    in_thread : bool, default=True
+        Whether a thread draws ahead; not where to draw is only to queue work for the device.
     """
 
-    def __init__(self, draw: Draw, plan: StreamPlan, device: torch.device) -> None:
-        self.draw = draw
+    def __init__(
+        self, draw: Draw, plan: StreamPlan, device: torch.device, *, in_thread: bool = True
+    ) -> None:
         self.plan = plan
         self.device = device
+        self._draw = draw
+        self._in_thread = in_thread
         self._next = 0
+
+    @classmethod
+    def of(cls, stream: SignalStream, plan: StreamPlan, device: torch.device) -> StreamedSignals:
+        """Those of a stream, drawn by the device itself if it is a GPU.
+
+        A stream that draws in its own way, of a subclass, is drawn by the processor always.
+        """
+        if device.type in DRAWING_DEVICES and type(stream).draw is SignalStream.draw:
+            return cls(DeviceStream(stream, device).draw, plan, device, in_thread=False)
+        n_jobs = stream_jobs()
+
+        def draw(chunk: int, n: int) -> tuple[Tensor, Tensor]:
+            X, n_c = stream.draw(chunk, n, n_jobs=n_jobs)
+            return torch.from_numpy(X), torch.from_numpy(np.searchsorted(stream.classes, n_c))
+
+        return cls(draw, plan, device)
 
     def __len__(self) -> int:
         return self.plan.epoch_rows
 
     def __enter__(self) -> StreamedSignals:
         self._uploads = _Uploads(self.device) if self.device.type == "cuda" else None
+        # its thread starts with the first chunk that it is given
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrsk-stream")
         self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def sample(self) -> Tensor:
+        """The signals of the first chunk, on the device, to scale a network's input by."""
+        return self._draw(0, self.plan.chunk_rows)[0].to(self.device)
 
     def start_at(self, epoch: int) -> None:
         """Go on with the first chunk of an epoch, counted from 0."""
@@ -91,15 +120,19 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         """The chunks of the next epoch, on the device."""
         end = self.plan.n_epochs * self.plan.n_chunks
         for _ in range(self.plan.n_chunks):
+            if not self._in_thread:
+                self._next += 1
+                yield self._draw(self._next - 1, self.plan.chunk_rows)
+                continue
             # the thread looks beyond the epoch's end, so that no epoch starts with waiting
             while len(self._ahead) < _AHEAD and self._next < end:
-                self._ahead.append(self._pool.submit(self._tensors, self._next))
+                self._ahead.append(self._pool.submit(self._drawn, self._next))
                 self._next += 1
             chunk = self._ahead.popleft().result()
             yield chunk if self._uploads is None else self._uploads.moved(*chunk)
 
-    def _tensors(self, chunk: int) -> tuple[Tensor, Tensor]:
-        X, y = map(torch.from_numpy, self.draw(chunk, self.plan.chunk_rows))
+    def _drawn(self, chunk: int) -> tuple[Tensor, Tensor]:
+        X, y = self._draw(chunk, self.plan.chunk_rows)
         return (X.pin_memory(), y.pin_memory()) if self.device.type == "cuda" else (X, y)
 
 
