@@ -21,7 +21,8 @@ _CHUNK_ROWS = 65_536  # 17 MB of signals of 64 measurements; two chunks wait, on
 _AHEAD = 2
 DRAWING_DEVICES = {"cuda"}  # kinds of devices that draw the signals they train on
 
-Draw = Callable[[int, int], tuple[Tensor, Tensor]]
+Chunk = tuple[Tensor, Tensor]  # signals and their class indices
+Draw = Callable[[int, int], Chunk]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
             return cls(DeviceStream(stream, device).draw, plan, device, in_thread=False)
         n_jobs = stream_jobs()
 
-        def draw(chunk: int, n: int) -> tuple[Tensor, Tensor]:
+        def draw(chunk: int, n: int) -> Chunk:
             X, n_c = stream.draw(chunk, n, n_jobs=n_jobs)
             return torch.from_numpy(X), torch.from_numpy(np.searchsorted(stream.classes, n_c))
 
@@ -99,10 +100,10 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         return self.plan.epoch_rows
 
     def __enter__(self) -> StreamedSignals:
-        self._uploads = _Uploads(self.device) if self.device.type == "cuda" else None
+        self._beside = _BesideTraining(self.device) if self.device.type == "cuda" else None
         # its thread starts with the first chunk that it is given
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrsk-stream")
-        self._ahead: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        self._ahead: deque[Future[Chunk]] = deque()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,28 +117,32 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         """Go on with the first chunk of an epoch, counted from 0."""
         self._next = epoch * self.plan.n_chunks
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self) -> Iterator[Chunk]:
         """The chunks of the next epoch, on the device."""
-        end = self.plan.n_epochs * self.plan.n_chunks
         for _ in range(self.plan.n_chunks):
-            if not self._in_thread:
-                self._next += 1
-                yield self._draw(self._next - 1, self.plan.chunk_rows)
-                continue
-            # the thread looks beyond the epoch's end, so that no epoch starts with waiting
-            while len(self._ahead) < _AHEAD and self._next < end:
-                self._ahead.append(self._pool.submit(self._drawn, self._next))
-                self._next += 1
-            chunk = self._ahead.popleft().result()
-            yield chunk if self._uploads is None else self._uploads.moved(*chunk)
+            chunk = self._chunk_from_thread() if self._in_thread else self._chunk_of_device()
+            yield chunk() if self._beside is None else self._beside.made(chunk)
 
-    def _drawn(self, chunk: int) -> tuple[Tensor, Tensor]:
-        X, y = self._draw(chunk, self.plan.chunk_rows)
+    def _chunk_from_thread(self) -> Callable[[], Chunk]:
+        # the thread looks beyond the epoch's end, so that no epoch starts with waiting
+        end = self.plan.n_epochs * self.plan.n_chunks
+        while len(self._ahead) < _AHEAD and self._next < end:
+            self._ahead.append(self._pool.submit(self._drawn, self._next))
+            self._next += 1
+        X, y = self._ahead.popleft().result()
+        return lambda: (X.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True))
+
+    def _drawn(self, number: int) -> Chunk:
+        X, y = self._draw(number, self.plan.chunk_rows)
         return (X.pin_memory(), y.pin_memory()) if self.device.type == "cuda" else (X, y)
 
+    def _chunk_of_device(self) -> Callable[[], Chunk]:
+        number, self._next = self._next, self._next + 1
+        return lambda: self._draw(number, self.plan.chunk_rows)
 
-class _Uploads:
-    """Copy chunks to a GPU, each while the one before is trained on.
+
+class _BesideTraining:
+    """Lets a GPU make chunks, each while the one before is trained on.
 
     Parameters
     ----------
@@ -146,11 +151,11 @@ class _Uploads:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._making = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._trained: deque[torch.cuda.Event] = deque()
 
-    def moved(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The next chunk, which is in pinned memory, on the device."""
+    def made(self, make: Callable[[], Chunk]) -> Chunk:
+        """The next chunk: a draw on the device, or a copy of one in pinned memory."""
         training = torch.cuda.current_stream(self.device)
         # by now all work on the chunk before is queued; no more than that may be, or chunks
         # that wait would fill the memory. blocking: the cores are for the simulation
@@ -159,9 +164,9 @@ class _Uploads:
         self._trained.append(trained)
         if len(self._trained) > 1:
             self._trained.popleft().synchronize()
-        with torch.cuda.stream(self._copying):
-            X, y = X.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-        training.wait_stream(self._copying)
+        with torch.cuda.stream(self._making):
+            X, y = make()
+        training.wait_stream(self._making)
         for tensor in (X, y):
             tensor.record_stream(training)  # its memory is not free before that is done
         return X, y
