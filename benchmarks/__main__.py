@@ -4,6 +4,7 @@ python -m benchmarks                     the yardsticks of speed, named below
 python -m benchmarks simulation scaling  these, in this order
 python -m benchmarks --all               all there are, which takes hours
 python -m benchmarks --list              their names, and what each measures
+python -m benchmarks --table             write the README's figures from what is recorded
 
 Each writes results/NAME.json, and is a program of its own as well: python
 benchmarks/NAME.py, some with options (--help). A benchmark that fails does not
@@ -19,6 +20,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks import _table
 
 FOLDER = Path(__file__).parent
 YARDSTICKS = (
@@ -83,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run")
     parser.add_argument("--all", action="store_true", help="run all of them")
     parser.add_argument("--list", action="store_true", help="list them, and run none")
+    parser.add_argument("--table", action="store_true", help="write the README, and run none")
     arguments = parser.parse_args(argv)
     known = known_names()
     unknown = [name for name in arguments.names if name not in known]
@@ -93,6 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.list:
         for name in known:
             print(f"{name:16} {first_line(name)}")
+        return 0
+    if arguments.table:
+        _table.rewrite()
         return 0
     return 1 if run(selected(arguments)) else 0
 

@@ -83,7 +83,7 @@ def mark_speed_up(ax: Axes, panel: dict[str, Any]) -> None:
         ax.plot(x, [y[0] * x[0] / each for each in x], ":", color=STYLES[name][0], linewidth=1)
         speed_up = rows[-1]["times as fast as with the first"]
         lowest = max(y[-1], lowest)
-        ax.annotate(f"{speed_up:.1f}x", (x[-1], lowest), xytext=(8, 0), va="center", size=9,
+        ax.annotate(f"{speed_up:.2g}x", (x[-1], lowest), xytext=(8, 0), va="center", size=9,
                     textcoords="offset points", color=STYLES[name][0])  # fmt: skip
         lowest *= 1.3  # the next one's text stands above this one's
     ax.margins(x=0.2)

@@ -29,7 +29,7 @@ from training_epoch import OPERATIONS
 from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
 from corrsk.networks import ResidualMLP
 from corrsk.training import StreamPlan, resolve_device
-from corrsk.training.graphed import RECORDERS
+from corrsk.training.graphed import GRAPHS
 from corrsk.training.settings import wants_bfloat16
 
 Work = Callable[[], object]
@@ -40,12 +40,12 @@ def rounded(times: dict[str, list[float]], per: int = 1) -> dict[str, list[float
 
 
 def repeated(work: Work, times: int, device: torch.device) -> Work:
-    """The work so many times, recorded where that can be, and waited for."""
-    if device.type in RECORDERS:
-        recorder = RECORDERS[device.type](device)
-        with recorder.aside():
+    """The work so many times, captured where that can be, and waited for."""
+    if device.type in GRAPHS:
+        graphs = GRAPHS[device.type](device)
+        with graphs.on_side_stream():
             work()
-        work = recorder.record(work)
+        work = graphs.capture(work)
 
     def repeat() -> None:
         for _ in range(times):

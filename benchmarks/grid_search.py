@@ -33,7 +33,7 @@ from corrsk.networks import CorrelationCNN
 N_SIGNALS = 70_000
 EPOCHS = 2
 BATCH_SIZE = 2000
-ROUNDS = 1
+ROUNDS = 3
 RATES = [0.001, 0.002, 0.004, 0.008, 0.015, 0.03]
 DECAYS = [0.0, 0.001, 0.01, 0.1]
 

@@ -1,6 +1,6 @@
 """Prediction of 10^6 signals: its memory and its speed against one bare forward pass.
 
-The memory is what the process's peak grows by during `predict_proba`, beside the
+The memory is what the peak of a fresh process grows by during `predict_proba`, beside the
 size of the probabilities that it returns. The rival pushes all signals through
 the network in a single bare torch call, which is the simplest thing to write. Then the
 models that come with corrsk: target 50,000 signals a second on two cores; and their networks
@@ -10,9 +10,7 @@ as ONNX files in ONNX Runtime: its speed, and the largest difference of a probab
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from _measure import paired_rounds, ratio, record, seconds
+from _measure import in_fresh_process, memory_of, paired_rounds, ratio, record, seconds
 
 from corrsk import (
     CorrelationCNNClassifier,
@@ -30,16 +28,33 @@ from corrsk import (
 )
 
 N_SIGNALS = 1_000_000
+N_TRAIN = 20_000
 N_RUNTIME = 200_000
 ROUNDS = 3
 CALLS = 300
 CHUNK = 2048
 
 
-def peak_bytes() -> int:
-    """Peak memory of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def briefly_trained() -> CorrelationCNNClassifier:
+    X, y = make_correlation_signals(N_TRAIN, random_state=1)
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, device="cpu", verbose=False)
+    return model.fit(X, y)
+
+
+def single_call(model: CorrelationCNNClassifier, X: Any) -> torch.Tensor:
+    """All signals through the network at once."""
+    with torch.inference_mode():
+        return torch.softmax(model.net_.module_(torch.from_numpy(X)), dim=1)
+
+
+def memory_in_megabytes(what: str) -> float:
+    """What the peak grows by while a model answers, of its name, or the rival's call."""
+    X, _ = make_correlation_signals(N_SIGNALS, random_state=0)
+    model = load_pretrained(what) if what in pretrained_names() else briefly_trained()
+    model.predict_proba(X[:10_000])  # libraries set themselves up
+    rival = what == "one call"
+    _, grown = memory_of(lambda: single_call(model, X) if rival else model.predict_proba(X))
+    return round(grown / 1e6, 1)
 
 
 def latency(answer: Any, X: Any) -> float:
@@ -83,40 +98,33 @@ def in_onnx_runtime(pipeline: Any, X: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    X, y = make_correlation_signals(N_SIGNALS, random_state=0)
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, device="cpu", verbose=False)
-    model.fit(X[:20_000], y[:20_000])
-    model.predict_proba(X[:20_000])
-    before = peak_bytes()
-    probabilities = model.predict_proba(X)
-    grown = peak_bytes() - before
-
+    memory = {
+        name: in_fresh_process(memory_in_megabytes, name)
+        for name in ("corrsk", "one call", *pretrained_names())
+    }
+    X, _ = make_correlation_signals(N_SIGNALS, random_state=0)
+    model = briefly_trained()
+    times = paired_rounds(
+        {"corrsk": lambda: model.predict_proba(X), "one call": lambda: single_call(model, X)},
+        ROUNDS,
+    )
     shipped = {}
     for name in pretrained_names():
-        pipeline, before = load_pretrained(name), peak_bytes()
+        pipeline = load_pretrained(name)
         took = min(seconds(lambda model=pipeline: model.predict_proba(X)) for _ in range(ROUNDS))
         shipped[name] = {
             "signals per second": round(N_SIGNALS / took),
-            "peak memory grows by (MB)": round((peak_bytes() - before) / 1e6, 1),
+            "peak memory grows by (MB)": memory[name],
             "latency (ms)": latency(pipeline.predict_proba, X),
         }
-    network = model.net_.module_
-
-    def single_call() -> None:
-        with torch.inference_mode():
-            torch.softmax(network(torch.from_numpy(X)), dim=1)
-
-    times = paired_rounds(
-        {"corrsk": lambda: model.predict_proba(X), "one call": single_call}, ROUNDS
-    )
     record(
         "prediction",
         {
             "n_signals": N_SIGNALS,
             "signals per second": round(N_SIGNALS / min(times["corrsk"])),
-            "peak memory grows by (MB)": round(grown / 1e6, 1),
-            "of which the probabilities (MB)": round(probabilities.nbytes / 1e6, 1),
-            "one call grows it by (MB)": round((peak_bytes() - before) / 1e6, 1),
+            "peak memory grows by (MB)": memory["corrsk"],
+            "of which the probabilities (MB)": round(model.predict_proba(X).nbytes / 1e6, 1),
+            "one call grows it by (MB)": memory["one call"],
             "ratio of corrsk's time to one call's": ratio(times, "corrsk", "one call"),
             "latency (ms)": latency(model.predict_proba, X),
             "models that come with corrsk": shipped,

@@ -11,10 +11,10 @@ panel take turns:
   compiled kernels;
 - threads: the same work and a grid search, over threads and, for the search, workers.
 
-Beside each time stands what explains it: page faults, the share of `fit` that is no epoch,
-floating-point operations, and the machine's caches. Training is in batches of 500, which is
-what "auto" means from 50,000 signals on. Results: results/scaling.json and scaling.png;
---draw draws the second from the first again.
+Beside each time stands what explains it: page faults of the process, the share of `fit` that
+is the epoch itself, the floating-point operations of torch, and the machine's caches.
+Training is in batches of 500, which is what "auto" means from 50,000 signals on. Results:
+results/scaling.json and scaling.png; --draw draws the second from the first again.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Point:
         Signals that a call of `work` handles.
     work : callable
     facts : callable
-        What else to record, when all is done.
+        What else to record, when all is done: of so many rounds, the last ones.
     calls : int
         How many times over the work is done for one time; more than 1 where it is short.
     prepare : callable, optional
@@ -83,7 +83,7 @@ class Point:
     x: int
     n_signals: int
     work: Callable[[], object]
-    facts: Callable[[], Row] = dict
+    facts: Callable[[int], Row] = lambda rounds: {}
     calls: int = 1
     prepare: Callable[[], object] | None = None
     faults: list[int] = field(default_factory=list)
@@ -116,11 +116,11 @@ def measured(over: str, points: Sequence[Point], rounds: int) -> Panel:
                 "microseconds per signal": rounded(1e6 * statistics.median(per_signal)),
                 "signals per second": round(1 / statistics.median(per_signal)),
                 "seconds of each round": [rounded(took) for took in times[f"{number}"]],
-                "page faults per signal": rounded(
-                    # those of the rounds, without the warm-up
-                    statistics.median(point.faults[-rounds:]) / handled
-                ),
-                **point.facts(),
+                "page faults per signal": None  # those of workers are not this process's
+                if point.prepare
+                # of the rounds, without the warm-up
+                else rounded(statistics.median(point.faults[-rounds:]) / handled),
+                **point.facts(rounds),
             }
         )
     return panel
@@ -141,18 +141,19 @@ def network(kernel: str = "torch", **parameters: Any) -> CorrelationCNNClassifie
 def training(
     curve: str, x: int, model: CorrelationCNNClassifier, X: Any, y: Any, calls: int = 1
 ) -> Point:
-    epochs = []
+    epochs: list[float] = []
 
     def fit() -> None:
         model.fit(X, y)
         epochs.append(model.history_[0]["seconds"])
 
-    def facts() -> Row:
-        epoch = 1e6 * statistics.median(epochs) / len(X)
-        return {
-            "of which the epoch itself (microseconds per signal)": rounded(epoch),
-            "floating-point operations per signal": flop_per_signal(model),
-        }
+    def facts(rounds: int) -> Row:
+        each_round = np.reshape(epochs[-rounds * calls :], (rounds, calls)).mean(axis=1)
+        epoch = 1e6 * float(np.median(each_round)) / len(X)
+        row: Row = {"of which the epoch itself (microseconds per signal)": rounded(epoch)}
+        if model.kernel == "torch":  # the kernels do fewer
+            row["floating-point operations per signal"] = flop_per_signal(model)
+        return row
 
     return Point(curve, x, len(X), fit, facts, calls)
 
@@ -187,7 +188,7 @@ def over_samples(sizes: Sequence[int], torch_up_to: int, rival_up_to: int, round
                 Point(
                     "logistic regression, fit", n, n,
                     lambda n=n, rival=rival: rival.fit(X[:n], y[:n]),
-                    lambda rival=rival: {"iterations": int(rival[-1].n_iter_[0])},
+                    lambda rounds, rival=rival: {"iterations": int(rival[-1].n_iter_[0])},
                     calls,
                 )
             )  # fmt: skip

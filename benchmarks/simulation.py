@@ -8,19 +8,20 @@ than numpy's, are timed beside them.
 
 The peak of memory is that of a fresh process, over what it took before, and as a ratio to what
 the call returns. Target: at most 1.2.
+
+Rounds in which the second core is worth next to nothing to numpy were taken while another
+process, or another guest of the host, had it.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from _measure import paired_rounds, ratio, record
+from _measure import in_fresh_process, memory_of, paired_rounds, ratio, record
 from numpy.random import SFC64, Generator
 from numpy.typing import NDArray
 
@@ -58,37 +59,25 @@ def chunks_of_a_stream(stream: SignalStream) -> None:
         stream.draw(chunk, min(CHUNK, N_SIGNALS - chunk * CHUNK))
 
 
-def memory_now(what: str) -> int:
-    """Bytes of this process: VmRSS it holds, VmHWM it held at its peak.
-
-    Not `ru_maxrss`, in which a process has the peak of the one that started it.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in status if line.startswith(what))
-
-
 def memory_of_fit_transform() -> tuple[int, int]:
     """Size of what comes out, and the peak over what was there before."""
     tissue, _ = TissuePrior.named("midl2024").sample(N_SIGNALS, random_state=0)
     generator = CorrelationSignalGenerator(random_state=0)
     generator.fit_transform(tissue[:WARM_UP])
-    before = memory_now("VmRSS")
-    return generator.fit_transform(tissue).nbytes, memory_now("VmHWM") - before
+    signals, grown = memory_of(lambda: generator.fit_transform(tissue))
+    return signals.nbytes, grown
 
 
 def memory_of_load_dataset() -> tuple[int, int]:
     load_dataset("midl2024", WARM_UP)
-    before = memory_now("VmRSS")
-    data = load_dataset("midl2024", N_SIGNALS)
+    data, grown = memory_of(lambda: load_dataset("midl2024", N_SIGNALS))
     arrays = [data.data, data.target, data.tissue.to_numpy(), data.train_indices]
     arrays += [data.validation_indices, data.test_indices]
-    return sum(array.nbytes for array in arrays), memory_now("VmHWM") - before
+    return sum(array.nbytes for array in arrays), grown
 
 
 def memory(measure: Callable[[], tuple[int, int]]) -> dict[str, Any]:
-    """The result of `measure` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        output, grown = pool.submit(measure).result()
+    output, grown = in_fresh_process(measure)
     return {
         "output (MB)": round(output / 1e6, 1),
         "peak grows by (MB)": round(grown / 1e6, 1),
@@ -117,6 +106,9 @@ def main() -> None:
             one_core: lambda: numpys_normals(np.empty(N_NORMALS, dtype=np.float32), 0),
             all_cores: lambda: on_cores(numpys_normals),
             "normals, corrsk, all cores": lambda: on_cores(corrsks_normals),
+            "normals, corrsk, one core": lambda: corrsks_normals(
+                np.empty(N_NORMALS, dtype=np.float32), 0
+            ),
             **ours,
         },
         ROUNDS,
@@ -126,6 +118,10 @@ def main() -> None:
         {
             "n_signals": N_SIGNALS,
             "seconds": {name: [round(t, 3) for t in row] for name, row in times.items()},
+            "what a second core is worth to each": {
+                "numpy": ratio(times, one_core, all_cores),
+                "corrsk": ratio(times, "normals, corrsk, one core", "normals, corrsk, all cores"),
+            },
             "ratio to the normals on one core": {
                 name: ratio(times, name, one_core) for name in ours
             },

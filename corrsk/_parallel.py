@@ -23,9 +23,13 @@ _BLOCKS_PER_RUN = 8
 _RUNS_PER_THREAD = 2
 _KEPT_BYTES = 2**23  # more than the temporary arrays of a block
 
+_this_thread = threading.local()
+
 
 def in_worker() -> bool:
-    """Whether this code runs within a worker: of a joblib call, or of a dask cluster."""
+    """Whether this code runs within a worker: of a joblib call, a dask cluster, or our threads."""
+    if getattr(_this_thread, "is_ours", False):
+        return True
     backend, _ = get_active_backend()
     # joblib's dask backend gives its workers the nesting level of a call from outside
     return bool(getattr(backend, "nesting_level", 0)) or _threads_of_dask_worker() is not None
@@ -135,9 +139,11 @@ def for_each_chunk(
         if threads <= 1:
             work_off()
             return
-        # not joblib's threads, whose results it looks for every 10 ms: in that time the
-        # signals of a third of a chunk of a stream are simulated
-        with ThreadPoolExecutor(threads, thread_name_prefix="corrsk-chunk") as pool:
+        # not joblib's threads, whose results it looks for every 10 ms: in that time ten
+        # thousand signals are simulated
+        with ThreadPoolExecutor(
+            threads, "corrsk-chunk", initializer=setattr, initargs=(_this_thread, "is_ours", True)
+        ) as pool:
             try:
                 for ended in [pool.submit(work_off) for _ in range(threads)]:
                     ended.result()
@@ -167,13 +173,16 @@ def for_each_run(
     # glibc gives memory above a threshold back at once, and the system fills it with zeros
     # for each block anew. It learns the threshold from the largest array that was freed.
     np.empty(_KEPT_BYTES, dtype=np.uint8)
-    # a few runs for each thread, as one core may be slower than another
-    blocks = -(-n_rows // BLOCK_ROWS) // (_RUNS_PER_THREAD * effective_n_jobs(n_jobs))
     for_each_chunk(
         lambda rows: work(first_block + rows.start // BLOCK_ROWS, rows),
-        n_rows, BLOCK_ROWS * min(max(blocks, 1), _BLOCKS_PER_RUN),
+        n_rows, BLOCK_ROWS * _blocks_per_run(n_rows, effective_n_jobs(n_jobs)),
         n_jobs=n_jobs, description=description, unit="rows", verbose=verbose,
     )  # fmt: skip
+
+
+def _blocks_per_run(n_rows: int, threads: int) -> int:
+    # a few runs for each thread, as one core may be slower than another
+    return min(max(-(-n_rows // BLOCK_ROWS) // (_RUNS_PER_THREAD * threads), 1), _BLOCKS_PER_RUN)
 
 
 def blocks_of_run(first_block: int, rows: slice) -> Iterator[tuple[int, slice]]:

@@ -59,7 +59,7 @@ def block_generators(seed: int, stream: int, first_block: int, n_rows: int) -> l
 
 
 def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
-    """Fill `out`, contiguous, with standard normal draws, in a third of the time of numpy's.
+    """Fill `out`, contiguous, with standard normal draws, more quickly than numpy's own.
 
     The transform of Box and Muller, Ann. Math. Stat. 29, 610 (1958): with numpy's
     vectorised logarithm, sine and cosine it beats the rejection steps of a
@@ -87,7 +87,7 @@ def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
 
 
 def _fill_with_uniforms(rng: Generator, flat: NDArray[np.floating[Any]]) -> None:
-    """What ``rng.random(out=flat)`` draws; of float32 an even number, in half its time."""
+    """What ``rng.random(out=flat)`` draws of a new generator; of float32 an even number."""
     if flat.dtype != np.float32:
         rng.random(dtype=flat.dtype.type, out=flat)
         return

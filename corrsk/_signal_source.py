@@ -52,7 +52,7 @@ class SignalSource:
             self.prior, rows, self.n_samples, _random.entropy(generator.random_state),
             generator.noise_level,
         )  # fmt: skip
-        simulate = generator.block_simulator("fit_transform", "l2" if self.normalize else None)
+        simulate = generator._block_simulator("fit_transform", "l2" if self.normalize else None)
         X = np.empty((len(drawn.n_c), generator.protocol_.n_measurements), generator.dtype)
 
         def draw(first_block: int, run: slice) -> None:

@@ -211,11 +211,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         columns = self.n_features_in_ if names is None else list(names)
         return TableLayout.of(columns, self.protocol_.tissue_properties)
 
-    def block_simulator(self, stream: str, norm: str | None = None) -> BlockSimulator:
-        """What simulates the blocks of a checked table as the method `stream` does.
-
-        Of "fit_transform", it gives any block of a table the bits it has in the whole.
-        """
+    def _block_simulator(self, stream: str, norm: str | None = None) -> BlockSimulator:
+        # of "fit_transform", it gives any block of a checked table the bits it has in the whole
         return BlockSimulator(
             physics.SignalModel(
                 self.protocol_.contrasts,
@@ -227,7 +224,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         )  # fmt: skip
 
     def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:
-        simulate = self.block_simulator(stream)
+        simulate = self._block_simulator(stream)
         signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
         for_each_block(
             lambda block, rows: simulate(block, table[rows], signals[rows]),

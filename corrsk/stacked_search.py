@@ -37,8 +37,8 @@ class StackedGridSearchCV(GridSearchCV):
         Any other estimator is searched as in GridSearchCV.
     param_grid : dict or list of dict
     scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
-        Those of GridSearchCV. The workers that `n_jobs` asks for are threads where there are
-        stacks: they fit what is in none, and score.
+        Those of GridSearchCV. The workers that `n_jobs` asks for are threads where stacks are
+        wanted: they fit what is in none, each on one core, and score.
     stack : "auto" or bool, default="auto"
         Whether to train in stacks; "auto" does where the classifier's device is a GPU. On
         the processor a stack is slower than the compiled kernels are one after another.

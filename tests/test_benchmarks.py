@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from corrsk._files import read_json
@@ -129,7 +132,16 @@ def test_a_record_has_the_day_the_machine_and_the_versions(measure, capsys):
     assert machine["cores"] == os.cpu_count()
     assert machine["processor"] == measure.processor() != ""
     assert {"architecture", "system", "python", *measure.PACKAGES} < set(machine)
-    assert os.uname().nodename not in json.dumps(written)
+    assert platform.node() not in json.dumps(written)
+    assert written["load average before"] >= 0
+    assert written["commit"] is None or re.fullmatch(r"[0-9a-f]{7,}\+?", written["commit"])
+
+
+def test_memory_is_that_of_one_piece_of_work(measure):
+    kept = np.ones(30_000_000)  # an earlier peak
+    del kept
+    made, grown = measure.memory_of(lambda: np.ones(10_000_000))
+    assert 0.9 < grown / made.nbytes < 1.2
 
 
 def test_the_processor_is_named_as_the_system_names_it(measure, monkeypatch):
@@ -168,7 +180,9 @@ def test_rivals_take_turns_after_an_uncounted_round(measure):
 
 def test_a_ratio_is_taken_within_each_round(measure):
     times = {"ours": [1.0, 6.0, 2.0], "theirs": [2.0, 4.0, 2.0]}
-    assert measure.ratio(times, "ours", to="theirs") == {"min": 0.5, "median": 1.0, "max": 1.5}
+    assert measure.ratio(times, "ours", to="theirs") == {
+        "min": 0.5, "median": 1.0, "max": 1.5, "best times": 0.5,
+    }  # fmt: skip
 
 
 def test_scaling_is_measured_recorded_and_drawn(measure, monkeypatch, tmp_path):
@@ -198,6 +212,9 @@ def test_scaling_is_measured_recorded_and_drawn(measure, monkeypatch, tmp_path):
     assert row["signals"] == 100
     [took] = row["seconds of each round"]
     assert row["microseconds per signal"] == pytest.approx(1e6 * took / 100, rel=1e-3)
+    assert (
+        row["of which the epoch itself (microseconds per signal)"] < row["microseconds per signal"]
+    )
     row = samples["simulation"][0]  # done twice over, to last as long as that of 400
     [took] = row["seconds of each round"]
     assert row["microseconds per signal"] == pytest.approx(1e6 * took / 400, rel=1e-3)

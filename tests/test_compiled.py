@@ -329,6 +329,22 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_
         cut.set_params(kernel="torch").fit(*training_data)
 
 
+def test_an_interrupted_compilation_leaves_the_network_as_it_was(training_data, monkeypatch):
+    X, y = training_data[0][:600], training_data[1][:600]
+    fitted = model(kernel="compiled").partial_fit(X, y)
+    before = [parameter.data_ptr() for parameter in fitted.net_.module_.parameters()]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(compiled.CompiledStep, "_add_gradients", interrupted)
+        fitted.partial_fit(X, y)
+    parameters = list(fitted.net_.module_.parameters())
+    assert [parameter.data_ptr() for parameter in parameters] == before
+    assert fitted.partial_fit(X, y).n_iter_ == 2
+
+
 def test_partial_fit_copies_and_pickles(training_data):
     X, y = training_data[0][:600], training_data[1][:600]
     once = model(kernel="compiled").partial_fit(X, y)

@@ -1,9 +1,10 @@
-"""Training by recorded steps. Where there is no GPU, a tape of torch's operations replays them."""
+"""Training by captured steps. Where there is no GPU, a tape of torch's operations replays them."""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -90,28 +91,28 @@ class Tape(TorchDispatchMode):
 class Tapes:
     """Stands in for `graphed.CudaGraphs`."""
 
-    recorded = 0
+    captures = 0
 
     def __init__(self, device):
         assert device == CPU
 
-    def aside(self):
+    def on_side_stream(self):
         return nullcontext()
 
-    def record(self, step):
-        Tapes.recorded += 1
+    def capture(self, step):
+        Tapes.captures += 1
         with torch.random.fork_rng(devices=[]):
             with Tape() as tape:
                 step()
             with torch.no_grad():
-                tape.undo()  # a recording does nothing
+                tape.undo()  # a capture does nothing
         return tape.replay
 
 
 @pytest.fixture
 def tapes(monkeypatch):
-    monkeypatch.setitem(graphed.RECORDERS, "cpu", Tapes)
-    monkeypatch.setattr(Tapes, "recorded", 0)
+    monkeypatch.setitem(graphed.GRAPHS, "cpu", Tapes)
+    monkeypatch.setattr(Tapes, "captures", 0)
     return Tapes
 
 
@@ -153,7 +154,7 @@ def test_replays_train_as_plain_steps_do(tapes, signals, network, n):
         classifier(**settings, kernel=kernel).fit(X, y, X[:200], y[:200])
         for kernel in ("torch", "auto")
     )
-    assert tapes.recorded == 1 + (n % 100 > 0)
+    assert tapes.captures == 1 + (n % 100 > 0)
     # Muon's iteration in bfloat16 makes much of the last bit of a gradient
     atol = 2e-3 if network == "residual-mlp" else 1e-5
     assert_same_training(replayed, plain, atol)
@@ -161,10 +162,10 @@ def test_replays_train_as_plain_steps_do(tapes, signals, network, n):
     assert float((weights(plain) - weights(at_start)).abs().max()) > 0.02
 
 
-def test_a_step_in_bfloat16_is_recorded_too(tapes, signals):
+def test_a_step_in_bfloat16_is_captured_too(tapes, signals):
     settings = NETWORKS["residual-mlp"] | {"precision": "bfloat16"}
     plain, replayed = (classifier(**settings, kernel=k).fit(*signals) for k in ("torch", "auto"))
-    assert tapes.recorded == 1
+    assert tapes.captures == 1
     assert_same_training(replayed, plain, atol=2e-3)
 
 
@@ -175,7 +176,7 @@ def test_a_stream_fills_the_memory_that_is_trained_on(tapes, monkeypatch):
         classifier(**settings, kernel=kernel).fit_stream(LOW, 2000) for kernel in ("torch", "auto")
     )
     assert StreamPlan.of(2000, 2, 100).n_chunks == 3
-    assert tapes.recorded == 1
+    assert tapes.captures == 1
     assert_same_training(replayed, plain, atol=2e-3)
     assert len(replayed.history_) == 2
 
@@ -199,7 +200,7 @@ def state_of(net):
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, NETWORKS["residual-mlp"]])
-def test_what_comes_before_a_recording_leaves_no_trace(signals, changes):
+def test_what_comes_before_a_capture_leaves_no_trace(signals, changes):
     settings = replace(SETTINGS, **changes)
     X, y = torch.from_numpy(signals[0][:150]), torch.from_numpy(signals[1][:150] - 1)
     net, schedule, order = initialised(settings, X)
@@ -216,19 +217,19 @@ def test_what_comes_before_a_recording_leaves_no_trace(signals, changes):
     assert not any(state.any() for state in states)  # as they start
     assert torch.equal(torch.get_rng_state(), random)
     assert schedule.step == 0
-    # a second recording, as after a checkpoint, keeps what is there
+    # a second capture, as after a checkpoint, keeps what is there
     epochs.train_next()
 
     class Watched(Tapes):
         """As torch does on a GPU, which warns otherwise, or refuses."""
 
-        def aside(self):
+        def on_side_stream(self):
             assert not any(group.get("capturable") for group in net.optimizer_.param_groups)
-            return super().aside()
+            return super().on_side_stream()
 
-        def record(self, step):
+        def capture(self, step):
             assert all(group.get("capturable", True) for group in net.optimizer_.param_groups)
-            return super().record(step)
+            return super().capture(step)
 
     before, states = state_of(net)
     states = [state.clone() for state in states]
@@ -247,8 +248,8 @@ def test_every_step_has_its_learning_rate(signals, name):
     used = []
 
     class Watched(Tapes):
-        def record(self, step):
-            replay = super().record(step)
+        def capture(self, step):
+            replay = super().capture(step)
             return lambda: (replay(), used.append(float(net.optimizer_.param_groups[0]["lr"])))
 
     epochs = graphed.GraphedEpochs(
@@ -268,8 +269,8 @@ def test_an_epoch_visits_every_signal_once_in_an_order_of_its_own(signals):
     seen = []
 
     class Watched(Tapes):
-        def record(self, step):
-            replay, (size,) = super().record(step), step.args
+        def capture(self, step):
+            replay, (size,) = super().capture(step), step.args
             return lambda: (seen.append(epochs._visits[epochs._batch[:size]]), replay())
 
     epochs = graphed.GraphedEpochs(
@@ -286,24 +287,24 @@ def test_an_epoch_visits_every_signal_once_in_an_order_of_its_own(signals):
 
 
 @pytest.mark.parametrize(
-    "recorder",
+    "graphs",
     [
         pytest.param(lambda: Tapes(CPU), id="tape"),
         pytest.param(lambda: graphed.CudaGraphs(torch.device("cuda")), id="gpu", marks=needs_gpu),
     ],
 )
-def test_masks_differ_between_replays(recorder):
-    recorder = recorder()
+def test_masks_differ_between_replays(graphs):
+    graphs = graphs()
     torch.manual_seed(0)
-    device = CPU if isinstance(recorder, Tapes) else torch.device("cuda")
+    device = CPU if isinstance(graphs, Tapes) else torch.device("cuda")
     ones, mask = torch.ones(1000, device=device), torch.zeros(1000, device=device)
 
     def step():
         mask.copy_(F.dropout(ones, 0.3))
 
-    with recorder.aside():
+    with graphs.on_side_stream():
         step()
-    replay = recorder.record(step)
+    replay = graphs.capture(step)
     masks = []
     for _ in range(3):
         replay()
@@ -316,10 +317,10 @@ def test_masks_differ_between_replays(recorder):
 def test_a_number_that_a_step_reads_back_is_noticed():
     value = torch.ones(1)
     with pytest.raises(RuntimeError, match="waits for the device"):
-        Tapes(CPU).record(lambda: value * value.item())
+        Tapes(CPU).capture(lambda: value * value.item())
 
 
-# -- checkpoints, errors, what is not recorded ----------------------------------------
+# -- checkpoints, errors, what is not captured ----------------------------------------
 
 
 class PulledPlug(Exception):
@@ -327,7 +328,7 @@ class PulledPlug(Exception):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_recorded_training_that_was_cut_off_goes_on(
+def test_a_captured_training_that_was_cut_off_goes_on(
     tapes, signals, tmp_path, monkeypatch, network
 ):
     settings = NETWORKS[network] | {"dropout": 0.2, "max_epochs": 4, "batch_size": 300}
@@ -343,16 +344,16 @@ def test_a_recorded_training_that_was_cut_off_goes_on(
     with monkeypatch.context() as patched, pytest.raises(PulledPlug):
         patched.setattr(EpochProgress, "on_epoch_end", pull_the_plug)
         classifier(**settings, checkpoint=tmp_path / "c").fit(*signals)
-    with pytest.raises(ValueError, match="another kernel"):
+    with pytest.raises(ValueError, match="another kernel, or on another kind of device"):
         classifier(**settings, checkpoint=tmp_path / "c", kernel="torch").fit(*signals)
     resumed = classifier(**settings, checkpoint=tmp_path / "c").fit(*signals)
     assert torch.equal(weights(whole), weights(resumed))
     assert [row["learning_rate"] for row in whole.history_] == [
         row["learning_rate"] for row in resumed.history_
     ]
-    recorded = tapes.recorded
+    captures = tapes.captures
     assert classifier(**settings, checkpoint=tmp_path / "c").fit(*signals).n_iter_ == 4
-    assert tapes.recorded == recorded  # there was nothing left to record for
+    assert tapes.captures == captures  # there was nothing left to capture for
 
 
 def test_a_checkpoint_is_of_one_kind_of_device():
@@ -367,7 +368,7 @@ def test_a_training_that_diverges_says_so(tapes, signals):
     model = classifier(optimizer="sgd", learning_rate=1e6, learning_rate_schedule="constant")
     with pytest.raises(ValueError, match="the training diverged: the train loss of epoch"):
         model.fit(*signals)
-    assert tapes.recorded == 1
+    assert tapes.captures == 1
     assert not hasattr(model, "net_")
 
 
@@ -375,7 +376,7 @@ def test_ctrl_c_between_replays_leaves_nothing_behind(monkeypatch, signals):
     nets = []
 
     class Interrupted(Tapes):
-        def record(self, step):
+        def capture(self, step):
             nets.append(step.func.__self__._net)
 
             def replay():
@@ -383,7 +384,7 @@ def test_ctrl_c_between_replays_leaves_nothing_behind(monkeypatch, signals):
 
             return replay
 
-    monkeypatch.setitem(graphed.RECORDERS, "cpu", Interrupted)
+    monkeypatch.setitem(graphed.GRAPHS, "cpu", Interrupted)
     model = classifier()
     with pytest.raises(KeyboardInterrupt):
         model.fit(*signals)
@@ -392,12 +393,12 @@ def test_ctrl_c_between_replays_leaves_nothing_behind(monkeypatch, signals):
     assert all(parameter.grad is None for parameter in nets[0].module_.parameters())
 
 
-def test_what_goes_wrong_in_a_recording_names_the_way_around(monkeypatch, signals):
+def test_what_goes_wrong_in_a_capture_names_the_way_around(monkeypatch, signals):
     class Broken(Tapes):
-        def record(self, step):
+        def capture(self, step):
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setitem(graphed.RECORDERS, "cpu", Broken)
+    monkeypatch.setitem(graphed.GRAPHS, "cpu", Broken)
     with pytest.raises(RuntimeError, match="not permitted") as caught:
         classifier().fit(*signals)
     assert "kernel='torch'" in caught.value.__notes__[0]
@@ -415,7 +416,7 @@ class Impatient(torch.nn.Module):
         return self.linear(x) / max(1.0, float(x.abs().max()))
 
 
-def test_only_networks_of_corrsk_are_recorded(tapes, signals):
+def test_only_networks_of_corrsk_are_captured(tapes, signals):
     for network, kernel in [
         ("cnn", "graphed"), ("residual-mlp", "graphed"), (ResidualMLP(64), "graphed"),
         (CorrelationCNN(), "graphed"), (Impatient(), "torch"),
@@ -424,11 +425,15 @@ def test_only_networks_of_corrsk_are_recorded(tapes, signals):
         assert graphed.resolve_training_kernel(settings, CPU) == kernel
         settings = replace(settings, kernel="torch")
         assert graphed.resolve_training_kernel(settings, CPU) == "torch"
+    hooked = ResidualMLP(64)
+    hooked.register_forward_hook(lambda module, given, made: 2 * made)
+    hooked = replace(SETTINGS, network=hooked, kernel="auto")
+    assert graphed.resolve_training_kernel(hooked, CPU) == "torch"
     assert classifier(network=Impatient(), input_scaling=None).fit(*signals).n_iter_ == 3
     model = classifier(**NETWORKS["residual-mlp"]).partial_fit(*signals)
-    assert tapes.recorded == 0  # a single pass is not worth a recording
+    assert tapes.captures == 0  # a single pass is not worth a capture
     model.fit(*signals).partial_fit(*signals)
-    assert tapes.recorded == 1
+    assert tapes.captures == 1
     again = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(again.predict(signals[0]), model.predict(signals[0]))
 
@@ -499,3 +504,37 @@ def test_chunks_come_to_the_gpu_as_they_were_drawn():
     with StreamedSignals(draw, plan, torch.device("cuda")) as stream:
         means = [(X.mean(), y.float().mean()) for X, y in stream.epoch()]
     assert [(float(a), float(b)) for a, b in means] == [(k, k) for k in range(6)]
+
+
+@needs_gpu
+@pytest.mark.parametrize("source", ["arrays", "stream"])
+def test_on_a_gpu_a_training_that_was_cut_off_goes_on(signals, tmp_path, monkeypatch, source):
+    settings = {"device": "cuda", "dropout": 0.3, "max_epochs": 4}
+
+    def train(**changes):
+        model = classifier(**settings | changes)
+        return model.fit(*signals) if source == "arrays" else model.fit_stream(LOW, 4000)
+
+    whole = train()
+    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
+    on_epoch_end = EpochProgress.on_epoch_end
+
+    def pull_the_plug(self, net, **kwargs):
+        if len(net.history) == 3:
+            raise PulledPlug
+        on_epoch_end(self, net, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(PulledPlug):
+        patched.setattr(EpochProgress, "on_epoch_end", pull_the_plug)
+        train(checkpoint=tmp_path / "c")
+    resumed = train(checkpoint=tmp_path / "c")
+    torch.testing.assert_close(weights(whole), weights(resumed), rtol=0, atol=1e-3)
+
+
+@needs_gpu
+def test_two_trainings_in_threads_of_one_gpu(signals):
+    alone = classifier(device="cuda").fit(*signals)
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: classifier(device="cuda").fit(*signals), range(2)))
+    for model in both:
+        torch.testing.assert_close(weights(alone), weights(model), rtol=0, atol=1e-3)

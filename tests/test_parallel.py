@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from corrsk import _parallel
-from corrsk._parallel import blocks_of_run, for_each_block, for_each_chunk, for_each_run
+from corrsk._parallel import (
+    blocks_of_run,
+    effective_n_jobs,
+    for_each_block,
+    for_each_chunk,
+    for_each_run,
+    in_worker,
+)
 from corrsk._random import BLOCK_ROWS
 
 QUIET = {"description": "", "verbose": False}
@@ -39,6 +46,17 @@ def test_a_run_is_made_of_whole_blocks(n_jobs, per_run):
     blocks = [block for run in runs for block in blocks_of_run(*run)]
     assert blocks[:2] == [(0, slice(0, BLOCK_ROWS)), (1, slice(BLOCK_ROWS, 2 * BLOCK_ROWS))]
     assert blocks[-1] == (20, slice(20 * BLOCK_ROWS, N))
+
+
+def test_threads_of_ours_are_workers():
+    seen = []
+    for n_jobs in (1, 3):
+        for_each_chunk(
+            lambda rows: seen.append((in_worker(), effective_n_jobs(None))), 3, 1,
+            n_jobs=n_jobs, unit="rows", **QUIET,
+        )  # fmt: skip
+    assert seen == 3 * [(False, effective_n_jobs(None))] + 3 * [(True, 1)]
+    assert not in_worker()
 
 
 def test_a_run_starts_with_a_block():

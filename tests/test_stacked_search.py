@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -219,6 +221,32 @@ def test_a_stack_beyond_the_memory_is_trained_in_halves(arrays, monkeypatch):
     assert {type(error) for error in stacked.train_stack(members, device=CPU)} == {
         torch.OutOfMemoryError
     }
+
+
+def test_a_network_beyond_the_memory_leaves_it_free(arrays, monkeypatch):
+    stacks = []
+
+    def train_epoch(stack):
+        stacks.append(weakref.ref(stack))
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(stacked._Stack, "train_epoch", train_epoch)
+    members = [(replace(SETTINGS, seed=seed), arrays) for seed in range(2)]
+    errors = stacked.train_stack(members, device=CPU)
+    gc.collect()
+    assert [str(error) for error in errors] == ["full", "full"]
+    assert [stack() for stack in stacks] == [None] * 3
+
+
+@pytest.mark.parametrize("name", sorted(set(ahead.STACKABLE) - {"random_state", "class_weight"}))
+def test_what_may_differ_in_a_stack_is_no_part_of_its_key(name):
+    other = {"learning_rate_schedule": "steps", "softmax_before_loss": True}.get(name, 0.123)
+    changed = replace(SETTINGS, **{name: other})
+    assert changed != SETTINGS
+    assert stacked.stack_key(changed, 100) == stacked.stack_key(SETTINGS, 100)
+    assert stacked.stack_key(replace(SETTINGS, seed=7, class_weights=(2, 1, 1, 0)), 100) == (
+        stacked.stack_key(SETTINGS, 100)
+    )
 
 
 # -- the search --------------------------------------------------------------
@@ -454,6 +482,22 @@ def test_what_cannot_be_stacked_is_fitted_as_ever(signals, stacks, estimator, gr
         search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
     )
     assert type(search.best_estimator_) is type(expected.best_estimator_)
+
+
+def test_a_stack_that_fails_is_trained_one_by_one(signals, single_fits, monkeypatch):
+    def fail(members, **options):
+        raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(ahead, "train_stack", fail)
+    grid = {"learning_rate": [0.001, 0.01]}
+    search = StackedGridSearchCV(classifier(), grid, cv=2, refit=False, stack=True)
+    with pytest.warns(UserWarning, match="trained by itself instead: RuntimeError: CUBLAS"):
+        search.fit(*signals)
+    assert len(single_fits) == 4
+    expected = GridSearchCV(classifier(), grid, cv=2, refit=False).fit(*signals)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
+    )
 
 
 def test_fit_parameters_are_left_to_grid_search(signals, stacks):

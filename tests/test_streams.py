@@ -188,6 +188,18 @@ def test_a_gpu_draws_what_it_knows_how_to_draw(monkeypatch):
     np.testing.assert_array_equal(y, n_c - 1)
 
 
+def test_contrasts_of_numpy_alone_are_drawn_by_the_processor(monkeypatch):
+    def refuse(*_):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    monkeypatch.setattr("corrsk.training.streaming.DRAWING_DEVICES", {"cpu"})
+    monkeypatch.setattr(DeviceStream, "draw", refuse)
+    plan = StreamPlan(n_epochs=1, n_chunks=1, chunk_rows=500)
+    with StreamedSignals.of(LOW, plan, CPU) as signals:
+        ((X, _),) = signals.epoch()
+    np.testing.assert_array_equal(X, LOW.draw(0, 500)[0])
+
+
 # -- training on a stream ------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from corrsk.training.settings import TrainingSettings, wants_bfloat16
 
 KERNELS = ("auto", "torch", "compiled")
 _GRID = (8, 8)
+_MICRO_BATCH = 2048  # for torch: the activations of more signals are beyond the caches
 _MAX_SLICES = 16  # of a batch: what threads share, and the order in which gradients are summed
 
 
@@ -75,7 +76,7 @@ def resolve_kernel(
         return "torch"
     reason = obstacle(settings, device)
     if reason is None and module is not None and _papers_cnn(module) is None:
-        reason = "what is trained further is another network, or elsewhere"
+        reason = "what is trained further is another network, or on another device"
     if reason is None:
         return "compiled"
     if settings.kernel == "compiled":
@@ -85,8 +86,13 @@ def resolve_kernel(
 
 def _papers_cnn(module: torch.nn.Module) -> CorrelationCNN | None:
     """The network of a module that the kernels can train, or None."""
+    network = _cnn_on_processor(module)
+    return network if network is not None and network.grid_shape == _GRID else None
+
+
+def _cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
     network = module.network if isinstance(module, StandardizedNetwork) else module
-    if type(network) is not CorrelationCNN or network.grid_shape != _GRID:
+    if type(network) is not CorrelationCNN:
         return None
     on_processor = all(parameter.device.type == "cpu" for parameter in network.parameters())
     return network if on_processor else None
@@ -96,6 +102,9 @@ def _papers_cnn(module: torch.nn.Module) -> CorrelationCNN | None:
 def training_kernel(settings: TrainingSettings, net: SignalNet) -> Iterator[None]:
     """Let a net take its training steps with the kernel of the settings."""
     if settings.kernel != "compiled":
+        # no part of the CNN looks at other signals of the batch than its own
+        own = _cnn_on_processor(net.module_) is not None
+        net.micro_batch = _MICRO_BATCH if own else None
         yield
         return
     # torch's own threads wait actively for more work, on the cores that these ones want
@@ -131,29 +140,32 @@ class CompiledStep:
         self._scaling = mean, inverse_scale
         weights = settings.class_weights or (1.0,) * settings.n_classes
         self._class_weights = np.array(weights, dtype=np.float32)
-        self._softmax_first = settings.softmax_before_loss
+        # of one type each, as numba compiles anew for another
+        self._softmax_first = bool(settings.softmax_before_loss)
         # the network's own rate, as torch has it: the settings may have changed since
-        self._dropout = network.dropout.p
+        self._dropout = float(network.dropout.p)
         self._parameters = list(network.parameters())
         n_weights = sum(parameter.numel() for parameter in self._parameters)
-        self._weights, self._gradient = torch.empty(n_weights), torch.zeros(n_weights)
+        self._weights, self._gradient = torch.zeros(n_weights), torch.zeros(n_weights)
         self._partial = np.zeros((_MAX_SLICES, n_weights), np.float32)
         self._n_threads = min(torch.get_num_threads(), _MAX_SLICES)
         # torch's memory begins with a line of the cache, numpy's may not: up to a quarter slower
         self._scratch = torch.zeros(self._n_threads, self._kernels.SCRATCH).numpy()
 
     def __enter__(self) -> CompiledStep:
+        with ExitStack() as stack:
+            if self._n_threads > 1:
+                self._pool = stack.enter_context(ThreadPoolExecutor(self._n_threads - 1))
+            # the first call on a machine compiles, which is no part of the first epoch, and may
+            # be interrupted: the module is as it was until then
+            first = torch.zeros(1, dtype=torch.int64)
+            self._add_gradients(SignalRows(torch.zeros(1, 64), first), first, 1, 1, np.uint64(0))
+            self._stack = stack.pop_all()
         # the kernels take the weights as one vector, so that is where they live meanwhile
         for parameter, weights, gradient in zip(
             self._parameters, self._parts(self._weights), self._parts(self._gradient), strict=True
         ):
             parameter.data, parameter.grad = weights.copy_(parameter.data), gradient
-        self._stack = ExitStack()
-        if self._n_threads > 1:
-            self._pool = self._stack.enter_context(ThreadPoolExecutor(self._n_threads - 1))
-        # the first call on a machine compiles, which is no part of the first epoch
-        first = torch.zeros(1, dtype=torch.int64)
-        self._add_gradients(SignalRows(torch.zeros(1, 64), first), first, 1, 1, np.uint64(0))
         return self
 
     def __exit__(self, *_: object) -> None:

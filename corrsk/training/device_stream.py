@@ -21,6 +21,7 @@ from corrsk.ranges import PropertyRange, SNRRange, checked_noise_levels
 from corrsk.streams import SignalStream
 from corrsk.tissue import MAX_REDRAWS, resolve_prior
 
+VERSION = 1  # goes up when a seed gives other draws than before
 _DEVICE_STREAM = 5  # beside those of chunks that the processor draws
 
 
@@ -59,6 +60,14 @@ class DeviceStream:
             Signals in the grid order of the protocol.
         y : Tensor of shape (n,), int64
             Positions of the counts n_c in `stream.classes`.
+
+        Raises
+        ------
+        ValueError
+            If `chunk` is negative, `n_samples` is not positive, or the prior's t2_below_t1
+            leaves next to nothing of its ranges.
+        TypeError
+            If a contrast takes numpy's arrays alone, and the device is a GPU.
         """
         rng = self.generator(chunk)
         y, level = self.deal(n_samples, rng)

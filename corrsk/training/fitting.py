@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from corrsk.streams import SignalStream
+from corrsk.training import device_stream
 from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
 from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
 from corrsk.training.compiled import resolve_kernel, training_kernel
 from corrsk.training.device import share_of_threads
-from corrsk.training.graphed import graphed_training, resolve_training_kernel
+from corrsk.training.graphed import GRAPHS, graphed_training, resolve_training_kernel
 from corrsk.training.modules import draws_in_training, module_in_words
 from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
 from corrsk.training.prediction import PREDICT_ROWS, as_tensor
@@ -138,7 +139,8 @@ def train_network(
         if isinstance(signals, StreamedSignals):
             signals.start_at(len(net.history))
         with graphed_training(settings, net, signals, order, schedule):
-            if not draws_in_training(net.module_):
+            # GPUs train one network at a time: no other thread may use one during a capture
+            if device.type not in GRAPHS and not draws_in_training(net.module_):
                 drawing.close()  # nothing draws any more, so that fits in other threads may begin
             try:
                 with training_kernel(settings, net):
@@ -235,10 +237,11 @@ def _identity(
 ) -> str:
     """What a training is of, so that its checkpoint is known again."""
     arrays = [*(source.arrays or ()), *(validation or ())]
-    told: dict[str, Any] = {
-        "stream": {} if source.stream is None else source.stream.identity,
-        "plan": source.plan and asdict(source.plan),
-    }
+    told: dict[str, Any] = {"stream": {}, "plan": source.plan and asdict(source.plan)}
+    if source.stream is not None:
+        told["stream"] = source.stream.identity
+        if type(source.stream) is not SignalStream:  # may draw in a way of its own
+            told["drawn by"] = type(source.stream).__qualname__
     if isinstance(settings.network, nn.Module):
         tensors = [*settings.network.parameters(), *settings.network.buffers()]
         arrays += [tensor.detach().cpu().numpy() for tensor in tensors]
@@ -249,7 +252,8 @@ def _identity(
     if settings.kernel == "torch":
         del told["kernel"]  # which makes the bits that it made before there was a choice
     if device.type != "cpu":
-        told["device"] = device.type  # its generators have other states, and give another order
+        # its generators have other states, give another order, and draw other streams
+        told["device"] = device.type, device_stream.VERSION
     return fingerprint(told, *arrays)
 
 

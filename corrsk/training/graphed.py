@@ -1,8 +1,8 @@
-"""Training steps as CUDA graphs: recorded once, and replayed without the processor.
+"""Training steps as CUDA graphs: captured once, and replayed without the processor.
 
 A step of a small network is some hundred kernels of a few microseconds, which take longer to
 launch than to run. Here all of a step, from the choice of its batch to the new weights, is
-recorded as one graph, so that to train is to launch one graph after the other. What changes
+captured as one graph, so that to train is to launch one graph after the other. What changes
 from step to step stands on the device: the order of the signals, the place in it, the learning
 rates of all steps and the number of the step. torch's random numbers go on from replay to
 replay by themselves. The losses are summed on the device and read once an epoch.
@@ -18,34 +18,36 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from corrsk.networks import CorrelationCNN, ResidualMLP
+from corrsk.networks import NETWORKS, CorrelationCNN, ResidualMLP
 from corrsk.training.callbacks import LearningRateSchedule
 from corrsk.training.compiled import resolve_kernel
+from corrsk.training.modules import is_of_known_parts
 from corrsk.training.net import SignalNet, TensorSignals
 from corrsk.training.settings import TrainingSettings
 from corrsk.training.streaming import StreamedSignals
 
-_REHEARSALS = 3  # before a recording: libraries set themselves up in the first steps
-_NAMES = ("cnn", "residual-mlp")
+_WARM_UP_STEPS = 3  # before a capture: libraries set themselves up in the first steps
 _CLASSES = (CorrelationCNN, ResidualMLP)
 
 Work = Callable[[], Any]
 
 
-class Recorder(Protocol):
-    """What steps are recorded with."""
+class Graphs(Protocol):
+    """What steps are captured with."""
 
-    def aside(self) -> AbstractContextManager[None]:
-        """Within it steps may run that come before the recording."""
+    def on_side_stream(self) -> AbstractContextManager[None]:
+        """Within it steps may run that come before the capture."""
         ...
 
-    def record(self, step: Work) -> Work:
+    def capture(self, step: Work) -> Work:
         """What does all that a step does, again and again; the step itself is not done."""
         ...
 
 
 class CudaGraphs:
-    """Records steps on a GPU.
+    """Captures steps on a GPU.
+
+    PyTorch allows no other work on a GPU meanwhile, in any thread of the process.
 
     Parameters
     ----------
@@ -57,39 +59,55 @@ class CudaGraphs:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """On the stream that records: libraries keep their working memory for each stream."""
+    def on_side_stream(self) -> Iterator[None]:
+        """On the stream that captures: libraries keep their working memory for each stream."""
         training = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(training)
-        with torch.cuda.stream(self._stream):
-            yield
-        training.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            training.wait_stream(self._stream)
 
-    def record(self, step: Work) -> Work:
+    def capture(self, step: Work) -> Work:
         """The replay of a graph of the step."""
         graph = torch.cuda.CUDAGraph()
-        # "thread_local": the thread that draws a stream's signals pins memory meanwhile
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        # torch's context leaves its stream the current one if the capture ends in an error.
+        # "thread_local": threads of the user's may allocate memory on the GPU
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+        ):
             step()
         return graph.replay
 
 
-RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaGraphs}
+GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}  # by kind of device
 
 
 def resolve_training_kernel(settings: TrainingSettings, device: torch.device) -> str:
     """The kernel of a whole training: "graphed" where "auto" can be that.
 
-    Only corrsk's own networks are recorded: a module of the user's may wait for the GPU, or
+    Only corrsk's own networks are captured: a module of the user's may wait for the GPU, or
     decide something on the processor, which a replay would not do again.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+    device : torch.device
+
+    Returns
+    -------
+    {"graphed", "compiled", "torch"}
 
     Raises
     ------
     ValueError
         As :func:`resolve_kernel`.
     """
-    own = settings.network in _NAMES or type(settings.network) in _CLASSES
-    if settings.kernel == "auto" and own and device.type in RECORDERS:
+    network = settings.network
+    own = is_of_known_parts(network) if isinstance(network, _CLASSES) else network in NETWORKS
+    if settings.kernel == "auto" and own and device.type in GRAPHS:
         return "graphed"
     return resolve_kernel(settings, device)
 
@@ -104,19 +122,25 @@ def graphed_training(
 ) -> Iterator[None]:
     """Let a net train by replays, if its settings say so.
 
-    To be entered while torch's global generator is this training's own: graphs are recorded
+    To be entered while torch's global generator is this training's own: graphs are captured
     by one thread at a time, and not while others draw from it.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+    net, signals, order, schedule
+        As for :class:`GraphedEpochs`.
     """
     if settings.kernel != "graphed" or schedule.step >= schedule.n_steps:
         yield
         return
-    recorder = RECORDERS[torch.device(net.device).type](torch.device(net.device))
+    graphs = GRAPHS[torch.device(net.device).type](torch.device(net.device))
     try:
-        epochs = GraphedEpochs(settings, net, signals, order, schedule, recorder)
+        epochs = GraphedEpochs(settings, net, signals, order, schedule, graphs)
     except Exception as error:
         error.add_note(
-            "This happened while the training step was recorded as a CUDA graph; "
-            "kernel='torch' trains without."
+            "This happened while the training step was captured as a CUDA graph; "
+            "kernel='torch' trains without, if need be in a new process."
         )
         raise
     net.graphed_epoch = epochs.train_next
@@ -128,7 +152,7 @@ def graphed_training(
 
 
 class GraphedEpochs:
-    """Epochs of a training, whose steps are recorded at the start.
+    """Epochs of a training, whose steps are captured at the start.
 
     Parameters
     ----------
@@ -142,7 +166,7 @@ class GraphedEpochs:
         Source of the order of signals, on the device; not for a stream.
     schedule : LearningRateSchedule
         Has the learning rates, and counts the steps.
-    recorder : Recorder
+    graphs : Graphs
     """
 
     def __init__(
@@ -152,7 +176,7 @@ class GraphedEpochs:
         signals: TensorSignals | StreamedSignals,
         order: torch.Generator,
         schedule: LearningRateSchedule,
-        recorder: Recorder,
+        graphs: Graphs,
     ) -> None:
         self._net, self._signals, self._order, self._schedule = net, signals, order, schedule
         device, size = torch.device(net.device), settings.batch_size
@@ -177,7 +201,7 @@ class GraphedEpochs:
         self._total = torch.zeros((), dtype=torch.float64, device=device)
         for group in net.optimizer_.param_groups:
             group["lr"] = self._rate[0]
-        self._replays = self._recorded(recorder)
+        self._replays = self._captured(graphs)
 
     def train_next(self) -> tuple[Tensor, int]:
         """Train one epoch; the sum of the losses of its signals, on the device, and their number.
@@ -215,17 +239,17 @@ class GraphedEpochs:
         self._batch.add_(self._sizes[0])
         self._step.add_(1)
 
-    def _recorded(self, recorder: Recorder) -> dict[int, Work]:
+    def _captured(self, graphs: Graphs) -> dict[int, Work]:
         """A replay for each size of a batch."""
         steps = {size: partial(self._take_step, size) for size in self._sizes}
-        self._set_capturable(False)  # torch warns of steps that could be recorded and are not
-        with self._undone(), recorder.aside():
-            for step in _REHEARSALS * list(steps.values()):
+        self._set_capturable(False)  # torch warns of steps that could be captured and are not
+        with self._undone(), graphs.on_side_stream():
+            for step in _WARM_UP_STEPS * list(steps.values()):
                 self._batch.copy_(self._first)  # all of them the first: there may be no other
                 self._step.zero_()
                 step()
         self._set_capturable(True)
-        return {size: recorder.record(step) for size, step in steps.items()}
+        return {size: graphs.capture(step) for size, step in steps.items()}
 
     def _set_capturable(self, capturable: bool) -> None:
         for group in self._net.optimizer_.param_groups:
@@ -247,7 +271,8 @@ class GraphedEpochs:
                     tensor.zero_()  # momenta and counts of steps, which all start there
 
     def _changing(self) -> Iterator[Tensor]:
-        yield from (self._batch, self._step, self._total, *self._net.module_.parameters())
+        module = self._net.module_
+        yield from (self._batch, self._step, self._total, *module.parameters(), *module.buffers())
         optimizer = self._net.optimizer_
         for part in getattr(optimizer, "parts", [optimizer]):
             for state in part.state.values():

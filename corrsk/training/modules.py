@@ -10,10 +10,19 @@ from torch import nn
 _DRAWING = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
+def is_of_known_parts(module: nn.Module) -> bool:
+    """Whether all that a module does is done by torch's layers and corrsk's."""
+    return all(
+        type(part).__module__.startswith(("torch.nn.", "corrsk."))
+        and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
+        for part in module.modules()
+    )
+
+
 def draws_in_training(module: nn.Module) -> bool:
     """Whether a forward pass in training takes numbers from torch's global generator."""
     parts = list(module.modules())
-    if not all(type(part).__module__.startswith(("torch.nn.", "corrsk.")) for part in parts):
+    if not is_of_known_parts(module):
         return True  # a module of the user's may draw where nobody sees it
     # the rate of a dropout layer, or that of an attention or recurrent layer
     rates = [getattr(part, name, 0) for part in parts for name in ("p", "dropout")]

@@ -152,6 +152,7 @@ class SignalNet(NeuralNetClassifier):
     """
 
     autocast = False  # whether to train with matrix products in bfloat16
+    micro_batch: int | None = None  # signals that go through the network at a time in training
     compiled_step: Any = None  # what computes loss and gradients in place of torch's autograd
     graphed_epoch: Any = None  # what trains an epoch in place of a loop over batches
 
@@ -170,11 +171,27 @@ class SignalNet(NeuralNetClassifier):
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute the gradients of a batch, and let the optimiser make its step."""
-        if self.compiled_step is None:
+        if self.compiled_step is not None:
+            loss = self.compiled_step(*batch)
+        elif self.micro_batch is not None and len(batch[0]) > self.micro_batch:
+            loss = self._add_gradients(*batch)
+        else:
             return super().train_step(batch, **fit_params)
-        loss = self.compiled_step(*batch)
         self.optimizer_.step()
         return {"loss": loss, "y_pred": None}
+
+    def _add_gradients(self, X: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of a batch and its gradients, from equal parts of it one after another."""
+        self._set_training(True)
+        self.optimizer_.zero_grad()
+        assert self.micro_batch is not None
+        rows = math.ceil(len(X) / math.ceil(len(X) / self.micro_batch))
+        total = torch.zeros(())
+        for signals, targets in zip(torch.split(X, rows), torch.split(y, rows), strict=True):
+            loss = self.criterion_(self.infer(signals), targets) * (len(targets) / len(y))
+            loss.backward()
+            total += loss.detach()
+        return total
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute the loss of a batch, and the answers."""

@@ -14,9 +14,7 @@ from corrsk.training.net import CountLoss, SignalNet
 from corrsk.training.randomness import own_random_numbers
 
 PREDICT_ROWS = 2048  # of activations at a time: a few MB, which a cache holds better than more
-_PREDICT_VALUES = (
-    2**18
-)  # of signals at a time, or the allocator returns large activations each time
+_PREDICT_VALUES = 2**18  # of those signals: activations beyond 32 MB are given back each time
 
 
 @share_of_threads()

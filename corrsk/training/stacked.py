@@ -83,10 +83,11 @@ def train_stack(
     try:
         return _trained(members, device, progress_delay)
     except torch.OutOfMemoryError as error:
-        if len(members) == 1:
-            return [error]
+        told = str(error)
     # behind the handler, whose error holds on to the stack, so that its memory is free again
     torch.cuda.empty_cache()
+    if len(members) == 1:
+        return [torch.OutOfMemoryError(told)]
     middle = len(members) // 2
     return [
         outcome

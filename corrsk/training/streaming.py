@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,10 +85,14 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
     def of(cls, stream: SignalStream, plan: StreamPlan, device: torch.device) -> StreamedSignals:
         """Those of a stream, drawn by the device itself if it is a GPU.
 
-        A stream that draws in its own way, of a subclass, is drawn by the processor always.
+        The processor draws streams of a subclass with a `draw` of its own, and of contrasts
+        that know numpy's arrays alone.
         """
         if device.type in DRAWING_DEVICES and type(stream).draw is SignalStream.draw:
-            return cls(DeviceStream(stream, device).draw, plan, device, in_thread=False)
+            on_device = DeviceStream(stream, device)
+            with suppress(TypeError):  # numpy's, of a tensor on a GPU
+                on_device.draw(0, 1)
+                return cls(on_device.draw, plan, device, in_thread=False)
         n_jobs = stream_jobs()
 
         def draw(chunk: int, n: int) -> Chunk:
