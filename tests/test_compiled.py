@@ -161,6 +161,34 @@ def model(**changes):
     )
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"class_weight": {1: 3, 2: 1, 3: 1, 4: 1}, "dropout": 0.2}]
+)
+def test_torch_takes_large_batches_in_parts_to_the_same_end(training_data, monkeypatch, changes):
+    arguments = {"kernel": "torch", "batch_size": 700, "max_epochs": 2} | changes
+    whole = model(**arguments).fit(*training_data)
+    sizes, forward = [], CorrelationCNN.forward
+
+    def counting(self, X):
+        sizes.append((self.training, len(X)))
+        return forward(self, X)
+
+    monkeypatch.setattr(CorrelationCNN, "forward", counting)
+    monkeypatch.setattr(compiled, "_MICRO_BATCH", 300)
+    parts = model(**arguments).fit(*training_data)
+    assert {n for training, n in sizes if training} == {234, 232, 200}  # of 700 and 400
+    if "dropout" in changes:  # other masks
+        assert whole.history_[1]["train_loss"] == pytest.approx(
+            parts.history_[1]["train_loss"], abs=0.03
+        )
+        return
+    for one, other in zip(
+        whole.net_.module_.parameters(), parts.net_.module_.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
+    assert parts.net_.micro_batch is None
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_ends_where_torch_ends(training_data, dropout):
     ours, torchs = (

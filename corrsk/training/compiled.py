@@ -20,7 +20,7 @@ from corrsk.training.settings import TrainingSettings, wants_bfloat16
 
 KERNELS = ("auto", "torch", "compiled")
 _GRID = (8, 8)
-_MICRO_BATCH = 2048  # for torch: the activations of more signals are beyond the caches
+_MICRO_BATCH = 3500  # for torch, whose activations of more signals lie beyond the caches
 _MAX_SLICES = 16  # of a batch: what threads share, and the order in which gradients are summed
 
 
@@ -105,7 +105,10 @@ def training_kernel(settings: TrainingSettings, net: SignalNet) -> Iterator[None
         # no part of the CNN looks at other signals of the batch than its own
         own = _cnn_on_processor(net.module_) is not None
         net.micro_batch = _MICRO_BATCH if own else None
-        yield
+        try:
+            yield
+        finally:
+            net.micro_batch = None
         return
     # torch's own threads wait actively for more work, on the cores that these ones want
     with CompiledStep(net.module_, settings) as step, limited_threads(1):
