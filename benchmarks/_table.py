@@ -138,7 +138,7 @@ def streams() -> str:
         ]
         for key, words in names.items()
     ]
-    head = ["", "time", "that of the simulation alone", "signals per second"]
+    head = ["", "time", "of the simulation alone", "signals per second"]
     return "\n\n".join(
         [
             paragraph(f"""

@@ -1,8 +1,9 @@
 """Training on a stream of fresh signals against training on the same signals again and again.
 
 The second draws one chunk and hands it out ever after, so that the ratio of the two is what
-the simulation costs on top of the training step. Target: at most 1.3 on two cores, but for
-the compiled kernels, which train faster than the cores can simulate.
+the simulation costs on top of the training step. Target: at most 1.3 on two cores. The same
+cores train and simulate, so that no less than one plus the time of the simulation alone can be
+had, which stands beside it.
 """
 
 from __future__ import annotations

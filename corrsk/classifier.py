@@ -288,8 +288,8 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     ) -> CorrelationCNNClassifier:
         """Train the network on signals that are simulated meanwhile, each seen once.
 
-        A prior and a protocol take the place of arrays; a thread of its own simulates. A GPU
-        draws them itself: other bits of the same distributions.
+        A prior and a protocol take the place of arrays. A GPU draws the signals that it
+        trains on itself: other bits of the same distributions.
 
         Parameters
         ----------

@@ -501,7 +501,7 @@ def test_chunks_come_to_the_gpu_as_they_were_drawn():
     def draw(chunk, n):
         return torch.full((n, 64), float(chunk)), torch.full((n,), chunk)
 
-    with StreamedSignals(draw, plan, torch.device("cuda")) as stream:
+    with StreamedSignals(draw, plan, torch.device("cuda"), in_thread=True) as stream:
         means = [(X.mean(), y.float().mean()) for X, y in stream.epoch()]
     assert [(float(a), float(b)) for a, b in means] == [(k, k) for k in range(6)]
 

@@ -128,7 +128,7 @@ def counting_draw(drawn, fail_at=None):
 def test_chunks_come_in_order_and_are_drawn_ahead_by_another_thread():
     drawn = []
     plan = StreamPlan(n_epochs=2, n_chunks=3, chunk_rows=4)
-    with StreamedSignals(counting_draw(drawn), plan, CPU) as stream:
+    with StreamedSignals(counting_draw(drawn), plan, CPU, in_thread=True) as stream:
         assert len(stream) == 12
         first = [int(X[0, 0]) for X, _ in stream.epoch()]
         second = [int(X[0, 0]) for X, _ in stream.epoch()]
@@ -136,7 +136,7 @@ def test_chunks_come_in_order_and_are_drawn_ahead_by_another_thread():
     assert second == [3, 4, 5]
     assert [chunk for chunk, _ in drawn] == list(range(6))  # none beyond the end
     assert all(name.startswith("corrsk-stream") for _, name in drawn)
-    with StreamedSignals(counting_draw([]), plan, CPU) as stream:
+    with StreamedSignals(counting_draw([]), plan, CPU, in_thread=True) as stream:
         stream.start_at(1)
         assert [int(X[0, 0]) for X, _ in stream.epoch()] == [3, 4, 5]
 
@@ -145,13 +145,13 @@ def test_what_goes_wrong_in_the_thread_comes_out_and_the_thread_ends():
     plan = StreamPlan(n_epochs=1, n_chunks=4, chunk_rows=4)
     with (
         pytest.raises(RuntimeError, match="no more signals"),
-        StreamedSignals(counting_draw([], fail_at=2), plan, CPU) as stream,
+        StreamedSignals(counting_draw([], fail_at=2), plan, CPU, in_thread=True) as stream,
     ):
         list(stream.epoch())
     assert not [t for t in threading.enumerate() if t.name.startswith("corrsk-stream")]
 
 
-def test_a_device_that_draws_needs_no_thread():
+def test_what_trains_can_draw_without_a_thread():
     drawn = []
     plan = StreamPlan(n_epochs=2, n_chunks=2, chunk_rows=4)
     with StreamedSignals(counting_draw(drawn), plan, CPU, in_thread=False) as stream:

@@ -1,4 +1,4 @@
-"""Fresh signals, drawn while the network trains: by a thread of their own, or by its GPU."""
+"""Fresh signals, drawn chunk by chunk as the network trains: by the processor, or by a GPU."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
     plan : StreamPlan
     device : torch.device
         Where to train.
-    in_thread : bool, default=True
-        Whether a thread draws ahead; not where to draw is only to queue work for the device.
+    in_thread : bool
+        Whether a thread draws ahead: where the processor draws for a GPU.
     """
 
     def __init__(
-        self, draw: Draw, plan: StreamPlan, device: torch.device, *, in_thread: bool = True
+        self, draw: Draw, plan: StreamPlan, device: torch.device, *, in_thread: bool
     ) -> None:
         self.plan = plan
         self.device = device
@@ -93,13 +93,16 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
             with suppress(TypeError):  # numpy's, of a tensor on a GPU
                 on_device.draw(0, 1)
                 return cls(on_device.draw, plan, device, in_thread=False)
-        n_jobs = stream_jobs()
+        # to be asked in this thread: others do not know that they are a worker's
+        n_jobs = min(share_of_cores(), torch.get_num_threads())
 
         def draw(chunk: int, n: int) -> Chunk:
             X, n_c = stream.draw(chunk, n, n_jobs=n_jobs)
             return torch.from_numpy(X), torch.from_numpy(np.searchsorted(stream.classes, n_c))
 
-        return cls(draw, plan, device)
+        # a processor that trains had better draw in between: its cores are all busy, and a
+        # thread beside those of torch, which wait actively for each other, holds them up
+        return cls(draw, plan, device, in_thread=device.type != "cpu")
 
     def __len__(self) -> int:
         return self.plan.epoch_rows
@@ -175,14 +178,6 @@ class _BesideTraining:
         for tensor in (X, y):
             tensor.record_stream(training)  # its memory is not free before that is done
         return X, y
-
-
-def stream_jobs() -> int:
-    """Threads to simulate with while the network trains: half of those that this code may use.
-
-    To be asked in the thread that trains: others do not know that they are a worker's.
-    """
-    return max(1, min(share_of_cores(), torch.get_num_threads()) // 2)
 
 
 class StreamBatches:
