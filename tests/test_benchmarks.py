@@ -92,6 +92,20 @@ def test_what_needs_a_gpu_runs_by_default_where_there_is_one(runner, monkeypatch
     assert ran[-1] == ["gpu", "ceiling"]  # what is named is run, once
 
 
+def test_the_readme_says_what_the_records_say(runner, monkeypatch, tmp_path):
+    table = importlib.import_module("benchmarks._table")
+    text = table.README.read_text(encoding="utf-8")
+    assert table.replaced(text) == text, "run python -m benchmarks --table"
+    before, figures = text.split(table.FIRST)
+    after = figures.split(table.LAST)[1]
+    monkeypatch.setattr(table, "README", tmp_path / "README.md")
+    table.README.write_text(f"{before}{table.FIRST}\nold\n{table.LAST}{after}", encoding="utf-8")
+    assert runner.main(["--table"]) == 0
+    assert table.README.read_text(encoding="utf-8") == text
+    with pytest.raises(ValueError, match="no part between"):
+        table.replaced("no marks")
+
+
 def test_a_benchmark_that_fails_does_not_stop_the_others(runner, monkeypatch, tmp_path, capfd):
     write(
         tmp_path,
