@@ -1,4 +1,4 @@
-"""A training epoch of the paper's CNN: the classifier against four rivals and the floor.
+"""A training epoch of the paper's CNN: the classifier against four rivals.
 
 All train the same network (with standardised input) on the same signals and batch size.
 

@@ -173,19 +173,21 @@ class SignalNet(NeuralNetClassifier):
         """Compute the gradients of a batch, and let the optimiser make its step."""
         if self.compiled_step is not None:
             loss = self.compiled_step(*batch)
-        elif self.micro_batch is not None and len(batch[0]) > self.micro_batch:
-            loss = self._add_gradients(*batch)
         else:
-            return super().train_step(batch, **fit_params)
+            loss = self._add_gradients(*batch)
         self.optimizer_.step()
         return {"loss": loss, "y_pred": None}
 
     def _add_gradients(self, X: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of a batch and its gradients, from equal parts of it one after another."""
+        """Mean loss of a batch and its gradients, if need be from equal parts of it in turn."""
         self._set_training(True)
         self.optimizer_.zero_grad()
-        assert self.micro_batch is not None
-        rows = math.ceil(len(X) / math.ceil(len(X) / self.micro_batch))
+        n_parts = 1 if self.micro_batch is None else math.ceil(len(X) / self.micro_batch)
+        if n_parts == 1:
+            loss: Tensor = self.criterion_(self.infer(X), y)
+            loss.backward()
+            return loss.detach()
+        rows = math.ceil(len(X) / n_parts)
         total = torch.zeros(())
         for signals, targets in zip(torch.split(X, rows), torch.split(y, rows), strict=True):
             loss = self.criterion_(self.infer(signals), targets) * (len(targets) / len(y))
