@@ -184,9 +184,10 @@ class SignalNet(NeuralNetClassifier):
         self.optimizer_.zero_grad()
         n_parts = 1 if self.micro_batch is None else math.ceil(len(X) / self.micro_batch)
         if n_parts == 1:
-            loss: Tensor = self.criterion_(self.infer(X), y)
+            loss = self.criterion_(self.infer(X), y)
             loss.backward()
-            return loss.detach()
+            whole: Tensor = loss.detach()
+            return whole
         rows = math.ceil(len(X) / n_parts)
         total = torch.zeros(())
         for signals, targets in zip(torch.split(X, rows), torch.split(y, rows), strict=True):
