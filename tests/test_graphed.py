@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -327,12 +327,8 @@ class PulledPlug(Exception):
     pass
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_a_captured_training_that_was_cut_off_goes_on(
-    tapes, signals, tmp_path, monkeypatch, network
-):
-    settings = NETWORKS[network] | {"dropout": 0.2, "max_epochs": 4, "batch_size": 300}
-    whole = classifier(**settings).fit(*signals)
+@contextmanager
+def cut_off_in_third_epoch(monkeypatch):
     monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
@@ -343,6 +339,16 @@ def test_a_captured_training_that_was_cut_off_goes_on(
 
     with monkeypatch.context() as patched, pytest.raises(PulledPlug):
         patched.setattr(EpochProgress, "on_epoch_end", pull_the_plug)
+        yield
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_captured_training_that_was_cut_off_goes_on(
+    tapes, signals, tmp_path, monkeypatch, network
+):
+    settings = NETWORKS[network] | {"dropout": 0.2, "max_epochs": 4, "batch_size": 300}
+    whole = classifier(**settings).fit(*signals)
+    with cut_off_in_third_epoch(monkeypatch):
         classifier(**settings, checkpoint=tmp_path / "c").fit(*signals)
     with pytest.raises(ValueError, match="another kernel, or on another kind of device"):
         classifier(**settings, checkpoint=tmp_path / "c", kernel="torch").fit(*signals)
@@ -516,16 +522,7 @@ def test_on_a_gpu_a_training_that_was_cut_off_goes_on(signals, tmp_path, monkeyp
         return model.fit(*signals) if source == "arrays" else model.fit_stream(LOW, 4000)
 
     whole = train()
-    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
-    on_epoch_end = EpochProgress.on_epoch_end
-
-    def pull_the_plug(self, net, **kwargs):
-        if len(net.history) == 3:
-            raise PulledPlug
-        on_epoch_end(self, net, **kwargs)
-
-    with monkeypatch.context() as patched, pytest.raises(PulledPlug):
-        patched.setattr(EpochProgress, "on_epoch_end", pull_the_plug)
+    with cut_off_in_third_epoch(monkeypatch):
         train(checkpoint=tmp_path / "c")
     resumed = train(checkpoint=tmp_path / "c")
     torch.testing.assert_close(weights(whole), weights(resumed), rtol=0, atol=1e-3)
