@@ -21,8 +21,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import _table
-
 FOLDER = Path(__file__).parent
 YARDSTICKS = (
     "simulation", "training_epoch", "streaming", "prediction", "grid_search", "search_scaling",
@@ -99,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name:16} {first_line(name)}")
         return 0
     if arguments.table:
+        from benchmarks import _table  # and with it corrsk, which nothing else here needs
+
         _table.rewrite()
         return 0
     return 1 if run(selected(arguments)) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.base import clone
 
 from corrsk._checks import checked_count
 from corrsk._random import BLOCK_ROWS
-from corrsk._signal_source import SignalSource
+from corrsk._signal_source import SignalSource, fitted
 
 
 def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, Any]:
@@ -69,8 +70,7 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
 
 def _in_one_thread(source: SignalSource) -> SignalSource:
     generator = clone(source.generator).set_params(n_jobs=1, verbose=False)
-    tissue, _ = source.prior.sample(1, 0, noise_level=generator.noise_level)
-    return SignalSource(source.prior, generator.fit(tissue), source.n_samples, source.normalize)
+    return replace(source, generator=fitted(generator, source.prior))
 
 
 def _draw(source: SignalSource, rows: slice) -> tuple[Any, Any, Any, Any]:

@@ -15,6 +15,12 @@ from corrsk.generator import CorrelationSignalGenerator
 from corrsk.tissue import TissuePrior, TissueRows
 
 
+def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:
+    """The generator, fitted on a voxel of nothing in particular, which checks its parameters."""
+    voxel, _ = prior.sample(1, 0, noise_level=generator.noise_level)
+    return generator.fit(voxel)
+
+
 @dataclass(frozen=True)
 class SignalSource:
     """Signals of which any run of rows can be drawn by itself.

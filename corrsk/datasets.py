@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from corrsk import _random
 from corrsk._checks import checked_count, lookup
 from corrsk._dealing import Strata
-from corrsk._signal_source import SignalSource
+from corrsk._signal_source import SignalSource, fitted
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.ranges import NoiseLevels, SNRRange
@@ -276,6 +276,5 @@ def _source(
     prior: TissuePrior | str, generator: CorrelationSignalGenerator, n_samples: int, normalize: bool
 ) -> SignalSource:
     prior = resolve_prior(prior)
-    # a voxel of nothing in particular checks the parameters before the long work
-    generator.fit(prior.sample(1, 0, noise_level=generator.noise_level)[0])
-    return SignalSource(prior, generator, n_samples, normalize)
+    # before the long work: it checks the parameters
+    return SignalSource(prior, fitted(generator, prior), n_samples, normalize)

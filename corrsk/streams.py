@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from corrsk import _random
 from corrsk._checks import checked_count
-from corrsk._signal_source import SignalSource
+from corrsk._signal_source import SignalSource, fitted
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.datasets import dataset_definition
 from corrsk.generator import CorrelationSignalGenerator
@@ -135,8 +135,7 @@ class SignalStream:
             self.protocol, self.noise_level, self.noise_reference, self.noise_distribution,
             self.inversion_efficiency, verbose=False,
         )  # fmt: skip
-        voxel, _ = resolve_prior(self.prior).sample(1, 0, noise_level=self.noise_level)
-        return generator.fit(voxel)
+        return fitted(generator, resolve_prior(self.prior))
 
     @property
     def classes(self) -> NDArray[np.int64]:

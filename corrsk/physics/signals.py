@@ -89,7 +89,7 @@ class SignalModel:
         ]
         self._levels = [levels for levels, _ in factors]  # the distinct values along each axis
         self._positions = [positions for _, positions in factors]
-        self._tables: dict[tuple[int, bool, Any], np.ndarray] = {}
+        self._tables: dict[tuple[int, Any, bool], np.ndarray] = {}
         shape = tuple(levels.size for levels in self._levels)
         n_measurements = self._positions[0].size
         # A scattered protocol: its levels span a grid much larger than itself.

@@ -128,7 +128,7 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
     def epoch(self) -> Iterator[Chunk]:
         """The chunks of the next epoch, on the device."""
         for _ in range(self.plan.n_chunks):
-            chunk = self._chunk_from_thread() if self._in_thread else self._chunk_of_device()
+            chunk = self._chunk_from_thread() if self._in_thread else self._chunk_drawn_here()
             yield chunk() if self._beside is None else self._beside.made(chunk)
 
     def _chunk_from_thread(self) -> Callable[[], Chunk]:
@@ -144,7 +144,7 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         X, y = self._draw(number, self.plan.chunk_rows)
         return (X.pin_memory(), y.pin_memory()) if self.device.type == "cuda" else (X, y)
 
-    def _chunk_of_device(self) -> Callable[[], Chunk]:
+    def _chunk_drawn_here(self) -> Callable[[], Chunk]:
         number, self._next = self._next, self._next + 1
         return lambda: self._draw(number, self.plan.chunk_rows)
 
