@@ -436,11 +436,11 @@ def test_the_process_that_compiles_gives_the_bits_of_later_ones(tmp_path):
         "import hashlib\n"
         "from corrsk import CorrelationCNNClassifier, make_correlation_signals\n"
         "X, y = make_correlation_signals(1000, random_state=0, verbose=False)\n"
-        "model = CorrelationCNNClassifier(\n"
-        "    max_epochs=2, dropout=0.2, kernel='compiled', device='cpu', random_state=0\n"
-        ").fit(X, y)\n"
-        "weights = [p.detach().numpy().tobytes() for p in model.net_.module_.parameters()]\n"
-        "print(hashlib.sha256(b''.join(weights)).hexdigest())\n"
+        "common = {'max_epochs': 2, 'kernel': 'compiled', 'device': 'cpu', 'random_state': 0}\n"
+        "for changes in ({'dropout': 0.2}, {'softmax_before_loss': True, 'optimizer': 'sgd'}):\n"
+        "    model = CorrelationCNNClassifier(**common, **changes).fit(X, y)\n"
+        "    weights = [p.detach().numpy().tobytes() for p in model.net_.module_.parameters()]\n"
+        "    print(hashlib.sha256(b''.join(weights)).hexdigest())\n"
     )
     first, later = (
         subprocess.run(

@@ -62,9 +62,15 @@ _STARTS = tuple(sum(list(_SIZES.values())[:k]) for k in range(len(_SIZES) + 1))
 ) = range(len(_SIZES))  # fmt: skip
 SCRATCH = _STARTS[-1]
 
-_compiled: Any = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz", "arcp"}
-)
+_OPTIONS: Any = {
+    "nogil": True, "cache": True, "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
+}  # fmt: skip
+_entry_point: Any = njit(**_OPTIONS)
+# All functions are inlined into the entry points. A call would be linked to whichever copy of the
+# function the process has: its own compilation's, or the one that the cached caller brings along.
+# The two are optimised in different surroundings and round differently.
+_compiled: Any = njit(forceinline=True, **_OPTIONS)
 _inlined: Any = njit(inline="always")
 _0, _1 = np.float32(0), np.float32(1)
 
@@ -674,7 +680,7 @@ def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu)
         _conv1_back(xh, a1h, d_a1, g1, h1)
 
 
-@_compiled
+@_entry_point
 def add_gradients(
     X, rows, y, mean, inverse_scale, weights, class_weights, softmax_first, dropout, seed,
     first_slice, slice_stride, slice_blocks, scratch, gradients, losses,
@@ -731,7 +737,7 @@ def add_gradients(
         losses[part] = loss
 
 
-@_compiled
+@_entry_point
 def write_logits(X, mean, inverse_scale, weights, first_block, block_stride, scratch, logits):
     """Logits of every `block_stride`-th block of signals, without dropout.
 
