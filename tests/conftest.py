@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,14 @@ import pytest
 
 from corrsk import load_dataset
 from corrsk.physics import CONTRASTS
+
+# Packages may warn while they are imported, of Python or of each other, in any category. They are
+# imported here first, so that such a warning does not end the collection of our tests.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for package in ("torch", "skorch", "numba", "distributed", "onnx", "lightgbm", "xgboost"):
+        if importlib.util.find_spec(package) is not None:
+            importlib.import_module(package)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

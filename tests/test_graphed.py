@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from corrsk import CorrelationCNNClassifier, SignalStream, load_dataset
 from corrsk.networks import CorrelationCNN, ResidualMLP
-from corrsk.training import fitting, graphed
+from corrsk.training import fitting, graphed, limited_threads
 from corrsk.training.callbacks import EpochProgress, LearningRateSchedule
 from corrsk.training.net import TensorSignals
 from corrsk.training.optimizers import muon
@@ -133,16 +133,39 @@ def weights(model):
     return torch.cat([t.ravel() for t in model.net_.module_.state_dict().values()])
 
 
-def assert_same_training(one, other, atol):
-    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=atol)
+def assert_same_history(one, other):
     for row, expected in zip(one.history_, other.history_, strict=True):
         assert row.keys() == expected.keys()
         assert row["learning_rate"] == expected["learning_rate"]
         for key in row.keys() - {"seconds", "valid_accuracy"}:
-            assert row[key] == pytest.approx(expected[key], rel=1e-4), key
+            assert row[key] == pytest.approx(expected[key], rel=1e-3), key
+
+
+def assert_close_training(one, other, at_start):
+    """The same training but for rounding, by the whole way that the weights have gone.
+
+    Muon's iteration in bfloat16 makes much of the last bit of a gradient: up to 0.8 % of that way.
+    """
+    assert_same_history(one, other)
+    way = (weights(other) - weights(at_start)).norm()
+    assert float((weights(one) - weights(other)).norm() / way) < 0.05
 
 
 # -- replays against plain steps -----------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order on every machine, so that trainings can be compared to the bit."""
+    with limited_threads(1):
+        yield
+
+
+# A graph holds the learning rate in single precision, a plain step of AdamW in double precision.
+# A power of two is the same number in both, and the trainings are then equal to the bit. Other
+# rates differ in the last bit. A ReLU that this flips changes a small gradient, which AdamW
+# divides by its size: a single weight may then end as far off as a step is long.
+EXACT_RATE = {"learning_rate": 2**-7, "learning_rate_schedule": "constant"}
 
 
 @pytest.mark.parametrize("n", [1000, 930])  # the second leaves a smaller batch
@@ -150,23 +173,34 @@ def assert_same_training(one, other, atol):
 def test_replays_train_as_plain_steps_do(tapes, signals, network, n):
     X, y = signals[0][:n], signals[1][:n]
     settings = NETWORKS[network] | {"dropout": 0.2}  # the masks, too, are those of the plain steps
+    if network == "cnn":
+        settings |= EXACT_RATE
     plain, replayed = (
         classifier(**settings, kernel=kernel).fit(X, y, X[:200], y[:200])
         for kernel in ("torch", "auto")
     )
     assert tapes.captures == 1 + (n % 100 > 0)
-    # Muon's iteration in bfloat16 makes much of the last bit of a gradient
-    atol = 2e-3 if network == "residual-mlp" else 1e-5
-    assert_same_training(replayed, plain, atol)
     at_start = classifier(**settings | {"learning_rate": 1e-12}, kernel="torch").fit(X, y)
+    if network == "residual-mlp":
+        assert_close_training(replayed, plain, at_start)
+    else:
+        assert torch.equal(weights(replayed), weights(plain))
+        assert_same_history(replayed, plain)
     assert float((weights(plain) - weights(at_start)).abs().max()) > 0.02
+
+
+def test_rates_of_a_schedule_are_replayed(tapes, signals):
+    plain, replayed = (classifier(kernel=kernel).fit(*signals) for kernel in ("torch", "auto"))
+    assert_same_history(replayed, plain)
+    assert_close_training(replayed, plain, classifier(learning_rate=1e-12).fit(*signals))
 
 
 def test_a_step_in_bfloat16_is_captured_too(tapes, signals):
     settings = NETWORKS["residual-mlp"] | {"precision": "bfloat16"}
     plain, replayed = (classifier(**settings, kernel=k).fit(*signals) for k in ("torch", "auto"))
     assert tapes.captures == 1
-    assert_same_training(replayed, plain, atol=2e-3)
+    at_start = classifier(**settings | {"learning_rate": 1e-12}, kernel="torch").fit(*signals)
+    assert_close_training(replayed, plain, at_start)
 
 
 def test_a_stream_fills_the_memory_that_is_trained_on(tapes, monkeypatch):
@@ -177,7 +211,9 @@ def test_a_stream_fills_the_memory_that_is_trained_on(tapes, monkeypatch):
     )
     assert StreamPlan.of(2000, 2, 100).n_chunks == 3
     assert tapes.captures == 1
-    assert_same_training(replayed, plain, atol=2e-3)
+    still = settings | {"learning_rate": 1e-12}
+    at_start = classifier(**still, kernel="torch").fit_stream(LOW, 2000)
+    assert_close_training(replayed, plain, at_start)
     assert len(replayed.history_) == 2
 
 
