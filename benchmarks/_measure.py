@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from corrsk._files import write_json
+from corrsk._utils.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")

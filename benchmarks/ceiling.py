@@ -38,8 +38,9 @@ from _measure import RESULTS, record
 from sklearn.exceptions import ConvergenceWarning
 
 import corrsk.evaluation
-from corrsk import _random, load_pretrained, make_correlation_signals, pretrained_names
-from corrsk._files import read_json, write_atomically, write_json
+from corrsk import load_pretrained, make_correlation_signals, pretrained_names
+from corrsk._utils.files import read_json, write_atomically, write_json
+from corrsk._utils.rng import STREAMS_VERSION
 from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
 from corrsk.ranges import SNRRange
@@ -309,7 +310,7 @@ def main() -> None:
         settings = {
             "n_particles": arguments.n_particles or PARTICLES[task.definition.name],
             "n_runs": arguments.n_runs, "random_state": 0, "seed": SEED,
-            "streams": _random.STREAMS_VERSION,
+            "streams": STREAMS_VERSION,
         }  # fmt: skip
         chunks = answered(task, settings, arguments.n_signals, arguments.folder, arguments.n_jobs)
         arrays = joined(chunks)

@@ -24,7 +24,8 @@ from ceiling import CHUNK, PARTICLES, SEED, Task, answered, in_percent, joined
 from numpy.typing import NDArray
 from scipy.special import logsumexp, softmax
 
-from corrsk import _random, load_pretrained
+from corrsk import load_pretrained
+from corrsk._utils.rng import STREAMS_VERSION
 from corrsk.datasets import dataset_definition
 from corrsk.evaluation import multicompartment_probability, regret
 from corrsk.tissue import resolve_prior
@@ -56,7 +57,7 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
     task = Task(definition, grid_unknown=True)
     settings = {
         "n_particles": PARTICLES[name], "n_runs": n_runs, "random_state": 0, "seed": SEED,
-        "streams": _random.STREAMS_VERSION,
+        "streams": STREAMS_VERSION,
     }  # fmt: skip
     path = RESULTS / "ceiling" / f"{name}.npz"
     if not path.is_file():

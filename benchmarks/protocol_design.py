@@ -63,7 +63,7 @@ from corrsk import (
     SignalNormalizer,
     make_correlation_signals,
 )
-from corrsk._files import write_json
+from corrsk._utils.files import write_json
 from corrsk.datasets import dataset_definition
 
 SIZES = (6, 8, 12, 16, 24, 32, 36, 40, 48, 56, 64)

@@ -40,7 +40,7 @@ from networks import flop_per_signal
 from sklearn.model_selection import GridSearchCV
 
 from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, make_correlation_signals
-from corrsk._files import read_json, write_atomically
+from corrsk._utils.files import read_json, write_atomically
 from corrsk.baselines import make_baseline
 from corrsk.training import limited_threads
 

@@ -25,7 +25,8 @@ from _measure import in_fresh_process, memory_of, paired_rounds, ratio, record
 from numpy.random import SFC64, Generator
 from numpy.typing import NDArray
 
-from corrsk import CorrelationSignalGenerator, SignalStream, TissuePrior, _random, load_dataset
+from corrsk import CorrelationSignalGenerator, SignalStream, TissuePrior, load_dataset
+from corrsk._utils.rng import fill_with_normals, keyed_generator
 
 N_SIGNALS = 1_000_000
 N_NORMALS = 64 * N_SIGNALS
@@ -51,7 +52,7 @@ def numpys_normals(part: NDArray[np.float32], core: int) -> None:
 
 def corrsks_normals(part: NDArray[np.float32], core: int) -> None:
     for start in range(0, part.size, PIECE):
-        _random.fill_with_normals(_random.generator(core, start), part[start : start + PIECE])
+        fill_with_normals(keyed_generator(core, start), part[start : start + PIECE])
 
 
 def chunks_of_a_stream(stream: SignalStream) -> None:

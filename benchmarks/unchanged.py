@@ -93,7 +93,7 @@ def results_of_a_seed() -> Iterator[tuple[str, str]]:
             noise_distribution="rician", random_state=1, return_tissue=True, verbose=False,
         )  # fmt: skip
         yield f"signals of T2-D, {law}", digest(X, y, levels, tissue.to_numpy())
-    tissue, n_c = corrsk.TissuePrior.named("midl2024", with_replacement=False).sample(
+    tissue, _ = corrsk.TissuePrior.named("midl2024", with_replacement=False).sample(
         5000, 2, verbose=False
     )
     scattered = corrsk.AcquisitionProtocol(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from corrsk._checks import checked_count
-from corrsk._random import BLOCK_ROWS
 from corrsk._signal_source import SignalSource, fitted
+from corrsk._utils.rng import BLOCK_ROWS
+from corrsk._utils.validation import checked_count
 
 
 def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, Any]:

@@ -15,11 +15,12 @@ from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from corrsk import _random, training
-from corrsk._class_prior import ClassPrior, checked_class_prior, reweighted
-from corrsk._counts import is_multicompartment, multicompartment_probability
-from corrsk._parallel import PROGRESS_DELAY, in_worker
-from corrsk.generator import flatten_signals, layout_of
+from corrsk import training
+from corrsk._utils.class_prior import ClassPrior, checked_class_prior, reweighted
+from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
+from corrsk._utils.rng import RandomStateLike, entropy
+from corrsk._utils.validation import flatten_signals, layout_of
 from corrsk.networks import resolve_grid
 
 
@@ -33,7 +34,7 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
     class_weight: Mapping[Any, float] | str | None
     n_iter_no_change: int | None
     checkpoint: Any
-    random_state: _random.RandomState
+    random_state: RandomStateLike
     verbose: bool
 
     def predict_proba(
@@ -181,7 +182,7 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
                 "a checkpoint needs an integer random_state, by which a later fit can tell that it "
                 f"is the same training; got {self.random_state!r}"
             )
-        return _random.entropy(self.random_state)
+        return entropy(self.random_state)
 
     def _checked_signals(
         self, X: ArrayLike, y: ArrayLike, *, reset: bool

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._files import read_json, read_mat, write_json
+from corrsk._utils.files import read_json, read_mat, write_json
 from corrsk.physics import CONTRASTS
 
 _JSON_FORMAT = "corrsk-protocol"

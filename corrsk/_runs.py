@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from corrsk._files import read_json, write_json
+from corrsk._utils.files import read_json, write_json
 
 CONFIGURATION = "run.json"
-_PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")
 
 
 def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
@@ -65,23 +61,6 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
             f"{out} holds a run of this configuration; resume it (--resume) or choose another "
             "folder"
         )
-
-
-def environment(threads: int, *, more_packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Versions and the class of the machine, to stand beside results."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in (*_PACKAGES, *more_packages)},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "threads": threads,
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

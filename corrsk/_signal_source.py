@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk import _random
-from corrsk._dealing import Strata
-from corrsk._parallel import blocks_of_run, for_each_run
+from corrsk._utils.parallel import blocks_of_run, for_each_run
+from corrsk._utils.rng import entropy
+from corrsk._utils.strata import Strata
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.tissue import TissuePrior, TissueRows
 
@@ -55,7 +55,7 @@ class SignalSource:
         """
         generator = self.generator
         drawn = TissueRows(
-            self.prior, rows, self.n_samples, _random.entropy(generator.random_state),
+            self.prior, rows, self.n_samples, entropy(generator.random_state),
             generator.noise_level,
         )  # fmt: skip
         simulate = generator._block_simulator("fit_transform", "l2" if self.normalize else None)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk import _random, physics
+from corrsk import physics
 from corrsk._tissue_table import TableLayout
+from corrsk._utils.rng import fill_with_normals, keyed_generator
 from corrsk.ranges import SNRRange
 
 _Signals = NDArray[np.floating[Any]]
@@ -55,11 +56,11 @@ class BlockSimulator:
         np.copyto(groups[:-1], 0, where=fractions == 0)
         key = (self.seed, self.stream, block, _content_key(fractions, *properties))
         np.copyto(groups[:-1], 1, where=fractions == 0)
-        rng = _random.generator(*key)
-        _random.fill_with_normals(rng, out)
+        rng = keyed_generator(*key)
+        fill_with_normals(rng, out)
         imaginary = np.empty_like(out) if self.noise_distribution == "rician" else None
         if imaginary is not None:
-            _random.fill_with_normals(rng, imaginary)
+            fill_with_normals(rng, imaginary)
         levels = self._levels_of(voxels, key)
         rows = max(1, _PIECE // out.shape[1])
         for start in range(0, len(out), rows):
@@ -79,7 +80,7 @@ class BlockSimulator:
         if self.layout.noise_level is not None:
             return voxels[:, self.layout.noise_level]
         # a stream of its own, so that the noise does not depend on the number of levels
-        choice = _random.generator(*key, 1)
+        choice = keyed_generator(*key, 1)
         if isinstance(self.noise_levels, SNRRange):
             return self.noise_levels.sample(choice, len(voxels))
         return self.noise_levels[choice.integers(0, self.noise_levels.size, len(voxels))]

@@ -28,7 +28,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 
 from corrsk import training
-from corrsk._parallel import PROGRESS_DELAY, in_worker
+from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.training.stacked import STACKED_OPTIMIZERS, Outcome, stack_key, train_stack
 from corrsk.training.stacked_networks import STACKED_NETWORKS

@@ -20,9 +20,9 @@ from sklearn.utils.validation import (
 )
 
 from corrsk import physics
+from corrsk._utils.validation import flatten_signals
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.compatibility import ProtocolComparison, ProtocolMismatchError, compare_protocols
-from corrsk.generator import flatten_signals
 from corrsk.ranges import NoiseLevels, SNRRange
 from corrsk.tissue import TissuePrior
 

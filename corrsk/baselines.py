@@ -36,7 +36,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from corrsk._checks import lookup
+from corrsk._utils.validation import lookup
 from corrsk.generator import SignalNormalizer
 
 INSTALL = "pip install 'corrsk[boosting]'"

@@ -13,9 +13,10 @@ from sklearn.base import _fit_context
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk import _random, training
-from corrsk._checks import checked_count, lookup
+from corrsk import training
 from corrsk._network_classifier import _NetworkClassifier, class_index
+from corrsk._utils.rng import RandomStateLike, keyed_generator
+from corrsk._utils.validation import checked_count, lookup
 from corrsk.recipes import RECIPES
 from corrsk.streams import SignalStream
 
@@ -181,7 +182,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         restore_best: bool = True,
         device: str = "auto",
         checkpoint: Any = None,
-        random_state: _random.RandomState = None,
+        random_state: RandomStateLike = None,
         verbose: bool = True,
     ) -> None:
         self.network = network
@@ -272,7 +273,7 @@ class CorrelationCNNClassifier(_NetworkClassifier):
         if validation is None and self.validation_fraction is not None:
             signals, held_out, index, held_out_index = train_test_split(
                 signals, index, test_size=self.validation_fraction, stratify=index,
-                random_state=int(_random.generator(seed, 2).integers(2**32)),
+                random_state=int(keyed_generator(seed, 2).integers(2**32)),
             )  # fmt: skip
             validation = (held_out, held_out_index)
         settings = self._settings(np.bincount(index).astype(np.float64), seed, len(index))

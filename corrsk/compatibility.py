@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk import physics
-from corrsk._checks import checked_count
 from corrsk._predicted_differences import differences, pairing, reference_tissue
+from corrsk._utils.validation import checked_count
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.tissue import TissuePrior, resolve_prior

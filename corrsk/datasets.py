@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from corrsk import _random
-from corrsk._checks import checked_count, lookup
-from corrsk._dealing import Strata
 from corrsk._signal_source import SignalSource, fitted
+from corrsk._utils.rng import RandomStateLike, block_generators, entropy
+from corrsk._utils.strata import Strata
+from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.ranges import NoiseLevels, SNRRange
@@ -103,7 +103,7 @@ def make_correlation_signals(
     noise_distribution: str = "gaussian",
     inversion_efficiency: float = 1.0,
     normalize: bool = True,
-    random_state: _random.RandomState = None,
+    random_state: RandomStateLike = None,
     return_tissue: bool = False,
     chunk_rows: int | None = None,
     n_jobs: int | None = None,
@@ -166,7 +166,7 @@ def make_correlation_signals(
     ((1000, 64), dtype('float32'))
     """
     checked_count("n_samples", n_samples, at_least=1)
-    seed = _random.entropy(random_state)
+    seed = entropy(random_state)
     generator = CorrelationSignalGenerator(
         protocol=protocol, noise_level=noise_level, noise_reference=noise_reference,
         noise_distribution=noise_distribution, inversion_efficiency=inversion_efficiency,
@@ -185,7 +185,7 @@ def make_correlation_signals(
 def load_dataset(
     name: str,
     n_samples: int = 1_000_000,
-    random_state: _random.RandomState = 0,
+    random_state: RandomStateLike = 0,
     *,
     n_jobs: int | None = None,
     verbose: bool = True,
@@ -240,7 +240,7 @@ def load_dataset(
 def simulate_dataset(
     definition: DatasetDefinition,
     n_samples: int,
-    random_state: _random.RandomState = 0,
+    random_state: RandomStateLike = 0,
     *,
     n_jobs: int | None = None,
     verbose: bool = True,
@@ -248,7 +248,7 @@ def simulate_dataset(
     """Simulate a data set of one's own definition; see :func:`load_dataset`."""
     # so many that training, validation and test data each get some
     checked_count("n_samples", n_samples, at_least=len(_PART_PATTERN))
-    seed = _random.entropy(random_state)
+    seed = entropy(random_state)
     generator = CorrelationSignalGenerator(
         definition.protocol, definition.noise_levels, definition.noise_reference,
         random_state=seed, n_jobs=n_jobs, verbose=verbose,
@@ -257,7 +257,7 @@ def simulate_dataset(
 
     def deal_parts(first_block: int, rows: slice, strata: Strata) -> None:
         n_rows = rows.stop - rows.start
-        rngs = _random.block_generators(seed, _SPLIT_STREAM, first_block, n_rows)
+        rngs = block_generators(seed, _SPLIT_STREAM, first_block, n_rows)
         card, _ = strata.deal(_PART_PATTERN.size, rngs)
         part[rows] = _PART_PATTERN[card]
 

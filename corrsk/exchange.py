@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-from corrsk._counts import as_counts
-from corrsk._files import read_mat, write_atomically
+from corrsk._utils.counts import as_counts
+from corrsk._utils.files import read_mat, write_atomically
 from corrsk.datasets import PARTS
 
 SUFFIXES = (".npz", ".parquet", ".mat")

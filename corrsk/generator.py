@@ -13,34 +13,16 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from corrsk import _random, physics
-from corrsk._parallel import for_each_block
+from corrsk import physics
 from corrsk._simulation import BlockSimulator
 from corrsk._tissue_table import TableLayout
+from corrsk._utils.parallel import for_each_block
+from corrsk._utils.rng import RandomStateLike, entropy
+from corrsk._utils.validation import flatten_signals
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
 
 _STREAMS = {"fit_transform": 0, "transform": 1}
-
-
-def flatten_signals(X: Any) -> Any:
-    """(n, n_ti, n_te) and deeper arrays as (n, N); everything else as it is."""
-    layout = layout_of(X)
-    if layout is None:
-        return X
-    X = X if hasattr(X, "reshape") else np.asarray(X)
-    return X.reshape(X.shape[0], -1)
-
-
-def layout_of(X: Any) -> tuple[int, ...] | None:
-    """The shape (n_ti, n_te, ..) of each signal, if X has more than two dimensions."""
-    shape = getattr(X, "shape", None)
-    if isinstance(X, (list, tuple)):
-        try:
-            shape = np.shape(X)
-        except ValueError:  # a ragged list, which scikit-learn's validation explains
-            return None
-    return tuple(shape[1:]) if shape is not None and len(shape) > 2 else None
 
 
 class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
@@ -122,7 +104,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         noise_distribution: str = "gaussian",
         inversion_efficiency: float = 1.0,
         dtype: str = "float32",
-        random_state: _random.RandomState = None,
+        random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -220,7 +202,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             ),
             self._layout(), checked_noise_levels(self.noise_level),
             self.noise_reference, self.noise_distribution,
-            _random.entropy(self.random_state), _STREAMS[stream], norm,
+            entropy(self.random_state), _STREAMS[stream], norm,
         )  # fmt: skip
 
     def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:

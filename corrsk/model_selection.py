@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from corrsk import _random
-from corrsk._checks import checked_count, lookup
+from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
+from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics import CONTRASTS
@@ -319,7 +319,7 @@ class ProtocolGrids:
         frozen = tuple(levels.items()) if isinstance(levels, Mapping) else levels
         return hash((tuple(self.bounds.items()), frozen, self.min_ratio, self.tr))
 
-    def rvs(self, size: int | None = None, random_state: _random.RandomState = None) -> Any:
+    def rvs(self, size: int | None = None, random_state: RandomStateLike = None) -> Any:
         """Draw protocols, under the name that scikit-learn's searches call.
 
         Parameters
@@ -333,7 +333,7 @@ class ProtocolGrids:
         -------
         AcquisitionProtocol, or list of `size` of them
         """
-        rng = _random.generator(_random.entropy(random_state))
+        rng = keyed_generator(entropy(random_state))
         if size is None:
             return self._draw(rng)
         checked_count("size", size, at_least=0)

@@ -14,12 +14,13 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from corrsk import _random, physics
+from corrsk import physics
 from corrsk._empirical_tail import LEAST_LOG, log_tail, upper_quantiles
 from corrsk._noisy_mixture import NoisyMixture
-from corrsk._parallel import for_each_chunk, one_blas_thread
 from corrsk._signal_subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
-from corrsk.generator import flatten_signals
+from corrsk._utils.parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
+from corrsk._utils.validation import flatten_signals
 
 EXPLAINED, NO_SIGNAL = "explained", "no signal"
 # in this order a reason is given, the more specific first: with noise less than ever
@@ -141,7 +142,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         self,
         false_alarm_rate: float = 0.01,
         n_clusters: int = 64,
-        random_state: _random.RandomState = None,
+        random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -176,8 +177,8 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         X = X[X.any(axis=1)]
         if len(X) < 2:
             raise ValueError("the detector needs at least two signals that are not all zero")
-        seed = _random.entropy(self.random_state)
-        order = _random.generator(seed).permutation(len(X))
+        seed = entropy(self.random_state)
+        order = keyed_generator(seed).permutation(len(X))
         n_fit = min(-(-len(X) // 2), _FIT_ROWS)
         signals = physics.normalize_signals(X[order[:n_fit]].astype(np.float64), "l2")
         with one_blas_thread:  # sums of other threads would round otherwise

@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from corrsk._files import existing_file, write_atomically
+from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier

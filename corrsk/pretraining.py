@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from corrsk._counts import is_multicompartment, multicompartment_probability
-from corrsk._files import write_atomically
-from corrsk._parallel import effective_n_jobs
-from corrsk._runs import environment
+from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.environment import environment
+from corrsk._utils.files import write_atomically
+from corrsk._utils.parallel import effective_n_jobs
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import DatasetDefinition, dataset_definition, load_dataset
 from corrsk.evaluation import bootstrap_interval, expected_calibration_error

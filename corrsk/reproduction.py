@@ -15,10 +15,11 @@ import sklearn
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
-from corrsk._checks import checked_count, lookup
-from corrsk._files import write_atomically
-from corrsk._parallel import effective_n_jobs
-from corrsk._runs import claim_folder, environment, markdown_table
+from corrsk._runs import claim_folder, markdown_table
+from corrsk._utils.environment import environment
+from corrsk._utils.files import write_atomically
+from corrsk._utils.parallel import effective_n_jobs
+from corrsk._utils.validation import checked_count, lookup
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import dataset_definition, load_dataset
 from corrsk.evaluation import (

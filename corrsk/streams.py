@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk import _random
-from corrsk._checks import checked_count
 from corrsk._signal_source import SignalSource, fitted
+from corrsk._utils.rng import STREAMS_VERSION, keyed_generator
+from corrsk._utils.validation import checked_count
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.datasets import dataset_definition
 from corrsk.generator import CorrelationSignalGenerator
@@ -121,7 +121,7 @@ class SignalStream:
         """
         checked_count("chunk", chunk, at_least=0)
         checked_count("n_samples", n_samples, at_least=1)
-        seed = _random.generator(self.random_state, _CHUNK_STREAM, chunk).integers(2**63 - 1)
+        seed = keyed_generator(self.random_state, _CHUNK_STREAM, chunk).integers(2**63 - 1)
         generator = copy(self._generator)
         generator.random_state, generator.n_jobs = int(seed), n_jobs
         source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.normalize)
@@ -155,5 +155,5 @@ class SignalStream:
         return told | {
             "protocol": {name: list(axis) for name, axis in protocol.contrasts.items()}
             | {"tr": protocol.tr},
-            "random_streams": _random.STREAMS_VERSION,
+            "random_streams": STREAMS_VERSION,
         }

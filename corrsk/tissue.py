@@ -12,11 +12,10 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from corrsk import _random
-from corrsk._checks import checked_count, lookup
-from corrsk._dealing import Strata
-from corrsk._parallel import for_each_run
-from corrsk._random import BLOCK_ROWS
+from corrsk._utils.parallel import for_each_run
+from corrsk._utils.rng import BLOCK_ROWS, RandomStateLike, block_generators, entropy
+from corrsk._utils.strata import Strata
+from corrsk._utils.validation import checked_count, lookup
 from corrsk.physics import CONTRASTS, check_tissue_unit
 from corrsk.ranges import (
     NoiseLevels,
@@ -195,7 +194,7 @@ class TissuePrior:
     def sample(
         self,
         n_samples: int,
-        random_state: _random.RandomState = None,
+        random_state: RandomStateLike = None,
         *,
         noise_level: NoiseLevels | None = None,
         n_jobs: int | None = None,
@@ -228,7 +227,7 @@ class TissuePrior:
             Number of compartments; all counts are equally frequent to within one.
         """
         checked_count("n_samples", n_samples, at_least=1)
-        seed = _random.entropy(random_state)
+        seed = entropy(random_state)
         rows = TissueRows(self, slice(0, n_samples), n_samples, seed, noise_level)
         for_each_run(rows.draw, n_samples, n_jobs=n_jobs, description="tissue", verbose=verbose)
         return rows.table, rows.n_c
@@ -242,7 +241,7 @@ class TissuePrior:
         """
 
         def generators(stream: int) -> list[Generator]:
-            return _random.block_generators(seed, stream, first_block, rows.stop - rows.start)
+            return block_generators(seed, stream, first_block, rows.stop - rows.start)
 
         strata = Strata.whole(rows, n_samples)
         count, strata = strata.deal(len(self.n_compartments), generators(_COUNT_STREAM))
@@ -328,7 +327,7 @@ class TissueRows:
     ----------
     prior : TissuePrior
     rows : slice
-        From a multiple of `corrsk._random.BLOCK_ROWS` on.
+        From a multiple of `corrsk._utils.rng.BLOCK_ROWS` on.
     n_samples : int
         Number of voxels of the whole table.
     seed : int
@@ -376,7 +375,7 @@ class TissueRows:
         )  # fmt: skip
         columns = self.values[part].T
         if isinstance(levels, SNRRange):
-            rngs = _random.block_generators(seed, _LEVEL_STREAM, first_block, n_rows)
+            rngs = block_generators(seed, _LEVEL_STREAM, first_block, n_rows)
             for rng, first in zip(rngs, range(0, n_rows, BLOCK_ROWS), strict=True):
                 drawn = columns[-1, first : first + BLOCK_ROWS]
                 drawn[:] = levels.sample(rng, drawn.size)
@@ -384,7 +383,7 @@ class TissueRows:
             columns[-1] = levels[level]
         self.n_c[part] = self._counts[count]
         tissue = columns if levels is None else columns[:-1]
-        rngs = _random.block_generators(seed, _TISSUE_STREAM, first_block, n_rows)
+        rngs = block_generators(seed, _TISSUE_STREAM, first_block, n_rows)
         prior._draw(rngs, self.n_c[part], tissue)
         return strata
 

@@ -25,7 +25,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk._parallel import effective_n_jobs, in_worker
+from corrsk._utils.parallel import effective_n_jobs, in_worker
 from corrsk.cluster import cluster_search
 from corrsk.training import limited_threads
 

@@ -16,7 +16,7 @@ from corrsk import (
     load_dataset,
     make_correlation_signals,
 )
-from corrsk._random import STREAMS_VERSION
+from corrsk._utils.rng import STREAMS_VERSION
 from corrsk.datasets import DATASETS
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from corrsk import load_dataset
-from corrsk._files import write_atomically
+from corrsk._utils.files import write_atomically
 from corrsk.exchange import read_dataset_mat, write_dataset
 
 

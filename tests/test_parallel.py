@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from corrsk import _parallel
-from corrsk._parallel import (
+from corrsk._utils import parallel as _parallel
+from corrsk._utils.parallel import (
     blocks_of_run,
     effective_n_jobs,
     for_each_block,
@@ -16,7 +16,7 @@ from corrsk._parallel import (
     for_each_run,
     in_worker,
 )
-from corrsk._random import BLOCK_ROWS
+from corrsk._utils.rng import BLOCK_ROWS
 
 QUIET = {"description": "", "verbose": False}
 N = 20 * BLOCK_ROWS + 7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from corrsk import _random
+from corrsk._utils.rng import STREAMS_VERSION, fill_with_normals, keyed_generator
 
 SIZES = [0, 1, 2, 7, 1000, 4099]
 
@@ -21,11 +21,11 @@ def box_muller(uniform):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
 def test_normals_are_made_of_the_uniform_draws_of_numpy(monkeypatch, dtype, size):
-    monkeypatch.setattr(_random, "_PIECE", 256)
-    ours, numpys = _random.generator(0, 1), _random.generator(0, 1)
+    monkeypatch.setattr("corrsk._utils.rng._PIECE", 256)
+    ours, numpys = keyed_generator(0, 1), keyed_generator(0, 1)
     for _ in range(2):  # the second time where the first one stopped
         got = np.empty(size, dtype)
-        _random.fill_with_normals(ours, got)
+        fill_with_normals(ours, got)
         uniform = numpys.random(size + size % 2, dtype=dtype)
         tolerance = 1e-5 if dtype == np.float32 else 1e-12
         np.testing.assert_allclose(got, box_muller(uniform)[:size], rtol=tolerance, atol=tolerance)
@@ -35,15 +35,15 @@ def test_normals_are_made_of_the_uniform_draws_of_numpy(monkeypatch, dtype, size
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_pieces_do_not_change_a_bit(monkeypatch, dtype):
     whole, pieces = np.empty((2, 33, 31), dtype)
-    _random.fill_with_normals(_random.generator(5), whole)
-    monkeypatch.setattr(_random, "_PIECE", 100)
-    _random.fill_with_normals(_random.generator(5), pieces)
+    fill_with_normals(keyed_generator(5), whole)
+    monkeypatch.setattr("corrsk._utils.rng._PIECE", 100)
+    fill_with_normals(keyed_generator(5), pieces)
     np.testing.assert_array_equal(pieces, whole)
 
 
 def test_normals_are_normal_and_uncorrelated():
     draws = np.empty((2, 100_000), np.float32)
-    _random.fill_with_normals(_random.generator(3), draws)
+    fill_with_normals(keyed_generator(3), draws)
     assert stats.kstest(draws.ravel(), "norm").pvalue > 1e-3
     # the two rows are made of the same lengths and angles
     assert abs(np.corrcoef(draws)[0, 1]) < 0.01
@@ -53,6 +53,6 @@ def test_normals_are_normal_and_uncorrelated():
 def test_the_draws_of_a_seed_are_those_of_the_version():
     """Whoever has to change these figures raises `STREAMS_VERSION` with them."""
     draws = np.empty(4, np.float32)
-    _random.fill_with_normals(_random.generator(0, 1, 2), draws)
-    assert _random.STREAMS_VERSION == 2
+    fill_with_normals(keyed_generator(0, 1, 2), draws)
+    assert STREAMS_VERSION == 2
     np.testing.assert_allclose(draws, [-0.2223208, 0.3170185, -0.6374877, 1.041703], rtol=1e-5)

@@ -20,7 +20,7 @@ from corrsk import (
     load_dataset,
     make_correlation_signals,
 )
-from corrsk._parallel import one_blas_thread
+from corrsk._utils.parallel import one_blas_thread
 from corrsk.physics import Contrast, register_contrast
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver

@@ -29,7 +29,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk._parallel import effective_n_jobs, in_worker
+from corrsk._utils.parallel import effective_n_jobs, in_worker
 from corrsk.networks import CorrelationCNN
 from corrsk.training import limited_threads
 from corrsk.training.compiled import CompiledStep

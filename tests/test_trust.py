@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 from sklearn.dummy import DummyClassifier
 
-from corrsk._class_prior import checked_class_prior, reweighted
+from corrsk._utils.class_prior import checked_class_prior, reweighted
 from corrsk.evaluation import (
     AccuracyCoverageDisplay,
     ReliabilityDisplay,

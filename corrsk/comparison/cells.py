@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 
-from corrsk._counts import (
+from corrsk._utils.counts import (
     guess_unanswered,
     is_multicompartment,
     multicompartment_probability,
 )
-from corrsk._files import read_json, write_atomically, write_json
+from corrsk._utils.files import read_json, write_atomically, write_json
 from corrsk.comparison.rivals import RIVALS, Rival, Task
 from corrsk.evaluation import evaluate
 from corrsk.training import device_name

@@ -12,8 +12,8 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from corrsk._files import write_atomically, write_json
 from corrsk._runs import markdown_table
+from corrsk._utils.files import write_atomically, write_json
 from corrsk.comparison.figures import plot_accuracy_over_noise, plot_learning_curves
 from corrsk.comparison.tables import best_rows, readable
 

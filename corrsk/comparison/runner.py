@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from corrsk._files import read_json, write_json
-from corrsk._parallel import effective_n_jobs
 from corrsk._runs import claim_folder
+from corrsk._utils.files import read_json, write_json
+from corrsk._utils.parallel import effective_n_jobs
 from corrsk.comparison.cells import (
     Cell,
     CellResult,

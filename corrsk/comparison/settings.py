@@ -7,8 +7,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from corrsk._checks import checked_count
-from corrsk._random import STREAMS_VERSION
+from corrsk._utils.rng import STREAMS_VERSION
+from corrsk._utils.validation import checked_count
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.comparison.cells import Cell
 from corrsk.comparison.rivals import resolve_rivals

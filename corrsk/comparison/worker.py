@@ -19,7 +19,7 @@ from typing import Any
 from sklearn.utils import Bunch
 from threadpoolctl import threadpool_limits
 
-from corrsk._runs import environment
+from corrsk._utils.environment import environment
 from corrsk.comparison.cells import Cell, CellResult, fingerprint, run_cell
 from corrsk.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task
 from corrsk.datasets import DatasetDefinition, simulate_dataset

@@ -1,6 +1,6 @@
 """The judgement: figures of merit, tables and figures of any classifier of counts."""
 
-from corrsk._counts import multicompartment_probability
+from corrsk._utils.counts import multicompartment_probability
 from corrsk.evaluation.calibration import (
     calibration_by_noise_level,
     expected_calibration_error,

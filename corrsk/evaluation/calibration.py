@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta
 from sklearn.utils import check_consistent_length
 
-from corrsk._checks import checked_count
-from corrsk._counts import (
+from corrsk._utils.counts import (
     as_counts,
     guess_unanswered,
     is_multicompartment,
     multicompartment_probability,
 )
+from corrsk._utils.validation import checked_count
 
 N_BINS = 15
 QUESTIONS = ("count", "multicompartment")

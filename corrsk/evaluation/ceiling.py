@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from corrsk._counts import is_multicompartment
+from corrsk._utils.counts import is_multicompartment
 from corrsk.evaluation.intervals import bootstrap_interval
 
 Array = NDArray[np.float64]

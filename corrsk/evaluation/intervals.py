@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
-from corrsk import _random
+from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 
 
 def bootstrap_interval(
@@ -17,7 +17,7 @@ def bootstrap_interval(
     *,
     level: float = 0.95,
     n_resamples: int = 10_000,
-    random_state: _random.RandomState = 0,
+    random_state: RandomStateLike = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of an accuracy.
 
@@ -51,7 +51,7 @@ def bootstrap_interval(
     sets = [np.asarray(each, dtype=bool) for each in correct]
     if not sets or not all(each.size for each in sets):
         raise ValueError("an accuracy needs at least one test set, and none of them empty")
-    rng = _random.generator(_random.entropy(random_state))
+    rng = keyed_generator(entropy(random_state))
     accuracies = np.mean(
         [rng.binomial(each.size, each.mean(), n_resamples) / each.size for each in sets], axis=0
     )
@@ -64,7 +64,7 @@ def bootstrap_difference(
     *,
     level: float = 0.95,
     n_resamples: int = 10_000,
-    random_state: _random.RandomState = 0,
+    random_state: RandomStateLike = 0,
 ) -> tuple[float, float, float]:
     """Difference of two accuracies on the same signals, with its percentile bootstrap interval.
 
@@ -88,7 +88,7 @@ def bootstrap_difference(
     """
     if not pairs:
         raise ValueError("a difference needs at least one test set")
-    rng = _random.generator(_random.entropy(random_state))
+    rng = keyed_generator(entropy(random_state))
     differences, resampled = [], []
     for first, second in pairs:
         a, b = _paired(first, second)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from corrsk._files import read_json
+from corrsk._utils.files import read_json
 
 _FILE = Path(__file__).with_name("ceilings.json")
 

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from corrsk._counts import is_multicompartment, multicompartment_probability
-from corrsk._files import read_json, write_json
+from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.files import read_json, write_json
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 from corrsk.evaluation.scores import binary_metrics, count_metrics

@@ -8,7 +8,7 @@ from typing import Any
 
 from sklearn import metrics
 
-from corrsk._counts import (
+from corrsk._utils.counts import (
     guess_unanswered,
     is_multicompartment,
     multicompartment_probability,

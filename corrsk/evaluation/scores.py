@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics
 
-from corrsk._counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 
 N_CALIBRATION_BINS = 15
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk._counts import guess_unanswered
+from corrsk._utils.counts import guess_unanswered
 from corrsk.evaluation.calibration import checked_predictions, clopper_pearson, top_label_answers
 
 _STEPS = 200  # thresholds between 0 and 1

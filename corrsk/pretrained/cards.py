@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from corrsk._files import read_json, write_json
+from corrsk._utils.files import read_json, write_json
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from corrsk._files import existing_file
+from corrsk._utils.files import existing_file
 from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from corrsk import _random
+from corrsk._utils.rng import keyed_generator
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._peaks import ascent
 from corrsk.relaxometry._varpro import Fit
@@ -46,7 +46,7 @@ class StartDictionary:
             if K == 1:
                 members = np.arange(len(atoms))[:, None]
             else:
-                rng = _random.generator(seed, _STREAM, K)
+                rng = keyed_generator(seed, _STREAM, K)
                 members = rng.integers(0, len(atoms), (_N_TUPLES, K))
             grams = gram[members[:, :, None], members[:, None, :]]
             self._tuples[K] = members, grams, np.linalg.inv(grams + 1e-6 * np.eye(K))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from corrsk import _random
+from corrsk._utils.rng import keyed_generator
 from corrsk.relaxometry._forms import BoundModel, Units, to_units
 from corrsk.relaxometry._fractions import fraction_proposal
 from corrsk.relaxometry._likelihood import NoiseModel
@@ -118,7 +118,7 @@ class _Ladder:
                 return log_evidence
             self._voxels = self._voxels[going]
             start = self._resample(tempered[going], np.flatnonzero(going), units, weights)
-            rng = _random.generator(self._seed, _MOVE_STREAM, self._moves.K, step)
+            rng = keyed_generator(self._seed, _MOVE_STREAM, self._moves.K, step)
             units, weights, likelihood = self._move(*start, rng)
             step += 1
 

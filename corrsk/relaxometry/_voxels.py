@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from corrsk._parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk.relaxometry._kernels import Array
 
 # Not `for_each_block`, whose chunks of 32768 rows suit work that is a thousand times quicker:

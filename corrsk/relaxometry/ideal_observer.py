@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk import _random
-from corrsk._parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.physics import NOISE_REFERENCES
 from corrsk.ranges import NoiseLevels, SNRRange
@@ -131,7 +131,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         inversion_efficiency: float = 1.0,
         n_particles: int = 8192,
         n_runs: int = 8,
-        random_state: _random.RandomState = None,
+        random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -249,7 +249,7 @@ class IdealObserverClassifier(_CompartmentCounter):
             )
         N = protocol.n_measurements
         noise = NoiseModel(self.noise_level, self.noise_reference, bool(self.normalize), N)
-        self._seed = _random.entropy(self.random_state)
+        self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
             protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"
         )
@@ -277,7 +277,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         evidence = np.empty((self.n_runs, len(signals), len(self._samplers)))
         with np.errstate(all="ignore"):
             for column, sampler in enumerate(self._samplers):
-                streams = [_random.generator(self._seed, *key, sampler.K) for key in keys]
+                streams = [keyed_generator(self._seed, *key, sampler.K) for key in keys]
                 evidence[..., column] = sampler.log_evidence(bound, streams).T
         return evidence
 

@@ -12,8 +12,8 @@ from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk import _random
-from corrsk._checks import checked_count
+from corrsk._utils.rng import RandomStateLike, entropy
+from corrsk._utils.validation import checked_count
 from corrsk.acquisition import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._criteria import (
@@ -125,7 +125,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         n_starts: int = 4,
         max_steps: int = 50,
         inversion_efficiency: float = 1.0,
-        random_state: _random.RandomState = None,
+        random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -226,7 +226,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
                 f"fits of up to {MAX_COMPARTMENTS} compartments are possible; y holds the count "
                 f"{counts.max()}"
             )
-        seed = _random.entropy(self.random_state)
+        seed = entropy(self.random_state)
         self._starts = StartDictionary(model, range(1, counts.max() + 1), seed)
 
     def _probabilities(self, unit: Array) -> Array:

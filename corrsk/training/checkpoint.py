@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
 
-from corrsk._files import write_atomically
+from corrsk._utils.files import write_atomically
 
 _FORMAT = 1
 _INTERVAL = 10.0  # seconds between two checkpoints: a short epoch is not worth a file

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from corrsk._parallel import in_worker, share_of_cores
+from corrsk._utils.parallel import in_worker, share_of_cores
 
 _lock = threading.Lock()
 _limits_held = 0

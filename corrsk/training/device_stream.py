@@ -14,8 +14,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from corrsk import _random, physics
-from corrsk._checks import checked_count
+from corrsk import physics
+from corrsk._utils.rng import keyed_generator
+from corrsk._utils.validation import checked_count
 from corrsk.acquisition import resolve_protocol
 from corrsk.ranges import PropertyRange, SNRRange, checked_noise_levels
 from corrsk.streams import SignalStream
@@ -87,7 +88,7 @@ class DeviceStream:
     def generator(self, chunk: int) -> torch.Generator:
         """The generator that a chunk is drawn from."""
         checked_count("chunk", chunk, at_least=0)
-        seed = _random.generator(self.stream.random_state, _DEVICE_STREAM, chunk)
+        seed = keyed_generator(self.stream.random_state, _DEVICE_STREAM, chunk)
         return torch.Generator(self.device).manual_seed(int(seed.integers(2**63 - 1)))
 
     def deal(self, n_samples: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

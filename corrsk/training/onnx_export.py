@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from corrsk._files import write_atomically
+from corrsk._utils.files import write_atomically
 from corrsk.training.net import SignalNet
 
 

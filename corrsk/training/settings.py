@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from corrsk import _random
+from corrsk._utils.rng import keyed_generator
 from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, StandardizedNetwork
 from corrsk.training.modules import check_module
 from corrsk.training.net import CountLoss, SignalNet
@@ -62,7 +62,7 @@ class TrainingSettings:
 
     def stream_seed(self, *key: int) -> int:
         """An integer to seed one of the training's random streams with."""
-        return int(_random.generator(self.seed, *key).integers(2**63 - 1))
+        return int(keyed_generator(self.seed, *key).integers(2**63 - 1))
 
 
 def resolve_batch_size(batch_size: int | str, n_samples: int) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from corrsk._parallel import share_of_cores
+from corrsk._utils.parallel import share_of_cores
 from corrsk.streams import SignalStream
 from corrsk.training.device_stream import DeviceStream
 

@@ -16,7 +16,7 @@ from joblib.parallel import get_active_backend
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from corrsk._random import BLOCK_ROWS
+from corrsk._utils.rng import BLOCK_ROWS
 
 PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
 _BLOCKS_PER_RUN = 8

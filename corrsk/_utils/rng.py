@@ -17,10 +17,10 @@ STREAMS_VERSION = 2  # goes up when a seed gives other draws than before
 BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning knob
 _PIECE = BLOCK_ROWS * 64  # numbers worked on at a time, an even one
 
-RandomState = int | np.integer[Any] | np.random.RandomState | Generator | None
+RandomStateLike = int | np.integer[Any] | np.random.RandomState | Generator | None
 
 
-def entropy(random_state: RandomState) -> int:
+def entropy(random_state: RandomStateLike) -> int:
     """An integer to seed streams with.
 
     An integer stands for itself, None for fresh entropy; a generator gives a
@@ -47,7 +47,7 @@ def entropy(random_state: RandomState) -> int:
     )
 
 
-def generator(seed: int, *key: int) -> Generator:
+def keyed_generator(seed: int, *key: int) -> Generator:
     """The generator that belongs to `seed` and a key, such as (stream, block)."""
     return Generator(SFC64(SeedSequence(seed, spawn_key=key)))
 
@@ -55,7 +55,7 @@ def generator(seed: int, *key: int) -> Generator:
 def block_generators(seed: int, stream: int, first_block: int, n_rows: int) -> list[Generator]:
     """The generators of the blocks that `n_rows` rows from `first_block` on are."""
     n_blocks = -(-n_rows // BLOCK_ROWS)
-    return [generator(seed, stream, first_block + k) for k in range(n_blocks)]
+    return [keyed_generator(seed, stream, first_block + k) for k in range(n_blocks)]
 
 
 def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from corrsk._random import BLOCK_ROWS
+from corrsk._utils.rng import BLOCK_ROWS
 
 _Counts = NDArray[np.int64]
 

@@ -1,0 +1,27 @@
+"""Versions of packages and the class of the machine, to stand beside results."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")
+
+
+def environment(threads: int, *, more_packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Versions and the class of the machine, to stand beside results."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in (*_PACKAGES, *more_packages)},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": threads,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
