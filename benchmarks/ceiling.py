@@ -43,9 +43,9 @@ from corrsk._utils.files import read_json, write_atomically, write_json
 from corrsk._utils.rng import STREAMS_VERSION
 from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
-from corrsk.ranges import SNRRange
+from corrsk.physics.noise_levels import SNRRange
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
-from corrsk.tissue import TissuePrior, resolve_prior
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 DATASETS = ("midl2024", "midl2024-low-noise", "t1t2-detr")
 CHUNK = 60  # a multiple of counts x noise levels, so that each chunk has all of them evenly

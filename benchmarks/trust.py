@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, make_correlation_signals
-from corrsk.acquisition import resolve_protocol
+from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.evaluation import (
     AccuracyCoverageDisplay,

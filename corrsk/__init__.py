@@ -11,17 +11,22 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.datasets import load_dataset, make_correlation_signals
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
-from corrsk.ranges import PropertyRange, SNRRange
+from corrsk.physics.noise_levels import SNRRange
 from corrsk.streams import SignalStream
-from corrsk.tissue import TissuePrior
+from corrsk.tissue.prior import TissuePrior
+from corrsk.tissue.ranges import PropertyRange
 
 if TYPE_CHECKING:
+    from corrsk.acquisition.compatibility import (
+        ProtocolMismatchError,
+        ProtocolWarning,
+        compare_protocols,
+    )
     from corrsk.aligner import ProtocolAligner
     from corrsk.classifier import CorrelationCNNClassifier
-    from corrsk.compatibility import ProtocolMismatchError, ProtocolWarning, compare_protocols
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
@@ -41,11 +46,11 @@ _LAZY = {
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",
     "ProtocolAligner": "corrsk.aligner",
-    "ProtocolMismatchError": "corrsk.compatibility",
-    "ProtocolWarning": "corrsk.compatibility",
+    "ProtocolMismatchError": "corrsk.acquisition",
+    "ProtocolWarning": "corrsk.acquisition",
     "SignalNoveltyDetector": "corrsk.novelty",
     "StackedGridSearchCV": "corrsk.stacked_search",
-    "compare_protocols": "corrsk.compatibility",
+    "compare_protocols": "corrsk.acquisition",
     "load": "corrsk.persistence",
     "load_pretrained": "corrsk.pretrained",
     "model_card": "corrsk.pretrained",

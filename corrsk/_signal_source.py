@@ -12,7 +12,7 @@ from corrsk._utils.parallel import blocks_of_run, for_each_run
 from corrsk._utils.rng import entropy
 from corrsk._utils.strata import Strata
 from corrsk.generator import CorrelationSignalGenerator
-from corrsk.tissue import TissuePrior, TissueRows
+from corrsk.tissue.prior import TissuePrior, TissueRows
 
 
 def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:

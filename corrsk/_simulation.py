@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk import physics
-from corrsk._tissue_table import TableLayout
 from corrsk._utils.rng import fill_with_normals, keyed_generator
-from corrsk.ranges import SNRRange
+from corrsk.physics.noise_levels import SNRRange
+from corrsk.tissue.table import TableLayout
 
 _Signals = NDArray[np.floating[Any]]
 

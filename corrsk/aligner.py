@@ -21,10 +21,14 @@ from sklearn.utils.validation import (
 
 from corrsk import physics
 from corrsk._utils.validation import flatten_signals
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
-from corrsk.compatibility import ProtocolComparison, ProtocolMismatchError, compare_protocols
-from corrsk.ranges import NoiseLevels, SNRRange
-from corrsk.tissue import TissuePrior
+from corrsk.acquisition.compatibility import (
+    ProtocolComparison,
+    ProtocolMismatchError,
+    compare_protocols,
+)
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange
+from corrsk.tissue.prior import TissuePrior
 
 _FLOATS = (np.float64, np.float32)
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from corrsk import __version__
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.datasets import DATASETS, dataset_definition, simulate_dataset
 from corrsk.exchange import SUFFIXES, check_suffix, write_dataset
-from corrsk.ranges import SNRRange
+from corrsk.physics.noise_levels import SNRRange
 
 if TYPE_CHECKING:
     import pandas as pd

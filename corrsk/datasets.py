@@ -12,10 +12,10 @@ from corrsk._signal_source import SignalSource, fitted
 from corrsk._utils.rng import RandomStateLike, block_generators, entropy
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.generator import CorrelationSignalGenerator
-from corrsk.ranges import NoiseLevels, SNRRange
-from corrsk.tissue import TissuePrior, resolve_prior
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
 # part is spread out, so that any run of samples is split to within one sample.

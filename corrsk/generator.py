@@ -15,12 +15,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import physics
 from corrsk._simulation import BlockSimulator
-from corrsk._tissue_table import TableLayout
 from corrsk._utils.parallel import for_each_block
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import flatten_signals
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
-from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue.table import TableLayout
 
 _STREAMS = {"fit_transform": 0, "transform": 1}
 

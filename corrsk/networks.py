@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 
 MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling leave one pixel of it
 

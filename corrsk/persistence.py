@@ -24,13 +24,14 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
 from corrsk.novelty import SignalNoveltyDetector
-from corrsk.ranges import PropertyRange, SNRRange
-from corrsk.tissue import TissuePrior
+from corrsk.physics.noise_levels import SNRRange
+from corrsk.tissue.prior import TissuePrior
+from corrsk.tissue.ranges import PropertyRange
 from corrsk.training import NetworkShape, resolve_device, restored_net, weights_of
 
 _FORMAT = "corrsk-estimator"

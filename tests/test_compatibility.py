@@ -18,8 +18,8 @@ from corrsk import (
     make_correlation_signals,
     save,
 )
-from corrsk._predicted_differences import noise_deviation
-from corrsk.compatibility import ProtocolComparison
+from corrsk.acquisition._differences import noise_deviation
+from corrsk.acquisition.compatibility import ProtocolComparison
 
 TRAINED = AcquisitionProtocol.named("ir-se-8x8")
 TI, TE = np.unique(TRAINED.ti), np.unique(TRAINED.te)

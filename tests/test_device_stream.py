@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from corrsk import AcquisitionProtocol, PropertyRange, SignalStream, SNRRange, TissuePrior, physics
-from corrsk.tissue import FRACTION_LAWS
+from corrsk.tissue.fractions import FRACTION_LAWS
 from corrsk.training.device_stream import DeviceStream
 
 CPU = torch.device("cpu")

@@ -22,7 +22,6 @@ from corrsk import (
     CorrelationSignalGenerator,
     StackedGridSearchCV,
 )
-from corrsk._tissue_table import TableLayout
 from corrsk.aligner import ProtocolAligner
 from corrsk.baselines import ScaledBatchClassifier
 from corrsk.relaxometry import (
@@ -30,6 +29,7 @@ from corrsk.relaxometry import (
     MultiExponentialClassifier,
     NNLSPeakClassifier,
 )
+from corrsk.tissue.table import TableLayout
 
 
 def public_estimators():

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from corrsk import AcquisitionProtocol, PropertyRange, TissuePrior, make_correlation_signals
 from corrsk.evaluation import accuracy_ceiling, regret
 from corrsk.physics import correlation_signals, noise_sigma
-from corrsk.ranges import SNRRange
+from corrsk.physics.noise_levels import SNRRange
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
 from corrsk.relaxometry._forms import CompartmentModel
 from corrsk.relaxometry._fractions import fraction_proposal

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from corrsk import PropertyRange, TissuePrior
-from corrsk.tissue import FRACTION_LAWS
+from corrsk.tissue.fractions import FRACTION_LAWS
 
 
 def columns(tissue, name):

@@ -10,7 +10,7 @@ from typing import Any
 from sklearn.pipeline import make_pipeline
 
 from corrsk._utils.validation import lookup
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.baselines import BASELINES, INSTALL, Baseline, make_baseline
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.datasets import DatasetDefinition

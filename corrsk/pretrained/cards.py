@@ -14,13 +14,13 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import read_json, write_json
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.generator import SignalNormalizer
 from corrsk.physics import CONTRASTS
-from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
-from corrsk.tissue import TissuePrior, resolve_prior
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _FORMAT, _VERSION = "corrsk-model-card", 1
 _VERSIONS_OF = ("corrsk", "torch", "skorch", "scikit-learn", "numpy")

@@ -15,15 +15,15 @@ import numpy as np
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from corrsk._utils.files import existing_file
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.compatibility import ProtocolComparison
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.compatibility import ProtocolComparison
 from corrsk.datasets import DatasetDefinition
 from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
 from corrsk.persistence import load, save
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
-from corrsk.tissue import resolve_prior
+from corrsk.tissue.prior import resolve_prior
 
 SHIPPED_FOLDER = Path(__file__).parent
 _N_JUDGED = 10_000  # voxels on which a note measures what a protocol costs

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from corrsk._utils.counts import as_counts, is_multicompartment, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import flatten_signals
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
 from corrsk.relaxometry._voxels import Solver, solve_voxels
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import CONTRASTS
-from corrsk.ranges import PropertyRange
+from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
 Units = NDArray[np.float32]  # coordinates of tissue properties, in [0, 1)

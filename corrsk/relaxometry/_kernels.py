@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import CONTRASTS, check_tissue_unit
 
 Array = NDArray[np.float64]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from corrsk.physics import NOISE_REFERENCES
-from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.relaxometry._radial import RadialTables
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from corrsk.relaxometry._forms import cells, to_values
-from corrsk.tissue import TissuePrior
+from corrsk.tissue.prior import TissuePrior
 
 Units = NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from corrsk.relaxometry._forms import BoundModel, Units, to_units
 from corrsk.relaxometry._fractions import fraction_proposal
 from corrsk.relaxometry._likelihood import NoiseModel
 from corrsk.relaxometry._moves import Move, MoveSet
-from corrsk.tissue import TissuePrior
+from corrsk.tissue.prior import TissuePrior
 
 Array = NDArray[np.float64]
 

@@ -16,16 +16,16 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import NOISE_REFERENCES
-from corrsk.ranges import NoiseLevels, SNRRange
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._forms import Array, CompartmentModel
 from corrsk.relaxometry._likelihood import NoiseModel
 from corrsk.relaxometry._posterior import CountPosterior
 from corrsk.relaxometry._tempering import EvidenceSampler
 from corrsk.relaxometry._voxels import signal_norms
-from corrsk.tissue import TissuePrior, resolve_prior
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _CHUNK_STATES = 8192  # states of all voxels of a chunk at one step: they shall fit in a cache
 _MAX_COMPARTMENTS = 12  # far beyond what 64 measurements can tell apart

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import checked_count
-from corrsk.acquisition import AcquisitionProtocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._criteria import (
     CRITERIA,
@@ -26,7 +26,7 @@ from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
 from corrsk.relaxometry._voxels import signal_norms
-from corrsk.tissue import table_columns
+from corrsk.tissue.table import table_columns
 
 # A step that gains less than this fraction of the residual moves no criterion by more than
 # N times it; without noise the residual falls by orders of magnitude until rounding stops it.

@@ -17,10 +17,11 @@ from torch import Tensor
 from corrsk import physics
 from corrsk._utils.rng import keyed_generator
 from corrsk._utils.validation import checked_count
-from corrsk.acquisition import resolve_protocol
-from corrsk.ranges import PropertyRange, SNRRange, checked_noise_levels
+from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
 from corrsk.streams import SignalStream
-from corrsk.tissue import MAX_REDRAWS, resolve_prior
+from corrsk.tissue.prior import MAX_REDRAWS, resolve_prior
+from corrsk.tissue.ranges import PropertyRange
 
 VERSION = 1  # goes up when a seed gives other draws than before
 _DEVICE_STREAM = 5  # beside those of chunks that the processor draws

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,37 +17,19 @@ from corrsk._utils.rng import BLOCK_ROWS, RandomStateLike, block_generators, ent
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.physics import CONTRASTS, check_tissue_unit
-from corrsk.ranges import (
+from corrsk.physics.noise_levels import (
     NoiseLevels,
-    PropertyRange,
     SNRRange,
     checked_noise_levels,
     number_of_levels,
 )
+from corrsk.tissue.fractions import FRACTION_LAWS
+from corrsk.tissue.ranges import PropertyRange
+from corrsk.tissue.table import NOISE_LEVEL_COLUMN, table_columns
 
-NOISE_LEVEL_COLUMN = "noise_level"
 MAX_REDRAWS = 1000
 _COUNT_STREAM, _TISSUE_STREAM, _LEVEL_STREAM = range(3)
 
-
-def _flat_dirichlet(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    return rng.standard_exponential(shape)
-
-
-def _normalized_uniform(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    return 1.0 - rng.random(shape)  # in (0, 1]: the sum is never 0
-
-
-def _equal(rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-    return np.ones(shape)
-
-
-# Each law draws positive weights, which are then divided by their sum.
-FRACTION_LAWS: dict[str, Callable[[Generator, tuple[int, int]], NDArray[np.float64]]] = {
-    "dirichlet": _flat_dirichlet,
-    "normalized-uniform": _normalized_uniform,
-    "equal": _equal,
-}
 
 _MIDL2024_RANGES = {
     "T1": PropertyRange(50.0, 5000.0, step=50.0),
@@ -421,8 +403,3 @@ def resolve_prior(prior: TissuePrior | str) -> TissuePrior:
         f"prior must be a TissuePrior or the name of one ({', '.join(_NAMED_PRIORS)}), "
         f"got {type(prior).__name__}"
     )
-
-
-def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
-    """Columns of a tissue table in their canonical order."""
-    return [f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)]

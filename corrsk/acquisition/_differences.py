@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from corrsk import physics
-from corrsk.acquisition import AcquisitionProtocol
-from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
-from corrsk.tissue import TissuePrior
+from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue.prior import TissuePrior
 
 Array = NDArray[np.float64]
 Tissue = dict[str, Array]

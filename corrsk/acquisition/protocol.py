@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk._protocol_checks import checked_contrasts, checked_tr
-from corrsk._protocol_files import contrasts_from_json, contrasts_from_mat, contrasts_to_json
 from corrsk._utils.validation import lookup
+from corrsk.acquisition._checks import checked_contrasts, checked_tr
+from corrsk.acquisition._files import contrasts_from_json, contrasts_from_mat, contrasts_to_json
 from corrsk.physics import CONTRASTS
 
 # The group's published 8 x 8 protocol (the file ti_te_dict.mat beside the code

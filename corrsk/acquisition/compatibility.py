@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk import physics
-from corrsk._predicted_differences import differences, pairing, reference_tissue
 from corrsk._utils.validation import checked_count
-from corrsk.acquisition import AcquisitionProtocol, resolve_protocol
-from corrsk.ranges import NoiseLevels, SNRRange, checked_noise_levels
-from corrsk.tissue import TissuePrior, resolve_prior
+from corrsk.acquisition._differences import differences, pairing, reference_tissue
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 # In units of the standard deviation of the trained noise. Chosen by what residual MLPs for the
 # three named data sets lost on 35 other protocols each: within these bounds at most 0.2

@@ -12,9 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.physics import CONTRASTS, check_tissue_unit
-from corrsk.tissue import NOISE_LEVEL_COLUMN, table_columns
 
+NOISE_LEVEL_COLUMN = "noise_level"
 _SUM_TOLERANCE = 1e-4  # a table that went through float32 or four decimals still passes
+
+
+def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
+    """Columns of a tissue table in their canonical order."""
+    return [f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""What was measured: protocols, their files, and how two protocols compare."""
+
+from corrsk.acquisition.compatibility import (
+    ProtocolComparison,
+    ProtocolMismatchError,
+    ProtocolWarning,
+    compare_protocols,
+)
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+
+__all__ = [
+    "AcquisitionProtocol",
+    "ProtocolComparison",
+    "ProtocolMismatchError",
+    "ProtocolWarning",
+    "compare_protocols",
+    "resolve_protocol",
+]

@@ -1,0 +1,70 @@
+"""Noise levels: one, several that are equally frequent, or a range of signal-to-noise ratios."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True)
+class SNRRange:
+    """Noise levels whose inverse, the signal-to-noise ratio, is uniform between two bounds.
+
+    Parameters
+    ----------
+    low, high : float
+        Smallest and largest signal-to-noise ratio; the noise level is 1 / SNR, as a
+        fraction of the noise reference.
+
+    Raises
+    ------
+    ValueError
+        If the bounds are not positive and ascending.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low <= self.high < math.inf):
+            raise ValueError(
+                "a range of signal-to-noise ratios needs 0 < low <= high < infinity, got "
+                f"{self.low} .. {self.high}"
+            )
+
+    def sample(self, rng: Generator, size: int) -> NDArray[np.float64]:
+        """Draw noise levels, shape (size,)."""
+        return 1.0 / rng.uniform(self.low, self.high, size)
+
+
+# A level, several that are equally frequent, or a range of signal-to-noise ratios.
+NoiseLevels = float | ArrayLike | SNRRange
+
+
+def checked_noise_levels(noise_level: NoiseLevels) -> NDArray[np.float64] | SNRRange:
+    """One or several noise levels as an array of shape (k,); a range as it is.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is negative, NaN or infinite.
+    """
+    if isinstance(noise_level, SNRRange):
+        return noise_level
+    levels = np.atleast_1d(np.asarray(noise_level, dtype=np.float64))
+    if levels.ndim > 1 or not levels.size or not (np.isfinite(levels) & (levels >= 0)).all():
+        raise ValueError(
+            "noise_level must be a number >= 0, a list of such numbers (0.01 is 1 %) or an "
+            f"SNRRange, got {noise_level!r}"
+        )
+    return levels
+
+
+def number_of_levels(noise_level: NoiseLevels) -> int:
+    """How many levels are dealt out evenly; 1 for a range, which is drawn from row by row."""
+    levels = checked_noise_levels(noise_level)
+    return 1 if isinstance(levels, SNRRange) else levels.size

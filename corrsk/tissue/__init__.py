@@ -1,0 +1,7 @@
+"""What a voxel is made of: priors, ranges, laws of fractions, and the tissue table."""
+
+from corrsk.tissue.fractions import FRACTION_LAWS
+from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.tissue.ranges import PropertyRange
+
+__all__ = ["FRACTION_LAWS", "PropertyRange", "TissuePrior", "resolve_prior"]
