@@ -41,10 +41,10 @@ import corrsk.evaluation
 from corrsk import load_pretrained, make_correlation_signals, pretrained_names
 from corrsk._utils.files import read_json, write_atomically, write_json
 from corrsk._utils.rng import STREAMS_VERSION
-from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
+from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 DATASETS = ("midl2024", "midl2024-low-noise", "t1t2-detr")

@@ -26,8 +26,8 @@ from scipy.special import logsumexp, softmax
 
 from corrsk import load_pretrained
 from corrsk._utils.rng import STREAMS_VERSION
-from corrsk.datasets import dataset_definition
 from corrsk.evaluation import multicompartment_probability, regret
+from corrsk.simulation.datasets import dataset_definition
 from corrsk.tissue.prior import resolve_prior
 
 DATASETS = ("midl2024", "midl2024-low-noise")  # the third one has no grid

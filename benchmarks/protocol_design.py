@@ -64,7 +64,7 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk._utils.files import write_json
-from corrsk.datasets import dataset_definition
+from corrsk.simulation.datasets import dataset_definition
 
 SIZES = (6, 8, 12, 16, 24, 32, 36, 40, 48, 56, 64)
 DATASETS = ("midl2024-low-noise", "midl2024")

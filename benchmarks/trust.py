@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, make_correlation_signals
 from corrsk.acquisition.protocol import resolve_protocol
-from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.evaluation import (
     AccuracyCoverageDisplay,
     ReliabilityDisplay,
@@ -41,6 +40,7 @@ from corrsk.evaluation import (
     threshold_for_accuracy,
 )
 from corrsk.novelty import SignalNoveltyDetector
+from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 
 NAMES = ("midl2024", "midl2024-low-noise", "t1t2-detr")
 CHUNK = 100_000

@@ -12,10 +12,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.datasets import load_dataset, make_correlation_signals
-from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
 from corrsk.physics.noise_levels import SNRRange
-from corrsk.streams import SignalStream
+from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.simulation.datasets import load_dataset, make_correlation_signals
+from corrsk.simulation.generator import CorrelationSignalGenerator
+from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
         ProtocolWarning,
         compare_protocols,
     )
-    from corrsk.aligner import ProtocolAligner
     from corrsk.classifier import CorrelationCNNClassifier
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
+    from corrsk.preprocessing.aligner import ProtocolAligner
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
     from corrsk.relaxometry import (
         IdealObserverClassifier,
@@ -45,7 +46,7 @@ _LAZY = {
     "IdealObserverClassifier": "corrsk.relaxometry",
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",
-    "ProtocolAligner": "corrsk.aligner",
+    "ProtocolAligner": "corrsk.preprocessing",
     "ProtocolMismatchError": "corrsk.acquisition",
     "ProtocolWarning": "corrsk.acquisition",
     "SignalNoveltyDetector": "corrsk.novelty",

@@ -37,7 +37,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk._utils.validation import lookup
-from corrsk.generator import SignalNormalizer
+from corrsk.preprocessing.normalizer import SignalNormalizer
 
 INSTALL = "pip install 'corrsk[boosting]'"
 

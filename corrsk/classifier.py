@@ -18,7 +18,7 @@ from corrsk._network_classifier import _NetworkClassifier, class_index
 from corrsk._utils.rng import RandomStateLike, keyed_generator
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.recipes import RECIPES
-from corrsk.streams import SignalStream
+from corrsk.simulation.streams import SignalStream
 
 
 class CorrelationCNNClassifier(_NetworkClassifier):

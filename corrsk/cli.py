@@ -17,9 +17,9 @@ from rich.table import Table
 
 from corrsk import __version__
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.datasets import DATASETS, dataset_definition, simulate_dataset
-from corrsk.exchange import SUFFIXES, check_suffix, write_dataset
 from corrsk.physics.noise_levels import SNRRange
+from corrsk.simulation.datasets import DATASETS, dataset_definition, simulate_dataset
+from corrsk.simulation.files import SUFFIXES, check_suffix, write_dataset
 
 if TYPE_CHECKING:
     import pandas as pd

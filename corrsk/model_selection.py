@@ -40,8 +40,8 @@ from sklearn.utils.validation import check_is_fitted
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics import CONTRASTS
+from corrsk.simulation.generator import CorrelationSignalGenerator
 
 
 @dataclass(frozen=True, repr=False)

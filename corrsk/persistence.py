@@ -25,11 +25,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
 from corrsk.novelty import SignalNoveltyDetector
 from corrsk.physics.noise_levels import SNRRange
+from corrsk.preprocessing.aligner import ProtocolAligner
+from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 from corrsk.training import NetworkShape, resolve_device, restored_net, weights_of

@@ -16,11 +16,11 @@ from corrsk._utils.environment import environment
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.datasets import DatasetDefinition, dataset_definition, load_dataset
 from corrsk.evaluation import bootstrap_interval, expected_calibration_error
 from corrsk.persistence import load, save
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
-from corrsk.streams import SignalStream
+from corrsk.simulation.datasets import DatasetDefinition, dataset_definition, load_dataset
+from corrsk.simulation.streams import SignalStream
 from corrsk.training import device_name, limited_threads, resolve_device
 
 # those of the shipped models

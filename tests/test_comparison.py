@@ -31,8 +31,8 @@ from corrsk.comparison.cells import Cell, read_cell, run_cell
 from corrsk.comparison.rivals import Task
 from corrsk.comparison.tables import best_rows, readable, summary_frame
 from corrsk.comparison.worker import CellContext, Worker, _serve
-from corrsk.datasets import DATASETS, dataset_definition
 from corrsk.evaluation import known_ceiling, mcnemar_test
+from corrsk.simulation.datasets import DATASETS, dataset_definition
 
 SETTINGS = ComparisonSettings(
     "midl2024-low-noise", ("logistic", "lda", "nnls"), (200, 1000), n_seeds=2, samples=2000,

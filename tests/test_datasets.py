@@ -17,7 +17,7 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk._utils.rng import STREAMS_VERSION
-from corrsk.datasets import DATASETS
+from corrsk.simulation.datasets import DATASETS
 
 
 def test_make_correlation_signals():

@@ -22,8 +22,8 @@ from corrsk import (
     CorrelationSignalGenerator,
     StackedGridSearchCV,
 )
-from corrsk.aligner import ProtocolAligner
 from corrsk.baselines import ScaledBatchClassifier
+from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.relaxometry import (
     IdealObserverClassifier,
     MultiExponentialClassifier,

@@ -10,7 +10,7 @@ from scipy.io import loadmat, savemat
 
 from corrsk import load_dataset
 from corrsk._utils.files import write_atomically
-from corrsk.exchange import read_dataset_mat, write_dataset
+from corrsk.simulation.files import read_dataset_mat, write_dataset
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
@@ -34,7 +34,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from corrsk import load_dataset
-from corrsk.exchange import write_dataset
+from corrsk.simulation.files import write_dataset
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 data = load_dataset("midl2024", 2000)

@@ -150,7 +150,7 @@ def test_rician_signals_are_magnitudes(tissue):
 def test_bits_do_not_depend_on_jobs_or_chunks(tissue, n_jobs, monkeypatch):
     expected = CorrelationSignalGenerator(random_state=0).fit_transform(tissue)
     monkeypatch.setattr("corrsk._utils.parallel._blocks_per_run", lambda n_rows, threads: n_jobs)
-    monkeypatch.setattr("corrsk._simulation._PIECE", 64_000 // n_jobs)
+    monkeypatch.setattr("corrsk.simulation._blocks._PIECE", 64_000 // n_jobs)
     got = CorrelationSignalGenerator(random_state=0, n_jobs=n_jobs).fit_transform(tissue)
     assert got.tobytes() == expected.tobytes()
 

@@ -18,7 +18,7 @@ from corrsk import (
 from corrsk._empirical_tail import LEAST_LOG, log_tail, upper_quantiles
 from corrsk._noisy_mixture import NoisyMixture
 from corrsk._signal_subspace import noise_weighted_subspace
-from corrsk.datasets import dataset_definition
+from corrsk.simulation.datasets import dataset_definition
 
 NAMES = ("midl2024", "midl2024-low-noise")
 GRID = AcquisitionProtocol.named("ir-se-8x8")

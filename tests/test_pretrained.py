@@ -23,9 +23,9 @@ from corrsk import (
     pretrained_names,
     save,
 )
-from corrsk.datasets import DATASETS
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
 from corrsk.pretrained.store import SHIPPED_FOLDER
+from corrsk.simulation.datasets import DATASETS
 
 NAME = "midl2024-low-noise"
 FACTS = {

@@ -16,7 +16,7 @@ from corrsk import (
     load_dataset,
     make_correlation_signals,
 )
-from corrsk.datasets import DATASETS
+from corrsk.simulation.datasets import DATASETS
 from corrsk.training import StreamPlan
 from corrsk.training.callbacks import EpochProgress
 from corrsk.training.device_stream import DeviceStream

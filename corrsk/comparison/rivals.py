@@ -13,9 +13,9 @@ from corrsk._utils.validation import lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.baselines import BASELINES, INSTALL, Baseline, make_baseline
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.datasets import DatasetDefinition
-from corrsk.generator import SignalNormalizer
+from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
+from corrsk.simulation.datasets import DatasetDefinition
 
 REFERENCE = "cnn"  # whom McNemar's test pairs the others with
 BOOSTING_PACKAGES = ("lightgbm", "xgboost", "xgboost-cpu")

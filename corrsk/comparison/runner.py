@@ -24,7 +24,7 @@ from corrsk.comparison.rivals import RIVALS, Task
 from corrsk.comparison.settings import ComparisonSettings, about, command_line
 from corrsk.comparison.tables import noise_frame, results_frame, summary_frame
 from corrsk.comparison.worker import CellContext, Worker
-from corrsk.datasets import DatasetDefinition
+from corrsk.simulation.datasets import DatasetDefinition
 from corrsk.training import resolve_device
 
 _COMMANDS = "commands.json"  # that filled the folder, each once

@@ -12,8 +12,8 @@ from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.comparison.cells import Cell
 from corrsk.comparison.rivals import resolve_rivals
-from corrsk.datasets import DatasetDefinition, dataset_definition
 from corrsk.physics.noise_levels import SNRRange
+from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import resolve_prior
 
 _TRAIN_SHARE = 0.7

@@ -15,11 +15,11 @@ from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import read_json, write_json
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.generator import SignalNormalizer
 from corrsk.physics import CONTRASTS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.preprocessing.aligner import ProtocolAligner
+from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _FORMAT, _VERSION = "corrsk-model-card", 1

@@ -17,12 +17,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from corrsk._utils.files import existing_file
 from corrsk.acquisition.compatibility import ProtocolComparison
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.aligner import ProtocolAligner
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.datasets import DatasetDefinition
-from corrsk.generator import CorrelationSignalGenerator, SignalNormalizer
 from corrsk.persistence import load, save
+from corrsk.preprocessing.aligner import ProtocolAligner
+from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
+from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import resolve_prior
 
 SHIPPED_FOLDER = Path(__file__).parent

@@ -19,7 +19,7 @@ from corrsk._utils.rng import keyed_generator
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
-from corrsk.streams import SignalStream
+from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import MAX_REDRAWS, resolve_prior
 from corrsk.tissue.ranges import PropertyRange
 

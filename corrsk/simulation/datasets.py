@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from corrsk._signal_source import SignalSource, fitted
 from corrsk._utils.rng import RandomStateLike, block_generators, entropy
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
+from corrsk.simulation._source import SignalSource, fitted
+from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
@@ -174,7 +174,7 @@ def make_correlation_signals(
     )  # fmt: skip
     source = _source(prior, generator, n_samples, normalize)
     if chunk_rows is not None:
-        from corrsk._dask_arrays import dask_signals
+        from corrsk.simulation._dask import dask_signals
 
         drawn = dask_signals(source, chunk_rows)
         return drawn if return_tissue else drawn[:2]

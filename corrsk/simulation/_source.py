@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from corrsk._utils.parallel import blocks_of_run, for_each_run
 from corrsk._utils.rng import entropy
 from corrsk._utils.strata import Strata
-from corrsk.generator import CorrelationSignalGenerator
+from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, TissueRows
 
 

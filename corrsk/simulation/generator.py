@@ -1,4 +1,4 @@
-"""Transformers: tissue to noisy signals, and signals to normalised signals."""
+"""The transformer from tissue to noisy signals."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import physics
-from corrsk._simulation import BlockSimulator
 from corrsk._utils.parallel import for_each_block
 from corrsk._utils.rng import RandomStateLike, entropy
-from corrsk._utils.validation import flatten_signals
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.simulation._blocks import BlockSimulator
 from corrsk.tissue.table import TableLayout
 
 _STREAMS = {"fit_transform": 0, "transform": 1}
@@ -233,81 +232,4 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         tags.non_deterministic = True  # the noise of a voxel depends on its row
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = []  # the parameter `dtype` decides
-        return tags
-
-
-class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Divide each signal by its norm.
-
-    Parameters
-    ----------
-    norm : {"l2", "rms", "max"} or None, default="l2"
-        2-norm (the paper's), root mean square, or largest absolute value; None
-        leaves the signals as they are, so that a search can compare.
-
-    Attributes
-    ----------
-    n_features_in_ : int
-    feature_names_in_ : ndarray of str
-
-    Notes
-    -----
-    A signal that is all zero (background) stays zero.
-
-    Examples
-    --------
-    >>> from corrsk import SignalNormalizer
-    >>> SignalNormalizer().fit_transform([[3.0, 4.0]])
-    array([[0.6, 0.8]])
-    """
-
-    _parameter_constraints: dict[str, list[Any]] = {"norm": [StrOptions(set(physics.NORMS)), None]}
-
-    def __init__(self, norm: str | None = "l2") -> None:
-        self.norm = norm
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: Any = None) -> SignalNormalizer:
-        """Check the parameters and the signals.
-
-        Parameters
-        ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals.
-        y : ignored
-
-        Returns
-        -------
-        SignalNormalizer
-            The transformer itself.
-        """
-        self._checked(X, reset=True)
-        return self
-
-    def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Normalise signals.
-
-        Parameters
-        ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals.
-
-        Returns
-        -------
-        ndarray of shape (n, N)
-        """
-        check_is_fitted(self)
-        X = self._checked(X, reset=False)
-        return X.copy() if self.norm is None else physics.normalize_signals(X, self.norm)
-
-    def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.floating[Any]]:
-        return validate_data(self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "n_features_in_")
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

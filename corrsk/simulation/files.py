@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 
 from corrsk._utils.counts import as_counts
 from corrsk._utils.files import read_mat, write_atomically
-from corrsk.datasets import PARTS
+from corrsk.simulation.datasets import PARTS
 
 SUFFIXES = (".npz", ".parquet", ".mat")
 _MAT_PARTS = {"train": "train", "validation": "val", "test": "test"}  # ours: theirs

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._signal_source import SignalSource, fitted
 from corrsk._utils.rng import STREAMS_VERSION, keyed_generator
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.datasets import dataset_definition
-from corrsk.generator import CorrelationSignalGenerator
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.simulation._source import SignalSource, fitted
+from corrsk.simulation.datasets import dataset_definition
+from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _CHUNK_STREAM = 4  # beside those of the tissue and of a data set's split

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
-from corrsk._signal_source import SignalSource, fitted
 from corrsk._utils.rng import BLOCK_ROWS
 from corrsk._utils.validation import checked_count
+from corrsk.simulation._source import SignalSource, fitted
 
 
 def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, Any]:

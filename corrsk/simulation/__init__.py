@@ -1,0 +1,26 @@
+"""From tissue and protocol to noisy signals: a transformer, data sets, streams and files."""
+
+from corrsk.simulation.datasets import (
+    DATASETS,
+    DatasetDefinition,
+    dataset_definition,
+    load_dataset,
+    make_correlation_signals,
+    simulate_dataset,
+)
+from corrsk.simulation.files import read_dataset_mat, write_dataset
+from corrsk.simulation.generator import CorrelationSignalGenerator
+from corrsk.simulation.streams import SignalStream
+
+__all__ = [
+    "DATASETS",
+    "CorrelationSignalGenerator",
+    "DatasetDefinition",
+    "SignalStream",
+    "dataset_definition",
+    "load_dataset",
+    "make_correlation_signals",
+    "read_dataset_mat",
+    "simulate_dataset",
+    "write_dataset",
+]
