@@ -39,7 +39,7 @@ from corrsk.evaluation import (
     expected_calibration_error,
     threshold_for_accuracy,
 )
-from corrsk.novelty import SignalNoveltyDetector
+from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 
 NAMES = ("midl2024", "midl2024-low-noise", "t1t2-detr")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         compare_protocols,
     )
     from corrsk.classifier import CorrelationCNNClassifier
-    from corrsk.novelty import SignalNoveltyDetector
+    from corrsk.novelty.detector import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.preprocessing.aligner import ProtocolAligner
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names

@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.novelty import SignalNoveltyDetector
+from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer

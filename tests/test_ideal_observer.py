@@ -18,10 +18,10 @@ from corrsk.evaluation import accuracy_ceiling, regret
 from corrsk.physics import correlation_signals, noise_sigma
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
-from corrsk.relaxometry._forms import CompartmentModel
-from corrsk.relaxometry._fractions import fraction_proposal
-from corrsk.relaxometry._likelihood import NoiseModel, noise_nodes
-from corrsk.relaxometry._radial import RadialTables, log_radial_integral
+from corrsk.relaxometry.ideal_observer._forms import CompartmentModel
+from corrsk.relaxometry.ideal_observer._fractions import fraction_proposal
+from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel, noise_nodes
+from corrsk.relaxometry.ideal_observer._radial import RadialTables, log_radial_integral
 
 GRID = AcquisitionProtocol.from_grid(ti=[50, 300, 900, 2000], te=[5, 30, 100], tr=6000)
 SCATTERED = AcquisitionProtocol(

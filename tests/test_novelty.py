@@ -15,9 +15,9 @@ from corrsk import (
     SignalNoveltyDetector,
     make_correlation_signals,
 )
-from corrsk._empirical_tail import LEAST_LOG, log_tail, upper_quantiles
-from corrsk._noisy_mixture import NoisyMixture
-from corrsk._signal_subspace import noise_weighted_subspace
+from corrsk.novelty._mixture import NoisyMixture
+from corrsk.novelty._subspace import noise_weighted_subspace
+from corrsk.novelty._tail import LEAST_LOG, log_tail, upper_quantiles
 from corrsk.simulation.datasets import dataset_definition
 
 NAMES = ("midl2024", "midl2024-low-noise")

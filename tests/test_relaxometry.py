@@ -26,9 +26,10 @@ from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._criteria import criterion_weights, f_test_choice, information_criterion
 from corrsk.relaxometry._kernels import KernelModel, checked_bounds
+from corrsk.relaxometry._linalg import nonnegative_amplitudes, solve_each
 from corrsk.relaxometry._peaks import count_peaks, peak_masses
 from corrsk.relaxometry._starts import StartDictionary
-from corrsk.relaxometry._varpro import levenberg_marquardt, nonnegative_amplitudes, solve_each
+from corrsk.relaxometry._varpro import levenberg_marquardt
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 COUNTS = [1, 2, 3, 4]

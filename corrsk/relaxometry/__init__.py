@@ -7,8 +7,8 @@ classifiers of the compartment count. All work for every contrast in
 :data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
 """
 
-from corrsk.relaxometry._posterior import CountPosterior
-from corrsk.relaxometry.ideal_observer import IdealObserverClassifier
+from corrsk.relaxometry.ideal_observer.classifier import IdealObserverClassifier
+from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.relaxometry.multiexponential import MultiExponentialClassifier
 from corrsk.relaxometry.spectrum import NNLSPeakClassifier
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.relaxometry._kernels import Array
-from corrsk.relaxometry._varpro import solve_each
+from corrsk.relaxometry._linalg import solve_each
 
 SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
 # Singular values s of the kernel count where s^2 is not far below alpha.

@@ -10,16 +10,15 @@ that J^T J is a Schur complement of the small Gram matrix of [Phi, D].
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._linalg import RIDGE, nonnegative_amplitudes, solve_each
 
 MAX_COMPARTMENTS = 8  # 2^8 supports are enumerated where amplitudes come out negative
-_RIDGE = 1e-13  # relative; keeps the Gram matrix of two equal compartments regular
 _LONGEST_STEP = 1.5  # in the logarithm; the linearisation does not hold further out
 _DAMPING, _DAMPING_MAX = 1e-2, 1e8
 _NO_RESIDUAL = 1e-24  # of a signal of norm 1: nothing is left to fit
@@ -45,59 +44,6 @@ class _Linearised(NamedTuple):
     rss: Array  # (B,)
     gradient: Array  # (B, P K), of half the residual sum of squares
     hessian: Array  # (B, P K, P K), J^T J
-
-
-def solve_each(matrices: Array, right: Array) -> Array:
-    """Solve linear systems (B, K, K), (B, K, m); a singular one gives NaN, not an error."""
-    solutions: Array
-    try:
-        solutions = np.linalg.solve(matrices, right).astype(np.float64, copy=False)
-    except np.linalg.LinAlgError:
-        solutions = np.full(right.shape, np.nan)
-        for index in range(len(matrices)):
-            try:
-                solutions[index] = np.linalg.solve(matrices[index], right[index])
-            except np.linalg.LinAlgError:
-                continue
-    return solutions
-
-
-def nonnegative_amplitudes(gram: Array, projection: Array) -> Array:
-    """Amplitudes a >= 0 that minimise ``a^T G a - 2 h^T a``.
-
-    Parameters
-    ----------
-    gram : ndarray of shape (B, K, K)
-        G, with ones on the diagonal.
-    projection : ndarray of shape (B, K)
-        h.
-
-    Returns
-    -------
-    ndarray of shape (B, K)
-        Exact: where the unconstrained minimum has a negative amplitude, the
-        best of all supports whose own minimum has none.
-    """
-    K = gram.shape[-1]
-    gram = gram + _RIDGE * np.eye(K)
-    amplitudes = solve_each(gram, projection[..., None])[..., 0]
-    rows = np.flatnonzero((amplitudes < 0).any(axis=-1))
-    if not rows.size:
-        return amplitudes
-    gram, projection = gram[rows], projection[rows]
-    best, gain = np.zeros((rows.size, K)), np.zeros(rows.size)
-    for size in range(1, K):
-        for members in combinations(range(K), size):
-            index = np.array(members)
-            part = projection[:, index]
-            found = solve_each(gram[:, index[:, None], index], part[..., None])[..., 0]
-            found_gain = np.where((found >= 0).all(axis=-1), (part * found).sum(axis=-1), -1.0)
-            better = np.flatnonzero(found_gain > gain)
-            gain[better] = found_gain[better]
-            best[better] = 0.0
-            best[better[:, None], index] = found[better]
-    amplitudes[rows] = best
-    return amplitudes
 
 
 def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
@@ -131,7 +77,7 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
     support = scaled > 0
     both = support[:, :, None] & support[:, None, :]
     phi_d = np.where(support[:, :, None], gram[:, :K, K:] / size[:, :, None], 0.0)
-    masked = np.where(both, phi_phi, 0.0) + np.eye(K) * np.where(support, _RIDGE, 1.0)[:, None]
+    masked = np.where(both, phi_phi, 0.0) + np.eye(K) * np.where(support, RIDGE, 1.0)[:, None]
     reached = np.matmul(phi_d.transpose(0, 2, 1), solve_each(masked, phi_d))
     hessian = (gram[:, K:, K:] - reached) * (weight[:, :, None] * weight[:, None, :])
     return _Linearised(amplitudes, rss, gradient, hessian)

@@ -71,7 +71,7 @@ def solve_voxels(
             part /= np.abs(part).max(axis=1, keepdims=True)
             part /= np.linalg.norm(part, axis=1, keepdims=True)
             possible = np.flatnonzero(np.isfinite(part).all(axis=1))
-            solved = _solve_each(solve, part[possible]) if possible.size else ()
+            solved = _solve_one_by_one(solve, part[possible]) if possible.size else ()
         finite = np.ones(possible.size, dtype=bool)
         for values in solved:
             finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
@@ -95,7 +95,7 @@ def solve_voxels(
     return results
 
 
-def _solve_each(solve: Solver, unit: Array) -> tuple[Array, ...]:
+def _solve_one_by_one(solve: Solver, unit: Array) -> tuple[Array, ...]:
     """The answers of a chunk; where the solver gives up on it, of its voxels one by one."""
     try:
         return solve(unit)

@@ -9,10 +9,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from corrsk._utils.rng import keyed_generator
-from corrsk.relaxometry._forms import BoundModel, Units, to_units
-from corrsk.relaxometry._fractions import fraction_proposal
-from corrsk.relaxometry._likelihood import NoiseModel
-from corrsk.relaxometry._moves import Move, MoveSet
+from corrsk.relaxometry.ideal_observer._forms import BoundModel, Units, to_units
+from corrsk.relaxometry.ideal_observer._fractions import fraction_proposal
+from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
+from corrsk.relaxometry.ideal_observer._moves import Move, MoveSet
 from corrsk.tissue.prior import TissuePrior
 
 Array = NDArray[np.float64]

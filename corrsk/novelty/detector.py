@@ -15,12 +15,12 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import physics
-from corrsk._empirical_tail import LEAST_LOG, log_tail, upper_quantiles
-from corrsk._noisy_mixture import NoisyMixture
-from corrsk._signal_subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import flatten_signals
+from corrsk.novelty._mixture import NoisyMixture
+from corrsk.novelty._subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
+from corrsk.novelty._tail import LEAST_LOG, log_tail, upper_quantiles
 
 EXPLAINED, NO_SIGNAL = "explained", "no signal"
 # in this order a reason is given, the more specific first: with noise less than ever

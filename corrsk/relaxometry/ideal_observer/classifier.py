@@ -20,11 +20,11 @@ from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import NOISE_REFERENCES
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.relaxometry._base import _CompartmentCounter
-from corrsk.relaxometry._forms import Array, CompartmentModel
-from corrsk.relaxometry._likelihood import NoiseModel
-from corrsk.relaxometry._posterior import CountPosterior
-from corrsk.relaxometry._tempering import EvidenceSampler
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.relaxometry.ideal_observer._forms import Array, CompartmentModel
+from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
+from corrsk.relaxometry.ideal_observer._tempering import EvidenceSampler
+from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _CHUNK_STATES = 8192  # states of all voxels of a chunk at one step: they shall fit in a cache
@@ -84,7 +84,7 @@ class IdealObserverClassifier(_CompartmentCounter):
     -----
     The evidence of each count, ``p(x | n_c) = int L(x | tissue) p(tissue | n_c)``,
     is computed by sequential Monte Carlo from the prior to the posterior (see
-    `corrsk.relaxometry._tempering`), in `n_runs` runs. The noise level and, for
+    `corrsk.relaxometry.ideal_observer._tempering`), in `n_runs` runs. The noise level and, for
     normalised signals, the scale are integrated out in the likelihood. Counts
     are equally likely. Noise is Gaussian; magnitude images (Rician noise) have
     no likelihood of this form.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from corrsk.relaxometry._forms import cells, to_values
+from corrsk.relaxometry.ideal_observer._forms import cells, to_values
 from corrsk.tissue.prior import TissuePrior
 
 Units = NDArray[np.float32]

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from corrsk.physics import NOISE_REFERENCES
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
-from corrsk.relaxometry._radial import RadialTables
+from corrsk.relaxometry.ideal_observer._radial import RadialTables
 
 Array = NDArray[np.float64]
 
@@ -82,8 +82,7 @@ class NoiseModel:
 
     - not normalised: ``(2 pi sigma^2)^(-N / 2) exp(-|x - S|^2 / (2 sigma^2))``, whose
       mean over the levels is a function of ``|x - S|^2 / reference^2``, tabulated;
-    - normalised: see :func:`corrsk.relaxometry._radial.log_radial_integral`; the mean
-      over the levels is a sum.
+    - normalised: see `log_radial_integral`; the mean over the levels is a sum.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from corrsk.relaxometry._forms import Forms
-from corrsk.relaxometry._likelihood import NoiseModel
+from corrsk.relaxometry.ideal_observer._forms import Forms
+from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
 
 Array = NDArray[np.float64]
 
