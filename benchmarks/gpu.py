@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from training_epoch import OPERATIONS
 
 from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
-from corrsk.networks import ResidualMLP
-from corrsk.training import StreamPlan, resolve_device
-from corrsk.training.graphed import GRAPHS
-from corrsk.training.settings import wants_bfloat16
+from corrsk.neural.gpu.graphs import GRAPHS
+from corrsk.neural.networks import ResidualMLP
+from corrsk.neural.training import StreamPlan, resolve_device
+from corrsk.neural.training.settings import wants_bfloat16
 
 Work = Callable[[], object]
 

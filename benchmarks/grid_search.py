@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
 
 from corrsk import CorrelationCNNClassifier, make_correlation_signals
-from corrsk.networks import CorrelationCNN
+from corrsk.neural.networks import CorrelationCNN
 
 N_SIGNALS = 70_000
 EPOCHS = 2

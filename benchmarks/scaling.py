@@ -42,7 +42,7 @@ from sklearn.model_selection import GridSearchCV
 from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, make_correlation_signals
 from corrsk._utils.files import read_json, write_atomically
 from corrsk.baselines import make_baseline
-from corrsk.training import limited_threads
+from corrsk.neural.training import limited_threads
 
 BATCH_SIZE = 500
 FEWEST = 100_000  # signals of a time over the number of signals: shorter ones are uncertain

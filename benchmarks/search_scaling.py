@@ -35,7 +35,7 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk.cluster import cluster_search
-from corrsk.training import limited_threads
+from corrsk.neural.training import limited_threads
 
 RATES = [0.001, 0.003, 0.01, 0.03]
 FULL = {"n_voxels": 10_000, "candidates": 4, "rounds": 2, "table_rows": 1_000_000}

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from corrsk import CorrelationCNNClassifier, make_correlation_signals
-from corrsk.networks import CorrelationCNN, StandardizedNetwork
+from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
 
 N_SIGNALS = 70_000
 EPOCHS = 5

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ProtocolWarning,
         compare_protocols,
     )
-    from corrsk.classifier import CorrelationCNNClassifier
+    from corrsk.neural.classifier import CorrelationCNNClassifier
     from corrsk.novelty.detector import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.preprocessing.aligner import ProtocolAligner
@@ -42,7 +42,7 @@ __version__ = version("corrsk")
 
 # torch and scikit-learn's learners take a second; who only simulates need not wait for them
 _LAZY = {
-    "CorrelationCNNClassifier": "corrsk.classifier",
+    "CorrelationCNNClassifier": "corrsk.neural.classifier",
     "IdealObserverClassifier": "corrsk.relaxometry",
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",

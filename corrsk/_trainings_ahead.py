@@ -27,11 +27,11 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 
-from corrsk import training
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
-from corrsk.classifier import CorrelationCNNClassifier
-from corrsk.training.stacked import STACKED_OPTIMIZERS, Outcome, stack_key, train_stack
-from corrsk.training.stacked_networks import STACKED_NETWORKS
+from corrsk.neural import training
+from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural.gpu.stack import STACKED_OPTIMIZERS, Outcome, stack_key, train_stack
+from corrsk.neural.gpu.stacked_networks import STACKED_NETWORKS
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 

@@ -25,7 +25,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural.training import NetworkShape, resolve_device, restored_net, weights_of
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
@@ -33,7 +34,6 @@ from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
-from corrsk.training import NetworkShape, resolve_device, restored_net, weights_of
 
 _FORMAT = "corrsk-estimator"
 _VERSION = 2

@@ -15,13 +15,13 @@ from corrsk._utils.counts import is_multicompartment, multicompartment_probabili
 from corrsk._utils.environment import environment
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
-from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.evaluation import bootstrap_interval, expected_calibration_error
+from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural.training import device_name, limited_threads, resolve_device
 from corrsk.persistence import load, save
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition, load_dataset
 from corrsk.simulation.streams import SignalStream
-from corrsk.training import device_name, limited_threads, resolve_device
 
 # those of the shipped models
 N_SIGNALS = {"midl2024": 100_000_000, "midl2024-low-noise": 40_000_000, "t1t2-detr": 40_000_000}

@@ -20,7 +20,6 @@ from corrsk._utils.environment import environment
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import checked_count, lookup
-from corrsk.classifier import CorrelationCNNClassifier
 from corrsk.evaluation import (
     PAPER_NOTE,
     AccuracyOverNoiseDisplay,
@@ -32,12 +31,13 @@ from corrsk.evaluation import (
     plot_confusion_matrices,
     results_table,
 )
+from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural.recipes import RECIPES
+from corrsk.neural.training import device_name, limited_threads, resolve_device
 from corrsk.persistence import save
 from corrsk.preprocessing.normalizer import SignalNormalizer
-from corrsk.recipes import RECIPES
 from corrsk.simulation.datasets import dataset_definition, load_dataset
 from corrsk.simulation.files import read_dataset_mat
-from corrsk.training import device_name, limited_threads, resolve_device
 
 METRICS = "metrics.json"
 REPORT = "report.md"

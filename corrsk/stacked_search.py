@@ -16,9 +16,9 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk import training
 from corrsk._trainings_ahead import TrainingsAhead, last_step, unwatch
-from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.neural import training
+from corrsk.neural.classifier import CorrelationCNNClassifier
 
 
 class StackedGridSearchCV(GridSearchCV):

@@ -72,7 +72,7 @@ def test_probabilities(train, test):
 def test_chunked_prediction_is_the_same(train, test, monkeypatch):
     model = quick().fit(*train)
     expected = model.predict_proba(test[0])
-    monkeypatch.setattr("corrsk.training.prediction.PREDICT_ROWS", 7)
+    monkeypatch.setattr("corrsk.neural.training.prediction.PREDICT_ROWS", 7)
     np.testing.assert_allclose(model.predict_proba(test[0]), expected, atol=1e-6)
 
 

@@ -214,10 +214,10 @@ def test_simulate_warns_of_levels_that_the_published_code_cannot_read(tmp_path):
 
 FULL_DISK = """
 import resource, signal, sys
-import corrsk.training.checkpoint
+import corrsk.neural.training.checkpoint
 from corrsk.cli import main
 
-corrsk.training.checkpoint._INTERVAL = 0
+corrsk.neural.training.checkpoint._INTERVAL = 0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.argv[1:] = sys.argv[2:]
@@ -248,7 +248,7 @@ def test_ctrl_c_and_resume(tmp_path):
     out = tmp_path / "run"
     long = ["--samples", "6000", "--epochs", "20", "--device", "cpu"]
     code = (
-        "import corrsk.training.checkpoint as c; c._INTERVAL = 0;"
+        "import corrsk.neural.training.checkpoint as c; c._INTERVAL = 0;"
         "from corrsk.cli import main; main()"
     )
     command = [sys.executable, "-c", code, "reproduce", "--out", str(out), *long]

@@ -16,10 +16,10 @@ import torch
 from torch.nn import functional as F
 
 from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
-from corrsk.networks import CorrelationCNN, StandardizedNetwork
-from corrsk.training import compiled
-from corrsk.training.net import CountLoss, SignalRows
-from corrsk.training.settings import TrainingSettings
+from corrsk.neural.cpu import step as compiled
+from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
+from corrsk.neural.training.net import CountLoss, SignalRows
+from corrsk.neural.training.settings import TrainingSettings
 
 pytest.importorskip("numba")
 
@@ -121,7 +121,7 @@ def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
 
 
 def test_masks_drop_their_part_and_differ_between_steps(signals):
-    from corrsk.training import cnn_kernels
+    from corrsk.neural.cpu import cnn_kernels
 
     states = np.empty(cnn_kernels.BLOCK, np.uint32)
     masks = []
@@ -325,7 +325,7 @@ def test_not_for_a_gpu_very_many_classes_or_columns_to_pad():
 def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_path, monkeypatch):
     arguments = {"kernel": "compiled", "dropout": 0.2, "max_epochs": 3}
     whole = model(**arguments).fit(*training_data)
-    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0.0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0.0)
     cut = model(**arguments, checkpoint=tmp_path / "kept")
     calls = []
     original = compiled.CompiledStep.__call__

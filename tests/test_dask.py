@@ -27,7 +27,7 @@ from corrsk import (
 )
 from corrsk._utils.parallel import effective_n_jobs, in_worker
 from corrsk.cluster import cluster_search
-from corrsk.training import limited_threads
+from corrsk.neural.training import limited_threads
 
 pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
@@ -211,7 +211,7 @@ def _no_client():
 
 
 def share() -> tuple[bool, int, int]:
-    from corrsk.training.device import share_of_threads
+    from corrsk.neural.training.device import share_of_threads
 
     with share_of_threads():
         return in_worker(), effective_n_jobs(None), torch.get_num_threads()

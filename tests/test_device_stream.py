@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from corrsk import AcquisitionProtocol, PropertyRange, SignalStream, SNRRange, TissuePrior, physics
+from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.tissue.fractions import FRACTION_LAWS
-from corrsk.training.device_stream import DeviceStream
 
 CPU = torch.device("cpu")
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -110,7 +110,7 @@ def test_a_constraint_that_leaves_next_to_nothing_ends(monkeypatch):
     prior = TissuePrior(ranges=ranges, t2_below_t1=True)
     stream = DeviceStream(SignalStream(), CPU)
     stream.prior = prior  # a SignalStream of it would not end sooner
-    monkeypatch.setattr("corrsk.training.device_stream.MAX_REDRAWS", 3)
+    monkeypatch.setattr("corrsk.neural.gpu.stream.MAX_REDRAWS", 3)
     with pytest.raises(ValueError, match="t2_below_t1 leaves too little"):
         stream.tissue(torch.full((100,), 4), stream.generator(0))
 

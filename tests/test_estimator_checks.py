@@ -43,7 +43,7 @@ def public_estimators():
                 and value.__module__ == module.__name__
                 and not name.startswith("_")
                 # the training's parts are skorch's kind of object, used by the classifier
-                and not module.__name__.startswith("corrsk.training")
+                and not module.__name__.startswith("corrsk.neural.training")
             ):
                 found.add(value)
     return sorted(found, key=lambda cls: cls.__name__)

@@ -16,14 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from corrsk import CorrelationCNNClassifier, SignalStream, load_dataset
-from corrsk.networks import CorrelationCNN, ResidualMLP
-from corrsk.training import fitting, graphed, limited_threads
-from corrsk.training.callbacks import EpochProgress, LearningRateSchedule
-from corrsk.training.net import TensorSignals
-from corrsk.training.optimizers import muon
-from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import TrainingSettings, untrained_net
-from corrsk.training.streaming import StreamedSignals, StreamPlan
+from corrsk.neural.gpu import graphs as graphed
+from corrsk.neural.networks import CorrelationCNN, ResidualMLP
+from corrsk.neural.training import fitting, limited_threads
+from corrsk.neural.training.callbacks import EpochProgress, LearningRateSchedule
+from corrsk.neural.training.net import TensorSignals
+from corrsk.neural.training.optimizers import muon
+from corrsk.neural.training.schedules import SCHEDULES
+from corrsk.neural.training.settings import TrainingSettings, untrained_net
+from corrsk.neural.training.streaming import StreamedSignals, StreamPlan
 
 CPU = torch.device("cpu")
 LOW = SignalStream.named("midl2024-low-noise")
@@ -204,7 +205,7 @@ def test_a_step_in_bfloat16_is_captured_too(tapes, signals):
 
 
 def test_a_stream_fills_the_memory_that_is_trained_on(tapes, monkeypatch):
-    monkeypatch.setattr("corrsk.training.streaming._CHUNK_ROWS", 400)
+    monkeypatch.setattr("corrsk.neural.training.streaming._CHUNK_ROWS", 400)
     settings = NETWORKS["residual-mlp"] | {"dropout": 0.1, "max_epochs": 2}
     plain, replayed = (
         classifier(**settings, kernel=kernel).fit_stream(LOW, 2000) for kernel in ("torch", "auto")
@@ -365,7 +366,7 @@ class PulledPlug(Exception):
 
 @contextmanager
 def cut_off_in_third_epoch(monkeypatch):
-    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from corrsk.networks import (
+from corrsk.neural._grid import smallest_grid
+from corrsk.neural.networks import (
     CorrelationCNN,
     HalfWhitenedNetwork,
     ResidualBlock,
     ResidualMLP,
     StandardizedNetwork,
-    smallest_grid,
 )
-from corrsk.training.optimizers import muon
+from corrsk.neural.training.optimizers import muon
 
 
 def n_parameters(network):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from corrsk import CorrelationCNNClassifier, load_pretrained, make_correlation_signals
-from corrsk.training import onnx_export
+from corrsk.neural import onnx as onnx_export
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

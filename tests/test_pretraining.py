@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from corrsk import load_dataset, load_pretrained, model_card, pretrained_names, pretraining
 from corrsk.cli import app
-from corrsk.training.callbacks import EpochProgress
+from corrsk.neural.training.callbacks import EpochProgress
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,7 +61,7 @@ def test_what_it_refuses(folder, tmp_path):
 
 def test_a_training_that_was_cut_off_goes_on(folder, tmp_path, monkeypatch):
     out, _ = folder
-    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):

@@ -30,10 +30,10 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk._utils.parallel import effective_n_jobs, in_worker
-from corrsk.networks import CorrelationCNN
-from corrsk.training import limited_threads
-from corrsk.training.compiled import CompiledStep
-from corrsk.training.device import share_of_threads
+from corrsk.neural.cpu.step import CompiledStep
+from corrsk.neural.networks import CorrelationCNN
+from corrsk.neural.training import limited_threads
+from corrsk.neural.training.device import share_of_threads
 
 RATES = {"correlationcnnclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03]}
 

@@ -24,18 +24,18 @@ from corrsk import (
     StackedGridSearchCV,
     TissuePrior,
     make_correlation_signals,
-    training,
 )
 from corrsk import _trainings_ahead as ahead
-from corrsk.networks import CorrelationCNN, ResidualMLP
-from corrsk.training import stacked
-from corrsk.training.settings import TrainingSettings
-from corrsk.training.stacked_networks import (
+from corrsk.neural import training
+from corrsk.neural.gpu import stack as stacked
+from corrsk.neural.gpu.stacked_networks import (
     StackedDropout,
     inner_network,
     stacked_cnn,
     stacked_mlp,
 )
+from corrsk.neural.networks import CorrelationCNN, ResidualMLP
+from corrsk.neural.training.settings import TrainingSettings
 
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(

@@ -16,11 +16,11 @@ from corrsk import (
     load_dataset,
     make_correlation_signals,
 )
+from corrsk.neural.gpu.stream import DeviceStream
+from corrsk.neural.training import StreamPlan
+from corrsk.neural.training.callbacks import EpochProgress
+from corrsk.neural.training.streaming import StreamedSignals
 from corrsk.simulation.datasets import DATASETS
-from corrsk.training import StreamPlan
-from corrsk.training.callbacks import EpochProgress
-from corrsk.training.device_stream import DeviceStream
-from corrsk.training.streaming import StreamedSignals
 
 CPU = torch.device("cpu")
 LOW = SignalStream.named("midl2024-low-noise")
@@ -176,7 +176,7 @@ def test_a_gpu_draws_what_it_knows_how_to_draw(monkeypatch):
     plan = StreamPlan(n_epochs=1, n_chunks=1, chunk_rows=500)
     settings = {"noise_level": 0.01, "random_state": 3}
     X, n_c = SignalStream(**settings).draw(0, 500)
-    monkeypatch.setattr("corrsk.training.streaming.DRAWING_DEVICES", {"cpu"})
+    monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     with StreamedSignals.of(SignalStream(**settings), plan, CPU) as signals:
         ((ours, y),) = signals.epoch()
     expected, expected_y = DeviceStream(SignalStream(**settings), CPU).draw(0, 500)
@@ -192,7 +192,7 @@ def test_contrasts_of_numpy_alone_are_drawn_by_the_processor(monkeypatch):
     def refuse(*_):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
-    monkeypatch.setattr("corrsk.training.streaming.DRAWING_DEVICES", {"cpu"})
+    monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     monkeypatch.setattr(DeviceStream, "draw", refuse)
     plan = StreamPlan(n_epochs=1, n_chunks=1, chunk_rows=500)
     with StreamedSignals.of(LOW, plan, CPU) as signals:
@@ -242,7 +242,7 @@ def test_the_same_seeds_give_the_same_bits():
 
 
 def test_what_a_device_draws_teaches_as_well(monkeypatch):
-    monkeypatch.setattr("corrsk.training.streaming.DRAWING_DEVICES", {"cpu"})
+    monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     data = load_dataset("midl2024-low-noise", 4000, random_state=1)
     model = mlp(max_epochs=5).fit_stream(LOW, 40_000, data.data, data.target)
     assert model.score(data.data, data.target) > 0.47  # measured 0.50; guessing 0.25
@@ -252,10 +252,10 @@ def test_what_a_device_draws_teaches_as_well(monkeypatch):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_stream_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypatch, error, drawn_by):
     if drawn_by is DeviceStream:
-        monkeypatch.setattr("corrsk.training.streaming.DRAWING_DEVICES", {"cpu"})
+        monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     whole = mlp().fit_stream(LOW, 4000)
     path = tmp_path / "stream.checkpoint"
-    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):

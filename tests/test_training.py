@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from corrsk import CorrelationCNNClassifier
-from corrsk.training.callbacks import EpochProgress
-from corrsk.training.net import CountLoss, TensorSignals, WholeBatches
-from corrsk.training.schedules import SCHEDULES, one_cycle, steps
+from corrsk.neural.training.callbacks import EpochProgress
+from corrsk.neural.training.net import CountLoss, TensorSignals, WholeBatches
+from corrsk.neural.training.schedules import SCHEDULES, one_cycle, steps
 
 
 def test_whole_batches_visit_every_sample_once():
@@ -81,7 +81,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(
     whole = classifier().fit(*signals)
 
     path = tmp_path / "training.checkpoint"
-    monkeypatch.setattr("corrsk.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):
@@ -141,10 +141,10 @@ def test_what_a_checkpoint_needs(signals, tmp_path):
 
 def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
     # however slow the machine is
-    monkeypatch.setattr("corrsk._network_classifier.PROGRESS_DELAY", 3600)
+    monkeypatch.setattr("corrsk.neural._base.PROGRESS_DELAY", 3600)
     classifier(max_epochs=2, verbose=True).fit(*signals)
     assert "training" not in capsys.readouterr().err
-    monkeypatch.setattr("corrsk._network_classifier.PROGRESS_DELAY", 0)
+    monkeypatch.setattr("corrsk.neural._base.PROGRESS_DELAY", 0)
     classifier(max_epochs=2, verbose=True).fit(*signals)
     shown = capsys.readouterr().err
     assert "2/2" in shown

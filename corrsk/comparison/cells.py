@@ -26,7 +26,7 @@ from corrsk._utils.counts import (
 from corrsk._utils.files import read_json, write_atomically, write_json
 from corrsk.comparison.rivals import RIVALS, Rival, Task
 from corrsk.evaluation import evaluate
-from corrsk.training import device_name
+from corrsk.neural.training import device_name
 
 
 @dataclass(frozen=True)

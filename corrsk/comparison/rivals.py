@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from corrsk._utils.validation import lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.baselines import BASELINES, INSTALL, Baseline, make_baseline
-from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 from corrsk.simulation.datasets import DatasetDefinition

@@ -24,8 +24,8 @@ from corrsk.comparison.rivals import RIVALS, Task
 from corrsk.comparison.settings import ComparisonSettings, about, command_line
 from corrsk.comparison.tables import noise_frame, results_frame, summary_frame
 from corrsk.comparison.worker import CellContext, Worker
+from corrsk.neural.training import resolve_device
 from corrsk.simulation.datasets import DatasetDefinition
-from corrsk.training import resolve_device
 
 _COMMANDS = "commands.json"  # that filled the folder, each once
 

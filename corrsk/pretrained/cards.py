@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import read_json, write_json
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier
 from corrsk.physics import CONTRASTS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.preprocessing.aligner import ProtocolAligner

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from corrsk._utils.files import existing_file
 from corrsk.acquisition.compatibility import ProtocolComparison
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.classifier import CorrelationCNNClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier
 from corrsk.persistence import load, save
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer

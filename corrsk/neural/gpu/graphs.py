@@ -18,13 +18,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from corrsk.networks import NETWORKS, CorrelationCNN, ResidualMLP
-from corrsk.training.callbacks import LearningRateSchedule
-from corrsk.training.compiled import resolve_kernel
-from corrsk.training.modules import is_of_known_parts
-from corrsk.training.net import SignalNet, TensorSignals
-from corrsk.training.settings import TrainingSettings
-from corrsk.training.streaming import StreamedSignals
+from corrsk.neural.cpu.step import resolve_kernel
+from corrsk.neural.networks import NETWORKS, CorrelationCNN, ResidualMLP
+from corrsk.neural.training.callbacks import LearningRateSchedule
+from corrsk.neural.training.modules import is_of_known_parts
+from corrsk.neural.training.net import SignalNet, TensorSignals
+from corrsk.neural.training.settings import TrainingSettings
+from corrsk.neural.training.streaming import StreamedSignals
 
 _WARM_UP_STEPS = 3  # before a capture: libraries set themselves up in the first steps
 _CLASSES = (CorrelationCNN, ResidualMLP)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from corrsk._utils.parallel import share_of_cores
+from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.simulation.streams import SignalStream
-from corrsk.training.device_stream import DeviceStream
 
 _CHUNK_ROWS = 65_536  # 17 MB of signals of 64 measurements; two chunks wait, one is trained on
 _AHEAD = 2

@@ -19,25 +19,24 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
-from corrsk.training.device import share_of_threads
-from corrsk.training.fitting import History, Split
-from corrsk.training.net import SignalNet, WholeBatches, divergence
-from corrsk.training.prediction import as_tensor
-from corrsk.training.randomness import own_random_numbers
-from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import (
+from corrsk.neural.gpu.stacked_networks import (
+    STACKED_NETWORKS,
+    StackedDropout,
+    inner_network,
+    scaled_input,
+)
+from corrsk.neural.training.device import share_of_threads
+from corrsk.neural.training.fitting import History, Split
+from corrsk.neural.training.net import SignalNet, WholeBatches, as_tensor, divergence
+from corrsk.neural.training.randomness import own_random_numbers
+from corrsk.neural.training.schedules import SCHEDULES
+from corrsk.neural.training.settings import (
     DROPOUT_STREAM,
     ORDER_STREAM,
     WEIGHTS_STREAM,
     TrainingSettings,
     untrained_net,
     wants_bfloat16,
-)
-from corrsk.training.stacked_networks import (
-    STACKED_NETWORKS,
-    StackedDropout,
-    inner_network,
-    scaled_input,
 )
 
 Member = tuple[TrainingSettings, Split]  # one training of a stack: how, and on what
@@ -71,7 +70,7 @@ def train_stack(
     Returns
     -------
     list of (SignalNet, list of dict), or an exception in place of one
-        For each member what :func:`corrsk.training.train_network` returns for it, or the
+        For each member what :func:`corrsk.neural.training.train_network` returns for it, or the
         error that it raises: a ValueError if the training diverged.
 
     Notes
@@ -296,7 +295,7 @@ class _StackedWeights:
         self.rows = torch.stack(vectors).detach().requires_grad_()
 
     def by_name(self) -> dict[str, Tensor]:
-        """The weights as :mod:`corrsk.training.stacked_networks` takes them."""
+        """The weights as :mod:`corrsk.neural.gpu.stacked_networks` takes them."""
         parts = torch.split(self.rows, self._sizes, dim=1)
         return {
             name: part.view(-1, *shape)

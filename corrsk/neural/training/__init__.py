@@ -1,25 +1,25 @@
 """The training loop: skorch's, with whole batches and no per-batch bookkeeping."""
 
-from corrsk.networks import NETWORKS, NetworkShape
-from corrsk.training.compiled import KERNELS
-from corrsk.training.device import limited_threads, resolve_device
-from corrsk.training.fitting import Source, train_further, train_network
-from corrsk.training.onnx_export import write_onnx
-from corrsk.training.optimizers import OPTIMIZERS
-from corrsk.training.prediction import (
+from corrsk.neural.cpu.step import KERNELS
+from corrsk.neural.networks import NETWORKS, NetworkShape
+from corrsk.neural.onnx import write_onnx
+from corrsk.neural.training.device import limited_threads, resolve_device
+from corrsk.neural.training.fitting import Source, train_further, train_network
+from corrsk.neural.training.optimizers import OPTIMIZERS
+from corrsk.neural.training.prediction import (
     device_name,
     predict_probabilities,
     restored_net,
     weights_of,
 )
-from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import (
+from corrsk.neural.training.schedules import SCHEDULES
+from corrsk.neural.training.settings import (
     INPUT_SCALINGS,
     PRECISIONS,
     TrainingSettings,
     resolve_batch_size,
 )
-from corrsk.training.streaming import StreamPlan
+from corrsk.neural.training.streaming import StreamPlan
 
 __all__ = [
     "INPUT_SCALINGS",

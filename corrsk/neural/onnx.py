@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from corrsk._utils.files import write_atomically
-from corrsk.training.net import SignalNet
+from corrsk.neural.training.net import SignalNet
 
 
 class _Probabilities(nn.Module):

@@ -15,13 +15,13 @@ from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from corrsk import training
 from corrsk._utils.class_prior import ClassPrior, checked_class_prior, reweighted
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import flatten_signals, layout_of
-from corrsk.networks import resolve_grid
+from corrsk.neural import training
+from corrsk.neural._grid import resolve_grid
 
 
 class _NetworkClassifier(ClassifierMixin, BaseEstimator):

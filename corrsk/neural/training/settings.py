@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from corrsk._utils.rng import keyed_generator
-from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, StandardizedNetwork
-from corrsk.training.modules import check_module
-from corrsk.training.net import CountLoss, SignalNet
-from corrsk.training.optimizers import OPTIMIZERS
+from corrsk.neural.networks import (
+    NETWORKS,
+    HalfWhitenedNetwork,
+    NetworkShape,
+    StandardizedNetwork,
+)
+from corrsk.neural.training.modules import check_module
+from corrsk.neural.training.net import CountLoss, SignalNet
+from corrsk.neural.training.optimizers import OPTIMIZERS
 
 _LARGEST_AUTO_BATCH = 500
 INPUT_SCALINGS = ("standardize", "half-whiten")

@@ -14,19 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from corrsk.simulation.streams import SignalStream
-from corrsk.training import device_stream
-from corrsk.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
-from corrsk.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
-from corrsk.training.compiled import resolve_kernel, training_kernel
-from corrsk.training.device import share_of_threads
-from corrsk.training.graphed import GRAPHS, graphed_training, resolve_training_kernel
-from corrsk.training.modules import draws_in_training, module_in_words
-from corrsk.training.net import SignalNet, TensorSignals, WholeBatches
-from corrsk.training.prediction import PREDICT_ROWS, as_tensor
-from corrsk.training.randomness import own_random_numbers
-from corrsk.training.schedules import SCHEDULES
-from corrsk.training.settings import (
+from corrsk.neural.cpu.step import resolve_kernel, training_kernel
+from corrsk.neural.gpu import stream as device_stream
+from corrsk.neural.gpu.graphs import GRAPHS, graphed_training, resolve_training_kernel
+from corrsk.neural.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
+from corrsk.neural.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
+from corrsk.neural.training.device import share_of_threads
+from corrsk.neural.training.modules import draws_in_training, module_in_words
+from corrsk.neural.training.net import SignalNet, TensorSignals, WholeBatches, as_tensor
+from corrsk.neural.training.prediction import PREDICT_ROWS
+from corrsk.neural.training.randomness import own_random_numbers
+from corrsk.neural.training.schedules import SCHEDULES
+from corrsk.neural.training.settings import (
     FURTHER_STREAM,
     ORDER_STREAM,
     WEIGHTS_STREAM,
@@ -34,7 +33,8 @@ from corrsk.training.settings import (
     apply_settings,
     untrained_net,
 )
-from corrsk.training.streaming import StreamBatches, StreamedSignals, StreamPlan
+from corrsk.neural.training.streaming import StreamBatches, StreamedSignals, StreamPlan
+from corrsk.simulation.streams import SignalStream
 
 Split = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 History = list[dict[str, Any]]

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from corrsk.networks import CorrelationCNN, HalfWhitenedNetwork, ResidualMLP, StandardizedNetwork
+from corrsk.neural.networks import (
+    CorrelationCNN,
+    HalfWhitenedNetwork,
+    ResidualMLP,
+    StandardizedNetwork,
+)
 
 Weights = Mapping[str, Tensor]  # by their names in one network, each of shape (n_models, ...)
 
@@ -63,7 +68,7 @@ class StackedDropout:
 def stacked_cnn(
     network: CorrelationCNN, weights: Weights, x: Tensor, dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Logits (n_models, n, n_classes) of stacked :class:`corrsk.networks.CorrelationCNN`.
+    """Logits (n_models, n, n_classes) of stacked :class:`corrsk.neural.networks.CorrelationCNN`.
 
     Parameters
     ----------
@@ -98,7 +103,7 @@ def _convolved(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def stacked_mlp(
     network: ResidualMLP, weights: Weights, x: Tensor, dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Logits (n_models, n, n_classes) of stacked :class:`corrsk.networks.ResidualMLP`.
+    """Logits (n_models, n, n_classes) of stacked :class:`corrsk.neural.networks.ResidualMLP`.
 
     Parameters are those of :func:`stacked_cnn`.
     """

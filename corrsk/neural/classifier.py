@@ -13,25 +13,25 @@ from sklearn.base import _fit_context
 from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk import training
-from corrsk._network_classifier import _NetworkClassifier, class_index
 from corrsk._utils.rng import RandomStateLike, keyed_generator
 from corrsk._utils.validation import checked_count, lookup
-from corrsk.recipes import RECIPES
+from corrsk.neural import training
+from corrsk.neural._base import _NetworkClassifier, class_index
+from corrsk.neural.recipes import RECIPES
 from corrsk.simulation.streams import SignalStream
 
 
 class CorrelationCNNClassifier(_NetworkClassifier):
     """Tell the number of compartments of a signal with the paper's CNN, or another network.
 
-    The default is the paper's, :class:`corrsk.networks.CorrelationCNN`, with the best
+    The default is the paper's, :class:`corrsk.neural.networks.CorrelationCNN`, with the best
     training found for it within minutes on two cores; :meth:`from_recipe` has the published
     one, and that of a larger network which comes close to the best possible classifier.
 
     Parameters
     ----------
     network : {"cnn", "residual-mlp"} or torch.nn.Module, default="cnn"
-        "cnn" is the paper's; "residual-mlp", :class:`corrsk.networks.ResidualMLP`, takes
+        "cnn" is the paper's; "residual-mlp", :class:`corrsk.neural.networks.ResidualMLP`, takes
         any protocol. A module of one's own turns signals (n, N) into logits (n, n_classes);
         a copy of it is trained, from the weights that it has.
     grid_shape : tuple of int or "auto", default="auto"
@@ -47,13 +47,13 @@ class CorrelationCNNClassifier(_NetworkClassifier):
     input_scaling : {"standardize", "half-whiten"} or None, default="standardize"
         What happens to the signals before the network: each column is brought to
         mean 0 and variance 1 over the training signals; or they become their
-        principal components, :class:`corrsk.networks.HalfWhitenedNetwork`, which
+        principal components, :class:`corrsk.neural.networks.HalfWhitenedNetwork`, which
         have no grid and so are not for the CNN.
     optimizer : {"adamw", "sgd", "muon"}, default="adamw"
-        "muon" is :class:`corrsk.training.optimizers.MuonWithAdamW`.
+        "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
     learning_rate : float, default=0.01
     learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
-        See :mod:`corrsk.training.schedules`.
+        See :mod:`corrsk.neural.training.schedules`.
     momentum : float, default=0.9
         For "sgd".
     weight_decay : float, default=0.01

@@ -8,14 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch import NeuralNetClassifier
 from skorch.callbacks import EpochTimer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from corrsk.training.callbacks import StopTraining
+from corrsk.neural.training.callbacks import StopTraining
 
 
 class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
@@ -37,6 +39,12 @@ class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
         return self.X[index], self.y[index]
+
+
+def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    """A tensor on the array's memory, if torch may write there."""
+    # torch warns of arrays that it must not write to, such as memory maps
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from corrsk.networks import NETWORKS, HalfWhitenedNetwork, NetworkShape, StandardizedNetwork
-from corrsk.training.device import share_of_threads
-from corrsk.training.net import CountLoss, SignalNet
-from corrsk.training.randomness import own_random_numbers
+from corrsk.neural.networks import (
+    NETWORKS,
+    HalfWhitenedNetwork,
+    NetworkShape,
+    StandardizedNetwork,
+)
+from corrsk.neural.training.device import share_of_threads
+from corrsk.neural.training.net import CountLoss, SignalNet, as_tensor
+from corrsk.neural.training.randomness import own_random_numbers
 
 PREDICT_ROWS = 2048  # of activations at a time: a few MB, which a cache holds better than more
 _PREDICT_VALUES = 2**18  # of those signals: activations beyond 32 MB are given back each time
@@ -80,12 +85,6 @@ def device_name(net: SignalNet) -> str:
     """What a net computes on: "cpu", or the name of the GPU."""
     device = _device_of(net)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
-    """A tensor on the array's memory, if torch may write there."""
-    # torch warns of arrays that it must not write to, such as memory maps
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def _device_of(net: SignalNet) -> torch.device:

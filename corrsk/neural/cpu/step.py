@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corrsk.networks import CorrelationCNN, StandardizedNetwork
-from corrsk.training.device import limited_threads
-from corrsk.training.net import SignalNet, SignalRows
-from corrsk.training.settings import TrainingSettings, wants_bfloat16
+from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
+from corrsk.neural.training.device import limited_threads
+from corrsk.neural.training.net import SignalNet, SignalRows
+from corrsk.neural.training.settings import TrainingSettings, wants_bfloat16
 
 KERNELS = ("auto", "torch", "compiled")
 _GRID = (8, 8)
@@ -50,7 +50,7 @@ def _kernels() -> Any:
 
     if getattr(config, "DISABLE_JIT", 0):  # set when numba reads its environment
         raise RuntimeError("it is told not to compile, by NUMBA_DISABLE_JIT")
-    from corrsk.training import cnn_kernels
+    from corrsk.neural.cpu import cnn_kernels
 
     return cnn_kernels
 

@@ -1,0 +1,1 @@
+"""Networks, their training and the estimators around them; only this package imports torch."""

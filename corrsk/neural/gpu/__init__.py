@@ -1,0 +1,1 @@
+"""Training on a GPU: captured steps, streams that it draws itself, stacks of networks."""
