@@ -34,7 +34,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk.cluster import cluster_search
+from corrsk.model_selection.cluster import cluster_search
 from corrsk.neural.training import limited_threads
 
 RATES = [0.001, 0.003, 0.01, 0.03]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ProtocolWarning,
         compare_protocols,
     )
+    from corrsk.model_selection.stacked_search import StackedGridSearchCV
     from corrsk.neural.classifier import CorrelationCNNClassifier
     from corrsk.novelty.detector import SignalNoveltyDetector
     from corrsk.persistence import load, save
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
         MultiExponentialClassifier,
         NNLSPeakClassifier,
     )
-    from corrsk.stacked_search import StackedGridSearchCV
 
 __version__ = version("corrsk")
 
@@ -50,7 +50,7 @@ _LAZY = {
     "ProtocolMismatchError": "corrsk.acquisition",
     "ProtocolWarning": "corrsk.acquisition",
     "SignalNoveltyDetector": "corrsk.novelty",
-    "StackedGridSearchCV": "corrsk.stacked_search",
+    "StackedGridSearchCV": "corrsk.model_selection",
     "compare_protocols": "corrsk.acquisition",
     "load": "corrsk.persistence",
     "load_pretrained": "corrsk.pretrained",

@@ -17,7 +17,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk.cluster import cluster_search
+from corrsk.model_selection.cluster import cluster_search
 
 N_VOXELS = 3_000
 N_SIGNALS = 200_000  # 400_000_000 are 100 GB, with the same lines

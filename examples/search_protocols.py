@@ -26,7 +26,7 @@ from corrsk import (
     TissuePrior,
 )
 from corrsk.evaluation import SCORERS
-from corrsk.model_selection import ProtocolGrids
+from corrsk.model_selection.protocol_design import ProtocolGrids
 
 N_SAMPLES = 6_000
 N_GRIDS = 16

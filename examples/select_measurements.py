@@ -27,7 +27,7 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk.evaluation import SCORERS
-from corrsk.model_selection import selected_protocol
+from corrsk.model_selection.protocol_design import selected_protocol
 
 NOISE_LEVELS = (0.001, 0.002, 0.003, 0.004, 0.005)
 STEP = 4

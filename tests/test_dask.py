@@ -26,7 +26,7 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk._utils.parallel import effective_n_jobs, in_worker
-from corrsk.cluster import cluster_search
+from corrsk.model_selection.cluster import cluster_search
 from corrsk.neural.training import limited_threads
 
 pytest.importorskip("dask.array")

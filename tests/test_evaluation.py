@@ -27,7 +27,7 @@ from corrsk.evaluation import (
     plot_confusion_matrices,
     results_table,
 )
-from corrsk.evaluation.scores import equal_width_calibration_error
+from corrsk.evaluation.metrics import equal_width_calibration_error
 
 Y = np.array([1, 1, 2, 3, 4, 2])
 P = np.array(

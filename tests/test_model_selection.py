@@ -38,7 +38,7 @@ from corrsk import (
     SignalNormalizer,
     TissuePrior,
 )
-from corrsk.model_selection import ProtocolGrids, selected_protocol
+from corrsk.model_selection.protocol_design import ProtocolGrids, selected_protocol
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 SMALL = AcquisitionProtocol.from_grid(ti=[60, 500, 2000], te=[8, 40], tr=5000)

@@ -25,7 +25,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk import _trainings_ahead as ahead
+from corrsk.model_selection import _prefetch as ahead
 from corrsk.neural import training
 from corrsk.neural.gpu import stack as stacked
 from corrsk.neural.gpu.stacked_networks import (

@@ -6,20 +6,20 @@ from corrsk.evaluation.calibration import (
     expected_calibration_error,
     reliability_table,
 )
-from corrsk.evaluation.ceiling import accuracy_ceiling, regret
+from corrsk.evaluation.ceiling import accuracy_ceiling, known_ceiling, regret
 from corrsk.evaluation.displays import (
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
     LossCurveDisplay,
     plot_confusion_matrices,
 )
+from corrsk.evaluation.evaluation import Evaluation, evaluate, results_table
 from corrsk.evaluation.intervals import (
     McNemarResult,
     bootstrap_difference,
     bootstrap_interval,
     mcnemar_test,
 )
-from corrsk.evaluation.known_ceilings import known_ceiling
 from corrsk.evaluation.published import (
     PAPER,
     PAPER_BINARY_CONFUSION_MATRIX,
@@ -29,7 +29,6 @@ from corrsk.evaluation.published import (
     T1T2_DETR_ACCURACY,
     is_papers_problem,
 )
-from corrsk.evaluation.report import Evaluation, evaluate
 from corrsk.evaluation.scorers import (
     SCORERS,
     MulticompartmentScorer,
@@ -44,7 +43,6 @@ from corrsk.evaluation.selective import (
     area_under_risk_coverage,
     threshold_for_accuracy,
 )
-from corrsk.evaluation.tables import results_table
 from corrsk.evaluation.trust_displays import AccuracyCoverageDisplay, ReliabilityDisplay
 
 __all__ = [

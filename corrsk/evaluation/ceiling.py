@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,12 +13,14 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from corrsk._utils.counts import is_multicompartment
+from corrsk._utils.files import read_json
 from corrsk.evaluation.intervals import bootstrap_interval
 
 Array = NDArray[np.float64]
 
 QUESTIONS = ("count", "multicompartment")
 ALL = "all"
+_FILE = Path(__file__).with_name("ceilings.json")  # of the named data sets
 _MAX_SPLITS = 70  # of the runs into halves; of eight runs there are 35
 
 
@@ -197,6 +200,38 @@ def regret(
         row |= _mean("corrected", corrected[member], level)
         rows.append(row)
     return pd.DataFrame(rows).set_index("group")
+
+
+def known_ceiling(dataset: str) -> pd.DataFrame | None:
+    """The highest accuracy that any classifier can have on a named data set.
+
+    Parameters
+    ----------
+    dataset : str
+        Name of the data set.
+
+    Returns
+    -------
+    DataFrame or None
+        None if nobody has measured it. Else the first row is of all signals
+        (noise_level NaN), the others are of noise levels. Columns noise_level,
+        n_signals, accuracy and binary_accuracy, and for each of these `_low` and
+        `_high`: estimates that are biased downwards and upwards, between which the
+        ceiling lies but for the choice of signals, and `_error`, the standard error
+        that this choice leaves.
+
+    Notes
+    -----
+    Written by ``python benchmarks/ceiling.py``, from answers of
+    :class:`corrsk.relaxometry.IdealObserverClassifier`; see
+    :func:`accuracy_ceiling`.
+    """
+    rows = read_json(_FILE).get(dataset)
+    if rows is None:
+        return None
+    table = pd.DataFrame(rows)
+    table["noise_level"] = table["noise_level"].astype(np.float64)
+    return table
 
 
 def _checked(

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_curve
 
+from corrsk.evaluation.evaluation import Evaluation, evaluate
 from corrsk.evaluation.published import (
     PAPER,
     PAPER_BINARY_CONFUSION_MATRIX,
@@ -24,7 +25,6 @@ from corrsk.evaluation.published import (
     PAPER_METRICS,
     is_papers_problem,
 )
-from corrsk.evaluation.report import Evaluation, evaluate
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
 _FALSE_POSITIVE_RATES = np.linspace(0, 1, 1001)

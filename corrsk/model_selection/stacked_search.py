@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk._trainings_ahead import TrainingsAhead, last_step, unwatch
+from corrsk.model_selection._prefetch import TrainingsAhead, last_step, unwatch
 from corrsk.neural import training
 from corrsk.neural.classifier import CorrelationCNNClassifier
 

@@ -17,8 +17,8 @@ from sklearn.utils import check_consistent_length
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 from corrsk._utils.files import read_json, write_json
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
+from corrsk.evaluation.metrics import binary_metrics, count_metrics
 from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
-from corrsk.evaluation.scores import binary_metrics, count_metrics
 
 _FORMAT = "corrsk-evaluation"
 
@@ -42,8 +42,8 @@ class Evaluation:
     classes : ndarray of shape (K,)
         The compartment counts.
     metrics : dict of str to float
-        See :func:`corrsk.evaluation.scores.count_metrics` and
-        :func:`corrsk.evaluation.scores.binary_metrics`.
+        See :func:`corrsk.evaluation.metrics.count_metrics` and
+        :func:`corrsk.evaluation.metrics.binary_metrics`.
     confusion_matrix : ndarray of shape (K, K)
         Rows are the reference, columns the prediction.
     binary_confusion_matrix, binary_argmax_confusion_matrix : ndarray of shape (2, 2)
@@ -219,3 +219,39 @@ def _by_noise_level(
 def _no_levels() -> pd.DataFrame:
     columns = ["accuracy", "binary_accuracy", "binary_argmax_accuracy", "n_samples"]
     return pd.DataFrame(columns=columns, index=pd.Index([], name="noise_level"))
+
+
+SHOWN_METRICS = {
+    "accuracy": "{K}-class accuracy",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "f1_macro": "F1 (macro)",
+    "roc_auc_1": "AUC, n_c = 1",
+    "roc_auc_2": "AUC, n_c = 2",
+    "roc_auc_3": "AUC, n_c = 3",
+    "roc_auc_4": "AUC, n_c = 4",
+    "roc_auc_micro": "AUC (micro)",
+    "roc_auc_macro": "AUC (macro)",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "binary_accuracy": "binary accuracy (P > 0.5)",
+    "binary_argmax_accuracy": "binary accuracy (argmax)",
+    "binary_argmax_precision_single": "precision, n_c = 1 (argmax)",
+    "binary_argmax_recall_single": "recall, n_c = 1 (argmax)",
+}
+
+
+def results_table(evaluation: Evaluation) -> pd.DataFrame:
+    """The shown metrics in words, ours beside the paper's, as text."""
+    frame = evaluation.to_frame()
+    frame = frame.loc[[name for name in SHOWN_METRICS if name in frame.index]]
+    shown = [SHOWN_METRICS[name].format(K=evaluation.classes.size) for name in frame.index]
+    frame.index = pd.Index(shown, name="")
+    frame[evaluation.dataset] = [f"{value:.3f}" for value in frame[evaluation.dataset]]
+    if PAPER in frame:  # its two or three digits: no more are shown than it has
+        frame[PAPER] = ["" if np.isnan(value) else _as_printed(value) for value in frame[PAPER]]
+    return frame
+
+
+def _as_printed(value: float) -> str:
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:.3f}"
