@@ -10,8 +10,9 @@ import numpy as np
 from _measure import record
 
 from corrsk import load_pretrained, make_correlation_signals
-from corrsk.evaluation import T1T2_DETR_ACCURACY, bootstrap_interval, known_ceiling
+from corrsk.evaluation import bootstrap_interval, known_ceiling
 from corrsk.simulation.datasets import DATASETS
+from corrsk.workflows.paper import T1T2_DETR_ACCURACY
 
 N_SIGNALS = 100_000
 SEED = 30_000

@@ -113,8 +113,8 @@ def reproduce(
     report.md, metrics.json, figures and the fitted model. The results stand
     beside the paper's.
     """
-    from corrsk.reproduction import REPORT, Configuration
-    from corrsk.reproduction import reproduce as run
+    from corrsk.workflows.reproduction import REPORT, Configuration
+    from corrsk.workflows.reproduction import reproduce as run
 
     configuration = Configuration(
         dataset=dataset, mat=None if mat is None else str(mat), samples=samples,
@@ -172,7 +172,7 @@ def benchmark(
     signals. Writes tables (CSV, JSON, Markdown), figures and report.html, one
     self-contained page. A model that fails is a row with its error.
     """
-    from corrsk.comparison import ComparisonSettings, compare
+    from corrsk.workflows.comparison import ComparisonSettings, compare
 
     if show_models:
         _print_models()
@@ -266,7 +266,7 @@ def pretrain(
     card, NAME.json and NAME.md. The same command goes on with a training that was
     cut off.
     """
-    from corrsk.pretraining import pretrain as run
+    from corrsk.pretrained.training import pretrain as run
 
     with _clear_errors(f"stopped; the same command goes on (checkpoint in {out})"):
         card = run(
@@ -308,18 +308,20 @@ def _say(line: str) -> None:
 
 def _print_results(evaluation: Evaluation) -> None:
     from corrsk.evaluation import results_table
+    from corrsk.workflows.reproduction import paper_reference
 
-    _print_table(f"test set of {evaluation.n_samples:,}", results_table(evaluation))
+    table = results_table(evaluation, paper_reference(evaluation))
+    _print_table(f"test set of {evaluation.n_samples:,}", table)
 
 
 def _print_comparison(summary: pd.DataFrame) -> None:
-    from corrsk.comparison.tables import SHORT_COLUMNS, best_rows, readable
+    from corrsk.workflows.comparison.tables import SHORT_COLUMNS, best_rows, readable
 
     _print_table("model", readable(best_rows(summary))[SHORT_COLUMNS].set_index("model"))
 
 
 def _print_models() -> None:
-    from corrsk.comparison import RIVALS
+    from corrsk.workflows.comparison import RIVALS
 
     for rival in RIVALS.values():
         typer.echo(f"{rival.name:24}{rival.description} ({rival.kind})")

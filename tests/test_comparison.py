@@ -25,14 +25,14 @@ from typer.testing import CliRunner
 
 from corrsk import AcquisitionProtocol, load_dataset
 from corrsk.cli import app
-from corrsk.comparison import RIVALS, ComparisonSettings, Rival, compare, figures
-from corrsk.comparison import worker as worker_module
-from corrsk.comparison.cells import Cell, read_cell, run_cell
-from corrsk.comparison.rivals import Task
-from corrsk.comparison.tables import best_rows, readable, summary_frame
-from corrsk.comparison.worker import CellContext, Worker, _serve
 from corrsk.evaluation import known_ceiling, mcnemar_test
 from corrsk.simulation.datasets import DATASETS, dataset_definition
+from corrsk.workflows.comparison import RIVALS, ComparisonSettings, Rival, compare, figures
+from corrsk.workflows.comparison import worker as worker_module
+from corrsk.workflows.comparison.cells import Cell, read_cell, run_cell
+from corrsk.workflows.comparison.rivals import Task
+from corrsk.workflows.comparison.tables import best_rows, readable, summary_frame
+from corrsk.workflows.comparison.worker import CellContext, Worker, _serve
 
 SETTINGS = ComparisonSettings(
     "midl2024-low-noise", ("logistic", "lda", "nnls"), (200, 1000), n_seeds=2, samples=2000,
@@ -283,7 +283,7 @@ def test_a_failed_or_damaged_cell_is_tried_again(finished, tmp_path):
 
 
 STAND_ALONE = """
-from corrsk.comparison import ComparisonSettings, compare
+from corrsk.workflows.comparison import ComparisonSettings, compare
 settings = ComparisonSettings(models=("lda",), train_sizes=(100,), samples=1000)
 compare(settings, {out!r}, n_jobs=1)
 """

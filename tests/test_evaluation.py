@@ -10,10 +10,6 @@ from sklearn.metrics import check_scoring, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from corrsk.evaluation import (
-    PAPER,
-    PAPER_BINARY_CONFUSION_MATRIX,
-    PAPER_CONFUSION_MATRIX,
-    PAPER_METRICS,
     SCORERS,
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
@@ -22,12 +18,13 @@ from corrsk.evaluation import (
     bootstrap_difference,
     bootstrap_interval,
     evaluate,
+    expected_calibration_error,
     mcnemar_test,
     multicompartment_accuracy,
     plot_confusion_matrices,
     results_table,
 )
-from corrsk.evaluation.metrics import equal_width_calibration_error
+from corrsk.workflows.paper import PAPER
 
 Y = np.array([1, 1, 2, 3, 4, 2])
 P = np.array(
@@ -77,41 +74,48 @@ def test_rounding_makes_no_probability_above_one():
     assert np.isfinite(result.metrics["binary_log_loss"])
 
 
-def test_calibration_error():
-    assert equal_width_calibration_error([1, 1, 0, 0], [0.5] * 4) == 0
-    assert equal_width_calibration_error([0, 0], [1.0, 1.0]) == 1
-    # two bins: |1 - 0.9| and |0 - 0.2|, equally full
-    assert equal_width_calibration_error([1, 0], [0.9, 0.2]) == pytest.approx(0.15)
+def test_calibration_errors_have_one_definition():
     rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.25, 1, 200_000)
-    calibrated = rng.random(200_000) < confidence
-    assert equal_width_calibration_error(calibrated, confidence) < 0.01
-    assert equal_width_calibration_error(calibrated, confidence**2) > 0.1
+    p = rng.dirichlet(np.ones(4), 5000)
+    y = 1 + (p.cumsum(axis=1) < rng.random((5000, 1))).sum(axis=1)
+    sharper = p**2 / (p**2).sum(axis=1, keepdims=True)
+    metrics = evaluate(y, sharper).metrics
+    for name, question in {
+        "calibration_error": "count", "binary_calibration_error": "multicompartment"
+    }.items():  # fmt: skip
+        expected = expected_calibration_error(y, sharper, question=question)
+        assert metrics[name] == pytest.approx(expected, rel=1e-12)
+        assert metrics[name] > 2 * evaluate(y, p).metrics[name]
 
 
 def test_the_papers_figures_agree_with_its_own_matrix():
-    matrix = PAPER_CONFUSION_MATRIX
+    matrix = PAPER.confusion_matrix
     assert matrix.sum(axis=1).tolist() == [25_000] * 4
     recall = np.diag(matrix) / matrix.sum(axis=1)
     precision = np.diag(matrix) / matrix.sum(axis=0)
-    assert np.trace(matrix) / matrix.sum() == pytest.approx(PAPER_METRICS["accuracy"], abs=5e-4)
-    assert recall.mean() == pytest.approx(PAPER_METRICS["recall_macro"], abs=5e-3)
-    assert precision.mean() == pytest.approx(PAPER_METRICS["precision_macro"], abs=5e-3)
-    binary = PAPER_BINARY_CONFUSION_MATRIX
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(PAPER.metrics["accuracy"], abs=5e-4)
+    assert recall.mean() == pytest.approx(PAPER.metrics["recall_macro"], abs=5e-3)
+    assert precision.mean() == pytest.approx(PAPER.metrics["precision_macro"], abs=5e-3)
+    binary = PAPER.binary_confusion_matrix
     assert np.trace(binary) / binary.sum() == pytest.approx(
-        PAPER_METRICS["binary_argmax_accuracy"], abs=5e-4
+        PAPER.metrics["binary_argmax_accuracy"], abs=5e-4
     )
-    assert recall[0] == pytest.approx(PAPER_METRICS["binary_argmax_recall_single"], abs=5e-3)
-    assert precision[0] == pytest.approx(PAPER_METRICS["binary_argmax_precision_single"], abs=5e-3)
+    assert recall[0] == pytest.approx(PAPER.metrics["binary_argmax_recall_single"], abs=5e-3)
+    assert precision[0] == pytest.approx(PAPER.metrics["binary_argmax_precision_single"], abs=5e-3)
     names = evaluate(Y, P).metrics
-    assert set(PAPER_METRICS) <= set(names)
+    assert set(PAPER.metrics) <= set(names)
 
 
 def test_table_and_json(tmp_path):
     result = evaluate(Y, P, dataset="six", noise_level=[0.01] * 6)
-    frame = result.to_frame()
+    frame = result.to_frame(PAPER)
     assert frame.loc["accuracy", "six"] == result.metrics["accuracy"]
-    assert frame.loc["accuracy", PAPER] == 0.612
+    assert frame.loc["accuracy", PAPER.name] == 0.612
+    assert list(result.to_frame()) == ["six"]
+    shown = results_table(result, PAPER)
+    assert shown.loc["4-class accuracy", PAPER.name] == "0.612"
+    assert shown.loc["AUC, n_c = 1", PAPER.name] == "0.98"
+    assert shown.loc["log loss", PAPER.name] == ""
     result.to_json(tmp_path / "metrics.json", run={"seed": 0})
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["dataset"] == "six"
@@ -134,10 +138,27 @@ def test_order_of_classes_precision_and_kind_of_labels_do_not_matter():
     assert single["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-6)
 
 
-def test_the_paper_stands_beside_its_own_classes_alone():
+def test_a_reference_of_other_classes_is_refused():
     three = evaluate(Y[Y < 4], P[Y < 4][:, :3] / P[Y < 4][:, :3].sum(axis=1, keepdims=True))
-    assert PAPER not in three.to_frame()
-    assert PAPER not in results_table(three)
+    assert not PAPER.applies_to(three.classes)
+    for show in (three.to_frame, lambda r: results_table(three, r),
+                 lambda r: plot_confusion_matrices(three, reference=r)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"classes \[1, 2, 3, 4\], not for \['1', '2', '3'\]"):
+            show(PAPER)
+
+
+def test_names_that_moved_to_the_paper_warn():
+    import corrsk.evaluation
+
+    for old, new in {
+        "PAPER": PAPER.name, "PAPER_METRICS": PAPER.metrics,
+        "PAPER_CONFUSION_MATRIX": PAPER.confusion_matrix,
+        "is_papers_problem": PAPER.applies_to,
+    }.items():  # fmt: skip
+        with pytest.warns(DeprecationWarning, match="corrsk.workflows.paper.PAPER"):
+            assert np.all(getattr(corrsk.evaluation, old) == new)
+    with pytest.raises(AttributeError, match="no attribute 'NONE'"):
+        corrsk.evaluation.NONE  # noqa: B018
 
 
 def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
@@ -201,22 +222,23 @@ def texts(ax):
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
-def test_confusion_matrices_stand_beside_the_papers():
+def test_confusion_matrices_stand_beside_those_of_a_reference():
     result = evaluate(Y, P, dataset="six")
-    figure = plot_confusion_matrices(result)
+    figure = plot_confusion_matrices(result, reference=PAPER)
     titles = [ax.get_title() for ax in figure.axes]
-    assert [title.split("\n")[0] for title in titles] == ["six", "six", PAPER, PAPER]
+    names = [title.split("\n")[0] for title in titles]
+    assert names == ["six", "six", PAPER.name, PAPER.name]
     shown = [text.get_text() for text in figure.axes[3].texts]
     assert "88.2%\n22,061" in shown
-    assert len(plot_confusion_matrices(result, paper=False).axes) == 2
-    three = evaluate(Y[Y < 4], P[Y < 4][:, :3] / P[Y < 4][:, :3].sum(axis=1, keepdims=True))
-    assert len(plot_confusion_matrices(three).axes) == 2  # the paper has four classes
+    assert len(plot_confusion_matrices(result).axes) == 2
+    with pytest.warns(FutureWarning, match=r"paper of plot_confusion_matrices is ignored.*refer"):
+        assert len(plot_confusion_matrices(result, paper=True).axes) == 2
 
 
 def test_roc_display():
-    display = CountRocDisplay.from_predictions(Y, P, dataset="six")
+    display = CountRocDisplay.from_predictions(Y, P, dataset="six", reference=PAPER)
     assert "six" in display.ax_.get_title()
-    assert any("n_c = 2" in text and "paper: 0.81" in text for text in texts(display.ax_))
+    assert any("n_c = 2" in text and "published: 0.81" in text for text in texts(display.ax_))
     assert sum("average" in text for text in texts(display.ax_)) == 2
     areas = {name: area for name, (_, _, area) in display.curves.items()}
     expected = evaluate(Y, P).metrics

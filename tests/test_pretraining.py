@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from corrsk import load_dataset, load_pretrained, model_card, pretrained_names, pretraining
+from corrsk import load_dataset, load_pretrained, model_card, pretrained_names
 from corrsk.cli import app
 from corrsk.neural.training.callbacks import EpochProgress
+from corrsk.pretrained import training as pretraining
 
 
 @pytest.fixture(autouse=True, scope="module")

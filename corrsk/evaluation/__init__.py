@@ -1,6 +1,7 @@
 """The judgement: figures of merit, tables and figures of any classifier of counts."""
 
 from corrsk._utils.counts import multicompartment_probability
+from corrsk._utils.deprecation import renamed_attributes
 from corrsk.evaluation.calibration import (
     calibration_by_noise_level,
     expected_calibration_error,
@@ -13,21 +14,12 @@ from corrsk.evaluation.displays import (
     LossCurveDisplay,
     plot_confusion_matrices,
 )
-from corrsk.evaluation.evaluation import Evaluation, evaluate, results_table
+from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate, results_table
 from corrsk.evaluation.intervals import (
     McNemarResult,
     bootstrap_difference,
     bootstrap_interval,
     mcnemar_test,
-)
-from corrsk.evaluation.published import (
-    PAPER,
-    PAPER_BINARY_CONFUSION_MATRIX,
-    PAPER_CONFUSION_MATRIX,
-    PAPER_METRICS,
-    PAPER_NOTE,
-    T1T2_DETR_ACCURACY,
-    is_papers_problem,
 )
 from corrsk.evaluation.scorers import (
     SCORERS,
@@ -46,13 +38,7 @@ from corrsk.evaluation.selective import (
 from corrsk.evaluation.trust_displays import AccuracyCoverageDisplay, ReliabilityDisplay
 
 __all__ = [
-    "PAPER",
-    "PAPER_BINARY_CONFUSION_MATRIX",
-    "PAPER_CONFUSION_MATRIX",
-    "PAPER_METRICS",
-    "PAPER_NOTE",
     "SCORERS",
-    "T1T2_DETR_ACCURACY",
     "AccuracyCoverageDisplay",
     "AccuracyOverNoiseDisplay",
     "CountRocDisplay",
@@ -60,6 +46,7 @@ __all__ = [
     "LossCurveDisplay",
     "McNemarResult",
     "MulticompartmentScorer",
+    "Reference",
     "ReliabilityDisplay",
     "abstain",
     "accuracy_coverage_curve",
@@ -69,7 +56,6 @@ __all__ = [
     "bootstrap_interval",
     "calibration_by_noise_level",
     "evaluate",
-    "is_papers_problem",
     "known_ceiling",
     "expected_calibration_error",
     "mcnemar_test",
@@ -84,3 +70,15 @@ __all__ = [
     "results_table",
     "threshold_for_accuracy",
 ]
+
+# the evaluation knows no paper any more
+__getattr__ = renamed_attributes(
+    __name__,
+    PAPER="corrsk.workflows.paper.PAPER.name",
+    PAPER_BINARY_CONFUSION_MATRIX="corrsk.workflows.paper.PAPER.binary_confusion_matrix",
+    PAPER_CONFUSION_MATRIX="corrsk.workflows.paper.PAPER.confusion_matrix",
+    PAPER_METRICS="corrsk.workflows.paper.PAPER.metrics",
+    PAPER_NOTE="corrsk.workflows.paper.PAPER_NOTE",
+    T1T2_DETR_ACCURACY="corrsk.workflows.paper.T1T2_DETR_ACCURACY",
+    is_papers_problem="corrsk.workflows.paper.PAPER.applies_to",
+)

@@ -1,7 +1,7 @@
 """Figures: confusion matrices, ROC curves, accuracy over noise, losses.
 
-Built on scikit-learn's displays where one exists. Where the paper prints a
-figure it stands beside ours, and every title names the data set.
+Built on scikit-learn's displays where one exists. Published figures are drawn beside ours where a
+:class:`corrsk.evaluation.Reference` is passed, and every title names the data set.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_curve
 
-from corrsk.evaluation.evaluation import Evaluation, evaluate
-from corrsk.evaluation.published import (
-    PAPER,
-    PAPER_BINARY_CONFUSION_MATRIX,
-    PAPER_CONFUSION_MATRIX,
-    PAPER_METRICS,
-    is_papers_problem,
-)
+from corrsk._utils.deprecation import removed_parameters
+from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
 _FALSE_POSITIVE_RATES = np.linspace(0, 1, 1001)
 _BINARY_LABELS = ("1", "2 or more")
 
 
-def plot_confusion_matrices(evaluation: Evaluation, *, paper: bool = True) -> Figure:
-    """Both confusion matrices, with the paper's (Fig. 2a and 2b) to their right.
+@removed_parameters(paper="pass reference=corrsk.workflows.paper.PAPER")
+def plot_confusion_matrices(
+    evaluation: Evaluation, *, reference: Reference | None = None
+) -> Figure:
+    """Both confusion matrices, and those of a reference below them.
 
     Parameters
     ----------
     evaluation : Evaluation
-    paper : bool, default=True
-        Whether to draw the paper's, where the classes are its.
+    reference : Reference, optional
+        Published figures for the same classes.
 
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the reference is for other classes.
     """
-    paper = paper and is_papers_problem(evaluation.classes)
     shown: list[list[tuple[str, NDArray[np.int64], Any]]] = [
         [
             (f"{evaluation.dataset}\nP(n_c ≥ 2) > 0.5",
@@ -53,13 +54,16 @@ def plot_confusion_matrices(evaluation: Evaluation, *, paper: bool = True) -> Fi
              evaluation.confusion_matrix, evaluation.classes),
         ]
     ]  # fmt: skip
-    if paper:
-        shown.append(
-            [
-                (f"{PAPER}\nbinary, by argmax", PAPER_BINARY_CONFUSION_MATRIX, _BINARY_LABELS),
-                (f"{PAPER}\nn_c by argmax", PAPER_CONFUSION_MATRIX, evaluation.classes),
-            ]
-        )
+    if reference is not None:
+        reference.check(evaluation.classes)
+        counts, binary = reference.confusion_matrix, reference.binary_confusion_matrix
+        if counts is not None and binary is not None:
+            shown.append(
+                [
+                    (f"{reference.name}\nbinary, by argmax", binary, _BINARY_LABELS),
+                    (f"{reference.name}\nn_c by argmax", counts, evaluation.classes),
+                ]
+            )
     figure, axes = _subplots(len(shown), 2, size=(4.6, 4.2))
     for row, matrices in zip(axes, shown, strict=True):
         for ax, (title, matrix, labels) in zip(row, matrices, strict=True):
@@ -105,17 +109,18 @@ class CountRocDisplay:
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any, y: ArrayLike, *, dataset: str = "unnamed data",
-        ax: Axes | None = None,
+        reference: Reference | None = None, ax: Axes | None = None,
     ) -> CountRocDisplay:  # fmt: skip
         """Plot the curves of a fitted classifier on signals X of shape (n, N)."""
         return cls.from_predictions(
-            y, estimator.predict_proba(X), classes=estimator.classes_, dataset=dataset, ax=ax
-        )
+            y, estimator.predict_proba(X), classes=estimator.classes_, dataset=dataset,
+            reference=reference, ax=ax,
+        )  # fmt: skip
 
     @classmethod
     def from_predictions(
         cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
-        dataset: str = "unnamed data", ax: Axes | None = None,
+        dataset: str = "unnamed data", reference: Reference | None = None, ax: Axes | None = None,
     ) -> CountRocDisplay:  # fmt: skip
         """Plot the curves of predicted probabilities.
 
@@ -127,6 +132,8 @@ class CountRocDisplay:
         classes : array of shape (K,), optional
             Default: the distinct values of y.
         dataset : str
+        reference : Reference, optional
+            Published areas for the same classes; see :meth:`plot`.
         ax : matplotlib Axes, optional
         """
         y, probabilities = np.asarray(y), np.asarray(probabilities)
@@ -145,20 +152,38 @@ class CountRocDisplay:
             mean = np.mean([true for _, true, _ in each], axis=0)
             area = float(np.mean([area for *_, area in each]))
             curves["macro"] = (_FALSE_POSITIVE_RATES, mean, area)
-        return cls(curves, dataset=dataset).plot(ax=ax)
+        return cls(curves, dataset=dataset).plot(ax=ax, reference=reference)
 
-    def plot(self, ax: Axes | None = None, *, paper: bool = True) -> CountRocDisplay:
-        """Draw the curves; with `paper` the legend gives the paper's areas too.
+    @removed_parameters(paper="pass reference=corrsk.workflows.paper.PAPER")
+    def plot(
+        self, ax: Axes | None = None, *, reference: Reference | None = None
+    ) -> CountRocDisplay:
+        """Draw the curves.
 
-        They are left out where the classes are not the paper's.
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+        reference : Reference, optional
+            Published areas for the same classes, which the legend then gives, too.
+
+        Returns
+        -------
+        CountRocDisplay
+            The display itself.
+
+        Raises
+        ------
+        ValueError
+            If the reference is for other classes.
         """
-        paper = paper and is_papers_problem(set(self.curves) - {"micro", "macro"})
+        if reference is not None:
+            reference.check(name for name in self.curves if name not in ("micro", "macro"))
         self.ax_ = _axes(6, 5.6) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
         for name, (false, true, area) in self.curves.items():
             average = name in ("micro", "macro")
-            published = PAPER_METRICS.get(f"roc_auc_{name}") if paper else None
-            beside = "" if published is None else f" (paper: {published:.2f})"
+            published = None if reference is None else reference.metrics.get(f"roc_auc_{name}")
+            beside = "" if published is None else f" (published: {published:.2f})"
             shown = f"{name} average" if average else f"n_c = {name}"
             RocCurveDisplay(fpr=false, tpr=true).plot(
                 ax=self.ax_, plot_chance_level=name == "micro",

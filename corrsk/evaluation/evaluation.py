@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,63 @@ from corrsk._utils.counts import is_multicompartment, multicompartment_probabili
 from corrsk._utils.files import read_json, write_json
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.metrics import binary_metrics, count_metrics
-from corrsk.evaluation.published import PAPER, PAPER_METRICS, is_papers_problem
 
 _FORMAT = "corrsk-evaluation"
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Published figures of a classifier, to show beside an evaluation.
+
+    Parameters
+    ----------
+    name : str
+        Source of the figures, for headings.
+    classes : tuple of int
+        The compartment counts that they are for.
+    metrics : mapping of str to float
+        By the names of `Evaluation.metrics`.
+    confusion_matrix : array of shape (K, K), optional
+        Rows are the reference, columns the prediction.
+
+    Attributes
+    ----------
+    binary_confusion_matrix : ndarray of shape (2, 2) or None
+        One compartment, more than one; by argmax.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    metrics: Mapping[str, float]
+    confusion_matrix: NDArray[np.int64] | None = None
+
+    @property
+    def binary_confusion_matrix(self) -> NDArray[np.int64] | None:
+        """One compartment, more than one, from the confusion matrix; None without one."""
+        if self.confusion_matrix is None:
+            return None
+        several = is_multicompartment(self.classes)
+        side = np.stack([~several, several]).astype(np.int64)
+        binary: NDArray[np.int64] = side @ self.confusion_matrix @ side.T
+        return binary
+
+    def applies_to(self, classes: Iterable[Any]) -> bool:
+        """Whether the figures are for these classes, and may be shown beside theirs."""
+        return {str(label) for label in classes} == {str(label) for label in self.classes}
+
+    def check(self, classes: Iterable[Any]) -> None:
+        """Refuse to show the figures beside those of other classes.
+
+        Raises
+        ------
+        ValueError
+        """
+        classes = list(classes)
+        if not self.applies_to(classes):
+            raise ValueError(
+                f"the reference {self.name!r} is for the classes {list(self.classes)}, not for "
+                f"{[str(label) for label in classes]}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +138,28 @@ class Evaluation:
             noise_level=noise_level, dataset=dataset,
         )  # fmt: skip
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per metric: our value and, for its four classes, the paper's."""
+    def to_frame(self, reference: Reference | None = None) -> pd.DataFrame:
+        """One row per metric: the value and, with a reference, that of the reference.
+
+        Parameters
+        ----------
+        reference : Reference, optional
+            Published figures for the same classes.
+
+        Returns
+        -------
+        DataFrame
+            One column named after the data set, and one named after the reference.
+
+        Raises
+        ------
+        ValueError
+            If the reference is for other classes.
+        """
         frame = pd.DataFrame({self.dataset: self.metrics})
-        if is_papers_problem(self.classes):
-            frame[PAPER] = pd.Series(PAPER_METRICS).reindex(frame.index)
+        if reference is not None:
+            reference.check(self.classes)
+            frame[reference.name] = pd.Series(reference.metrics).reindex(frame.index)
         frame.index.name = "metric"
         return frame
 
@@ -103,7 +174,6 @@ class Evaluation:
             "binary_confusion_matrix": self.binary_confusion_matrix.tolist(),
             "binary_argmax_confusion_matrix": self.binary_argmax_confusion_matrix.tolist(),
             "by_noise_level": self.by_noise_level.reset_index().to_dict(orient="records"),
-            "paper": {"source": PAPER, "metrics": PAPER_METRICS},
             **more,
         }  # fmt: skip
         write_json(path, content)
@@ -241,15 +311,32 @@ SHOWN_METRICS = {
 }
 
 
-def results_table(evaluation: Evaluation) -> pd.DataFrame:
-    """The shown metrics in words, ours beside the paper's, as text."""
-    frame = evaluation.to_frame()
+def results_table(evaluation: Evaluation, reference: Reference | None = None) -> pd.DataFrame:
+    """The most important metrics as text, for reports and the terminal.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    reference : Reference, optional
+        Published figures for the same classes, for a column of their own.
+
+    Returns
+    -------
+    DataFrame of str
+
+    Raises
+    ------
+    ValueError
+        If the reference is for other classes.
+    """
+    frame = evaluation.to_frame(reference)
     frame = frame.loc[[name for name in SHOWN_METRICS if name in frame.index]]
     shown = [SHOWN_METRICS[name].format(K=evaluation.classes.size) for name in frame.index]
     frame.index = pd.Index(shown, name="")
     frame[evaluation.dataset] = [f"{value:.3f}" for value in frame[evaluation.dataset]]
-    if PAPER in frame:  # its two or three digits: no more are shown than it has
-        frame[PAPER] = ["" if np.isnan(value) else _as_printed(value) for value in frame[PAPER]]
+    if reference is not None:  # with its two or three digits, not more
+        published = frame[reference.name]
+        frame[reference.name] = ["" if np.isnan(x) else _as_printed(x) for x in published]
     return frame
 
 

@@ -5,38 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from sklearn import metrics
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
-
-N_CALIBRATION_BINS = 15
-
-
-def equal_width_calibration_error(
-    correct: ArrayLike, confidence: ArrayLike, *, n_bins: int = N_CALIBRATION_BINS
-) -> float:
-    """Mean gap between confidence and accuracy over equally wide bins.
-
-    Parameters
-    ----------
-    correct : array of bool, shape (n,)
-        Whether each answer was right.
-    confidence : array of shape (n,)
-        Probability that was given to each answer, in [0, 1].
-    n_bins : int, default=15
-
-    Returns
-    -------
-    float
-        ``sum_b n_b / n |accuracy_b - mean confidence_b|``; Guo et al., "On
-        Calibration of Modern Neural Networks", ICML 2017, Eq. 3.
-    """
-    correct = np.asarray(correct, dtype=np.float64)
-    confidence = np.asarray(confidence, dtype=np.float64)
-    bins = np.clip((confidence * n_bins).astype(int), 0, n_bins - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
-    return float(np.abs(gaps).sum() / correct.size)
+from corrsk.evaluation.calibration import expected_calibration_error
 
 
 def count_metrics(
@@ -68,9 +41,7 @@ def count_metrics(
     results["roc_auc_micro"] = _roc_auc(one_hot.ravel(), probabilities.ravel())
     results["roc_auc_macro"] = float(np.mean(areas))
     results["log_loss"] = float(metrics.log_loss(y, probabilities, labels=classes))
-    results["calibration_error"] = equal_width_calibration_error(
-        predicted == y, probabilities.max(axis=1)
-    )
+    results["calibration_error"] = expected_calibration_error(y, probabilities, classes)
     return results
 
 
@@ -100,9 +71,8 @@ def binary_metrics(
     results["binary_log_loss"] = float(
         metrics.log_loss(several, np.column_stack([1 - probability, probability]), labels=[0, 1])
     )
-    answer = probability > 0.5
-    results["binary_calibration_error"] = equal_width_calibration_error(
-        answer == several, np.where(answer, probability, 1 - probability)
+    results["binary_calibration_error"] = expected_calibration_error(
+        y, probabilities, classes, question="multicompartment"
     )
     return results
 

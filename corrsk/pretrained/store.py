@@ -26,7 +26,7 @@ from corrsk.simulation.datasets import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import resolve_prior
 
-SHIPPED_FOLDER = Path(__file__).parent
+SHIPPED_FOLDER = Path(__file__).with_name("weights")
 _N_JUDGED = 10_000  # voxels on which a note measures what a protocol costs
 
 

@@ -24,9 +24,9 @@ from corrsk._utils.counts import (
     multicompartment_probability,
 )
 from corrsk._utils.files import read_json, write_atomically, write_json
-from corrsk.comparison.rivals import RIVALS, Rival, Task
 from corrsk.evaluation import evaluate
 from corrsk.neural.training import device_name
+from corrsk.workflows.comparison.rivals import RIVALS, Rival, Task
 
 
 @dataclass(frozen=True)

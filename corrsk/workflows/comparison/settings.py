@@ -10,11 +10,11 @@ from typing import Any
 from corrsk._utils.rng import STREAMS_VERSION
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.comparison.cells import Cell
-from corrsk.comparison.rivals import resolve_rivals
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import resolve_prior
+from corrsk.workflows.comparison.cells import Cell
+from corrsk.workflows.comparison.rivals import resolve_rivals
 
 _TRAIN_SHARE = 0.7
 _SMALLEST_TRAINING = 50  # enough for every class to be there

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from corrsk.comparison.cells import CellResult
-from corrsk.comparison.rivals import REFERENCE, RIVALS
 from corrsk.evaluation import bootstrap_difference, bootstrap_interval, mcnemar_test
+from corrsk.workflows.comparison.cells import CellResult
+from corrsk.workflows.comparison.rivals import REFERENCE, RIVALS
 
 _Answers = NDArray[np.bool_]
 _QUESTIONS = {"accuracy": "right", "binary_accuracy": "right_binary"}

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from corrsk.comparison.rivals import REFERENCE, RIVALS
-from corrsk.comparison.tables import best_rows
 from corrsk.evaluation import known_ceiling
+from corrsk.workflows.comparison.rivals import REFERENCE, RIVALS
+from corrsk.workflows.comparison.tables import best_rows
 
 CEILING = "best possible"
 _QUESTIONS = {
@@ -46,7 +46,7 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
     Parameters
     ----------
     summary : DataFrame
-        See :func:`corrsk.comparison.summary_frame`.
+        See :func:`corrsk.workflows.comparison.summary_frame`.
     dataset : str
         Name of the data, for the title.
 
@@ -133,9 +133,9 @@ def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, data
     Parameters
     ----------
     noise : DataFrame
-        See :func:`corrsk.comparison.tables.noise_frame`.
+        See :func:`corrsk.workflows.comparison.tables.noise_frame`.
     summary : DataFrame
-        See :func:`corrsk.comparison.summary_frame`.
+        See :func:`corrsk.workflows.comparison.summary_frame`.
     dataset : str
 
     Returns

@@ -20,10 +20,10 @@ from sklearn.utils import Bunch
 from threadpoolctl import threadpool_limits
 
 from corrsk._utils.environment import environment
-from corrsk.comparison.cells import Cell, CellResult, fingerprint, run_cell
-from corrsk.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task
 from corrsk.neural.training import limited_threads
 from corrsk.simulation.datasets import DatasetDefinition, simulate_dataset
+from corrsk.workflows.comparison.cells import Cell, CellResult, fingerprint, run_cell
+from corrsk.workflows.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task
 
 _PATIENCE = 10.0  # seconds for a process to end by itself
 _TICK = 0.2  # seconds between two looks at a cell that runs

@@ -8,24 +8,24 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from corrsk._runs import claim_folder
 from corrsk._utils.files import read_json, write_json
 from corrsk._utils.parallel import effective_n_jobs
-from corrsk.comparison.cells import (
+from corrsk.neural.training import resolve_device
+from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.workflows._runs import claim_folder
+from corrsk.workflows.comparison.cells import (
     Cell,
     CellResult,
     fingerprint,
     read_cell,
     write_cell,
 )
-from corrsk.comparison.progress import Board
-from corrsk.comparison.report import write_report
-from corrsk.comparison.rivals import RIVALS, Task
-from corrsk.comparison.settings import ComparisonSettings, about, command_line
-from corrsk.comparison.tables import noise_frame, results_frame, summary_frame
-from corrsk.comparison.worker import CellContext, Worker
-from corrsk.neural.training import resolve_device
-from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.workflows.comparison.progress import Board
+from corrsk.workflows.comparison.report import write_report
+from corrsk.workflows.comparison.rivals import RIVALS, Task
+from corrsk.workflows.comparison.settings import ComparisonSettings, about, command_line
+from corrsk.workflows.comparison.tables import noise_frame, results_frame, summary_frame
+from corrsk.workflows.comparison.worker import CellContext, Worker
 
 _COMMANDS = "commands.json"  # that filled the folder, each once
 
@@ -39,9 +39,9 @@ class Comparison:
     results : DataFrame
         See :func:`corrsk.comparison.results_frame`.
     summary : DataFrame
-        See :func:`corrsk.comparison.summary_frame`.
+        See :func:`corrsk.workflows.comparison.summary_frame`.
     noise : DataFrame
-        See :func:`corrsk.comparison.tables.noise_frame`.
+        See :func:`corrsk.workflows.comparison.tables.noise_frame`.
     """
 
     results: pd.DataFrame

@@ -12,10 +12,10 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from corrsk._runs import markdown_table
 from corrsk._utils.files import write_atomically, write_json
-from corrsk.comparison.figures import plot_accuracy_over_noise, plot_learning_curves
-from corrsk.comparison.tables import best_rows, readable
+from corrsk.workflows._runs import markdown_table
+from corrsk.workflows.comparison.figures import plot_accuracy_over_noise, plot_learning_curves
+from corrsk.workflows.comparison.tables import best_rows, readable
 
 HOW_TO_READ = (
     "All models are trained on the same signals and judged on the same test signals; the data of "
@@ -80,7 +80,7 @@ def write_report(
     out : Path
         An existing folder.
     results, summary, noise : DataFrame
-        See :mod:`corrsk.comparison.tables`.
+        See :mod:`corrsk.workflows.comparison.tables`.
     run : dict
         dataset, about, commands and environment, for the text.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from corrsk.comparison.cells import Cell, CellResult
+from corrsk.workflows.comparison.cells import Cell, CellResult
 
 
 class Board:

@@ -15,19 +15,17 @@ import sklearn
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
-from corrsk._runs import claim_folder, markdown_table
 from corrsk._utils.environment import environment
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.evaluation import (
-    PAPER_NOTE,
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
+    Reference,
     evaluate,
-    is_papers_problem,
     plot_confusion_matrices,
     results_table,
 )
@@ -38,6 +36,8 @@ from corrsk.persistence import save
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.simulation.datasets import dataset_definition, load_dataset
 from corrsk.simulation.files import read_dataset_mat
+from corrsk.workflows._runs import claim_folder, markdown_table
+from corrsk.workflows.paper import PAPER, PAPER_NOTE
 
 METRICS = "metrics.json"
 REPORT = "report.md"
@@ -157,6 +157,11 @@ def reproduce(
         return _run(configuration, data, out, device, threads, say)
 
 
+def paper_reference(evaluation: Evaluation) -> Reference | None:
+    """The paper's figures, if they are for the classes of an evaluation."""
+    return PAPER if PAPER.applies_to(evaluation.classes) else None
+
+
 def _run(
     configuration: Configuration,
     data: Bunch,
@@ -201,7 +206,9 @@ def _run(
     with write_atomically(out / REPORT) as partial:
         partial.write_text(_report(evaluation, run), encoding="utf-8")
     # written last: it marks the run as finished
-    evaluation.to_json(out / METRICS, run=run)
+    evaluation.to_json(
+        out / METRICS, paper={"source": PAPER.name, "metrics": dict(PAPER.metrics)}, run=run
+    )
     (out / CHECKPOINT).unlink(missing_ok=True)
     return evaluation
 
@@ -255,10 +262,11 @@ def _write_figures(
     out: Path,
 ) -> None:
     name = evaluation.dataset
+    reference = paper_reference(evaluation)
     figures = {
-        "confusion_matrices": plot_confusion_matrices(evaluation),
+        "confusion_matrices": plot_confusion_matrices(evaluation, reference=reference),
         "roc_curves": CountRocDisplay.from_predictions(
-            y, probabilities, classes=evaluation.classes, dataset=name
+            y, probabilities, classes=evaluation.classes, dataset=name, reference=reference
         ).figure_,
         "loss_curves": LossCurveDisplay.from_estimator(classifier, dataset=name).figure_,
     }
@@ -283,8 +291,9 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
         f"{run['n_epochs']} epochs of training took {run['seconds']['fit']:.0f} s. Made by\n\n"
         f"    corrsk reproduce {' '.join(options)}\n\n({environment})."
     )
-    table = markdown_table(results_table(evaluation))
-    if is_papers_problem(evaluation.classes):
+    reference = paper_reference(evaluation)
+    table = markdown_table(results_table(evaluation, reference))
+    if reference is not None:
         note = "The paper's figures are of its own data, which these may differ from."
         parts.append("## Ours beside the paper's\n\n" + table)
         parts.append(note if configuration["mat"] else PAPER_NOTE)

@@ -1,0 +1,155 @@
+"""Names that changed: the old ones work for one release, with a warning."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """The new name of a parameter, and what its old values are called now.
+
+    Parameters
+    ----------
+    name : str
+        The new name.
+    value : callable
+        From an old value to the new one.
+    """
+
+    name: str
+    value: Callable[[Any], Any] = lambda value: value
+
+
+def renamed_parameters(**renamed: Renamed | str) -> Callable[[Function], Function]:
+    """Decorate a function, or an `__init__`, some of whose parameters have new names.
+
+    Parameters
+    ----------
+    **renamed : Renamed or str
+        For each old name the new one. A keyword argument under an old name warns with a
+        FutureWarning and is passed under the new one.
+
+    Returns
+    -------
+    callable
+        The decorator. It keeps the signature, so that scikit-learn finds the parameters.
+    """
+    table = {old: new if isinstance(new, Renamed) else Renamed(new) for old, new in renamed.items()}
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def accepting_old_names(*args: Any, **kwargs: Any) -> Any:
+            if not table.keys().isdisjoint(kwargs):
+                kwargs = with_new_names(kwargs, table, _owner(function), stacklevel=3)
+            return function(*args, **kwargs)
+
+        return accepting_old_names  # type: ignore[return-value]
+
+    return decorate
+
+
+def with_new_names(
+    arguments: Mapping[str, Any], renamed: Mapping[str, Renamed], where: str, *, stacklevel: int
+) -> dict[str, Any]:
+    """Keyword arguments with new names in place of old ones, each of which warns.
+
+    Raises
+    ------
+    TypeError
+        If an argument is given under both names.
+    """
+    found = {}
+    for name, value in arguments.items():
+        new = renamed.get(name)
+        if new is None:
+            found[name] = value
+            continue
+        if new.name in arguments:
+            raise TypeError(f"{where} got {name} and {new.name}, which are the same parameter")
+        value = new.value(value)
+        warnings.warn(
+            f"the parameter {name} of {where} is now {new.name}={value!r}; the old name will be "
+            "removed in the next release",
+            FutureWarning,
+            stacklevel=stacklevel,
+        )
+        found[new.name] = value
+    return found
+
+
+def removed_parameters(**reasons: str) -> Callable[[Function], Function]:
+    """Decorate a function some of whose parameters are gone: each warns and is ignored.
+
+    Parameters
+    ----------
+    **reasons : str
+        For each old name what takes its place.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def ignoring_old_names(*args: Any, **kwargs: Any) -> Any:
+            for name in reasons.keys() & kwargs:
+                del kwargs[name]
+                warnings.warn(
+                    f"the parameter {name} of {_owner(function)} is ignored: {reasons[name]}",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+            return function(*args, **kwargs)
+
+        return ignoring_old_names  # type: ignore[return-value]
+
+    return decorate
+
+
+def renamed_attributes(module: str, **moved: str) -> Callable[[str], Any]:
+    """A module's `__getattr__` for names that have moved or changed.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module.
+    **moved : str
+        For each old name the new one, as "package.module.name"; dots behind a name in that
+        module are attributes.
+    """
+
+    def get(name: str) -> Any:
+        if name not in moved:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(
+            f"{module}.{name} is now {moved[name]}; the old name will be removed in the next "
+            "release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return _resolved(moved[name])
+
+    return get
+
+
+def _resolved(path: str) -> Any:
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        return functools.reduce(getattr, parts[length:], found)
+    raise ModuleNotFoundError(path)
+
+
+def _owner(function: Callable[..., Any]) -> str:
+    """A function's name for messages; of an `__init__` that of its class."""
+    name = inspect.unwrap(function).__qualname__
+    return name.removesuffix(".__init__")
