@@ -297,6 +297,8 @@ def results_of_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 def probe(stage: str, folder: str) -> None:
     """Run one stage in this process; print its results as JSON."""
+    # an editable installation would mix modules of this tree into the other one
+    sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
     if stage == "write":
         write_files(Path(folder))
         return
