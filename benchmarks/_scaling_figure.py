@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 STYLES = {
     "simulation": ("#0072B2", "o"),
     "CNN, epoch, torch": ("#D55E00", "s"),
-    "CNN, epoch, compiled": ("#E69F00", "D"),
+    "CNN, epoch, numba": ("#E69F00", "D"),
     "CNN, prediction": ("#009E73", "^"),
     "MLP, epoch": ("#CC79A7", "v"),
     "MLP, prediction": ("#56B4E9", "P"),

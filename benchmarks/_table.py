@@ -54,11 +54,11 @@ def training() -> str:
     record = read("training_epoch")
     runs = [each for key, each in record.items() if "batch size" in key]
     faster = "how many times as fast as bare torch"
-    compiled = 'kernel="compiled"'
+    compiled = 'backend="numba"'
     rivals = {
         "published script's loop": ("published loop", ""),
         "plain skorch": ("plain skorch", ""),
-        '`kernel="torch"`': ('kernel="torch"', "0.97"),
+        '`backend="torch"`': ('backend="torch"', "0.97"),
         f"**`{compiled}`**": (compiled, "4 (one core)"),
     }
     rows = [
@@ -129,8 +129,8 @@ def streams() -> str:
     record = read("streaming")
     names = {
         "residual MLP": "the residual MLP",
-        "CNN": 'the CNN at batch 2000, `kernel="torch"`',
-        "CNN, compiled kernels": 'the same, `kernel="compiled"`',
+        "CNN": 'the CNN at batch 2000, `backend="torch"`',
+        "CNN, compiled kernels": 'the same, `backend="numba"`',
     }
     rows = [
         [
@@ -155,7 +155,7 @@ def streams() -> str:
 
 def searches() -> str:
     record = read("grid_search")
-    torch, compiled = "kernel='torch'", "kernel='compiled'"
+    torch, compiled = "backend='torch'", "backend='numba'"
     faster = record["how many times as fast as plain skorch"]
     differs = record["mean difference of a candidate's score from plain skorch's"]
     return paragraph(f"""

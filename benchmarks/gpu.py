@@ -3,8 +3,8 @@
 - recipe: the published training, 3000 epochs of 700,000 signals in batches of 10,000, by one
   `fit`. Floor: the floating point operations of the network's layers at the rate of torch's
   float32 product of large matrices. Target: 60 seconds, better 25.
-- epochs: some of its epochs, by CUDA graphs (kernel="auto"), by torch's steps one by one
-  (kernel="torch"), and by CUDA graphs with a validation after each.
+- epochs: some of its epochs, by CUDA graphs (backend="auto"), by torch's steps one by one
+  (backend="torch"), and by CUDA graphs with a validation after each.
 - stream: the residual MLP on fresh signals, on one chunk again and again, which is without the
   simulation, and step by step, against the matrix products of its layers alone, forward and
   backward, in the precision of the training and in a CUDA graph of their own. Target: fresh
@@ -26,11 +26,17 @@ from streaming import OneChunk
 from torch import Tensor, nn
 from training_epoch import OPERATIONS
 
-from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
+from corrsk import (
+    CorrelationCNNClassifier,
+    ResidualMLPClassifier,
+    SignalStream,
+    make_correlation_signals,
+)
 from corrsk.neural.gpu.graphs import GRAPHS
 from corrsk.neural.networks import ResidualMLP
-from corrsk.neural.training import StreamPlan, resolve_device
+from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.settings import wants_bfloat16
+from corrsk.neural.training.streaming import StreamPlan
 
 Work = Callable[[], object]
 
@@ -75,9 +81,9 @@ def recipe(
     X, y = make_correlation_signals(n_signals, random_state=0)
     X_val, y_val = make_correlation_signals(n_signals * 2 // 7, random_state=1)
 
-    def fit(epochs: int, kernel: str = "auto", **validation: Any) -> None:
+    def fit(epochs: int, backend: str = "auto", **validation: Any) -> None:
         CorrelationCNNClassifier.from_recipe(
-            "paper", max_epochs=epochs, kernel=kernel, device=str(device), random_state=0,
+            "paper", max_epochs=epochs, backend=backend, device=str(device), random_state=0,
             verbose=False,
         ).fit(X, y, **validation)  # fmt: skip
 
@@ -138,15 +144,15 @@ def products_of_muon(network: ResidualMLP, dtype: torch.dtype = torch.bfloat16) 
 def stream(device: torch.device, n_signals: int = 20_000_000, rounds: int = 3) -> dict[str, Any]:
     """Throughput of a stream through the residual MLP."""
 
-    def fit(signals: SignalStream, kernel: str = "auto") -> None:
-        CorrelationCNNClassifier.from_recipe(
-            "residual-mlp", kernel=kernel, device=str(device), random_state=0, verbose=False
+    def fit(signals: SignalStream, backend: str = "auto") -> None:
+        ResidualMLPClassifier.from_recipe(
+            backend=backend, device=str(device), random_state=0, verbose=False
         ).fit_stream(signals, n_signals)
 
-    model = CorrelationCNNClassifier.from_recipe("residual-mlp")
+    model = ResidualMLPClassifier.from_recipe()
     network = ResidualMLP(64, 4, model.width, model.n_blocks).to(device)
     dtype = torch.bfloat16 if wants_bfloat16(model.precision, device) else torch.float32
-    plan = StreamPlan.of(n_signals, model.max_epochs, model.batch_size)
+    plan = StreamPlan.from_n_samples(n_signals, model.max_epochs, model.batch_size)
     n_signals = plan.n_epochs * plan.epoch_rows  # rounded up to whole batches, as the fit does
     n_steps = n_signals // model.batch_size
     fresh, one_chunk = SignalStream.named("midl2024"), OneChunk.named("midl2024")

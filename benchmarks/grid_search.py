@@ -4,10 +4,10 @@
 GridSearchCV(n_jobs=2) with warm workers and without a final fit:
 
 - plain skorch: StandardScaler and a NeuralNetClassifier with its default loader;
-- kernel="torch" and kernel="compiled": corrsk's classifier, whose network standardises.
+- backend="torch" and backend="numba": corrsk's classifier, whose network standardises.
 
 All train the same network for the same epochs and batches, with AdamW at a constant rate.
-Targets: kernel="torch" at least 1.6 and kernel="compiled" at least 4 times as fast as plain
+Targets: backend="torch" at least 1.6 and backend="numba" at least 4 times as fast as plain
 skorch; scores that differ no more than those of plain skorch with another seed.
 """
 
@@ -70,18 +70,18 @@ def plain_skorch(
     return make_pipeline(StandardScaler(), net), names
 
 
-def ours(kernel: str) -> tuple[BaseEstimator, dict[str, Any]]:
+def ours(backend: str) -> tuple[BaseEstimator, dict[str, Any]]:
     classifier = CorrelationCNNClassifier(
         max_epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate_schedule="constant",
-        kernel=kernel, device="cpu", random_state=0, verbose=False,
+        backend=backend, device="cpu", random_state=0, verbose=False,
     )  # fmt: skip
     return classifier, {"learning_rate": RATES, "weight_decay": DECAYS}
 
 
-def small_fit(kernel: str) -> None:
+def small_fit(backend: str) -> None:
     """Let a worker import, and compile, what its first fit does."""
     X, y = make_correlation_signals(200, random_state=0, n_jobs=1)
-    CorrelationCNNClassifier(max_epochs=1, kernel=kernel, random_state=0, verbose=False).fit(X, y)
+    CorrelationCNNClassifier(max_epochs=1, backend=backend, random_state=0, verbose=False).fit(X, y)
 
 
 def main() -> None:
@@ -92,13 +92,15 @@ def main() -> None:
         searched = GridSearchCV(*made, cv=3, n_jobs=2, refit=False)
         found[name] = searched.fit(X, y - 1).cv_results_
 
-    kernels = ["torch", *(["compiled"] if importlib.util.find_spec("numba") else [])]
-    joblib.Parallel(n_jobs=2)(joblib.delayed(small_fit)(kernels[-1]) for _ in range(4))
+    backends = ["torch", *(["numba"] if importlib.util.find_spec("numba") else [])]
+    joblib.Parallel(n_jobs=2)(joblib.delayed(small_fit)(backends[-1]) for _ in range(4))
     rivals: dict[str, Callable[[], None]] = {
         "plain skorch": lambda: search("plain skorch", plain_skorch()),
         **{
-            f"kernel={kernel!r}": lambda kernel=kernel: search(f"kernel={kernel!r}", ours(kernel))
-            for kernel in kernels
+            f"backend={backend!r}": lambda backend=backend: search(
+                f"backend={backend!r}", ours(backend)
+            )
+            for backend in backends
         },
     }
     times = paired_rounds(rivals, ROUNDS)

@@ -20,15 +20,17 @@ from matplotlib.figure import Figure
 from sklearn.metrics import log_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from corrsk import CorrelationCNNClassifier, SignalStream, load_dataset
+from corrsk import SignalStream, load_dataset
 from corrsk.evaluation import bootstrap_interval
+from corrsk.neural.classifier import classifier_from_recipe
 
 LENGTHS = (250_000, 1_000_000, 4_000_000)
 EPOCHS = 10
 NETWORKS: dict[str, dict[str, Any]] = {
     "CNN": {"batch_size": 500},
     "MLP, AdamW, standardised": {
-        "network": "residual-mlp", "learning_rate": 1e-3, "batch_size": 2000, "precision": "auto"
+        "recipe": "residual-mlp", "input_scaling": "standardize", "optimizer": "adamw",
+        "learning_rate": 1e-3,
     },
     "MLP, Muon, standardised": {"recipe": "residual-mlp", "input_scaling": "standardize"},
     "MLP, Muon, half-whitened": {"recipe": "residual-mlp"},
@@ -60,7 +62,7 @@ def main() -> None:
 def trained(dataset: str, length: int, parameters: dict[str, Any], test: Any) -> dict[str, Any]:
     parameters = dict(parameters)
     recipe = parameters.pop("recipe", "default")
-    model = CorrelationCNNClassifier.from_recipe(
+    model = classifier_from_recipe(
         recipe, **parameters, max_epochs=EPOCHS, random_state=0, device="cpu", verbose=False
     )
     start = time.perf_counter()
@@ -80,7 +82,7 @@ def trained(dataset: str, length: int, parameters: dict[str, Any], test: Any) ->
     }  # fmt: skip
 
 
-def flop_per_signal(model: CorrelationCNNClassifier) -> int:
+def flop_per_signal(model: Any) -> int:
     network = model.net_.module_.train()
     X = torch.zeros(100, model.n_features_in_)
     with FlopCounterMode(display=False) as counter:

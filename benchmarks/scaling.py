@@ -39,10 +39,15 @@ from _scaling_figure import draw
 from networks import flop_per_signal
 from sklearn.model_selection import GridSearchCV
 
-from corrsk import AcquisitionProtocol, CorrelationCNNClassifier, make_correlation_signals
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationCNNClassifier,
+    ResidualMLPClassifier,
+    make_correlation_signals,
+)
 from corrsk._utils.files import read_json, write_atomically
 from corrsk.baselines import make_baseline
-from corrsk.neural.training import limited_threads
+from corrsk.neural.training.device import limited_threads
 
 BATCH_SIZE = 500
 FEWEST = 100_000  # signals of a time over the number of signals: shorter ones are uncertain
@@ -50,7 +55,7 @@ BYTES = 4 * 64  # of a signal on the 8 x 8 grid
 MEMORY = 3  # times the signals: those to train on, new ones and their tissue, and room
 RATES = (0.001, 0.003, 0.01, 0.03)  # what the grid search tries
 FOLDS = 3
-KERNELS = ("torch", *(["compiled"] if importlib.util.find_spec("numba") else []))
+BACKENDS = ("torch", *(["numba"] if importlib.util.find_spec("numba") else []))
 
 Row = dict[str, Any]
 Panel = dict[str, list[Row]]
@@ -130,10 +135,10 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def network(kernel: str = "torch", **parameters: Any) -> CorrelationCNNClassifier:
+def network(backend: str = "torch", **parameters: Any) -> CorrelationCNNClassifier:
     """A classifier for one epoch on the processor."""
     return CorrelationCNNClassifier(
-        max_epochs=1, batch_size=BATCH_SIZE, kernel=kernel, device="cpu", random_state=0,
+        max_epochs=1, batch_size=BATCH_SIZE, backend=backend, device="cpu", random_state=0,
         verbose=False, **parameters,
     )  # fmt: skip
 
@@ -151,7 +156,7 @@ def training(
         each_round = np.reshape(epochs[-rounds * calls :], (rounds, calls)).mean(axis=1)
         epoch = 1e6 * float(np.median(each_round)) / len(X)
         row: Row = {"of which the epoch itself (microseconds per signal)": rounded(epoch)}
-        if model.kernel == "torch":  # the kernels do fewer
+        if model.backend == "torch":  # the kernels do fewer
             row["floating-point operations per signal"] = flop_per_signal(model)
         return row
 
@@ -177,9 +182,9 @@ def over_samples(sizes: Sequence[int], torch_up_to: int, rival_up_to: int, round
                 "CNN, prediction", n, n, lambda n=n: predictor.predict_proba(X[:n]), calls=calls
             ),
             *(
-                training(f"CNN, epoch, {kernel}", n, network(kernel), X[:n], y[:n], calls)
-                for kernel in KERNELS
-                if kernel == "compiled" or n <= torch_up_to
+                training(f"CNN, epoch, {backend}", n, network(backend), X[:n], y[:n], calls)
+                for backend in BACKENDS
+                if backend == "numba" or n <= torch_up_to
             ),
         ]  # fmt: skip
         if n <= rival_up_to:
@@ -213,11 +218,14 @@ def over_measurements(
         points.append(
             Point("simulation", size, n_simulated, lambda simulate=simulate: simulate(n_simulated))
         )
-        kernels = KERNELS if (rows, columns) == (8, 8) else ("torch",)
-        for kernel in kernels:
-            cnn = network(kernel, grid_shape=(rows, columns))
-            points.append(training(f"CNN, epoch, {kernel}", size, cnn, X, y))
-        mlp = network(network="residual-mlp")
+        backends = BACKENDS if (rows, columns) == (8, 8) else ("torch",)
+        for backend in backends:
+            cnn = network(backend, grid_shape=(rows, columns))
+            points.append(training(f"CNN, epoch, {backend}", size, cnn, X, y))
+        mlp = ResidualMLPClassifier(
+            max_epochs=1, batch_size=BATCH_SIZE, device="cpu", random_state=0, verbose=False,
+            input_scaling="standardize", optimizer="adamw", precision="float32",
+        )  # fmt: skip
         points.append(training("MLP, epoch", size, mlp, X, y))
         for name, model in (("CNN", cnn), ("MLP", mlp)):
             # by then it is fitted: the points of a round come in this order
@@ -251,7 +259,11 @@ def over_threads(
     def search(n_jobs: int) -> None:
         with limited_threads(1), joblib.parallel_config("loky", inner_max_num_threads=1):
             GridSearchCV(
-                network(KERNELS[-1]), {"learning_rate": RATES}, cv=FOLDS, n_jobs=n_jobs, refit=False
+                network(BACKENDS[-1]),
+                {"learning_rate": RATES},
+                cv=FOLDS,
+                n_jobs=n_jobs,
+                refit=False,
             ).fit(X[:n_searched], y[:n_searched])
 
     def workers(n_jobs: int) -> None:
@@ -267,8 +279,8 @@ def over_threads(
                 lambda k=k: make_correlation_signals(n_simulated, random_state=0, n_jobs=k),
             ),
             *(
-                limited(training(f"CNN, epoch, {kernel}", k, network(kernel), X, y))
-                for kernel in KERNELS
+                limited(training(f"CNN, epoch, {backend}", k, network(backend), X, y))
+                for backend in BACKENDS
             ),
             limited(Point("CNN, prediction", k, n_signals, lambda: predictor.predict_proba(X))),
             Point(
@@ -287,7 +299,7 @@ def over_threads(
 
 def small_fit() -> None:
     X, y = make_correlation_signals(100, random_state=0, n_jobs=1)
-    network(KERNELS[-1]).fit(X, y)
+    network(BACKENDS[-1]).fit(X, y)
     time.sleep(0.5)  # so that each worker gets one
 
 

@@ -4,7 +4,7 @@ The search has 4 candidates x 3 folds of simulation, normalisation and the CNN, 
 no final fit. The rivals take turns within a round; each has its workers started and
 warm before, and every ratio is to one process with one thread. "oversubscribed" is
 the same two workers, each with two threads, as a search has them that nobody limits. The
-network is trained by torch (kernel="torch"), whose threads are what is spread.
+network is trained by torch (backend="torch"), whose threads are what is spread.
 
 The memory is what two workers hold by themselves (resident, not shared) when they have read a table
 that joblib maps into them, and one that it copies to them, over what they hold
@@ -35,7 +35,7 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk.model_selection.cluster import cluster_search
-from corrsk.neural.training import limited_threads
+from corrsk.neural.training.device import limited_threads
 
 RATES = [0.001, 0.003, 0.01, 0.03]
 FULL = {"n_voxels": 10_000, "candidates": 4, "rounds": 2, "table_rows": 1_000_000}
@@ -52,7 +52,7 @@ def wall_times(n_voxels: int, candidates: int, rounds: int) -> dict[str, Any]:
             CorrelationSignalGenerator(noise_level=0.001, random_state=0, n_jobs=threads),
             SignalNormalizer(),
             CorrelationCNNClassifier(
-                max_epochs=MAX_EPOCHS, device="cpu", kernel="torch", random_state=0, verbose=False
+                max_epochs=MAX_EPOCHS, device="cpu", backend="torch", random_state=0, verbose=False
             ),
         )
         rates = {"correlationcnnclassifier__learning_rate": RATES[:candidates]}

@@ -2,7 +2,7 @@
 
 24 candidates (learning rates and weight decays) x 3 folds on 70,000 signals, with the
 classifier's default training and without a final fit, in corrsk's StackedGridSearchCV and in
-scikit-learn's GridSearchCV, whose fits are by CUDA graphs (kernel="auto"). Target: stacks at
+scikit-learn's GridSearchCV, whose fits are by CUDA graphs (backend="auto"). Target: stacks at
 least 5 times as fast; scores that differ no more than those of another seed.
 
 Without a GPU nothing is measured: it says so, and the exit status is 1.

@@ -14,7 +14,7 @@ import numpy as np
 from _measure import paired_rounds, ratio, record
 from numpy.typing import NDArray
 
-from corrsk import CorrelationCNNClassifier, SignalStream
+from corrsk import CorrelationCNNClassifier, ResidualMLPClassifier, SignalStream
 
 N_SIGNALS = 655_360
 EPOCHS = 2
@@ -38,9 +38,9 @@ def first_chunk(n_samples: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]
 def main() -> None:
     stream, one_chunk = SignalStream.named("midl2024"), OneChunk.named("midl2024")
     networks = {
-        "residual MLP": CorrelationCNNClassifier.from_recipe("residual-mlp"),
-        "CNN": CorrelationCNNClassifier(batch_size=2000, kernel="torch"),
-        "CNN, compiled kernels": CorrelationCNNClassifier(batch_size=2000, kernel="compiled"),
+        "residual MLP": ResidualMLPClassifier.from_recipe(),
+        "CNN": CorrelationCNNClassifier(batch_size=2000, backend="torch"),
+        "CNN, compiled kernels": CorrelationCNNClassifier(batch_size=2000, backend="numba"),
     }
     results = {}
     for name, classifier in networks.items():

@@ -6,12 +6,12 @@ All train the same network (with standardised input) on the same signals and bat
   DataLoader that collates signal by signal, SGD, and the loss read after each batch;
 - plain skorch, with its default loader;
 - bare torch: a loop that permutes and takes whole batches;
-- classifier, kernel="torch" and kernel="compiled": its whole `fit`, checks and set-up included.
+- classifier, backend="torch" and backend="numba": its whole `fit`, checks and set-up included.
 
 But for the published loop all use AdamW. Each in one thread and on all cores. Beside them
 stands how long the direct sums of the network's layers, forward and backward, would take at the
 rate of torch's product of large matrices; Winograd's algorithm needs fewer. Targets:
-kernel="torch" at most 1.03 times bare torch; kernel="compiled" at least 4 times as fast as bare
+backend="torch" at most 1.03 times bare torch; backend="numba" at least 4 times as fast as bare
 torch on one core, and 1.7 times as fast again on two.
 """
 
@@ -79,9 +79,9 @@ def rivals(batch_size: int) -> dict[str, Callable[[], object]]:
                 loss.backward()
                 optimizer.step()
 
-    def classifier(kernel: str) -> None:
+    def classifier(backend: str) -> None:
         CorrelationCNNClassifier(
-            max_epochs=EPOCHS, batch_size=batch_size, kernel=kernel, device="cpu", verbose=False
+            max_epochs=EPOCHS, batch_size=batch_size, backend=backend, device="cpu", verbose=False
         ).fit(X, y)
 
     def plain_skorch() -> None:
@@ -95,10 +95,10 @@ def rivals(batch_size: int) -> dict[str, Callable[[], object]]:
         "published loop": published_loop,
         "plain skorch": plain_skorch,
         "bare torch": bare_torch,
-        'kernel="torch"': lambda: classifier("torch"),
+        'backend="torch"': lambda: classifier("torch"),
     }
     if importlib.util.find_spec("numba"):
-        found['kernel="compiled"'] = lambda: classifier("compiled")
+        found['backend="numba"'] = lambda: classifier("numba")
     return found
 
 

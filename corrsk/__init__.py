@@ -27,7 +27,11 @@ if TYPE_CHECKING:
         compare_protocols,
     )
     from corrsk.model_selection.stacked_search import StackedGridSearchCV
-    from corrsk.neural.classifier import CorrelationCNNClassifier
+    from corrsk.neural.classifier import (
+        CorrelationCNNClassifier,
+        ModuleClassifier,
+        ResidualMLPClassifier,
+    )
     from corrsk.novelty.detector import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.preprocessing.aligner import ProtocolAligner
@@ -42,7 +46,9 @@ __version__ = version("corrsk")
 
 # torch and scikit-learn's learners take a second; who only simulates need not wait for them
 _LAZY = {
-    "CorrelationCNNClassifier": "corrsk.neural.classifier",
+    "CorrelationCNNClassifier": "corrsk.neural",
+    "ModuleClassifier": "corrsk.neural",
+    "ResidualMLPClassifier": "corrsk.neural",
     "IdealObserverClassifier": "corrsk.relaxometry",
     "MultiExponentialClassifier": "corrsk.relaxometry",
     "NNLSPeakClassifier": "corrsk.relaxometry",
@@ -64,12 +70,14 @@ __all__ = [
     "CorrelationCNNClassifier",
     "CorrelationSignalGenerator",
     "IdealObserverClassifier",
+    "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
     "PropertyRange",
     "ProtocolAligner",
     "ProtocolMismatchError",
     "ProtocolWarning",
+    "ResidualMLPClassifier",
     "SNRRange",
     "SignalNormalizer",
     "SignalNoveltyDetector",

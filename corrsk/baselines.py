@@ -36,10 +36,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from corrsk._utils.extras import install_command
 from corrsk._utils.validation import lookup
 from corrsk.preprocessing.normalizer import SignalNormalizer
-
-INSTALL = "pip install 'corrsk[boosting]'"
 
 _Steps = Sequence[Any]
 
@@ -315,5 +314,7 @@ def make_baseline(
     """
     baseline = lookup(BASELINES, name, "baseline")
     if not baseline.installed:
-        raise ImportError(f"{name} needs the package {baseline.package}: {INSTALL}")
+        raise ImportError(
+            f"{name} needs the package {baseline.package}: {install_command('boosting')}"
+        )
     return make_pipeline(SignalNormalizer(norm), *baseline.steps(random_state, n_jobs))

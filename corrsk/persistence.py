@@ -25,8 +25,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.neural.classifier import CorrelationCNNClassifier
-from corrsk.neural.training import NetworkShape, resolve_device, restored_net, weights_of
+from corrsk.neural._base import NetworkClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassifier
+from corrsk.neural.networks import NetworkShape
+from corrsk.neural.training.device import resolve_device
+from corrsk.neural.training.prediction import restored_net, weights_of
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
@@ -36,13 +39,13 @@ from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 
 _FORMAT = "corrsk-estimator"
-_VERSION = 2
+_VERSION = 3
 _SMALL = 16  # numbers
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
         CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, CorrelationCNNClassifier,
-        SignalNoveltyDetector,
+        ResidualMLPClassifier, SignalNoveltyDetector,
     )
 }  # fmt: skip
 # parameters that are values of corrsk's own
@@ -216,9 +219,10 @@ def _decode_estimator(
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
     parameters = {key: _decode(value) for key, value in content["parameters"].items()}
-    if "standardize" in parameters:  # of files of version 1
-        parameters["input_scaling"] = "standardize" if parameters.pop("standardize") else None
-    estimator = _CLASSES[content["class"]](**parameters)
+    cls = _CLASSES[content["class"]]
+    if cls is CorrelationCNNClassifier:
+        cls, parameters = _current_classifier(parameters)
+    estimator = cls(**parameters)
     for key, value in content["fitted"].items():
         is_tensor = isinstance(value, dict) and "tensor" in value
         setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
@@ -230,7 +234,7 @@ def _decode_estimator(
         for method, wanted in requests.items():
             if wanted:
                 getattr(estimator, f"set_{method}_request")(**wanted)
-    if isinstance(estimator, CorrelationCNNClassifier):
+    if isinstance(estimator, NetworkClassifier):
         own = {
             key.removeprefix(prefix): values
             for key, values in tensors.items()
@@ -240,12 +244,33 @@ def _decode_estimator(
             device = resolve_device(estimator.device)
         except ValueError:
             device = resolve_device("cpu")
+        architecture: dict[str, Any] = {
+            "grid_shape": (), "width": 0, "n_blocks": 0, "dropout": 0.0,
+            **estimator._architecture(),
+        }  # fmt: skip
+        network = architecture.pop("network")
         shape = NetworkShape(
-            estimator.n_features_in_, len(estimator.classes_), estimator.grid_shape_,
-            estimator.width, estimator.n_blocks, estimator.dropout,
-        )  # fmt: skip
-        estimator.net_ = restored_net(own, estimator.network, shape, device)
+            n_features=estimator.n_features_in_, n_classes=len(estimator.classes_), **architecture
+        )
+        estimator.net_ = restored_net(own, network, shape, device)
     return estimator
+
+
+def _current_classifier(
+    parameters: dict[str, Any],
+) -> tuple[type[NetworkClassifier], dict[str, Any]]:
+    """Class and parameters of a network classifier, from those of a file of any version."""
+    given = dict(parameters)
+    if "standardize" in given:  # version 1
+        given["input_scaling"] = "standardize" if given.pop("standardize") else None
+    if "kernel" in given:  # versions 1 and 2 had one class for all networks
+        given["backend"] = "numba" if given["kernel"] == "compiled" else given["kernel"]
+        if given["optimizer"] != "sgd":
+            given["momentum"] = None
+    network = given.get("network", "cnn")
+    cls = ResidualMLPClassifier if network == "residual-mlp" else CorrelationCNNClassifier
+    names = cls._get_param_names()
+    return cls, {name: value for name, value in given.items() if name in names}
 
 
 def _encode(value: Any, name: str) -> Any:

@@ -2,8 +2,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import warnings
 from pathlib import Path
+
+# Several workers share the cores: more than one thread each makes all of them wait. This must be
+# set before numpy and torch are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 import numpy as np
 import pandas as pd
@@ -11,6 +18,7 @@ import pytest
 
 from corrsk import load_dataset
 from corrsk.physics import CONTRASTS
+from tests._helpers import SHARED_DATA
 
 # Packages may warn while they are imported, of Python or of each other, in any category. They are
 # imported here first, so that such a warning does not end the collection of our tests.
@@ -19,8 +27,6 @@ with warnings.catch_warnings():
     for package in ("torch", "skorch", "numba", "distributed", "onnx", "lightgbm", "xgboost"):
         if importlib.util.find_spec(package) is not None:
             importlib.import_module(package)
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from corrsk._utils.files import read_json
+from tests._helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
 FILES = {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_")}
 

@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+from tests._helpers import ROOT
+
+EXAMPLES = ROOT / "examples"
 PROMISED = {
     "abstain_and_warn.py": "abstain_and_warn.png",
     "simulate_signals.py": "simulate_signals.png",

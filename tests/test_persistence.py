@@ -17,6 +17,8 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
+    ModuleClassifier,
+    ResidualMLPClassifier,
     SignalNormalizer,
     SignalNoveltyDetector,
     TissuePrior,
@@ -181,7 +183,7 @@ def test_metadata_requests_of_all_methods_come_back(tissue, tmp_path):
 
 def test_a_module_of_ones_own_has_no_file(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
-    model = CorrelationCNNClassifier(network=torch.nn.Linear(64, 4), max_epochs=1, verbose=False)
+    model = ModuleClassifier(torch.nn.Linear(64, 4), max_epochs=1, verbose=False)
     with pytest.raises(TypeError, match="cannot save network"):
         save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
     assert not (tmp_path / "model.safetensors").exists()
@@ -189,7 +191,7 @@ def test_a_module_of_ones_own_has_no_file(tissue, tmp_path):
 
 def test_the_residual_mlp_comes_back_the_same(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
-    model = CorrelationCNNClassifier.from_recipe(
+    model = ResidualMLPClassifier.from_recipe(
         "residual-mlp", max_epochs=1, width=16, n_blocks=2, random_state=0, verbose=False
     ).fit(X, tissue[1])
     save(model, tmp_path / "model.safetensors")

@@ -7,6 +7,7 @@ chunks, then cannot change a bit of the result.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,35 @@ from numpy.typing import NDArray
 STREAMS_VERSION = 2  # goes up when a seed gives other draws than before
 BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning knob
 _PIECE = BLOCK_ROWS * 64  # numbers worked on at a time, an even one
+
+
+class Stream(IntEnum):
+    """Keys of the random streams of a seed, with :func:`keyed_generator`.
+
+    Streams of one seed have different keys. A seed belongs to one of the groups below, and keys
+    of different groups may be equal.
+    """
+
+    # a tissue table, and the data set or stream that is made of it
+    COUNT = 0
+    TISSUE = 1
+    NOISE_LEVEL = 2
+    SPLIT = 3
+    CHUNK = 4
+    DEVICE_CHUNK = 5
+    # the noise of a generator
+    FIT_TRANSFORM = 0
+    TRANSFORM = 1
+    LEVEL_CHOICE = 1  # behind the key of a block's noise
+    # a training
+    ORDER = 0
+    WEIGHTS = 1
+    HELD_OUT = 2
+    FURTHER = 3
+    DROPOUT = 4
+    # the ideal observer
+    MOVES = 0
+
 
 RandomStateLike = int | np.integer[Any] | np.random.RandomState | Generator | None
 

@@ -6,7 +6,7 @@ from corrsk.acquisition.compatibility import (
     ProtocolWarning,
     compare_protocols,
 )
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns, resolve_protocol
 
 __all__ = [
     "AcquisitionProtocol",
@@ -14,5 +14,6 @@ __all__ = [
     "ProtocolMismatchError",
     "ProtocolWarning",
     "compare_protocols",
+    "protocol_of_columns",
     "resolve_protocol",
 ]

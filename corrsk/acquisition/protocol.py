@@ -186,10 +186,7 @@ class AcquisitionProtocol:
         ValueError
             If a name does not read like "TI50_TE4.5".
         """
-        rows = [
-            dict(re.findall(r"([A-Za-z]\w*?)(\d[\d.]*(?:e[-+]?\d+)?)(?:_|$)", str(name)))
-            for name in names
-        ]
+        rows = [_parts_of_name(str(name)) for name in names]
         if not rows or not rows[0] or any(row.keys() != rows[0].keys() for row in rows):
             raise ValueError("feature names must read like 'TI50_TE4.5', all with the same parts")
         return cls({key: [float(row[key]) for row in rows] for key in rows[0]})
@@ -381,6 +378,31 @@ class AcquisitionProtocol:
 
 def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:
     return AcquisitionProtocol(contrasts, tr=tr)
+
+
+def _parts_of_name(name: str) -> dict[str, str]:
+    return dict(re.findall(r"([A-Za-z]\w*?)(\d[\d.]*(?:e[-+]?\d+)?)(?:_|$)", name))
+
+
+def protocol_of_columns(names: Iterable[str] | None) -> AcquisitionProtocol | None:
+    """Return the protocol that the names of columns describe.
+
+    Parameters
+    ----------
+    names : iterable of str or None
+
+    Returns
+    -------
+    AcquisitionProtocol or None
+        None without names, and where a name is not that of a measurement, such as "TI50_TE4.5".
+    """
+    given = [] if names is None else [str(name) for name in names]
+    if not given or not all(_parts_of_name(name).keys() & CONTRASTS.keys() for name in given):
+        return None
+    try:
+        return AcquisitionProtocol.from_feature_names(given)
+    except ValueError:  # other parts besides, or values that no protocol has
+        return None
 
 
 def resolve_protocol(protocol: AcquisitionProtocol | str) -> AcquisitionProtocol:

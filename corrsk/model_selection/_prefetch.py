@@ -28,14 +28,20 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
-from corrsk.neural import training
-from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural._base import NetworkClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassifier
 from corrsk.neural.gpu.stack import STACKED_OPTIMIZERS, Outcome, stack_key, train_stack
-from corrsk.neural.gpu.stacked_networks import STACKED_NETWORKS
+from corrsk.neural.training.device import resolve_device
+from corrsk.neural.training.settings import ClassifierSettings
+from corrsk.neural.training.sources import ArraySource, Source
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 
-# parameters of the classifier in which the members of a stack may differ
+# classes whose networks are stacked
+STACKED_CLASSES: tuple[type[NetworkClassifier], ...] = (
+    CorrelationCNNClassifier, ResidualMLPClassifier,
+)  # fmt: skip
+# parameters of a classifier in which the members of a stack may differ, if it has them
 STACKABLE = (
     "learning_rate", "learning_rate_schedule", "momentum", "weight_decay", "dropout",
     "softmax_before_loss", "class_weight", "random_state",
@@ -43,58 +49,71 @@ STACKABLE = (
 
 
 def last_step(estimator: Any) -> Any:
-    """The classifier of a plain Pipeline; of another estimator the estimator itself."""
+    """Return the classifier of a plain Pipeline; of another estimator the estimator itself."""
     return estimator.steps[-1][1] if type(estimator) is Pipeline and estimator.steps else estimator
 
 
-class _WatchedClassifier(CorrelationCNNClassifier):
-    """A classifier of a search: tells what it would be trained on, or finds that done.
+def stackable(cls: type[NetworkClassifier]) -> list[str]:
+    """Return the parameters of a class in which the members of a stack may differ."""
+    return [name for name in STACKABLE if name in cls._get_param_names()]
 
-    Its clones are watched, too, until the search over the candidates is over. Once fitted
-    it is a plain classifier.
+
+class _Watched:
+    """Mixin of the classifiers of a search: records its training data, or finds the fit prefetched.
+
+    The clones of a watched classifier are watched, too, until the search over the candidates is
+    over. Once fitted it is a plain classifier.
     """
 
-    _ahead: TrainingsAhead
+    _prefetched: PrefetchedFits
+    _plain: type[NetworkClassifier]
 
-    def __sklearn_clone__(self) -> CorrelationCNNClassifier:
-        twin: CorrelationCNNClassifier = super().__sklearn_clone__()
-        twin.__class__, ahead = CorrelationCNNClassifier, self._ahead
-        return twin if ahead.is_over else _watch(twin, ahead)
+    def __sklearn_clone__(self) -> Any:
+        copied = super().__sklearn_clone__()  # type: ignore[misc]
+        copied.__class__, prefetched = self._plain, self._prefetched
+        return copied if prefetched.is_over else _watch(copied, prefetched)
 
     def _train(
-        self, settings: training.TrainingSettings, source: training.Source, validation: Any,
-        device: Any,
-    ) -> CorrelationCNNClassifier:  # fmt: skip
-        ahead = self._ahead
-        if ahead.is_noting:
-            assert source.arrays is not None  # fit has no other source
-            self._asked_for = source.arrays, device
+        self, settings: ClassifierSettings, source: Source, validation: Any, device: Any
+    ) -> Any:
+        prefetched = self._prefetched
+        if prefetched.is_recording:
+            assert isinstance(source, ArraySource)  # fit has no other source
+            self._recorded = (source.X, source.y), device
             return self
-        unwatch(self)
+        classifier: Any = self
+        unwatch(classifier)
         outcome = None
-        if validation is None and source.arrays is not None:
-            outcome = ahead.pop_outcome(_Training.of(self, settings, source.arrays, device))
+        if validation is None and isinstance(source, ArraySource):
+            asked = _Fit.from_classifier(classifier, settings, (source.X, source.y), device)
+            outcome = prefetched.pop_outcome(asked)
         if outcome is None:
-            return self._train(settings, source, validation, device)
+            return classifier._train(settings, source, validation, device)
         if isinstance(outcome, Exception):
             raise outcome
-        return self._keep(*outcome)
+        return classifier._set_fitted(*outcome)
 
 
-def _watch(classifier: CorrelationCNNClassifier, ahead: TrainingsAhead) -> _WatchedClassifier:
+_WATCHED: dict[type[NetworkClassifier], type[Any]] = {
+    cls: type(f"Watched{cls.__name__}", (_Watched, cls), {"_plain": cls}) for cls in STACKED_CLASSES
+}
+
+
+def _watch(classifier: NetworkClassifier, prefetched: PrefetchedFits) -> Any:
     # not a new instance: this one may have metadata requests or callbacks besides parameters
-    classifier.__class__ = _WatchedClassifier
-    assert isinstance(classifier, _WatchedClassifier)
-    classifier._ahead = ahead
-    return classifier
+    watched: Any = classifier
+    watched.__class__ = _WATCHED[type(classifier)]
+    watched._prefetched = prefetched
+    return watched
 
 
 def unwatch(estimator: Any) -> None:
     """Make an estimator with a watched classifier a plain one."""
     classifier = last_step(estimator)
-    if isinstance(classifier, _WatchedClassifier):
-        classifier.__class__ = CorrelationCNNClassifier
-        del classifier._ahead
+    if isinstance(classifier, _Watched):
+        plain: Any = classifier
+        plain.__class__ = classifier._plain
+        del plain._prefetched
     if type(estimator) is Pipeline and isinstance(estimator.memory, _StepCache):
         estimator.memory = None
 
@@ -104,16 +123,16 @@ class _StepCache:
 
     Parameters
     ----------
-    ahead : TrainingsAhead
+    prefetched : PrefetchedFits
     """
 
-    def __init__(self, ahead: TrainingsAhead) -> None:
-        self._ahead = ahead
+    def __init__(self, prefetched: PrefetchedFits) -> None:
+        self._prefetched = prefetched
         self._made: dict[str, Any] = {}
         self._making: dict[str, threading.Lock] = {}
 
     def __sklearn_clone__(self) -> _StepCache | None:
-        return None if self._ahead.is_over else self
+        return None if self._prefetched.is_over else self
 
     def cache(
         self, function: Callable[..., Any], ignore: Container[str] = ()
@@ -136,23 +155,23 @@ class _StepCache:
 
 
 @dataclass(frozen=True)
-class _Training:
+class _Fit:
     """A training that a search asks for."""
 
-    settings: training.TrainingSettings
+    settings: ClassifierSettings
     arrays: Arrays
     device: Any
     seeded: bool
     verbose: bool
 
     @classmethod
-    def of(
+    def from_classifier(
         cls,
-        classifier: CorrelationCNNClassifier,
-        settings: training.TrainingSettings,
+        classifier: NetworkClassifier,
+        settings: ClassifierSettings,
         arrays: Arrays,
         device: Any,
-    ) -> _Training:
+    ) -> _Fit:
         """That of a classifier, whose parameters have become settings."""
         seeded = classifier.random_state is not None
         return cls(settings, arrays, device, seeded, bool(classifier.verbose))
@@ -168,7 +187,7 @@ class _Training:
         return stack_key(self.settings, len(self.arrays[0])), self.device
 
 
-class TrainingsAhead:
+class PrefetchedFits:
     """Trains in stacks what a search will ask for, and keeps what comes of it.
 
     Parameters
@@ -185,26 +204,26 @@ class TrainingsAhead:
         self._data: list[Arrays] = []
         self._outcomes: dict[Hashable, list[Outcome]] = defaultdict(list)
         self._lock = threading.Lock()
-        self.is_noting = True  # until all is trained
+        self.is_recording = True  # until all is trained
         self.is_over = False  # once the search has its scores
         self.seconds: list[float] = []  # spent here, for each candidate and fold
 
     def watched(self, estimator: Any) -> Any:
         """A clone of an estimator, whose classifier is watched."""
-        twin = clone(estimator)
-        _watch(last_step(twin), self)
-        if type(twin) is Pipeline and twin.memory is None:
-            twin.memory = _StepCache(self)
-        return twin
+        copied = clone(estimator)
+        _watch(last_step(copied), self)
+        if type(copied) is Pipeline and copied.memory is None:
+            copied.memory = _StepCache(self)
+        return copied
 
-    def pop_outcome(self, asked: _Training) -> Outcome | None:
+    def pop_outcome(self, asked: _Fit) -> Outcome | None:
         """What came of a training; None if it was not done."""
         outcomes = self._outcomes.get((asked.name, self._data_index(asked.arrays)))
         with self._lock:  # the search asks in several threads
             return outcomes.pop() if outcomes else None
 
     def _data_index(self, arrays: Arrays) -> int:
-        """The position of equal arrays among those that were noted, or their number."""
+        """The position of equal arrays among those that were fit, or their number."""
         for index, known in enumerate(self._data):
             if _equal(known[0], arrays[0]) and _equal(known[1], arrays[1]):
                 return index
@@ -225,22 +244,22 @@ class TrainingsAhead:
         splits : list of (train, test)
         """
         self.seconds = [0.0] * (len(candidates) * len(splits))
-        stacks: dict[Hashable, list[tuple[int, _Training]]] = defaultdict(list)
-        for pair, noted in self._noted(estimator, candidates, X, y, splits):
-            stacks[noted.stack].append((pair, noted))
+        stacks: dict[Hashable, list[tuple[int, _Fit]]] = defaultdict(list)
+        for pair, fit in self._recorded_fits(estimator, candidates, X, y, splits):
+            stacks[fit.stack].append((pair, fit))
         for alike in stacks.values():
             n_stacks = math.ceil(len(alike) / self._max_stack)
             for part in np.array_split(np.arange(len(alike)), n_stacks):
                 if len(part) > 1:  # a training by itself is best left to the search
                     self._train_stack([alike[i] for i in part])
-        self.is_noting = False
+        self.is_recording = False
 
-    def _train_stack(self, stack: list[tuple[int, _Training]]) -> None:
+    def _train_stack(self, stack: list[tuple[int, _Fit]]) -> None:
         start = time.perf_counter()
-        shown = any(noted.verbose for _, noted in stack) and not in_worker()
+        shown = any(fit.verbose for _, fit in stack) and not in_worker()
         try:
             outcomes = train_stack(
-                [(noted.settings, noted.arrays) for _, noted in stack], device=stack[0][1].device,
+                [(fit.settings, fit.arrays) for _, fit in stack], device=stack[0][1].device,
                 progress_delay=PROGRESS_DELAY if shown else math.inf,
             )  # fmt: skip
         except Exception as error:
@@ -251,21 +270,22 @@ class TrainingsAhead:
             )
             return
         share = (time.perf_counter() - start) / len(stack)
-        for (pair, noted), outcome in zip(stack, outcomes, strict=True):
-            self._outcomes[noted.name, self._data_index(noted.arrays)].append(outcome)
+        for (pair, fit), outcome in zip(stack, outcomes, strict=True):
+            self._outcomes[fit.name, self._data_index(fit.arrays)].append(outcome)
             self.seconds[pair] += share
 
-    def _noted(
+    def _recorded_fits(
         self, estimator: Any, candidates: list[dict[str, Any]], X: Any, y: Any, splits: list[Any]
-    ) -> Iterator[tuple[int, _Training]]:
+    ) -> Iterator[tuple[int, _Fit]]:
         """The trainings that can be stacked, each with its number among all.
 
         Candidates that differ in stackable parameters alone have their signals in common: one
         fit for each fold, which trains nothing, shows them.
         """
         prefix = f"{estimator.steps[-1][0]}__" if type(estimator) is Pipeline else ""
-        plain = CorrelationCNNClassifier()
-        harmless = {prefix + name: getattr(plain, name) for name in STACKABLE}
+        cls = last_step(estimator)._plain
+        default, names = cls(), stackable(cls)
+        harmless = {prefix + name: getattr(default, name) for name in names}
         alike: dict[Hashable, list[int]] = defaultdict(list)
         for number, candidate in enumerate(candidates):
             alike[_digest(_without(candidate, harmless)) or number].append(number)
@@ -278,53 +298,54 @@ class TrainingsAhead:
             share = (time.perf_counter() - start) / len(numbers)
             for number in numbers:
                 own = _without(candidates[number], shared)
-                given = {name: getattr(last_step(estimator), name) for name in STACKABLE}
+                given = {name: getattr(last_step(estimator), name) for name in names}
                 given |= {name.removeprefix(prefix): value for name, value in own.items()}
-                noted = self._training(asking, given)
-                if noted is not None:
+                fit = self._training(asking, given)
+                if fit is not None:
                     pair = number * len(splits) + fold
                     self.seconds[pair] += share
-                    yield pair, noted
+                    yield pair, fit
 
     def _asking(
         self, estimator: Any, parameters: dict[str, Any], X: Any, y: Any, rows: Any
-    ) -> _WatchedClassifier | None:
+    ) -> Any | None:
         """The classifier of a fit that trains nothing; None if it cannot be stacked."""
         # an error here meets the search again, which knows what to make of it
         with suppress(Exception):
-            twin = clone(estimator).set_params(**clone(parameters, safe=False))
-            asking = last_step(twin)
+            copied = clone(estimator).set_params(**clone(parameters, safe=False))
+            asking = last_step(copied)
             if self._can_be_stacked(asking):
-                twin.fit(*_safe_split(twin, X, y, rows))
-                arrays, device = asking._asked_for
+                copied.fit(*_safe_split(copied, X, y, rows))
+                arrays, device = asking._recorded
                 index = self._data_index(arrays)
                 if index == len(self._data):
                     self._data.append(arrays)
-                asking._asked_for = self._data[index], device
+                asking._recorded = self._data[index], device
                 return asking
         return None
 
     def _can_be_stacked(self, classifier: Any) -> bool:
         return (
-            isinstance(classifier, _WatchedClassifier)
-            and isinstance(classifier.network, str)
-            and classifier.network in STACKED_NETWORKS
+            isinstance(classifier, _Watched)
+            and isinstance(classifier, NetworkClassifier)
             and classifier.optimizer in STACKED_OPTIMIZERS
-            and classifier.kernel != "compiled"
+            and classifier.backend != "numba"
             and classifier.validation_fraction is None
             and classifier.n_iter_no_change is None
             and classifier.checkpoint is None
-            and (self._any_device or training.resolve_device(classifier.device).type == "cuda")
+            and (self._any_device or resolve_device(classifier.device).type == "cuda")
         )
 
-    def _training(self, asking: _WatchedClassifier, given: dict[str, Any]) -> _Training | None:
+    def _training(self, asking: Any, given: dict[str, Any]) -> _Fit | None:
         """The training of a classifier with other stackable parameters; None if they are wrong."""
-        arrays, device = asking._asked_for
+        arrays, device = asking._recorded
         with suppress(Exception):  # as above
-            kin = copy.copy(asking).set_params(**clone(given, safe=False))
-            kin._validate_params()
-            settings = kin._settings(kin.class_count_, kin._checked_seed(), len(arrays[0]))
-            return _Training.of(kin, settings, arrays, device)
+            changed = copy.copy(asking).set_params(**clone(given, safe=False))
+            changed._validate_params()
+            settings = changed._settings(
+                changed.class_count_, changed._checked_seed(), len(arrays[0])
+            )
+            return _Fit.from_classifier(changed, settings, arrays, device)
         return None
 
 

@@ -25,6 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import check_cv
 
+from corrsk._utils.extras import require
+
 Splits = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
@@ -85,7 +87,7 @@ def cluster_search(
 
     Examples
     --------
-    >>> from corrsk.cluster import cluster_search
+    >>> from corrsk.model_selection import cluster_search
     >>> client = Client(n_workers=2, threads_per_worker=1)  # doctest: +SKIP
     >>> with cluster_search(tissue, n_c, cv=3) as splits:  # doctest: +SKIP
     ...     GridSearchCV(pipeline, grid, cv=splits).fit(tissue, n_c)
@@ -110,10 +112,8 @@ def cluster_search(
 
 
 def _checked(client: Any) -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        raise ImportError("cluster_search needs dask: pip install 'corrsk[dask]'") from error
+    require("distributed", extra="dask", purpose="cluster_search")
+    import distributed
 
     library: Any = distributed  # its functions have no types
     if client is None:

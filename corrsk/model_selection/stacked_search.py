@@ -16,9 +16,13 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from corrsk.model_selection._prefetch import TrainingsAhead, last_step, unwatch
-from corrsk.neural import training
-from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.model_selection._prefetch import (
+    STACKED_CLASSES,
+    PrefetchedFits,
+    last_step,
+    unwatch,
+)
+from corrsk.neural.training.device import resolve_device
 
 
 class StackedGridSearchCV(GridSearchCV):
@@ -54,7 +58,7 @@ class StackedGridSearchCV(GridSearchCV):
     A candidate that diverges gets `error_score` and leaves the others as they are.
 
     Not stacked are: networks of one's own; the optimiser "muon"; trainings with a validation
-    set, early stopping, a checkpoint, or ``kernel="compiled"``; a classifier of a subclass;
+    set, early stopping, a checkpoint, or ``backend="numba"``; a classifier of a subclass;
     and all fits of a search whose `fit` gets more than X, y and `groups`.
 
     The steps of a Pipeline before the classifier are fitted once for each fold and set of
@@ -137,8 +141,8 @@ class StackedGridSearchCV(GridSearchCV):
         # scikit-learn's search takes what it needs from its attributes: until it has its scores,
         # these hold an estimator that finds its training done, and splits that can be asked twice
         given = self.estimator, self.cv
-        self._ahead = TrainingsAhead(self.max_stack, any_device=self.stack != "auto")
-        self.estimator = self._ahead.watched(self.estimator)
+        self._prefetched = PrefetchedFits(self.max_stack, any_device=self.stack != "auto")
+        self.estimator = self._prefetched.watched(self.estimator)
         try:
             self.cv = check_cv(self.cv, y, classifier=True)
             # threads have the trained networks at hand, where processes would have to be sent them
@@ -147,22 +151,22 @@ class StackedGridSearchCV(GridSearchCV):
         finally:
             unwatch(self.estimator)
             self.estimator, self.cv = given
-            del self._ahead
+            del self._prefetched
 
     def _wants_stacks(self) -> bool:
         classifier = last_step(self.estimator)
-        if type(classifier) is not CorrelationCNNClassifier:
+        if type(classifier) not in STACKED_CLASSES:
             return False
         if self.stack != "auto":
             return bool(self.stack)
         with suppress(ValueError):  # the fits say what is wrong with the device
-            return bool(training.resolve_device(classifier.device).type == "cuda")
+            return bool(resolve_device(classifier.device).type == "cuda")
         return False
 
     def _run_search(self, evaluate_candidates: Any, *, callback_ctx: Any = None) -> None:
         context = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
-        ahead: TrainingsAhead | None = getattr(self, "_ahead", None)
-        if ahead is None:
+        prefetched: PrefetchedFits | None = getattr(self, "_prefetched", None)
+        if prefetched is None:
             super()._run_search(evaluate_candidates, **context)
             return
 
@@ -170,21 +174,21 @@ class StackedGridSearchCV(GridSearchCV):
             candidates = list(candidates)
             cv = _Splitter(
                 self.cv,
-                lambda X, y, splits: ahead.train(self.estimator, candidates, X, y, splits),
+                lambda X, y, splits: prefetched.train(self.estimator, candidates, X, y, splits),
             )
             return evaluate_candidates(candidates, cv=cv, **options)
 
         super()._run_search(evaluate, **context)
-        ahead.is_over = True
+        prefetched.is_over = True
 
     def _format_results(
         self, candidate_params: Any, n_splits: int, out: Any, more_results: Any = None
     ) -> Any:
-        ahead: TrainingsAhead | None = getattr(self, "_ahead", None)
-        if ahead is not None:
+        prefetched: PrefetchedFits | None = getattr(self, "_prefetched", None)
+        if prefetched is not None:
             out = [
                 {**fitted, "fit_time": fitted["fit_time"] + seconds}
-                for fitted, seconds in zip(out, ahead.seconds, strict=True)
+                for fitted, seconds in zip(out, prefetched.seconds, strict=True)
             ]
         return super()._format_results(candidate_params, n_splits, out, more_results)
 

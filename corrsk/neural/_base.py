@@ -1,93 +1,489 @@
-"""What stands behind a classifier that trains a network: answers, checks, settings."""
+"""Base classes of the network estimators: validation, settings, training, prediction."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.model_selection import train_test_split
 from sklearn.utils import Tags, compute_class_weight
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    column_or_1d,
+)
 
 from corrsk._utils.class_prior import ClassPrior, checked_class_prior, reweighted
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
-from corrsk._utils.rng import RandomStateLike, entropy
-from corrsk._utils.validation import flatten_signals, layout_of
-from corrsk.neural import training
-from corrsk.neural._grid import resolve_grid
+from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
+from corrsk._utils.validation import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_INTEGER,
+    RANDOM_STATE,
+    checked_count,
+    checked_signals,
+    layout_of,
+)
+from corrsk.neural.onnx import write_onnx
+from corrsk.neural.training.device import resolve_device
+from corrsk.neural.training.fitting import train_further, train_network
+from corrsk.neural.training.optimizers import OPTIMIZERS
+from corrsk.neural.training.prediction import predict_outputs, predict_probabilities
+from corrsk.neural.training.schedules import SCHEDULES
+from corrsk.neural.training.settings import (
+    DEFAULT_MOMENTUM,
+    INPUT_SCALINGS,
+    PRECISIONS,
+    ClassifierSettings,
+    TrainingSettings,
+    resolve_batch_size,
+)
+from corrsk.neural.training.sources import ArraySource, Source, Split, StreamSource
+from corrsk.neural.training.streaming import StreamPlan
+from corrsk.simulation.streams import SignalStream
+
+RENAMED_PARAMETERS = {
+    "kernel": Renamed("backend", lambda name: "numba" if name == "compiled" else name)
+}
 
 
-class _NetworkClassifier(ClassifierMixin, BaseEstimator):
-    """Base of the classifier: all but its parameters and the ways to fit it."""
+class NetworkEstimator(BaseEstimator):
+    """Base of the estimators that train a network, whatever they predict.
 
-    network: Any
-    grid_shape: tuple[int, ...] | str
+    A subclass has the parameters below in its `__init__`, says which network it trains
+    (:meth:`_architecture`), and makes of targets what the loss of its settings takes.
+    """
+
     input_scaling: str | None
+    optimizer: str
+    learning_rate: float
+    learning_rate_schedule: str
+    momentum: float | None
+    weight_decay: float
+    max_epochs: int
     batch_size: int | str
-    class_weight: Mapping[Any, float] | str | None
+    precision: str
+    backend: str
+    validation_fraction: float | None
     n_iter_no_change: int | None
+    restore_best: bool
+    device: str
     checkpoint: Any
     random_state: RandomStateLike
     verbose: bool
 
-    def predict_proba(
-        self, X: ArrayLike, class_prior: ClassPrior | None = None
-    ) -> NDArray[np.float64]:
-        """Probability of each class.
+    _parameter_constraints: dict[str, list[Any]] = {
+        "input_scaling": [StrOptions(set(INPUT_SCALINGS)), None],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
+        "learning_rate": [POSITIVE],
+        "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
+        "momentum": [Interval(Real, 0, 1, closed="left"), None],
+        "weight_decay": [NOT_NEGATIVE],
+        "max_epochs": [POSITIVE_INTEGER],
+        "batch_size": [StrOptions({"auto"}), POSITIVE_INTEGER],
+        "precision": [StrOptions(set(PRECISIONS))],
+        "backend": [StrOptions({"auto", "torch"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "n_iter_no_change": [POSITIVE_INTEGER, None],
+        "restore_best": ["boolean"],
+        "device": [str],
+        "checkpoint": [str, os.PathLike, None],
+        "random_state": RANDOM_STATE,
+        "verbose": ["verbose"],
+    }
+    _architecture_name: ClassVar[str]  # of the network, in files and model cards
+    _largest_auto_batch: ClassVar[int] = 500
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, as every estimator of scikit-learn does.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals, in any number: they are worked off in chunks.
-        class_prior : mapping of label to float, or array of shape (n_classes,), optional
-            How frequent each class is where the signals come from, in any unit.
-            The probabilities are those of Bayes' rule under it; without it, under
-            `class_prior_`, the frequencies in training.
+        **params : dict
+            Parameters by their names.
 
         Returns
         -------
-        ndarray of shape (n, n_classes)
+        estimator
+            The estimator itself.
+        """
+        params = with_new_names(params, RENAMED_PARAMETERS, type(self).__name__, stacklevel=3)
+        self_: Self = super().set_params(**params)
+        return self_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "net_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # -- the network ---------------------------------------------------------
+
+    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+        """Store what the network takes from the signals of a fit.
+
+        Parameters
+        ----------
+        layout : tuple of int or None
+            Shape of each signal, if it was more than a row of columns.
+        """
+
+    def _architecture(self) -> dict[str, Any]:
+        """Return the fields network, grid_shape, width, n_blocks and dropout of the settings.
+
+        Those that the network does not have may be missing.
+        """
+        raise NotImplementedError
+
+    # -- from parameters and data to a training ------------------------------
+
+    def _reset(self) -> None:
+        """Become unfitted: a fit that fails must not leave the net of an earlier one."""
+        if hasattr(self, "net_"):
+            delattr(self, "net_")
+
+    def _check_combination(self) -> None:
+        """Refuse parameters that others make meaningless.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum={self.momentum} is for optimizer='sgd'; with {self.optimizer!r} leave "
+                "it None"
+            )
+
+    def _checked_seed(self) -> int:
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                "a checkpoint needs an integer random_state, so that a later fit can recognise "
+                f"the training; got {self.random_state!r}"
+            )
+        return entropy(self.random_state)
+
+    def _common_settings(self, seed: int, n_samples: int) -> dict[str, Any]:
+        """Fields of the settings of a training on so many signals, but for the task's own."""
+        return {
+            **self._architecture(),
+            "n_features": self.n_features_in_,
+            "input_scaling": self.input_scaling,
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate,
+            "learning_rate_schedule": self.learning_rate_schedule,
+            "momentum": DEFAULT_MOMENTUM if self.momentum is None else self.momentum,
+            "weight_decay": self.weight_decay,
+            "max_epochs": self.max_epochs,
+            "batch_size": resolve_batch_size(self.batch_size, n_samples, self._largest_auto_batch),
+            "precision": self.precision,
+            "backend": self.backend,
+            "patience": self.n_iter_no_change,
+            "restore_best": self.restore_best,
+            "seed": seed,
+        }
+
+    def _first_signals(
+        self, X: ArrayLike, y: Any = "no_validation", layout: tuple[int, ...] | None = None
+    ) -> Any:
+        """Validate the signals of a new training, and choose the network for them."""
+        self._check_combination()
+        layout = layout or layout_of(X)
+        checked = checked_signals(self, X, y, reset=True, dtype=np.float32, order="C")
+        self._choose_network(layout)
+        return checked
+
+    def _train(
+        self, settings: TrainingSettings, source: Source, validation: Split | None, device: Any
+    ) -> Self:
+        net, history = train_network(
+            settings, source, validation, device=device, checkpoint=self.checkpoint,
+            progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
+        )  # fmt: skip
+        return self._set_fitted(net, history)
+
+    def _set_fitted(self, net: Any, history: list[dict[str, Any]]) -> Self:
+        """Become the fitted estimator of a training."""
+        self.history_ = history
+        self.n_iter_ = len(history)
+        losses = [row["valid_loss"] for row in history if "valid_loss" in row]
+        self.best_epoch_ = int(np.argmin(losses)) + 1 if losses else None
+        self.net_ = net
+        return self
+
+    def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Outputs of the network, shape (n, n_outputs), for validated signals."""
+        check_is_fitted(self)
+        signals = checked_signals(self, X, reset=False, order="C")
+        return predict_outputs(self.net_, signals, lambda outputs: outputs)
+
+
+class NetworkClassifier(ClassifierMixin, NetworkEstimator):
+    """Base of the classifiers: labels, class weights, and the ways to fit and to predict."""
+
+    class_weight: Mapping[Any, float] | str | None
+    softmax_before_loss: bool = False
+    class_count_: NDArray[Any]
+    class_prior_: NDArray[Any]
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **NetworkEstimator._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals.
+        y : array of shape (n_samples,)
+            Labels: the compartment counts.
+        sample_weight : array of shape (n_samples,), optional
+            Weight of each signal in the loss, in any unit.
+        X_val, y_val : arrays like X and y, optional
+            Validation data, for the choice of the best epoch and early stopping. In a Pipeline:
+            ``transform_input=["X_val"]``.
+
+        Returns
+        -------
+        classifier
+            The classifier itself.
+
+        Raises
+        ------
+        ValueError
+            If the signals hold NaN or infinite values, y has a single class, validation data do
+            not fit, a parameter is out of range or made meaningless by another one, or the
+            training diverges.
+        """
+        self._reset()
+        device = resolve_device(self.device)
+        signals, index = self._first_labelled(X, y, None)
+        weights = self._checked_weights(sample_weight, signals)
+        seed = self._checked_seed()
+        validation = self._validation_data(X_val, y_val, self.classes_)
+        if self.validation_fraction is not None:
+            if validation is not None:
+                raise ValueError(
+                    "validation_fraction holds out training signals where there are no "
+                    "validation data; with X_val and y_val leave it None"
+                )
+            kept, held_out = train_test_split(
+                np.arange(len(index)), test_size=self.validation_fraction, stratify=index,
+                random_state=int(keyed_generator(seed, Stream.HELD_OUT).integers(2**32)),
+            )  # fmt: skip
+            validation = (signals[held_out], index[held_out])
+            signals, index = signals[kept], index[kept]
+            weights = None if weights is None else weights[kept]
+        if weights is not None:
+            weights = weights / weights.mean()  # the learning rate keeps its meaning
+        count = np.bincount(index, minlength=len(self.classes_)).astype(np.float64)
+        settings = self._settings(count, seed, len(index), (index, weights))
+        return self._train(settings, ArraySource(signals, index, weights), validation, device)
+
+    @renamed_parameters(n_signals="n_samples")
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_stream(
+        self,
+        stream: SignalStream,
+        n_samples: int = 20_000_000,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+    ) -> Self:
+        """Train the network on signals that are simulated during the training, each seen once.
+
+        A GPU draws the signals that it trains on itself: other bits of the same distributions.
+
+        Parameters
+        ----------
+        stream : SignalStream
+            The stream to draw from.
+        n_samples : int, default=20_000_000
+            Number of signals, in `max_epochs` equal epochs; rounded up to whole batches.
+        X_val, y_val : arrays, optional
+            Validation data; see :meth:`fit`.
+
+        Returns
+        -------
+        classifier
+            The classifier itself.
+
+        Raises
+        ------
+        TypeError
+            If `stream` is not a SignalStream.
+        ValueError
+            As :meth:`fit`; or if `validation_fraction` is given, or there is less than a signal
+            for each epoch.
+
+        Examples
+        --------
+        >>> from corrsk import ResidualMLPClassifier, SignalStream
+        >>> model = ResidualMLPClassifier(max_epochs=2)
+        >>> model.fit_stream(SignalStream.named("midl2024"), n_samples=4000).n_iter_
+        2
+        """
+        self._reset()
+        device = resolve_device(self.device)
+        if not isinstance(stream, SignalStream):
+            raise TypeError(
+                f"stream must be a SignalStream, such as SignalStream.named('midl2024'); got "
+                f"{type(stream).__name__}"
+            )
+        checked_count("n_samples", n_samples, at_least=self.max_epochs)
+        if self.validation_fraction is not None:
+            raise ValueError(
+                "a stream has nothing to hold out: leave validation_fraction None, and pass "
+                "X_val and y_val, such as those of another random_state"
+            )
+        seed = self._checked_seed()
+        X, y = stream.draw(0, 100)
+        self._first_labelled(X, y, stream.classes, stream.grid_shape)
+        count = np.full(len(self.classes_), n_samples / len(self.classes_))
+        settings = self._settings(count, seed, n_samples // self.max_epochs)
+        plan = StreamPlan.from_n_samples(n_samples, self.max_epochs, settings.batch_size)
+        validation = self._validation_data(X_val, y_val, self.classes_)
+        return self._train(settings, StreamSource(stream, plan), validation, device)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Train the network further, by one pass over some signals.
+
+        The pass runs at the full `learning_rate`, without schedule, early stopping and checkpoint.
+        Between calls the rate, the loss and the precision may be changed; the network, its scaling
+        and the optimiser stay those of the first call.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals. Those of the first call scale the input.
+        y : array of shape (n_samples,)
+            Labels.
+        classes : array of shape (n_classes,), optional
+            All labels that will occur; needed in the first call only, if not all are in its y.
+        sample_weight : array of shape (n_samples,), optional
+            Weight of each signal in the loss.
+
+        Returns
+        -------
+        classifier
+            The classifier itself.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`fit`; or if y holds labels beyond the classes of the first call.
+        """
+        device = resolve_device(self.device)
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all labels at once; give partial_fit a dictionary"
+            )
+        if hasattr(self, "net_"):
+            self._check_combination()
+            signals, labels = self._labelled(X, y, reset=False)
+            index = class_index(labels, self.classes_, "y", "the classes of the first call")
+        else:
+            signals, index = self._first_labelled(X, y, classes)
+            self.history_, self.n_iter_, self.best_epoch_ = [], 0, None
+            self.class_count_ = np.zeros(len(self.classes_))
+        self._check_kept("class_count_", "partial_fit")
+        weights = self._checked_weights(sample_weight, signals)
+        if weights is not None:
+            weights = weights / weights.mean()
+        drawn = np.bincount(index, minlength=len(self.classes_))
+        count = np.asarray(self.class_count_ + drawn, np.float64)
+        settings = self._settings(count, self._checked_seed(), len(index))
+        self.net_, row = train_further(
+            settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),
+            call=self.n_iter_, device=device,
+        )  # fmt: skip
+        self.n_iter_ += 1
+        self.history_ = [*self.history_, row | {"epoch": self.n_iter_}]
+        return self
+
+    # -- predictions ---------------------------------------------------------
+
+    def predict_proba(
+        self, X: ArrayLike, class_prior: ClassPrior | None = None
+    ) -> NDArray[np.float64]:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, in any number: they are processed in chunks.
+        class_prior : mapping of label to float, or array of shape (n_classes,), optional
+            How frequent each class is where the signals come from, in any unit. The probabilities
+            are those of Bayes' rule under it; without it, under `class_prior_`, the frequencies
+            in training.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
 
         Raises
         ------
         ValueError
-            If the signals are not as in training, or the prior does not fit the
-            classes.
+            If the signals are not as in training, or the prior does not fit the classes.
         """
         check_is_fitted(self)
         if class_prior is not None:
-            # what is wrong with it shows before the work
+            # a wrong prior is an error before the work
             checked_class_prior(class_prior, self.classes_)
             self._check_kept("class_prior_", "class_prior")
-        signals = validate_data(
-            self, flatten_signals(X), reset=False, dtype=(np.float32, np.float64), order="C"
-        )
-        probabilities = training.predict_probabilities(self.net_, signals)
+        signals = checked_signals(self, X, reset=False, order="C")
+        probabilities = predict_probabilities(self.net_, signals)
         if class_prior is None:
             return probabilities
         return reweighted(probabilities, self.classes_, class_prior, self.class_prior_)
 
     def predict(self, X: ArrayLike, class_prior: ClassPrior | None = None) -> NDArray[Any]:
-        """The most probable class.
+        """Predict the most probable class.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
         class_prior : mapping of label to float, or array of shape (n_classes,), optional
             See :meth:`predict_proba`.
 
         Returns
         -------
-        ndarray of shape (n,)
+        ndarray of shape (n_samples,)
             Labels.
         """
         probabilities = self.predict_proba(X, class_prior)
@@ -97,18 +493,18 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
     def predict_multicompartment_proba(
         self, X: ArrayLike, class_prior: ClassPrior | None = None
     ) -> NDArray[np.float64]:
-        """Probability that there is more than one compartment, P(n_c >= 2).
+        """Predict the probability that there is more than one compartment, P(n_c >= 2).
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
         class_prior : mapping of label to float, or array of shape (n_classes,), optional
             See :meth:`predict_proba`.
 
         Returns
         -------
-        ndarray of shape (n,)
+        ndarray of shape (n_samples,)
 
         Raises
         ------
@@ -125,27 +521,48 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         path : path-like
-            The file. Its input is "signals", float32 of shape (n, N): in grid order, and
-            normalised as those of the training were; its output is "probabilities",
-            float32 of shape (n, n_classes). The labels stand in its metadata, "classes",
-            as JSON.
+            The file. Its input is "signals", float32 of shape (n_samples, n_measurements), in the
+            order and with the normalisation of the training signals; its output is
+            "probabilities", float32 of shape (n_samples, n_classes). The labels are in its
+            metadata, "classes", as JSON.
 
         Raises
         ------
         ImportError
             If the libraries of the extra `onnx` are not installed.
         FileNotFoundError
-            If there is no such folder.
+            If the folder does not exist.
         """
         check_is_fitted(self)
-        training.write_onnx(
-            self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist()
-        )
+        write_onnx(self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist())
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "net_")
+    # -- labels and settings -------------------------------------------------
 
-    # -- from data and parameters to those of a training ---------------------
+    def _labelled(
+        self, X: ArrayLike, y: ArrayLike, *, reset: bool
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        signals, labels = checked_signals(self, X, y, reset=reset, dtype=np.float32, order="C")
+        check_classification_targets(labels)
+        return signals, labels
+
+    def _first_labelled(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        classes: ArrayLike | None,
+        layout: tuple[int, ...] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Signals and class indices of a new training, whose classes and network are stored."""
+        signals, labels = self._first_signals(X, y, layout)
+        check_classification_targets(labels)
+        known = np.unique(labels if classes is None else np.asarray(classes))
+        if known.size < 2:
+            raise ValueError(
+                f"y must hold at least two classes; got 1 class, {known.tolist()[0]!r}"
+            )
+        index = class_index(labels, known, "y", "classes")
+        self.classes_ = known
+        return signals, index
 
     def _validation_data(
         self, X_val: ArrayLike | None, y_val: ArrayLike | None, classes: NDArray[Any]
@@ -154,9 +571,7 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
             return None
         if X_val is None or y_val is None:
             raise ValueError("validation data need both X_val and y_val")
-        signals = validate_data(
-            self, flatten_signals(X_val), reset=False, dtype=np.float32, order="C"
-        )
+        signals = checked_signals(self, X_val, reset=False, dtype=np.float32, order="C")
         labels = column_or_1d(y_val)
         if signals.shape[0] != labels.shape[0]:
             raise ValueError(
@@ -164,115 +579,58 @@ class _NetworkClassifier(ClassifierMixin, BaseEstimator):
             )
         return signals, class_index(labels, classes, "y_val", "y")
 
+    @staticmethod
+    def _checked_weights(
+        sample_weight: ArrayLike | None, X: NDArray[Any]
+    ) -> NDArray[np.float32] | None:
+        """Sample weights; None if there are none, or all are equal."""
+        if sample_weight is None:
+            return None
+        weights: NDArray[np.float32] = _check_sample_weight(
+            sample_weight, X, dtype=np.float32, ensure_non_negative=True
+        )
+        if not weights.any():
+            raise ValueError("sample_weight must not be all zero")
+        return None if (weights == weights[0]).all() else weights
+
     def _check_kept(self, attribute: str, purpose: str) -> None:
         if not hasattr(self, attribute):
             raise ValueError(
-                "this classifier comes from a file of an older version, which did not keep "
+                "this classifier was read from a file of an older version, which did not store "
                 f"{attribute}; {purpose} needs it: fit the classifier again"
             )
 
-    def _forget(self) -> None:
-        # a fit that fails must not leave the net of an earlier one
-        if hasattr(self, "net_"):
-            delattr(self, "net_")
-
-    def _checked_seed(self) -> int:
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                "a checkpoint needs an integer random_state, by which a later fit can tell that it "
-                f"is the same training; got {self.random_state!r}"
-            )
-        return entropy(self.random_state)
-
-    def _checked_signals(
-        self, X: ArrayLike, y: ArrayLike, *, reset: bool
-    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        signals, labels = validate_data(
-            self, flatten_signals(X), y, reset=reset, dtype=np.float32, order="C"
-        )
-        check_classification_targets(labels)
-        return signals, labels
-
-    def _first_signals(
-        self,
-        X: ArrayLike,
-        y: ArrayLike,
-        classes: ArrayLike | None,
-        layout: tuple[int, ...] | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Signals and class indices of a new training, of which classes and grid are noted."""
-        layout = layout or layout_of(X)
-        signals, labels = self._checked_signals(X, y, reset=True)
-        known = np.unique(labels if classes is None else np.asarray(classes))
-        if known.size < 2:
-            raise ValueError(
-                f"y must hold at least two classes; got 1 class, {known.tolist()[0]!r}"
-            )
-        index = class_index(labels, known, "y", "classes")
-        names = getattr(self, "feature_names_in_", ())
-        self.grid_shape_ = resolve_grid(self.grid_shape, self.n_features_in_, layout, names)
-        self.classes_ = known
-        return signals, index
-
     def _settings(
-        self, class_count: NDArray[np.floating[Any]], seed: int, n_samples: int
-    ) -> training.TrainingSettings:
-        """The settings of a training on so many signals of each class, which are noted."""
-        if self.network == "cnn" and self.input_scaling == "half-whiten":
-            raise ValueError(
-                "input_scaling='half-whiten' leaves no grid for the CNN to look at; take "
-                "'standardize', or network='residual-mlp'"
-            )
+        self,
+        class_count: NDArray[np.floating[Any]],
+        seed: int,
+        n_samples: int,
+        weighted: tuple[NDArray[np.int64], NDArray[np.float32] | None] | None = None,
+    ) -> ClassifierSettings:
+        """Settings of a training on so many signals of each class, which are stored."""
         self.class_count_ = class_count
-        self.class_prior_ = class_count / class_count.sum()
+        frequency: NDArray[Any] = class_count
+        if weighted is not None and weighted[1] is not None:
+            index, sample_weight = weighted
+            frequency = np.bincount(index, weights=sample_weight, minlength=len(self.classes_))
+        self.class_prior_ = frequency / frequency.sum()
         weights = None
         if self.class_weight is not None:
             weights = class_weights(self.class_weight, self.classes_, self.class_prior_)
             # a network that is trained with weights answers under the prior that they make
             self.class_prior_ = self.class_prior_ * weights
-        return training.TrainingSettings(
-            **{name: getattr(self, name) for name in training.TrainingSettings.same_names},
-            grid_shape=self.grid_shape_,
-            n_features=self.n_features_in_,
+        return ClassifierSettings(
+            **self._common_settings(seed, n_samples),
             n_classes=len(self.classes_),
-            batch_size=training.resolve_batch_size(self.batch_size, n_samples),
+            softmax_before_loss=self.softmax_before_loss,
             class_weights=None if weights is None else tuple(map(float, weights)),
-            patience=self.n_iter_no_change,
-            seed=seed,
         )
-
-    def _train(
-        self,
-        settings: training.TrainingSettings,
-        source: training.Source,
-        validation: tuple[NDArray[np.float32], NDArray[np.int64]] | None,
-        device: Any,
-    ) -> Self:
-        net, history = training.train_network(
-            settings, source, validation, device=device, checkpoint=self.checkpoint,
-            progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
-        )  # fmt: skip
-        return self._keep(net, history)
-
-    def _keep(self, net: Any, history: list[dict[str, Any]]) -> Self:
-        """Become the fitted classifier of a training."""
-        self.history_ = history
-        self.n_iter_ = len(history)
-        losses = [row["valid_loss"] for row in history if "valid_loss" in row]
-        self.best_epoch_ = int(np.argmin(losses)) + 1 if losses else None
-        self.net_ = net
-        return self
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
 
 
 def class_index(
     labels: NDArray[Any], classes: NDArray[Any], name: str, known_from: str
 ) -> NDArray[np.int64]:
-    """The position of each label in `classes`, which are sorted.
+    """Return the position of each label in `classes`, which are sorted.
 
     Raises
     ------
@@ -290,7 +648,7 @@ def class_weights(
     classes: NDArray[Any],
     frequencies: NDArray[np.floating[Any]],
 ) -> NDArray[np.float64]:
-    """The weight of each class, of mean 1 over signals of these frequencies.
+    """Return the weight of each class, of mean 1 over signals of these frequencies.
 
     Raises
     ------

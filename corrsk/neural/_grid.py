@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
-from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.acquisition.protocol import protocol_of_columns
 
 MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling leave one pixel of it
 
@@ -16,7 +16,7 @@ def resolve_grid(
     grid_shape: Sequence[int] | str,
     n_columns: int,
     layout: tuple[int, ...] | None = None,
-    feature_names: Iterable[str] = (),
+    feature_names: Iterable[str] | None = None,
 ) -> tuple[int, ...]:
     """How to lay out columns on a grid.
 
@@ -27,7 +27,7 @@ def resolve_grid(
     n_columns : int
     layout : tuple of int, optional
         The shape of each signal, if it was more than a row of columns.
-    feature_names : iterable of str
+    feature_names : iterable of str, optional
 
     Returns
     -------
@@ -53,7 +53,7 @@ def resolve_grid(
                 f"three positive integers whose product is {n_columns}, or 'auto'"
             )
         return shape
-    known = layout or _grid_of_names(list(feature_names))
+    known = layout or _grid_of_names(feature_names)
     if known is not None and len(known) > 1:
         # what goes beyond a third axis is gathered in it
         return known if len(known) < 4 else (*known[:2], math.prod(known[2:]))
@@ -61,12 +61,12 @@ def resolve_grid(
     return (side, side) if side * side == n_columns else smallest_grid(n_columns)
 
 
-def _grid_of_names(names: list[str]) -> tuple[int, ...] | None:
-    try:
-        protocol = AcquisitionProtocol.from_feature_names(names)
-    except ValueError:
+def _grid_of_names(names: Iterable[str] | None) -> tuple[int, ...] | None:
+    """The grid of columns whose names are in grid order."""
+    protocol = protocol_of_columns(names)
+    if protocol is None:
         return None
-    in_order = protocol.in_grid_order().feature_names == names
+    in_order = protocol.in_grid_order().feature_names == protocol.feature_names
     return protocol.grid_shape if in_order else None
 
 

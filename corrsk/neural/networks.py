@@ -175,6 +175,7 @@ NETWORKS: dict[str, Callable[[NetworkShape], nn.Module]] = {
     "residual-mlp": lambda shape: ResidualMLP(
         shape.n_features, shape.n_classes, shape.width, shape.n_blocks, shape.dropout
     ),
+    "linear": lambda shape: nn.Linear(shape.n_features, shape.n_classes),
 }
 
 
@@ -199,8 +200,8 @@ class StandardizedNetwork(nn.Module):
         self.register_buffer("scale", scale)
 
     @classmethod
-    def fitted_to(cls, network: nn.Module, X: Tensor) -> StandardizedNetwork:
-        """Each column of the signals X, shape (n, N), gets mean 0 and variance 1."""
+    def from_signals(cls, network: nn.Module, X: Tensor) -> StandardizedNetwork:
+        """Bring each column of signals X, shape (n, N), to mean 0 and variance 1."""
         mean, variance = _mean_and_variance(X)
         # a constant column becomes 0
         return cls(network, mean, torch.where(variance > 0, variance.sqrt(), 1.0))
@@ -261,8 +262,8 @@ class HalfWhitenedNetwork(nn.Module):
         self.register_buffer("matrix", matrix)
 
     @classmethod
-    def fitted_to(cls, network: nn.Module, X: Tensor) -> HalfWhitenedNetwork:
-        """Components of the signals X, shape (n, N), together of mean square 1."""
+    def from_signals(cls, network: nn.Module, X: Tensor) -> HalfWhitenedNetwork:
+        """Take the components of signals X, shape (n, N), scaled to mean square 1 in all."""
         values = X.double()
         mean = values.mean(dim=0)
         variances, components = torch.linalg.eigh((values - mean).T.cov(correction=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import logging
 import warnings
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from corrsk._utils.extras import require
 from corrsk._utils.files import write_atomically
 from corrsk.neural.training.net import SignalNet
 
@@ -48,9 +48,7 @@ def write_onnx(
     ImportError
         If onnx or onnxscript is not installed.
     """
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"to_onnx needs {' and '.join(missing)}: pip install 'corrsk[onnx]'")
+    require("onnx", "onnxscript", extra="onnx", purpose="to_onnx")
     network = _Probabilities(copy.deepcopy(net.module_).cpu()).eval()
     with write_atomically(path) as partial, _quiet():
         program = torch.onnx.export(

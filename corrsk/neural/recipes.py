@@ -1,20 +1,37 @@
-"""Named trainings: parameters of the classifier."""
+"""Named trainings: an estimator and its parameters."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0,
-        "learning_rate": 1.0, "learning_rate_schedule": "steps",
-        "max_epochs": 3000, "batch_size": 10_000, "dropout": 0.2,
-        "input_scaling": None, "softmax_before_loss": True,
-    },
-    "residual-mlp": {
-        "network": "residual-mlp", "input_scaling": "half-whiten",
-        "optimizer": "muon", "learning_rate": 5e-3, "batch_size": 2000,
-        "precision": "auto",
-    },
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named training.
+
+    Parameters
+    ----------
+    estimator : str
+        Name of the class that is trained.
+    parameters : dict
+        Its parameters, where they differ from the defaults.
+    """
+
+    estimator: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe("CorrelationCNNClassifier"),
+    "paper": Recipe(
+        "CorrelationCNNClassifier",
+        {
+            "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0,
+            "learning_rate": 1.0, "learning_rate_schedule": "steps",
+            "max_epochs": 3000, "batch_size": 10_000, "dropout": 0.2,
+            "input_scaling": None, "softmax_before_loss": True,
+        },
+    ),
+    "residual-mlp": Recipe("ResidualMLPClassifier", {"batch_size": 2000}),
 }  # fmt: skip

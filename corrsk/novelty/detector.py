@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
-from corrsk._utils.validation import flatten_signals
+from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE, checked_signals
 from corrsk.novelty._mixture import NoisyMixture
 from corrsk.novelty._subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
 from corrsk.novelty._tail import LEAST_LOG, log_tail, upper_quantiles
@@ -132,9 +131,9 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="neither")],
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
-        "n_jobs": [Integral, None],
+        "n_clusters": [POSITIVE_INTEGER],
+        "random_state": RANDOM_STATE,
+        "n_jobs": N_JOBS,
         "verbose": ["verbose"],
     }
 
@@ -288,10 +287,11 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     # -- the statistics -------------------------------------------------------
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        return validate_data(
-            self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32), order="C",
-            ensure_min_samples=2 if reset else 1,
-        )  # fmt: skip
+        least = 2 if reset else 1
+        signals: NDArray[Any] = checked_signals(
+            self, X, reset=reset, order="C", ensure_min_samples=least
+        )
+        return signals
 
     def _split(self, signals: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Coordinates in the subspace, (n, d), and what lies outside of it, (n, N)."""

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 import re
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import (
     _get_feature_names,
     check_array,
     check_is_fitted,
-    validate_data,
 )
 
 from corrsk import physics
-from corrsk._utils.validation import flatten_signals
+from corrsk._utils.validation import EFFICIENCY, FLOATS, NOT_NEGATIVE, checked_signals
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,
     ProtocolMismatchError,
@@ -29,8 +27,6 @@ from corrsk.acquisition.compatibility import (
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.tissue.prior import TissuePrior
-
-_FLOATS = (np.float64, np.float32)
 
 
 class ProtocolAligner(TransformerMixin, BaseEstimator):
@@ -85,10 +81,10 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         "protocol": [AcquisitionProtocol, str],
         "measured_protocol": [AcquisitionProtocol, str, None],
         "prior": [TissuePrior, str],
-        "noise_level": [Interval(Real, 0, None, closed="left"), "array-like", SNRRange],
+        "noise_level": [NOT_NEGATIVE, "array-like", SNRRange],
         "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
         "norm": [StrOptions(set(physics.NORMS)), None],
-        "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
+        "inversion_efficiency": EFFICIENCY,
     }
 
     def __init__(
@@ -138,7 +134,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             If the signals are of a protocol close to the trained one.
         """
         named = self._protocol_of_names(X)
-        signals = validate_data(self, flatten_signals(X), dtype=_FLOATS)
+        signals = checked_signals(self, X, reset=True)
         trained = self._trained_protocol().in_grid_order()
         measured = named or self._given_protocol() or trained
         if named is None:
@@ -173,7 +169,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         named = self._protocol_of_names(X)
         if named is None:
-            signals = validate_data(self, flatten_signals(X), reset=False, dtype=_FLOATS)
+            signals = checked_signals(self, X, reset=False)
             in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
             # no copy for nothing; and row by row in memory, or sums would round otherwise
             return signals if in_order else np.take(signals, self.order_, axis=1)
@@ -182,7 +178,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             order = np.asarray(comparison.order)  # what there is to say, `fit` has said
         else:
             order = comparison.check(stacklevel=3)
-        signals = check_array(X, dtype=_FLOATS, estimator=self)
+        signals = check_array(X, dtype=FLOATS, estimator=self)
         return np.take(signals, order, axis=1)
 
     def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:

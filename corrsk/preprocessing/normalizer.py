@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
-from corrsk._utils.validation import flatten_signals
+from corrsk._utils.validation import checked_signals
 
 
 class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -60,7 +60,7 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         SignalNormalizer
             The transformer itself.
         """
-        self._checked(X, reset=True)
+        checked_signals(self, X, reset=True)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
@@ -76,11 +76,11 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n, N)
         """
         check_is_fitted(self)
-        X = self._checked(X, reset=False)
-        return X.copy() if self.norm is None else physics.normalize_signals(X, self.norm)
-
-    def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[np.floating[Any]]:
-        return validate_data(self, flatten_signals(X), reset=reset, dtype=(np.float64, np.float32))
+        signals: NDArray[np.floating[Any]] = checked_signals(self, X, reset=False)
+        if self.norm is None:
+            return signals.copy()
+        normalised: NDArray[np.floating[Any]] = physics.normalize_signals(signals, self.norm)
+        return normalised
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_features_in_")

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import read_json, write_json
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural._base import NetworkClassifier
 from corrsk.physics import CONTRASTS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.preprocessing.aligner import ProtocolAligner
@@ -101,7 +101,7 @@ class ModelCard:
         datetime.date.fromisoformat(self.date)
 
     @classmethod
-    def of_pipeline(
+    def from_pipeline(
         cls,
         pipeline: Pipeline,
         *,
@@ -119,7 +119,7 @@ class ModelCard:
         Parameters
         ----------
         pipeline : Pipeline
-            ProtocolAligner, SignalNormalizer and CorrelationCNNClassifier, fitted.
+            ProtocolAligner, SignalNormalizer and a network's classifier, fitted.
         name, title, training, compute, test_data, metrics, limits
             As in the class.
         date : str, optional
@@ -206,7 +206,7 @@ class ModelCard:
         return self.to_markdown()
 
 
-def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, CorrelationCNNClassifier]:
+def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkClassifier]:
     """The three steps of a pipeline that can be shipped.
 
     Raises
@@ -217,11 +217,12 @@ def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, Correlat
         If the aligner expects another normalisation than the pipeline does, or
         signals of another protocol than the trained one.
     """
-    wanted = (ProtocolAligner, SignalNormalizer, CorrelationCNNClassifier)
+    wanted = (ProtocolAligner, SignalNormalizer, NetworkClassifier)
     steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else []
-    if tuple(map(type, steps)) != wanted:
+    if len(steps) != 3 or not all(map(isinstance, steps, wanted)):
         raise TypeError(
-            f"a pretrained model is a Pipeline of {', '.join(cls.__name__ for cls in wanted)}; "
+            "a pretrained model is a Pipeline of ProtocolAligner, SignalNormalizer and a network's "
+            "classifier; "
             f"got {[type(step).__name__ for step in steps] or type(pipeline).__name__}"
         )
     aligner, normalizer, classifier = steps
@@ -238,15 +239,16 @@ def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, Correlat
 def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     """The entries of a card that the fitted pipeline itself tells, as plain values."""
     aligner, normalizer, classifier = steps_of(pipeline)
+    architecture = classifier._architecture()
     network = {
-        "kind": str(classifier.network),
+        "kind": str(architecture["network"]),
         "n_parameters": sum(
             int(parameter.numel()) for parameter in classifier.net_.module_.parameters()
         ),
         "classes": np.asarray(classifier.classes_).tolist(),
     }
-    if classifier.network == "residual-mlp":
-        network |= {"width": classifier.width, "n_blocks": classifier.n_blocks}
+    if architecture["network"] == "residual-mlp":
+        network |= {name: architecture[name] for name in ("width", "n_blocks")}
     return {
         "prior": _plain_prior(resolve_prior(aligner.prior)),
         "protocol": _plain_protocol(resolve_protocol(aligner.protocol).in_grid_order()),

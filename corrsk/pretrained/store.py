@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from corrsk._utils.files import existing_file
 from corrsk.acquisition.compatibility import ProtocolComparison
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural._base import NetworkClassifier
 from corrsk.persistence import load, save
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
@@ -91,7 +91,7 @@ def load_pretrained(
     -------
     Pipeline
         :class:`corrsk.ProtocolAligner`, :class:`corrsk.SignalNormalizer` and
-        :class:`corrsk.CorrelationCNNClassifier`, fitted. It takes noisy signals
+        :class:`corrsk.ResidualMLPClassifier`, fitted. It takes noisy signals
         of any scale, where the model normalises; else for M0 = 1.
 
     Raises
@@ -134,15 +134,13 @@ def load_pretrained(
     return pipeline
 
 
-def pretrained_pipeline(
-    definition: DatasetDefinition, classifier: CorrelationCNNClassifier
-) -> Pipeline:
+def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassifier) -> Pipeline:
     """A classifier that was fitted to the signals of a data set, behind the steps that it needs.
 
     Parameters
     ----------
     definition : DatasetDefinition
-    classifier : CorrelationCNNClassifier
+    classifier : ResidualMLPClassifier or CorrelationCNNClassifier
         Fitted to signals in grid order, normalised if the definition says so.
 
     Returns
@@ -169,7 +167,7 @@ def write_pretrained(
     Parameters
     ----------
     pipeline : Pipeline
-        ProtocolAligner, SignalNormalizer and CorrelationCNNClassifier, fitted.
+        ProtocolAligner, SignalNormalizer and a network's classifier, fitted.
     card : ModelCard
         Its `weights` are filled in here.
     folder : path-like

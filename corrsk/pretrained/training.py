@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.deprecation import removed_parameters, renamed_parameters
 from corrsk._utils.environment import environment
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.evaluation import bootstrap_interval, expected_calibration_error
-from corrsk.neural.classifier import CorrelationCNNClassifier
-from corrsk.neural.training import device_name, limited_threads, resolve_device
+from corrsk.neural.classifier import ResidualMLPClassifier
+from corrsk.neural.training.device import limited_threads, resolve_device
+from corrsk.neural.training.prediction import device_name
 from corrsk.persistence import load, save
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition, load_dataset
 from corrsk.simulation.streams import SignalStream
 
+_logger = logging.getLogger(__name__)
+
 # those of the shipped models
-N_SIGNALS = {"midl2024": 100_000_000, "midl2024-low-noise": 40_000_000, "t1t2-detr": 40_000_000}
-_RECIPE = "residual-mlp"
+N_SAMPLES = {"midl2024": 100_000_000, "midl2024-low-noise": 40_000_000, "t1t2-detr": 40_000_000}
 _VALIDATION_SEED, _TEST_SEED = 1, 2  # of load_dataset, whose data no stream draws
 _N_VALIDATION, _N_TEST = 20_000, 100_000
 _N_RESAMPLES = 200
@@ -42,17 +45,18 @@ _LIMITS = (
 )
 
 
+@renamed_parameters(n_signals="n_samples")
+@removed_parameters(say="the steps are logged to the logger 'corrsk' at level INFO")
 def pretrain(
     name: str,
     out: str | Path,
     *,
-    n_signals: int | None = None,
+    n_samples: int | None = None,
     seed: int = 0,
     device: str = "auto",
     n_jobs: int | None = None,
     half_precision: bool = True,
     force: bool = False,
-    say: Callable[[str], None] = print,
 ) -> ModelCard:
     """Train a model on the endless stream of a named data set, and write it with its card.
 
@@ -65,13 +69,13 @@ def pretrain(
     out : path-like
         Folder for `<name>.safetensors`, `<name>.json` (the card), `<name>.md` (the
         card for people) and, while it trains, `<name>.checkpoint`.
-    n_signals : int, optional
+    n_samples : int, optional
         How many signals to train on; None (default) for as many as the model had that
         comes with corrsk.
     seed : int, default=0
         Of the stream and the network.
     device : str, default="auto"
-        See :class:`corrsk.CorrelationCNNClassifier`.
+        See :class:`corrsk.ResidualMLPClassifier`.
     n_jobs : int, optional
         Threads; None (default) for every core.
     half_precision : bool, default=True
@@ -79,8 +83,6 @@ def pretrain(
         those of the stored weights.
     force : bool, default=False
         Whether to replace a model that is there.
-    say : callable
-        Takes a line about each step.
 
     Returns
     -------
@@ -97,7 +99,7 @@ def pretrain(
     """
     definition = dataset_definition(name)
     resolve_device(device)
-    n_signals = N_SIGNALS[name] if n_signals is None else n_signals
+    n_samples = N_SAMPLES[name] if n_samples is None else n_samples
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     if (out / f"{name}.json").exists() and not force:
@@ -107,18 +109,18 @@ def pretrain(
     out.mkdir(exist_ok=True)
     checkpoint = out / f"{name}.checkpoint"
     with limited_threads(threads):
-        say(f"training on {n_signals:,} signals of {name}")
+        _logger.info(f"training on {n_samples:,} signals of {name}")
         classifier = train(
-            name, n_signals, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
+            name, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
         )
         pipeline = pretrained_pipeline(definition, classifier.set_params(checkpoint=None))
-        say(f"judging on {_N_TEST:,} fresh signals")
+        _logger.info(f"judging on {_N_TEST:,} fresh signals")
         with TemporaryDirectory() as folder:
             # the figures are those of the weights as they will be read, rounded or not
             stored = Path(folder) / "stored.safetensors"
             save(pipeline, stored, half_precision=half_precision)
             metrics = measure(load(stored), name, n_jobs=threads)
-        card = _card(definition, pipeline, metrics, n_signals, seed, threads)
+        card = _card(definition, pipeline, metrics, n_samples, seed, threads)
         path = write_pretrained(pipeline, card, out, half_precision=half_precision)
     card = ModelCard.from_json(path.with_suffix(".json"))
     with write_atomically(path.with_suffix(".md")) as partial:
@@ -129,21 +131,24 @@ def pretrain(
 
 def train(
     name: str,
-    n_signals: int,
+    n_samples: int,
     *,
     seed: int = 0,
     device: str = "auto",
     checkpoint: Path | None = None,
     n_jobs: int | None = None,
     **changes: Any,
-) -> CorrelationCNNClassifier:
+) -> ResidualMLPClassifier:
     """The classifier of :func:`pretrain`, fitted; `changes` are of its recipe."""
     validation = load_dataset(name, _N_VALIDATION, random_state=_VALIDATION_SEED, n_jobs=n_jobs)
-    classifier = CorrelationCNNClassifier.from_recipe(
-        _RECIPE, random_state=seed, device=device, checkpoint=checkpoint, **changes
+    classifier = ResidualMLPClassifier.from_recipe(
+        random_state=seed, device=device, checkpoint=checkpoint, **changes
     )
     return classifier.fit_stream(
-        SignalStream.named(name, random_state=seed), n_signals, validation.data, validation.target
+        SignalStream.named(name, random_state=seed),
+        n_samples,
+        X_val=validation.data,
+        y_val=validation.target,
     )
 
 
@@ -151,21 +156,21 @@ def _card(
     definition: DatasetDefinition,
     pipeline: Pipeline,
     metrics: dict[str, dict[str, float]],
-    n_signals: int,
+    n_samples: int,
     seed: int,
     threads: int,
 ) -> ModelCard:
     classifier = pipeline[-1]
     counts = ", ".join(map(str, classifier.classes_[:-1])) + f" or {classifier.classes_[-1]}"
-    options = f"--signals {n_signals}" + (f" --seed {seed}" if seed else "")
+    options = f"--samples {n_samples}" + (f" --seed {seed}" if seed else "")
     machine = environment(threads)
-    return ModelCard.of_pipeline(
+    return ModelCard.from_pipeline(
         pipeline,
         name=definition.name,
         title=f"Tells whether a voxel has {counts} compartments, from its correlation signal.",
         training={
             "command": f"corrsk pretrain {definition.name} {options} --out models",
-            "signals": n_signals,
+            "signals": n_samples,
             "epochs": classifier.n_iter_,
             "batch_size": classifier.batch_size,
             "optimizer": classifier.optimizer,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.counts import as_counts, is_multicompartment, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
-from corrsk._utils.validation import flatten_signals
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk._utils.validation import EFFICIENCY, N_JOBS, checked_signals
+from corrsk.acquisition.protocol import (
+    AcquisitionProtocol,
+    protocol_of_columns,
+    resolve_protocol,
+)
 from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
 from corrsk.relaxometry._voxels import Solver, solve_voxels
 
@@ -36,8 +38,8 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     _parameter_constraints: dict[str, list[Any]] = {
         "protocol": [AcquisitionProtocol, str],
         "bounds": [dict, None],
-        "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
-        "n_jobs": [Integral, None],
+        "inversion_efficiency": EFFICIENCY,
+        "n_jobs": N_JOBS,
         "verbose": ["verbose"],
     }
 
@@ -64,7 +66,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             of range.
         """
         effective_n_jobs(self.n_jobs)  # 0 is an error of fit, not of a later predict
-        _, labels = validate_data(self, flatten_signals(X), y, dtype=(np.float64, np.float32))
+        _, labels = checked_signals(self, X, y, reset=True)
         check_classification_targets(labels)
         classes = np.unique(labels)
         counts = self._as_counts(classes)
@@ -161,13 +163,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         return best
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
-        names = getattr(self, "feature_names_in_", None)
-        named = None
-        if names is not None:
-            try:
-                named = AcquisitionProtocol.from_feature_names(names)
-            except ValueError:  # names that mean something else
-                named = None
+        named = protocol_of_columns(getattr(self, "feature_names_in_", None))
         n = self.n_features_in_
         if isinstance(self.protocol, str) and self.protocol == "auto":
             default = resolve_protocol(_DEFAULT_PROTOCOL)
@@ -194,7 +190,8 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
     def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
         check_is_fitted(self)
-        return validate_data(self, flatten_signals(X), reset=False, dtype=(np.float64, np.float32))
+        signals: NDArray[np.floating[Any]] = checked_signals(self, X, reset=False)
+        return signals
 
     def _solve_voxels(
         self, signals: NDArray[np.floating[Any]], solve: Solver, shapes: Sequence[tuple[int, ...]]

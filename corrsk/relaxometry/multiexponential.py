@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk._utils.rng import RandomStateLike, entropy
-from corrsk._utils.validation import checked_count
+from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._criteria import (
@@ -111,9 +110,9 @@ class MultiExponentialClassifier(_CompartmentCounter):
         **_CompartmentCounter._parameter_constraints,
         "criterion": [StrOptions(set(CRITERIA))],
         "alpha": [Interval(Real, 0, 1, closed="neither")],
-        "n_starts": [Interval(Integral, 1, None, closed="left")],
-        "max_steps": [Interval(Integral, 1, None, closed="left")],
-        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
+        "n_starts": [POSITIVE_INTEGER],
+        "max_steps": [POSITIVE_INTEGER],
+        "random_state": RANDOM_STATE,
     }
 
     def __init__(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk import physics
-from corrsk._utils.rng import fill_with_normals, keyed_generator
+from corrsk._utils.rng import Stream, fill_with_normals, keyed_generator
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.tissue.table import TableLayout
 
@@ -80,7 +80,7 @@ class BlockSimulator:
         if self.layout.noise_level is not None:
             return voxels[:, self.layout.noise_level]
         # a stream of its own, so that the noise does not depend on the number of levels
-        choice = keyed_generator(*key, 1)
+        choice = keyed_generator(*key, Stream.LEVEL_CHOICE)
         if isinstance(self.noise_levels, SNRRange):
             return self.noise_levels.sample(choice, len(voxels))
         return self.noise_levels[choice.integers(0, self.noise_levels.size, len(voxels))]

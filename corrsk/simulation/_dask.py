@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 
+from corrsk._utils.extras import require
 from corrsk._utils.rng import BLOCK_ROWS
 from corrsk._utils.validation import checked_count
 from corrsk.simulation._source import SignalSource, fitted
@@ -34,12 +35,11 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
     ImportError
         If dask is not installed.
     """
-    try:
-        import dask.array
-        import dask.dataframe
-        from dask.delayed import delayed
-    except ImportError as error:
-        raise ImportError("chunk_rows needs dask: pip install 'corrsk[dask]'") from error
+    require("dask", extra="dask", purpose="chunk_rows")
+    import dask.array
+    import dask.dataframe
+    from dask.delayed import delayed
+
     da: Any = dask.array  # its functions have no types
     dd: Any = dask.dataframe
 

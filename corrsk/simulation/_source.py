@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.parallel import blocks_of_run, for_each_run
-from corrsk._utils.rng import entropy
+from corrsk._utils.rng import Stream, entropy
 from corrsk._utils.strata import Strata
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, TissueRows
@@ -58,7 +58,9 @@ class SignalSource:
             self.prior, rows, self.n_samples, entropy(generator.random_state),
             generator.noise_level,
         )  # fmt: skip
-        simulate = generator._block_simulator("fit_transform", "l2" if self.normalize else None)
+        simulate = generator._block_simulator(
+            Stream.FIT_TRANSFORM, "l2" if self.normalize else None
+        )
         X = np.empty((len(drawn.n_c), generator.protocol_.n_measurements), generator.dtype)
 
         def draw(first_block: int, run: slice) -> None:

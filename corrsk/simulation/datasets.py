@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from corrsk._utils.rng import RandomStateLike, block_generators, entropy
+from corrsk._utils.rng import RandomStateLike, Stream, block_generators, entropy
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol
@@ -20,7 +20,6 @@ from corrsk.tissue.prior import TissuePrior, resolve_prior
 # Of every ten samples of a stratum seven train, two validate and one tests. Each
 # part is spread out, so that any run of samples is split to within one sample.
 PARTS = ("train", "validation", "test")
-_SPLIT_STREAM = 3
 _PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0], dtype=np.int8)
 
 
@@ -257,7 +256,7 @@ def simulate_dataset(
 
     def deal_parts(first_block: int, rows: slice, strata: Strata) -> None:
         n_rows = rows.stop - rows.start
-        rngs = block_generators(seed, _SPLIT_STREAM, first_block, n_rows)
+        rngs = block_generators(seed, Stream.SPLIT, first_block, n_rows)
         card, _ = strata.deal(_PART_PATTERN.size, rngs)
         part[rows] = _PART_PATTERN[card]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from corrsk._utils.counts import as_counts
+from corrsk._utils.extras import require
 from corrsk._utils.files import read_mat, write_atomically
 from corrsk.simulation.datasets import PARTS
 
@@ -24,9 +25,14 @@ def check_suffix(path: Path) -> None:
     Raises
     ------
     ValueError
+        If the suffix is unknown.
+    ImportError
+        If the library for the format is not installed.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)} to name its format")
+    if path.suffix == ".parquet":
+        require("pyarrow", extra="cli", purpose="the .parquet format")
 
 
 def write_dataset(data: Bunch, path: Path) -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import physics
 from corrsk._utils.parallel import for_each_block
-from corrsk._utils.rng import RandomStateLike, entropy
+from corrsk._utils.rng import RandomStateLike, Stream, entropy
+from corrsk._utils.validation import EFFICIENCY, N_JOBS, NOT_NEGATIVE, RANDOM_STATE
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.simulation._blocks import BlockSimulator
 from corrsk.tissue.table import TableLayout
-
-_STREAMS = {"fit_transform": 0, "transform": 1}
 
 
 class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
@@ -85,13 +82,13 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
     _parameter_constraints: dict[str, list[Any]] = {
         "protocol": [AcquisitionProtocol, str],
-        "noise_level": [Interval(Real, 0, None, closed="left"), "array-like", SNRRange],
+        "noise_level": [NOT_NEGATIVE, "array-like", SNRRange],
         "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
         "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
-        "inversion_efficiency": [Interval(Real, 0, 1, closed="right")],
+        "inversion_efficiency": EFFICIENCY,
         "dtype": [StrOptions({"float32", "float64"})],
-        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
-        "n_jobs": [Integral, None],
+        "random_state": RANDOM_STATE,
+        "n_jobs": N_JOBS,
         "verbose": ["verbose"],
     }
 
@@ -154,7 +151,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         ndarray of shape (n, N)
             Signals in the grid order of the protocol.
         """
-        return self._simulate(self._fit(X), "fit_transform")
+        return self._simulate(self._fit(X), Stream.FIT_TRANSFORM)
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
         """Simulate the signals of a tissue table.
@@ -167,7 +164,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             Signals in the grid order of the protocol.
         """
         check_is_fitted(self)
-        return self._simulate(self._checked_table(X, reset=False), "transform")
+        return self._simulate(self._checked_table(X, reset=False), Stream.TRANSFORM)
 
     def _fit(self, X: ArrayLike) -> NDArray[np.float64]:
         # here, so that a bad level is an error of fit and not of a later transform
@@ -192,7 +189,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         columns = self.n_features_in_ if names is None else list(names)
         return TableLayout.of(columns, self.protocol_.tissue_properties)
 
-    def _block_simulator(self, stream: str, norm: str | None = None) -> BlockSimulator:
+    def _block_simulator(self, stream: Stream, norm: str | None = None) -> BlockSimulator:
         # of "fit_transform", it gives any block of a checked table the bits it has in the whole
         return BlockSimulator(
             physics.SignalModel(
@@ -201,10 +198,10 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             ),
             self._layout(), checked_noise_levels(self.noise_level),
             self.noise_reference, self.noise_distribution,
-            entropy(self.random_state), _STREAMS[stream], norm,
+            entropy(self.random_state), stream, norm,
         )  # fmt: skip
 
-    def _simulate(self, table: NDArray[np.float64], stream: str) -> NDArray[np.floating[Any]]:
+    def _simulate(self, table: NDArray[np.float64], stream: Stream) -> NDArray[np.floating[Any]]:
         simulate = self._block_simulator(stream)
         signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
         for_each_block(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._utils.rng import STREAMS_VERSION, keyed_generator
+from corrsk._utils.rng import STREAMS_VERSION, Stream, keyed_generator
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
@@ -19,8 +19,6 @@ from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.datasets import dataset_definition
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, resolve_prior
-
-_CHUNK_STREAM = 4  # beside those of the tissue and of a data set's split
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class SignalStream:
         """
         checked_count("chunk", chunk, at_least=0)
         checked_count("n_samples", n_samples, at_least=1)
-        seed = keyed_generator(self.random_state, _CHUNK_STREAM, chunk).integers(2**63 - 1)
+        seed = keyed_generator(self.random_state, Stream.CHUNK, chunk).integers(2**63 - 1)
         generator = copy(self._generator)
         generator.random_state, generator.n_jobs = int(seed), n_jobs
         source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.normalize)

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from corrsk._utils.parallel import for_each_run
-from corrsk._utils.rng import BLOCK_ROWS, RandomStateLike, block_generators, entropy
+from corrsk._utils.rng import BLOCK_ROWS, RandomStateLike, Stream, block_generators, entropy
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.physics import CONTRASTS, check_tissue_unit
@@ -28,7 +28,6 @@ from corrsk.tissue.ranges import PropertyRange
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN, table_columns
 
 MAX_REDRAWS = 1000
-_COUNT_STREAM, _TISSUE_STREAM, _LEVEL_STREAM = range(3)
 
 
 _MIDL2024_RANGES = {
@@ -226,8 +225,8 @@ class TissuePrior:
             return block_generators(seed, stream, first_block, rows.stop - rows.start)
 
         strata = Strata.whole(rows, n_samples)
-        count, strata = strata.deal(len(self.n_compartments), generators(_COUNT_STREAM))
-        level, strata = strata.deal(n_levels, generators(_LEVEL_STREAM))
+        count, strata = strata.deal(len(self.n_compartments), generators(Stream.COUNT))
+        level, strata = strata.deal(n_levels, generators(Stream.NOISE_LEVEL))
         return count, level, strata
 
     def _draw(
@@ -357,7 +356,7 @@ class TissueRows:
         )  # fmt: skip
         columns = self.values[part].T
         if isinstance(levels, SNRRange):
-            rngs = block_generators(seed, _LEVEL_STREAM, first_block, n_rows)
+            rngs = block_generators(seed, Stream.NOISE_LEVEL, first_block, n_rows)
             for rng, first in zip(rngs, range(0, n_rows, BLOCK_ROWS), strict=True):
                 drawn = columns[-1, first : first + BLOCK_ROWS]
                 drawn[:] = levels.sample(rng, drawn.size)
@@ -365,7 +364,7 @@ class TissueRows:
             columns[-1] = levels[level]
         self.n_c[part] = self._counts[count]
         tissue = columns if levels is None else columns[:-1]
-        rngs = block_generators(seed, _TISSUE_STREAM, first_block, n_rows)
+        rngs = block_generators(seed, Stream.TISSUE, first_block, n_rows)
         prior._draw(rngs, self.n_c[part], tissue)
         return strata
 

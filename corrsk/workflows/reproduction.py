@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import sklearn
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
+from corrsk._utils.deprecation import removed_parameters, renamed_parameters
 from corrsk._utils.environment import environment
+from corrsk._utils.extras import require
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import checked_count, lookup
@@ -29,9 +31,11 @@ from corrsk.evaluation import (
     plot_confusion_matrices,
     results_table,
 )
-from corrsk.neural.classifier import CorrelationCNNClassifier
+from corrsk.neural._base import NetworkClassifier
+from corrsk.neural.classifier import CorrelationCNNClassifier, classifier_from_recipe
 from corrsk.neural.recipes import RECIPES
-from corrsk.neural.training import device_name, limited_threads, resolve_device
+from corrsk.neural.training.device import limited_threads, resolve_device
+from corrsk.neural.training.prediction import device_name
 from corrsk.persistence import save
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.simulation.datasets import dataset_definition, load_dataset
@@ -39,10 +43,13 @@ from corrsk.simulation.files import read_dataset_mat
 from corrsk.workflows._runs import claim_folder, markdown_table
 from corrsk.workflows.paper import PAPER, PAPER_NOTE
 
+_logger = logging.getLogger(__name__)
+
 METRICS = "metrics.json"
 REPORT = "report.md"
 MODEL = "model.safetensors"
 CHECKPOINT = "training.checkpoint"
+_STORED_ORDER = ("dataset", "mat", "samples", "recipe", "epochs", "seed")
 _SMALLEST_RUN = 100  # of which ten are test signals, with every class among them
 _HELD_OUT = 0.2 / 0.9  # of training data that come without validation data: the paper's share
 
@@ -57,7 +64,7 @@ class Configuration:
         Name of a data set; ignored if `mat` is given.
     mat : str or None
         A file in the published code's .mat layout, to use in its place.
-    samples : int
+    n_samples : int
         Number of signals to simulate.
     recipe : str
         Name of a training recipe.
@@ -68,7 +75,7 @@ class Configuration:
 
     dataset: str = "midl2024-low-noise"
     mat: str | None = None
-    samples: int = 1_000_000
+    n_samples: int = 1_000_000
     recipe: str = "default"
     epochs: int | None = None
     seed: int = 0
@@ -87,20 +94,33 @@ class Configuration:
         """
         dataset_definition(self.dataset)
         lookup(RECIPES, self.recipe, "recipe")
-        checked_count("samples", self.samples, at_least=_SMALLEST_RUN)
+        checked_count("n_samples", self.n_samples, at_least=_SMALLEST_RUN)
         checked_count("seed", self.seed, at_least=0)
         if self.epochs is not None:
             checked_count("epochs", self.epochs, at_least=1)
 
+    def as_stored(self) -> dict[str, Any]:
+        """Return the configuration under the names that it has in files and on the command line."""
+        content = asdict(self)
+        content["samples"] = content.pop("n_samples")
+        return {name: content[name] for name in _STORED_ORDER}
+
     def identity(self) -> dict[str, Any]:
         """What a resumed run must have in common with the first one."""
-        content = asdict(self)
+        content = self.as_stored()
         if self.mat is not None:
             digest = hashlib.blake2b(Path(self.mat).read_bytes()).hexdigest()[:32]
             content |= {"mat": digest, "dataset": None, "samples": None}
         return content
 
 
+# for one release; a dataclass writes its own __init__
+Configuration.__init__ = renamed_parameters(samples="n_samples")(  # type: ignore[method-assign]
+    Configuration.__init__
+)
+
+
+@removed_parameters(say="the steps are logged to the logger 'corrsk' at level INFO")
 def reproduce(
     configuration: Configuration,
     out: str | Path,
@@ -108,7 +128,6 @@ def reproduce(
     resume: bool = False,
     device: str = "auto",
     n_jobs: int | None = None,
-    say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Run the paper's experiment and write its folder.
 
@@ -125,8 +144,6 @@ def reproduce(
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
         Threads; None (default) for every core.
-    say : callable
-        Takes a line about each step.
 
     Returns
     -------
@@ -143,18 +160,19 @@ def reproduce(
     """
     configuration.check()
     resolve_device(device)
+    require("tabulate", extra="cli", purpose="the report")
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     # a file is read before the folder is claimed: a bad one leaves nothing behind
-    data = None if configuration.mat is None else _read(configuration.mat, say)
+    data = None if configuration.mat is None else _read(configuration.mat)
     claim_folder(out, configuration.identity(), resume=resume)
     if (out / METRICS).exists():
-        say(f"{out} holds a finished run of this configuration")
+        _logger.info(f"{out} holds a finished run of this configuration")
         return Evaluation.from_json(out / METRICS)
     with limited_threads(threads):
         if data is None:
-            data = _simulate(configuration, threads, say)
-        return _run(configuration, data, out, device, threads, say)
+            data = _simulate(configuration, threads)
+        return _run(configuration, data, out, device, threads)
 
 
 def paper_reference(evaluation: Evaluation) -> Reference | None:
@@ -168,11 +186,10 @@ def _run(
     out: Path,
     device: str,
     threads: int,
-    say: Callable[[str], None],
 ) -> Evaluation:
-    model = _fit(configuration, data, out, device, say)
+    model = _fit(configuration, data, out, device)
     classifier = model[-1]
-    say(f"judging on {len(data.test_indices):,} test signals")
+    _logger.info(f"judging on {len(data.test_indices):,} test signals")
     started = time.perf_counter()
     test = data.test_indices
     probabilities = model.predict_proba(data.data[test])
@@ -188,7 +205,7 @@ def _run(
         pd.DataFrame(classifier.history_).to_csv(partial, index=False)
     save(model, out / MODEL)
     run = {
-        "configuration": asdict(configuration),
+        "configuration": configuration.as_stored(),
         "parameters": {
             key: value
             for key, value in classifier.get_params().items()
@@ -213,32 +230,31 @@ def _run(
     return evaluation
 
 
-def _read(path: str, say: Callable[[str], None]) -> Bunch:
-    say(f"reading {path}")
+def _read(path: str) -> Bunch:
+    _logger.info(f"reading {path}")
     return read_dataset_mat(path)
 
 
-def _simulate(configuration: Configuration, threads: int, say: Callable[[str], None]) -> Bunch:
-    say(f"simulating {configuration.samples:,} signals of {configuration.dataset}")
+def _simulate(configuration: Configuration, threads: int) -> Bunch:
+    _logger.info(f"simulating {configuration.n_samples:,} signals of {configuration.dataset}")
     return load_dataset(
-        configuration.dataset, configuration.samples, configuration.seed, n_jobs=threads
+        configuration.dataset, configuration.n_samples, configuration.seed, n_jobs=threads
     )
 
 
-def _fit(
-    configuration: Configuration, data: Bunch, out: Path, device: str, say: Callable[[str], None]
-) -> Pipeline:
+def _fit(configuration: Configuration, data: Bunch, out: Path, device: str) -> Pipeline:
     changes: dict[str, Any] = {}
     if configuration.epochs is not None:
         changes["max_epochs"] = configuration.epochs
     train, validation = data.train_indices, data.get("validation_indices")
-    classifier = CorrelationCNNClassifier.from_recipe(
+    if RECIPES[configuration.recipe].estimator == CorrelationCNNClassifier.__name__:
+        changes["grid_shape"] = data.protocol.grid_shape if "protocol" in data else data.grid_shape
+    classifier = classifier_from_recipe(
         configuration.recipe, device=device, random_state=configuration.seed,
-        grid_shape=data.protocol.grid_shape if "protocol" in data else data.grid_shape,
         validation_fraction=_HELD_OUT if validation is None else None,
         checkpoint=out / CHECKPOINT, **changes,
     )  # fmt: skip
-    say(
+    _logger.info(
         f"training on {len(train):,} signals for {classifier.max_epochs} epochs "
         f"(recipe {configuration.recipe!r})"
     )
@@ -256,7 +272,7 @@ def _fit(
 
 def _write_figures(
     evaluation: Evaluation,
-    classifier: CorrelationCNNClassifier,
+    classifier: NetworkClassifier,
     y: Any,
     probabilities: Any,
     out: Path,

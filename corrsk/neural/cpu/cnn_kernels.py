@@ -329,14 +329,14 @@ def _softmax(z, norm, picked, n_classes, labels):
 
 
 @_compiled
-def _losses(z, y, lanes, n_classes, class_weights, softmax_first, inverse_n):
+def _losses(z, y, signal_weights, lanes, n_classes, class_weights, softmax_first, inverse_n):
     """Sum of the cross-entropies; the logits become their gradients times `inverse_n`."""
     labels, weights = lanes[:_B], lanes[_B : 2 * _B]
     norm, picked = lanes[2 * _B : 3 * _B], lanes[3 * _B :]
     for v in range(_B):
         labels[v], weights[v] = _0, _0  # lanes without a signal have no gradient
     for v in range(len(y)):
-        labels[v], weights[v] = y[v], class_weights[y[v]]
+        labels[v], weights[v] = y[v], class_weights[y[v]] * signal_weights[v]
     p = z[: n_classes * _B]
     if softmax_first:
         _softmax(z, norm, picked, n_classes, labels)
@@ -682,8 +682,8 @@ def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu)
 
 @_entry_point
 def add_gradients(
-    X, rows, y, mean, inverse_scale, weights, class_weights, softmax_first, dropout, seed,
-    first_slice, slice_stride, slice_blocks, scratch, gradients, losses,
+    X, rows, y, signal_weights, mean, inverse_scale, weights, class_weights, softmax_first, dropout,
+    seed, first_slice, slice_stride, slice_blocks, scratch, gradients, losses,
 ):  # fmt: skip
     """Losses of some slices of a batch, and their gradients with respect to all weights.
 
@@ -697,6 +697,8 @@ def add_gradients(
         Which of them the batch is.
     y : int64 array of shape (n,)
         Class indices of the batch.
+    signal_weights : float32 array of shape (n,)
+        Weight of each signal in the loss.
     mean, inverse_scale : float32 arrays of shape (64,)
         ``(X - mean) * inverse_scale`` is what the network sees.
     weights : float32 array of shape (N_BEFORE_OUTPUT + 33 * n_classes,)
@@ -731,7 +733,10 @@ def add_gradients(
                 X, rows[block * _B : (block + 1) * _B], mean, inverse_scale, weights, u, n_classes,
                 dropout, seed, block, scratch,
             )  # fmt: skip
-            loss += _losses(z, labels, lanes, n_classes, class_weights, softmax_first, inverse_n)
+            loss += _losses(
+                z, labels, signal_weights[block * _B : (block + 1) * _B], lanes, n_classes,
+                class_weights, softmax_first, inverse_n,
+            )  # fmt: skip
             _backward(len(labels), weights, u, n_classes, dropout, scratch, G, gu)
         _weights_back(gu, G[60:924])
         losses[part] = loss

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corrsk._utils.extras import install_command
 from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.neural.training.device import limited_threads
-from corrsk.neural.training.net import SignalNet, SignalRows
-from corrsk.neural.training.settings import TrainingSettings, wants_bfloat16
+from corrsk.neural.training.net import Batch, SignalNet, SignalRows
+from corrsk.neural.training.settings import (
+    ClassifierSettings,
+    TrainingSettings,
+    wants_bfloat16,
+)
+from corrsk.neural.training.steps import train_by_batches
 
-KERNELS = ("auto", "torch", "compiled")
 _GRID = (8, 8)
-_MICRO_BATCH = 3500  # for torch, whose activations of more signals lie beyond the caches
 _MAX_SLICES = 16  # of a batch: what threads share, and the order in which gradients are summed
 
 
 def obstacle(settings: TrainingSettings, device: torch.device) -> str | None:
-    """Why the compiled kernels cannot do this training, or None if they can."""
+    """Return why the compiled kernels cannot do a training, or None if they can."""
+    if not isinstance(settings, ClassifierSettings):
+        return "they train classifiers alone"
     if device.type != "cpu":
         return f"they run on the processor, not on {device}"
     if settings.network != "cnn" or tuple(settings.grid_shape) != _GRID:
-        return "they are for network='cnn' on an 8 x 8 grid alone"
+        return "they are for the paper's CNN on an 8 x 8 grid alone"
     if settings.n_features != 64:
         return f"they take 64 measurements, not {settings.n_features}"
     if settings.input_scaling == "half-whiten" or wants_bfloat16(settings.precision, device):
         return "they compute in float32 on signals that are standardised or left as they are"
     if importlib.util.find_spec("numba") is None:
-        return "they need numba: pip install 'corrsk[fast]'"
+        return f"they need numba: {install_command('fast')}"
     try:
         cnn_kernels = _kernels()
     except Exception as error:  # a numpy that is too new for it, no folder for what it compiles
@@ -55,10 +61,10 @@ def _kernels() -> Any:
     return cnn_kernels
 
 
-def resolve_kernel(
+def resolve_backend(
     settings: TrainingSettings, device: torch.device, module: torch.nn.Module | None = None
 ) -> str:
-    """The kernel that "auto" stands for, or the one that was asked for.
+    """Return the backend, "torch" or "numba", that a training uses.
 
     Parameters
     ----------
@@ -72,25 +78,26 @@ def resolve_kernel(
     ValueError
         If the compiled kernels are asked for and cannot do it.
     """
-    if settings.kernel == "torch":
+    if settings.backend == "torch":
         return "torch"
     reason = obstacle(settings, device)
     if reason is None and module is not None and _papers_cnn(module) is None:
         reason = "what is trained further is another network, or on another device"
     if reason is None:
-        return "compiled"
-    if settings.kernel == "compiled":
-        raise ValueError(f"kernel='compiled' is not for this training: {reason}")
+        return "numba"
+    if settings.backend == "numba":
+        raise ValueError(f"backend='numba' is not for this training: {reason}")
     return "torch"
 
 
 def _papers_cnn(module: torch.nn.Module) -> CorrelationCNN | None:
     """The network of a module that the kernels can train, or None."""
-    network = _cnn_on_processor(module)
+    network = cnn_on_processor(module)
     return network if network is not None and network.grid_shape == _GRID else None
 
 
-def _cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
+def cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
+    """Return the paper's CNN in a module on a processor, or None if it is another network."""
     network = module.network if isinstance(module, StandardizedNetwork) else module
     if type(network) is not CorrelationCNN:
         return None
@@ -98,41 +105,59 @@ def _cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
     return network if on_processor else None
 
 
-@contextmanager
-def training_kernel(settings: TrainingSettings, net: SignalNet) -> Iterator[None]:
-    """Let a net take its training steps with the kernel of the settings."""
-    if settings.kernel != "compiled":
-        # no part of the CNN looks at other signals of the batch than its own
-        own = _cnn_on_processor(net.module_) is not None
-        net.micro_batch = _MICRO_BATCH if own else None
-        try:
-            yield
-        finally:
-            net.micro_batch = None
-        return
-    # torch's own threads wait actively for more work, on the cores that these ones want
-    with CompiledStep(net.module_, settings) as step, limited_threads(1):
-        net.compiled_step = step
-        try:
-            yield
-        finally:
-            net.compiled_step = None  # it has threads, and cannot be pickled
+class NumbaStep:
+    """Training steps by compiled kernels; see :class:`corrsk.neural.training.net.Step`.
+
+    Parameters
+    ----------
+    net : SignalNet
+        Initialised, with the paper's CNN.
+    settings : ClassifierSettings
+    """
+
+    def __init__(self, net: SignalNet, settings: ClassifierSettings) -> None:
+        self._net = net
+        self._gradients = CompiledGradients(net.module_, settings)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            # torch's own threads wait actively for more work, on the cores of these threads
+            stack.enter_context(limited_threads(1))
+            stack.enter_context(self._gradients)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def train_epoch(self, batches: Iterable[Batch]) -> tuple[Any, int]:
+        """Train one epoch."""
+        return train_by_batches(self._net, batches, self)
+
+    def __call__(self, X: SignalRows, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Train on one batch; return its mean loss."""
+        loss = self._gradients(X, y, weight)
+        self._net.optimizer_.step()
+        return loss
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Return the outputs of the network, as it is, for signals (n, 64)."""
+        return self._gradients.logits(X)
 
 
-class CompiledStep:
-    """The loss of a batch and its gradients, which the parameters get as their `grad`.
+class CompiledGradients:
+    """The loss of a batch, and its gradients, which become the `grad` of the parameters.
 
-    A context manager, within which threads wait for work: as many as torch would use, up to
-    one for each slice of a batch.
-    The bits do not depend on their number.
+    A context manager, within which threads wait for work: as many as torch would use, up to one
+    for each slice of a batch. The bits do not depend on their number.
 
     Parameters
     ----------
     module : CorrelationCNN, or StandardizedNetwork of one
-    settings : TrainingSettings
+    settings : ClassifierSettings
     """
 
-    def __init__(self, module: torch.nn.Module, settings: TrainingSettings) -> None:
+    def __init__(self, module: torch.nn.Module, settings: ClassifierSettings) -> None:
         self._kernels = _kernels()
         network = _papers_cnn(module)
         if network is None:
@@ -151,18 +176,21 @@ class CompiledStep:
         n_weights = sum(parameter.numel() for parameter in self._parameters)
         self._weights, self._gradient = torch.zeros(n_weights), torch.zeros(n_weights)
         self._partial = np.zeros((_MAX_SLICES, n_weights), np.float32)
+        # asked here, before `NumbaStep` limits torch to one thread
         self._n_threads = min(torch.get_num_threads(), _MAX_SLICES)
         # torch's memory begins with a line of the cache, numpy's may not: up to a quarter slower
         self._scratch = torch.zeros(self._n_threads, self._kernels.SCRATCH).numpy()
+        self._equal_weights = np.ones(1, np.float32)
 
-    def __enter__(self) -> CompiledStep:
+    def __enter__(self) -> CompiledGradients:
         with ExitStack() as stack:
             if self._n_threads > 1:
                 self._pool = stack.enter_context(ThreadPoolExecutor(self._n_threads - 1))
             # the first call on a machine compiles, which is no part of the first epoch, and may
             # be interrupted: the module is as it was until then
             first = torch.zeros(1, dtype=torch.int64)
-            self._add_gradients(SignalRows(torch.zeros(1, 64), first), first, 1, 1, np.uint64(0))
+            rows = SignalRows(torch.zeros(1, 64), first)
+            self._add_gradients(rows, first, self._weights_of(1), 1, 1, np.uint64(0))
             self._stack = stack.pop_all()
         # the kernels take the weights as one vector, so that is where they live meanwhile
         for parameter, weights, gradient in zip(
@@ -176,8 +204,8 @@ class CompiledStep:
         for parameter in self._parameters:
             parameter.data = parameter.data.clone()
 
-    def __call__(self, X: Tensor | SignalRows, y: Tensor) -> Tensor:
-        """Mean loss of signals (n, 64) with class indices (n,); gradients are set."""
+    def __call__(self, X: Tensor | SignalRows, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the mean loss of signals (n, 64) with class indices (n,); set the gradients."""
         if isinstance(X, Tensor):
             X = SignalRows(X, torch.arange(len(X)))
         blocks = -(-len(y) // self._kernels.BLOCK)
@@ -185,7 +213,8 @@ class CompiledStep:
         n_slices = -(-blocks // slice_blocks)
         # from torch's generator, so that a checkpoint's state goes on with the same masks
         seed = np.uint64(int(torch.randint(2**62, ())) if self._dropout else 0)
-        losses = self._add_gradients(X, y, n_slices, slice_blocks, seed)
+        weights = self._weights_of(len(y)) if weight is None else weight.numpy()
+        losses = self._add_gradients(X, y, weights, n_slices, slice_blocks, seed)
         np.sum(self._partial[:n_slices], axis=0, out=self._gradient.numpy())
         return torch.tensor(losses.sum() / len(y))
 
@@ -193,6 +222,7 @@ class CompiledStep:
         self,
         X: SignalRows,
         y: Tensor,
+        signal_weights: NDArray[np.float32],
         n_slices: int,
         slice_blocks: int,
         seed: np.uint64,
@@ -203,16 +233,17 @@ class CompiledStep:
 
         def work(thread: int) -> None:
             self._kernels.add_gradients(
-                signals, rows, labels, *self._scaling, weights, self._class_weights,
-                self._softmax_first, self._dropout, seed, thread, self._n_threads, slice_blocks,
-                self._scratch[thread], self._partial[:n_slices], losses,
+                signals, rows, labels, signal_weights, *self._scaling, weights,
+                self._class_weights, self._softmax_first, self._dropout, seed, thread,
+                self._n_threads, slice_blocks, self._scratch[thread], self._partial[:n_slices],
+                losses,
             )  # fmt: skip
 
         self._share(work, n_slices)
         return losses
 
     def logits(self, X: Tensor) -> Tensor:
-        """What the network, as it is now, answers to signals (n, 64): (n, n_classes)."""
+        """Return the outputs of the network, as it is, for signals (n, 64): (n, n_classes)."""
         found = np.empty((len(X), len(self._class_weights)), np.float32)
         signals, weights = _as_array(X), self._weights.numpy()
 
@@ -224,6 +255,12 @@ class CompiledStep:
 
         self._share(work, -(-len(X) // self._kernels.BLOCK))
         return torch.from_numpy(found)
+
+    def _weights_of(self, n: int) -> NDArray[np.float32]:
+        """Equal weights for n signals."""
+        if self._equal_weights.size < n:
+            self._equal_weights = np.ones(n, np.float32)
+        return self._equal_weights[:n]
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """What of a vector belongs to each parameter, in its shape."""

@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from corrsk.neural.cpu.step import resolve_kernel
 from corrsk.neural.networks import NETWORKS, CorrelationCNN, ResidualMLP
 from corrsk.neural.training.callbacks import LearningRateSchedule
 from corrsk.neural.training.modules import is_of_known_parts
 from corrsk.neural.training.net import SignalNet, TensorSignals
-from corrsk.neural.training.settings import TrainingSettings
+from corrsk.neural.training.settings import TrainingSettings, wants_bfloat16
+from corrsk.neural.training.steps import TorchStep
 from corrsk.neural.training.streaming import StreamedSignals
 
 _WARM_UP_STEPS = 3  # before a capture: libraries set themselves up in the first steps
@@ -85,88 +85,38 @@ class CudaGraphs:
 GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}  # by kind of device
 
 
-def resolve_training_kernel(settings: TrainingSettings, device: torch.device) -> str:
-    """The kernel of a whole training: "graphed" where "auto" can be that.
+def can_be_captured(settings: TrainingSettings, device: torch.device) -> bool:
+    """Return whether the steps of a training can be captured.
 
-    Only corrsk's own networks are captured: a module of the user's may wait for the GPU, or
-    decide something on the processor, which a replay would not do again.
-
-    Parameters
-    ----------
-    settings : TrainingSettings
-    device : torch.device
-
-    Returns
-    -------
-    {"graphed", "compiled", "torch"}
-
-    Raises
-    ------
-    ValueError
-        As :func:`resolve_kernel`.
+    Only corrsk's own networks are: a module of the user may wait for the GPU, or decide something
+    on the processor, which a replay would not do again.
     """
     network = settings.network
     own = is_of_known_parts(network) if isinstance(network, _CLASSES) else network in NETWORKS
-    if settings.kernel == "auto" and own and device.type in GRAPHS:
-        return "graphed"
-    return resolve_kernel(settings, device)
+    return own and device.type in GRAPHS
 
 
-@contextmanager
-def graphed_training(
-    settings: TrainingSettings,
-    net: SignalNet,
-    signals: TensorSignals | StreamedSignals,
-    order: torch.Generator,
-    schedule: LearningRateSchedule,
-) -> Iterator[None]:
-    """Let a net train by replays, if its settings say so.
+class GraphedStep:
+    """Epochs of a training by replays of captured steps.
 
-    To be entered while torch's global generator is this training's own: graphs are captured
-    by one thread at a time, and not while others draw from it.
-
-    Parameters
-    ----------
-    settings : TrainingSettings
-    net, signals, order, schedule
-        As for :class:`GraphedEpochs`.
-    """
-    if settings.kernel != "graphed" or schedule.step >= schedule.n_steps:
-        yield
-        return
-    graphs = GRAPHS[torch.device(net.device).type](torch.device(net.device))
-    try:
-        epochs = GraphedEpochs(settings, net, signals, order, schedule, graphs)
-    except Exception as error:
-        error.add_note(
-            "This happened while the training step was captured as a CUDA graph; "
-            "kernel='torch' trains without, if need be in a new process."
-        )
-        raise
-    net.graphed_epoch = epochs.train_next
-    try:
-        yield
-    finally:
-        net.graphed_epoch = None  # it has graphs, and cannot be pickled
-        net.module_.zero_grad()  # the gradients lie in the memory of the graphs
-
-
-class GraphedEpochs:
-    """Epochs of a training, whose steps are captured at the start.
+    See :class:`corrsk.neural.training.net.Step`. To be entered while torch's global generator is
+    this training's own: graphs are captured by one thread at a time, and not while others draw
+    from it.
 
     Parameters
     ----------
     settings : TrainingSettings
     net : SignalNet
-        Initialised, or brought to the state of a checkpoint; its optimiser's learning
-        rate becomes a tensor.
+        Initialised, or brought to the state of a checkpoint; the learning rate of its optimiser
+        becomes a tensor.
     signals : TensorSignals or StreamedSignals
         On the device, or brought there chunk by chunk.
     order : torch.Generator
         Source of the order of signals, on the device; not for a stream.
     schedule : LearningRateSchedule
-        Has the learning rates, and counts the steps.
-    graphs : Graphs
+        The learning rates, and the count of steps.
+    graphs : Graphs, optional
+        Default: those of the device.
     """
 
     def __init__(
@@ -176,13 +126,37 @@ class GraphedEpochs:
         signals: TensorSignals | StreamedSignals,
         order: torch.Generator,
         schedule: LearningRateSchedule,
-        graphs: Graphs,
+        graphs: Graphs | None = None,
     ) -> None:
+        device = torch.device(net.device)
+        self._graphs = GRAPHS[device.type](device) if graphs is None else graphs
+        self._plain = TorchStep(net, bfloat16=wants_bfloat16(settings.precision, device))
+        self._settings = settings
         self._net, self._signals, self._order, self._schedule = net, signals, order, schedule
+
+    def __enter__(self) -> Self:
+        if self._schedule.step >= self._schedule.n_steps:  # a finished training, of a checkpoint
+            return self
+        try:
+            self._prepare()
+        except Exception as error:
+            error.add_note(
+                "This happened while the training step was captured as a CUDA graph; "
+                "backend='torch' trains without, if need be in a new process."
+            )
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._net.module_.zero_grad()  # the gradients lie in the memory of the graphs
+
+    def _prepare(self) -> None:
+        net, settings, schedule, signals = self._net, self._settings, self._schedule, self._signals
         device, size = torch.device(net.device), settings.batch_size
         # all that a graph reads or writes keeps its place in memory
+        self._weight: Tensor | None = None
         if isinstance(signals, TensorSignals):
-            self._X, self._y = signals.X, signals.y
+            self._X, self._y, self._weight = signals.X, signals.y, signals.weight
         else:
             rows = signals.plan.chunk_rows
             self._X = torch.zeros(rows, settings.n_features, device=device)
@@ -201,10 +175,14 @@ class GraphedEpochs:
         self._total = torch.zeros((), dtype=torch.float64, device=device)
         for group in net.optimizer_.param_groups:
             group["lr"] = self._rate[0]
-        self._replays = self._captured(graphs)
+        self._replays = self._captured(self._graphs)
 
-    def train_next(self) -> tuple[Tensor, int]:
-        """Train one epoch; the sum of the losses of its signals, on the device, and their number.
+    def logits(self, X: Tensor) -> Tensor:
+        """Return the outputs of the network, as it is, for signals (n, N)."""
+        return self._plain.logits(X)
+
+    def train_epoch(self, batches: Any) -> tuple[Tensor, int]:
+        """Train one epoch; the graphs gather the batches themselves.
 
         Nothing here waits for the device.
         """
@@ -234,8 +212,9 @@ class GraphedEpochs:
     def _take_step(self, size: int) -> None:
         rows = self._visits.index_select(0, self._batch[:size])
         torch.index_select(self._rates, 0, self._step, out=self._rate)
-        made = self._net.train_step((self._X.index_select(0, rows), self._y.index_select(0, rows)))
-        self._total.add_(made["loss"].detach(), alpha=size)
+        weight = None if self._weight is None else self._weight.index_select(0, rows)
+        loss = self._plain(self._X.index_select(0, rows), self._y.index_select(0, rows), weight)
+        self._total.add_(loss.detach(), alpha=size)
         self._batch.add_(self._sizes[0])
         self._step.add_(1)
 

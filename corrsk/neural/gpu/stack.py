@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
+from corrsk._utils.rng import Stream
 from corrsk.neural.gpu.stacked_networks import (
     STACKED_NETWORKS,
     StackedDropout,
@@ -26,24 +27,22 @@ from corrsk.neural.gpu.stacked_networks import (
     scaled_input,
 )
 from corrsk.neural.training.device import share_of_threads
-from corrsk.neural.training.fitting import History, Split
 from corrsk.neural.training.net import SignalNet, WholeBatches, as_tensor, divergence
 from corrsk.neural.training.randomness import own_random_numbers
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
-    DROPOUT_STREAM,
-    ORDER_STREAM,
-    WEIGHTS_STREAM,
-    TrainingSettings,
+    ClassifierSettings,
     untrained_net,
     wants_bfloat16,
 )
+from corrsk.neural.training.sources import Split
 
-Member = tuple[TrainingSettings, Split]  # one training of a stack: how, and on what
+History = list[dict[str, Any]]
+Member = tuple[ClassifierSettings, Split]  # one training of a stack: how, and on what
 Outcome = tuple[SignalNet, History] | Exception
 
 
-def stack_key(settings: TrainingSettings, n_samples: int) -> Hashable:
+def stack_key(settings: ClassifierSettings, n_samples: int) -> Hashable:
     """What trainings must have in common to be members of one stack."""
     shared = replace(
         settings, learning_rate=1.0, learning_rate_schedule="constant", momentum=0.0,
@@ -60,7 +59,7 @@ def train_stack(
 
     Parameters
     ----------
-    members : sequence of (TrainingSettings, (array of shape (n, N), array of shape (n,)))
+    members : sequence of (ClassifierSettings, (array of shape (n, N), array of shape (n,)))
         Settings, signals and class indices of each training, all of one :func:`stack_key`.
         Signals that several have in common are given as the same arrays.
     device : torch.device
@@ -114,7 +113,7 @@ class _Stack:
 
     Parameters
     ----------
-    members : sequence of (TrainingSettings, (array of shape (n, N), array of shape (n,)))
+    members : sequence of (ClassifierSettings, (array of shape (n, N), array of shape (n,)))
     device : torch.device
     """
 
@@ -128,7 +127,7 @@ class _Stack:
         }
         self._nets = []
         for settings, (X, _) in members:
-            with own_random_numbers(settings.stream_seed(WEIGHTS_STREAM), device):
+            with own_random_numbers(settings.stream_seed(Stream.WEIGHTS), device):
                 net = untrained_net(
                     settings, data[id(X)][0], iterator_valid=WholeBatches, callbacks=[]
                 )
@@ -137,7 +136,7 @@ class _Stack:
         scaled = {key: (scaled_input(modules[key], X), y) for key, (X, y) in data.items()}
         self._batches = _StackedBatches(
             scaled, [id(X) for _, (X, _) in members],
-            [settings.stream_seed(ORDER_STREAM) for settings in self._settings], common.batch_size,
+            [settings.stream_seed(Stream.ORDER) for settings in self._settings], common.batch_size,
             device,
         )  # fmt: skip
         networks = [inner_network(net.module_) for net in self._nets]
@@ -146,7 +145,7 @@ class _Stack:
         self._forward = STACKED_NETWORKS[str(common.network)]
         self._dropout = StackedDropout(
             [settings.dropout for settings in self._settings],
-            [settings.stream_seed(DROPOUT_STREAM) for settings in self._settings],
+            [settings.stream_seed(Stream.DROPOUT) for settings in self._settings],
             common.batch_size, device,
         )  # fmt: skip
         self._loss = _StackedLoss(self._settings, device)
@@ -316,11 +315,11 @@ class _StackedLoss:
 
     Parameters
     ----------
-    settings : sequence of TrainingSettings
+    settings : sequence of ClassifierSettings
     device : torch.device
     """
 
-    def __init__(self, settings: Sequence[TrainingSettings], device: torch.device) -> None:
+    def __init__(self, settings: Sequence[ClassifierSettings], device: torch.device) -> None:
         softmax = [each.softmax_before_loss for each in settings]
         self._any_softmax = any(softmax)
         self._softmax = torch.tensor(softmax, device=device)[:, None, None]
@@ -352,12 +351,12 @@ class _StackedAdamW:
     Parameters
     ----------
     weights : Tensor of shape (n_models, n_weights)
-    settings : sequence of TrainingSettings
+    settings : sequence of ClassifierSettings
     """
 
     _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # torch's
 
-    def __init__(self, weights: Tensor, settings: Sequence[TrainingSettings]) -> None:
+    def __init__(self, weights: Tensor, settings: Sequence[ClassifierSettings]) -> None:
         self._weights = weights
         self._decay = _column([each.weight_decay for each in settings], weights)
         self._mean, self._square = torch.zeros_like(weights), torch.zeros_like(weights)
@@ -379,7 +378,7 @@ class _StackedSGD:
     Parameters are those of :class:`_StackedAdamW`.
     """
 
-    def __init__(self, weights: Tensor, settings: Sequence[TrainingSettings]) -> None:
+    def __init__(self, weights: Tensor, settings: Sequence[ClassifierSettings]) -> None:
         self._weights = weights
         self._decay = _column([each.weight_decay for each in settings], weights)
         self._momentum = _column([each.momentum for each in settings], weights)
@@ -395,7 +394,7 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
 
 
-STACKED_OPTIMIZERS: dict[str, Callable[[Tensor, Sequence[TrainingSettings]], _Optimizer]] = {
+STACKED_OPTIMIZERS: dict[str, Callable[[Tensor, Sequence[ClassifierSettings]], _Optimizer]] = {
     "adamw": _StackedAdamW,
     "sgd": _StackedSGD,
 }

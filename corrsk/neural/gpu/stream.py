@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from corrsk import physics
-from corrsk._utils.rng import keyed_generator
+from corrsk._utils.rng import Stream, keyed_generator
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
@@ -24,7 +24,6 @@ from corrsk.tissue.prior import MAX_REDRAWS, resolve_prior
 from corrsk.tissue.ranges import PropertyRange
 
 VERSION = 1  # goes up when a seed gives other draws than before
-_DEVICE_STREAM = 5  # beside those of chunks that the processor draws
 
 
 class DeviceStream:
@@ -89,7 +88,7 @@ class DeviceStream:
     def generator(self, chunk: int) -> torch.Generator:
         """The generator that a chunk is drawn from."""
         checked_count("chunk", chunk, at_least=0)
-        seed = keyed_generator(self.stream.random_state, _DEVICE_STREAM, chunk)
+        seed = keyed_generator(self.stream.random_state, Stream.DEVICE_CHUNK, chunk)
         return torch.Generator(self.device).manual_seed(int(seed.integers(2**63 - 1)))
 
     def deal(self, n_samples: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

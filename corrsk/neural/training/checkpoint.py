@@ -76,7 +76,7 @@ class TrainingCheckpoint(Callback):
         if identity != self.identity:
             raise ValueError(
                 f"{self.path} is the checkpoint of a training with other parameters or other "
-                "data, with another kernel, or on another kind of device; remove it, or name "
+                "data, with another backend, or on another kind of device; remove it, or name "
                 "another file"
             )
         return state

@@ -40,7 +40,7 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA "
+            f"device {device!r} is not available: torch finds {torch.cuda.device_count()} CUDA "
             "devices; use device='auto' or 'cpu'"
         )
     return torch.device(device)

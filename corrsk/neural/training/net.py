@@ -1,4 +1,4 @@
-"""The skorch net that trains on whole batches."""
+"""The skorch net, its batches and its loss."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet
 from skorch.callbacks import EpochTimer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,19 +20,38 @@ from torch.utils.data import Dataset
 from corrsk.neural.training.callbacks import StopTraining
 
 
+class Batch(NamedTuple):
+    """Signals of a batch, their targets and their weights.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, N) or SignalRows
+    y : Tensor of shape (n,)
+    weight : Tensor of shape (n,) or None
+        Sample weights.
+    """
+
+    X: Tensor | SignalRows
+    y: Tensor
+    weight: Tensor | None = None
+
+
 class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
-    """Signals and class indices as two tensors, possibly on a GPU.
+    """Signals and targets as tensors, possibly on a GPU.
 
     Parameters
     ----------
     X : Tensor of shape (n, N)
     y : Tensor of shape (n,)
-        Class indices 0..K-1.
+        Class indices 0..K-1, or targets of a regression.
+    weight : Tensor of shape (n,), optional
+        Sample weights, of mean 1.
     """
 
-    def __init__(self, X: Tensor, y: Tensor) -> None:
+    def __init__(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
         self.X = X
         self.y = y
+        self.weight = weight
 
     def __len__(self) -> int:
         return len(self.X)
@@ -41,15 +60,15 @@ class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
         return self.X[index], self.y[index]
 
 
-def as_tensor(array: NDArray[np.float32]) -> torch.Tensor:
-    """A tensor on the array's memory, if torch may write there."""
+def as_tensor(array: NDArray[np.float32]) -> Tensor:
+    """Return a tensor on the memory of an array, or on a copy if torch must not write there."""
     # torch warns of arrays that it must not write to, such as memory maps
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 @dataclass(frozen=True)
 class SignalRows:
-    """Some rows of many signals, for code that takes them from there itself.
+    """Some rows of many signals, for code that gathers them itself.
 
     Parameters
     ----------
@@ -67,8 +86,8 @@ class SignalRows:
 class WholeBatches:
     """Iterate over batches that are taken from the tensors at once.
 
-    A per-sample loader indexes and collates one signal at a time, which takes
-    several times as long as this network's arithmetic.
+    A per-sample loader indexes and collates one signal at a time, which takes several times as
+    long as the arithmetic of the paper's network.
 
     Parameters
     ----------
@@ -79,7 +98,7 @@ class WholeBatches:
     generator : torch.Generator, optional
         Source of that order, on the device of the tensors.
     gather : bool, default=True
-        Whether to take the signals of a batch together, or to give them as `SignalRows`.
+        Whether to gather the signals of a batch, or to give them as `SignalRows`.
     """
 
     def __init__(
@@ -99,30 +118,33 @@ class WholeBatches:
     def __len__(self) -> int:
         return math.ceil(len(self.dataset) / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor | SignalRows, Tensor]]:
-        X, y, size = self.dataset.X, self.dataset.y, self.batch_size
+    def __iter__(self) -> Iterator[Batch]:
+        X, y, weight, size = self.dataset.X, self.dataset.y, self.dataset.weight, self.batch_size
         if not self.shuffle:
             for start in range(0, len(X), size):
-                yield X[start : start + size], y[start : start + size]
+                rows = slice(start, start + size)
+                yield Batch(X[rows], y[rows], None if weight is None else weight[rows])
             return
         order = torch.randperm(len(X), generator=self.generator, device=X.device)
         for start in range(0, len(X), size):
             index = order[start : start + size]
-            rows = X.index_select(0, index) if self.gather else SignalRows(X, index)
-            yield rows, y.index_select(0, index)
+            yield Batch(
+                X.index_select(0, index) if self.gather else SignalRows(X, index),
+                y.index_select(0, index),
+                None if weight is None else weight.index_select(0, index),
+            )
 
 
 class CountLoss(nn.Module):
-    """Cross-entropy of logits, optionally as the paper's code computes it.
+    """Cross-entropy of logits, optionally as the code published with the paper computes it.
 
     Parameters
     ----------
     weight : Tensor of shape (n_classes,), optional
         Class weights, of mean 1 over the training signals.
     softmax_first : bool, default=False
-        Whether to apply softmax before the cross-entropy, which applies it
-        again. The published code does; it bounds the loss from below by
-        log(1 + (K - 1) / e), 0.744 for four classes.
+        Whether to apply softmax before the cross-entropy, which applies it again. The published
+        code does; it bounds the loss from below by log(1 + (K - 1) / e), 0.744 for four classes.
     """
 
     weight: Tensor | None
@@ -132,10 +154,15 @@ class CountLoss(nn.Module):
         self.register_buffer("weight", weight)
         self.softmax_first = softmax_first
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss, a scalar."""
+    def forward(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss, a scalar."""
         if self.softmax_first:
             logits = torch.softmax(logits, dim=1)
+        if sample_weight is not None:
+            losses = F.cross_entropy(logits, target, weight=self.weight, reduction="none")
+            return (losses * sample_weight).sum() / len(target)
         if self.weight is None:
             return F.cross_entropy(logits, target)
         # torch's weighted mean divides by the weights that happen to be in the batch,
@@ -144,73 +171,62 @@ class CountLoss(nn.Module):
         return total / len(target)
 
 
+class Step(Protocol):
+    """Implementation of the training: by torch, by compiled kernels or by CUDA graphs.
+
+    A context manager: threads, compiled code and graphs exist within it only.
+    """
+
+    def __enter__(self) -> Self:
+        """Prepare the training."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Release what the training took."""
+        ...
+
+    def train_epoch(self, batches: Any) -> tuple[Any, int]:
+        """Train one epoch.
+
+        Parameters
+        ----------
+        batches : iterable of Batch
+
+        Returns
+        -------
+        total : Tensor or float
+            Sum of the losses of all signals.
+        n_samples : int
+            Number of signals.
+        """
+        ...
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Return the outputs, shape (n, n_outputs), of the network for signals (n, N)."""
+        ...
+
+
 def divergence(prefix: str, epoch: int, loss: float) -> ValueError:
-    """The error of a training whose loss is no number any more."""
+    """Return the error of a training whose loss is not finite."""
     return ValueError(
         f"the training diverged: the {prefix} loss of epoch {epoch} is {loss}; use a lower "
         "learning_rate, or bring the signals to the order of 1"
     )
 
 
-class SignalNet(NeuralNetClassifier):
-    """skorch's classifier without a history row and a synchronisation per batch.
+class SignalNet(NeuralNet):
+    """skorch's net without a history row and a synchronisation for each batch.
 
-    The history holds one row per epoch. Losses are summed on the device and
-    read once an epoch, which keeps a GPU's queue full.
+    The history holds one row for each epoch. Losses are summed on the device and read once an
+    epoch, which keeps the queue of a GPU full. A :class:`Step` does the arithmetic.
     """
 
-    autocast = False  # whether to train with matrix products in bfloat16
-    micro_batch: int | None = None  # signals that go through the network at a time in training
-    compiled_step: Any = None  # what computes loss and gradients in place of torch's autograd
-    graphed_epoch: Any = None  # what trains an epoch in place of a loop over batches
+    step: Step | None = None
 
     @property
     def is_trimmed(self) -> bool:
         """Whether the net can only predict."""
         return bool(getattr(self, "_trimmed_for_prediction", False))
-
-    def infer(self, x: Any, **fit_params: Any) -> Any:
-        """Output of the network; in training in mixed precision, if that is wanted."""
-        if not (self.autocast and self.module_.training):
-            return super().infer(x, **fit_params)
-        with torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16):
-            output = super().infer(x, **fit_params)
-        return output.float()  # the loss and its softmax want single precision
-
-    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Compute the gradients of a batch, and let the optimiser make its step."""
-        if self.compiled_step is not None:
-            loss = self.compiled_step(*batch)
-        else:
-            loss = self._add_gradients(*batch)
-        self.optimizer_.step()
-        return {"loss": loss, "y_pred": None}
-
-    def _add_gradients(self, X: Tensor, y: Tensor) -> Tensor:
-        """Mean loss of a batch and its gradients, if need be from equal parts of it in turn."""
-        self._set_training(True)
-        self.optimizer_.zero_grad()
-        n_parts = 1 if self.micro_batch is None else math.ceil(len(X) / self.micro_batch)
-        if n_parts == 1:
-            loss = self.criterion_(self.infer(X), y)
-            loss.backward()
-            whole: Tensor = loss.detach()
-            return whole
-        rows = math.ceil(len(X) / n_parts)
-        total = torch.zeros(())
-        for signals, targets in zip(torch.split(X, rows), torch.split(y, rows), strict=True):
-            loss = self.criterion_(self.infer(signals), targets) * (len(targets) / len(y))
-            loss.backward()
-            total += loss.detach()
-        return total
-
-    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Compute the loss of a batch, and the answers."""
-        if self.compiled_step is None:
-            return super().validation_step(batch, **fit_params)
-        signals, targets = batch
-        logits = self.compiled_step.logits(signals)
-        return {"loss": self.criterion_(logits, targets), "y_pred": logits}
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -221,55 +237,68 @@ class SignalNet(NeuralNetClassifier):
     ) -> None:
         """Open no history row for the batch."""
 
-    def _set_training(self, training: bool = True) -> None:
-        # skorch's walks through all modules for every batch, to tell them what they know
+    def set_training(self, training: bool) -> None:
+        """Switch the module between training and prediction, if it is not in that mode yet."""
+        # skorch's own walks through all modules for every batch
         if self.module_.training != training:
-            super()._set_training(training)
+            self._set_training(training)
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
-        """Run the batches of one epoch; record their mean loss."""
+        """Run the batches of one epoch; record their mean loss, and the validation accuracy."""
         if iterator is None:
             return
-        total: Any = 0.0
-        correct: Any = 0
-        n_samples = 0
-        if training and self.graphed_epoch is not None:
-            total, n_samples = self.graphed_epoch()
-            iterator = ()  # it knows the batches, and there is nothing to do for each of them
-        for batch in iterator:
-            self.notify("on_batch_begin", batch=batch, training=training)
-            step = step_fn(batch, **fit_params)
-            size = len(batch[0])
-            total = total + step["loss"].detach() * size
-            n_samples += size
-            if not training:
-                correct = correct + (step["y_pred"].argmax(dim=1) == batch[1]).sum()
-            self.notify("on_batch_end", batch=batch, training=training, **step)
+        assert self.step is not None
+        correct: Any = None
+        if training:
+            total, n_samples = self.step.train_epoch(iterator)
+        else:
+            total, correct, n_samples = self._validated(self.step, iterator)
         loss = float(total) / n_samples
         if not math.isfinite(loss):
             raise divergence(prefix, len(self.history), loss)
         self.history.record(f"{prefix}_loss", loss)
-        if not training:
+        if correct is not None:
             self.history.record(f"{prefix}_accuracy", float(correct) / n_samples)
 
-    def train(
-        self, train: Dataset[tuple[Tensor, Tensor]], valid: TensorSignals | None, epochs: int
-    ) -> None:
-        """Run `epochs` epochs with this net's callbacks.
+    def _validated(self, step: Step, batches: Any) -> tuple[Any, Any, int]:
+        """Sum of the losses, number of correct classes (None for a regression), and of signals."""
+        total: Any = 0.0
+        correct: Any = None
+        n_samples = 0
+        for X, y, weight in batches:
+            outputs = step.logits(X)
+            with torch.no_grad():
+                total = total + self.criterion_(outputs, y, weight) * len(y)
+            n_samples += len(y)
+            if not y.is_floating_point():
+                hits = (outputs.argmax(dim=1) == y).sum()
+                correct = hits if correct is None else correct + hits
+        return total, correct, n_samples
 
-        Unlike skorch's `fit`, which ends the training quietly and leaves the
-        net looking fitted, this lets Ctrl-C through.
+    def train(
+        self,
+        train: Dataset[tuple[Tensor, Tensor]],
+        valid: TensorSignals | None,
+        epochs: int,
+        step: Step,
+    ) -> None:
+        """Run `epochs` epochs with the callbacks of this net.
+
+        Unlike skorch's `fit`, which ends the training quietly on Ctrl-C and leaves the net
+        looking fitted, this method passes the interruption on.
         """
         self.train_split = (lambda dataset, y=None: (dataset, valid)) if valid else None
+        self.step = step
         try:
             self.notify("on_train_begin", X=train, y=None)
             with suppress(StopTraining):
                 self.fit_loop(train, epochs=epochs)
             self.notify("on_train_end", X=train, y=None)
         finally:
-            self.train_split = None  # it holds the data, and cannot be pickled
+            # they hold the data, threads and graphs, and cannot be pickled
+            self.train_split = self.step = None
 
     def check_data(self, X: Any, y: Any = None) -> None:
-        """The estimator has checked them."""
+        """Check nothing: the estimator has checked the data."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from corrsk.neural.networks import (
     NETWORKS,
@@ -23,8 +25,22 @@ _PREDICT_VALUES = 2**18  # of those signals: activations beyond 32 MB are given 
 
 
 @share_of_threads()
-def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Class probabilities of signals, shape (n, n_classes), chunk by chunk.
+def predict_outputs(
+    net: SignalNet, X: NDArray[np.floating[Any]], finish: Callable[[Tensor], Tensor]
+) -> NDArray[np.float64]:
+    """Return what the network makes of signals, chunk by chunk.
+
+    Parameters
+    ----------
+    net : SignalNet
+    X : ndarray of shape (n, N)
+    finish : callable
+        From the outputs of the network, in double precision, to the result, both of shape
+        (rows, n_outputs).
+
+    Returns
+    -------
+    ndarray of shape (n, n_outputs)
 
     Raises
     ------
@@ -39,17 +55,28 @@ def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArr
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(X[start : start + n_rows], dtype=np.float32)
         with torch.inference_mode():
-            logits = net.module_(as_tensor(rows).to(device))
-        if not torch.isfinite(logits).all():
+            outputs = net.module_(as_tensor(rows).to(device))
+        if not torch.isfinite(outputs).all():
             raise ValueError("X holds values that are too large for single precision")
         if found is None:
             # whole at once: pieces that stay would lie between activations that go, and
             # the allocator would find no room for the next ones there
-            found = np.empty((X.shape[0], logits.shape[1]))
-        # in double precision the rows sum to 1 as scikit-learn's metrics want them to
-        found[start : start + n_rows] = torch.softmax(logits.double(), dim=1).cpu().numpy()
+            found = np.empty((X.shape[0], outputs.shape[1]))
+        found[start : start + n_rows] = finish(outputs.double()).cpu().numpy()
     assert found is not None  # the estimator has refused an empty X
     return found
+
+
+def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the class probabilities of signals, shape (n, n_classes).
+
+    Raises
+    ------
+    ValueError
+        If values are too large for single precision.
+    """
+    # in double precision the rows sum to 1 as scikit-learn's metrics want them to
+    return predict_outputs(net, X, lambda logits: torch.softmax(logits, dim=1))
 
 
 def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:

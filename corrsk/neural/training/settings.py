@@ -1,10 +1,10 @@
-"""What a training is made of: settings, network, optimiser, precision."""
+"""Settings of a training, and the untrained net that they describe."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,75 +20,149 @@ from corrsk.neural.training.modules import check_module
 from corrsk.neural.training.net import CountLoss, SignalNet
 from corrsk.neural.training.optimizers import OPTIMIZERS
 
-_LARGEST_AUTO_BATCH = 500
 INPUT_SCALINGS = ("standardize", "half-whiten")
-# keys of a training's random streams; 2 is the estimator's split
-ORDER_STREAM, WEIGHTS_STREAM, FURTHER_STREAM, DROPOUT_STREAM = 0, 1, 3, 4
 PRECISIONS = ("float32", "bfloat16", "auto")
+BACKENDS = ("auto", "torch", "numba")
+DEFAULT_MOMENTUM = 0.9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How to train; the fields are parameters of the classifier.
+    """Settings that a training has whatever it trains for.
 
-    `network` is a name, or a module that is copied; `class_weights` has one entry
-    per class, `seed` is an integer, and `patience` is `n_iter_no_change`.
+    Parameters
+    ----------
+    network : str or torch.nn.Module
+        Name in :data:`corrsk.neural.networks.NETWORKS`, or a module, of which a copy is trained.
+    grid_shape : tuple of int
+        Layout of the columns, for networks that see the signals on a grid.
+    width, n_blocks : int
+        Size of the residual MLP.
+    dropout : float
+        Dropout rate of a named network.
+    n_features : int
+        Number of measurements N.
+    input_scaling : {"standardize", "half-whiten"} or None
+    optimizer : str
+        Name in :data:`corrsk.neural.training.optimizers.OPTIMIZERS`.
+    learning_rate : float
+    learning_rate_schedule : str
+        Name in :data:`corrsk.neural.training.schedules.SCHEDULES`.
+    momentum : float
+        Momentum of "sgd"; without effect on the other optimisers.
+    weight_decay : float
+    max_epochs, batch_size : int
+    precision : {"float32", "bfloat16", "auto"}
+    backend : {"auto", "torch", "numba", "graphs"}
+        Implementation of the training step; "graphs" is what "auto" stands for on a GPU.
+    patience : int or None
+        Number of epochs without a lower loss after which the training stops.
+    restore_best : bool
+        Whether to end with the weights of the epoch with the lowest validation loss.
+    seed : int
     """
 
     network: str | nn.Module
     grid_shape: tuple[int, ...]
-    width: int
-    n_blocks: int
-    dropout: float
+    width: int = 256
+    n_blocks: int = 3
+    dropout: float = 0.0
     n_features: int
-    n_classes: int
     input_scaling: str | None
     optimizer: str
     learning_rate: float
     learning_rate_schedule: str
-    momentum: float
+    momentum: float = DEFAULT_MOMENTUM
     weight_decay: float
     max_epochs: int
     batch_size: int
     precision: str
-    kernel: str
-    softmax_before_loss: bool
-    class_weights: tuple[float, ...] | None
+    backend: str
     patience: int | None
     restore_best: bool
     seed: int
 
-    # those that have the name of the classifier's parameter and its value
-    same_names: ClassVar[tuple[str, ...]] = (
-        "network", "width", "n_blocks", "dropout", "input_scaling", "optimizer", "learning_rate",
-        "learning_rate_schedule", "momentum", "weight_decay", "max_epochs", "precision",
-        "kernel", "softmax_before_loss", "restore_best",
-    )  # fmt: skip
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs of the network."""
+        raise NotImplementedError
+
+    def loss(self) -> nn.Module:
+        """Return the loss, a module that is called with outputs, targets and sample weights."""
+        raise NotImplementedError
 
     def stream_seed(self, *key: int) -> int:
-        """An integer to seed one of the training's random streams with."""
+        """Return an integer to seed one of the training's random streams with."""
         return int(keyed_generator(self.seed, *key).integers(2**63 - 1))
 
 
-def resolve_batch_size(batch_size: int | str, n_samples: int) -> int:
-    """The batch size that a parameter, an integer or "auto", stands for."""
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(TrainingSettings):
+    """Settings of the training of a classifier.
+
+    Parameters
+    ----------
+    n_classes : int
+    softmax_before_loss : bool
+        Whether the loss applies softmax twice, as in the code published with the paper.
+    class_weights : tuple of float or None
+        Weight of each class in the loss.
+    """
+
+    n_classes: int
+    softmax_before_loss: bool = False
+    class_weights: tuple[float, ...] | None = None
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of classes."""
+        return self.n_classes
+
+    def loss(self) -> CountLoss:
+        """Return the cross-entropy."""
+        weights = self.class_weights
+        return CountLoss(
+            None if weights is None else torch.tensor(weights, dtype=torch.float32),
+            self.softmax_before_loss,
+        )
+
+
+def resolve_batch_size(batch_size: int | str, n_samples: int, largest: int) -> int:
+    """Return the batch size that a parameter, an integer or "auto", stands for.
+
+    Parameters
+    ----------
+    batch_size : int or "auto"
+        "auto" is a hundredth of the signals, within 16 and `largest`.
+    n_samples : int
+        Number of training signals, of an epoch.
+    largest : int
+    """
     if batch_size == "auto":
         # small data want small batches, or an epoch has no steps to learn in
-        batch_size = max(16, min(_LARGEST_AUTO_BATCH, n_samples // 100))
+        batch_size = max(16, min(largest, n_samples // 100))
     return min(n_samples, int(batch_size))
 
 
 def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> SignalNet:
-    """The net of a training, initialised; `X` are signals to scale the input by.
+    """Return the initialised net of a training.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+    X : Tensor of shape (n, N)
+        Signals to scale the input by.
+    **options
+        Further parameters of the net.
 
     Raises
     ------
     ValueError
-        If a module of the user's does not give one number per class.
+        If a module of the user does not have one output for each class or target.
     """
     net = SignalNet(
         module=_scaled_network(settings, X),
-        criterion=_loss(settings),
+        criterion=settings.loss(),
         optimizer=OPTIMIZERS[settings.optimizer],
         optimizer__weight_decay=settings.weight_decay,
         optimizer__momentum=settings.momentum,
@@ -100,35 +174,25 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
         verbose=0,
         **options,
     )
-    net.autocast = wants_bfloat16(settings.precision, X.device)
     net.initialize()
     if not isinstance(settings.network, str):
-        _check_output(net.module_, X[:2], settings.n_classes)
+        _check_output(net.module_, X[:2], settings.n_outputs)
     return net
 
 
 def apply_settings(settings: TrainingSettings, net: SignalNet) -> None:
-    """Let a net in training go on with other settings; network and optimiser stay what they are."""
+    """Give a net in training other rates and another loss; network and optimiser stay."""
     for group in net.optimizer_.param_groups:
         group["lr"], group["weight_decay"] = settings.learning_rate, settings.weight_decay
         if settings.optimizer == "sgd":
             group["momentum"] = settings.momentum
-    net.criterion_ = _loss(settings).to(net.device)
-    net.autocast = wants_bfloat16(settings.precision, torch.device(net.device))
-
-
-def _loss(settings: TrainingSettings) -> CountLoss:
-    weights = settings.class_weights
-    return CountLoss(
-        None if weights is None else torch.tensor(weights, dtype=torch.float32),
-        settings.softmax_before_loss,
-    )
+    net.criterion_ = settings.loss().to(net.device)
 
 
 def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     if isinstance(settings.network, str):
         shape = NetworkShape(
-            settings.n_features, settings.n_classes, settings.grid_shape, settings.width,
+            settings.n_features, settings.n_outputs, settings.grid_shape, settings.width,
             settings.n_blocks, settings.dropout,
         )  # fmt: skip
         network = NETWORKS[settings.network](shape)
@@ -136,25 +200,25 @@ def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
         check_module(settings.network)
         network = copy.deepcopy(settings.network)  # a parameter is never changed by a fit
     if settings.input_scaling == "half-whiten":
-        return HalfWhitenedNetwork.fitted_to(network, X)
+        return HalfWhitenedNetwork.from_signals(network, X)
     if settings.input_scaling == "standardize":
-        return StandardizedNetwork.fitted_to(network, X)
+        return StandardizedNetwork.from_signals(network, X)
     return network
 
 
-def _check_output(network: nn.Module, X: Tensor, n_classes: int) -> None:
+def _check_output(network: nn.Module, X: Tensor, n_outputs: int) -> None:
     network.eval()
     with torch.inference_mode():
         shape = tuple(network(X).shape)
-    if shape != (len(X), n_classes):
+    if shape != (len(X), n_outputs):
         raise ValueError(
-            f"the network must turn signals of shape {tuple(X.shape)} into logits of shape "
-            f"({len(X)}, {n_classes}), one for each class; its output has the shape {shape}"
+            f"the network must turn signals of shape {tuple(X.shape)} into outputs of shape "
+            f"({len(X)}, {n_outputs}), one for each class; its output has the shape {shape}"
         )
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether a precision means bfloat16 there."""
+    """Return whether matrix products of a precision are in bfloat16 on a device."""
     if precision != "auto":
         return precision == "bfloat16"
     # without instructions of its own for it, a machine is slower in bfloat16

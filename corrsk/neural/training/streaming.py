@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from corrsk._utils.parallel import share_of_cores
 from corrsk.neural.gpu.stream import DeviceStream
+from corrsk.neural.training.net import Batch
 from corrsk.simulation.streams import SignalStream
 
 _CHUNK_ROWS = 65_536  # 17 MB of signals of 64 measurements; two chunks wait, one is trained on
@@ -41,9 +42,9 @@ class StreamPlan:
     chunk_rows: int
 
     @classmethod
-    def of(cls, n_signals: int, n_epochs: int, batch_size: int) -> StreamPlan:
-        """At least `n_signals` in all, rounded up to whole batches in equal chunks."""
-        batches = math.ceil(n_signals / n_epochs / batch_size)
+    def from_n_samples(cls, n_samples: int, n_epochs: int, batch_size: int) -> StreamPlan:
+        """Plan at least `n_samples` signals in all, rounded up to whole batches in equal chunks."""
+        batches = math.ceil(n_samples / n_epochs / batch_size)
         n_chunks = math.ceil(batches * batch_size / max(_CHUNK_ROWS, batch_size))
         return cls(n_epochs, n_chunks, math.ceil(batches / n_chunks) * batch_size)
 
@@ -82,8 +83,10 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         self._next = 0
 
     @classmethod
-    def of(cls, stream: SignalStream, plan: StreamPlan, device: torch.device) -> StreamedSignals:
-        """Those of a stream, drawn by the device itself if it is a GPU.
+    def from_stream(
+        cls, stream: SignalStream, plan: StreamPlan, device: torch.device
+    ) -> StreamedSignals:
+        """Prepare the signals of a stream, which a GPU draws itself.
 
         The processor draws streams of a subclass with a `draw` of its own, and of contrasts
         that know numpy's arrays alone.
@@ -193,8 +196,8 @@ class StreamBatches:
         self.dataset = dataset
         self.batch_size = batch_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         for X, y in self.dataset.epoch():
             for start in range(0, len(X), self.batch_size):
                 rows = slice(start, start + self.batch_size)
-                yield X[rows], y[rows]
+                yield Batch(X[rows], y[rows])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from corrsk._utils.rng import keyed_generator
+from corrsk._utils.rng import Stream, keyed_generator
 from corrsk.relaxometry.ideal_observer._forms import BoundModel, Units, to_units
 from corrsk.relaxometry.ideal_observer._fractions import fraction_proposal
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
@@ -22,7 +22,6 @@ _EFFECTIVE_SHARE = 0.3  # of the particles that remains after a step of the temp
 _MAX_TEMPERATURES = 300  # a few dozen are enough for a sigma of 0.01 % of M0
 _SEARCH_PARTICLES = 2048
 _BISECTIONS = 16
-_MOVE_STREAM = 0
 
 
 class EvidenceSampler:
@@ -118,7 +117,7 @@ class _Ladder:
                 return log_evidence
             self._voxels = self._voxels[going]
             start = self._resample(tempered[going], np.flatnonzero(going), units, weights)
-            rng = keyed_generator(self._seed, _MOVE_STREAM, self._moves.K, step)
+            rng = keyed_generator(self._seed, Stream.MOVES, self._moves.K, step)
             units, weights, likelihood = self._move(*start, rng)
             step += 1
 

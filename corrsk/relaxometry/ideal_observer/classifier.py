@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import warnings
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
-from numpy.random import Generator, RandomState
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
+from corrsk._utils.validation import POSITIVE, RANDOM_STATE
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import NOISE_REFERENCES
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
@@ -113,12 +113,12 @@ class IdealObserverClassifier(_CompartmentCounter):
             if name != "bounds"
         },
         "prior": [TissuePrior, str],
-        "noise_level": [Interval(Real, 0, None, closed="neither"), "array-like", SNRRange],
+        "noise_level": [POSITIVE, "array-like", SNRRange],
         "noise_reference": [StrOptions(set(NOISE_REFERENCES))],
         "normalize": ["boolean"],
         "n_particles": [Interval(Integral, 64, None, closed="left")],
         "n_runs": [Interval(Integral, 2, None, closed="left")],
-        "random_state": [Interval(Integral, 0, None, closed="left"), RandomState, Generator, None],
+        "random_state": RANDOM_STATE,
     }
 
     def __init__(

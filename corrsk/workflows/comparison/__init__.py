@@ -1,15 +1,19 @@
-"""Rivals side by side: the CNN, classical learners and model-based methods on the same data."""
+"""Comparison of the CNN with classical learners and model-based methods on the same data."""
 
-from corrsk.workflows.comparison.rivals import RIVALS, Rival
-from corrsk.workflows.comparison.runner import Comparison, compare
-from corrsk.workflows.comparison.settings import ComparisonSettings
-from corrsk.workflows.comparison.tables import results_frame, summary_frame
+from corrsk._utils.extras import require
+
+require("rich", "jinja2", "tabulate", extra="cli", purpose="the comparison of models")
+
+from corrsk.workflows.comparison.models import MODELS, ComparedModel  # noqa: E402
+from corrsk.workflows.comparison.runner import Comparison, compare  # noqa: E402
+from corrsk.workflows.comparison.settings import ComparisonSettings  # noqa: E402
+from corrsk.workflows.comparison.tables import results_frame, summary_frame  # noqa: E402
 
 __all__ = [
-    "RIVALS",
+    "MODELS",
+    "ComparedModel",
     "Comparison",
     "ComparisonSettings",
-    "Rival",
     "compare",
     "results_frame",
     "summary_frame",

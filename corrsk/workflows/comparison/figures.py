@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from corrsk.evaluation import known_ceiling
-from corrsk.workflows.comparison.rivals import REFERENCE, RIVALS
+from corrsk.workflows.comparison.models import MODELS, REFERENCE
 from corrsk.workflows.comparison.tables import best_rows
 
 CEILING = "best possible"
@@ -34,7 +34,7 @@ def _styles() -> dict[str, dict[str, Any]]:
             "linewidth": 2.2 if name == REFERENCE else 1.3,
             "zorder": 3 if name == REFERENCE else 2,
         }
-        for i, name in enumerate(RIVALS)
+        for i, name in enumerate(MODELS)
     }
 
 
@@ -81,7 +81,7 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    order = [*RIVALS, CEILING]  # matplotlib would put error bars behind plain lines
+    order = [*MODELS, CEILING]  # matplotlib would put error bars behind plain lines
     pairs = sorted(
         zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1].split(" (")[0])
     )
@@ -92,7 +92,7 @@ def _plot_curve(
     ax: Axes, group: pd.DataFrame, over: str, metric: str, style: dict[str, Any], name: str
 ) -> None:
     value = 100 * group[metric].to_numpy(dtype=np.float64)
-    if not RIVALS[name].learns:
+    if not MODELS[name].learns:
         line = {"color": style["color"], "linewidth": style["linewidth"], "linestyle": "--"}
         ax.axhline(value[-1], label=name, **line)
         return
@@ -150,7 +150,7 @@ def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, data
         for name, n_train in zip(best["model"], best["n_train"], strict=True):
             rows = noise[(noise["model"] == name) & (noise["n_train"] == n_train)]
             if len(rows):
-                style = styles[name] | ({} if RIVALS[name].learns else {"linestyle": "--"})
+                style = styles[name] | ({} if MODELS[name].learns else {"linestyle": "--"})
                 label = f"{name} ({n_train:,})" if n_train else name
                 ax.plot(
                     100 * rows["noise_level"], 100 * rows[metric], markersize=5, label=label,

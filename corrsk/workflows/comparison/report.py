@@ -133,12 +133,12 @@ def _html(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) 
 
 
 def _html_table(frame: pd.DataFrame) -> Markup:
-    # pandas escapes the cells itself
+    # pandas escapes the runs itself
     return Markup(frame.to_html(index=False, border=0))
 
 
 def _title(run: dict[str, Any]) -> str:
-    return f"How many compartments? Rivals on {run['dataset']}"
+    return f"How many compartments? Models on {run['dataset']}"
 
 
 def _heading(stem: str) -> str:

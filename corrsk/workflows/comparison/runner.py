@@ -10,24 +10,26 @@ from rich.console import Console
 
 from corrsk._utils.files import read_json, write_json
 from corrsk._utils.parallel import effective_n_jobs
-from corrsk.neural.training import resolve_device
+from corrsk.neural.training.device import resolve_device
 from corrsk.simulation.datasets import DatasetDefinition
 from corrsk.workflows._runs import claim_folder
-from corrsk.workflows.comparison.cells import (
-    Cell,
-    CellResult,
-    fingerprint,
-    read_cell,
-    write_cell,
-)
-from corrsk.workflows.comparison.progress import Board
+from corrsk.workflows.comparison.models import MODELS, BuildOptions
+from corrsk.workflows.comparison.progress import RunProgress
 from corrsk.workflows.comparison.report import write_report
-from corrsk.workflows.comparison.rivals import RIVALS, Task
+from corrsk.workflows.comparison.runs import (
+    Run,
+    RunResult,
+    fingerprint,
+    read_run,
+    stored_run,
+    write_run,
+)
 from corrsk.workflows.comparison.settings import ComparisonSettings, about, command_line
 from corrsk.workflows.comparison.tables import noise_frame, results_frame, summary_frame
-from corrsk.workflows.comparison.worker import CellContext, Worker
+from corrsk.workflows.comparison.worker import RunContext, Worker
 
 _COMMANDS = "commands.json"  # that filled the folder, each once
+RUNS_FOLDER = "cells"  # the name that folders of the first version have
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Comparison:
     Parameters
     ----------
     results : DataFrame
-        See :func:`corrsk.comparison.results_frame`.
+        See :func:`corrsk.workflows.comparison.results_frame`.
     summary : DataFrame
         See :func:`corrsk.workflows.comparison.summary_frame`.
     noise : DataFrame
@@ -58,21 +60,21 @@ def compare(
     n_jobs: int | None = None,
     console: Console | None = None,
 ) -> Comparison:
-    """Train and judge every rival on the same data and write a folder.
+    """Train and judge every model on the same data and write a folder.
 
     Parameters
     ----------
     settings : ComparisonSettings
     out : path-like
         Folder for the tables, figures and report.html. It must be new or empty,
-        or with `resume` hold a comparison on the same data; its finished cells
+        or with `resume` hold a comparison on the same data; its finished runs
         are not repeated. Models, training sizes and seeds may be added, call by
         call: the report is on all that the folder holds.
     resume : bool, default=False
     device : str, default="auto"
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
-        Threads of each rival; None (default) for every core.
+        Threads of each model; None (default) for every core.
     console : rich.console.Console, optional
         Where progress is shown. Default: the standard error.
 
@@ -93,15 +95,15 @@ def compare(
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     claim_folder(out, settings.identity, resume=resume)
-    folder = out / "cells"
+    folder = out / RUNS_FOLDER
     folder.mkdir(exist_ok=True)
-    n_test = settings.test_samples or settings.samples
-    context = CellContext(settings.definition, settings.samples, n_test, threads, device, folder)
+    n_test = settings.n_test_samples or settings.n_samples
+    context = RunContext(settings.definition, settings.n_samples, n_test, threads, device, folder)
     for partial in folder.glob(".*.partial*"):  # of a process that was killed while it wrote
         partial.unlink()
-    results: list[CellResult] = []
+    results: list[RunResult] = []
     try:
-        _run_cells(settings, context, results, console or Console(stderr=True))
+        _execute_runs(settings, context, results, console or Console(stderr=True))
     finally:  # what was computed before Ctrl-C is worth a look as well
         if results:
             comparison = _report(settings, results, command_line(settings, device, n_jobs), out)
@@ -109,11 +111,11 @@ def compare(
 
 
 def _report(
-    settings: ComparisonSettings, results: list[CellResult], command: str, out: Path
+    settings: ComparisonSettings, results: list[RunResult], command: str, out: Path
 ) -> Comparison:
     """Report on these results and on all that earlier calls left in the folder."""
-    missing = len(settings.cells()) - len(results)
-    results = results + _others(settings, {result.cell for result in results}, out / "cells")
+    missing = len(settings.runs()) - len(results)
+    results = results + _others(settings, {result.run for result in results}, out / RUNS_FOLDER)
     comparison = Comparison(results_frame(results), summary_frame(results), noise_frame(results))
     commands = read_json(out / _COMMANDS) if (out / _COMMANDS).exists() else []
     commands = [*(line for line in commands if line != command), command]
@@ -121,7 +123,7 @@ def _report(
     run = {
         "dataset": settings.definition.name,
         "about": about(settings)
-        + (f" Stopped before its end: {missing} cells are missing." if missing else ""),
+        + (f" Stopped before its end: {missing} runs are missing." if missing else ""),
         "commands": commands,
         "environment": _common_environment(results),
     }
@@ -129,30 +131,30 @@ def _report(
     return comparison
 
 
-def _others(settings: ComparisonSettings, known: set[Cell], folder: Path) -> list[CellResult]:
-    """What earlier calls computed beside the cells of this one."""
+def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list[RunResult]:
+    """What earlier calls computed beside the runs of this one."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_json(path)
-            cell = Cell(content["rival"], content["n_train"], content["seed"])
+            run = stored_run(content)
         except (ValueError, KeyError, TypeError):
             continue
-        if cell.rival in RIVALS and cell not in known:
-            result = _known(cell, settings.definition, folder)
+        if run.model in MODELS and run not in known:
+            result = _known(run, settings.definition, folder)
             found += [] if result is None else [result]
     return found
 
 
-def _known(cell: Cell, definition: DatasetDefinition, folder: Path) -> CellResult | None:
-    """A cell that is done, with the parameters that its rival has now."""
-    result = read_cell(folder, cell)
-    now = fingerprint(RIVALS[cell.rival], Task.of(definition, cell.seed))
+def _known(run: Run, definition: DatasetDefinition, folder: Path) -> RunResult | None:
+    """A run that is done, with the parameters that its model has now."""
+    result = read_run(folder, run)
+    now = fingerprint(MODELS[run.model], BuildOptions.from_definition(definition, run.seed))
     return result if result is not None and result.content["estimator"] == now else None
 
 
-def _common_environment(results: list[CellResult]) -> dict[str, str]:
-    """Versions and machines of the cells; several stand side by side."""
+def _common_environment(results: list[RunResult]) -> dict[str, str]:
+    """Versions and machines of the runs; several stand side by side."""
     seen: dict[str, dict[str, None]] = {}
     for result in results:
         for key, value in result.content.get("environment", {}).items():
@@ -160,34 +162,34 @@ def _common_environment(results: list[CellResult]) -> dict[str, str]:
     return {key: " / ".join(values) for key, values in seen.items()}
 
 
-def _run_cells(
-    settings: ComparisonSettings, context: CellContext, results: list[CellResult], console: Console
+def _execute_runs(
+    settings: ComparisonSettings, context: RunContext, results: list[RunResult], console: Console
 ) -> None:
-    """Run the cells and append what comes of each to `results`."""
-    cells = settings.cells()
-    with Board(cells, console) as board, Worker(context) as worker:
-        for cell in cells:
-            board.begin(cell)
-            result = _without_running(cell, context.definition, settings.limits, context.cells)
+    """Run the runs and append what comes of each to `results`."""
+    runs = settings.runs()
+    with RunProgress(runs, console) as progress, Worker(context) as worker:
+        for run in runs:
+            progress.begin(run)
+            result = _without_running(run, context.definition, settings.limits, context.runs)
             if result is None:
-                result = worker.run(cell, board.tick)
-                write_cell(context.cells, result)
+                result = worker.run(run, progress.tick)
+                write_run(context.runs, result)
                 if result.status == "done":
-                    for checkpoint in context.cells.glob(f"{cell.stem}-*.checkpoint"):
+                    for checkpoint in context.runs.glob(f"{run.stem}-*.checkpoint"):
                         checkpoint.unlink()
             results.append(result)
-            board.end(result)
+            progress.end(result)
 
 
 def _without_running(
-    cell: Cell, definition: DatasetDefinition, limits: bool, folder: Path
-) -> CellResult | None:
-    """The result of a cell that is known, or that cannot be; None if it must be run."""
-    rival = RIVALS[cell.rival]
-    obstacle = rival.obstacle(Task.of(definition, cell.seed).protocol)
-    too_large = limits and rival.max_train is not None and cell.n_train > rival.max_train
+    run: Run, definition: DatasetDefinition, limits: bool, folder: Path
+) -> RunResult | None:
+    """The result of a run that is known, or that cannot be; None if it must be run."""
+    model = MODELS[run.model]
+    obstacle = model.obstacle(BuildOptions.from_definition(definition, run.seed).protocol)
+    too_large = limits and model.max_train is not None and run.n_train > model.max_train
     if obstacle is None and too_large:
-        obstacle = f"takes long beyond {rival.max_train:,} training signals; --no-limits trains it"
+        obstacle = f"takes long beyond {model.max_train:,} training signals; --no-limits trains it"
     if obstacle is not None:
-        return CellResult(cell, "skipped", obstacle, {})
-    return _known(cell, definition, folder)
+        return RunResult(run, "skipped", obstacle, {})
+    return _known(run, definition, folder)

@@ -11,23 +11,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from corrsk.evaluation import bootstrap_difference, bootstrap_interval, mcnemar_test
-from corrsk.workflows.comparison.cells import CellResult
-from corrsk.workflows.comparison.rivals import REFERENCE, RIVALS
+from corrsk.workflows.comparison.models import MODELS, REFERENCE
+from corrsk.workflows.comparison.runs import RunResult
 
 _Answers = NDArray[np.bool_]
 _QUESTIONS = {"accuracy": "right", "binary_accuracy": "right_binary"}
 
 
-def results_frame(results: Iterable[CellResult]) -> pd.DataFrame:
-    """One row per cell: every metric, the times and the size, or why there are none."""
+def results_frame(results: Iterable[RunResult]) -> pd.DataFrame:
+    """One row per run: every metric, the times and the size, or why there are none."""
     rows = []
     for result in results:
         content = dict(result.content)
         metrics = content.pop("metrics", {})
         row = {
-            "model": result.cell.rival,
-            "n_train": result.cell.n_train,
-            "seed": result.cell.seed,
+            "model": result.run.model,
+            "n_train": result.run.n_train,
+            "seed": result.run.seed,
             "status": result.status,
             "reason": result.reason,
             **{
@@ -50,7 +50,7 @@ def results_frame(results: Iterable[CellResult]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def summary_frame(results: Sequence[CellResult]) -> pd.DataFrame:
+def summary_frame(results: Sequence[RunResult]) -> pd.DataFrame:
     """One row per model and training size, over the seeds.
 
     Columns: both accuracies as means over the seeds, with 95 % bootstrap
@@ -63,31 +63,31 @@ def summary_frame(results: Sequence[CellResult]) -> pd.DataFrame:
     interval and McNemar's p; failed voxels; and for what failed or was skipped
     the reason.
     """
-    groups: dict[tuple[str, int], list[CellResult]] = defaultdict(list)
+    groups: dict[tuple[str, int], list[RunResult]] = defaultdict(list)
     for result in results:
-        groups[result.cell.rival, result.cell.n_train].append(result)
-    order = list(RIVALS)
+        groups[result.run.model, result.run.n_train].append(result)
+    order = list(MODELS)
     keys = sorted(groups, key=lambda key: (order.index(key[0]), key[1]))
     largest = max(
-        (r.cell.n_train for r in results if r.cell.rival == REFERENCE and r.status == "done"),
+        (r.run.n_train for r in results if r.run.model == REFERENCE and r.status == "done"),
         default=0,
     )
     return pd.DataFrame(
         [
             _summary_row(
-                rival, n_train, groups[rival, n_train], groups.get((REFERENCE, n_train or largest))
+                model, n_train, groups[model, n_train], groups.get((REFERENCE, n_train or largest))
             )
-            for rival, n_train in keys
+            for model, n_train in keys
         ]
     )
 
 
 def _summary_row(
-    rival: str, n_train: int, results: list[CellResult], reference: list[CellResult] | None
+    model: str, n_train: int, results: list[RunResult], reference: list[RunResult] | None
 ) -> dict[str, Any]:
     done = [result for result in results if result.status == "done"]
     row: dict[str, Any] = {
-        "model": rival, "description": RIVALS[rival].description, "kind": RIVALS[rival].kind,
+        "model": model, "description": MODELS[model].description, "kind": MODELS[model].kind,
         "n_train": n_train, "n_seeds": len(done),
         "note": "; ".join(
             dict.fromkeys(f"{r.status}: {r.reason}" for r in results if r.status != "done")
@@ -119,13 +119,12 @@ def _summary_row(
         "device": _distinct(result.content.get("device") for result in done),
         "threads": _distinct(result.content["environment"].get("threads") for result in done),
     }
-    theirs = {result.cell.seed: result for result in reference or () if result.status == "done"}
-    both = [result for result in done if result.cell.seed in theirs and rival != REFERENCE]
+    theirs = {result.run.seed: result for result in reference or () if result.status == "done"}
+    both = [result for result in done if result.run.seed in theirs and model != REFERENCE]
     row["vs_cnn_seeds"] = len(both)
     for metric, answers in _QUESTIONS.items():
         pairs = [
-            (getattr(result, answers), getattr(theirs[result.cell.seed], answers))
-            for result in both
+            (getattr(result, answers), getattr(theirs[result.run.seed], answers)) for result in both
         ]
         row |= _against_reference(metric, pairs)
     return row
@@ -150,15 +149,15 @@ def _distinct(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
-def noise_frame(results: Iterable[CellResult]) -> pd.DataFrame:
+def noise_frame(results: Iterable[RunResult]) -> pd.DataFrame:
     """Accuracies per model, training size and noise level, as means over the seeds."""
     parts = []
     for result in results:
         table = result.content.get("by_noise_level")
         if result.status == "done" and table and table["noise_level"]:
             part = pd.DataFrame(table)
-            part.insert(0, "n_train", result.cell.n_train)
-            part.insert(0, "model", result.cell.rival)
+            part.insert(0, "n_train", result.run.n_train)
+            part.insert(0, "model", result.run.model)
             parts.append(part)
     if not parts:
         return pd.DataFrame(columns=["model", "n_train", "noise_level"])
@@ -187,7 +186,7 @@ def _readable_row(row: dict[str, Any]) -> dict[str, str]:
     if not row["n_seeds"]:
         shown = {"count accuracy": one_line(row["note"])}
     else:
-        certain = not RIVALS[row["model"]].probabilistic
+        certain = not MODELS[row["model"]].probabilistic
         shown = {
             "count accuracy": _with_interval(row, "accuracy", "%"),
             "binary accuracy": _with_interval(row, "binary_accuracy", "%"),
@@ -217,7 +216,7 @@ READABLE_COLUMNS = (
 
 
 def one_line(text: str, longest: int = 120) -> str:
-    """The first line of a message, short enough for a cell of a table."""
+    """The first line of a message, short enough for a run of a table."""
     line = next(iter(text.splitlines()), "").replace("|", "/")
     return line if len(line) <= longest else f"{line[:longest]}.."
 

@@ -20,18 +20,18 @@ from sklearn.utils import Bunch
 from threadpoolctl import threadpool_limits
 
 from corrsk._utils.environment import environment
-from corrsk.neural.training import limited_threads
+from corrsk.neural.training.device import limited_threads
 from corrsk.simulation.datasets import DatasetDefinition, simulate_dataset
-from corrsk.workflows.comparison.cells import Cell, CellResult, fingerprint, run_cell
-from corrsk.workflows.comparison.rivals import BOOSTING_PACKAGES, RIVALS, Task
+from corrsk.workflows.comparison.models import BOOSTING_PACKAGES, MODELS, BuildOptions
+from corrsk.workflows.comparison.runs import Run, RunResult, fingerprint, train_and_judge
 
 _PATIENCE = 10.0  # seconds for a process to end by itself
-_TICK = 0.2  # seconds between two looks at a cell that runs
+_TICK = 0.2  # seconds between two looks at a run that runs
 
 
 @dataclass(frozen=True)
-class CellContext:
-    """What all cells have in common.
+class RunContext:
+    """What all runs have in common.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class CellContext:
         Number of test signals that are used, at most.
     threads : int
     device : str
-    cells : Path
+    runs : Path
         Folder for the checkpoints of long trainings.
     """
 
@@ -51,22 +51,22 @@ class CellContext:
     max_test: int
     threads: int
     device: str
-    cells: Path
+    runs: Path
 
-    def task(self, cell: Cell, data: Bunch) -> Task:
-        """What the rival of a cell is built for."""
-        plain = Task.of(self.definition, cell.seed)
-        # a checkpoint of other parameters is not this cell's
-        digest = hashlib.blake2b(fingerprint(RIVALS[cell.rival], plain).encode(), digest_size=4)
-        checkpoint = self.cells / f"{cell.stem}-{digest.hexdigest()}.checkpoint"
+    def options(self, run: Run, data: Bunch) -> BuildOptions:
+        """What the model of a run is built for."""
+        plain = BuildOptions.from_definition(self.definition, run.seed)
+        # a checkpoint of other parameters is not this run's
+        digest = hashlib.blake2b(fingerprint(MODELS[run.model], plain).encode(), digest_size=4)
+        checkpoint = self.runs / f"{run.stem}-{digest.hexdigest()}.checkpoint"
         return replace(plain, n_jobs=self.threads, device=self.device, checkpoint=checkpoint)
 
 
 class Worker:
-    """Runs cells one after another in a process of its own; a context manager.
+    """Runs runs one after another in a process of its own; a context manager.
 
     A learner that is killed (for want of memory, say) or crashes costs its own
-    cell: the next one gets a new process.
+    run: the next one gets a new process.
 
     Raises
     ------
@@ -74,24 +74,24 @@ class Worker:
         If no process can be started, as from a script without a main guard.
     """
 
-    def __init__(self, context: CellContext) -> None:
+    def __init__(self, context: RunContext) -> None:
         self.context = context
         self._process: Any = None
         self._connection: Connection | None = None
         self._busy = False
 
-    def run(self, cell: Cell, tick: Callable[[], None]) -> CellResult:
-        """Run a cell; `tick` is called several times a second meanwhile."""
+    def run(self, run: Run, tick: Callable[[], None]) -> RunResult:
+        """Run a run; `tick` is called several times a second meanwhile."""
         if self._process is None or not self._process.is_alive():
             self._start(tick)
         assert self._connection is not None
         self._busy = True
         try:
-            self._connection.send(cell)
-            result: CellResult = self._receive(tick)
+            self._connection.send(run)
+            result: RunResult = self._receive(tick)
         except (EOFError, OSError):
-            how = self._last_words()
-            return CellResult(cell, "failed", f"its process died: {how}", {})
+            how = self._exit_reason()
+            return RunResult(run, "failed", f"its process died: {how}", {})
         self._busy = False
         return result
 
@@ -103,7 +103,7 @@ class Worker:
                 raise EOFError
         return self._connection.recv()
 
-    def _last_words(self) -> str:
+    def _exit_reason(self) -> str:
         self._process.join(timeout=10)
         how = _exit_in_words(self._process.exitcode)
         self._stop()
@@ -123,7 +123,7 @@ class Worker:
             self._receive(tick)  # it says that it is there
         except (EOFError, OSError):
             raise RuntimeError(
-                f"the process that trains the models could not start ({self._last_words()}); a "
+                f"the process that trains the models could not start ({self._exit_reason()}); a "
                 "script that calls compare() needs a main guard: if __name__ == '__main__': .."
             ) from None
 
@@ -150,7 +150,7 @@ class Worker:
         self._stop()
 
 
-def _serve(connection: Connection, context: CellContext) -> None:
+def _serve(connection: Connection, context: RunContext) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
@@ -159,21 +159,21 @@ def _serve(connection: Connection, context: CellContext) -> None:
     with contextlib.suppress(EOFError, OSError), _threads(context.threads):
         connection.send("ready")
         while True:
-            cell: Cell = connection.recv()
+            run: Run = connection.recv()
             try:
-                if seed != cell.seed or data is None:
-                    seed, data = cell.seed, None  # the old data go before the new ones come
+                if seed != run.seed or data is None:
+                    seed, data = run.seed, None  # the old data go before the new ones come
                     data = simulate_dataset(
                         context.definition, context.n_samples, seed,
                         n_jobs=context.threads, verbose=False,
                     )  # fmt: skip
-                result = run_cell(cell, data, context.task(cell, data), context.max_test)
+                result = train_and_judge(run, data, context.options(run, data), context.max_test)
                 result.content["environment"] = environment(
                     context.threads, more_packages=BOOSTING_PACKAGES
                 )
-            except Exception as error:  # whatever it is, it is this rival's, not the others'
+            except Exception as error:  # whatever it is, it is this model's, not the others'
                 reason = "".join(traceback.format_exception_only(error)).strip()
-                result = CellResult(cell, "failed", reason, {"traceback": traceback.format_exc()})
+                result = RunResult(run, "failed", reason, {"traceback": traceback.format_exc()})
             connection.send(result)
 
 

@@ -1,0 +1,49 @@
+"""The command `corrsk pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrsk.cli.options import NAMES, Device, Jobs, Seed
+from corrsk.cli.output import clear_errors, logger
+
+
+def pretrain(
+    name: Annotated[str, typer.Argument(help=f"Named data set to train on: {NAMES}.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1000,
+            help="Number of signals to train on, each seen once.",
+            show_default="that of the shipped model",
+        ),
+    ] = None,
+    signals: Annotated[int | None, typer.Option(min=1000, hidden=True)] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
+) -> None:
+    """Train one of the models that come with corrsk, on a stream of fresh signals.
+
+    Writes NAME.safetensors (load_pretrained(NAME, folder=OUT) reads it) and its card, NAME.json
+    and NAME.md. The same command resumes a training that was interrupted.
+    """
+    from corrsk.pretrained.training import pretrain as run
+
+    with clear_errors(f"stopped; the same command resumes the training (checkpoint in {out})"):
+        if signals is not None:
+            logger.warning("--signals is now --samples, and will be removed in the next release")
+            if samples is not None:
+                raise ValueError("--signals and --samples are the same option; pass --samples")
+            samples = signals
+        card = run(name, out, n_samples=samples, seed=seed, device=device, n_jobs=jobs, force=force)
+        for metric, figure in card.metrics.items():
+            typer.echo(
+                f"{metric.replace('_', ' ')}: {figure['value']:.4f} "
+                f"({figure['low']:.4f} to {figure['high']:.4f})"
+            )

@@ -1,0 +1,73 @@
+"""The command `corrsk simulate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrsk.cli.options import Dataset, Jobs, Protocol, Samples, Seed, read_protocol
+from corrsk.cli.output import clear_errors, logger
+from corrsk.physics.noise_levels import SNRRange
+from corrsk.simulation.datasets import dataset_definition, simulate_dataset
+from corrsk.simulation.files import SUFFIXES, check_suffix, write_dataset
+
+
+def simulate(
+    out: Annotated[
+        Path,
+        typer.Argument(help=f"File to write; its suffix sets the format: {', '.join(SUFFIXES)}."),
+    ],
+    dataset: Dataset = "midl2024",
+    samples: Samples = 1_000_000,
+    protocol: Protocol = None,
+    noise_level: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            help="Noise level in place of those of the data set, as a fraction (0.01 is 1 %). If "
+            "given several times, all levels are equally frequent.",
+        ),
+    ] = None,
+    noise_reference: Annotated[
+        str | None,
+        typer.Option(help="Reference of the noise level: m0, max (largest signal) or rms."),
+    ] = None,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Simulate a data set and write it to a file.
+
+    .npz holds the arrays (data, target, noise_level, tissue, indices of the 70/20/10 split),
+    .parquet one row for each signal, .mat the layout that the code published with the paper reads
+    (input_train, label_train, ..).
+    """
+    with clear_errors("stopped; nothing was written"):
+        check_suffix(out)
+        if out.exists() and not force:
+            raise FileExistsError(f"{out} exists; choose another name or pass --force")
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"the folder {out.parent} does not exist")
+        definition = dataset_definition(dataset)
+        if protocol is not None:
+            definition = dataclasses.replace(definition, protocol=read_protocol(protocol))
+        if noise_level:
+            definition = dataclasses.replace(definition, noise_levels=tuple(noise_level))
+        if noise_reference is not None:
+            definition = dataclasses.replace(definition, noise_reference=noise_reference)
+        logger.info("simulating %s signals of %s", f"{samples:,}", dataset)
+        data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
+        if out.suffix == ".mat" and not _whole_percents(definition.noise_levels):
+            logger.info(
+                "note: the published code takes noise levels as whole percents; in its plots over "
+                "the noise level it rounds those of this data set to 0"
+            )
+        logger.info("writing %s", out)
+        write_dataset(data, out)
+
+
+def _whole_percents(levels: tuple[float, ...] | SNRRange) -> bool:
+    return not isinstance(levels, SNRRange) and not any(round(100 * x, 9) % 1 for x in levels)

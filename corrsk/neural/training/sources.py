@@ -1,0 +1,129 @@
+"""Where the signals of a training come from: arrays, or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from corrsk.neural.training.net import TensorSignals, WholeBatches, as_tensor
+from corrsk.neural.training.settings import TrainingSettings
+from corrsk.neural.training.streaming import StreamBatches, StreamedSignals, StreamPlan
+from corrsk.simulation.streams import SignalStream
+
+Split = tuple[NDArray[np.float32], NDArray[Any]]  # signals, targets
+
+
+class Source(Protocol):
+    """Source of the signals that a network trains on."""
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that belong to the fingerprint of the training."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What else belongs to it, as JSON."""
+        ...
+
+    def opened(
+        self, settings: TrainingSettings, device: torch.device, order: torch.Generator
+    ) -> Any:
+        """Return a context manager: the data set, and how skorch iterates over it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Signals in arrays.
+
+    Parameters
+    ----------
+    X : array of shape (n, N)
+    y : array of shape (n,)
+        Class indices, or targets of a regression.
+    sample_weight : array of shape (n,), optional
+        Of mean 1.
+    """
+
+    X: NDArray[np.float32]
+    y: NDArray[Any]
+    sample_weight: NDArray[np.float32] | None = None
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """Signals and targets, and the weights if there are any."""
+        weights = () if self.sample_weight is None else (self.sample_weight,)
+        return (self.X, self.y, *weights)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """No stream."""
+        return {"stream": {}, "plan": None}
+
+    @contextmanager
+    def opened(
+        self, settings: TrainingSettings, device: torch.device, order: torch.Generator
+    ) -> Iterator[tuple[TensorSignals, dict[str, Any]]]:
+        """Yield the tensors on the device, and the parameters of their batches."""
+        signals = tensor_signals((self.X, self.y), device, self.sample_weight)
+        yield (
+            signals,
+            {
+                "iterator_train": WholeBatches,
+                "iterator_train__shuffle": True,
+                "iterator_train__generator": order,
+                "iterator_train__gather": settings.backend != "numba",
+            },
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSource:
+    """Signals of a stream, each of which is seen once.
+
+    Parameters
+    ----------
+    stream : SignalStream
+    plan : StreamPlan
+        How the stream is divided.
+    """
+
+    stream: SignalStream
+    plan: StreamPlan
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """No arrays."""
+        return ()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The stream and how it is divided."""
+        described: dict[str, Any] = {"stream": self.stream.identity, "plan": asdict(self.plan)}
+        if type(self.stream) is not SignalStream:  # it may draw in a way of its own
+            described["drawn by"] = type(self.stream).__qualname__
+        return described
+
+    @contextmanager
+    def opened(
+        self, settings: TrainingSettings, device: torch.device, order: torch.Generator
+    ) -> Iterator[tuple[StreamedSignals, dict[str, Any]]]:
+        """Yield the signals as they are drawn, and the parameters of their batches."""
+        with StreamedSignals.from_stream(self.stream, self.plan, device) as signals:
+            yield signals, {"iterator_train": StreamBatches}
+
+
+def tensor_signals(
+    split: Split, device: torch.device, sample_weight: NDArray[np.float32] | None = None
+) -> TensorSignals:
+    """Return arrays as tensors on a device."""
+    X, y = split
+    weight = None if sample_weight is None else as_tensor(sample_weight).to(device)
+    return TensorSignals(as_tensor(X).to(device), torch.from_numpy(y).to(device), weight)

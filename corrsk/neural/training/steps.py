@@ -1,0 +1,118 @@
+"""Training steps by torch's autograd, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from corrsk.neural.training.net import Batch, SignalNet
+
+BatchStep = Callable[..., Tensor]  # from signals, targets and weights to the mean loss
+
+
+def train_by_batches(net: SignalNet, batches: Iterable[Batch], step: BatchStep) -> tuple[Any, int]:
+    """Take a step for each batch, and let the callbacks of the net take part.
+
+    Parameters
+    ----------
+    net : SignalNet
+    batches : iterable of Batch
+    step : callable
+        Trains on signals, targets and weights; returns the mean loss.
+
+    Returns
+    -------
+    total : Tensor
+        Sum of the losses of all signals.
+    n_samples : int
+    """
+    total: Any = 0.0
+    n_samples = 0
+    for batch in batches:
+        net.notify("on_batch_begin", batch=batch, training=True)
+        loss = step(*batch)
+        total = total + loss.detach() * len(batch.y)
+        n_samples += len(batch.y)
+        net.notify("on_batch_end", batch=batch, training=True, loss=loss)
+    return total, n_samples
+
+
+class TorchStep:
+    """Training steps by torch's autograd.
+
+    Parameters
+    ----------
+    net : SignalNet
+        Initialised.
+    bfloat16 : bool, default=False
+        Whether to train with matrix products in bfloat16.
+    micro_batch : int, optional
+        Largest number of signals that pass through the network at a time; a larger batch is
+        divided into equal parts, whose gradients are added. For networks of which no part looks
+        at several signals of a batch.
+    """
+
+    def __init__(
+        self, net: SignalNet, *, bfloat16: bool = False, micro_batch: int | None = None
+    ) -> None:
+        self._net = net
+        self._bfloat16 = bfloat16
+        self._micro_batch = micro_batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release nothing."""
+
+    def train_epoch(self, batches: Iterable[Batch]) -> tuple[Any, int]:
+        """Train one epoch; see :class:`corrsk.neural.training.net.Step`."""
+        return train_by_batches(self._net, batches, self)
+
+    def __call__(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Train on one batch; return its mean loss."""
+        loss = self._add_gradients(X, y, weight)
+        self._net.optimizer_.step()
+        return loss
+
+    def _add_gradients(self, X: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        net = self._net
+        net.set_training(True)
+        net.optimizer_.zero_grad()
+        n_parts = 1 if self._micro_batch is None else math.ceil(len(X) / self._micro_batch)
+        if n_parts == 1:
+            loss = net.criterion_(self._outputs(X), y, weight)
+            loss.backward()
+            whole: Tensor = loss.detach()
+            return whole
+        rows = math.ceil(len(X) / n_parts)
+        total = torch.zeros(())
+        for start in range(0, len(X), rows):
+            part = slice(start, start + rows)
+            weights = None if weight is None else weight[part]
+            loss = net.criterion_(self._outputs(X[part]), y[part], weights)
+            loss = loss * (len(y[part]) / len(y))
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _outputs(self, X: Tensor) -> Tensor:
+        mixed = (
+            torch.autocast(X.device.type, dtype=torch.bfloat16) if self._bfloat16 else nullcontext()
+        )
+        with mixed:
+            outputs: Tensor = self._net.infer(X)
+        # the loss and its softmax want single precision
+        return outputs.float() if self._bfloat16 else outputs
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Return the outputs of the network, as it is, for signals (n, N)."""
+        self._net.set_training(False)
+        with torch.no_grad():
+            outputs: Tensor = self._net.infer(X)
+        return outputs

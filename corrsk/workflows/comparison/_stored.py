@@ -1,0 +1,73 @@
+"""Parameters of the networks under the names that stored runs have for them.
+
+The first version of the files had one class for all networks. A run is recognised by the text of
+its parameters, which must not change where only a name has: stored runs would be done again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from corrsk.neural._base import NetworkClassifier
+
+
+class CorrelationCNNClassifier(BaseEstimator):
+    """Holds the parameters that the class of this name had; it is never fitted."""
+
+    def __init__(
+        self,
+        network: Any = "cnn",
+        grid_shape: Any = "auto",
+        width: int = 256,
+        n_blocks: int = 3,
+        dropout: float = 0.0,
+        input_scaling: str | None = "standardize",
+        optimizer: str = "adamw",
+        learning_rate: float = 0.01,
+        learning_rate_schedule: str = "one-cycle",
+        momentum: float = 0.9,
+        weight_decay: float = 0.01,
+        max_epochs: int = 40,
+        batch_size: Any = "auto",
+        precision: str = "float32",
+        kernel: str = "auto",
+        softmax_before_loss: bool = False,
+        class_weight: Any = None,
+        validation_fraction: float | None = None,
+        n_iter_no_change: int | None = None,
+        restore_best: bool = True,
+        device: str = "auto",
+        checkpoint: Any = None,
+        random_state: Any = None,
+        verbose: bool = True,
+    ) -> None:
+        for name, value in list(locals().items()):
+            if name != "self":
+                setattr(self, name, value)
+
+
+def as_stored(model: Any) -> Any:
+    """Return a Pipeline with the parameters of its network under their stored names.
+
+    Parameters
+    ----------
+    model : Pipeline or classifier
+        Unfitted; returned as it is unless it is a Pipeline that ends in a network's classifier.
+
+    Returns
+    -------
+    Pipeline or classifier
+    """
+    if not isinstance(model, Pipeline) or not isinstance(model[-1], NetworkClassifier):
+        return model
+    classifier = model[-1]
+    parameters = classifier.get_params()
+    parameters["network"] = classifier._architecture_name
+    parameters["kernel"] = parameters.pop("backend").replace("numba", "compiled")
+    if parameters["momentum"] is None:
+        del parameters["momentum"]
+    stored = CorrelationCNNClassifier(**parameters)
+    return Pipeline([*model.steps[:-1], ("correlationcnnclassifier", stored)])

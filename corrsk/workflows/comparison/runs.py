@@ -1,0 +1,212 @@
+"""One run of the comparison: a model, a training size, a seed; judged and kept as files."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import time
+import warnings
+import zipfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Bunch
+
+from corrsk._utils.counts import (
+    guess_unanswered,
+    is_multicompartment,
+    multicompartment_probability,
+)
+from corrsk._utils.files import read_json, write_atomically, write_json
+from corrsk.evaluation import evaluate
+from corrsk.neural.training.prediction import device_name
+from corrsk.workflows.comparison._stored import as_stored
+from corrsk.workflows.comparison.models import MODELS, BuildOptions, ComparedModel
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained and judged at once.
+
+    Parameters
+    ----------
+    model : str
+        Its name.
+    n_train : int
+        Number of training signals; 0 for a method that learns nothing.
+    seed : int
+        Of the data and of the model.
+    """
+
+    model: str
+    n_train: int
+    seed: int
+
+    @property
+    def stem(self) -> str:
+        """Name of its files, without a suffix."""
+        return f"{self.model}_n{self.n_train}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of a run.
+
+    Parameters
+    ----------
+    run : Run
+    status : {"done", "failed", "skipped"}
+    reason : str
+        Why it failed or was skipped.
+    content : dict
+        Of a run that is done: estimator, n_test, n_failed, seconds_fit (wall
+        time), cpu_seconds_fit (of all threads), seconds_predict, size_bytes,
+        metrics, by_noise_level, warnings, device, environment.
+    right, right_binary : arrays of bool, shape (n_test,), or None
+        Whether each test signal was answered rightly; in the order of the
+        data set's test signals.
+    """
+
+    run: Run
+    status: str
+    reason: str
+    content: dict[str, Any]
+    right: NDArray[np.bool_] | None = None
+    right_binary: NDArray[np.bool_] | None = None
+
+
+def train_and_judge(run: Run, data: Bunch, options: BuildOptions, max_test: int) -> RunResult:
+    """Train a model on the first `n_train` training signals and judge it.
+
+    Parameters
+    ----------
+    run : Run
+    data : Bunch
+        See :func:`corrsk.load_dataset`.
+    options : BuildOptions
+    max_test : int
+        Number of test signals to judge it on, at most.
+    """
+    compared = MODELS[run.model]
+    test = data.test_indices[: min(max_test, compared.max_test or max_test)]
+    # a method that learns nothing is shown a few signals, from which it takes the classes
+    train = data.train_indices[: run.n_train or min(1000, len(data.train_indices))]
+    resumed = options.checkpoint is not None and options.checkpoint.exists()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = compared.make(options)
+        started, started_cpu = time.perf_counter(), time.process_time()
+        model.fit(data.data[train], data.target[train])
+        fitted, fitted_cpu = time.perf_counter(), time.process_time()
+        probabilities = np.asarray(model.predict_proba(data.data[test]))
+        judged = time.perf_counter()
+    seconds_fit, cpu_seconds_fit = fitted - started, fitted_cpu - started_cpu
+    if resumed:  # the epochs' own times, which those before the interruption belong to as well
+        seconds_fit = sum(row["seconds"] for row in model[-1].history_)
+        cpu_seconds_fit = float("nan")
+    y = data.target[test]
+    evaluation = evaluate(
+        y, probabilities, classes=model.classes_, noise_level=data.noise_level[test],
+        dataset=data.name,
+    )  # fmt: skip
+    guess = guess_unanswered(probabilities)
+    several = multicompartment_probability(guess, model.classes_) > 0.5
+    return RunResult(
+        run, "done", "",
+        {
+            "estimator": fingerprint(compared, options),
+            "n_test": len(test),
+            "n_failed": evaluation.n_failed,
+            "seconds_fit": seconds_fit if compared.learns else 0.0,
+            "cpu_seconds_fit": cpu_seconds_fit if compared.learns else 0.0,
+            "seconds_predict": judged - fitted,
+            "device": _device(model),
+            "size_bytes": len(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)),
+            "metrics": evaluation.metrics,
+            "by_noise_level": evaluation.by_noise_level.reset_index().to_dict(orient="list"),
+            "warnings": dict(Counter(f"{w.category.__name__}: {w.message}" for w in caught)),
+        },
+        right=model.classes_[guess.argmax(axis=1)] == y,
+        right_binary=several == is_multicompartment(y),
+    )  # fmt: skip
+
+
+def _device(model: Any) -> str:
+    last = model[-1] if isinstance(model, Pipeline) else model
+    net = getattr(last, "net_", None)
+    return "cpu" if net is None else device_name(net)
+
+
+def fingerprint(compared: ComparedModel, options: BuildOptions) -> str:
+    """Return the parameters of a model as text: a stored run of others is not repeated as this.
+
+    The names are those of the first version of the files, so that stored runs stay valid.
+    """
+    model = as_stored(compared.make(BuildOptions(options.protocol, options.seed, options.norm)))
+    parameters = {
+        key: repr(value)
+        for key, value in model.get_params().items()
+        if key.rpartition("__")[2] not in _NO_PARAMETER_OF_THE_RESULT
+    }
+    return json.dumps(parameters, sort_keys=True)
+
+
+_NO_PARAMETER_OF_THE_RESULT = ("n_jobs", "verbose", "device", "checkpoint", "steps", "memory")
+
+
+def write_run(folder: Path, result: RunResult) -> None:
+    """Keep a run; its .json is written last and marks it as whole."""
+    if result.right is not None and result.right_binary is not None:
+        with write_atomically(folder / f"{result.run.stem}.npz") as partial:
+            np.savez_compressed(
+                partial,
+                right=np.packbits(result.right),
+                right_binary=np.packbits(result.right_binary),
+            )
+    content = {
+        **_stored(result.run), "status": result.status, "reason": result.reason, **result.content
+    }  # fmt: skip
+    write_json(folder / f"{result.run.stem}.json", content)
+
+
+def _stored(run: Run) -> dict[str, Any]:
+    """A run under the names of the first version of the files."""
+    content = asdict(run)
+    return {"rival": content.pop("model"), **content}
+
+
+def stored_run(content: dict[str, Any]) -> Run:
+    """Return the run that a stored file is of.
+
+    Raises
+    ------
+    KeyError
+        If the file does not say.
+    """
+    return Run(content["rival"], content["n_train"], content["seed"])
+
+
+def read_run(folder: Path, run: Run) -> RunResult | None:
+    """A run that is done, or None: what failed or is damaged is worth another try."""
+    path = folder / f"{run.stem}.json"
+    try:
+        content = read_json(path)
+        if content["status"] != "done" or "estimator" not in content:
+            return None
+        # through bytes: numpy leaves a damaged file open
+        with np.load(io.BytesIO((folder / f"{run.stem}.npz").read_bytes())) as file:
+            right, right_binary = (
+                np.unpackbits(file[name])[: content["n_test"]].astype(bool)
+                for name in ("right", "right_binary")
+            )
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+    known = {*_stored(run), "status", "reason"}
+    rest = {key: value for key, value in content.items() if key not in known}
+    return RunResult(run, "done", "", rest, right, right_binary)

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import check_scoring, roc_auc_score
+from sklearn.model_selection import GridSearchCV, cross_validate
+
+from corrsk.evaluation import (
+    SCORERS,
+    AccuracyOverNoiseDisplay,
+    CountRocDisplay,
+    Evaluation,
+    LossCurveDisplay,
+    bootstrap_difference,
+    bootstrap_interval,
+    evaluate,
+    expected_calibration_error,
+    mcnemar_test,
+    multicompartment_accuracy,
+    plot_confusion_matrices,
+    results_table,
+)
+from corrsk.workflows.paper import PAPER
+
+Y = np.array([1, 1, 2, 3, 4, 2])
+P = np.array(
+    [
+        [0.9, 0.1, 0.0, 0.0],
+        [0.2, 0.5, 0.3, 0.0],
+        [0.4, 0.3, 0.2, 0.1],  # argmax says one, P > 0.5 says several
+        [0.1, 0.2, 0.6, 0.1],
+        [0.0, 0.1, 0.5, 0.4],
+        [0.6, 0.4, 0.0, 0.0],
+    ]
+)
+
+
+def test_by_hand():
+    result = evaluate(Y, P, noise_level=[0.01, 0.01, 0.01, 0.02, 0.02, 0.02], dataset="six")
+    m = result.metrics
+    # predicted: 1 2 1 3 3 1
+    assert m["accuracy"] == pytest.approx(2 / 6)
+    assert m["binary_argmax_accuracy"] == pytest.approx(3 / 6)
+    assert m["binary_accuracy"] == pytest.approx(4 / 6)
+    assert m["precision_1"] == pytest.approx(1 / 3)
+    assert m["recall_1"] == pytest.approx(1 / 2)
+    assert m["f1_1"] == pytest.approx(0.4)
+    assert m["recall_macro"] == pytest.approx((0.5 + 0 + 1 + 0) / 4)
+    assert m["binary_precision_single"] == pytest.approx(1 / 2)
+    assert m["binary_recall_multi"] == pytest.approx(3 / 4)
+    assert m["binary_argmax_recall_single"] == pytest.approx(1 / 2)
+    assert m["log_loss"] == pytest.approx(-np.log([0.9, 0.2, 0.3, 0.6, 0.4, 0.4]).mean())
+    assert m["roc_auc_1"] == roc_auc_score(Y == 1, P[:, 0])
+    assert m["roc_auc_macro"] == roc_auc_score(Y, P, multi_class="ovr")
+    assert m["binary_roc_auc"] == pytest.approx(m["roc_auc_1"])
+    assert result.confusion_matrix.tolist() == [
+        [1, 1, 0, 0], [2, 0, 0, 0], [0, 0, 1, 0], [0, 0, 1, 0]
+    ]  # fmt: skip
+    assert result.binary_confusion_matrix.tolist() == [[1, 1], [1, 3]]
+    assert result.binary_argmax_confusion_matrix.tolist() == [[1, 1], [2, 2]]
+    assert result.by_noise_level["accuracy"].tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert result.by_noise_level["n_samples"].tolist() == [3, 3]
+
+
+def test_rounding_makes_no_probability_above_one():
+    rows = np.array([[0.0, 0.5, 0.25, np.nextafter(0.25, 1)], [1.0, 0.0, 0.0, 0.0]])
+    rows[0, 1] = np.nextafter(0.5, 1)
+    assert rows[0, 1:].sum() > 1  # by the last bit
+    result = evaluate([2, 1], rows, classes=[1, 2, 3, 4])
+    assert np.isfinite(result.metrics["binary_log_loss"])
+
+
+def test_calibration_errors_have_one_definition():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 5000)
+    y = 1 + (p.cumsum(axis=1) < rng.random((5000, 1))).sum(axis=1)
+    sharper = p**2 / (p**2).sum(axis=1, keepdims=True)
+    metrics = evaluate(y, sharper).metrics
+    for name, question in {
+        "calibration_error": "count", "binary_calibration_error": "multicompartment"
+    }.items():  # fmt: skip
+        expected = expected_calibration_error(y, sharper, question=question)
+        assert metrics[name] == pytest.approx(expected, rel=1e-12)
+        assert metrics[name] > 2 * evaluate(y, p).metrics[name]
+
+
+def test_the_papers_figures_agree_with_its_own_matrix():
+    matrix = PAPER.confusion_matrix
+    assert matrix.sum(axis=1).tolist() == [25_000] * 4
+    recall = np.diag(matrix) / matrix.sum(axis=1)
+    precision = np.diag(matrix) / matrix.sum(axis=0)
+    assert np.trace(matrix) / matrix.sum() == pytest.approx(PAPER.metrics["accuracy"], abs=5e-4)
+    assert recall.mean() == pytest.approx(PAPER.metrics["recall_macro"], abs=5e-3)
+    assert precision.mean() == pytest.approx(PAPER.metrics["precision_macro"], abs=5e-3)
+    binary = PAPER.binary_confusion_matrix
+    assert np.trace(binary) / binary.sum() == pytest.approx(
+        PAPER.metrics["binary_argmax_accuracy"], abs=5e-4
+    )
+    assert recall[0] == pytest.approx(PAPER.metrics["binary_argmax_recall_single"], abs=5e-3)
+    assert precision[0] == pytest.approx(PAPER.metrics["binary_argmax_precision_single"], abs=5e-3)
+    names = evaluate(Y, P).metrics
+    assert set(PAPER.metrics) <= set(names)
+
+
+def test_table_and_json(tmp_path):
+    result = evaluate(Y, P, dataset="six", noise_level=[0.01] * 6)
+    frame = result.to_frame(PAPER)
+    assert frame.loc["accuracy", "six"] == result.metrics["accuracy"]
+    assert frame.loc["accuracy", PAPER.name] == 0.612
+    assert list(result.to_frame()) == ["six"]
+    shown = results_table(result, PAPER)
+    assert shown.loc["4-class accuracy", PAPER.name] == "0.612"
+    assert shown.loc["AUC, n_c = 1", PAPER.name] == "0.98"
+    assert shown.loc["log loss", PAPER.name] == ""
+    result.to_json(tmp_path / "metrics.json", run={"seed": 0})
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["dataset"] == "six"
+    assert content["run"] == {"seed": 0}
+    again = Evaluation.from_json(tmp_path / "metrics.json")
+    assert again.metrics == result.metrics
+    np.testing.assert_array_equal(again.confusion_matrix, result.confusion_matrix)
+    assert again.by_noise_level.astype(float).equals(result.by_noise_level.astype(float))
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(ValueError, match="not an evaluation"):
+        Evaluation.from_json(tmp_path / "metrics.json")
+
+
+def test_order_of_classes_precision_and_kind_of_labels_do_not_matter():
+    expected = evaluate(Y, P).metrics
+    assert evaluate(Y, P[:, ::-1], classes=[4, 3, 2, 1]).metrics == expected
+    assert evaluate(Y.astype(str), P, classes=["1", "2", "3", "4"]).metrics == expected
+    single = evaluate(Y.astype(float), P.astype(np.float32)).metrics
+    assert single.keys() == expected.keys()
+    assert single["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-6)
+
+
+def test_a_reference_of_other_classes_is_refused():
+    three = evaluate(Y[Y < 4], P[Y < 4][:, :3] / P[Y < 4][:, :3].sum(axis=1, keepdims=True))
+    assert not PAPER.applies_to(three.classes)
+    for show in (three.to_frame, lambda r: results_table(three, r),
+                 lambda r: plot_confusion_matrices(three, reference=r)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"classes \[1, 2, 3, 4\], not for \['1', '2', '3'\]"):
+            show(PAPER)
+
+
+def test_names_that_moved_to_the_paper_warn():
+    import corrsk.evaluation
+
+    for old, new in {
+        "PAPER": PAPER.name, "PAPER_METRICS": PAPER.metrics,
+        "PAPER_CONFUSION_MATRIX": PAPER.confusion_matrix,
+        "is_papers_problem": PAPER.applies_to,
+    }.items():  # fmt: skip
+        with pytest.warns(DeprecationWarning, match="corrsk.workflows.paper.PAPER"):
+            assert np.all(getattr(corrsk.evaluation, old) == new)
+    with pytest.raises(AttributeError, match="no attribute 'NONE'"):
+        corrsk.evaluation.NONE  # noqa: B018
+
+
+def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
+    result = evaluate(np.array([1, 2, 1]), P[:3], classes=[1, 2, 3, 4])
+    assert np.isnan(result.metrics["roc_auc_3"])
+    result.to_json(tmp_path / "metrics.json")
+    assert "NaN" not in (tmp_path / "metrics.json").read_text()
+    assert np.isnan(Evaluation.from_json(tmp_path / "metrics.json").metrics["roc_auc_3"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probabilities": P[:, :3]}, "a column for each of the 4 classes"),
+        ({"probabilities": P * 2}, "must sum to 1"),
+        ({"probabilities": np.where(P == 0.9, np.nan, P)}, "NaN"),
+        ({"y": Y[1:]}, "inconsistent numbers"),
+        ({"y": Y - 1, "classes": [0, 1, 2, 3]}, "must be compartment counts"),
+        ({"classes": [1, 2, 3, 4, 4]}, "a column for each of the 5"),
+        ({"noise_level": [0.1, np.nan, 0.1, 0.1, 0.1, 0.1]}, "noise_level holds NaN"),
+        ({"classes": [1, 2, 3, 5]}, r"y holds \[4\]"),
+        ({"y": Y[:0], "probabilities": P[:0], "classes": [1, 2, 3, 4]}, "no signals"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"y": Y, "probabilities": P} | change
+    with pytest.raises(ValueError, match=message):
+        evaluate(**arguments)
+
+
+def test_scorers_in_a_search(small_data):
+    X, y = small_data.data[:600], small_data.target[:600]
+    forest = RandomForestClassifier(n_estimators=10, random_state=0)
+    search = GridSearchCV(
+        forest, {"max_depth": [1, 6]}, scoring=SCORERS, refit="multicompartment_roc_auc", cv=2,
+        n_jobs=2, error_score="raise",
+    ).fit(X, y)  # fmt: skip
+    assert search.best_params_ == {"max_depth": 6}
+    for name in SCORERS:
+        assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
+    weighted = GridSearchCV(forest, {"max_depth": [2]}, scoring=SCORERS, refit=False, cv=2)
+    weighted.fit(X, y, sample_weight=np.ones(len(y)))
+    several = (y > 1).astype(float)  # weigh the signals of one compartment out
+    assert multicompartment_accuracy(
+        DummyClassifier().fit(X, y), X, y, sample_weight=several
+    ) == pytest.approx(1)
+    scores = cross_validate(DummyClassifier(), X, y, scoring=SCORERS, cv=2)
+    # who knows nothing answers "several", which most are
+    assert scores["test_multicompartment_accuracy"].mean() == pytest.approx(np.mean(y > 1))
+    assert scores["test_multicompartment_balanced_accuracy"].mean() == pytest.approx(0.5)
+    fitted = forest.fit(X, y)
+    several = 1 - fitted.predict_proba(X)[:, 0]
+    assert multicompartment_accuracy(fitted, X, y) == np.mean((several > 0.5) == (y > 1))
+
+
+# -- figures ------------------------------------------------------------------
+
+
+def texts(ax):
+    legend = ax.get_legend()
+    return [] if legend is None else [text.get_text() for text in legend.get_texts()]
+
+
+def test_confusion_matrices_stand_beside_those_of_a_reference():
+    result = evaluate(Y, P, dataset="six")
+    figure = plot_confusion_matrices(result, reference=PAPER)
+    titles = [ax.get_title() for ax in figure.axes]
+    names = [title.split("\n")[0] for title in titles]
+    assert names == ["six", "six", PAPER.name, PAPER.name]
+    shown = [text.get_text() for text in figure.axes[3].texts]
+    assert "88.2%\n22,061" in shown
+    assert len(plot_confusion_matrices(result).axes) == 2
+    with pytest.warns(FutureWarning, match=r"paper of plot_confusion_matrices is ignored.*refer"):
+        assert len(plot_confusion_matrices(result, paper=True).axes) == 2
+
+
+def test_roc_display():
+    display = CountRocDisplay.from_predictions(Y, P, dataset="six", reference=PAPER)
+    assert "six" in display.ax_.get_title()
+    assert any("n_c = 2" in text and "published: 0.81" in text for text in texts(display.ax_))
+    assert sum("average" in text for text in texts(display.ax_)) == 2
+    areas = {name: area for name, (_, _, area) in display.curves.items()}
+    expected = evaluate(Y, P).metrics
+    for name in ("1", "2", "3", "4", "micro", "macro"):
+        assert areas[name] == pytest.approx(expected[f"roc_auc_{name}"])
+
+
+def test_roc_of_some_of_the_classes():
+    display = CountRocDisplay.from_predictions([1, 2, 2], P[[0, 1, 3]], classes=[1, 2, 3, 4])
+    assert set(display.curves) == {"1", "2", "micro"}  # a macro average is one over all classes
+    with pytest.raises(ValueError, match="at least two of the classes"):
+        CountRocDisplay.from_predictions([1, 1], P[:2], classes=[1, 2, 3, 4])
+
+
+def test_displays_from_estimator_on_given_axes(small_data):
+    from matplotlib.figure import Figure
+
+    from corrsk import CorrelationCNNClassifier
+
+    X, y = small_data.data[:500], small_data.target[:500]
+    model = CorrelationCNNClassifier(max_epochs=3, random_state=0).fit(
+        X, y, X_val=X[:99], y_val=y[:99]
+    )
+    axes = Figure().subplots(1, 3)
+    assert CountRocDisplay.from_estimator(model, X, y, dataset="here", ax=axes[0]).ax_ is axes[0]
+    over_noise = AccuracyOverNoiseDisplay.from_estimator(
+        model, X, y, small_data.noise_level[:500], dataset="here", ax=axes[1]
+    )
+    lines = over_noise.ax_.get_lines()
+    np.testing.assert_allclose(lines[0].get_xdata(), [0.1, 0.2, 0.3, 0.4, 0.5])
+    loss = LossCurveDisplay.from_estimator(model, dataset="here", ax=axes[2])
+    np.testing.assert_allclose(
+        loss.ax_.get_lines()[0].get_ydata(), [row["train_loss"] for row in model.history_]
+    )
+    assert all("here" in ax.get_title() for ax in axes)
+    AccuracyOverNoiseDisplay.from_predictions(y, model.predict_proba(X), np.ones(500))
+    with pytest.raises(ValueError, match="no noise levels"):
+        AccuracyOverNoiseDisplay(evaluate(Y, P))
+
+
+def test_signals_without_an_answer_are_guesses():
+    """Rows of NaN, as of voxels that a method could not fit, are counted and cost chance."""
+    rows = P.copy()
+    rows[[0, 3]] = np.nan
+    result = evaluate(Y, rows)
+    guessed = P.copy()
+    guessed[[0, 3]] = 0.25
+    assert result.n_failed == 2
+    assert result.metrics == pytest.approx(evaluate(Y, guessed).metrics)
+    rows[1, 0] = np.nan
+    with pytest.raises(ValueError, match="partly NaN"):
+        evaluate(Y, rows)
+
+
+def test_bootstrap_interval():
+    rng = np.random.default_rng(0)
+    answers = rng.random(4000) < 0.8
+    low, high = bootstrap_interval([answers], random_state=1)
+    # against resampling the answers themselves
+    resampled = rng.choice(answers, (4000, answers.size)).mean(axis=1)
+    assert [low, high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=1e-3)
+    assert bootstrap_interval([answers], random_state=1) == (low, high)
+    wide = bootstrap_interval([answers], level=0.99, random_state=1)
+    assert wide[0] < low < high < wide[1]
+    # the mean over two test sets is surer than each
+    twice = bootstrap_interval([answers, answers])
+    assert twice[1] - twice[0] == pytest.approx((high - low) / np.sqrt(2), rel=0.1)
+    for nothing in ([], [[]]):
+        with pytest.raises(ValueError, match="at least one test set"):
+            bootstrap_interval(nothing)
+
+
+def test_mcnemar():
+    first = np.array([True] * 8 + [False] * 2 + [True] * 50)
+    second = np.array([False] * 8 + [True] * 2 + [True] * 50)
+    result = mcnemar_test(first, second)
+    assert (result.only_first, result.only_second) == (8, 2)
+    # twice the chance of at most 2 heads of 10
+    assert result.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+    assert mcnemar_test(first, first).p_value == 1
+    with pytest.raises(ValueError, match="answers of both classifiers to the same signals"):
+        mcnemar_test(first, second[:-1])
+
+
+def test_bootstrap_of_a_difference():
+    rng = np.random.default_rng(0)
+    first = rng.random(3000) < 0.8
+    second = np.where(rng.random(3000) < 0.9, first, ~first)
+    difference, low, high = bootstrap_difference([(first, second)], random_state=1)
+    assert difference == pytest.approx(first.mean() - second.mean())
+    rows = rng.integers(0, 3000, (4000, 3000))
+    resampled = first[rows].mean(axis=1) - second[rows].mean(axis=1)
+    assert [low, high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=1e-3)
+    assert bootstrap_difference([(first, first)]) == (0, 0, 0)
+    for nothing in ([], [([], [])]):
+        with pytest.raises(ValueError, match="a difference needs"):
+            bootstrap_difference(nothing)
+
+
+class HalfAnswered(DummyClassifier):
+    """Has no answer to every second signal."""
+
+    def predict_proba(self, X):
+        probabilities = super().predict_proba(X)
+        probabilities[::2] = np.nan
+        return probabilities
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_scorers_take_signals_without_an_answer_for_guesses(name):
+    model = HalfAnswered(strategy="prior").fit(np.zeros((6, 1)), Y)
+    scorer = check_scoring(model, SCORERS[name])
+    if name == "accuracy":  # of `predict`, which always answers
+        return
+    rows = (
+        DummyClassifier(strategy="prior").fit(np.zeros((6, 1)), Y).predict_proba(np.zeros((6, 1)))
+    )
+    rows[::2] = 0.25
+    result = evaluate(Y, rows).metrics
+    expected = {
+        "neg_log_loss": -result["log_loss"],
+        "multicompartment_accuracy": result["binary_accuracy"],
+        "multicompartment_roc_auc": result["binary_roc_auc"],
+        "multicompartment_neg_log_loss": -result["binary_log_loss"],
+    }
+    score = scorer(model, np.zeros((6, 1)), Y)
+    assert np.isfinite(score)
+    if name in expected:
+        assert score == pytest.approx(expected[name])
+
+
+def test_noise_levels_of_a_range_with_many_equal_ones():
+    rng = np.random.default_rng(0)
+    y = rng.integers(1, 5, 1000)
+    level = np.where(rng.random(1000) < 0.6, 0.01, rng.uniform(0.01, 0.05, 1000))
+    table = evaluate(y, np.full((1000, 4), 0.25), noise_level=level).by_noise_level
+    assert 1 <= len(table) <= 5
+    assert table["n_samples"].sum() == 1000

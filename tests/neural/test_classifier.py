@@ -1,0 +1,613 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationCNNClassifier,
+    CorrelationSignalGenerator,
+    ResidualMLPClassifier,
+    SignalNormalizer,
+    TissuePrior,
+)
+from corrsk.evaluation import multicompartment_accuracy
+from tests._helpers import make_classifier
+
+
+def quick(network="cnn", **changes):
+    parameters = {"max_epochs": 3, "random_state": 0, "verbose": False}
+    return make_classifier(network, **parameters | changes)
+
+
+def weights(model):
+    return torch.cat([p.detach().ravel() for p in model.net_.module_.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def train(small_data):
+    return small_data.data[small_data.train_indices], small_data.target[small_data.train_indices]
+
+
+@pytest.fixture(scope="module")
+def test(small_data):
+    return small_data.data[small_data.test_indices], small_data.target[small_data.test_indices]
+
+
+def test_it_learns(train, test):
+    model = quick(max_epochs=12).fit(*train)
+    assert model.score(*test) > 0.45  # chance is 0.25
+    assert multicompartment_accuracy(model, *test) > 0.8  # a constant answer gives 0.75
+    assert model.classes_.tolist() == [1, 2, 3, 4]
+    assert model.grid_shape_ == (8, 8)
+    assert model.n_iter_ == 12
+    history = pd.DataFrame(model.history_)
+    assert history["epoch"].tolist() == list(range(1, 13))
+    assert history["train_loss"].iloc[-1] < history["train_loss"].iloc[0]
+    assert sum(p.numel() for p in model.net_.module_.parameters()) == 4208
+
+
+def test_probabilities(train, test):
+    model = quick().fit(*train)
+    P = model.predict_proba(test[0])
+    assert P.dtype == np.float64
+    np.testing.assert_allclose(P.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        model.predict_multicompartment_proba(test[0]), 1 - P[:, 0], rtol=1e-12
+    )
+    np.testing.assert_array_equal(model.predict(test[0]), P.argmax(axis=1) + 1)
+    images = test[0].reshape(-1, 8, 8)
+    np.testing.assert_array_equal(model.predict_proba(images), P)
+
+
+def test_chunked_prediction_is_the_same(train, test, monkeypatch):
+    model = quick().fit(*train)
+    expected = model.predict_proba(test[0])
+    monkeypatch.setattr("corrsk.neural.training.prediction.PREDICT_ROWS", 7)
+    np.testing.assert_allclose(model.predict_proba(test[0]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_same_seed_gives_the_same_bits(train, dropout):
+    state = torch.get_rng_state()
+    one, two = (quick(dropout=dropout).fit(*train) for _ in range(2))
+    assert torch.equal(weights(one), weights(two))
+    assert torch.equal(torch.get_rng_state(), state)  # the user's own draws go on undisturbed
+    other = quick(dropout=dropout, random_state=1).fit(*train)
+    assert not torch.equal(weights(one), weights(other))
+
+
+def test_validation_data_choose_the_best_epoch(train, test):
+    # a learning rate that overshoots, so that the last epoch is not the best
+    settings = {"learning_rate": 0.1, "learning_rate_schedule": "constant", "max_epochs": 10}
+    model = quick(**settings).fit(*train, X_val=test[0], y_val=test[1])
+    losses = [row["valid_loss"] for row in model.history_]
+    assert model.best_epoch_ == int(np.argmin(losses)) + 1 < 10
+    P = model.predict_proba(test[0])
+    loss = -np.log(P[np.arange(len(P)), test[1] - 1]).mean()
+    # a real copy: the published code kept a reference to the model still in training
+    assert loss == pytest.approx(min(losses), rel=1e-4)
+    last = quick(**settings, restore_best=False).fit(*train, X_val=test[0], y_val=test[1])
+    P = last.predict_proba(test[0])
+    assert -np.log(P[np.arange(len(P)), test[1] - 1]).mean() == pytest.approx(losses[-1], rel=1e-4)
+
+
+def test_early_stopping(train, test):
+    model = quick(
+        learning_rate=0.1, learning_rate_schedule="constant", max_epochs=200, n_iter_no_change=2
+    ).fit(*train, X_val=test[0], y_val=test[1])
+    assert model.n_iter_ == model.best_epoch_ + 2 < 200
+
+
+def test_validation_fraction(train):
+    model = quick(validation_fraction=0.25).fit(*train)
+    assert "valid_accuracy" in model.history_[0]
+    assert quick().fit(*train).best_epoch_ is None
+
+
+def test_validation_labels_count_towards_accuracy(train, test):
+    model = quick(restore_best=False).fit(*train, X_val=test[0], y_val=test[1])
+    assert model.history_[-1]["valid_accuracy"] == pytest.approx(model.score(*test))
+
+
+@pytest.mark.parametrize(
+    "labels", [["one", "two", "three", "four"], [10, 20, 30, 40], [0, 1, 2, 3]]
+)
+def test_labels_of_any_kind(train, test, labels):
+    labels = np.array(labels)
+    model = quick().fit(train[0], labels[train[1] - 1], X_val=test[0], y_val=labels[test[1] - 1])
+    np.testing.assert_array_equal(model.classes_, np.sort(labels))
+    assert set(model.predict(test[0])) <= set(labels.tolist())
+    expected = quick().fit(*train, X_val=test[0], y_val=test[1])
+    if sorted(labels.tolist()) == labels.tolist():
+        np.testing.assert_array_equal(model.predict(test[0]), labels[expected.predict(test[0]) - 1])
+    if labels[0] != 10:
+        with pytest.raises(ValueError, match="must be compartment counts"):
+            model.predict_multicompartment_proba(test[0])
+
+
+def test_class_weight(train):
+    X, y = train
+    plain = quick(max_epochs=5).fit(X, y).predict(X)
+    heavy = quick(max_epochs=5, class_weight={1: 1, 2: 1, 3: 20, 4: 1}).fit(X, y).predict(X)
+    assert (heavy == 3).mean() > 0.9 > (plain == 3).mean()
+
+
+def test_grid_shapes():
+    X = np.random.default_rng(0).normal(size=(40, 48))
+    y = np.arange(40) % 2
+    protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
+    named = pd.DataFrame(X, columns=protocol.feature_names)
+    assert quick(max_epochs=1).fit(named, y).grid_shape_ == (6, 8)
+    assert quick(max_epochs=1).fit(X[:, :47], y).grid_shape_ == (6, 8)  # 47 columns in 48 places
+    assert quick(max_epochs=1).fit(X[:, :36], y).grid_shape_ == (6, 6)
+    assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
+    assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
+    assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
+    shuffled = named.iloc[:, ::-1]  # names that are not in grid order tell no grid
+    assert quick(max_epochs=1).fit(shuffled.iloc[:, :36], y).grid_shape_ == (6, 6)
+    # an array of images tells its layout itself, also as a list
+    images = X.reshape(-1, 12, 4)
+    assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)
+    assert quick(max_epochs=1).fit(images.tolist(), y).grid_shape_ == (12, 4)
+    assert quick(max_epochs=1).fit(X.reshape(-1, 3, 4, 2, 2), y).grid_shape_ == (3, 4, 4)
+
+
+def test_paper_recipe():
+    model = CorrelationCNNClassifier.from_recipe("paper")
+    assert {
+        "optimizer": "sgd", "momentum": 0.9, "learning_rate": 1.0,
+        "learning_rate_schedule": "steps", "max_epochs": 3000, "batch_size": 10_000,
+        "dropout": 0.2, "softmax_before_loss": True, "input_scaling": None,
+    }.items() <= model.get_params().items()  # fmt: skip
+    assert CorrelationCNNClassifier.from_recipe("paper", max_epochs=2).max_epochs == 2
+    with pytest.raises(ValueError, match="known recipes: default, paper"):
+        CorrelationCNNClassifier.from_recipe("papers")
+    with pytest.raises(ValueError, match="known recipes: residual-mlp"):
+        ResidualMLPClassifier.from_recipe("paper")
+
+
+def test_paper_recipe_trains(train, test):
+    model = CorrelationCNNClassifier.from_recipe(
+        "paper", max_epochs=5, batch_size=200, random_state=0, verbose=False
+    ).fit(*train)
+    rates = [row["learning_rate"] for row in model.history_]
+    np.testing.assert_allclose(rates, 0.01 ** (np.arange(5) / 5))
+    # softmax twice: the loss cannot fall below log(1 + 3 / e)
+    assert min(row["train_loss"] for row in model.history_) > 0.743
+    np.testing.assert_allclose(model.predict_proba(test[0]).sum(axis=1), 1)
+
+
+def test_clone_pickle_deepcopy(train, test):
+    model = quick().fit(*train)
+    P = model.predict_proba(test[0])
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        np.testing.assert_array_equal(twin.predict_proba(test[0]), P)
+    assert not hasattr(clone(model), "net_")
+    assert len(pickle.dumps(model)) < 100_000  # no data, optimiser or history of batches in it
+
+
+BAD_INPUT = {
+    "NaN": (lambda X, y: (np.where(X[0, 0] == X, np.nan, X), y), "NaN"),
+    "infinity": (lambda X, y: (np.where(X[0, 0] == X, np.inf, X), y), "infinity"),
+    "single class": (lambda X, y: (X, np.ones_like(y)), "at least two classes; got 1 class"),
+    "lengths": (lambda X, y: (X, y[1:]), "inconsistent numbers of samples"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_data(train, case):
+    change, message = BAD_INPUT[case]
+    with pytest.raises(ValueError, match=message):
+        quick().fit(*change(*train))
+
+
+def test_a_fit_that_fails_leaves_nothing_fitted(train):
+    model = quick(max_epochs=1).fit(*train)
+    model.set_params(class_weight={9: 1})
+    with pytest.raises(ValueError, match="class_weight"):
+        model.fit(*train)
+    with pytest.raises(NotFittedError):
+        model.predict(train[0])
+
+
+def test_a_training_that_diverges_says_so(train):
+    with pytest.raises(ValueError, match="diverged.*lower learning_rate"):
+        quick(optimizer="sgd", learning_rate=1e8).fit(*train)
+
+
+def test_values_beyond_single_precision(train):
+    model = quick(max_epochs=1).fit(*train)
+    with pytest.raises(ValueError, match="too large"):
+        model.predict_proba(np.full((5, 64), 1e300))
+
+
+@pytest.mark.parametrize("weight", [0, -1])
+def test_impossible_class_weights(train, weight):
+    with pytest.raises(ValueError, match="negative or all zero"):
+        quick(class_weight=dict.fromkeys([1, 2, 3, 4], weight)).fit(*train)
+
+
+def test_wrong_number_of_columns(train):
+    model = quick(max_epochs=1).fit(*train)
+    with pytest.raises(ValueError, match="63 features.*64 features"):
+        model.predict(train[0][:, :63])
+    with pytest.raises(ValueError, match="does not lay out the 64 columns"):
+        quick(grid_shape=(8, 9)).fit(*train)
+    with pytest.raises(ValueError, match="does not lay out"):
+        quick(grid_shape=(64,)).fit(*train)
+
+
+def test_bad_validation_data(train, test):
+    with pytest.raises(ValueError, match="both X_val and y_val"):
+        quick().fit(*train, X_val=test[0])
+    with pytest.raises(ValueError, match="600 signals but y_val 599"):
+        quick().fit(*train, X_val=test[0], y_val=test[1][1:])
+    with pytest.raises(ValueError, match=r"labels that y does not: \[5\]"):
+        quick().fit(*train, X_val=test[0], y_val=test[1] // 4 * 5 + (test[1] < 4))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"max_epochs": 0}, "max_epochs"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"dropout": 1}, "dropout"),
+        ({"optimizer": "adagrad"}, "optimizer"),
+        ({"learning_rate_schedule": "cosine"}, "learning_rate_schedule"),
+        ({"device": "tpu"}, "'auto', 'cpu', 'cuda'"),
+        ({"device": "cuda:99"}, "is not available"),
+        ({"batch_size": "big"}, "batch_size"),
+    ],
+)
+def test_bad_parameters(train, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**parameters).fit(*train)
+
+
+# -- other networks -----------------------------------------------------------
+
+
+def test_the_residual_mlp_by_its_recipe(train, test):
+    model = ResidualMLPClassifier.from_recipe(
+        max_epochs=8, batch_size=100, width=64, random_state=0, verbose=False,
+        precision="float32",
+    ).fit(*train)  # fmt: skip
+    assert model.score(*test) > 0.5  # measured 0.56; the CNN has 0.45 after 12 epochs
+    assert set(model.net_.module_.state_dict()) > {"mean", "matrix"}
+    columns = np.random.default_rng(0).permutation(64)
+    other = clone(model).fit(train[0][:, columns[:50]], train[1])  # any columns, in any order
+    assert other.predict(test[0][:, columns[:50]]).shape == test[1].shape
+
+
+def test_a_module_of_ones_own(train, test):
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(32, 4)
+    )
+    before = [p.detach().clone() for p in module.parameters()]
+    model = quick(module).fit(*train)
+    assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
+    again = clone(model).fit(*train)  # from the weights that the module has
+    assert torch.equal(weights(model), weights(again))
+    assert model.predict_proba(test[0]).shape == (len(test[0]), 4)
+    narrow = torch.nn.Linear(64, 3)
+    with pytest.raises(ValueError, match=r"of shape \(2, 4\), one for each class"):
+        quick(narrow).fit(*train)
+
+
+class Gain(torch.nn.Module):
+    """A module with a plain attribute."""
+
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = gain
+        self.linear = torch.nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.gain * self.linear(x)
+
+
+def test_a_checkpoint_knows_a_module_by_more_than_its_weights(train, tmp_path):
+    one, two = Gain(1.0), Gain(50.0)
+    two.load_state_dict(one.state_dict())
+    fit = {"max_epochs": 1, "checkpoint": tmp_path / "checkpoint"}
+    quick(one, **fit).fit(*train)
+    assert quick(copy.deepcopy(one), **fit).fit(*train).n_iter_ == 1
+    with pytest.raises(ValueError, match="other parameters"):
+        quick(two, **fit).fit(*train)
+
+
+def test_what_is_no_network(train):
+    with pytest.raises(TypeError, match="torch module"):
+        quick(torch.nn.Linear).fit(*train)
+    with pytest.raises(ValueError, match="no parameters to train"):
+        quick(torch.nn.Identity()).fit(*train)
+
+
+def test_layers_that_draw_without_a_rate_do_not_draw_from_the_users_generator(train):
+    module = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.RReLU(), torch.nn.Linear(8, 4))
+    fits = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        fits.append(weights(quick(module, max_epochs=1).fit(*train)))
+        left = torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(left, torch.rand(1))
+    assert torch.equal(*fits)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_optimizers(train, optimizer):
+    model = quick(optimizer=optimizer, learning_rate=0.005).fit(*train)
+    assert model.history_[-1]["train_loss"] < model.history_[0]["train_loss"]
+    pickle.loads(pickle.dumps(model)).predict(train[0][:5])
+
+
+def test_training_in_bfloat16_gives_a_network_that_answers_in_float32(train, test):
+    full, half = (
+        quick(
+            "residual-mlp",
+            width=32,
+            precision=p,
+            input_scaling="standardize",
+            optimizer="adamw",
+            learning_rate=0.01,
+        ).fit(*train)
+        for p in ("float32", "bfloat16")
+    )
+    assert all(p.dtype == torch.float32 for p in half.net_.module_.parameters())
+    difference = np.abs(full.predict_proba(test[0]) - half.predict_proba(test[0])).mean()
+    assert 0 < difference < 0.05
+    assert not torch.equal(weights(full), weights(half))
+    assert half.score(*test) == pytest.approx(full.score(*test), abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"input_scaling": "whiten"}, "input_scaling"),
+        ({"input_scaling": "half-whiten"}, "input_scaling"),
+        ({"precision": "float16"}, "precision"),
+        ({"network": "residual-mlp", "width": 0}, "width"),
+        ({"network": "residual-mlp", "n_blocks": -1}, "n_blocks"),
+        ({"network": "residual-mlp", "backend": "numba"}, "backend"),
+        ({"momentum": 0.5}, "momentum=0.5 is for optimizer='sgd'"),
+    ],
+)
+def test_bad_networks(train, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**parameters).fit(*train)
+
+
+# -- tissue whose classes are not equally frequent -------------------------------
+
+
+def test_class_prior(train, test):
+    model = quick().fit(*train)
+    X = test[0]
+    plain = model.predict_proba(X)
+    np.testing.assert_allclose(model.class_prior_, 0.25, atol=0.001)
+    np.testing.assert_allclose(model.predict_proba(X, class_prior=model.class_prior_), plain)
+    prior = {1: 7, 2: 1, 3: 1, 4: 1}
+    shifted = model.predict_proba(X, class_prior=prior)
+    expected = plain * [0.7, 0.1, 0.1, 0.1] / model.class_prior_
+    np.testing.assert_allclose(shifted, expected / expected.sum(axis=1, keepdims=True))
+    np.testing.assert_array_equal(
+        model.predict(X, class_prior=prior), model.classes_[shifted.argmax(axis=1)]
+    )
+    np.testing.assert_allclose(
+        model.predict_multicompartment_proba(X, class_prior=prior), 1 - shifted[:, 0]
+    )
+    pipeline = make_pipeline(SignalNormalizer(), quick()).fit(*train)
+    assert (
+        pipeline.predict_proba(X, class_prior=prior)[:, 0] >= pipeline.predict_proba(X)[:, 0]
+    ).all()
+    series = pd.Series({4: 1, 1: 7, 3: 1, 2: 1})  # as value_counts gives it: by its labels
+    np.testing.assert_array_equal(model.predict_proba(X, class_prior=series), shifted)
+    only = model.predict_proba(X, class_prior=[0, 1, 1, 0])
+    assert (only[:, [0, 3]] == 0).all()
+
+
+def test_class_prior_undoes_the_balance_of_the_training(train, test):
+    X, y = train
+    few = (y != 1) | (np.arange(len(y)) % 4 == 0)
+    # trained with weights that make the classes alike, it presumes that they are
+    model = quick(class_weight="balanced").fit(X[few], y[few])
+    np.testing.assert_allclose(model.class_prior_, 0.25)
+    assert quick().fit(X[few], y[few]).class_prior_[0] == pytest.approx(1 / 13, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ([0.5, 0.5], "4 classes"),
+        ({1: 1, 2: 1, 3: 1}, "lacks"),
+        ([-1, 1, 1, 1], "not negative"),
+    ],
+)
+def test_bad_class_priors(train, prior, message):
+    model = quick(max_epochs=1).fit(*train)
+    with pytest.raises(ValueError, match=message):
+        model.predict_proba(train[0], class_prior=prior)
+
+
+# -- in scikit-learn's company ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    return TissuePrior.named("midl2024").sample(1500, random_state=0)
+
+
+@pytest.fixture
+def pipeline():
+    return make_pipeline(
+        CorrelationSignalGenerator(noise_level=0.005, random_state=0),
+        SignalNormalizer(),
+        quick(),
+    )
+
+
+def test_pipeline(pipeline, tissue):
+    pipeline.fit(*tissue)
+    assert pipeline.predict_proba(tissue[0][:5]).shape == (5, 4)
+    measured = CorrelationSignalGenerator(noise_level=0.005).fit_transform(tissue[0][:5])
+    assert pipeline[1:].predict_proba(measured).shape == (5, 4)  # the same steps, measured signals
+    scores = cross_val_score(pipeline, *tissue, cv=3, scoring=multicompartment_accuracy)
+    assert np.isfinite(scores).all()
+    with pytest.raises(ValueError, match="63 features"):
+        pipeline[1:].predict(measured[:, :63])
+
+
+def test_pandas_output_tells_the_classifier_its_grid(pipeline, tissue):
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 130, 10))
+    pipeline.set_params(correlationsignalgenerator__protocol=protocol)
+    pipeline.set_output(transform="pandas").fit(*tissue)
+    assert pipeline[-1].grid_shape_ == (3, 12)
+
+
+def test_grid_search_over_the_noise_and_the_network_in_two_processes(pipeline, tissue):
+    grid = {
+        "correlationsignalgenerator__noise_level": [0.001, 0.05],
+        "correlationcnnclassifier__learning_rate": [1e-3, 1e-2],
+    }
+    search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
+    again = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
+    )
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+    assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
+
+
+def test_grid_search_over_protocols(pipeline, tissue):
+    protocols = [
+        "ir-se-8x8",
+        AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[5, 20, 80, 150]),
+    ]
+    search = GridSearchCV(
+        pipeline, {"correlationsignalgenerator__protocol": protocols}, cv=2, error_score="raise"
+    ).fit(*tissue)
+    assert list(search.cv_results_["param_correlationsignalgenerator__protocol"]) == protocols
+
+
+def test_validation_data_go_through_a_pipeline(small_data):
+    train, valid = small_data.train_indices, small_data.validation_indices
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(
+            SignalNormalizer(norm="max"),
+            quick().set_fit_request(X_val=True, y_val=True),
+            transform_input=["X_val"],
+        )
+        pipeline.fit(
+            small_data.data[train], small_data.target[train],
+            X_val=small_data.data[valid], y_val=small_data.target[valid],
+        )  # fmt: skip
+        accuracy = pipeline.score(small_data.data[valid], small_data.target[valid])
+    losses = [row["valid_loss"] for row in pipeline[-1].history_]
+    at_best = pipeline[-1].history_[int(np.argmin(losses))]["valid_accuracy"]
+    # the validation signals were normalised like the training signals, or this would differ
+    assert accuracy == pytest.approx(at_best)
+
+
+# -- sample weights ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_sample_weights_shift_the_answers(train, backend):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    X, y = train
+    plain = quick(max_epochs=5, backend=backend).fit(X, y)
+    weights = np.where(y == 3, 20.0, 1.0)
+    heavy = quick(max_epochs=5, backend=backend).fit(X, y, sample_weight=weights)
+    assert (heavy.predict(X) == 3).mean() > 0.9 > (plain.predict(X) == 3).mean()
+    # the same as weights of the class, which are of mean 1 over the training signals, too
+    by_class = quick(max_epochs=5, backend=backend, class_weight={1: 1, 2: 1, 3: 20, 4: 1}).fit(
+        X, y
+    )
+    np.testing.assert_allclose(heavy.predict_proba(X), by_class.predict_proba(X), atol=1e-3)
+    np.testing.assert_allclose(heavy.class_prior_, by_class.class_prior_, rtol=1e-6)
+    equal = quick(max_epochs=5, backend=backend).fit(X, y, np.full(len(y), 7.0))
+    assert torch.equal(*(torch.cat([p.detach().ravel() for p in m.net_.module_.parameters()])
+                         for m in (plain, equal)))  # fmt: skip
+
+
+def test_both_backends_weigh_signals_alike(train):
+    pytest.importorskip("numba")
+    X, y = train
+    weights = np.random.default_rng(0).exponential(size=len(y))
+    losses = [
+        quick(backend=backend, optimizer="sgd", learning_rate=0.01)
+        .fit(X, y, sample_weight=weights)
+        .history_[0]["train_loss"]
+        for backend in ("torch", "numba")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda n: np.ones(n - 1), "sample_weight"),
+        (lambda n: -np.ones(n), "[Nn]egative"),
+        (lambda n: np.zeros(n), "zero"),
+        (lambda n: np.full(n, np.nan), "NaN"),
+    ],
+)
+def test_bad_sample_weights(train, weights, message):
+    with pytest.raises(ValueError, match=message):
+        quick().fit(*train, sample_weight=weights(len(train[1])))
+
+
+def test_partial_fit_takes_weights(train):
+    X, y = train
+    weights = np.where(y == 3, 20.0, 1.0)
+    model = quick(learning_rate=1e-3)
+    for _ in range(8):
+        model.partial_fit(X, y, sample_weight=weights)
+    assert (model.predict(X) == 3).mean() > 0.9
+
+
+def test_validation_data_and_a_fraction_contradict_each_other(train, test):
+    with pytest.raises(ValueError, match="with X_val and y_val leave it None"):
+        quick(validation_fraction=0.2).fit(*train, X_val=test[0], y_val=test[1])
+
+
+# -- names of earlier versions ------------------------------------------------------
+
+
+def test_old_names_of_parameters_warn_and_work(train):
+    X, y = train[0][:200], train[1][:200]
+    with pytest.warns(FutureWarning, match="kernel of CorrelationCNNClassifier is now backend"):
+        model = CorrelationCNNClassifier(kernel="compiled", max_epochs=1)
+    assert model.get_params()["backend"] == "numba"
+    with pytest.warns(FutureWarning, match="is now backend='torch'"):
+        model.set_params(kernel="torch")
+    assert model.backend == "torch"
+    with pytest.warns(FutureWarning, match="take ResidualMLPClassifier"):
+        mlp = CorrelationCNNClassifier(network="residual-mlp", width=7, max_epochs=1)
+    assert type(mlp) is ResidualMLPClassifier
+    assert (mlp.width, mlp.optimizer, mlp.input_scaling) == (7, "adamw", "standardize")
+    assert clone(mlp).fit(X, y).predict(X).shape == (200,)
+    with pytest.warns(FutureWarning, match="take ModuleClassifier"):
+        own = CorrelationCNNClassifier(network=torch.nn.Linear(64, 4), max_epochs=1)
+    assert own.fit(X, y).predict(X).shape == (200,)
+    with pytest.warns(FutureWarning, match="width of CorrelationCNNClassifier is ignored"):
+        assert "width" not in CorrelationCNNClassifier(width=7).get_params()
+    with pytest.warns(FutureWarning, match="ResidualMLPClassifier.from_recipe"):
+        recipe = CorrelationCNNClassifier.from_recipe("residual-mlp", max_epochs=2)
+    assert recipe.get_params() == ResidualMLPClassifier.from_recipe(max_epochs=2).get_params()
+    with pytest.raises(TypeError, match="the same parameter"):
+        CorrelationCNNClassifier(kernel="torch", backend="torch")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+from corrsk import CorrelationCNNClassifier, load_pretrained, make_correlation_signals
+from tests._helpers import make_classifier
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+ort = pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def signals():
+    return make_correlation_signals(300, random_state=0, verbose=False)
+
+
+def answers(path, X):
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["probabilities"], {"signals": X})[0], session
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"input_scaling": None, "dropout": 0.3},
+        {"network": "residual-mlp", "input_scaling": "half-whiten", "width": 16},
+        {"grid_shape": (4, 16)},  # padded
+    ],
+)
+def test_another_runtime_gives_the_same_probabilities(signals, changes, tmp_path):
+    X, y = signals
+    options = {"max_epochs": 1, "random_state": 0, "verbose": False, **changes}
+    model = make_classifier(**options).fit(X, y)
+    path = tmp_path / "model.onnx"
+    model.to_onnx(path)
+    for n in (1, 7, 300):  # any number of signals
+        found, session = answers(path, X[:n])
+        np.testing.assert_allclose(found, model.predict_proba(X[:n]), atol=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [1, 2, 3, 4]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    np.testing.assert_array_equal(  # and the model is what it was
+        model.predict_proba(X), make_classifier(**options).fit(X, y).predict_proba(X)
+    )
+
+
+def test_a_shipped_model(signals, tmp_path):
+    model = load_pretrained("midl2024-low-noise")
+    model[-1].to_onnx(tmp_path / "model.onnx")
+    found, _ = answers(tmp_path / "model.onnx", signals[0])
+    np.testing.assert_allclose(found, model.predict_proba(signals[0]), atol=1e-5)
+
+
+def test_what_goes_wrong_leaves_nothing_behind(signals, tmp_path, monkeypatch):
+    model = CorrelationCNNClassifier(max_epochs=1, verbose=False)
+    with pytest.raises(NotFittedError):
+        model.to_onnx(tmp_path / "model.onnx")
+    model.fit(*signals)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        model.to_onnx(tmp_path / "nowhere" / "model.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    with pytest.raises(ImportError, match=r"pip install 'corrsk\[onnx\]'"):
+        model.to_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

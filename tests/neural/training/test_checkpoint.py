@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from corrsk import CorrelationCNNClassifier
+from corrsk.neural.training.callbacks import EpochProgress
+from corrsk.neural.training.net import CountLoss, TensorSignals, WholeBatches
+from corrsk.neural.training.schedules import SCHEDULES, one_cycle, steps
+
+
+def test_whole_batches_visit_every_sample_once():
+    data = TensorSignals(torch.arange(10.0)[:, None], torch.arange(10))
+    generator = torch.Generator().manual_seed(0)
+    batches = WholeBatches(data, batch_size=4, shuffle=True, generator=generator)
+    assert len(batches) == 3
+    first, second = list(batches), list(batches)
+    assert [len(batch.y) for batch in first] == [4, 4, 2]
+    for epoch in (first, second):
+        X = torch.cat([batch.X for batch in epoch]).ravel()
+        y = torch.cat([batch.y for batch in epoch])
+        assert torch.equal(X, y.float())  # a signal keeps its label
+        assert sorted(y.tolist()) == list(range(10))
+    assert not torch.equal(first[0].y, second[0].y)
+    in_order = torch.cat([batch.y for batch in WholeBatches(data, 4)])
+    assert in_order.tolist() == list(range(10))
+
+
+def test_schedules():
+    rates = [steps(k / 3000) for k in (0, 599, 600, 1800, 2999)]
+    np.testing.assert_allclose(rates, [1, 1, 0.01**0.2, 0.01**0.6, 0.01**0.8])
+    cycle = np.array([one_cycle(k / 100) for k in range(101)])
+    assert cycle.argmax() == 30
+    assert cycle[0] == pytest.approx(0.04)
+    assert cycle[-1] == pytest.approx(4e-6)
+    assert (np.diff(cycle[:31]) > 0).all()
+    assert (np.diff(cycle[30:]) < 0).all()
+    assert all(0 < SCHEDULES[name](p) <= 1 for name in SCHEDULES for p in (0.0, 0.5, 1.0))
+
+
+def test_loss_with_softmax_before_it():
+    logits, target = torch.tensor([[50.0, 0, 0, 0]]), torch.tensor([0])
+    assert CountLoss()(logits, target).item() == pytest.approx(0, abs=1e-6)
+    published = CountLoss(softmax_first=True)(logits, target).item()
+    assert published == pytest.approx(np.log(1 + 3 / np.e), rel=1e-6)
+
+
+def test_class_weights_are_not_divided_out_of_a_batch():
+    loss = CountLoss(weight=torch.tensor([2.0, 0.0]))
+    logits = torch.zeros(4, 2)
+    assert loss(logits, torch.ones(4, dtype=torch.long)).item() == 0
+    mixed = loss(logits, torch.tensor([0, 0, 1, 1])).item()
+    assert mixed == pytest.approx(np.log(2))
+
+
+# -- checkpoints --------------------------------------------------------------
+
+
+def classifier(**changes):
+    settings = {
+        "max_epochs": 6, "dropout": 0.2, "validation_fraction": 0.2,
+        "random_state": 0, "verbose": False,
+    }  # fmt: skip
+    return CorrelationCNNClassifier(**settings | changes)
+
+
+@pytest.fixture
+def signals(small_data):
+    return small_data.data[:1500], small_data.target[:1500]
+
+
+class PulledPlug(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [PulledPlug, KeyboardInterrupt])
+def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(
+    signals, tmp_path, monkeypatch, error
+):
+    whole = classifier().fit(*signals)
+
+    path = tmp_path / "training.checkpoint"
+    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
+    on_epoch_end = EpochProgress.on_epoch_end
+
+    def pull_the_plug(self, net, **kwargs):
+        if len(net.history) == 4:
+            raise error
+        on_epoch_end(self, net, **kwargs)
+
+    monkeypatch.setattr(EpochProgress, "on_epoch_end", pull_the_plug)
+    model = classifier(checkpoint=path)
+    with pytest.raises(error):
+        model.fit(*signals)
+    assert not hasattr(model, "net_")  # nothing that looks fitted
+    monkeypatch.setattr(EpochProgress, "on_epoch_end", on_epoch_end)
+
+    epochs_run = []
+    on_train_begin = EpochProgress.on_train_begin
+    monkeypatch.setattr(
+        EpochProgress, "on_train_begin",
+        lambda self, net, **kw: (epochs_run.append(len(net.history)), on_train_begin(self, net)),
+    )  # fmt: skip
+    resumed = classifier(checkpoint=path).fit(*signals)
+    assert epochs_run == [3]  # it went on, and did not start again
+    for name, tensor in whole.net_.module_.state_dict().items():
+        assert torch.equal(tensor, resumed.net_.module_.state_dict()[name]), name
+    assert [row["valid_loss"] for row in whole.history_] == [
+        row["valid_loss"] for row in resumed.history_
+    ]
+    assert resumed.best_epoch_ == whole.best_epoch_
+    finished = classifier(checkpoint=path).fit(*signals)
+    assert epochs_run == [3, 6]
+    assert finished.n_iter_ == 6
+
+
+def test_a_checkpoint_of_another_training_is_refused(signals, tmp_path):
+    path = tmp_path / "training.checkpoint"
+    classifier(checkpoint=path, max_epochs=1).fit(*signals)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="other parameters or other data"):
+        classifier(checkpoint=path, max_epochs=2).fit(*signals)
+    with pytest.raises(ValueError, match="other parameters or other data"):
+        classifier(checkpoint=path, max_epochs=1).fit(signals[0] * 2, signals[1])
+    assert path.read_bytes() == before
+    path.write_bytes(b"a shopping list")
+    with pytest.raises(ValueError, match="not a training checkpoint"):
+        classifier(checkpoint=path, max_epochs=1).fit(*signals)
+    assert path.read_bytes() == b"a shopping list"
+
+
+def test_what_a_checkpoint_needs(signals, tmp_path):
+    with pytest.raises(ValueError, match="needs an integer random_state"):
+        classifier(checkpoint=tmp_path / "c", random_state=None).fit(*signals)
+    with pytest.raises(ValueError, match="no folder .*absent"):
+        classifier(checkpoint=tmp_path / "absent" / "c").fit(*signals)
+    with pytest.raises(ValueError, match="is a folder"):
+        classifier(checkpoint=tmp_path).fit(*signals)
+
+
+def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
+    # however slow the machine is
+    monkeypatch.setattr("corrsk.neural._base.PROGRESS_DELAY", 3600)
+    classifier(max_epochs=2, verbose=True).fit(*signals)
+    assert "training" not in capsys.readouterr().err
+    monkeypatch.setattr("corrsk.neural._base.PROGRESS_DELAY", 0)
+    classifier(max_epochs=2, verbose=True).fit(*signals)
+    shown = capsys.readouterr().err
+    assert "2/2" in shown
+    assert "valid_loss" in shown
+    classifier(max_epochs=2, verbose=False).fit(*signals)
+    assert "training" not in capsys.readouterr().err

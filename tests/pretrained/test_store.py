@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors import safe_open
+
+from corrsk import (
+    AcquisitionProtocol,
+    ProtocolMismatchError,
+    ProtocolWarning,
+    ResidualMLPClassifier,
+    SignalNormalizer,
+    load,
+    load_dataset,
+    load_pretrained,
+    make_correlation_signals,
+    model_card,
+    pretrained_names,
+    save,
+)
+from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
+from corrsk.pretrained.store import SHIPPED_FOLDER
+from corrsk.simulation.datasets import DATASETS
+
+NAME = "midl2024-low-noise"
+FACTS = {
+    "title": "Counts compartments, badly: it was trained for a test.",
+    "training": {"command": f"corrsk pretrain {NAME}", "signals": 1000},
+    "compute": {"device": "cpu", "seconds": 1.5},
+    "test_data": "nothing at all",
+    "metrics": {"accuracy": {"value": 0.5, "low": 0.4, "high": 0.6}},
+    "limits": ("it knows nothing",),
+}
+
+
+def trained(definition, **parameters):
+    X, y = make_correlation_signals(
+        1000, prior=definition.prior, protocol=definition.protocol,
+        noise_level=definition.noise_levels, noise_reference=definition.noise_reference,
+        normalize=definition.normalize, random_state=0,
+    )  # fmt: skip
+    classifier = ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2, random_state=0)
+    return pretrained_pipeline(definition, classifier.fit(X, y))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return trained(DATASETS[NAME])
+
+
+@pytest.fixture(scope="module")
+def card(pipeline):
+    return ModelCard.from_pipeline(pipeline, name=NAME, date="2026-01-31", **FACTS)
+
+
+@pytest.fixture(scope="module")
+def folder(pipeline, card, tmp_path_factory):
+    where = tmp_path_factory.mktemp("models")
+    write_pretrained(pipeline, card, where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def signals():
+    return make_correlation_signals(50, random_state=1)[0]
+
+
+# -- models in a folder: a stand-in for those that are shipped --------------------
+
+
+def test_a_model_comes_back_the_same(pipeline, folder, signals, recwarn):
+    model = load_pretrained(NAME, folder=folder)
+    np.testing.assert_array_equal(model.predict_proba(signals), pipeline.predict_proba(signals))
+    # by corrsk.load, too
+    again = load(folder / f"{NAME}.safetensors")
+    np.testing.assert_array_equal(again.predict(signals), model.predict(signals))
+    assert pretrained_names(folder) == [NAME]
+    assert not recwarn.list
+
+
+def test_the_columns_may_stand_in_any_order(folder, signals):
+    model = load_pretrained(NAME, folder=folder)
+    expected = model.predict_proba(signals)
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    frame = pd.DataFrame(signals, columns=protocol.feature_names)
+    mixed = frame.sample(frac=1, axis=1, random_state=0)
+    np.testing.assert_array_equal(model.predict_proba(mixed), expected)
+    measured = AcquisitionProtocol.from_feature_names(mixed.columns)
+    matched = load_pretrained(NAME, measured, folder=folder)
+    np.testing.assert_array_equal(matched.predict_proba(mixed.to_numpy()), expected)
+    # the scale of signals does not matter to a model that normalises
+    np.testing.assert_allclose(matched.predict_proba(1000 * mixed.to_numpy()), expected, atol=1e-5)
+
+
+def test_the_groups_own_file_is_accepted_with_its_cost(folder, signals, ti_te_mat):
+    measured = AcquisitionProtocol.from_mat(ti_te_mat)
+    with pytest.warns(ProtocolWarning, match=r"TR 20000 ms.*a loss of -?\d\.\d\d \+- ") as caught:
+        model = load_pretrained(NAME, measured, folder=folder)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = model.predict(measured.to_scan_order(signals))
+    np.testing.assert_array_equal(found, load_pretrained(NAME, folder=folder).predict(signals))
+
+
+def test_other_protocols_are_refused(folder, signals):
+    known = AcquisitionProtocol.named("ir-se-8x8")
+    other = AcquisitionProtocol(ti=1.1 * known.ti, te=known.te)
+    with pytest.raises(ProtocolMismatchError, match="TI 55 in place of 50"):
+        load_pretrained(NAME, other, folder=folder)
+    model = load_pretrained(NAME, folder=folder)
+    with pytest.raises(ProtocolMismatchError, match="TI 55 in place of 50"):
+        model.predict(pd.DataFrame(signals, columns=other.feature_names))
+    with pytest.raises(ValueError, match="40 features"):
+        model.predict(signals[:, :40])
+
+
+def test_a_model_without_normalisation():
+    pipeline = trained(DATASETS["t1t2-detr"])
+    card = ModelCard.from_pipeline(pipeline, name="t1t2-detr", **FACTS)
+    assert card.normalization is None
+    assert card.noise == {"reference": "max", "distribution": "gaussian", "snr": [30.0, 150.0]}
+    assert "SNR uniform from 30 to 150" in card.to_markdown()
+    assert "T2 < T1" in card.to_markdown()
+
+
+def test_half_precision(pipeline, card, folder, signals, tmp_path):
+    path = write_pretrained(pipeline, card, tmp_path, half_precision=True)
+    assert path.stat().st_size < (folder / path.name).stat().st_size
+    with safe_open(path, framework="np") as file:
+        kinds = {(file.get_slice(key).get_dtype(), len(file.get_slice(key).get_shape()) > 1)
+                 for key in file.keys()}  # fmt: skip  # noqa: SIM118
+    assert kinds == {("F16", True), ("F32", False)}  # scales and biases keep their precision
+    model = load_pretrained(NAME, folder=tmp_path)
+    assert {str(p.dtype) for p in model[-1].net_.module_.parameters()} == {"torch.float32"}
+    np.testing.assert_allclose(
+        model.predict_proba(signals), pipeline.predict_proba(signals), atol=5e-3
+    )
+    assert model_card(NAME, tmp_path).weights["precision"] == "half"
+
+
+def test_a_weight_too_large_for_half_precision(pipeline, tmp_path):
+    model = load_pretrained_copy(pipeline, tmp_path)
+    next(p for p in model.net_.module_.parameters() if p.ndim == 2).data[0, 0] = 1e6
+    with pytest.raises(ValueError, match="too large for half precision"):
+        save(model, tmp_path / "half", half_precision=True)
+    assert not (tmp_path / "half").exists()
+
+
+def load_pretrained_copy(pipeline, folder):
+    save(pipeline[-1], folder / "copy")
+    return load(folder / "copy")
+
+
+# -- what is wrong, and is said ---------------------------------------------------
+
+
+def test_unknown_names(folder):
+    with pytest.raises(ValueError, match=f"unknown pretrained model 'midl'; known models: {NAME}"):
+        load_pretrained("midl", folder=folder)
+    with pytest.raises(ValueError, match="unknown pretrained model 'midl'"):
+        model_card("midl")
+
+
+def test_weights_of_another_card(pipeline, card, tmp_path):
+    path = write_pretrained(pipeline, card, tmp_path)
+    save(pipeline, path, half_precision=True)
+    with pytest.raises(ValueError, match="not those of the model card"):
+        load_pretrained(NAME, folder=tmp_path)
+
+
+def test_a_card_of_another_model_is_not_written(pipeline, card, tmp_path):
+    other = dataclasses.replace(card, noise={**card.noise, "levels": [0.01]})
+    with pytest.raises(ValueError, match="not that of the pipeline: noise differ"):
+        write_pretrained(pipeline, other, tmp_path)
+    with pytest.raises(TypeError, match="a pretrained model is a Pipeline of ProtocolAligner"):
+        write_pretrained(pipeline[1:], card, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_aligner_that_expects_another_normalisation(pipeline, card, tmp_path, signals):
+    unlike = load_pretrained_pipeline(pipeline, tmp_path)
+    unlike.steps[1] = ("signalnormalizer", SignalNormalizer("max").fit(signals))
+    with pytest.raises(ValueError, match="norm='l2', the SignalNormalizer 'max'"):
+        write_pretrained(unlike, card, tmp_path)
+
+
+def load_pretrained_pipeline(pipeline, folder):
+    save(pipeline, folder / "pipeline")
+    return load(folder / "pipeline")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limits": ()}, "needs limits"),
+        ({"training": {"signals": 5}}, "needs the command"),
+        ({"metrics": {"accuracy": {"value": 0.5}}}, "needs value, low and high"),
+        ({"metrics": {"accuracy": {"value": 0.5, "low": 0.6, "high": 0.7}}}, "does not hold"),
+        ({"date": "yesterday"}, "isoformat"),
+    ],
+)
+def test_incomplete_cards(card, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(card, **change)
+
+
+def test_bad_card_files(folder, tmp_path):
+    content = json.loads((folder / f"{NAME}.json").read_text())
+    path = tmp_path / "card.json"
+    for change, message in [
+        ({"format": "shopping list"}, "not a model card"),
+        ({"version": 99}, "newer version"),
+        ({"colour": "red"}, "missing or unknown entries: colour"),
+    ]:
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(ValueError, match=message):
+            ModelCard.from_json(path)
+    del content["limits"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="missing or unknown entries: limits"):
+        ModelCard.from_json(path)
+
+
+def test_the_card_as_a_page(folder, card):
+    read = model_card(NAME, folder)
+    assert dataclasses.replace(read, weights={}) == card
+    page = str(read)
+    for part in (
+        "# midl2024-low-noise",
+        "T1 50 to 5000 ms in steps of 50",
+        "TI 50, 85, 143, 243, 412, 697, 1181, 2000 ms",
+        "0.1, 0.2, 0.3, 0.4, 0.5 % of M0",
+        "corrsk pretrain midl2024-low-noise",
+        "| accuracy | 0.5 | 0.4 to 0.6 |",
+        "- it knows nothing",
+        "width: 16",
+    ):
+        assert part in page
+
+
+# -- the models that are shipped --------------------------------------------------
+# There are none until the first file is added; from then on all of them must be there.
+
+SHIPPED = sorted(path.name for path in SHIPPED_FOLDER.iterdir() if path.suffix != ".py"
+                 and path.is_file())  # fmt: skip
+needs_shipped = pytest.mark.skipif(not SHIPPED, reason="no pretrained models are shipped yet")
+
+
+@needs_shipped
+def test_every_data_set_has_its_model():
+    wanted = {f"{name}{end}" for name in DATASETS for end in (".json", ".safetensors")}
+    assert set(SHIPPED) == wanted
+    assert sum((SHIPPED_FOLDER / name).stat().st_size for name in SHIPPED) < 6e6
+
+
+@needs_shipped
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_shipped_model_is_as_good_as_its_card_says(name):
+    definition, card = DATASETS[name], model_card(name)
+    assert name in card.training["command"]
+    model = load_pretrained(name)
+    assert model[0].protocol_ == AcquisitionProtocol(**card.protocol)
+    # the very facts of the data set, not only of some model
+    facts = pretrained_pipeline(definition, model[-1])
+    assert ModelCard.from_pipeline(facts, name=name, **FACTS).prior == card.prior
+    assert ModelCard.from_pipeline(facts, name=name, **FACTS).noise == card.noise
+    data = load_dataset(name, n_samples=20_000, random_state=12345)
+    accuracy = np.mean(model.predict(data.data) == data.target)
+    error = np.sqrt(accuracy * (1 - accuracy) / 20_000)
+    assert abs(accuracy - card.metrics["accuracy"]["value"]) < 4 * error + 0.002
+
+
+@needs_shipped
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_shipped_model_and_the_groups_protocol(name, ti_te_mat):
+    measured = AcquisitionProtocol.from_mat(ti_te_mat)
+    if model_card(name).protocol["tr"] == measured.tr:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_pretrained(name, measured)
+    else:
+        with pytest.warns(ProtocolWarning, match="percentage points"):
+            load_pretrained(name, measured)
+    with pytest.raises(ProtocolMismatchError):
+        load_pretrained(name, AcquisitionProtocol(ti=1.1 * measured.ti, te=measured.te, tr=20_000))
