@@ -1,1 +1,1 @@
-"""Comparisons with named rivals; each file but those with an underscore is a program."""
+"""Benchmarks of speed and accuracy; each file without a leading underscore is a program."""

@@ -1,4 +1,4 @@
-"""What the benchmarks share: paired rounds, ratios, memory, and a record beside the machine."""
+"""Shared functions of the benchmarks: paired rounds, ratios, memory, and records."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from corrsk._utils.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")
-LOAD = os.getloadavg()[0]  # of the last minute before the benchmark: what else the machine did
+LOAD = os.getloadavg()[0]  # load average of the last minute before the benchmark
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Measure the wall time of one call."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -33,11 +33,11 @@ def seconds(work: Callable[[], Any]) -> float:
 def paired_rounds(
     rivals: dict[str, Callable[[], Any]], rounds: int, warm_up: Collection[str] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each rival in each round; the rivals take turns within a round.
+    """Measure the seconds of each alternative in each round; a round runs all alternatives.
 
-    A ratio within a round then holds where the machine's speed drifts slowly; where it
-    changes within a round, the rounds' ratios lie far apart. One round before the first is
-    not counted; it is of `warm_up` alone, if some rivals warm up what the others need.
+    Ratios within a round are robust to slow drifts of the machine's speed; if the speed
+    changes within rounds, the ratios of the rounds scatter. An initial round is
+    not counted; it runs `warm_up` only, if some alternatives warm up the others.
     """
     for name in rivals if warm_up is None else warm_up:
         rivals[name]()
@@ -49,7 +49,7 @@ def paired_rounds(
 
 
 def ratio(times: dict[str, list[float]], name: str, to: str) -> dict[str, float]:
-    """One rival's time over another's: over the rounds, and of their best times."""
+    """Ratio of the times of two alternatives: over the rounds, and of the best times."""
     ratios = [a / b for a, b in zip(times[name], times[to], strict=True)]
     return {
         "min": round(min(ratios), 3),
@@ -60,31 +60,31 @@ def ratio(times: dict[str, list[float]], name: str, to: str) -> dict[str, float]
 
 
 def memory_now(what: str) -> int:
-    """Bytes of this process: VmRSS it holds, VmHWM it held at its peak.
+    """Memory of this process in bytes: VmRSS for the current value, VmHWM for the peak.
 
-    Not `ru_maxrss`, in which a process has the peak of the one that started it.
+    `ru_maxrss` is not used, because it includes the peak of the parent process.
     """
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith(what))
 
 
 def memory_of(work: Callable[[], Any]) -> tuple[Any, int]:
-    """What a call returns, and how many bytes its peak lies over what was there before."""
+    """Return the result of a call, and the growth of the peak memory in bytes."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget earlier peaks
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = memory_now("VmRSS")
     made = work()
     return made, memory_now("VmHWM") - before
 
 
 def in_fresh_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns that a new process calls."""
+    """Call a function of a module in a new process, and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def processor() -> str:
-    """Model name of the processor, or its kind where the system does not tell the name."""
+    """Model name of the processor, or its architecture if the name is not available."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -94,7 +94,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit that was measured, "+" if files were changed since; None outside git."""
+    """Return the measured commit, with "+" if files have changed since; None outside git."""
     here: dict[str, Any] = {
         "cwd": Path(__file__).parent,
         "capture_output": True,
@@ -112,7 +112,7 @@ def commit() -> str | None:
 
 
 def installed(package: str) -> str | None:
-    """Version of a package; None where it is not installed, as an extra need not be."""
+    """Return the version of a package; None if the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -120,7 +120,7 @@ def installed(package: str) -> str | None:
 
 
 def record(name: str, results: dict[str, Any]) -> None:
-    """Print the results and write them, with the day, the machine and the versions."""
+    """Print the results and write them to a file with date, machine and versions."""
     content = {
         "command": f"python benchmarks/{name}.py",
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,4 +1,4 @@
-"""The figure of scaling.py, drawn from its record."""
+"""Figure of scaling.py, drawn from its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-# the colours of Okabe and Ito, which those who see few colours can tell apart
+# the colours of Okabe and Ito, suitable for colour-blind readers
 STYLES = {
     "simulation": ("#0072B2", "o"),
     "CNN, epoch, torch": ("#D55E00", "s"),
@@ -23,7 +23,7 @@ STYLES = {
 
 
 def draw(content: dict[str, Any]) -> Figure:
-    """The three panels of a record."""
+    """Draw the three panels of a record."""
     figure = Figure(figsize=(10.5, 5), layout="constrained")
     left, middle, right = figure.subplots(1, 3, sharey=True)
     machine = content["machine"]
@@ -66,7 +66,7 @@ def curve(rows: Sequence[dict[str, Any]], over: str) -> tuple[list[int], list[fl
 
 
 def mark_proportional(ax: Axes, simulation: tuple[list[int], list[float]]) -> None:
-    """A line for a cost in proportion to the measurements, below the curves' beginnings."""
+    """Draw a line for a cost proportional to the number of measurements, below the curves."""
     x, y = simulation
     line = [y[0] / 4 * each / x[0] for each in x]
     ax.plot(x, line, ":", color="gray", linewidth=1)
@@ -76,7 +76,7 @@ def mark_proportional(ax: Axes, simulation: tuple[list[int], list[float]]) -> No
 
 
 def mark_speed_up(ax: Axes, panel: dict[str, Any]) -> None:
-    """Dotted lines for twice as fast on twice the cores; how it is stands at the end."""
+    """Draw dotted lines of ideal speed-up, and annotate the measured speed-ups."""
     lowest = 0.0
     for name, rows in sorted(panel.items(), key=lambda item: curve(item[1], "threads")[1][-1]):
         x, y = curve(rows, "threads")
@@ -85,5 +85,5 @@ def mark_speed_up(ax: Axes, panel: dict[str, Any]) -> None:
         lowest = max(y[-1], lowest)
         ax.annotate(f"{speed_up:.2g}x", (x[-1], lowest), xytext=(8, 0), va="center", size=9,
                     textcoords="offset points", color=STYLES[name][0])  # fmt: skip
-        lowest *= 1.3  # the next one's text stands above this one's
+        lowest *= 1.3  # the next annotation is placed above this one
     ax.margins(x=0.2)

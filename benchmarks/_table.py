@@ -1,4 +1,4 @@
-"""The README's figures of speed, written from the records in results/."""
+"""Tables of speed in the README, written from the records in results/."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Record = dict[str, Any]
 
 
 def read(name: str) -> Record:
-    """A record by its name."""
+    """Read a record by its name."""
     content: Record = read_json(RESULTS / f"{name}.json")
     return content
 
 
 def spread(found: dict[str, float], digits: int = 2) -> str:
-    """Median and range over the rounds."""
+    """Format the median and the range over the rounds."""
     median, low, high = (f"{found[key]:.{digits}f}" for key in ("median", "min", "max"))
     return f"{median} ({low}..{high})"
 
@@ -45,7 +45,7 @@ def paragraph(text: str) -> str:
 
 
 def between(values: Iterable[float], form: str) -> str:
-    """The smallest and the largest value, or the one that there is."""
+    """Format the smallest and the largest value, or a single one."""
     shown = list(dict.fromkeys(format(value, form) for value in sorted(values)))
     return shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]}"
 
@@ -197,13 +197,13 @@ def source(record: Record, name: str) -> str:
 
 
 def written() -> str:
-    """All of it, between its marks."""
+    """Return the whole generated part, between its marks."""
     parts = (training(), simulation(), streams(), searches(), prediction())
     return "\n\n".join([FIRST, *parts, LAST])
 
 
 def replaced(text: str) -> str:
-    """A README with the figures of the records."""
+    """Return the README with its generated part replaced."""
     before, _, rest = text.partition(FIRST)
     _, last, after = rest.partition(LAST)
     if not last:

@@ -1,22 +1,21 @@
-"""The highest accuracy that any classifier can have on the named data sets.
+"""Highest accuracy that any classifier can have on the named data sets.
 
-The ideal observer answers fresh signals of each data set under the prior, the noise and
-the normalisation that they were drawn with. Its probabilities give the ceilings, each in
-three estimates (see corrsk.evaluation.accuracy_ceiling): one biased upwards, one biased
-downwards, and the hits of its own answers; over all signals and by noise level, for a
-range of SNRs by bins of it.
+The ideal observer classifies fresh signals of each data set with the prior, the noise and
+the norm of the simulation. Its probabilities give the ceilings, as
+several estimates (see corrsk.evaluation.accuracy_ceiling), for all signals and by noise level, or
+by bins of a range of SNRs.
 
 Results: results/ceiling/<data set>.json, and <data set>.npz with the signals X, their
-counts y, noise_level, and run_log_evidence (n_runs, n, K), so that any classifier's answers
-to the same signals can be judged one by one (corrsk.evaluation.regret).
+counts y, noise_level, and run_log_evidence (n_runs, n_samples, n_classes), with which the
+predictions of any classifier for the same signals can be compared (corrsk.evaluation.regret).
 
-Signals are drawn and answered in chunks of 60 with seeds of their own, and every answered
-chunk is kept in <data set>.parts: the same command goes on from there after Ctrl-C, and with
-a larger --n-signals it adds to what an earlier run found.
+Signals are simulated and classified in chunks of 60 with separate seeds, and every finished
+chunk is stored in <data set>.parts: the same command resumes after Ctrl-C, and a larger
+--n-signals adds to the results of an earlier run.
 
---snr gives "t1t2-detr" a fixed SNR, one run each (t1t2-detr-snr40, ..). The observer still
-expects any SNR between 30 and 150, as a classifier trained on that data set does. An SNR
-outside of that range is outside of its prior: what it says there is no ceiling.
+--snr sets a fixed SNR for "t1t2-detr", one run each (t1t2-detr-snr40, ..). The prior of the
+observer still has any SNR between 30 and 150, like the training data of a classifier. An SNR
+outside this range is outside the prior, and the result is no ceiling.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 DATASETS = ("midl2024", "midl2024-low-noise", "t1t2-detr")
-CHUNK = 60  # a multiple of counts x noise levels, so that each chunk has all of them evenly
+CHUNK = 60  # a multiple of counts x noise levels, so that each chunk is balanced
 SEED = 20_000  # of the first chunk
-# the less noise, the narrower the modes that the particles have to find
+# less noise makes the posterior modes narrower, which requires more particles
 PARTICLES = {"midl2024": 8192, "midl2024-low-noise": 16384, "t1t2-detr": 8192}
 SNR_BINS = (30, 50, 70, 90, 110, 130, 150)
 SHIPPED = Path(corrsk.evaluation.__file__).with_name("ceilings.json")
@@ -59,15 +58,16 @@ ARRAYS = ("X", "y", "noise_level", "run_log_evidence")
 
 @dataclass(frozen=True)
 class Task:
-    """What is simulated, and what the observer takes for granted.
+    """Simulated data, and assumptions of the observer.
 
     Parameters
     ----------
     definition : DatasetDefinition
+        Definition of the data.
     snr : float, optional
-        The SNR that the signals have instead of their own.
+        SNR of the signals in place of that of the definition.
     grid_unknown : bool
-        Whether the observer expects tissue of continuous ranges where it stands on a grid.
+        Whether the prior of the observer is continuous where the tissue is on a grid.
     """
 
     definition: DatasetDefinition
@@ -108,7 +108,7 @@ class Task:
         )  # fmt: skip
 
     def groups(self, levels: Any) -> Any:
-        """Noise level of each signal in %, or its bin of SNRs."""
+        """Group of each signal: its noise level in %, or its bin of SNRs."""
         if not isinstance(self.definition.noise_levels, SNRRange):
             return np.array([f"{100 * level:g} %" for level in levels])
         if self.snr is not None:
@@ -127,12 +127,12 @@ class Task:
 
 
 def stored(path: Path, settings: str) -> Iterator[dict[str, Any]]:
-    """The chunks of an earlier run of the same settings."""
+    """Yield the chunks of an earlier run of the same settings."""
     if not path.is_file():
         return
     with np.load(path) as found:
         if str(found["settings"]) != settings:
-            print(f"{path} is of other settings: starting anew")
+            print(f"{path} has other settings: starting from scratch")
             return
         arrays = {name: found[name] for name in (*ARRAYS, "seconds")}
     for first in range(0, len(arrays["y"]) // CHUNK * CHUNK, CHUNK):
@@ -145,7 +145,7 @@ def stored(path: Path, settings: str) -> Iterator[dict[str, Any]]:
 def answered(
     task: Task, settings: dict[str, Any], n_signals: int, folder: Path, n_jobs: int | None
 ) -> list[dict[str, Any]]:
-    """The chunks with the observer's answers; only those that no earlier run has are computed."""
+    """Return the chunks with the predictions of the observer; stored chunks are reused."""
     key = json.dumps(settings, sort_keys=True)
     parts = folder / f"{task.name}.parts"
     parts.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ def answered(
             observer = task.observer(settings, n_jobs).fit(X, np.resize(counts, len(X)))
             start = time.perf_counter()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # counted at the end
+                warnings.simplefilter("ignore", ConvergenceWarning)  # counted in the summary
                 posterior = observer.posterior(X)
             seconds = time.perf_counter() - start
             evidence = posterior.run_log_evidence.astype(np.float32)
@@ -203,12 +203,12 @@ def in_percent(row: pd.Series) -> dict[str, Any]:
 
 
 def summary(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """Ceilings in %, and how sure the observer is of them."""
+    """Summarise the ceilings in %, with Monte Carlo errors and calibration of the observer."""
     counts = np.array(resolve_prior(task.definition.prior).n_compartments)
     evidence = arrays["run_log_evidence"].astype(np.float64)
     posterior = CountPosterior(counts, evidence)
     groups = task.groups(arrays["noise_level"])
-    # by noise level, not as words are sorted
+    # sorted by noise level, not by text
     first = {group: np.mean(arrays["noise_level"][groups == group]) for group in set(groups)}
     order = ["all", *sorted(first, key=first.__getitem__)]
     p = posterior.probabilities
@@ -252,7 +252,7 @@ def summary(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> dict[str
 
 
 def regrets(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
-    """What the model that comes with corrsk leaves, in percentage points on the same signals."""
+    """Measure the regret of the shipped model, in percentage points on the same signals."""
     model = load_pretrained(task.definition.name)
     evidence = arrays["run_log_evidence"].astype(np.float64)
     groups = task.groups(arrays["noise_level"])
@@ -269,7 +269,7 @@ def regrets(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def ship(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> None:
-    """Keep the ceilings where the figures of `corrsk benchmark` find them."""
+    """Store the ceilings in the package, for the figures of `corrsk compare`."""
     groups = task.groups(arrays["noise_level"])
     levels = {"all": float("nan")} | {
         group: float(np.median(arrays["noise_level"][groups == group])) for group in set(groups)
@@ -294,12 +294,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--n-signals", type=int, default=2000)
-    parser.add_argument("--n-particles", type=int, help=f"by data set {PARTICLES} by default")
+    parser.add_argument("--n-particles", type=int, help=f"default by data set: {PARTICLES}")
     parser.add_argument("--n-runs", type=int, default=8)
     parser.add_argument(
         "--snr", nargs="+", type=float, help="t1t2-detr at these SNRs instead of the data sets"
     )
-    parser.add_argument("--n-jobs", type=int, help="threads; every core by default")
+    parser.add_argument("--n-jobs", type=int, help="number of threads; default: every core")
     parser.add_argument("--folder", type=Path, default=RESULTS / "ceiling")
     arguments = parser.parse_args()
     if arguments.snr:
@@ -324,7 +324,7 @@ def main() -> None:
         }
         if task.definition.name in pretrained_names():
             results["regret of the model that comes with corrsk (%)"] = regrets(task, arrays)
-        # an absolute path stands for itself, whatever folder it is joined to
+        # an absolute path replaces the folder that it is joined to
         record(str(arguments.folder.resolve() / task.name), results)
         if task.snr is None and arguments.folder == RESULTS / "ceiling":
             ship(task, arrays, table)

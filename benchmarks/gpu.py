@@ -1,17 +1,17 @@
-"""Training on a GPU: the paper's full recipe, and a stream through corrsk's best network.
+"""Training on a GPU: the paper's full recipe, and the residual MLP on a stream.
 
 - recipe: the published training, 3000 epochs of 700,000 signals in batches of 10,000, by one
-  `fit`. Floor: the floating point operations of the network's layers at the rate of torch's
+  `fit`. Lower bound: the floating-point operations of the network's layers at the rate of torch's
   float32 product of large matrices. Target: 60 seconds, better 25.
-- epochs: some of its epochs, by CUDA graphs (backend="auto"), by torch's steps one by one
-  (backend="torch"), and by CUDA graphs with a validation after each.
-- stream: the residual MLP on fresh signals, on one chunk again and again, which is without the
-  simulation, and step by step, against the matrix products of its layers alone, forward and
-  backward, in the precision of the training and in a CUDA graph of their own. Target: fresh
-  signals at no less than 0.6 of the throughput of these products. Muon's own products, which
-  come with each step, stand apart.
+- epochs: some epochs of the recipe, with CUDA graphs (backend="auto"), with single torch steps
+  (backend="torch"), and with CUDA graphs and a validation after each epoch.
+- stream: the residual MLP on fresh signals, on one repeated chunk (without the
+  simulation), and with single steps, relative to the matrix products of its layers alone, forward
+  and backward, in the precision of the training and in a CUDA graph. Target: at least 0.6 of the
+  throughput of these products on fresh signals. The matrix products of Muon, which
+  are part of each step, are timed separately.
 
-Without a GPU nothing is measured: it says so, and the exit status is 1.
+Without a GPU nothing is measured, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rounded(times: dict[str, list[float]], per: int = 1) -> dict[str, list[float
 
 
 def repeated(work: Work, times: int, device: torch.device) -> Work:
-    """The work so many times, captured where that can be, and waited for."""
+    """Return a function that repeats the work, as a graph if possible, and synchronises."""
     if device.type in GRAPHS:
         graphs = GRAPHS[device.type](device)
         with graphs.on_side_stream():
@@ -63,7 +63,7 @@ def repeated(work: Work, times: int, device: torch.device) -> Work:
 
 
 def float32_rate(device: torch.device, size: int) -> float:
-    """Floating point operations per second of a product of large matrices."""
+    """Measure the floating-point operations per second of a product of large matrices."""
     a, b = torch.randn(2, size, size, device=device)
     product = repeated(lambda: a @ b, 1, device)
     return 2 * size**3 / min(seconds(product) for _ in range(6))
@@ -77,7 +77,7 @@ def recipe(
     rounds: int = 3,
     matrix_size: int = 8192,
 ) -> dict[str, Any]:
-    """Seconds of the paper's training, and of some of its epochs."""
+    """Measure the seconds of the paper's training, and of some of its epochs."""
     X, y = make_correlation_signals(n_signals, random_state=0)
     X_val, y_val = make_correlation_signals(n_signals * 2 // 7, random_state=1)
 
@@ -109,7 +109,7 @@ def recipe(
 
 
 def products_of_layers(network: nn.Module, batch_size: int, dtype: torch.dtype) -> Work:
-    """The matrix products of a training step through the linear layers."""
+    """Return a function with the matrix products of a training step of the linear layers."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
     operands = []
     for layer in layers:
@@ -122,14 +122,14 @@ def products_of_layers(network: nn.Module, batch_size: int, dtype: torch.dtype) 
         for k, (x, weight, gradient) in enumerate(operands):
             x @ weight.T
             gradient.T @ x
-            if k:  # nothing asks for the gradient of the signals
+            if k:  # the gradient of the signals is not needed
                 gradient @ weight
 
     return multiply
 
 
 def products_of_muon(network: ResidualMLP, dtype: torch.dtype = torch.bfloat16) -> Work:
-    """The matrix products of a step of Muon: five iterations with three of them."""
+    """Return a function with the matrix products of a step of Muon: five iterations of three."""
     hidden: list[Tensor] = [p.detach() for p in network.blocks.parameters() if p.ndim == 2]
     matrices = torch.stack(hidden).to(dtype)
 
@@ -142,7 +142,7 @@ def products_of_muon(network: ResidualMLP, dtype: torch.dtype = torch.bfloat16) 
 
 
 def stream(device: torch.device, n_signals: int = 20_000_000, rounds: int = 3) -> dict[str, Any]:
-    """Throughput of a stream through the residual MLP."""
+    """Measure the throughput of the residual MLP on a stream."""
 
     def fit(signals: SignalStream, backend: str = "auto") -> None:
         ResidualMLPClassifier.from_recipe(
@@ -153,7 +153,7 @@ def stream(device: torch.device, n_signals: int = 20_000_000, rounds: int = 3) -
     network = ResidualMLP(64, 4, model.width, model.n_blocks).to(device)
     dtype = torch.bfloat16 if wants_bfloat16(model.precision, device) else torch.float32
     plan = StreamPlan.from_n_samples(n_signals, model.max_epochs, model.batch_size)
-    n_signals = plan.n_epochs * plan.epoch_rows  # rounded up to whole batches, as the fit does
+    n_signals = plan.n_epochs * plan.epoch_rows  # rounded up to whole batches, as in the fit
     n_steps = n_signals // model.batch_size
     fresh, one_chunk = SignalStream.named("midl2024"), OneChunk.named("midl2024")
     layers = products_of_layers(network, model.batch_size, dtype)
@@ -184,7 +184,7 @@ def stream(device: torch.device, n_signals: int = 20_000_000, rounds: int = 3) -
 
 def main() -> int:
     if not torch.cuda.is_available():
-        print("there is no GPU here: nothing was measured, nothing written", file=sys.stderr)
+        print("no GPU is available: nothing was measured or written", file=sys.stderr)
         return 1
     device = resolve_device("cuda")
     results = {"recipe": recipe(device), "stream": stream(device)}

@@ -1,16 +1,16 @@
-"""What the grid of the paper's tissue is worth: T1 in steps of 50 ms, T2 in steps of 5 ms.
+"""Gain of accuracy from the grid of the paper's tissue: T1 in steps of 50, T2 of 5 ms.
 
-Tissue has no such grid, but an observer that knows of it can use it: where the best two
-compartments fall between the grid's values, a third one is likelier. This command asks the
-ideal observer about the signals of ceiling.py again, without that knowledge (the same ranges,
-continuous). What it leaves against the one that knows is the worth of the grid, and no
-shortcoming of a network that leaves as much.
+Real tissue has no such grid, but an observer whose prior has the grid can exploit it: if the best
+two compartments fall between the values of the grid, a third one is more probable. This benchmark
+applies the ideal observer to the signals of ceiling.py with a continuous prior of the same ranges.
+Its loss of accuracy relative to the observer with the grid is the gain from the grid; an equal
+loss of a network is no shortcoming of the network.
 
-With half of its runs an observer is noisier, and leaves more: its regret is
-also given for half of the runs, from which one sees how much of it that noise still is.
+An observer with half of the runs is noisier and loses more accuracy: its regret is also given
+for half of the runs, which shows how much of the regret is Monte Carlo noise.
 
-Results: results/grid.json; the answers are kept in results/grid/<data set>-grid-unknown.npz,
-as those of ceiling.py are, which has to run first. It goes on where it was cut off.
+Results: results/grid.json; predictions are stored in results/grid/<data set>-grid-unknown.npz,
+in the format of ceiling.py, which has to run first. The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from corrsk.evaluation import multicompartment_probability, regret
 from corrsk.simulation.datasets import dataset_definition
 from corrsk.tissue.prior import resolve_prior
 
-DATASETS = ("midl2024", "midl2024-low-noise")  # the third one has no grid
+DATASETS = ("midl2024", "midl2024-low-noise")  # the third data set has no grid
 Array = NDArray[np.float64]
 
 
@@ -40,9 +40,9 @@ def probabilities(run_log_evidence: Array) -> Array:
 
 
 def gain(ideal: Array, p: Array, other: Array) -> dict[str, float]:
-    """By how many points the answers of `p` are more often right than those of `other`.
+    """Accuracy of the predictions of `p` minus that of `other`, in percentage points.
 
-    By the ideal observer's probabilities, not by the counts that were drawn.
+    Computed from the probabilities of the ideal observer, not from the drawn counts.
     """
     rows = np.arange(len(ideal))
     gains = 100 * (ideal[rows, p.argmax(axis=1)] - ideal[rows, other.argmax(axis=1)])
@@ -61,14 +61,14 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
     }  # fmt: skip
     path = RESULTS / "ceiling" / f"{name}.npz"
     if not path.is_file():
-        raise SystemExit(f"there is no {path}: run ceiling.py first")
+        raise SystemExit(f"{path} does not exist: run ceiling.py first")
     with np.load(path) as found:
         known = {key: found[key] for key in ("X", "y", "noise_level", "run_log_evidence")}
     first = slice(0, min(n_signals, len(known["y"])))
     X, y, levels = (known[key][first] for key in ("X", "y", "noise_level"))
     evidence = known["run_log_evidence"][:, first].astype(np.float64)
     if not np.array_equal(task.simulate(0)[0], X[:CHUNK]):
-        raise SystemExit(f"{path} is of other signals: run ceiling.py first")
+        raise SystemExit(f"{path} contains other signals: run ceiling.py first")
     n = len(y)
     unaware = joined(answered(task, settings, n, RESULTS / "grid", n_jobs))
     without = unaware["run_log_evidence"][:, :n].astype(np.float64)
@@ -116,10 +116,10 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--n-signals", type=int, default=720)
     parser.add_argument("--n-runs", type=int, default=8)
-    parser.add_argument("--n-jobs", type=int, help="threads; every core by default")
+    parser.add_argument("--n-jobs", type=int, help="number of threads; default: every core")
     given = parser.parse_args()
     if given.n_runs < 4:
-        parser.error("--n-runs must be at least 4, so that half of them are several")
+        parser.error("--n-runs must be at least 4, so that half of the runs are at least 2")
     found = {
         name: compared(name, given.n_signals, given.n_runs, given.n_jobs) for name in given.datasets
     }

@@ -1,4 +1,4 @@
-"""A grid search over the CNN's training against the same search around plain skorch.
+"""Grid search over the training of the CNN, relative to the same search with plain skorch.
 
 24 candidates (learning rates and weight decays) x 3 folds on 70,000 signals, each in
 GridSearchCV(n_jobs=2) with warm workers and without a final fit:
@@ -8,7 +8,7 @@ GridSearchCV(n_jobs=2) with warm workers and without a final fit:
 
 All train the same network for the same epochs and batches, with AdamW at a constant rate.
 Targets: backend="torch" at least 1.6 and backend="numba" at least 4 times as fast as plain
-skorch; scores that differ no more than those of plain skorch with another seed.
+skorch; differences of scores no larger than those of plain skorch with another seed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DECAYS = [0.0, 0.001, 0.01, 0.1]
 
 
 class SeededNet(NeuralNetClassifier):
-    """Plain skorch, whose fits in a worker start from a seed of their own."""
+    """Plain skorch with a fixed seed for each fit."""
 
     seed = 0
 
@@ -49,7 +49,7 @@ class SeededNet(NeuralNetClassifier):
 
 
 class OtherSeed(SeededNet):
-    """The same from another one."""
+    """Plain skorch with another seed."""
 
     seed = 1
 
@@ -79,7 +79,7 @@ def ours(backend: str) -> tuple[BaseEstimator, dict[str, Any]]:
 
 
 def small_fit(backend: str) -> None:
-    """Let a worker import, and compile, what its first fit does."""
+    """Warm up a worker: imports and compilation of the first fit."""
     X, y = make_correlation_signals(200, random_state=0, n_jobs=1)
     CorrelationCNNClassifier(max_epochs=1, backend=backend, random_state=0, verbose=False).fit(X, y)
 

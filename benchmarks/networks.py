@@ -1,6 +1,6 @@
 """Accuracy over training compute: every network, trained on streams of several lengths.
 
-Each row is a training from first weights on so many fresh signals, judged on the same 10^5
+Each row is a training from scratch on fresh signals, tested on the same 10^5
 test signals. Compute is given as signals, as floating-point operations (of the matrix
 products and convolutions, forward and backward) and as seconds on this machine.
 """
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--datasets", default="midl2024-low-noise,midl2024")
     parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
     options = parser.parse_args()
-    kept = RESULTS / "networks.rows.json"  # row by row: a run that is stopped goes on
+    kept = RESULTS / "networks.rows.json"  # finished rows, with which a run is resumed
     rows: list[dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else []
     for dataset in options.datasets.split(","):
         test = load_dataset(dataset, 100_000, random_state=2)

@@ -1,10 +1,10 @@
-"""Prediction of 10^6 signals: its memory and its speed against one bare forward pass.
+"""Prediction of 10^6 signals: memory and speed, relative to one bare forward pass.
 
-The memory is what the peak of a fresh process grows by during `predict_proba`, beside the
-size of the probabilities that it returns. The rival pushes all signals through
-the network in a single bare torch call, which is the simplest thing to write. Then the
-models that come with corrsk: target 50,000 signals a second on two cores; and their networks
-as ONNX files in ONNX Runtime: its speed, and the largest difference of a probability (target
+The memory is the growth of the peak of a fresh process during `predict_proba`, beside the
+size of the returned probabilities. The reference passes all signals through
+the network in a single torch call, which is the simplest implementation. Then the
+shipped models (target: 50,000 signals per second on two cores), and their networks
+as ONNX files in ONNX Runtime: speed, and the largest difference of a probability (target:
 1e-5). The latency is the median time of a call for a single signal.
 """
 
@@ -42,16 +42,16 @@ def briefly_trained() -> CorrelationCNNClassifier:
 
 
 def single_call(model: CorrelationCNNClassifier, X: Any) -> torch.Tensor:
-    """All signals through the network at once."""
+    """Pass all signals through the network at once."""
     with torch.inference_mode():
         return torch.softmax(model.net_.module_(torch.from_numpy(X)), dim=1)
 
 
 def memory_in_megabytes(what: str) -> float:
-    """What the peak grows by while a model answers, of its name, or the rival's call."""
+    """Measure the growth of the peak memory during a prediction of a model or a single call."""
     X, _ = make_correlation_signals(N_SIGNALS, random_state=0)
     model = load_pretrained(what) if what in pretrained_names() else briefly_trained()
-    model.predict_proba(X[:10_000])  # libraries set themselves up
+    model.predict_proba(X[:10_000])  # set up libraries
     rival = what == "one call"
     _, grown = memory_of(lambda: single_call(model, X) if rival else model.predict_proba(X))
     return round(grown / 1e6, 1)
@@ -82,7 +82,7 @@ def in_onnx_runtime(pipeline: Any, X: Any) -> dict[str, Any]:
             [session.run(None, {"signals": signals[k : k + CHUNK]})[0] for k in parts]
         )
 
-    # one after the other, not in turns: each lets its threads wait actively for more work
+    # one after the other, not in turns, because the threads of each library spin between calls
     times = {
         who: [seconds(lambda work=work: work(normalised)) for _ in range(ROUNDS)]
         for who, work in (("runtime", answer), ("corrsk", pipeline[-1].predict_proba))

@@ -1,35 +1,35 @@
-"""The fewest of the 64 measurements, and which, that keep the accuracy within one point.
+"""Smallest selection of the 64 measurements that keeps the accuracy within one point.
 
-Measurements are ranked by rival methods on training signals. For each method and number
-of measurements k the protocol is then simulated afresh, with tissue and noise that the
-ranking never saw, a learner that takes any protocol is trained on it, and judged on
-fresh test signals. The smallest k whose 4-class and binary accuracy both lie within one
-point of the full protocol's is reported, with its measurements; the best of these is
-confirmed once more with other seeds, since the winner of many looks better than it is.
+Several methods rank the measurements on training signals. For each method and number
+of measurements k, signals of the protocol are then simulated with new tissue and noise,
+a learner that takes any protocol is trained on these signals, and tested on
+fresh test signals. The smallest k whose 4-class and binary accuracy are both within one
+point of those of the full protocol is reported, with its measurements; the best of these is
+confirmed with other seeds, because the best of many candidates is biased upwards.
 
 The rankings:
 
 - forward: greedy; adds the measurement with which a quadratic discriminant on eight
   whitened components has the least log loss on held-out signals;
-- information: adds the measurement that says most about the signals beyond those that
-  stand already, in the Gaussian approximation (greedy log-determinant);
-- elimination: scikit-learn's RFE; drops those without which the log loss of a learner
-  grows least, when they are guessed from the others;
+- information: adds the measurement with the most information about the signals beyond the
+  measurements before it, in the Gaussian approximation (greedy log-determinant);
+- elimination: scikit-learn's RFE; drops the measurements whose replacement by a prediction
+  from the others increases the log loss of a learner least;
 - trees: RFE with the importances of extremely randomised trees;
 - thinned grid: some levels of TI times some of TE (only sizes that are such a grid);
-- random: two random orders, for scale.
+- random: two random orders, for comparison.
 
-In all of them the signals are normalised after the choice, except for `information`,
-which needs no exact signals to rank. All train on the same tissue and are judged on the
+All methods normalise the signals after the selection, except for `information`,
+whose ranking needs no exact signals. All are trained on the same tissue and tested on the
 same test tissue, so that differences are paired: the standard error is that of the
-difference voxel by voxel, and the scatter of the training shows in the seeds.
+difference voxel by voxel, and the seeds show the scatter between trainings.
 
-Left out: plain LDA and QDA as learners of the forward selection. On all 64 measurements
+Not included: plain LDA and QDA as learners of the forward selection. On all 64 measurements
 they reach 38 and 31 % (30,000 low-noise signals), the quadratic discriminant on
-components 45 %, the learner that judges 59 %.
+components 45 %, the learner of the tests 59 %.
 
-Every finished training is kept in protocol_design.<data set>.partial.json; the same
-command goes on from there.
+Every finished training is stored in protocol_design.<data set>.partial.json; the same
+command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ SIZES = (6, 8, 12, 16, 24, 32, 36, 40, 48, 56, 64)
 DATASETS = ("midl2024-low-noise", "midl2024")
 TARGET = 0.01  # of accuracy
 RANDOM_ORDERS = 2
-# (levels of TI, levels of TE) by size; of two shapes both are tried
+# (levels of TI, levels of TE) by size; all shapes of a size are tried
 THINNED_SHAPES = {
     6: [(2, 3), (3, 2)], 8: [(2, 4), (4, 2)], 12: [(3, 4), (4, 3)], 16: [(4, 4)],
     24: [(4, 6), (6, 4)], 32: [(4, 8), (8, 4)], 36: [(6, 6)], 40: [(5, 8), (8, 5)],
@@ -78,16 +78,16 @@ THINNED_SHAPES = {
 }  # fmt: skip
 FULL = {"ranking": 16_000, "train": 60_000, "test": 100_000, "epochs": 12, "seeds": 1}
 QUICK = {"ranking": 1_000, "train": 3_000, "test": 5_000, "epochs": 4, "seeds": 1}
-# streams: no signal of the ranking stands in training or test data
+# independent random streams: ranking, test and training data have no common signals
 RANKING_SEED, TEST_SEED, TRAINING_SEED = 100, 200, 300
-CONFIRMATION = 1000  # is added to the seeds
+CONFIRMATION = 1000  # added to the seeds
 
 
 def learner(n_measurements: int, epochs: int, seed: int = 0) -> Any:
-    """A strong learner for any protocol: an MLP on whitened principal components."""
+    """Create a strong learner for any protocol: an MLP on whitened principal components."""
     return make_pipeline(
         SignalNormalizer(),
-        # beyond some 16 components there is noise alone, which whitening would amplify
+        # further components are mostly noise, which whitening would amplify
         PCA(min(16, n_measurements), whiten=True, random_state=0),
         MLPClassifier(
             (64, 64), batch_size=500, learning_rate_init=3e-3, max_iter=epochs, random_state=seed
@@ -96,21 +96,21 @@ def learner(n_measurements: int, epochs: int, seed: int = 0) -> Any:
 
 
 class LossWithout(ClassifierMixin, BaseEstimator):
-    """A classifier whose importances are the log loss without each measurement.
+    """Classifier whose importances are the increase of the log loss without each measurement.
 
-    "Without" means guessed from all others by a linear regression, so that what the
-    others say as well counts for nothing.
+    A measurement is replaced by its linear regression on all others, so that redundant
+    information does not count.
     """
 
     def __init__(self, epochs: int = 8) -> None:
         self.epochs = epochs
 
     def fit(self, X: NDArray[Any], y: NDArray[Any]) -> LossWithout:
-        """Fit on one half of the signals and judge the measurements on the other."""
+        """Fit on one half of the signals and compute importances on the other."""
         fitted = learner(X.shape[1], self.epochs).fit(X[::2], y[::2])
         self.classes_ = fitted.classes_
         X, y = X[1::2].astype(np.float64), y[1::2]
-        # all regressions at once: what they leave over is in the inverse of X'X
+        # all regressions at once, from the inverse of X'X
         inverse = np.linalg.inv(X.T @ X)
         guessed = X - X @ inverse / np.diag(inverse)
         losses = []
@@ -123,12 +123,12 @@ class LossWithout(ClassifierMixin, BaseEstimator):
 
 
 def by_information(X: NDArray[Any], noise_level: float) -> NDArray[np.intp]:
-    """Order of measurements by what each says beyond those before it.
+    """Order measurements by their information beyond the measurements before.
 
-    Greedy maximisation of ``log det(1 + C_AA / sigma^2)``, the information that a set A
-    of measurements has about Gaussian signals of covariance C under noise of standard
-    deviation sigma. Signals are divided by the norm over all measurements here, which
-    only ranks: every protocol is judged with the norm of its own measurements.
+    Greedy maximisation of ``log det(1 + C_AA / sigma^2)``, the information of a set A
+    of measurements about Gaussian signals of covariance C with noise of standard
+    deviation sigma. Signals are divided by the norm over all measurements here, for the
+    ranking only: every protocol is tested with the norm of its own measurements.
     """
     norms = np.linalg.norm(X, axis=1, keepdims=True)
     covariance = np.cov((X / norms).T.astype(np.float64))
@@ -140,14 +140,14 @@ def by_information(X: NDArray[Any], noise_level: float) -> NDArray[np.intp]:
         j = left[int(np.argmax(np.diag(conditional)[left]))]
         order.append(j)
         left.remove(j)
-        # condition on a noisy measurement of j, the noise having variance 1
+        # condition on a noisy measurement of j, with noise of variance 1
         conditional -= np.outer(conditional[j], conditional[j]) / (1 + conditional[j, j])
     return np.array(order)
 
 
 def by_forward_selection(X: NDArray[Any], y: NDArray[Any]) -> NDArray[np.intp]:
-    """Order of measurements in which a quadratic discriminant chooses them."""
-    # of a single measurement the normalisation leaves a sign: the first is not for it to choose
+    """Order measurements by forward selection with a quadratic discriminant."""
+    # the first measurement is chosen by variance: a normalised single measurement is only a sign
     order = [int(np.argmax(X.var(axis=0)))]
     while len(order) < X.shape[1]:
         losses = {}
@@ -165,7 +165,7 @@ def by_forward_selection(X: NDArray[Any], y: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def by_elimination(estimator: Any, getter: Any, X: Any, y: Any) -> NDArray[np.intp]:
-    """Order of measurements, the last to be eliminated first."""
+    """Order measurements by elimination, the last eliminated first."""
     elimination = RFE(estimator, n_features_to_select=6, step=2, importance_getter=getter)
     return np.argsort(elimination.fit(X, y).ranking_, kind="stable")
 
@@ -173,7 +173,7 @@ def by_elimination(estimator: Any, getter: Any, X: Any, y: Any) -> NDArray[np.in
 def rankings(
     simulate: Callable[..., Any], noise_level: float, settings: dict[str, int]
 ) -> dict[str, list[int]]:
-    """An order of the 64 measurements by each method, the most useful first."""
+    """Rank the 64 measurements by each method, the most useful first."""
     X, y = simulate(AcquisitionProtocol.named("ir-se-8x8"), settings["ranking"], RANKING_SEED)
     trees = make_pipeline(
         SignalNormalizer(),
@@ -192,7 +192,7 @@ def rankings(
 
 
 def candidates(orders: dict[str, list[int]]) -> Iterator[tuple[str, int, list[int]]]:
-    """Every protocol to be tried: method, number of measurements, their positions."""
+    """Yield every candidate protocol: method, number of measurements, their positions."""
     yield "full", 64, list(range(64))
     positions = np.arange(64).reshape(8, 8)
     for size in SIZES[:-1]:
@@ -207,7 +207,7 @@ def candidates(orders: dict[str, list[int]]) -> Iterator[tuple[str, int, list[in
 def right_answers(
     simulate: Callable[..., Any], positions: list[int], settings: dict[str, int], offset: int = 0
 ) -> NDArray[np.bool_]:
-    """Whether each test voxel was answered right, (seeds, 2, n): 4-class and binary."""
+    """Whether the predictions are right, (seeds, 2, n_samples): 4-class and binary."""
     warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is fixed
     protocol = AcquisitionProtocol.named("ir-se-8x8").subset(positions)
     X_test, y_test = simulate(protocol, settings["test"], TEST_SEED + offset)
@@ -223,7 +223,7 @@ def right_answers(
 
 
 def summary(right: NDArray[Any], full: NDArray[Any]) -> dict[str, Any]:
-    """Accuracies in %, and what they lose against the full protocol, in points."""
+    """Accuracies in %, and the loss relative to the full protocol in percentage points."""
     result: dict[str, Any] = {}
     for i, name in enumerate(("4-class", "binary")):
         lost = 100 * (full[:, i].mean(axis=0) - right[:, i].mean(axis=0))  # voxel by voxel
@@ -239,7 +239,7 @@ def summary(right: NDArray[Any], full: NDArray[Any]) -> dict[str, Any]:
 
 
 def simulator(dataset: str) -> Callable[..., Any]:
-    """``simulate(protocol, n, seed)``: signals that are not normalised yet, and counts."""
+    """Return ``simulate(protocol, n, seed)``, which gives signals before normalisation, counts."""
     definition = dataset_definition(dataset)
     return partial(_simulate, definition.noise_levels, definition.noise_reference)
 
@@ -252,7 +252,7 @@ def _simulate(levels: Any, reference: str, protocol: Any, n: int, seed: int) -> 
 
 
 def design(dataset: str, settings: dict[str, int], path: Path) -> dict[str, Any]:
-    """Rank, simulate afresh, judge; goes on from what an earlier run has finished."""
+    """Rank, simulate and test the protocols; results of an earlier run are reused."""
     simulate = simulator(dataset)
     done: dict[str, Any] = {"settings": settings, "judged": {}}
     if path.exists():
@@ -260,7 +260,7 @@ def design(dataset: str, settings: dict[str, int], path: Path) -> dict[str, Any]
         if found["settings"] == settings:
             done = found
         else:
-            print(f"{path} is of other settings: starting anew")
+            print(f"{path} has other settings: starting from scratch")
     if "rankings" not in done:
         levels = np.array(dataset_definition(dataset).noise_levels)
         done["rankings"] = rankings(simulate, float(np.sqrt(np.mean(levels**2))), settings)
@@ -271,7 +271,7 @@ def design(dataset: str, settings: dict[str, int], path: Path) -> dict[str, Any]
         if f"{method}; {size}" not in done["judged"]
     }
     if left:
-        # of the same seeds as before, so that it need not be kept
+        # reproducible by the seeds, so that the result is not stored
         full = right_answers(simulate, list(range(64)), settings)
         answers = Parallel(n_jobs=2, return_as="generator")(
             delayed(right_answers)(simulate, positions, settings) for positions in left.values()
@@ -291,7 +291,7 @@ def design(dataset: str, settings: dict[str, int], path: Path) -> dict[str, Any]
 def confirmed(
     simulate: Callable[..., Any], fewest: dict[str, Any], settings: dict[str, int]
 ) -> dict[str, Any]:
-    """The best of the methods, judged once more on tissue that chose nothing."""
+    """Test the best method again, on tissue that was not used for the choice."""
     if not fewest:
         return {}
     family = min(fewest, key=lambda name: (fewest[name]["k"], max(fewest[name]["lost"].values())))
@@ -303,7 +303,7 @@ def confirmed(
 
 
 def smallest(done: dict[str, Any]) -> dict[str, Any]:
-    """For each method the fewest measurements that lose at most a point on both counts."""
+    """Return, for each method, the fewest measurements that lose at most one point."""
     names = AcquisitionProtocol.named("ir-se-8x8").feature_names
     found: dict[str, Any] = {}
     for method, size, positions in candidates(done["rankings"]):
@@ -320,7 +320,7 @@ def smallest(done: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Points lost over the number of measurements, for each data set and question."""
+    """Plot the loss of accuracy over the number of measurements."""
     figure = Figure(figsize=(11, 4 * len(results)), layout="constrained")
     axes = figure.subplots(len(results), 2, sharex=True, squeeze=False)
     styles = {
@@ -343,7 +343,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
                             (score["lost"], score["standard error"])
                         )
                 sizes = sorted(at)
-                # of two thinned grids the better; of random orders the mean
+                # the better of two thinned grids, the mean of the random orders
                 choose = np.mean if family == "random" else np.min
                 lost = [choose([value for value, _ in at[size]]) for size in sizes]
                 errors = [2 * max(error for _, error in at[size]) for size in sizes]
@@ -369,7 +369,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small settings, nothing recorded")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="for what is unfinished")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="for unfinished results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     settings = QUICK if arguments.quick else FULL

@@ -1,20 +1,20 @@
-"""What a signal costs over the number of signals, the size of the protocol, and the threads.
+"""Time per signal over the number of signals, the size of the protocol, and the threads.
 
-Three panels of curves, each point the median of a few rounds in which all points of the
+Three panels of curves; each point is the median of a few rounds in which all points of the
 panel take turns:
 
-- samples: simulation, a training epoch (`fit` with max_epochs=1, its checks and set-up
-  included) by torch and by the compiled kernels, prediction, and the fit of a classical
-  rival, over the number of signals. Flat is a cost in proportion to it;
+- samples: simulation, a training epoch (`fit` with max_epochs=1, including validation and
+  set-up) with torch and with the compiled kernels, prediction, and the fit of a classical
+  learner, over the number of signals. A flat curve is a cost proportional to this number;
 - measurements: simulation, training and prediction of the CNN and of the residual MLP, over
-  the measurements of a protocol that is a grid of TI and TE. Only for 8 x 8 there are
-  compiled kernels;
+  the number of measurements of a grid of TI and TE. Compiled kernels are available for
+  8 x 8 only;
 - threads: the same work and a grid search, over threads and, for the search, workers.
 
-Beside each time stands what explains it: page faults of the process, the share of `fit` that
-is the epoch itself, the floating-point operations of torch, and the machine's caches.
-Training is in batches of 500, which is what "auto" means from 50,000 signals on. Results:
-results/scaling.json and scaling.png; --draw draws the second from the first again.
+Each time is recorded with explanatory facts: page faults of the process, the share of the epoch in
+`fit`, the floating-point operations of torch, and the machine's caches.
+Training uses batches of 500, which is "auto" from 50,000 signals on. Results:
+results/scaling.json and scaling.png; --draw redraws the figure from the record.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from corrsk.baselines import make_baseline
 from corrsk.neural.training.device import limited_threads
 
 BATCH_SIZE = 500
-FEWEST = 100_000  # signals of a time over the number of signals: shorter ones are uncertain
+FEWEST = 100_000  # least number of signals per time: shorter times are uncertain
 BYTES = 4 * 64  # of a signal on the 8 x 8 grid
-MEMORY = 3  # times the signals: those to train on, new ones and their tissue, and room
-RATES = (0.001, 0.003, 0.01, 0.03)  # what the grid search tries
+MEMORY = 3  # required memory over that of the signals
+RATES = (0.001, 0.003, 0.01, 0.03)  # learning rates of the grid search
 FOLDS = 3
 BACKENDS = ("torch", *(["numba"] if importlib.util.find_spec("numba") else []))
 
@@ -63,25 +63,26 @@ Panel = dict[str, list[Row]]
 
 @dataclass
 class Point:
-    """A point of a curve: work on so many signals, and what explains how long it takes.
+    """Point of a curve: work on a number of signals, and explanatory facts.
 
-    Called, it does the work and notes the page faults.
+    A call executes the work and records the page faults.
 
     Parameters
     ----------
     curve : str
         One of `_scaling_figure.STYLES`.
     x : int
-        Its place: signals, measurements or threads.
+        Position: number of signals, measurements or threads.
     n_signals : int
-        Signals that a call of `work` handles.
+        Number of signals that a call of `work` processes.
     work : callable
+        The work.
     facts : callable
-        What else to record, when all is done: of so many rounds, the last ones.
+        Function ``facts(rounds)`` that returns further entries of the record, for the last rounds.
     calls : int
-        How many times over the work is done for one time; more than 1 where it is short.
+        Number of calls per time; more than 1 for short work.
     prepare : callable, optional
-        What has to be done before each time, which does not count.
+        Preparation before each call, which is not measured.
     """
 
     curve: str
@@ -101,7 +102,7 @@ class Point:
 
 
 def measured(over: str, points: Sequence[Point], rounds: int) -> Panel:
-    """The curves of a panel; the first point of each warms up for the others."""
+    """Measure the curves of a panel; the first point of each curve warms up the others."""
     rivals: dict[str, Callable[[], Any]] = {}
     warm_up: dict[str, str] = {}
     for number, point in enumerate(points):
@@ -121,9 +122,9 @@ def measured(over: str, points: Sequence[Point], rounds: int) -> Panel:
                 "microseconds per signal": rounded(1e6 * statistics.median(per_signal)),
                 "signals per second": round(1 / statistics.median(per_signal)),
                 "seconds of each round": [rounded(took) for took in times[f"{number}"]],
-                "page faults per signal": None  # those of workers are not this process's
+                "page faults per signal": None  # not available for worker processes
                 if point.prepare
-                # of the rounds, without the warm-up
+                # in the rounds, without the warm-up
                 else rounded(statistics.median(point.faults[-rounds:]) / handled),
                 **point.facts(rounds),
             }
@@ -136,7 +137,7 @@ def rounded(value: float) -> float:
 
 
 def network(backend: str = "torch", **parameters: Any) -> CorrelationCNNClassifier:
-    """A classifier for one epoch on the processor."""
+    """Create a classifier for one epoch on the processor."""
     return CorrelationCNNClassifier(
         max_epochs=1, batch_size=BATCH_SIZE, backend=backend, device="cpu", random_state=0,
         verbose=False, **parameters,
@@ -156,7 +157,7 @@ def training(
         each_round = np.reshape(epochs[-rounds * calls :], (rounds, calls)).mean(axis=1)
         epoch = 1e6 * float(np.median(each_round)) / len(X)
         row: Row = {"of which the epoch itself (microseconds per signal)": rounded(epoch)}
-        if model.backend == "torch":  # the kernels do fewer
+        if model.backend == "torch":  # the kernels need fewer operations
             row["floating-point operations per signal"] = flop_per_signal(model)
         return row
 
@@ -167,7 +168,7 @@ def training(
 
 
 def over_samples(sizes: Sequence[int], torch_up_to: int, rival_up_to: int, rounds: int) -> Panel:
-    """Cost over the number of signals, on all cores."""
+    """Measure the cost over the number of signals, on all cores."""
     X, y = make_correlation_signals(max(sizes), random_state=0)
     predictor = network().fit(X[: sizes[0]], y[: sizes[0]])
     points = []
@@ -203,7 +204,7 @@ def over_samples(sizes: Sequence[int], torch_up_to: int, rival_up_to: int, round
 def over_measurements(
     grids: Sequence[tuple[int, int]], n_simulated: int, n_signals: int, rounds: int
 ) -> Panel:
-    """Cost over the number of measurements, on all cores."""
+    """Measure the cost over the number of measurements, on all cores."""
     points = []
     for rows, columns in grids:
         size = rows * columns
@@ -228,7 +229,7 @@ def over_measurements(
         )  # fmt: skip
         points.append(training("MLP, epoch", size, mlp, X, y))
         for name, model in (("CNN", cnn), ("MLP", mlp)):
-            # by then it is fitted: the points of a round come in this order
+            # the model is fitted by then, because the points of a round run in this order
             points.append(
                 Point(
                     f"{name}, prediction", size, n_signals,
@@ -241,7 +242,7 @@ def over_measurements(
 def over_threads(
     counts: Sequence[int], n_simulated: int, n_signals: int, n_searched: int, rounds: int
 ) -> Panel:
-    """Cost over the number of threads, or of the workers of a grid search."""
+    """Measure the cost over the number of threads, or of workers of a grid search."""
     X, y = make_correlation_signals(n_signals, random_state=0)
     predictor = network().fit(X[:BATCH_SIZE], y[:BATCH_SIZE])
     trained_on = len(RATES) * n_searched * (FOLDS - 1)
@@ -267,7 +268,7 @@ def over_threads(
             ).fit(X[:n_searched], y[:n_searched])
 
     def workers(n_jobs: int) -> None:
-        """Start them, and let each import and compile what its first fit does."""
+        """Start and warm up workers: imports and compilation of the first fit."""
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             joblib.Parallel(n_jobs)(joblib.delayed(small_fit)() for _ in range(2 * n_jobs))
 
@@ -300,11 +301,11 @@ def over_threads(
 def small_fit() -> None:
     X, y = make_correlation_signals(100, random_state=0, n_jobs=1)
     network(BACKENDS[-1]).fit(X, y)
-    time.sleep(0.5)  # so that each worker gets one
+    time.sleep(0.5)  # so that each worker gets a task
 
 
 def caches() -> dict[str, str]:
-    """Sizes of the first core's caches, where the system tells them."""
+    """Sizes of the caches of the first core, if available."""
     found = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         with suppress(OSError):
@@ -319,7 +320,7 @@ def caches() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--draw", action="store_true", help="draw what is recorded, measure nothing"
+        "--draw", action="store_true", help="redraw the figure from the record, measure nothing"
     )
     if not parser.parse_args().draw:
         sizes = (10_000, 100_000, 1_000_000, 10_000_000)

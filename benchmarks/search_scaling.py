@@ -1,14 +1,14 @@
-"""Wall time of one grid search, by how it is spread over cores, and its workers' memory.
+"""Wall time of one grid search for several ways to use the cores, and memory of its workers.
 
 The search has 4 candidates x 3 folds of simulation, normalisation and the CNN, with
-no final fit. The rivals take turns within a round; each has its workers started and
-warm before, and every ratio is to one process with one thread. "oversubscribed" is
-the same two workers, each with two threads, as a search has them that nobody limits. The
-network is trained by torch (backend="torch"), whose threads are what is spread.
+no final fit. The alternatives take turns within a round, with warm
+workers, and every ratio is to one process with one thread. "oversubscribed" means
+two workers with two threads each, as in a search without limits on threads. The
+network is trained by torch (backend="torch"), because its threads compete with the workers.
 
-The memory is what two workers hold by themselves (resident, not shared) when they have read a table
-that joblib maps into them, and one that it copies to them, over what they hold
-with a few rows of it.
+The memory is the private memory (resident, not shared) of two workers after reading a table
+that joblib maps into the workers, or copies to the workers, minus that after reading
+a few rows.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def wall_times(n_voxels: int, candidates: int, rounds: int) -> dict[str, Any]:
             return search(2)
 
     def warm(threads: int) -> None:
-        # a change of their threads replaces loky's workers, which then import torch again
+        # loky replaces its workers if the number of threads changes; new ones import torch again
         with joblib.parallel_config("loky", inner_max_num_threads=threads):
             joblib.Parallel(n_jobs=2)(joblib.delayed(small_fit)() for _ in range(4))
 
@@ -106,17 +106,17 @@ def wall_times(n_voxels: int, candidates: int, rounds: int) -> dict[str, Any]:
 
 
 def small_fit() -> None:
-    """Let a worker import and set up what its first fit does."""
+    """Warm up a worker: imports and set-up of the first fit."""
     X, y = make_correlation_signals(100, random_state=0, n_jobs=1)
     CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False).fit(X, y)
-    time.sleep(0.5)  # so that each worker gets one
+    time.sleep(0.5)  # so that each worker gets a task
 
 
 def own_memory(table: pd.DataFrame) -> tuple[int, int]:
-    """Number of the process, and its resident bytes that no file is behind, after reading."""
+    """Return the process id, and the private resident memory in bytes, after reading a table."""
     np.add.reduce(table.to_numpy(copy=False), axis=None)
-    time.sleep(1)  # so that each worker gets one
-    # not USS: where the other worker has already let go of a map, it is counted as one's own
+    time.sleep(1)  # so that each worker gets a task
+    # not USS, which counts a mapped file as private once the other worker has released the file
     held = psutil.Process().memory_info()
     return os.getpid(), held.rss - held.shared
 
@@ -126,7 +126,7 @@ def memory(table_rows: int) -> dict[str, Any]:
 
     def grown(max_nbytes: str | None) -> float:
         with joblib.parallel_config("loky", inner_max_num_threads=1, max_nbytes=max_nbytes):
-            # a few rows first, for what reading any table imports
+            # a few rows first, to exclude the imports of reading a table
             few, all_rows = (
                 dict(joblib.Parallel(n_jobs=2)(joblib.delayed(own_memory)(table) for _ in range(6)))
                 for table in (tissue[:10], tissue)

@@ -1,16 +1,16 @@
-"""Simulation of 10^6 signals against the time that their noise alone takes.
+"""Simulation of 10^6 signals, relative to the time of drawing the noise alone.
 
-The rivals draw the 64 million float32 normals of the noise and do no more, with numpy's
-fastest generator: on one core, and on every core, each thread filling its part of the array
-in pieces. corrsk draws the normals, simulates the signals and adds the two, on every core.
-Target: at most 1.5 times the second rival's time. corrsk's own normals alone, which take less
-than numpy's, are timed beside them.
+The reference draws only the 64 million float32 normals of the noise, with numpy's
+fastest generator: on one core, and on every core, where each thread fills its part of the array
+in pieces. corrsk draws the normals, simulates the signals and adds both, on every core.
+Target: at most 1.5 times the time of the reference on every core. corrsk's normals alone, which
+are faster than numpy's, are timed for comparison.
 
-The peak of memory is that of a fresh process, over what it took before, and as a ratio to what
-the call returns. Target: at most 1.2.
+The peak memory is the growth in a fresh process, as a ratio to the size of the returned arrays.
+Target: at most 1.2.
 
-Rounds in which the second core is worth next to nothing to numpy were taken while another
-process, or another guest of the host, had it.
+If the second core does not speed up numpy in a round, another process, or another guest of the
+host, was using that core.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ N_NORMALS = 64 * N_SIGNALS
 ROUNDS = 9
 CORES = os.cpu_count() or 1
 PIECE = 2**18
-WARM_UP = 10_000  # what imports and threads take is not the simulation's
-CHUNK = 65_536  # signals of a stream that a training draws at a time
+WARM_UP = 10_000  # signals to set up imports and threads, which are not measured
+CHUNK = 65_536  # signals that a training draws from a stream at a time
 
 
 def on_cores(fill: Callable[[NDArray[np.float32], int], None]) -> None:
@@ -61,7 +61,7 @@ def chunks_of_a_stream(stream: SignalStream) -> None:
 
 
 def memory_of_fit_transform() -> tuple[int, int]:
-    """Size of what comes out, and the peak over what was there before."""
+    """Return the size of the output, and the growth of the peak memory."""
     tissue, _ = TissuePrior.named("midl2024").sample(N_SIGNALS, random_state=0)
     generator = CorrelationSignalGenerator(random_state=0)
     generator.fit_transform(tissue[:WARM_UP])

@@ -1,11 +1,11 @@
-"""A grid search on a GPU: networks trained together against one after another.
+"""Grid search on a GPU: networks trained together, relative to one after another.
 
 24 candidates (learning rates and weight decays) x 3 folds on 70,000 signals, with the
 classifier's default training and without a final fit, in corrsk's StackedGridSearchCV and in
-scikit-learn's GridSearchCV, whose fits are by CUDA graphs (backend="auto"). Target: stacks at
-least 5 times as fast; scores that differ no more than those of another seed.
+scikit-learn's GridSearchCV, whose fits use CUDA graphs (backend="auto"). Targets: stacks at
+least 5 times as fast; differences of scores no larger than between two seeds.
 
-Without a GPU nothing is measured: it says so, and the exit status is 1.
+Without a GPU nothing is measured, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDS = 2
 def measured(
     device: str, n_signals: int = N_SIGNALS, epochs: int = EPOCHS, rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """Times and scores of both searches."""
+    """Measure times and scores of both searches."""
     X, y = make_correlation_signals(n_signals, noise_level=0.003, random_state=0)
     grid = {"learning_rate": RATES, "weight_decay": DECAYS}
     scores: dict[str, NDArray[np.float64]] = {}
@@ -67,7 +67,7 @@ def measured(
 
 def main() -> int:
     if not torch.cuda.is_available():
-        print("there is no GPU here: nothing was measured, nothing written", file=sys.stderr)
+        print("no GPU is available: nothing was measured or written", file=sys.stderr)
         return 1
     gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     record("stacked_search", gpu | measured("cuda"))

@@ -1,9 +1,9 @@
-"""Training on a stream of fresh signals against training on the same signals again and again.
+"""Training on a stream of fresh signals, relative to training on one repeated chunk.
 
-The second draws one chunk and hands it out ever after, so that the ratio of the two is what
-the simulation costs on top of the training step. Target: at most 1.3 on two cores. The same
-cores train and simulate, so that no less than one plus the time of the simulation alone can be
-had, which stands beside it.
+The repeated chunk is simulated once, so that the ratio is the cost of
+the simulation relative to the training step. Target: at most 1.3 on two cores. The same
+cores train and simulate, so that the lower bound is one plus the relative time of the simulation
+alone, which is timed, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 class OneChunk(SignalStream):
-    """Hands out its first chunk for every other."""
+    """Stream that repeats its first chunk."""
 
     def draw(
         self, chunk: int, n_samples: int, *, n_jobs: int | None = None

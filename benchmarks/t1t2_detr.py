@@ -1,7 +1,7 @@
-"""Our model for "t1t2-detr" beside the figures that its thesis publishes.
+"""Accuracy of the pretrained model "t1t2-detr", beside the results published in the thesis.
 
 Count accuracy on fresh signals: with the SNR of the data set (uniform in 30..150), and at
-fixed SNRs, of which 20 lies outside of what either model was trained on.
+fixed SNRs; SNR 20 is outside the training range of both models.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
-"""A training epoch of the paper's CNN: the classifier against four rivals.
+"""Training epoch of the paper's CNN, relative to plain torch and skorch.
 
 All train the same network (with standardised input) on the same signals and batch size.
 
-- published loop: as the script published with the paper trains, with a TensorDataset, a
+- published loop: as in the script published with the paper, with a TensorDataset, a
   DataLoader that collates signal by signal, SGD, and the loss read after each batch;
 - plain skorch, with its default loader;
-- bare torch: a loop that permutes and takes whole batches;
-- classifier, backend="torch" and backend="numba": its whole `fit`, checks and set-up included.
+- bare torch: a loop that permutes the signals and takes whole batches;
+- classifier, backend="torch" and backend="numba": the whole `fit`, including validation and
+  set-up.
 
-But for the published loop all use AdamW. Each in one thread and on all cores. Beside them
-stands how long the direct sums of the network's layers, forward and backward, would take at the
-rate of torch's product of large matrices; Winograd's algorithm needs fewer. Targets:
+All except the published loop use AdamW. Each runs in one thread and on all cores. "direct sums"
+is the time of the direct sums of the network's layers, forward and backward, at the
+rate of torch's product of large matrices; Winograd's algorithm needs fewer operations. Targets:
 backend="torch" at most 1.03 times bare torch; backend="numba" at least 4 times as fast as bare
-torch on one core, and 1.7 times as fast again on two.
+torch on one core, and 1.7 times as fast on two cores as on one.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
 N_SIGNALS = 70_000
 EPOCHS = 5
 ROUNDS = 5
-# multiplications with an addition, of a signal: the two convolutions and three linear layers
+# multiply-adds per signal: two convolutions and three linear layers
 FORWARD = 6 * 36 * 9 + 16 * 16 * 54 + 64 * 32 + 32 * 32 + 32 * 4
-# weights cost what the forward pass does; nothing asks for the gradient of the signals
+# each gradient costs as much as the forward pass; that of the signals is not needed
 OPERATIONS = 2 * (3 * FORWARD - 6 * 36 * 9)
 
 
 def peak_rate() -> float:
-    """Floating point operations per second of a product of large matrices."""
+    """Measure the floating-point operations per second of a product of large matrices."""
     a, b = torch.randn(2, 2048, 2048)
     torch.mm(a, b)
     return 2 * 2048**3 / min(seconds(lambda: torch.mm(a, b)) for _ in range(5))

@@ -1,15 +1,15 @@
-"""Whether the classifiers can be trusted: calibration, abstaining, and warnings.
+"""Reliability of the classifiers: calibration, abstention, and novelty detection.
 
-For each data set, on fresh signals that no model has seen:
+For each data set, on fresh signals that are in no training data:
 
-- calibration errors, over all and at each noise level, and reliability diagrams;
-- accuracy over coverage, and the thresholds that make answers 70, 80 and 90 % accurate
-  (chosen on one half of the signals, judged on the other);
-- false alarms of a `SignalNoveltyDetector` fitted to the data set, and what share of
-  signals it flags that are corrupted in one way each: wrong protocols, noise, artefacts.
+- calibration errors, over all signals and at each noise level, and reliability diagrams;
+- accuracy over coverage, and the thresholds for accuracies of 70, 80 and 90 %
+  (chosen on one half of the signals, tested on the other);
+- false alarms of a `SignalNoveltyDetector` fitted to the data set, and its detection rates for
+  signals with one kind of corruption each: wrong protocols, noise, artefacts.
 
-The models are those of `corrsk.load_pretrained`; `--quick` trains a CNN for a few epochs in
-their place and records nothing. Writes results/trust.json, and pictures and tables to
+The models are those of `corrsk.load_pretrained`; `--quick` trains a CNN for a few epochs
+instead and records nothing. Writes results/trust.json, and figures and tables to
 results/trust/.
 """
 
@@ -44,12 +44,12 @@ from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 
 NAMES = ("midl2024", "midl2024-low-noise", "t1t2-detr")
 CHUNK = 100_000
-# streams: no signal of one stands in another
+# independent random streams without common signals
 FRESH_SEED, DETECTOR_SEED, CASES_SEED, TRAINING_SEED = 7_000, 8_000, 9_000, 6_000
 
 
 def simulate(definition: DatasetDefinition, n: int, seed: int, **changes: Any) -> Any:
-    """Signals, counts and noise levels of a data set, but for the changes."""
+    """Simulate signals, counts and noise levels of a data set with changed settings."""
     settings = {
         "prior": definition.prior, "protocol": definition.protocol,
         "noise_level": definition.noise_levels, "noise_reference": definition.noise_reference,
@@ -84,7 +84,7 @@ def fresh(
 
 
 def thresholds(y: Any, probabilities: Any, classes: Any) -> dict[str, Any]:
-    """Thresholds chosen on every other signal, and what they do on the rest."""
+    """Choose thresholds on every other signal, and test the thresholds on the rest."""
     found: dict[str, Any] = {}
     for wanted in (0.7, 0.8, 0.9):
         try:
@@ -103,7 +103,7 @@ def thresholds(y: Any, probabilities: Any, classes: Any) -> dict[str, Any]:
 
 
 def cases(name: str, n: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Signals that are corrupted in one way each, before they are normalised."""
+    """Yield signals with one kind of corruption each, before the normalisation."""
     definition = dataset_definition(name)
     protocol = resolve_protocol(definition.protocol).in_grid_order()
     ti, te = np.unique(protocol.ti), np.unique(protocol.te)
@@ -167,7 +167,7 @@ def cases(name: str, n: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def judged_detector(name: str, n_fit: int, n_fresh: int, n_cases: int) -> dict[str, Any]:
-    """False alarms and detections of a detector fitted to the data set."""
+    """Measure false alarms and detection rates of a detector fitted to the data set."""
     X, *_ = simulate(dataset_definition(name), n_fit, DETECTOR_SEED)
     start = time.perf_counter()
     detector = SignalNoveltyDetector(random_state=0, verbose=False).fit(X)
@@ -210,7 +210,7 @@ def judged_detector(name: str, n_fit: int, n_fresh: int, n_cases: int) -> dict[s
 
 
 def judged_model(name: str, model: Any, n: int, folder: Path) -> dict[str, Any]:
-    """Calibration and selective accuracy of a model; writes the pictures."""
+    """Measure calibration and selective accuracy of a model, and write the figures."""
     classes = model.classes_
     y, level, probabilities = fresh(name, n, model.predict_proba)
     judged = {"y": y, "probabilities": probabilities, "classes": classes}
@@ -236,7 +236,7 @@ def judged_model(name: str, model: Any, n: int, folder: Path) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """What was found, as tables."""
+    """Format the results as tables."""
     flagged = pd.DataFrame(
         {
             name: {
@@ -262,8 +262,8 @@ def main() -> None:
     parser.add_argument("--n-signals", type=int, default=1_000_000, help="fresh signals")
     parser.add_argument("--n-fit", type=int, default=400_000, help="signals for the detector")
     parser.add_argument("--n-cases", type=int, default=10_000, help="signals of each corruption")
-    parser.add_argument("--folder", type=Path, default=RESULTS / "trust", help="for the pictures")
-    parser.add_argument("--detector-only", action="store_true", help="no model")
+    parser.add_argument("--folder", type=Path, default=RESULTS / "trust", help="for the figures")
+    parser.add_argument("--detector-only", action="store_true", help="skip the models")
     parser.add_argument("--quick", action="store_true", help="small models, nothing recorded")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,12 @@
-"""Whether a change of the code changed a result: bits here against those of another commit.
+"""Bitwise comparison of results with those of another commit.
 
     python benchmarks/unchanged.py 37fdaa2
 
-Checks the other commit out into a temporary folder and runs one probe in both trees: data sets
+Checks out the other commit into a temporary folder and runs one probe in both trees: data sets
 and streams of a seed, predictions of the shipped models and of the model-based methods, weights
-of trainings, and files that the other commit wrote (saved models, checkpoints of trainings that
-were cut off, folders of results), which this tree must read and resume. Prints a line for each
-result and exits with 1 if any of them differs. Takes about two minutes.
+of trainings, and files written by the other commit (saved models, checkpoints of interrupted
+trainings, folders of results), which this tree must read and resume. Prints a line for each
+result and exits with 1 if any result differs. Takes about two minutes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def digest(*arrays: Any) -> str:
 
 
 def first_of(*names: str) -> Any:
-    """The first of several modules that this tree has: names changed between commits."""
+    """Import the first of several modules that exists: names changed between commits."""
     for name in names:
         try:
             return importlib.import_module(name)
@@ -56,13 +56,13 @@ def first_of(*names: str) -> Any:
 
 
 def known_parameter(function: Callable[..., Any], *names: str) -> str:
-    """The first of several names that a function has for a parameter."""
+    """Return the first of several names that is a parameter of a function."""
     parameters = inspect.signature(function).parameters
     return next(name for name in names if name in parameters)
 
 
 def results_of_a_seed() -> Iterator[tuple[str, str]]:
-    """Data sets, streams, predictions and weights."""
+    """Yield digests of data sets, streams, predictions and weights."""
     import corrsk
 
     for name in ("midl2024", "midl2024-low-noise", "t1t2-detr"):
@@ -109,7 +109,7 @@ def results_of_a_seed() -> Iterator[tuple[str, str]]:
 
 
 def relaxometry() -> Iterator[tuple[str, str]]:
-    """What the methods without training answer."""
+    """Yield digests of the predictions of the model-based methods."""
     import corrsk
 
     X, y = corrsk.make_correlation_signals(300, noise_level=0.002, random_state=6, verbose=False)
@@ -141,13 +141,13 @@ def relaxometry() -> Iterator[tuple[str, str]]:
 
 
 def no_norm(function: Callable[..., Any]) -> dict[str, Any]:
-    """The argument that leaves signals as they are."""
+    """Return the argument that disables the normalisation."""
     name = known_parameter(function, "norm", "normalize")
     return {name: None if name == "norm" else False}
 
 
 def trainings() -> Iterator[tuple[str, str]]:
-    """Weights after short trainings."""
+    """Yield digests of the weights after short trainings."""
     import corrsk
 
     CNN = corrsk.CorrelationCNNClassifier
@@ -179,17 +179,17 @@ def trainings() -> Iterator[tuple[str, str]]:
     yield "partial_fit", weights(further)
 
 
-# -- files, written by the other commit and read by both ----------------------------------
+# -- files, written by the other commit and read by both trees ----------------------------
 
 
 def slow_stream(*, interrupted: bool) -> Any:
-    """A stream whose training writes a checkpoint, and stops behind it if it shall."""
+    """Create a stream whose training writes a checkpoint, and stops after it if `interrupted`."""
     import corrsk
 
     class SlowStream(corrsk.SignalStream):
         def draw(self, chunk: int, n_samples: int, **options: Any) -> Any:
             if interrupted and chunk == 2:
-                time.sleep(10.5)  # the least time between two checkpoints
+                time.sleep(10.5)  # longer than the least time between two checkpoints
             if interrupted and chunk == 3:
                 raise KeyboardInterrupt
             return super().draw(chunk, n_samples, **options)
@@ -198,7 +198,7 @@ def slow_stream(*, interrupted: bool) -> Any:
 
 
 def cut_off(folder: Path) -> Any:
-    """A training with a checkpoint in the folder."""
+    """Create a classifier with a checkpoint in the folder."""
     import corrsk
 
     return corrsk.CorrelationCNNClassifier.from_recipe(
@@ -208,7 +208,7 @@ def cut_off(folder: Path) -> Any:
 
 
 def finished(folder: Path) -> tuple[Any, ...]:
-    """A finished training on arrays with a checkpoint in the folder, and its arrays."""
+    """Create a classifier with a checkpoint of arrays in the folder, and its training arrays."""
     import corrsk
 
     data = corrsk.load_dataset("midl2024", 1500, 9, verbose=False)
@@ -220,7 +220,7 @@ def finished(folder: Path) -> tuple[Any, ...]:
 
 
 def workflow_calls(folder: Path) -> tuple[Any, Any]:
-    """Run or resume the experiment and the comparison in the folder."""
+    """Run or resume the reproduction and the comparison in the folder."""
     comparison = first_of("corrsk.workflows.comparison", "corrsk.comparison")
     reproduction = first_of("corrsk.workflows.reproduction", "corrsk.reproduction")
     size = known_parameter(reproduction.Configuration, "n_samples", "samples")
@@ -241,7 +241,7 @@ def workflow_calls(folder: Path) -> tuple[Any, Any]:
 
 
 def write_files(folder: Path) -> None:
-    """What the other commit leaves for this one."""
+    """Write the files of the other commit."""
     import corrsk
 
     try:
@@ -249,7 +249,7 @@ def write_files(folder: Path) -> None:
     except KeyboardInterrupt:
         pass
     else:
-        raise AssertionError("the training was not cut off")
+        raise AssertionError("the training was not interrupted")
     model, X, y, X_val, y_val = finished(folder)
     corrsk.save(model.fit(X, y, X_val=X_val, y_val=y_val), folder / "cnn.safetensors")
     prior = corrsk.TissuePrior.named("t1t2-detr")
@@ -268,7 +268,7 @@ def write_files(folder: Path) -> None:
 
 
 def results_of_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """What comes of the files."""
+    """Yield results from the files."""
     import corrsk
 
     model = cut_off(folder).fit_stream(slow_stream(interrupted=False), 5 * 2000)
@@ -277,7 +277,7 @@ def results_of_files(folder: Path) -> Iterator[tuple[str, str]]:
     yield "a stream's training, cut off and resumed", digest(*parts, rows)
     model, X, y, X_val, y_val = finished(folder)
     model.fit(X, y, X_val=X_val, y_val=y_val)
-    # of the same training: seconds and all are those of the file
+    # the history of the same training is that of the file, including the seconds
     yield "a checkpoint of arrays", json.dumps(model.history_)
     loaded = corrsk.load(folder / "cnn.safetensors")
     yield "a saved classifier", digest(loaded.predict_proba(X), loaded.class_prior_)
@@ -297,7 +297,7 @@ def results_of_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 def probe(stage: str, folder: str) -> None:
     """Run one stage in this process; print its results as JSON."""
-    # an editable installation would mix modules of this tree into the other one
+    # an editable installation would mix modules of this tree with those of the other
     sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
     if stage == "write":
         write_files(Path(folder))
@@ -307,8 +307,8 @@ def probe(stage: str, folder: str) -> None:
 
 
 def run(tree: Path, stage: str, folder: Path) -> dict[str, str]:
-    """Results of a stage with the code of a tree."""
-    # the probe of this tree, the package of that one
+    """Run a stage with the code of a tree, and return its results."""
+    # the probe of this tree, with the package of the given one
     command = [sys.executable, str(Path(__file__).resolve()), "--probe", stage, str(folder)]
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(tree)}, cwd=folder,
@@ -319,7 +319,7 @@ def run(tree: Path, stage: str, folder: Path) -> dict[str, str]:
 
 
 def compare_with(revision: str) -> bool:
-    """Print what differs from a commit; whether nothing does."""
+    """Print the differences from a commit; return whether there are none."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         other = folder / "other"
@@ -344,7 +344,7 @@ def compare_with(revision: str) -> bool:
 
 
 def main() -> int:
-    """Entry point of the script."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("revision", nargs="?", default="HEAD", help="commit to compare with")
     parser.add_argument("--probe", nargs=2, metavar=("STAGE", "FOLDER"), help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-"""What one would try before a network: classical learners as ready pipelines.
+"""Baselines: classical learners as ready pipelines.
 
-Each takes signals in any scale, normalises them, and tells the number of
+Each pipeline takes signals of any scale, normalises them, and predicts the number of
 compartments, with settings that suit tens of measurements and thousands to
 hundreds of thousands of signals.
 """
@@ -44,40 +44,76 @@ _Steps = Sequence[Any]
 
 
 class _FittedInside(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
-    """Base of classifiers that answer with a fitted `estimator_`."""
+    """Base class of classifiers that predict with a fitted `estimator_`."""
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each class, shape (n, K), in the order of `classes_`."""
+        """Predict class probabilities.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements)
+            Signals.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probability of each class, in the order of `classes_`.
+        """
         check_is_fitted(self)
         return np.asarray(self.estimator_.predict_proba(validate_data(self, X, reset=False)))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable class, shape (n,)."""
-        probabilities = self.predict_proba(X)  # first: it says so if there was no fit
+        """Predict the most probable class.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements)
+            Signals.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Predicted labels.
+        """
+        probabilities = self.predict_proba(X)  # first: raises NotFittedError
         labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
 
 class EncodedLabelsClassifier(_FittedInside):
-    """A classifier that wants the labels 0, 1, .., for labels of any kind.
+    """Adapter of a classifier that requires the labels 0, 1, .. to labels of any kind.
 
     Parameters
     ----------
     estimator : classifier, default=None
-        Fitted to the positions of the labels; None for logistic regression.
+        The classifier, fitted to the positions of the labels; None for logistic regression.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (K,)
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
     estimator_ : classifier
-        The fitted one.
+        The fitted classifier.
     """
 
     def __init__(self, estimator: Any = None) -> None:
         self.estimator = estimator
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> EncodedLabelsClassifier:
-        """Fit to signals of shape (n, N) and labels of shape (n,)."""
+        """Fit the classifier.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements)
+            Signals.
+        y : array of shape (n_samples,)
+            Labels.
+
+        Returns
+        -------
+        EncodedLabelsClassifier
+            The classifier itself.
+        """
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         self.classes_, positions = np.unique(y, return_inverse=True)
@@ -87,24 +123,25 @@ class EncodedLabelsClassifier(_FittedInside):
 
 
 class ScaledBatchClassifier(_FittedInside):
-    """A classifier with a `batch_size` that follows the number of signals.
+    """Classifier whose batch size is proportional to the number of signals.
 
-    Small data want small batches, or an epoch has no steps to learn in; large
-    data want large ones, for the time that they save.
+    Small data need small batches, since an epoch has too few steps otherwise; large
+    batches save time on large data.
 
     Parameters
     ----------
     estimator : classifier, default=None
-        None for scikit-learn's `MLPClassifier`. That it ends at its `max_iter`
-        is no warning here: so many epochs are meant.
+        Classifier with a parameter `batch_size`; None for scikit-learn's `MLPClassifier`. Its
+        warning at `max_iter` is suppressed, because the number of epochs is intended.
     share : float, default=0.02
-        Batch size over number of signals, within 16 to 500.
+        Batch size over number of signals; the batch size is clipped to 16..500.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (K,)
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
     estimator_ : classifier
-        The fitted one.
+        The fitted classifier.
     """
 
     def __init__(self, estimator: Any = None, share: float = 0.02) -> None:
@@ -112,7 +149,20 @@ class ScaledBatchClassifier(_FittedInside):
         self.share = share
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> ScaledBatchClassifier:
-        """Fit to signals of shape (n, N) and labels of shape (n,)."""
+        """Fit the classifier.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements)
+            Signals.
+        y : array of shape (n_samples,)
+            Labels.
+
+        Returns
+        -------
+        ScaledBatchClassifier
+            The classifier itself.
+        """
         signals, labels = validate_data(self, X, y)
         check_classification_targets(labels)
         estimator = clone(MLPClassifier() if self.estimator is None else self.estimator)
@@ -128,19 +178,20 @@ class ScaledBatchClassifier(_FittedInside):
 
 @dataclass(frozen=True)
 class Baseline:
-    """A classical learner.
+    """Classical learner: name, description and steps of its pipeline.
 
     Parameters
     ----------
     name : str
+        Name of the learner.
     description : str
-        In a few words, for tables.
+        Short description, for tables.
     steps : callable
-        ``steps(random_state, n_jobs)`` gives the steps that follow the normalisation.
+        Function ``steps(random_state, n_jobs)`` that returns the steps after the normalisation.
     max_train : int or None
-        The training size up to which it ends within minutes on two cores.
+        Largest training size that takes minutes on two cores; None without a limit.
     package : str or None
-        The package that it needs beside scikit-learn.
+        Required package besides scikit-learn.
     """
 
     name: str
@@ -151,10 +202,10 @@ class Baseline:
 
     @property
     def installed(self) -> bool:
-        """Whether the package that it needs can be imported."""
+        """Whether the required package can be imported."""
         try:
             importlib.import_module(self.package or "sklearn")
-        except (ImportError, OSError):  # LightGBM needs an OpenMP library of the system as well
+        except (ImportError, OSError):  # LightGBM also needs the system's OpenMP library
             return False
         return True
 
@@ -173,7 +224,7 @@ def _qda(seed: int | None, n_jobs: int | None) -> _Steps:
 
 
 def _knn(seed: int | None, n_jobs: int | None) -> _Steps:
-    # no scaling: the noise is the same in every measurement
+    # no scaling, because the noise is the same in every measurement
     return (KNeighborsClassifier(n_neighbors=50, algorithm="brute", n_jobs=n_jobs),)
 
 
@@ -221,7 +272,7 @@ def _kernel_svm(seed: int | None, n_jobs: int | None) -> _Steps:
     return (
         StandardScaler(),
         Nystroem(gamma=0.015, n_components=500, random_state=seed),
-        # a support vector machine has no probabilities of its own
+        # a support vector machine has no probabilities without calibration
         CalibratedClassifierCV(
             SGDClassifier(alpha=1e-6, average=True, max_iter=20, tol=None, random_state=seed),
             method="sigmoid",
@@ -266,7 +317,13 @@ BASELINES: dict[str, Baseline] = {
 
 
 def available_baselines() -> list[str]:
-    """Names of the learners whose packages are installed."""
+    """List the learners whose packages are installed.
+
+    Returns
+    -------
+    list of str
+        Names for :func:`make_baseline`.
+    """
     return [name for name, baseline in BASELINES.items() if baseline.installed]
 
 
@@ -277,7 +334,7 @@ def make_baseline(
     n_jobs: int | None = None,
     norm: str | None = "l2",
 ) -> Pipeline:
-    """A classical learner behind the normalisation of signals, ready to fit.
+    """Create an unfitted pipeline of signal normalisation and a classical learner.
 
     Parameters
     ----------
@@ -286,23 +343,23 @@ def make_baseline(
         "extra-trees", "hist-gradient-boosting", "mlp", "kernel-svm", and with
         the packages of the extra `corrsk[boosting]` "lightgbm" and "xgboost".
     random_state : int or None, default=None
+        Seed of the learner.
     n_jobs : int or None, default=None
-        As scikit-learn has it: -1 is every core.
+        Number of threads, as in scikit-learn: -1 uses every core.
     norm : {"l2", "rms", "max"} or None, default="l2"
-        What the signals are divided by; see :class:`corrsk.SignalNormalizer`.
+        Norm that signals are divided by; see :class:`corrsk.SignalNormalizer`.
 
     Returns
     -------
     sklearn.pipeline.Pipeline
-        Takes signals of shape (n, N) and compartment counts of shape (n,); has
-        `predict_proba`.
+        Classifier of signals of shape (n_samples, n_measurements) with `predict_proba`.
 
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown; the message lists the available names.
     ImportError
-        If its package is not installed.
+        If the required package is not installed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Deprecated path of :func:`corrsk.model_selection.cluster_search`."""
+"""Deprecated module; use :func:`corrsk.model_selection.cluster_search`."""
 
 from __future__ import annotations
 

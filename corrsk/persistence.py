@@ -1,8 +1,8 @@
 """Save and load fitted estimators, without pickle.
 
-A file is in the safetensors format: the weights as tensors, all else as JSON in
-its header. Loading one runs no code from it, and any safetensors reader can
-look into it.
+Files have the safetensors format: weights are stored as tensors, everything else as JSON in
+the header. Loading a file executes no code from the file, and any safetensors reader can
+inspect the file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from corrsk.tissue.ranges import PropertyRange
 
 _FORMAT = "corrsk-estimator"
 _VERSION = 3
-_SMALL = 16  # numbers
+_SMALL = 16  # largest number of entries of an array that is stored in the header
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
@@ -48,31 +48,31 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
         ResidualMLPClassifier, SignalNoveltyDetector,
     )
 }  # fmt: skip
-# parameters that are values of corrsk's own
+# classes of parameter values that are defined by corrsk
 _VALUES: dict[str, type[Any]] = {
     cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange)
 }
 
 
 def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = False) -> None:
-    """Write a fitted estimator to a file, whole or not at all.
+    """Save a fitted estimator to a file, which is written atomically.
 
     Parameters
     ----------
     estimator : estimator
-        One of corrsk's, or a Pipeline of them, fitted.
+        Fitted estimator of corrsk, or a fitted Pipeline of such estimators.
     path : path-like
-        The file; ".safetensors" is its usual suffix.
+        The file; ".safetensors" is the usual suffix.
     half_precision : bool, default=False
         Whether to store the weight matrices in half precision (float16), which
-        halves the file and rounds each weight to 11 bits. :func:`load` gives them
-        back in single precision. Biases and scales keep theirs.
+        halves the size of the file and rounds each weight to 11 bits. :func:`load` returns
+        weights in single precision. Biases and scales are stored in single precision.
 
     Raises
     ------
     TypeError
-        If the estimator is not one of corrsk's, or has a parameter that no
-        file can hold, such as a random generator.
+        If the estimator does not belong to corrsk, or has a parameter that
+        cannot be stored, such as a random generator.
     ValueError
         If a weight is too large for half precision.
     sklearn.exceptions.NotFittedError
@@ -86,31 +86,32 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     }  # fmt: skip
     if half_precision:
         tensors = {name: _halved(name, values) for name, values in tensors.items()}
-    # through bytes: safetensors' own writer has an exception of its own for a full disk
+    # written by Python: safetensors' writer raises no OSError if the disk is full
     file = to_bytes(tensors, metadata={_FORMAT: json.dumps(content)})
     with write_atomically(path) as partial:
         partial.write_bytes(file)
 
 
 def load(path: str | Path) -> Any:
-    """Read a fitted estimator that :func:`save` wrote.
+    """Load a fitted estimator from a file written by :func:`save`.
 
     Parameters
     ----------
     path : path-like
+        The file.
 
     Returns
     -------
     estimator
-        Ready to predict, on the device that its `device` parameter names (the
-        processor, if that device is not there).
+        The fitted estimator, on the device given by its parameter `device` (on the
+        processor if that device is not available).
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is not such a file, or was written by a newer version.
+        If the file was not written by :func:`save`, or by a newer version of corrsk.
     """
     try:
         with safe_open(existing_file(path), framework="np") as file:
@@ -130,15 +131,17 @@ def load(path: str | Path) -> Any:
     try:
         return _decode_estimator(content["estimator"], "", tensors)
     except (KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole estimator: {error} is missing") from error
+        raise ValueError(f"{path} is incomplete: {error} is missing") from error
 
 
 def _halved(name: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Matrices in half precision; what has one dimension is too small to be worth a loss."""
+    """Convert matrices to half precision; vectors are too small to matter."""
     if values.dtype != np.float32 or values.ndim < 2:
         return values
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-        raise ValueError(f"{name} holds a weight too large for half precision")
+        raise ValueError(
+            f"{name} contains a weight too large for half precision; pass half_precision=False"
+        )
     return values.astype(np.float16)
 
 
@@ -171,7 +174,7 @@ def _encode_estimator(
     if hasattr(estimator, "net_"):
         tensors |= {prefix + key: values for key, values in weights_of(estimator.net_).items()}
     parameters = estimator.get_params(deep=False)
-    # a path on the machine of the training means nothing elsewhere
+    # a path on the training machine is meaningless elsewhere
     parameters.pop("checkpoint", None)
     return {
         "class": name,
@@ -180,14 +183,14 @@ def _encode_estimator(
             key: {"tensor": prefix + key} if key in large else _encode(value, key)
             for key, value in fitted.items()
         },
-        # set_output and set_fit_request: a Pipeline behaves otherwise without them
+        # settings of set_output and set_fit_request, which change the behaviour of a Pipeline
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
         "requests": _requests(estimator),
     }
 
 
 def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
-    """What set_fit_request and its like were told, by method."""
+    """Metadata requests of an estimator (set_fit_request and similar), by method."""
     routing = estimator.get_metadata_routing()
     told = {
         method: {
@@ -201,7 +204,7 @@ def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
 
 
 def _is_tensor(value: Any) -> bool:
-    # small arrays stay readable in the header
+    # small arrays are stored in the header, where they are readable
     return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > _SMALL
 
 
@@ -228,7 +231,7 @@ def _decode_estimator(
         setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
     if content["output"] is not None:
         estimator.set_output(transform=content["output"])
-    # files of version 1 have those of fit alone
+    # files of version 1 have requests of fit only
     requests = content.get("requests") or {"fit": content.get("fit_request")}
     with config_context(enable_metadata_routing=True):
         for method, wanted in requests.items():
@@ -259,7 +262,7 @@ def _decode_estimator(
 def _current_classifier(
     parameters: dict[str, Any],
 ) -> tuple[type[NetworkClassifier], dict[str, Any]]:
-    """Class and parameters of a network classifier, from those of a file of any version."""
+    """Convert the parameters in a file of any version to a current class and its parameters."""
     given = dict(parameters)
     if "standardize" in given:  # version 1
         given["input_scaling"] = "standardize" if given.pop("standardize") else None
@@ -274,7 +277,7 @@ def _current_classifier(
 
 
 def _encode(value: Any, name: str) -> Any:
-    """A value as JSON; what JSON cannot tell apart is tagged with its type."""
+    """Encode a value as JSON; types that JSON does not distinguish are tagged."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -299,7 +302,7 @@ def _encode(value: Any, name: str) -> Any:
             "fields": {key: _encode(item, name) for key, item in fields.items()},
         }
     raise TypeError(
-        f"cannot save {name}={value!r}: a {type(value).__name__} does not fit into the file"
+        f"cannot save {name}={value!r}: a {type(value).__name__} cannot be stored"
         + ("; use an integer or None" if name == "random_state" else "")
     )
 

@@ -1,4 +1,4 @@
-"""Helpers of several tests."""
+"""Helpers shared by several test files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def make_classifier(network: Any = "cnn", **parameters: Any) -> Any:
-    """Classifier of a network by name, or of a module."""
+    """Return the classifier for a network's name or for a module."""
     classes = {"cnn": CorrelationCNNClassifier, "residual-mlp": ResidualMLPClassifier}
     if isinstance(network, str):
         return classes[network](**parameters)
@@ -21,7 +21,7 @@ def make_classifier(network: Any = "cnn", **parameters: Any) -> Any:
 
 
 def make_settings(**changes: Any) -> ClassifierSettings:
-    """Settings of a short training of the paper's CNN."""
+    """Return the settings of a short training of the paper's CNN."""
     settings: dict[str, Any] = {
         "network": "cnn", "grid_shape": (8, 8), "width": 16, "n_blocks": 1, "dropout": 0.0,
         "n_features": 64, "n_classes": 4, "input_scaling": "standardize", "optimizer": "adamw",

@@ -1,3 +1,5 @@
+"""Fixtures shared by all tests."""
+
 from __future__ import annotations
 
 import importlib
@@ -20,8 +22,8 @@ from corrsk import load_dataset
 from corrsk.physics import CONTRASTS
 from tests._helpers import SHARED_DATA
 
-# Packages may warn while they are imported, of Python or of each other, in any category. They are
-# imported here first, so that such a warning does not end the collection of our tests.
+# Packages may warn during their import, about Python or other packages, in any category. All are
+# imported here first, so that such a warning does not stop the collection of the tests.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for package in ("torch", "skorch", "numba", "distributed", "onnx", "lightgbm", "xgboost"):
@@ -31,7 +33,7 @@ with warnings.catch_warnings():
 
 @pytest.fixture(scope="session")
 def ti_te_mat() -> Path:
-    """The group's own protocol file, which comes without a licence to ship it."""
+    """The published protocol file, which has no licence for redistribution."""
     path = SHARED_DATA / "ti_te_dict.mat"
     if not path.exists():
         pytest.skip("the group's ti_te_dict.mat is not there")
@@ -46,7 +48,7 @@ def small_data():
 
 @pytest.fixture
 def two_voxels() -> pd.DataFrame:
-    """A voxel of one compartment (the other absent), and one of two."""
+    """Table of a voxel with one compartment and a voxel with two."""
     return pd.DataFrame(
         {
             "T1_1": [800.0, 600.0],
@@ -61,7 +63,7 @@ def two_voxels() -> pd.DataFrame:
 
 @pytest.fixture
 def contrasts():
-    """The registry of contrasts, restored after the test."""
+    """Registry of contrasts, restored after the test."""
     before = dict(CONTRASTS)
     yield CONTRASTS
     CONTRASTS.clear()

@@ -1,3 +1,5 @@
+"""The baseline classifiers."""
+
 from __future__ import annotations
 
 import sys
@@ -24,7 +26,7 @@ def quiet_data():
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_each_baseline_learns_and_repeats_itself(name, quiet_data):
+def test_each_baseline_learns_and_is_reproducible(name, quiet_data):
     if name not in available_baselines():
         pytest.skip(f"{BASELINES[name].package} is not installed")
     X, y = quiet_data.data, quiet_data.target
@@ -35,7 +37,7 @@ def test_each_baseline_learns_and_repeats_itself(name, quiet_data):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     chance, several = 0.25, 0.75
     assert np.mean(model.predict(X[test]) == y[test]) > chance + 0.03
-    # to tell one from more is the easier question
+    # one or more compartments is the easier task
     answer = probabilities[:, 1:].sum(axis=1) > 0.5
     if name not in ("lda", "qda"):
         assert np.mean(answer == (y[test] > 1)) > several
@@ -50,11 +52,11 @@ def test_signals_of_any_scale(name, quiet_data):
     np.testing.assert_allclose(model.predict_proba(700 * X), model.predict_proba(X), atol=1e-4)
 
 
-def test_unknown_and_missing(monkeypatch):
+def test_unknown_baselines_and_missing_packages(monkeypatch):
     with pytest.raises(ValueError, match="unknown baseline 'svm'; known baselines: logistic, lda"):
         make_baseline("svm")
     for package in OPTIONAL:
-        monkeypatch.setitem(sys.modules, package, None)  # importing it is an ImportError then
+        monkeypatch.setitem(sys.modules, package, None)  # its import then raises an ImportError
     assert set(available_baselines()) == set(BASELINES) - set(OPTIONAL)
     with pytest.raises(ImportError, match=r"pip install 'corrsk\[boosting\]'"):
         make_baseline("lightgbm")

@@ -1,4 +1,4 @@
-"""The benchmarks' runner, their records, and the scaling benchmark at a tiny size."""
+"""Runner and records of the benchmarks, and the scaling benchmark with small data."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FILES = {path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("
 
 @pytest.fixture
 def runner(monkeypatch):
-    """What ``python -m benchmarks`` runs."""
+    """The module that ``python -m benchmarks`` runs."""
     monkeypatch.syspath_prepend(ROOT)
     return importlib.import_module("benchmarks.__main__")
 
 
 @pytest.fixture
 def measure(monkeypatch, tmp_path):
-    """What the benchmarks share, with a folder of its own for results."""
+    """The module shared by the benchmarks, with a temporary folder for results."""
     monkeypatch.syspath_prepend(FOLDER)
     module = importlib.import_module("_measure")
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
@@ -44,7 +44,7 @@ def write(folder: Path, **scripts: str) -> None:
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
 
 
-def test_the_list_names_every_benchmark_and_says_what_it_measures():
+def test_the_list_has_every_benchmark_with_a_description():
     listed = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--list"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -54,7 +54,7 @@ def test_the_list_names_every_benchmark_and_says_what_it_measures():
     assert rows["simulation"].startswith("Simulation of 10^6 signals")
 
 
-def test_the_yardsticks_are_there(runner):
+def test_the_scripts_for_comparison_exist(runner):
     assert set(runner.YARDSTICKS) <= FILES
     assert set(runner.YARDSTICKS).isdisjoint(runner.NEED_GPU)
 
@@ -63,10 +63,10 @@ def test_the_yardsticks_are_there(runner):
     ("argv", "told"),
     [
         (["simulation", "simulaton"], f"simulaton; known: {', '.join(sorted(FILES))}"),
-        (["--all", "simulation"], "give it no names"),
+        (["--all", "simulation"], "accepts no names"),
     ],
 )
-def test_a_wrong_command_is_refused_before_any_work(runner, monkeypatch, capsys, argv, told):
+def test_a_wrong_command_is_refused_before_any_run(runner, monkeypatch, capsys, argv, told):
     monkeypatch.setattr(runner, "run", lambda names: pytest.fail(f"ran {names}"))
     with pytest.raises(SystemExit) as stopped:
         runner.main(argv)
@@ -75,7 +75,7 @@ def test_a_wrong_command_is_refused_before_any_work(runner, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize("gpu", [True, False])
-def test_what_needs_a_gpu_runs_by_default_where_there_is_one(runner, monkeypatch, tmp_path, gpu):
+def test_gpu_benchmarks_run_by_default_if_a_gpu_is_available(runner, monkeypatch, tmp_path, gpu):
     ran = []
     monkeypatch.setattr(runner, "FOLDER", tmp_path)
     monkeypatch.setattr(runner, "has_gpu", lambda: gpu)
@@ -89,10 +89,10 @@ def test_what_needs_a_gpu_runs_by_default_where_there_is_one(runner, monkeypatch
         assert runner.main(argv) == 0
         assert set(ran[-1]) == others | on_gpu
     runner.main(["gpu", "ceiling", "gpu"])
-    assert ran[-1] == ["gpu", "ceiling"]  # what is named is run, once
+    assert ran[-1] == ["gpu", "ceiling"]  # named benchmarks run once
 
 
-def test_the_readme_says_what_the_records_say(runner, monkeypatch, tmp_path):
+def test_the_readme_agrees_with_the_records(runner, monkeypatch, tmp_path):
     table = importlib.import_module("benchmarks._table")
     text = table.README.read_text(encoding="utf-8")
     assert table.replaced(text) == text, "run python -m benchmarks --table"
@@ -121,7 +121,7 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(runner, monkeypatch, tm
     assert runner.main(["sound"]) == 0
 
 
-def test_each_benchmark_has_a_process_of_its_own(runner, monkeypatch, tmp_path):
+def test_each_benchmark_runs_in_its_own_process(runner, monkeypatch, tmp_path):
     body = (
         "import os, pathlib\n"
         "pathlib.Path(__file__).with_suffix('.pid').write_text(str(os.getpid()))"
@@ -133,7 +133,7 @@ def test_each_benchmark_has_a_process_of_its_own(runner, monkeypatch, tmp_path):
     assert len(pids | {str(os.getpid())}) == 3
 
 
-def test_a_record_has_the_day_the_machine_and_the_versions(measure, capsys):
+def test_a_record_has_date_machine_and_versions(measure, capsys):
     before = datetime.now(UTC).date().isoformat()
     measure.record("quick", {"ratio": 1.5})
     after = datetime.now(UTC).date().isoformat()
@@ -151,21 +151,21 @@ def test_a_record_has_the_day_the_machine_and_the_versions(measure, capsys):
     assert written["commit"] is None or re.fullmatch(r"[0-9a-f]{7,}\+?", written["commit"])
 
 
-def test_memory_is_that_of_one_piece_of_work(measure):
+def test_memory_is_measured_per_call(measure):
     kept = np.ones(30_000_000)  # an earlier peak
     del kept
     made, grown = measure.memory_of(lambda: np.ones(10_000_000))
     assert 0.9 < grown / made.nbytes < 1.2
 
 
-def test_the_processor_is_named_as_the_system_names_it(measure, monkeypatch):
+def test_the_record_has_the_system_name_of_the_processor(measure, monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda *a, **k: "vendor_id\t: A\nmodel name\t: A 9: x\n")
     assert measure.processor() == "A 9: x"
     monkeypatch.setattr(Path, "read_text", lambda *a, **k: "no names\n")
     assert measure.processor() in {measure.platform.processor(), measure.platform.machine()}
 
 
-def test_a_package_that_is_missing_costs_no_record(measure, monkeypatch):
+def test_a_missing_package_does_not_prevent_a_record(measure, monkeypatch):
     monkeypatch.setattr(measure, "PACKAGES", ("numpy", "no-such-package"))
     measure.record("quick", {})
     machine = read_json(measure.RESULTS / "quick.json")["machine"]
@@ -173,7 +173,7 @@ def test_a_package_that_is_missing_costs_no_record(measure, monkeypatch):
     assert machine["numpy"]
 
 
-def test_a_record_that_cannot_be_written_leaves_the_earlier_one(measure):
+def test_a_failed_write_keeps_the_earlier_record(measure):
     measure.record("quick", {"ratio": 1})
     with pytest.raises(TypeError):
         measure.record("quick", {"ratio": {1, 2}})
@@ -181,7 +181,7 @@ def test_a_record_that_cannot_be_written_leaves_the_earlier_one(measure):
     assert [path.name for path in measure.RESULTS.iterdir()] == ["quick.json"]
 
 
-def test_rivals_take_turns_after_an_uncounted_round(measure):
+def test_competitors_alternate_after_a_warm_up_round(measure):
     calls = []
     rivals = {name: lambda name=name: calls.append(name) for name in "ab"}
     times = measure.paired_rounds(rivals, 2)
@@ -192,14 +192,14 @@ def test_rivals_take_turns_after_an_uncounted_round(measure):
     assert "".join(calls) == "bab"
 
 
-def test_a_ratio_is_taken_within_each_round(measure):
+def test_ratios_are_computed_within_each_round(measure):
     times = {"ours": [1.0, 6.0, 2.0], "theirs": [2.0, 4.0, 2.0]}
     assert measure.ratio(times, "ours", to="theirs") == {
         "min": 0.5, "median": 1.0, "max": 1.5, "best times": 0.5,
     }  # fmt: skip
 
 
-def test_scaling_is_measured_recorded_and_drawn(measure, monkeypatch, tmp_path):
+def test_scaling_is_measured_recorded_and_plotted(measure, monkeypatch, tmp_path):
     scaling = importlib.import_module("scaling")
     monkeypatch.setattr(scaling, "FEWEST", 400)
     content = {
@@ -220,7 +220,7 @@ def test_scaling_is_measured_recorded_and_drawn(measure, monkeypatch, tmp_path):
     assert [row["samples"] for row in samples["CNN, prediction"]] == [200, 400]
     assert [row["samples"] for row in samples["CNN, epoch, torch"]] == [200]
     assert [row["measurements"] for row in written["measurements"]["MLP, epoch"]] == [16, 64]
-    # in operations per signal: the two convolutions and three linear layers of 64 measurements
+    # operations per signal of two convolutions and three linear layers for 64 measurements
     row = written["measurements"]["CNN, epoch, torch"][1]
     assert row["floating-point operations per signal"] == 109_920
     assert row["signals"] == 100
@@ -229,7 +229,7 @@ def test_scaling_is_measured_recorded_and_drawn(measure, monkeypatch, tmp_path):
     assert (
         row["of which the epoch itself (microseconds per signal)"] < row["microseconds per signal"]
     )
-    row = samples["simulation"][0]  # done twice over, to last as long as that of 400
+    row = samples["simulation"][0]  # executed twice, for the duration of 400 signals
     [took] = row["seconds of each round"]
     assert row["microseconds per signal"] == pytest.approx(1e6 * took / 400, rel=1e-3)
     assert written["threads"]["CNN, grid search"][0]["signals"] == 4 * 60 * 2

@@ -35,7 +35,7 @@ from corrsk.tissue.table import TableLayout
 
 
 def public_estimators():
-    """Every estimator class that a module of corrsk defines under a public name."""
+    """Find all estimator classes with a public name in the modules of corrsk."""
     found = set()
     for module_info in pkgutil.walk_packages(corrsk.__path__, "corrsk."):
         module = importlib.import_module(module_info.name)
@@ -46,7 +46,7 @@ def public_estimators():
                 and not name.startswith("_")
                 # base classes, and classes that read old files, are in private modules
                 and "._" not in module.__name__
-                # the parts of the training are objects of skorch, used by the classifiers
+                # parts of the training, skorch objects used by the classifiers
                 and not module.__name__.startswith("corrsk.neural.training")
             ):
                 found.add(value)
@@ -54,9 +54,9 @@ def public_estimators():
 
 
 class AnyTableGenerator(CorrelationSignalGenerator):
-    """Reads any finite numbers as tissue, which random numbers are not.
+    """Generator that maps any finite numbers to a valid tissue table.
 
-    A tissue table has a meaning that the checks' random numbers lack: the first
+    The random numbers of the checks are not a valid tissue table: the first
     column, whatever it holds, becomes the T1 and T2 of two compartments.
     """
 
@@ -71,16 +71,15 @@ class AnyTableGenerator(CorrelationSignalGenerator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = False
-        # so that the checks which this tag would skip run, and are seen to fail for a reason
+        # so that checks skipped by this tag run, and fail for a documented reason
         tags.non_deterministic = False
         return tags
 
 
 class _AnyCounter:
-    """Takes any number of columns for measurements, and the k-th label for k compartments.
+    """Accept any number of columns as measurements, and the k-th label as k compartments.
 
-    Random blobs are no relaxation signals: nothing is in them that a model
-    could count, whence the tag.
+    Random blobs are not relaxation signals and contain no compartments, hence the tag.
     """
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
@@ -109,7 +108,7 @@ class AnyIdealObserver(_AnyCounter, IdealObserverClassifier):
 
 
 class AnyAligner(ProtocolAligner):
-    """Takes any number of columns for the measurements of the trained protocol."""
+    """Aligner that accepts any number of columns as measurements of the trained protocol."""
 
     def _trained_protocol(self) -> AcquisitionProtocol:
         n = self.n_features_in_
@@ -118,7 +117,7 @@ class AnyAligner(ProtocolAligner):
 
 # The instances to check; a class that is not listed is checked with its defaults.
 INSTANCES = {
-    # a learner without a seed of its own would not repeat itself
+    # an estimator without a seed would not be reproducible
     ScaledBatchClassifier: [ScaledBatchClassifier(MLPClassifier(max_iter=50, random_state=0))],
     CorrelationSignalGenerator: [
         AnyTableGenerator(random_state=0),
@@ -132,7 +131,7 @@ INSTANCES = {
     # the default module is linear, and takes larger steps to follow extreme class weights
     ModuleClassifier: [ModuleClassifier(learning_rate=0.1, random_state=0)],
     IdealObserverClassifier: [
-        # so much noise that two runs of a few particles agree, also where X is about 100
+        # high noise, so that two runs of a few particles agree, also for X of about 100
         AnyIdealObserver(noise_level=1.0, n_particles=64, n_runs=2, random_state=0),
         AnyIdealObserver(
             noise_level=(300.0, 400.0), normalize=False, n_particles=64, n_runs=2, random_state=0
@@ -143,7 +142,7 @@ INSTANCES = {
         AnyNNLSPeak(n_bins=5, regularization=1e-4),
     ],
     StackedGridSearchCV: [
-        # the checks look for the errors of fits; a stratified split warns of bad labels first
+        # the checks expect the errors of fits; a stratified split would warn about bad labels first
         StackedGridSearchCV(
             CorrelationCNNClassifier(max_epochs=5, random_state=0),
             {"learning_rate": [0.01, 0.03]},
@@ -199,7 +198,7 @@ def test_html_representation(cls):
         assert type(instance).__name__ in instance._repr_html_()
 
 
-def test_fitting_twice_forgets_the_first_fit():
+def test_a_second_fit_replaces_the_first():
     X = np.random.default_rng(0).normal(size=(60, 36))
     model = CorrelationCNNClassifier(max_epochs=1, random_state=0)
     model.fit(X, np.arange(60) % 2)

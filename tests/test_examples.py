@@ -1,4 +1,4 @@
-"""The examples run as they stand, and leave the picture or the table that they promise."""
+"""The examples run unchanged and write their figures and tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_example(name, tmp_path):
 
 
 def test_the_quick_start_of_the_readme_runs(tmp_path):
-    """As it stands, but on fewer voxels and for fewer epochs."""
+    """Code of an example, with fewer voxels and epochs."""
     text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     smaller = {

@@ -1,3 +1,5 @@
+"""Saving and loading of estimators."""
+
 from __future__ import annotations
 
 import json
@@ -44,7 +46,7 @@ def pipeline(tissue):
     ).fit(*tissue)
 
 
-def test_a_pipeline_comes_back_the_same(pipeline, tissue, tmp_path):
+def test_a_saved_pipeline_loads_unchanged(pipeline, tissue, tmp_path):
     save(pipeline, tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(again.predict_proba(tissue[0]), pipeline.predict_proba(tissue[0]))
@@ -53,10 +55,10 @@ def test_a_pipeline_comes_back_the_same(pipeline, tissue, tmp_path):
     assert again[-1].history_ == pipeline[-1].history_
     assert again[-1].classes_.dtype == pipeline[-1].classes_.dtype
     np.testing.assert_array_equal(again[0].feature_names_in_, pipeline[0].feature_names_in_)
-    again.fit(*tissue)  # it can be trained again
+    again.fit(*tissue)  # the loaded model can be trained again
 
 
-def test_what_a_pipeline_was_told_comes_back(tissue, tmp_path):
+def test_settings_of_a_pipeline_are_saved(tissue, tmp_path):
     path = tmp_path / "model.safetensors"
     pipeline = make_pipeline(
         CorrelationSignalGenerator(
@@ -80,7 +82,7 @@ def test_what_a_pipeline_was_told_comes_back(tissue, tmp_path):
 
 
 @pytest.mark.parametrize("labels", [["a", "b", "c", "d"], [1.0, 2.0, 3.0, 4.0]])
-def test_labels_and_names_come_back(labels, tissue, tmp_path):
+def test_labels_and_names_are_saved(labels, tissue, tmp_path):
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 36)))
     X.columns = [f"m{i}" for i in range(36)]
     y = np.array(labels)[tissue[1] - 1]
@@ -91,13 +93,13 @@ def test_labels_and_names_come_back(labels, tissue, tmp_path):
     assert again.predict(X).dtype == y.dtype
 
 
-def test_the_file_can_be_looked_into(pipeline, tmp_path):
+def test_the_file_can_be_inspected(pipeline, tmp_path):
     save(pipeline, tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
     assert tensors["correlationcnnclassifier.network.fc3.weight"].shape == (4, 32)
 
 
-def test_a_model_of_an_absent_gpu_loads_on_the_processor(tissue, pipeline, tmp_path):
+def test_a_model_trained_on_a_gpu_loads_on_the_processor(tissue, pipeline, tmp_path):
     path = tmp_path / "model.safetensors"
     pipeline[-1].set_params(device="cuda:77")
     save(pipeline, path)
@@ -105,7 +107,7 @@ def test_a_model_of_an_absent_gpu_loads_on_the_processor(tissue, pipeline, tmp_p
     assert load(path).predict(tissue[0]).shape == (300,)
 
 
-def test_what_cannot_be_saved(tissue, tmp_path):
+def test_unsupported_objects_are_not_saved(tissue, tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(NotFittedError):
         save(CorrelationCNNClassifier(), path)
@@ -169,7 +171,7 @@ def test_files_of_the_first_version_are_read(tissue, tmp_path, standardize):
         again.partial_fit(X, tissue[1])
 
 
-def test_metadata_requests_of_all_methods_come_back(tissue, tmp_path):
+def test_metadata_requests_of_all_methods_are_saved(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
     with config_context(enable_metadata_routing=True):
@@ -181,7 +183,7 @@ def test_metadata_requests_of_all_methods_come_back(tissue, tmp_path):
     assert routing.fit.requests["X_val"] is True
 
 
-def test_a_module_of_ones_own_has_no_file(tissue, tmp_path):
+def test_a_module_of_the_user_cannot_be_saved(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     model = ModuleClassifier(torch.nn.Linear(64, 4), max_epochs=1, verbose=False)
     with pytest.raises(TypeError, match="cannot save network"):
@@ -189,7 +191,7 @@ def test_a_module_of_ones_own_has_no_file(tissue, tmp_path):
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_the_residual_mlp_comes_back_the_same(tissue, tmp_path):
+def test_a_saved_residual_mlp_loads_unchanged(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     model = ResidualMLPClassifier.from_recipe(
         "residual-mlp", max_epochs=1, width=16, n_blocks=2, random_state=0, verbose=False
@@ -203,7 +205,7 @@ def test_the_residual_mlp_comes_back_the_same(tissue, tmp_path):
     )
 
 
-def test_a_novelty_detector_comes_back_the_same(tissue, tmp_path):
+def test_a_saved_novelty_detector_loads_unchanged(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     detector = SignalNoveltyDetector(n_clusters=2, random_state=0, verbose=False).fit(X)
     save(detector, tmp_path / "detector.safetensors")

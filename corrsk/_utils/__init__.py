@@ -1,1 +1,1 @@
-"""Helpers that know nothing of signals: files, threads, random streams, checks of parameters."""
+"""Shared helpers: validation, files, threads, random streams, class priors, deprecations."""

@@ -9,21 +9,22 @@ from numpy.typing import NDArray
 
 
 def as_counts(labels: Any) -> NDArray[np.int64]:
-    """Labels as compartment counts.
+    """Convert labels to compartment counts.
 
     Parameters
     ----------
-    labels : array of shape (n,)
-        Compartment counts: 1, 2, 3, .., as numbers or as strings of them.
+    labels : array of shape (n_samples,)
+        Compartment counts 1, 2, 3, .., as numbers or as strings.
 
     Returns
     -------
-    ndarray of int, shape (n,)
+    ndarray of int, shape (n_samples,)
+        The counts.
 
     Raises
     ------
     ValueError
-        If a label is not a count.
+        If a label is not a compartment count.
     """
     labels = np.asarray(labels)
     try:
@@ -32,29 +33,31 @@ def as_counts(labels: Any) -> NDArray[np.int64]:
         counts = np.full(labels.shape, np.nan)
     if labels.dtype == bool or not ((counts >= 1) & (counts == np.floor(counts))).all():
         raise ValueError(
-            "labels must be compartment counts (1, 2, 3, ..), which tell whether there is more "
-            f"than one; got {np.unique(labels.astype(str)).tolist()[:8]}"
+            "labels must be compartment counts (1, 2, 3, ..), got "
+            f"{np.unique(labels.astype(str)).tolist()[:8]}"
         )
     return counts.astype(np.int64)
 
 
 def is_multicompartment(labels: Any) -> NDArray[np.bool_]:
-    """Which labels, compartment counts, stand for two compartments or more."""
+    """Mask of the labels (compartment counts) with two compartments or more."""
     return as_counts(labels) >= 2
 
 
 def guess_unanswered(probabilities: Any) -> NDArray[np.float64]:
-    """Class probabilities in which every class is as probable where a row is all NaN.
+    """Replace rows of NaN by equal class probabilities.
 
-    A voxel that a method could not solve has no answer; it counts as a guess.
+    A voxel without a solution then counts as a guess.
 
     Parameters
     ----------
-    probabilities : array of shape (n, K)
+    probabilities : array of shape (n_samples, n_classes)
+        Class probabilities.
 
     Returns
     -------
-    ndarray of shape (n, K)
+    ndarray of shape (n_samples, n_classes)
+        Class probabilities without rows of NaN.
     """
     rows = np.asarray(probabilities, dtype=np.float64)
     unanswered = np.isnan(rows).all(axis=-1, keepdims=True)
@@ -65,17 +68,19 @@ def guess_unanswered(probabilities: Any) -> NDArray[np.float64]:
 def multicompartment_probability(
     probabilities: NDArray[np.float64], classes: Any
 ) -> NDArray[np.float64]:
-    """P(n_c >= 2) of class probabilities.
+    """Probability of two compartments or more, P(n_c >= 2).
 
     Parameters
     ----------
-    probabilities : array of shape (n, K)
-    classes : array of shape (K,)
+    probabilities : array of shape (n_samples, n_classes)
+        Class probabilities.
+    classes : array of shape (n_classes,)
         The compartment count of each column.
 
     Returns
     -------
-    ndarray of shape (n,)
+    ndarray of shape (n_samples,)
+        Sum of the columns of the counts >= 2.
 
     Raises
     ------
@@ -83,6 +88,6 @@ def multicompartment_probability(
         If the classes are not compartment counts.
     """
     total = probabilities[:, is_multicompartment(classes)].sum(axis=1)
-    # a sum of rounded terms may come out at 1 + 2e-16, which is no probability
+    # a sum of rounded terms can be 1 + 2e-16, which is not a probability
     clipped: NDArray[np.float64] = np.clip(total, 0.0, 1.0)
     return clipped

@@ -1,4 +1,4 @@
-"""Names that changed: the old ones work for one release, with a warning."""
+"""Renamed parameters and attributes: old names work for one release, with a warning."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Renamed:
-    """The new name of a parameter, and what its old values are called now.
+    """New name of a parameter, with a conversion of old values.
 
     Parameters
     ----------
     name : str
         The new name.
     value : callable
-        From an old value to the new one.
+        Function from an old value to the new value.
     """
 
     name: str
@@ -30,18 +30,18 @@ class Renamed:
 
 
 def renamed_parameters(**renamed: Renamed | str) -> Callable[[Function], Function]:
-    """Decorate a function, or an `__init__`, some of whose parameters have new names.
+    """Decorator that accepts the old names of parameters of a function or an `__init__`.
 
     Parameters
     ----------
     **renamed : Renamed or str
-        For each old name the new one. A keyword argument under an old name warns with a
-        FutureWarning and is passed under the new one.
+        The new name of each old name. A keyword argument with an old name gives a
+        FutureWarning and is passed under the new name.
 
     Returns
     -------
     callable
-        The decorator. It keeps the signature, so that scikit-learn finds the parameters.
+        The decorator. The signature stays, so that scikit-learn finds the parameters.
     """
     table = {old: new if isinstance(new, Renamed) else Renamed(new) for old, new in renamed.items()}
 
@@ -60,7 +60,23 @@ def renamed_parameters(**renamed: Renamed | str) -> Callable[[Function], Functio
 def with_new_names(
     arguments: Mapping[str, Any], renamed: Mapping[str, Renamed], where: str, *, stacklevel: int
 ) -> dict[str, Any]:
-    """Keyword arguments with new names in place of old ones, each of which warns.
+    """Replace old names of keyword arguments by new ones, with a FutureWarning each.
+
+    Parameters
+    ----------
+    arguments : mapping
+        Keyword arguments.
+    renamed : mapping of str to Renamed
+        The new name of each old name.
+    where : str
+        Name of the function or class, for the messages.
+    stacklevel : int
+        Stack level of the warnings.
+
+    Returns
+    -------
+    dict
+        Keyword arguments under the new names.
 
     Raises
     ------
@@ -87,12 +103,17 @@ def with_new_names(
 
 
 def removed_parameters(**reasons: str) -> Callable[[Function], Function]:
-    """Decorate a function some of whose parameters are gone: each warns and is ignored.
+    """Decorator that ignores removed parameters of a function, with a FutureWarning each.
 
     Parameters
     ----------
     **reasons : str
-        For each old name what takes its place.
+        For each removed name the end of the message: the reason, or the replacement.
+
+    Returns
+    -------
+    callable
+        The decorator.
     """
 
     def decorate(function: Function) -> Function:
@@ -113,15 +134,19 @@ def removed_parameters(**reasons: str) -> Callable[[Function], Function]:
 
 
 def renamed_attributes(module: str, **moved: str) -> Callable[[str], Any]:
-    """A module's `__getattr__` for names that have moved or changed.
+    """Module-level `__getattr__` for names that have moved or changed.
 
     Parameters
     ----------
     module : str
         Name of the module.
     **moved : str
-        For each old name the new one, as "package.module.name"; dots behind a name in that
-        module are attributes.
+        The new name of each old name, as "package.module.name"; further parts are attributes.
+
+    Returns
+    -------
+    callable
+        The `__getattr__`, which gives a DeprecationWarning for each use of an old name.
     """
 
     def get(name: str) -> Any:
@@ -150,6 +175,6 @@ def _resolved(path: str) -> Any:
 
 
 def _owner(function: Callable[..., Any]) -> str:
-    """A function's name for messages; of an `__init__` that of its class."""
+    """Name of a function for messages; for an `__init__` the name of its class."""
     name = inspect.unwrap(function).__qualname__
     return name.removesuffix(".__init__")

@@ -1,4 +1,4 @@
-"""Versions of packages and the class of the machine, to stand beside results."""
+"""Versions of packages and type of the machine, stored with results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PACKAGES = ("corrsk", "numba", "numpy", "scikit-learn", "skorch", "torch")
 
 
 def environment(threads: int, *, more_packages: Iterable[str] = ()) -> dict[str, Any]:
-    """Versions and the class of the machine, to stand beside results."""
+    """Versions of packages and type of the machine, for storage with results."""
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in (*_PACKAGES, *more_packages)},

@@ -6,21 +6,21 @@ import importlib.util
 
 
 def require(*modules: str, extra: str, purpose: str) -> None:
-    """Refuse to go on without the modules of an extra.
+    """Raise an ImportError if a module of an extra is not installed.
 
     Parameters
     ----------
     *modules : str
-        Names under which they are imported.
+        Names of the modules.
     extra : str
-        The extra of corrsk that installs them.
+        The extra of corrsk that installs the modules.
     purpose : str
-        What they are needed for: the subject of the message.
+        The function that needs the modules: the subject of the message.
 
     Raises
     ------
     ImportError
-        If a module is not installed; one sentence with the command that installs it.
+        If a module is not installed; the message has the command that installs it.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:

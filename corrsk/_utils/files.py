@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and readers with clear errors."""
+"""Atomic writing of files, and readers with clear errors."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import numpy as np
 
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the final name once all went well.
+    """Yield a temporary path, which is renamed to `path` if the block succeeds.
 
-    An interrupted or failing write (a full disk, Ctrl-C) leaves nothing under
-    the final name that was not there before, and no partial file beside it.
+    An interrupted or failed write (full disk, Ctrl-C) leaves an earlier file as it
+    was, and no partial file beside it.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
-    # the suffix is kept, since writers such as numpy's and pandas' look at it
+    # the suffix stays, because writers of numpy and pandas choose the format by it
     handle, name = tempfile.mkstemp(
         dir=path.parent or None, prefix=f".{path.stem}-", suffix=f".partial{path.suffix}"
     )
     partial = Path(name)
-    # mkstemp makes files that only their owner can read; grant what open() would
+    # mkstemp makes files that only their owner can read; set the permissions of open()
     umask = os.umask(0)
     os.umask(umask)
     try:
@@ -46,11 +46,12 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
 
 def existing_file(path: str | Path) -> Path:
-    """The path, if there is such a file.
+    """Return the path of an existing file.
 
     Raises
     ------
     FileNotFoundError
+        If the file does not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,10 +60,7 @@ def existing_file(path: str | Path) -> Path:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write a JSON file that people can read, whole or not at all.
-
-    JSON has no NaN: null stands for it, and for what is infinite.
-    """
+    """Write an indented JSON file atomically; NaN and infinite values become null."""
     text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
     with write_atomically(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
@@ -79,14 +77,14 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """Content of a JSON file.
+    """Read a JSON file.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is not JSON.
+        If the content is not JSON.
     """
     try:
         return json.loads(existing_file(path).read_text(encoding="utf-8"))
@@ -95,14 +93,14 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_mat(path: str | Path) -> dict[str, Any]:
-    """Variables of a MATLAB file (up to version 7).
+    """Read the variables of a MATLAB file (up to version 7).
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is truncated, in the HDF5 based version 7.3, or not a MATLAB file.
+        If the file is truncated, in the HDF5-based version 7.3, or not a MATLAB file.
     """
     from scipy.io import loadmat
 
@@ -113,7 +111,7 @@ def read_mat(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is a MATLAB v7.3 (HDF5) file; save it with save(..., '-v7')"
         ) from error
-    except Exception as error:  # scipy raises a dozen different types on broken bytes
+    except Exception as error:  # scipy raises many types of errors for damaged files
         raise ValueError(
             f"{path} is not a readable MATLAB file (it may be truncated): {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Blocks of rows, worked off by threads, with a progress bar."""
+"""Parallel processing of blocks of rows in threads, with a progress bar."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from corrsk._utils.rng import BLOCK_ROWS
 PROGRESS_DELAY = 2.0  # seconds of work before a progress bar appears
 _BLOCKS_PER_RUN = 8
 _RUNS_PER_THREAD = 2
-_KEPT_BYTES = 2**23  # more than the temporary arrays of a block
+_KEPT_BYTES = 2**23  # larger than the temporary arrays of a block
 
 _this_thread = threading.local()
 
 
 def in_worker() -> bool:
-    """Whether this code runs within a worker: of a joblib call, a dask cluster, or our threads."""
+    """Whether this code runs in a worker: of joblib, of a dask cluster, or of `for_each_chunk`."""
     if getattr(_this_thread, "is_ours", False):
         return True
     backend, _ = get_active_backend()
-    # joblib's dask backend gives its workers the nesting level of a call from outside
+    # in workers of joblib's dask backend the nesting level is that of the outermost call
     return bool(getattr(backend, "nesting_level", 0)) or _threads_of_dask_worker() is not None
 
 
 def share_of_cores() -> int:
-    """Number of cores for this code: all of them, but within a worker its share.
+    """Number of cores for this code: all cores, but in a worker only its share.
 
-    Workers that are processes are told theirs by OMP_NUM_THREADS, as loky (cores
-    divided by workers) and dask's nanny (1) do; the threads of a dask worker
-    divide it among them. Without it, and in a worker that is a thread, it is one
-    core: the search that runs the workers keeps the others busy.
+    The share of a worker process is OMP_NUM_THREADS, which loky (cores divided by
+    workers) and dask's nanny (1) set; the threads of a dask worker divide it by
+    their number. Without OMP_NUM_THREADS, and in a worker thread, the share is one
+    core, because the other workers use the other cores.
     """
     if not in_worker():
         return int(joblib.cpu_count())
@@ -54,30 +54,30 @@ def share_of_cores() -> int:
 
 
 def _threads_of_dask_worker() -> int | None:
-    # a process that works for a dask cluster has imported it; no other needs to
+    # worker processes of a dask cluster have imported distributed; others need not
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
     try:
         return int(distributed.get_worker().state.nthreads)
-    except ValueError:  # this thread runs none of a worker's tasks
+    except ValueError:  # this thread does not run tasks of a worker
         return None
 
 
 def effective_n_jobs(n_jobs: int | None) -> int:
-    """Number of threads: None is every core, within a worker its :func:`share_of_cores`."""
+    """Number of threads for `n_jobs`; None is :func:`share_of_cores`."""
     if n_jobs is None:
         return share_of_cores()
     if n_jobs == 0:
-        raise ValueError("n_jobs == 0 has no meaning; use None, -1 or a positive number")
+        raise ValueError("n_jobs must be None, -1 or a positive number, got 0")
     return n_jobs if n_jobs > 0 else max(1, joblib.cpu_count() + 1 + n_jobs)
 
 
 class _OneBlasThread:
-    """Keeps the BLAS to one thread for as long as anybody wants it so.
+    """Context manager that limits the BLAS to one thread.
 
-    The limit is the process's, and several threads may want it at once: the
-    first one sets it, the last one lifts it.
+    The limit holds for the whole process. If several threads need the limit at the
+    same time, the first thread sets it and the last thread removes it.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ def for_each_chunk(
             try:
                 work(rows)
             except BaseException:
-                waiting.clear()  # the others end with what they are at
+                waiting.clear()  # the other threads end after their current chunks
                 raise
             with one_at_a_time:
                 bar.update(rows.stop - rows.start)
@@ -139,7 +139,7 @@ def for_each_chunk(
         if threads <= 1:
             work_off()
             return
-        # not joblib's threads, whose results it looks for every 10 ms: in that time ten
+        # not joblib's threads: joblib polls for results every 10 ms, the time in which ten
         # thousand signals are simulated
         with ThreadPoolExecutor(
             threads, "corrsk-chunk", initializer=setattr, initargs=(_this_thread, "is_ours", True)
@@ -148,7 +148,7 @@ def for_each_chunk(
                 for ended in [pool.submit(work_off) for _ in range(threads)]:
                     ended.result()
             finally:
-                waiting.clear()  # also when this thread is interrupted
+                waiting.clear()  # also if this thread is interrupted
 
 
 def for_each_run(
@@ -162,16 +162,37 @@ def for_each_run(
 ) -> None:
     """Call ``work(first_block, rows)`` for runs of blocks of `BLOCK_ROWS` rows.
 
-    Threads, not processes: the work is numpy's, which releases the lock, and
-    its results are written into shared arrays. The rows may be a part of a
-    longer table that starts at its row `first_row`, a multiple of `BLOCK_ROWS`:
-    the blocks are numbered as in the whole, `rows` counts within the part.
+    The runs are processed by threads and not by processes, because numpy releases
+    the interpreter lock and the results are written into shared arrays. The rows
+    may be a part of a longer table: `first_row`, a multiple of `BLOCK_ROWS`, is the
+    position of the part. Block numbers count from the start of the table, `rows`
+    from the start of the part.
+
+    Parameters
+    ----------
+    work : callable
+        Function of the number of the first block and the rows of a run.
+    n_rows : int
+        Number of rows.
+    first_row : int, default=0
+        Position of the first row in the table.
+    n_jobs : int or None, default=None
+        Number of threads; see :func:`effective_n_jobs`.
+    description : str
+        Label of the progress bar.
+    verbose : bool, default=True
+        Whether to show the progress bar.
+
+    Raises
+    ------
+    ValueError
+        If `first_row` is not a multiple of `BLOCK_ROWS`, or `n_jobs` is 0.
     """
     first_block, left = divmod(first_row, BLOCK_ROWS)
     if left:
         raise ValueError(f"first_row must be a multiple of {BLOCK_ROWS}, got {first_row}")
-    # glibc gives memory above a threshold back at once, and the system fills it with zeros
-    # for each block anew. It learns the threshold from the largest array that was freed.
+    # glibc returns arrays above a threshold to the system, which fills the memory with zeros
+    # again for each block. Freeing a larger array raises the threshold.
     np.empty(_KEPT_BYTES, dtype=np.uint8)
     for_each_chunk(
         lambda rows: work(first_block + rows.start // BLOCK_ROWS, rows),
@@ -181,12 +202,12 @@ def for_each_run(
 
 
 def _blocks_per_run(n_rows: int, threads: int) -> int:
-    # a few runs for each thread, as one core may be slower than another
+    # several runs for each thread, because cores may differ in speed
     return min(max(-(-n_rows // BLOCK_ROWS) // (_RUNS_PER_THREAD * threads), 1), _BLOCKS_PER_RUN)
 
 
 def blocks_of_run(first_block: int, rows: slice) -> Iterator[tuple[int, slice]]:
-    """The blocks of a run, by their numbers and rows."""
+    """Iterate over the blocks of a run: number and rows of each block."""
     for block, start in enumerate(range(rows.start, rows.stop, BLOCK_ROWS), start=first_block):
         yield block, slice(start, min(start + BLOCK_ROWS, rows.stop))
 

@@ -1,8 +1,8 @@
-"""Seeds that do not depend on how the work is divided.
+"""Random streams that do not depend on how the work is divided.
 
-Rows are drawn in blocks of a fixed size, each from a generator of its own that
-is keyed by the block's number. Which worker draws which blocks, and in what
-chunks, then cannot change a bit of the result.
+Rows are drawn in blocks of a fixed size. Each block has its own generator, keyed
+by the number of the block. The result is therefore bit-identical for any number
+of workers and any size of chunks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.random import SFC64, Generator, SeedSequence
 from numpy.typing import NDArray
 
-STREAMS_VERSION = 2  # goes up when a seed gives other draws than before
-BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning knob
-_PIECE = BLOCK_ROWS * 64  # numbers worked on at a time, an even one
+STREAMS_VERSION = 2  # increases when the draws of a seed change
+BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning parameter
+_PIECE = BLOCK_ROWS * 64  # numbers processed at a time; must be even
 
 
 class Stream(IntEnum):
@@ -26,7 +26,7 @@ class Stream(IntEnum):
     of different groups may be equal.
     """
 
-    # a tissue table, and the data set or stream that is made of it
+    # a tissue table, and the data set or stream simulated from it
     COUNT = 0
     TISSUE = 1
     NOISE_LEVEL = 2
@@ -36,7 +36,7 @@ class Stream(IntEnum):
     # the noise of a generator
     FIT_TRANSFORM = 0
     TRANSFORM = 1
-    LEVEL_CHOICE = 1  # behind the key of a block's noise
+    LEVEL_CHOICE = 1  # appended to the key of a block's noise
     # a training
     ORDER = 0
     WEIGHTS = 1
@@ -51,15 +51,23 @@ RandomStateLike = int | np.integer[Any] | np.random.RandomState | Generator | No
 
 
 def entropy(random_state: RandomStateLike) -> int:
-    """An integer to seed streams with.
+    """Convert a random state to an integer that seeds streams.
 
-    An integer stands for itself, None for fresh entropy; a generator gives a
-    number drawn from it, so that using it twice gives two streams.
+    Parameters
+    ----------
+    random_state : int, RandomState, Generator or None
+        An integer is returned as it is; None gives fresh entropy; a generator gives an
+        integer drawn from it, so that a second call gives another stream.
+
+    Returns
+    -------
+    int
+        Seed of the streams.
 
     Raises
     ------
     ValueError
-        If `random_state` is none of these, or a negative integer.
+        If `random_state` has another type or is a negative integer.
     """
     if random_state is None:
         return int(SeedSequence().generate_state(1, np.uint64)[0])
@@ -78,23 +86,23 @@ def entropy(random_state: RandomStateLike) -> int:
 
 
 def keyed_generator(seed: int, *key: int) -> Generator:
-    """The generator that belongs to `seed` and a key, such as (stream, block)."""
+    """Random generator of a seed and a key such as (stream, block)."""
     return Generator(SFC64(SeedSequence(seed, spawn_key=key)))
 
 
 def block_generators(seed: int, stream: int, first_block: int, n_rows: int) -> list[Generator]:
-    """The generators of the blocks that `n_rows` rows from `first_block` on are."""
+    """Random generators of the blocks of `n_rows` rows, from `first_block` on."""
     n_blocks = -(-n_rows // BLOCK_ROWS)
     return [keyed_generator(seed, stream, first_block + k) for k in range(n_blocks)]
 
 
 def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
-    """Fill `out`, contiguous, with standard normal draws, more quickly than numpy's own.
+    """Fill a contiguous array with standard normal draws, faster than numpy's method.
 
-    The transform of Box and Muller, Ann. Math. Stat. 29, 610 (1958): with numpy's
-    vectorised logarithm, sine and cosine it beats the rejection steps of a
-    ziggurat. In float32 the uniform draws have 24 bits, so that no draw lies
-    beyond 5.8 standard deviations, where one in 10^8 should.
+    Transform of Box and Muller, Ann. Math. Stat. 29, 610 (1958): numpy's vectorised
+    logarithm, sine and cosine make it faster than the rejection steps of a ziggurat.
+    In float32 the uniform draws have 24 bits, so that no draw exceeds 5.8 standard
+    deviations (exact probability: 10^-8).
     """
     flat = out.reshape(-1)
     if flat.size % 2:  # normals come in pairs
@@ -107,7 +115,7 @@ def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
     for start in range(0, half, _PIECE):
         stop = min(start + _PIECE, half)
         radius, angle = flat[start:stop], flat[half + start : half + stop]
-        scale = np.subtract(1, radius)  # (0, 1]: the logarithm of 0 is no number
+        scale = np.subtract(1, radius)  # in (0, 1], because the logarithm of 0 is infinite
         np.log(scale, out=scale)
         scale *= -2
         np.sqrt(scale, out=scale)
@@ -117,15 +125,18 @@ def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
 
 
 def _fill_with_uniforms(rng: Generator, flat: NDArray[np.floating[Any]]) -> None:
-    """What ``rng.random(out=flat)`` draws of a new generator; of float32 an even number."""
+    """Fill with the draws of ``rng.random(out=flat)`` of a new generator.
+
+    In float32 the number of draws must be even.
+    """
     if flat.dtype != np.float32:
         rng.random(dtype=flat.dtype.type, out=flat)
         return
     for start in range(0, flat.size, _PIECE):
         piece = flat[start : start + _PIECE]
-        # numpy calls the generator for each draw, though its words are worth two
+        # numpy calls the generator for each float32 draw, but one 64-bit word holds two
         words = rng.bit_generator.random_raw(piece.size // 2)
         draws = words.astype("<u8", copy=False).view("<u4")  # the lower half comes first
         draws >>= 8
-        piece[:] = draws.view("<i4")  # signed, which processors convert more quickly
+        piece[:] = draws.view("<i4")  # processors convert signed integers faster
         piece *= np.float32(2**-24)

@@ -1,9 +1,9 @@
-"""Even shares that any run of rows can work out for itself.
+"""Balanced allocation that every block of rows can compute independently.
 
-Counts, noise levels and parts of a split are dealt to rows like cards, in turn
-and in random order, so that each is equally frequent to within one. How many of
-a stratum came before a row follows from its number alone; a block of rows can
-therefore be dealt without the rows before it having been drawn.
+Counts, noise levels and parts of a split are allocated to rows in random order,
+so that their frequencies differ by at most one. The number of rows of a stratum
+before a given row follows from the row's position. A block of rows can therefore
+be allocated without drawing the earlier blocks.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ _Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Strata:
-    """The strata of a run of rows.
+    """Strata of a run of rows.
 
     Parameters
     ----------
-    of_row : array of shape (rows,)
-        The stratum of each row, 0..S-1.
-    before, totals : arrays of shape (S,)
-        How many rows of each stratum come before the run, and how many there
-        are in the whole table.
+    of_row : array of shape (n_rows,)
+        The stratum of each row, 0..n_strata-1.
+    before, totals : arrays of shape (n_strata,)
+        Number of rows of each stratum before the run, and in the whole table.
     """
 
     of_row: _Counts
@@ -39,7 +38,7 @@ class Strata:
 
     @classmethod
     def whole(cls, rows: slice, n_rows: int) -> Strata:
-        """One stratum: rows of a table of `n_rows`."""
+        """Make a single stratum for rows of a table of `n_rows` rows."""
         return cls(
             np.zeros(rows.stop - rows.start, dtype=np.int64),
             np.array([rows.start], dtype=np.int64),
@@ -47,23 +46,29 @@ class Strata:
         )
 
     def deal(self, n_cards: int, rngs: Sequence[Generator]) -> tuple[_Counts, Strata]:
-        """Deal cards 0..n_cards-1 in turn, stratum after stratum.
+        """Allocate the labels 0..n_cards-1 cyclically, stratum after stratum.
 
-        The turn goes on from one stratum to the next, so that over the table the
-        cards come out even, to within one, both within each stratum and in all.
-        `rngs` are the generators of the blocks that the rows are.
+        The cycle continues from one stratum to the next, so that the frequencies of
+        the labels differ by at most one, both in each stratum and in the whole table.
+
+        Parameters
+        ----------
+        n_cards : int
+            Number of labels.
+        rngs : sequence of Generator
+            Generators of the blocks that contain the rows.
 
         Returns
         -------
-        cards : ndarray of shape (rows,)
-            In random order within each stratum.
+        cards : ndarray of shape (n_rows,)
+            The label of each row, in random order within each stratum.
         strata : Strata
-            Stratum s with card c is number ``s * n_cards + c``.
+            Finer strata: stratum s with label c has the number ``s * n_cards + c``.
         """
-        turn = np.cumsum(self.totals) - self.totals  # where each stratum's first card comes from
+        turn = np.cumsum(self.totals) - self.totals  # position in the cycle of each stratum's start
         order = _shuffled(self.of_row.size, rngs)
         if self.totals.size > 1:
-            # numpy sorts 16-bit keys by radix, in a fraction of the time
+            # numpy sorts 16-bit keys by radix sort, which is several times faster
             keys = np.take(self.of_row.astype(np.uint16), order)
             order = np.take(order, np.argsort(keys, kind="stable"))
         here = np.bincount(self.of_row, minlength=self.totals.size)
@@ -71,16 +76,16 @@ class Strata:
         place = np.arange(order.size) + np.take(first, np.take(self.of_row, order))
         cards = np.empty_like(order)
         cards[order] = place % n_cards
-        # how often each card comes up in each stratum's first rows, until the run and in all
+        # frequency of each label in each stratum: before the run, and in the whole table
         last = np.stack([turn, turn + self.before, turn + self.totals])[..., None]
-        # of the numbers 0..last-1, those that leave the card as remainder
+        # number of integers in 0..last-1 with the label as remainder
         up_to = (last + np.arange(n_cards - 1, -1, -1)) // n_cards
         before, totals = (up_to[1:] - up_to[0]).reshape(2, -1)
         return cards, Strata(self.of_row * n_cards + cards, before, totals)
 
 
 def _shuffled(n_rows: int, rngs: Sequence[Generator]) -> _Counts:
-    """The rows, block after block, each block in random order."""
+    """Positions of the rows, shuffled within each block."""
     order = np.arange(n_rows)
     for start, rng in zip(range(0, n_rows, BLOCK_ROWS), rngs, strict=True):
         rng.shuffle(order[start : start + BLOCK_ROWS])

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 FLOATS = (np.float64, np.float32)
 
-# constraints of parameters that many estimators have, for scikit-learn's `_parameter_constraints`
+# constraints shared by many estimators, for scikit-learn's `_parameter_constraints`
 POSITIVE_INTEGER = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
@@ -25,12 +25,26 @@ N_JOBS = [Integral, None]
 
 
 def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:
-    """Return the entry of a registry that has the given name.
+    """Return the entry of a registry with the given name.
+
+    Parameters
+    ----------
+    registry : mapping
+        Entries by name.
+    name : str
+        Name of the entry.
+    kind : str
+        Type of the entries, for the message.
+
+    Returns
+    -------
+    object
+        The entry.
 
     Raises
     ------
     ValueError
-        If there is none; the message lists the known names.
+        If the name is unknown; the message lists the known names.
     """
     if name not in registry:
         raise ValueError(f"unknown {kind} {name!r}; known {kind}s: {', '.join(registry)}")
@@ -38,14 +52,23 @@ def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def checked_count(name: str, value: Any, *, at_least: int) -> None:
-    """Refuse a value that is not an integer of at least `at_least`.
+    """Raise an error if a value is not an integer of at least `at_least`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    value : object
+        The value.
+    at_least : int
+        The smallest valid value.
 
     Raises
     ------
     TypeError
-        If it is not an integer.
+        If the value is not an integer.
     ValueError
-        If it is smaller.
+        If the value is smaller than `at_least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
@@ -56,38 +79,41 @@ def checked_count(name: str, value: Any, *, at_least: int) -> None:
 def checked_signals(
     estimator: Any, X: Any, y: Any = "no_validation", *, reset: bool, **options: Any
 ) -> Any:
-    """Validate signals, and labels if there are any, for an estimator.
+    """Validate signals, and labels if given, for an estimator.
 
     Parameters
     ----------
     estimator : estimator
-        Its `n_features_in_` and `feature_names_in_` are set or compared.
-    X : array or DataFrame of shape (n, N), or array of shape (n, n_ti, n_te)
+        The estimator, whose `n_features_in_` and `feature_names_in_` are set or compared.
+    X : array or DataFrame, shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
         Signals.
-    y : array of shape (n,), optional
+    y : array of shape (n_samples,), optional
         Labels; None is refused by an estimator that requires them.
     reset : bool
         Whether to set the attributes (in `fit`), or to compare with them.
     **options
-        Of scikit-learn's `validate_data`; the default for `dtype` is float64 or float32,
-        whichever X has.
+        Options of scikit-learn's `validate_data`. By default, `dtype` is that of X if it is float64
+        or float32, otherwise float64.
 
     Returns
     -------
-    ndarray of shape (n, N), or (ndarray of shape (n, N), ndarray of shape (n,))
+    X : ndarray of shape (n_samples, n_measurements)
+        Signals.
+    y : ndarray of shape (n_samples,)
+        Labels; returned only if given.
 
     Raises
     ------
     ValueError
-        If the signals hold NaN or infinite values, the number or the names of the columns are not
-        those of `fit`, or y has another length.
+        If the signals contain NaN or infinite values, the number or the names of the columns differ
+        from those of `fit`, or y has another length than X.
     """
     options = {"dtype": FLOATS} | options
     return validate_data(estimator, flatten_signals(X), y, reset=reset, **options)
 
 
 def flatten_signals(X: Any) -> Any:
-    """Reshape arrays (n, n_ti, n_te) and deeper ones to (n, N); return all else as it is."""
+    """Reshape arrays of three or more dimensions to (n_samples, n_measurements)."""
     layout = layout_of(X)
     if layout is None:
         return X
@@ -96,11 +122,11 @@ def flatten_signals(X: Any) -> Any:
 
 
 def layout_of(X: Any) -> tuple[int, ...] | None:
-    """Return the shape (n_ti, n_te, ..) of each signal, if X has more than two dimensions."""
+    """Shape (n_ti, n_te, ..) of each signal if X has more than two dimensions, else None."""
     shape = getattr(X, "shape", None)
     if isinstance(X, (list, tuple)):
         try:
             shape = np.shape(X)
-        except ValueError:  # a ragged list, which scikit-learn's validation explains
+        except ValueError:  # a ragged list: scikit-learn's validation raises the error
             return None
     return tuple(shape[1:]) if shape is not None and len(shape) > 2 else None

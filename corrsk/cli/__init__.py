@@ -1,4 +1,4 @@
-"""The `corrsk` command, which needs the extra `cli`."""
+"""Command line interface `corrsk`, which requires the extra `cli`."""
 
 from __future__ import annotations
 

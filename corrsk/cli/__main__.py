@@ -1,4 +1,4 @@
-"""``python -m corrsk.cli`` runs the `corrsk` command."""
+"""Entry point of ``python -m corrsk.cli``."""
 
 from corrsk.cli import main
 

@@ -1,4 +1,4 @@
-"""The application: all commands, and the options of the program itself."""
+"""Command line application: all commands and the global options."""
 
 from __future__ import annotations
 
@@ -47,6 +47,6 @@ for command in (reproduce, compare, simulate, pretrain):
 @functools.wraps(compare)
 def _benchmark(**options: Any) -> None:
     logger.warning(
-        "corrsk benchmark is now corrsk compare, and will be removed in the next release"
+        "corrsk benchmark is deprecated and will be removed in the next release; use corrsk compare"
     )
     compare(**options)

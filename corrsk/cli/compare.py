@@ -1,4 +1,4 @@
-"""The command `corrsk compare`."""
+"""Command `corrsk compare`."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def compare(
         bool,
         typer.Option(
             "--limits/--no-limits",
-            help="Whether to skip models beyond the training size that takes minutes.",
+            help="Whether to skip slow models on training sizes that would take hours.",
         ),
     ] = True,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
-            help="Add to the comparison in --out: runs that are missing there, and further "
-            "models, training sizes and seeds.",
+            help="Add to the comparison in --out: missing runs, and further models, training sizes "
+            "and seeds.",
         ),
     ] = False,
     show_models: Annotated[bool, typer.Option("--list", help="List the models and exit.")] = False,
@@ -54,8 +54,8 @@ def compare(
     """Compare the CNN with classical learners and model-based methods.
 
     All models are trained on the same simulated signals and tested on the same test signals.
-    Writes tables (CSV, JSON, Markdown), figures and report.html, one self-contained page. For a
-    model that fails the tables show its error.
+    Writes tables (CSV, JSON, Markdown), figures and report.html, a self-contained page. If a
+    model fails, the tables show the error.
     """
     stopped = f"stopped; the same command with --resume resumes the comparison (results in {out})"
     with clear_errors(stopped):

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NAMES = ", ".join(DATASETS)
 Dataset = Annotated[
     str,
     typer.Option(
-        help=f"Named data set: {NAMES}. 'midl2024' reads the noise of the paper literally (1 to "
-        "5 % of M0); 'midl2024-low-noise' has a tenth of it, with which the figures of the paper "
-        "agree; 't1t2-detr' is the data set of that thesis, with 1 to 3 compartments."
+        help=f"Named data set: {NAMES}. 'midl2024' has the noise levels in the text of the paper "
+        "(1 to 5 % of M0); 'midl2024-low-noise' has a tenth of them, which agrees with the results "
+        "of the paper; 't1t2-detr' is the data set of that thesis, with 1 to 3 compartments."
     ),
 ]
 Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]
@@ -34,6 +34,17 @@ Protocol = Annotated[
 
 
 def read_protocol(name: str) -> AcquisitionProtocol:
-    """Return the protocol of a file or of a name."""
+    """Read a protocol from a file, or return a named one.
+
+    Parameters
+    ----------
+    name : str
+        Path of a .json or .mat file, or name of a protocol.
+
+    Returns
+    -------
+    AcquisitionProtocol
+        The protocol.
+    """
     readers = {".json": AcquisitionProtocol.from_json, ".mat": AcquisitionProtocol.from_mat}
     return readers.get(Path(name).suffix, AcquisitionProtocol.named)(name)

@@ -1,4 +1,4 @@
-"""Messages and tables on the terminal, and errors in one line."""
+"""Messages, tables and one-line errors on the terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _TyperHandler(logging.Handler):
 
 
 def print_table(first_column: str, frame: pd.DataFrame) -> None:
-    """Print a table of text, its index as the first column."""
+    """Print a table of text with its index as the first column."""
     table = Table()
     table.add_column(first_column)
     for column in frame.columns:
@@ -44,7 +44,7 @@ def print_table(first_column: str, frame: pd.DataFrame) -> None:
 
 @contextmanager
 def clear_errors(stopped: str) -> Iterator[None]:
-    """Print an error of the user in one line; on Ctrl-C and on SIGTERM print `stopped`."""
+    """Print expected errors in one line, and `stopped` on Ctrl-C and SIGTERM, then exit."""
     before = signal.getsignal(signal.SIGTERM)
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread:
@@ -52,7 +52,7 @@ def clear_errors(stopped: str) -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        typer.echo(f"Error: not enough memory ({error}); take fewer --samples", err=True)
+        typer.echo(f"Error: not enough memory ({error}); choose fewer --samples", err=True)
         raise typer.Exit(1) from error
     except (ValueError, OSError, ImportError) as error:
         typer.echo(f"Error: {error}", err=True)

@@ -1,4 +1,4 @@
-"""The command `corrsk pretrain`."""
+"""Command `corrsk pretrain`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pretrain(
         int | None,
         typer.Option(
             min=1000,
-            help="Number of signals to train on, each seen once.",
+            help="Number of signals to train on, each used once.",
             show_default="that of the shipped model",
         ),
     ] = None,
@@ -28,18 +28,20 @@ def pretrain(
     jobs: Jobs = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
 ) -> None:
-    """Train one of the models that come with corrsk, on a stream of fresh signals.
+    """Train one of the models shipped with corrsk, on a stream of fresh signals.
 
-    Writes NAME.safetensors (load_pretrained(NAME, folder=OUT) reads it) and its card, NAME.json
-    and NAME.md. The same command resumes a training that was interrupted.
+    Writes NAME.safetensors, for load_pretrained(NAME, folder=OUT), and the model card NAME.json
+    and NAME.md. The same command resumes an interrupted training.
     """
     from corrsk.pretrained.training import pretrain as run
 
     with clear_errors(f"stopped; the same command resumes the training (checkpoint in {out})"):
         if signals is not None:
-            logger.warning("--signals is now --samples, and will be removed in the next release")
+            logger.warning(
+                "--signals is deprecated and will be removed in the next release; use --samples"
+            )
             if samples is not None:
-                raise ValueError("--signals and --samples are the same option; pass --samples")
+                raise ValueError("--signals and --samples are the same option; pass only --samples")
             samples = signals
         card = run(name, out, n_samples=samples, seed=seed, device=device, n_jobs=jobs, force=force)
         for metric, figure in card.metrics.items():

@@ -1,4 +1,4 @@
-"""The command `corrsk reproduce`."""
+"""Command `corrsk reproduce`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def reproduce(
         Path | None,
         typer.Option(
             help="Data file in place of simulated data, in the layout of the code published with "
-            "the paper: input_train (n, 1, n_ti, n_te), label_train, .."
+            "the paper: input_train (n_samples, 1, n_ti, n_te), label_train, .."
         ),
     ] = None,
     samples: Samples = 1_000_000,
     recipe: Annotated[
         str,
         typer.Option(
-            help="Training of the network: 'default' is the best one found within minutes, "
-            "'paper' the published one (3000 epochs; hours without a GPU)."
+            help="Training of the network: 'default' takes minutes, 'paper' is the published "
+            "training (3000 epochs; hours without a GPU)."
         ),
     ] = "default",
     epochs: Annotated[
@@ -41,7 +41,7 @@ def reproduce(
         bool, typer.Option("--resume", help="Resume the interrupted run in --out.")
     ] = False,
 ) -> None:
-    """Run the experiment of the paper: simulate, fit, evaluate, write a report.
+    """Reproduce the experiment of the paper: simulate, fit, evaluate, write a report.
 
     Simulates voxels of 1 to 4 compartments, splits their signals 70/20/10, trains the CNN of the
     paper to count the compartments, and writes a folder with report.md, metrics.json, figures and

@@ -1,4 +1,4 @@
-"""The command `corrsk simulate`."""
+"""Command `corrsk simulate`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ def simulate(
         list[float] | None,
         typer.Option(
             min=0,
-            help="Noise level in place of those of the data set, as a fraction (0.01 is 1 %). If "
-            "given several times, all levels are equally frequent.",
+            help="Noise level in place of those of the data set, as a fraction (0.01 is 1 %). "
+            "Repeat the option for several levels, which are equally frequent.",
         ),
     ] = None,
     noise_reference: Annotated[
         str | None,
-        typer.Option(help="Reference of the noise level: m0, max (largest signal) or rms."),
+        typer.Option(
+            help="Reference of the noise level: m0, max (largest absolute signal) or rms."
+        ),
     ] = None,
     seed: Seed = 0,
     jobs: Jobs = None,
@@ -41,9 +43,9 @@ def simulate(
 ) -> None:
     """Simulate a data set and write it to a file.
 
-    .npz holds the arrays (data, target, noise_level, tissue, indices of the 70/20/10 split),
-    .parquet one row for each signal, .mat the layout that the code published with the paper reads
-    (input_train, label_train, ..).
+    An .npz file contains arrays (data, target, noise_level, tissue, indices of the 70/20/10
+    split), a .parquet file one row per signal, a .mat file the layout of the code published with
+    the paper (input_train, label_train, ..).
     """
     with clear_errors("stopped; nothing was written"):
         check_suffix(out)
@@ -62,8 +64,8 @@ def simulate(
         data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
         if out.suffix == ".mat" and not _whole_percents(definition.noise_levels):
             logger.info(
-                "note: the published code takes noise levels as whole percents; in its plots over "
-                "the noise level it rounds those of this data set to 0"
+                "note: the published code requires noise levels in whole percents; its plots over "
+                "the noise level round those of this data set to 0"
             )
         logger.info("writing %s", out)
         write_dataset(data, out)

@@ -1,4 +1,4 @@
-"""The judgement: figures of merit, tables and figures of any classifier of counts."""
+"""Evaluation of classifiers of compartment counts: metrics, tables and figures."""
 
 from corrsk._utils.counts import multicompartment_probability
 from corrsk._utils.deprecation import renamed_attributes
@@ -71,7 +71,7 @@ __all__ = [
     "threshold_for_accuracy",
 ]
 
-# the evaluation knows no paper any more
+# published results moved to the workflows
 __getattr__ = renamed_attributes(
     __name__,
     PAPER="corrsk.workflows.paper.PAPER.name",

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: of answers given with 80 %, 80 % are right."""
+"""Calibration: agreement of predicted probabilities with observed frequencies."""
 
 from __future__ import annotations
 
@@ -31,42 +31,44 @@ def expected_calibration_error(
     n_bins: int = N_BINS,
     question: str = "count",
 ) -> float:
-    """Mean gap between probability and frequency, over bins of equally many signals.
+    """Expected calibration error: mean gap between probability and frequency in equal-mass bins.
 
     Parameters
     ----------
-    y : array of shape (n,)
+    y : array of shape (n_samples,)
         Reference counts.
-    probabilities : array of shape (n, K)
-        Predicted probabilities. A row of NaN, a signal without an answer, counts as a
-        guess: every class equally probable, as in :func:`corrsk.evaluation.evaluate`.
-    classes : array of shape (K,), optional
-        The count that each column stands for. Default: the distinct values of y, ascending.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities. A row of NaN (a signal without a prediction) counts as a guess
+        with every class equally probable, as in :func:`corrsk.evaluation.evaluate`.
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
     n_bins : int, default=15
+        Number of bins.
     question : {"count", "multicompartment"}, default="count"
-        "count" judges the probability of the most probable class (top label) by how
-        often it is right; "multicompartment" judges P(n_c >= 2) by how often there is
-        more than one compartment.
+        "count" compares the probability of the most probable class (top label) with the
+        accuracy; "multicompartment" compares P(n_c >= 2) with the frequency of more than one
+        compartment.
 
     Returns
     -------
     float
-        ``sum_b n_b / n |observed_b - mean predicted_b|``.
+        Calibration error ``sum_b n_b / n_samples |observed_b - mean predicted_b|``.
 
     Raises
     ------
     ValueError
-        If the shapes do not belong together, labels are unknown or not counts, the
-        probabilities are none, or the question is unknown.
+        If shapes are inconsistent, labels are not counts or not among the classes, a row of the
+        probabilities is not a distribution, or the question is unknown.
 
     Notes
     -----
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, Eq. 3, with the
     equal-mass bins of Nixon et al., "Measuring Calibration in Deep Learning", CVPR
-    Workshops 2019: bins of equal width would judge most signals in a few of them.
-    Signals of one probability are never parted, so that the order of the signals does
-    not matter. Chance adds to it: of a perfectly calibrated classifier at
-    accuracy a it is about ``sqrt(2 a (1 - a) n_bins / (pi n))``, 0.0015 for 10^6 signals.
+    Workshops 2019: with bins of equal width, most signals would fall into a few bins.
+    Signals of equal probability share a bin, so that the result does not depend on the order of
+    the signals. Sampling noise makes the error positive: for a perfectly calibrated classifier
+    of accuracy a the error is about ``sqrt(2 a (1 - a) n_bins / (pi n_samples))``, 0.0015 for
+    10^6 signals.
     """
     table = reliability_table(y, probabilities, classes, n_bins=n_bins, question=question)
     return _mean_gap(table)
@@ -80,16 +82,32 @@ def reliability_table(
     n_bins: int = N_BINS,
     question: str = "count",
 ) -> pd.DataFrame:
-    """Predicted probability and observed frequency, bin by bin.
+    """Predicted probability and observed frequency in each bin.
 
-    Parameters and errors are those of :func:`expected_calibration_error`.
+    Parameters
+    ----------
+    y : array of shape (n_samples,)
+        Reference counts.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities; a row of NaN counts as a guess.
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
+    n_bins : int, default=15
+        Number of bins.
+    question : {"count", "multicompartment"}, default="count"
+        See :func:`expected_calibration_error`.
 
     Returns
     -------
     DataFrame
-        For each bin, by rising probability: predicted (the mean probability), observed
-        (the frequency), low and high (the 95 % Clopper-Pearson interval of the
-        frequency), n_samples. Fewer rows than `n_bins` where many probabilities are equal.
+        One row per bin, by ascending probability: predicted (the mean probability), observed
+        (the frequency), low and high (the 95 % Clopper-Pearson interval of the frequency),
+        n_samples. Fewer rows than `n_bins` if many probabilities are equal.
+
+    Raises
+    ------
+    ValueError
+        For the same reasons as in :func:`expected_calibration_error`.
     """
     if question not in QUESTIONS:
         raise ValueError(f"unknown question {question!r}; known: {', '.join(QUESTIONS)}")
@@ -110,26 +128,32 @@ def calibration_by_noise_level(
     *,
     n_bins: int = N_BINS,
 ) -> pd.DataFrame:
-    """Calibration error of both questions at each noise level.
+    """Calibration errors of the count and of P(n_c >= 2) at each noise level.
 
     Parameters
     ----------
-    y, probabilities, classes, n_bins
-        See :func:`expected_calibration_error`.
-    noise_level : array of shape (n,)
+    y : array of shape (n_samples,)
+        Reference counts.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities; a row of NaN counts as a guess.
+    noise_level : array of shape (n_samples,)
         Noise level of each signal.
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
+    n_bins : int, default=15
+        Number of bins.
 
     Returns
     -------
     DataFrame
-        For each noise level (of more than 20 for each fifth of the signals, by its
-        median level): calibration_error, binary_calibration_error, confidence (mean
-        probability of the answer), accuracy, n_samples.
+        One row per noise level, or, if there are more than 20 levels, per fifth of the signals
+        with its median level: calibration_error, binary_calibration_error, confidence (mean
+        probability of the most probable class), accuracy, n_samples.
 
     Raises
     ------
     ValueError
-        As :func:`expected_calibration_error`, or if a noise level is NaN.
+        For the same reasons as in :func:`expected_calibration_error`, or if a noise level is NaN.
     """
     y, rows, classes = checked_predictions(y, probabilities, classes)
     correct, confidence = top_label_answers(y, rows, classes)
@@ -152,44 +176,46 @@ def calibration_by_noise_level(
 def checked_predictions(
     y: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Reference counts, probabilities without NaN, and ascending classes, checked.
+    """Validate predictions: return counts, probabilities without NaN, and ascending classes.
 
     Raises
     ------
     ValueError
-        If they do not belong together; see :func:`expected_calibration_error`.
+        If shapes or labels are inconsistent; see :func:`expected_calibration_error`.
     """
     counts = as_counts(y)
     known = np.unique(counts) if classes is None else as_counts(classes)
     rows = guess_unanswered(probabilities)
     check_consistent_length(counts, rows)
     if not counts.size:
-        raise ValueError("there are no signals to judge")
+        raise ValueError("y is empty: an evaluation needs at least one signal")
     if rows.ndim != 2 or rows.shape[1] != known.size:
         raise ValueError(
             f"probabilities must have a column for each of the {known.size} classes "
             f"{known.tolist()}, got shape {rows.shape}"
         )
     if np.unique(known).size < known.size:
-        raise ValueError(f"classes holds a count twice: {known.tolist()}")
+        raise ValueError(f"classes must be distinct, got {known.tolist()}")
     unknown = np.setdiff1d(counts, known)
     if unknown.size:
-        raise ValueError(f"y holds {unknown.tolist()}, which is not among {known.tolist()}")
+        raise ValueError(
+            f"y contains {unknown.tolist()}, which is not among the classes {known.tolist()}"
+        )
     if not ((rows >= 0).all() and np.allclose(rows.sum(axis=1), 1, atol=1e-4)):
         raise ValueError("probabilities must not be negative or partly NaN, and rows must sum to 1")
-    order = np.argsort(known)  # some learners order the classes otherwise
+    order = np.argsort(known)  # some learners have another order of classes
     return counts, rows[:, order], known[order]
 
 
 def top_label_answers(
     y: NDArray[Any], probabilities: NDArray[np.float64], classes: NDArray[Any]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Whether the most probable class is right, and its probability, (n,) each."""
+    """Return whether the most probable class is right, and its probability, (n_samples,) each."""
     return classes[probabilities.argmax(axis=1)] == y, probabilities.max(axis=1)
 
 
 def grouped_noise_levels(noise_level: ArrayLike, n_samples: int) -> NDArray[np.float64]:
-    """Noise levels; those drawn from a range as the median of their fifth.
+    """Noise levels; if there are more than 20, each is replaced by the median of its fifth.
 
     Raises
     ------
@@ -199,7 +225,7 @@ def grouped_noise_levels(noise_level: ArrayLike, n_samples: int) -> NDArray[np.f
     levels = np.asarray(noise_level, dtype=np.float64)
     if levels.shape != (n_samples,) or np.isnan(levels).any():
         raise ValueError(
-            f"noise_level must be one number for each of the {n_samples} signals, without NaN"
+            f"noise_level must have the shape ({n_samples},) and no NaN, got shape {levels.shape}"
         )
     if np.unique(levels).size <= _MOST_LEVELS:
         return levels
@@ -211,17 +237,23 @@ def grouped_noise_levels(noise_level: ArrayLike, n_samples: int) -> NDArray[np.f
 def clopper_pearson(
     successes: ArrayLike, trials: ArrayLike, tail: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Exact bounds of binomial probabilities, either of which fails with probability `tail`.
+    """Exact confidence bounds of binomial probabilities.
 
     Parameters
     ----------
-    successes, trials : arrays of shape (k,)
+    successes : array of shape (k,)
+        Numbers of successes.
+    trials : array of shape (k,)
+        Numbers of trials.
     tail : float
-        0.025 for a two-sided 95 % interval.
+        Probability that a bound fails, on either side: 0.025 for a 95 % interval.
 
     Returns
     -------
-    low, high : ndarrays of shape (k,)
+    low : ndarray of shape (k,)
+        Lower bounds.
+    high : ndarray of shape (k,)
+        Upper bounds.
 
     Notes
     -----

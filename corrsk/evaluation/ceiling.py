@@ -1,4 +1,4 @@
-"""How good any classifier could be: what the ideal observer's answers say of a data set."""
+"""Highest accuracy that any classifier can have, estimated with the ideal observer."""
 
 from __future__ import annotations
 
@@ -32,60 +32,56 @@ def accuracy_ceiling(
     *,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """The highest accuracy that any classifier can have on signals like these.
+    """Highest accuracy that any classifier can have on signals of the same distribution.
 
     Parameters
     ----------
-    run_log_evidence : array of shape (n_runs, n, K)
-        Log evidence of each count for n signals, from independent runs: that of
+    run_log_evidence : array of shape (n_runs, n_samples, n_classes)
+        Log evidence of each count for each signal, from independent runs: the attribute of
         :class:`corrsk.relaxometry.CountPosterior`.
-    classes : array of shape (K,)
+    classes : array of shape (n_classes,)
         The count of each column.
-    y : array of shape (n,)
+    y : array of shape (n_samples,)
         The true counts.
-    groups : array of shape (n,), optional
-        Such as noise levels; each distinct value gets rows of its own beside
-        those of all signals.
+    groups : array of shape (n_samples,), optional
+        Group of each signal, such as its noise level; each group gets rows beside those of all
+        signals.
     level : float, default=0.95
         Confidence level.
 
     Returns
     -------
     DataFrame
-        Rows (group, question): "all" and each group; "count" (which n_c) and
-        "multicompartment" (whether n_c >= 2). Columns n, and for each of the
-        three estimates its value and interval (``_low``, ``_high``):
+        Rows (group, question): "all" and each group; "count" (n_c) and "multicompartment"
+        (n_c >= 2). Columns n (number of signals), and the value and the interval (``_low``,
+        ``_high``) of each estimate:
 
-        - upper: the mean probability of the most probable answer. Monte-Carlo
-          errors make the largest of several probabilities too large, so that
-          this one is biased upwards;
-        - cross_fitted: the answer is chosen from half of the runs and its
-          probability comes from the other half, averaged over the ways to
-          halve them. What was chosen is now and then not the best, so that this
-          one is biased downwards;
-        - corrected: twice `upper` less its mean over halves of the runs, which
-          removes the bias that falls with the number of runs (Richardson's
-          extrapolation, as in the jackknife); the best single figure;
-        - hits: how often the most probable answer is right.
+        - upper: the mean probability of the most probable class. Monte Carlo errors increase
+          the largest of several probabilities, so that this estimate is biased upwards;
+        - cross_fitted: the class is chosen from half of the runs, its probability is taken from
+          the other half, and the result is averaged over the ways to halve the runs. The chosen
+          class is sometimes not the best, so that this estimate is biased downwards;
+        - corrected: twice `upper` minus its mean over halves of the runs, which removes the bias
+          of first order in 1 / n_runs (Richardson extrapolation, as in the jackknife); the best
+          single estimate;
+        - hits: the accuracy of the most probable class.
 
     Raises
     ------
     ValueError
-        If the shapes disagree, there is a single run, or a signal has no
-        answer (NaN).
+        If shapes are inconsistent, there is a single run, or a signal has NaN evidence.
 
     Notes
     -----
-    ``E max_k P(k | x)`` is the accuracy of Bayes' rule. Intervals are for the
-    choice of signals: normal for the first two, the bootstrap for the hits. The
-    first two vary less than the hits, since they do not depend on which count
-    was drawn for a signal.
+    ``E max_k P(k | x)`` is the accuracy of Bayes' rule. Intervals cover the choice of signals:
+    bootstrap intervals for the hits, normal ones for the others. The hits vary most, because
+    only they depend on the count that was drawn for each signal.
     """
     evidence, counts, several = _checked(run_log_evidence, classes)
     truth = np.asarray(y)
     if truth.shape != evidence.shape[1:2]:
         raise ValueError(
-            f"y must have one count for each of {evidence.shape[1]} signals, got {truth.shape}"
+            f"y must have the shape ({evidence.shape[1]},), one count per signal, got {truth.shape}"
         )
     upper, fitted, corrected, hits = {}, {}, {}, {}
     for question in QUESTIONS:
@@ -129,36 +125,43 @@ def regret(
     question: str = "count",
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """How much accuracy a classifier leaves, signal by signal.
+    """Accuracy that a classifier loses against the ideal observer on the same signals.
 
     Parameters
     ----------
-    run_log_evidence, classes, groups, level
-        See :func:`accuracy_ceiling`.
-    answers : array of shape (n,)
-        The classifier's answers to the same signals: counts, or for the
-        question "multicompartment" booleans, True for n_c >= 2.
-    question : {"count", "multicompartment"}
+    run_log_evidence : array of shape (n_runs, n_samples, n_classes)
+        Log evidence of each count for each signal; see :func:`accuracy_ceiling`.
+    classes : array of shape (n_classes,)
+        The count of each column.
+    answers : array of shape (n_samples,)
+        Predictions of the classifier for the same signals: counts, or booleans (True for
+        n_c >= 2) for the question "multicompartment".
+    groups : array of shape (n_samples,), optional
+        Group of each signal, such as its noise level.
+    question : {"count", "multicompartment"}, default="count"
+        Kind of the predictions.
+    level : float, default=0.95
+        Confidence level.
 
     Returns
     -------
     DataFrame
-        Rows by group, "all" first. Columns n, and with intervals ``upper`` (the
-        mean of ``max_k p_k - p_answer``, biased upwards) and ``cross_fitted``
-        (the same with the best answer chosen from other runs than those that
-        judge, biased downwards), and ``corrected``, as for
-        :func:`accuracy_ceiling`.
+        One row per group, "all" first. Columns n (number of signals), and with intervals
+        ``upper`` (the mean of ``max_k p_k - p_answer``, biased upwards), ``cross_fitted`` (the
+        same with the best class chosen from one half of the runs and compared by the other half,
+        biased downwards), and ``corrected``, as in :func:`accuracy_ceiling`.
 
     Raises
     ------
     ValueError
-        As :func:`accuracy_ceiling`, and if an answer is none of the classes.
+        For the same reasons as in :func:`accuracy_ceiling`, or if a prediction is not among the
+        classes.
 
     Notes
     -----
-    The mean is the difference of the ceiling and the classifier's accuracy,
-    but varies far less than the difference of two counts of hits: it does not
-    depend on which count was drawn for a signal.
+    The mean equals the ceiling minus the classifier's accuracy, but varies much less than a
+    difference of two hit rates, because it does not depend on the count that was drawn for each
+    signal.
     """
     evidence, counts, several = _checked(run_log_evidence, classes)
     if question not in QUESTIONS:
@@ -166,7 +169,7 @@ def regret(
     given = np.asarray(answers)
     if given.shape != evidence.shape[1:2]:
         raise ValueError(
-            f"there must be one answer to each of {evidence.shape[1]} signals, got {given.shape}"
+            f"answers must have the shape ({evidence.shape[1]},), one per signal, got {given.shape}"
         )
     if question == "count":
         chosen = (given[:, None] == counts).argmax(axis=1)
@@ -175,7 +178,7 @@ def regret(
     else:
         if given.dtype != bool:
             raise ValueError(
-                f"answers to the question whether n_c >= 2 must be booleans, got {given.dtype}"
+                f"answers must be booleans for question='multicompartment', got {given.dtype}"
             )
         chosen = given.astype(np.intp)
     rows_of = np.arange(len(given))
@@ -203,7 +206,7 @@ def regret(
 
 
 def known_ceiling(dataset: str) -> pd.DataFrame | None:
-    """The highest accuracy that any classifier can have on a named data set.
+    """Precomputed accuracy ceiling of a named data set.
 
     Parameters
     ----------
@@ -213,16 +216,15 @@ def known_ceiling(dataset: str) -> pd.DataFrame | None:
     Returns
     -------
     DataFrame or None
-        None if nobody has measured it. Else the first row is of all signals
-        (noise_level NaN), the others are of noise levels. Columns noise_level,
-        n_signals, accuracy and binary_accuracy, and for each of these `_low` and
-        `_high`: estimates that are biased downwards and upwards, between which the
-        ceiling lies but for the choice of signals, and `_error`, the standard error
-        that this choice leaves.
+        None if no ceiling is stored for the data set. Otherwise the first row is for all signals
+        (noise_level NaN), the others are for one noise level each. Columns noise_level,
+        n_signals, accuracy and binary_accuracy, and for each accuracy `_low` and `_high`
+        (estimates biased downwards and upwards, which bracket the ceiling up to sampling errors)
+        and `_error` (the standard error due to the choice of signals).
 
     Notes
     -----
-    Written by ``python benchmarks/ceiling.py``, from answers of
+    Written by ``python benchmarks/ceiling.py``, from predictions of
     :class:`corrsk.relaxometry.IdealObserverClassifier`; see
     :func:`accuracy_ceiling`.
     """
@@ -241,19 +243,19 @@ def _checked(
     counts = np.asarray(classes)
     if evidence.ndim != 3 or evidence.shape[1] == 0 or evidence.shape[2:] != counts.shape:
         raise ValueError(
-            "run_log_evidence must have the shape (n_runs, n, K) for K classes and at least one "
-            f"signal; got {evidence.shape} for {counts.size} classes"
+            "run_log_evidence must have the shape (n_runs, n_samples, n_classes) with at least "
+            f"one signal; got {evidence.shape} for {counts.size} classes"
         )
     if len(evidence) < 2:
-        raise ValueError("two runs at least are needed to judge the answers of one by the other")
+        raise ValueError(f"run_log_evidence must have at least two runs, got {len(evidence)}")
     without = int(np.isnan(evidence).any(axis=(0, 2)).sum())
     if without:
-        raise ValueError(f"{without} signals have no answer (NaN); leave them out")
+        raise ValueError(f"run_log_evidence is NaN for {without} signals; remove these signals")
     return evidence, counts, is_multicompartment(counts)
 
 
 def _answers(evidence: Array, several: NDArray[np.bool_], question: str) -> Array:
-    """Probabilities of the possible answers by runs (r, n, K): (n, K), or (n, 2)."""
+    """Probabilities pooled over the runs, (n_samples, n_classes) or (n_samples, 2)."""
     pooled = logsumexp(evidence, axis=0)
     p = np.exp(pooled - logsumexp(pooled, axis=1, keepdims=True))
     if question == "count":
@@ -264,7 +266,7 @@ def _answers(evidence: Array, several: NDArray[np.bool_], question: str) -> Arra
 def _halves(
     evidence: Array, several: NDArray[np.bool_], question: str
 ) -> Iterator[tuple[Array, Array]]:
-    """Probabilities by half of the runs and by the others, for each way to halve them."""
+    """Probabilities from one half of the runs and from the other, for each way to halve them."""
     runs = range(len(evidence))
     ways = itertools.combinations(runs, len(evidence) // 2)
     for some in itertools.islice(ways, _MAX_SPLITS):
@@ -281,13 +283,13 @@ def _members(groups: ArrayLike | None, n: int) -> Iterator[tuple[object, NDArray
         return
     of = np.asarray(groups)
     if of.shape != (n,):
-        raise ValueError(f"groups must have one value for each of {n} signals, got {of.shape}")
+        raise ValueError(f"groups must have the shape ({n},), one per signal, got {of.shape}")
     for value in np.unique(of):
         yield value.item() if isinstance(value, np.generic) else value, of == value
 
 
 def _mean(name: str, values: Array, level: float) -> dict[str, float]:
-    """Mean and normal interval; none of a single value."""
+    """Mean and normal interval (NaN for a single value)."""
     mean = float(values.mean())
     error = float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
     half = float(norm.ppf(0.5 + level / 2)) * error

@@ -1,7 +1,7 @@
 """Figures: confusion matrices, ROC curves, accuracy over noise, losses.
 
-Built on scikit-learn's displays where one exists. Published figures are drawn beside ours where a
-:class:`corrsk.evaluation.Reference` is passed, and every title names the data set.
+Built on scikit-learn's displays where one exists. With a :class:`corrsk.evaluation.Reference`,
+published results are drawn beside the evaluation. Every title names the data set.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ _BINARY_LABELS = ("1", "2 or more")
 def plot_confusion_matrices(
     evaluation: Evaluation, *, reference: Reference | None = None
 ) -> Figure:
-    """Both confusion matrices, and those of a reference below them.
+    """Plot both confusion matrices, and those of a reference below them.
 
     Parameters
     ----------
     evaluation : Evaluation
+        The results to show.
     reference : Reference, optional
-        Published figures for the same classes.
+        Published results for the same classes.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
 
     Raises
     ------
@@ -86,20 +88,22 @@ def _plot_confusion_matrix(
 class CountRocDisplay:
     """One-vs-rest, micro- and macro-averaged ROC curves (the paper's Fig. 2c).
 
-    Made by :meth:`from_predictions` or :meth:`from_estimator`.
+    Usually created by :meth:`from_predictions` or :meth:`from_estimator`.
 
     Parameters
     ----------
     curves : dict of str to (array, array, float)
-        For each count, and for "micro" and "macro": false and true positive
-        rates and the area under the curve.
+        For each count, and for "micro" and "macro": false and true positive rates and the area
+        under the curve.
     dataset : str
         Name of the data, for the title.
 
     Attributes
     ----------
-    ax_, figure_
-        Where it was plotted.
+    ax_ : matplotlib.axes.Axes
+        Axes of the plot.
+    figure_ : matplotlib.figure.Figure
+        Figure of the plot.
     """
 
     def __init__(self, curves: Mapping[str, _Curve], *, dataset: str = "unnamed data") -> None:
@@ -111,7 +115,33 @@ class CountRocDisplay:
         cls, estimator: Any, X: Any, y: ArrayLike, *, dataset: str = "unnamed data",
         reference: Reference | None = None, ax: Axes | None = None,
     ) -> CountRocDisplay:  # fmt: skip
-        """Plot the curves of a fitted classifier on signals X of shape (n, N)."""
+        """Plot the ROC curves of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted classifier with `predict_proba` and `classes_`.
+        X : array of shape (n_samples, n_measurements)
+            Test signals.
+        y : array of shape (n_samples,)
+            Reference counts.
+        dataset : str
+            Name of the data, for the title.
+        reference : Reference, optional
+            Published areas for the same classes; see :meth:`plot`.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        CountRocDisplay
+            The display.
+
+        Raises
+        ------
+        ValueError
+            For the same reasons as in :meth:`from_predictions`.
+        """
         return cls.from_predictions(
             y, estimator.predict_proba(X), classes=estimator.classes_, dataset=dataset,
             reference=reference, ax=ax,
@@ -122,25 +152,38 @@ class CountRocDisplay:
         cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
         dataset: str = "unnamed data", reference: Reference | None = None, ax: Axes | None = None,
     ) -> CountRocDisplay:  # fmt: skip
-        """Plot the curves of predicted probabilities.
+        """Plot the ROC curves of predicted probabilities.
 
         Parameters
         ----------
-        y : array of shape (n,)
+        y : array of shape (n_samples,)
             Reference counts.
-        probabilities : array of shape (n, K)
-        classes : array of shape (K,), optional
-            Default: the distinct values of y.
+        probabilities : array of shape (n_samples, n_classes)
+            Predicted probabilities.
+        classes : array of shape (n_classes,), optional
+            The count of each column. Default: the distinct values of y, ascending.
         dataset : str
+            Name of the data, for the title.
         reference : Reference, optional
             Published areas for the same classes; see :meth:`plot`.
-        ax : matplotlib Axes, optional
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        CountRocDisplay
+            The display.
+
+        Raises
+        ------
+        ValueError
+            If `y` contains fewer than two of the classes, or the reference is for other classes.
         """
         y, probabilities = np.asarray(y), np.asarray(probabilities)
         classes = np.unique(y) if classes is None else np.asarray(classes)
         one_hot = y[:, None] == classes
         if one_hot.any(axis=0).sum() < 2:
-            raise ValueError("ROC curves need signals of at least two of the classes in y")
+            raise ValueError("ROC curves need signals of at least two classes in y")
         curves = {
             str(label): _roc(one_hot[:, k], probabilities[:, k])
             for k, label in enumerate(classes)
@@ -148,7 +191,7 @@ class CountRocDisplay:
         }
         each = list(curves.values())
         curves["micro"] = _roc(one_hot.ravel(), probabilities.ravel())
-        if len(each) == classes.size:  # as the metric: a macro average is one over all classes
+        if len(each) == classes.size:  # a macro average needs all classes, like the metric
             mean = np.mean([true for _, true, _ in each], axis=0)
             area = float(np.mean([area for *_, area in each]))
             curves["macro"] = (_FALSE_POSITIVE_RATES, mean, area)
@@ -162,9 +205,10 @@ class CountRocDisplay:
 
         Parameters
         ----------
-        ax : matplotlib Axes, optional
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
         reference : Reference, optional
-            Published areas for the same classes, which the legend then gives, too.
+            Published areas for the same classes, added to the legend.
 
         Returns
         -------
@@ -193,7 +237,7 @@ class CountRocDisplay:
                 },
             )  # fmt: skip
         self.ax_.set(
-            title=f"ROC, one against the rest\n{self.dataset}",
+            title=f"ROC, one-vs-rest\n{self.dataset}",
             xlabel="false positive rate", ylabel="true positive rate",
         )  # fmt: skip
         self.ax_.legend(loc="lower right", fontsize=8)
@@ -202,22 +246,24 @@ class CountRocDisplay:
 
 def _roc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> _Curve:
     false, true, _ = roc_curve(truth, score)
-    # thinned: the curve of 10^5 signals has more points than a figure has pixels
+    # resampled: the curve of 10^5 signals has more points than a figure has pixels
     return _FALSE_POSITIVE_RATES, np.interp(_FALSE_POSITIVE_RATES, false, true), auc(false, true)
 
 
 class AccuracyOverNoiseDisplay:
-    """Accuracy of both questions over the noise level, with 95 % intervals.
+    """Count and binary accuracy over the noise level, with 95 % intervals.
 
     Parameters
     ----------
     evaluation : Evaluation
-        One that was given noise levels.
+        Results by noise level.
 
     Attributes
     ----------
-    ax_, figure_
-        Where it was plotted.
+    ax_ : matplotlib.axes.Axes
+        Axes of the plot.
+    figure_ : matplotlib.figure.Figure
+        Figure of the plot.
 
     Raises
     ------
@@ -235,7 +281,28 @@ class AccuracyOverNoiseDisplay:
         cls, estimator: Any, X: Any, y: ArrayLike, noise_level: ArrayLike, *,
         dataset: str = "unnamed data", ax: Axes | None = None,
     ) -> AccuracyOverNoiseDisplay:  # fmt: skip
-        """Plot the accuracies of a fitted classifier on signals X of shape (n, N)."""
+        """Plot the accuracies of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted classifier with `predict_proba` and `classes_`.
+        X : array of shape (n_samples, n_measurements)
+            Test signals.
+        y : array of shape (n_samples,)
+            Reference counts.
+        noise_level : array of shape (n_samples,)
+            Noise level of each signal.
+        dataset : str
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        AccuracyOverNoiseDisplay
+            The display.
+        """
         evaluation = Evaluation.from_estimator(
             estimator, X, y, noise_level=noise_level, dataset=dataset
         )
@@ -246,14 +313,46 @@ class AccuracyOverNoiseDisplay:
         cls, y: ArrayLike, probabilities: ArrayLike, noise_level: ArrayLike, *,
         classes: ArrayLike | None = None, dataset: str = "unnamed data", ax: Axes | None = None,
     ) -> AccuracyOverNoiseDisplay:  # fmt: skip
-        """Plot the accuracies of predicted probabilities of shape (n, K)."""
+        """Plot the accuracies of predicted probabilities.
+
+        Parameters
+        ----------
+        y : array of shape (n_samples,)
+            Reference counts.
+        probabilities : array of shape (n_samples, n_classes)
+            Predicted probabilities.
+        noise_level : array of shape (n_samples,)
+            Noise level of each signal.
+        classes : array of shape (n_classes,), optional
+            The count of each column. Default: the distinct values of y, ascending.
+        dataset : str
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        AccuracyOverNoiseDisplay
+            The display.
+        """
         evaluation = evaluate(
             y, probabilities, classes=classes, noise_level=noise_level, dataset=dataset
         )
         return cls(evaluation).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> AccuracyOverNoiseDisplay:
-        """Draw the accuracies."""
+        """Draw the accuracies.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        AccuracyOverNoiseDisplay
+            The display itself.
+        """
         self.ax_ = _axes(6, 4.4) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
         table = self.evaluation.by_noise_level
@@ -285,14 +384,16 @@ class LossCurveDisplay:
     Parameters
     ----------
     history : list of dict
-        The `history_` of a fitted classifier.
+        The `history_` of a fitted network classifier.
     dataset : str
         Name of the data, for the title.
 
     Attributes
     ----------
-    ax_, figure_
-        Where it was plotted.
+    ax_ : matplotlib.axes.Axes
+        Axes of the plot.
+    figure_ : matplotlib.figure.Figure
+        Figure of the plot.
     """
 
     def __init__(self, history: Sequence[dict[str, Any]], *, dataset: str = "unnamed data") -> None:
@@ -303,11 +404,37 @@ class LossCurveDisplay:
     def from_estimator(
         cls, estimator: Any, *, dataset: str = "unnamed data", ax: Axes | None = None
     ) -> LossCurveDisplay:
-        """Plot the `history_` of a fitted classifier."""
+        """Plot the losses of a fitted network classifier.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted classifier with `history_`.
+        dataset : str
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        LossCurveDisplay
+            The display.
+        """
         return cls(estimator.history_, dataset=dataset).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> LossCurveDisplay:
-        """Draw the curves."""
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        LossCurveDisplay
+            The display itself.
+        """
         self.ax_ = _axes(6, 4.4) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
         table = pd.DataFrame(list(self.history))
@@ -332,7 +459,7 @@ def _axes(width: float, height: float) -> Axes:
 def _subplots(
     rows: int, columns: int, size: tuple[float, float]
 ) -> tuple[Figure, NDArray[np.object_]]:
-    # a Figure of its own, not pyplot's: nothing to close, no window, safe in threads
+    # a Figure without pyplot: nothing to close, no window, safe in threads
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 

@@ -1,4 +1,4 @@
-"""One evaluation: all figures of merit of one model on one test set."""
+"""Evaluation of one model on one test set: all metrics, and published ones beside them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _FORMAT = "corrsk-evaluation"
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Published figures of a classifier, to show beside an evaluation.
+    """Published results of a classifier, for comparison with an evaluation.
 
     Parameters
     ----------
     name : str
-        Source of the figures, for headings.
+        Source of the results, used in headings.
     classes : tuple of int
-        The compartment counts that they are for.
+        The compartment counts that the classifier distinguishes.
     metrics : mapping of str to float
-        By the names of `Evaluation.metrics`.
-    confusion_matrix : array of shape (K, K), optional
-        Rows are the reference, columns the prediction.
+        Published metrics, under the names of `Evaluation.metrics`.
+    confusion_matrix : array of shape (n_classes, n_classes), optional
+        Published confusion matrix: rows are reference counts, columns predicted counts.
 
     Attributes
     ----------
     binary_confusion_matrix : ndarray of shape (2, 2) or None
-        One compartment, more than one; by argmax.
+        Confusion matrix of one compartment against several, by argmax.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Reference:
 
     @property
     def binary_confusion_matrix(self) -> NDArray[np.int64] | None:
-        """One compartment, more than one, from the confusion matrix; None without one."""
+        """Confusion matrix of one compartment against several; None without a confusion matrix."""
         if self.confusion_matrix is None:
             return None
         several = is_multicompartment(self.classes)
@@ -59,15 +59,32 @@ class Reference:
         return binary
 
     def applies_to(self, classes: Iterable[Any]) -> bool:
-        """Whether the figures are for these classes, and may be shown beside theirs."""
+        """Return whether the reference is for the given classes.
+
+        Parameters
+        ----------
+        classes : iterable
+            Class labels, in any order.
+
+        Returns
+        -------
+        bool
+            True if the classes are those of the reference.
+        """
         return {str(label) for label in classes} == {str(label) for label in self.classes}
 
     def check(self, classes: Iterable[Any]) -> None:
-        """Refuse to show the figures beside those of other classes.
+        """Refuse a comparison with an evaluation of other classes.
+
+        Parameters
+        ----------
+        classes : iterable
+            Class labels of the evaluation, in any order.
 
         Raises
         ------
         ValueError
+            If the reference is for other classes.
         """
         classes = list(classes)
         if not self.applies_to(classes):
@@ -79,33 +96,35 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The judgement of one model on one test set.
+    """Results of one model on one test set.
 
-    Made by :func:`evaluate` or :meth:`from_estimator`.
+    Usually created by :func:`evaluate` or :meth:`from_estimator`.
 
-    Attributes
+    Parameters
     ----------
     dataset : str
         Name of the test data.
     n_samples : int
         Number of test signals.
     n_failed : int
-        How many of them got no answer (NaN probabilities), as those of a voxel
-        that a model-based method could not fit. They count as guesses: every
-        class is equally probable.
-    classes : ndarray of shape (K,)
+        Number of test signals without a prediction (NaN probabilities), such as voxels that a
+        model-based method could not fit. These signals count as guesses: every class is equally
+        probable.
+    classes : ndarray of shape (n_classes,)
         The compartment counts.
     metrics : dict of str to float
         See :func:`corrsk.evaluation.metrics.count_metrics` and
         :func:`corrsk.evaluation.metrics.binary_metrics`.
-    confusion_matrix : ndarray of shape (K, K)
-        Rows are the reference, columns the prediction.
-    binary_confusion_matrix, binary_argmax_confusion_matrix : ndarray of shape (2, 2)
-        One compartment, more than one; by P(n_c >= 2) > 0.5 and by argmax.
+    confusion_matrix : ndarray of shape (n_classes, n_classes)
+        Confusion matrix: rows are reference counts, columns predicted counts.
+    binary_confusion_matrix : ndarray of shape (2, 2)
+        Confusion matrix of one compartment against several, by P(n_c >= 2) > 0.5.
+    binary_argmax_confusion_matrix : ndarray of shape (2, 2)
+        Confusion matrix of one compartment against several, by argmax.
     by_noise_level : DataFrame
-        For each noise level: accuracy, both binary accuracies, n_samples. Of
-        more than 20 levels for each fifth of the samples, by its median level.
-        Empty if no noise levels were given.
+        Columns accuracy, binary_accuracy, binary_argmax_accuracy and n_samples for each noise
+        level. If there are more than 20 levels, each row is a fifth of the samples with its
+        median level. Empty without noise levels.
     """
 
     dataset: str
@@ -128,10 +147,30 @@ class Evaluation:
         noise_level: ArrayLike | None = None,
         dataset: str = "unnamed data",
     ) -> Evaluation:
-        """Evaluate a fitted classifier with `predict_proba` and `classes_`.
+        """Evaluate a fitted classifier.
 
-        Parameters as in :func:`evaluate`; X of shape (n, ..) is what the
-        estimator takes.
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted classifier with `predict_proba` and `classes_`.
+        X : array or DataFrame of shape (n_samples, ...)
+            Input of the estimator, usually signals.
+        y : array of shape (n_samples,)
+            Reference counts.
+        noise_level : array of shape (n_samples,), optional
+            Noise level of each signal, for the accuracy by level.
+        dataset : str
+            Name of the data, shown in every table and figure.
+
+        Returns
+        -------
+        Evaluation
+            The results.
+
+        Raises
+        ------
+        ValueError
+            For the same reasons as in :func:`evaluate`.
         """
         return evaluate(
             y, estimator.predict_proba(X), classes=estimator.classes_,
@@ -139,17 +178,18 @@ class Evaluation:
         )  # fmt: skip
 
     def to_frame(self, reference: Reference | None = None) -> pd.DataFrame:
-        """One row per metric: the value and, with a reference, that of the reference.
+        """Table of all metrics, with those of a reference beside them.
 
         Parameters
         ----------
         reference : Reference, optional
-            Published figures for the same classes.
+            Published results for the same classes.
 
         Returns
         -------
         DataFrame
-            One column named after the data set, and one named after the reference.
+            One row per metric; one column named after the data set, and one named after the
+            reference.
 
         Raises
         ------
@@ -164,7 +204,15 @@ class Evaluation:
         return frame
 
     def to_json(self, path: str | Path, **more: Any) -> None:
-        """Write everything as one JSON file; `more` are further keys of it."""
+        """Write the evaluation to a JSON file.
+
+        Parameters
+        ----------
+        path : path-like
+            The file to write.
+        **more : dict
+            Further entries of the file.
+        """
         content = {
             "format": _FORMAT, "version": 1, "dataset": self.dataset,
             "n_samples": self.n_samples, "n_failed": self.n_failed,
@@ -180,7 +228,17 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Evaluation:
-        """Read what :meth:`to_json` wrote.
+        """Read an evaluation from a file written by :meth:`to_json`.
+
+        Parameters
+        ----------
+        path : path-like
+            The file to read.
+
+        Returns
+        -------
+        Evaluation
+            The stored results.
 
         Raises
         ------
@@ -214,40 +272,41 @@ def evaluate(
     noise_level: ArrayLike | None = None,
     dataset: str = "unnamed data",
 ) -> Evaluation:
-    """Judge predicted probabilities of compartment counts.
+    """Evaluate predicted probabilities of compartment counts.
 
     Parameters
     ----------
-    y : array of shape (n,)
+    y : array of shape (n_samples,)
         Reference counts.
-    probabilities : array of shape (n, K)
-        Predicted probabilities; rows sum to 1. A row of NaN is a signal without
-        an answer, which counts as a guess: every class equally probable.
-    classes : array of shape (K,), optional
-        The count that each column stands for. Default: the distinct values of
-        y, ascending.
-    noise_level : array of shape (n,), optional
-        Noise level of each signal, for accuracy per level.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities; rows sum to 1. A row of NaN is a signal without a prediction; it
+        counts as a guess, with every class equally probable.
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
+    noise_level : array of shape (n_samples,), optional
+        Noise level of each signal, for the accuracy by level.
     dataset : str
-        Name of the data, which every table and figure shows.
+        Name of the data, shown in every table and figure.
 
     Returns
     -------
     Evaluation
+        The results.
 
     Raises
     ------
     ValueError
-        If the shapes do not belong together, labels are unknown or not counts,
-        or the probabilities are none (partly NaN, negative, rows not summing to 1).
+        If shapes are inconsistent, labels are not counts or not among the classes, or a row of
+        the probabilities is partly NaN, has a negative entry or does not sum to 1.
     """
     given = np.asarray(probabilities, dtype=np.float64)
     y, rows, classes = checked_predictions(y, given, classes)
     check_consistent_length(y, noise_level)
     if noise_level is not None and np.isnan(np.asarray(noise_level, dtype=np.float64)).any():
-        raise ValueError("noise_level holds NaN; leave it out where it is not known")
+        raise ValueError("noise_level contains NaN; omit noise_level if it is unknown")
     n_failed = int(np.isnan(given).all(axis=1).sum())
-    # single precision leaves sums of 1 + 1e-7; what rounding leaves is no reason to break ties
+    # single precision leaves sums of 1 + 1e-7, which are corrected; sums within double
+    # precision are left alone, because a division would break ties
     totals = rows.sum(axis=1, keepdims=True)
     rows = rows / np.where(np.abs(totals - 1) < 1e-9, 1.0, totals)
     several = is_multicompartment(y)
@@ -312,17 +371,19 @@ SHOWN_METRICS = {
 
 
 def results_table(evaluation: Evaluation, reference: Reference | None = None) -> pd.DataFrame:
-    """The most important metrics as text, for reports and the terminal.
+    """Table of the most important metrics as text, for reports and the terminal.
 
     Parameters
     ----------
     evaluation : Evaluation
+        The results to show.
     reference : Reference, optional
-        Published figures for the same classes, for a column of their own.
+        Published results for the same classes, shown in a second column.
 
     Returns
     -------
     DataFrame of str
+        One row per metric.
 
     Raises
     ------
@@ -334,7 +395,7 @@ def results_table(evaluation: Evaluation, reference: Reference | None = None) ->
     shown = [SHOWN_METRICS[name].format(K=evaluation.classes.size) for name in frame.index]
     frame.index = pd.Index(shown, name="")
     frame[evaluation.dataset] = [f"{value:.3f}" for value in frame[evaluation.dataset]]
-    if reference is not None:  # with its two or three digits, not more
+    if reference is not None:  # with the two or three digits that were published
         published = frame[reference.name]
         frame[reference.name] = ["" if np.isnan(x) else _as_printed(x) for x in published]
     return frame

@@ -1,4 +1,4 @@
-"""How sure a figure is, and whether two classifiers differ."""
+"""Confidence intervals of accuracies, and tests of the difference of two classifiers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    correct : sequence of arrays of bool, shapes (n_1,), (n_2,), ..
-        Whether each answer was right, for each test set (one per seed). The
-        accuracy is the mean of the test sets' accuracies; each is resampled by
-        itself.
+    correct : sequence of arrays of bool, each of shape (n_samples,)
+        Whether each prediction is right, for each test set (one per seed). The accuracy is the
+        mean of the accuracies of the test sets; each test set is resampled separately.
     level : float, default=0.95
         Confidence level.
     n_resamples : int, default=10_000
+        Number of bootstrap samples.
     random_state : int, RandomState, Generator or None, default=0
+        Seed of the resampling.
 
     Returns
     -------
-    low, high : float
+    low : float
+        Lower bound of the accuracy.
+    high : float
+        Upper bound of the accuracy.
 
     Raises
     ------
@@ -43,14 +47,13 @@ def bootstrap_interval(
 
     Notes
     -----
-    Efron, Ann. Statist. 7, 1 (1979). Drawing n answers of which a share p is
-    right, with replacement, gives a binomial number of right ones, so that the
-    resamples are drawn as such. The interval is that of the test signals; it
-    says nothing of other trainings.
+    Efron, Ann. Statist. 7, 1 (1979). Resampling n predictions, a share p of them right, with
+    replacement gives a binomial number of right ones; this number is drawn directly. The
+    interval covers the choice of the test signals, not the scatter between trainings.
     """
     sets = [np.asarray(each, dtype=bool) for each in correct]
     if not sets or not all(each.size for each in sets):
-        raise ValueError("an accuracy needs at least one test set, and none of them empty")
+        raise ValueError("an accuracy needs at least one test set, and no empty one")
     rng = keyed_generator(entropy(random_state))
     accuracies = np.mean(
         [rng.binomial(each.size, each.mean(), n_resamples) / each.size for each in sets], axis=0
@@ -70,16 +73,24 @@ def bootstrap_difference(
 
     Parameters
     ----------
-    pairs : sequence of (first, second), arrays of bool of shapes (n_1,), (n_2,), ..
-        Whether either classifier answered each signal rightly, for each test set.
-        Signals are resampled with both answers.
-    level, n_resamples, random_state
-        See :func:`bootstrap_interval`.
+    pairs : sequence of (first, second), arrays of bool of shape (n_samples,)
+        Whether each classifier is right on each signal, for each test set. Signals are resampled
+        together with both predictions.
+    level : float, default=0.95
+        Confidence level.
+    n_resamples : int, default=10_000
+        Number of bootstrap samples.
+    random_state : int, RandomState, Generator or None, default=0
+        Seed of the resampling.
 
     Returns
     -------
-    difference, low, high : float
-        Accuracy of the first less that of the second.
+    difference : float
+        Accuracy of the first classifier minus that of the second.
+    low : float
+        Lower bound of the difference.
+    high : float
+        Upper bound of the difference.
 
     Raises
     ------
@@ -104,14 +115,17 @@ def bootstrap_difference(
 
 @dataclass(frozen=True)
 class McNemarResult:
-    """What McNemar's test found.
+    """Result of McNemar's test.
 
     Parameters
     ----------
-    only_first, only_second : int
-        Signals that one classifier alone answered rightly.
+    only_first : int
+        Number of signals on which only the first classifier is right.
+    only_second : int
+        Number of signals on which only the second classifier is right.
     p_value : float
-        Two-sided: how likely so uneven a pair is if both are equally accurate.
+        Two-sided p-value: the probability of two numbers at least as unequal if both classifiers
+        are equally accurate.
     """
 
     only_first: int
@@ -120,16 +134,19 @@ class McNemarResult:
 
 
 def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemarResult:
-    """Whether two classifiers differ in accuracy on the same signals.
+    """Test whether two classifiers differ in accuracy on the same signals.
 
     Parameters
     ----------
-    first, second : arrays of bool, shape (n,)
-        Whether each classifier answered each signal rightly.
+    first : array of bool, shape (n_samples,)
+        Whether the first classifier is right on each signal.
+    second : array of bool, shape (n_samples,)
+        Whether the second classifier is right on each signal.
 
     Returns
     -------
     McNemarResult
+        Numbers of discordant signals and the p-value.
 
     Raises
     ------
@@ -138,8 +155,8 @@ def mcnemar_test(first: ArrayLike, second: ArrayLike) -> McNemarResult:
 
     Notes
     -----
-    McNemar, Psychometrika 12, 153 (1947), in its exact form: of the signals
-    that one alone answers rightly, half should be either's.
+    McNemar, Psychometrika 12, 153 (1947), in its exact form: if both classifiers are equally
+    accurate, each is right on half of the discordant signals on average.
     """
     a, b = _paired(first, second)
     only_first, only_second = _count(a & ~b), _count(b & ~a)
@@ -152,8 +169,8 @@ def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.bool_], NDA
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
         raise ValueError(
-            "a paired comparison needs the answers of both classifiers to the same signals, as "
-            f"arrays of one shape (n,); got {a.shape} and {b.shape}"
+            "a paired comparison needs two arrays of the same shape (n_samples,), got "
+            f"{a.shape} and {b.shape}"
         )
     return a, b
 

@@ -1,4 +1,4 @@
-"""Figures of merit of predicted probabilities."""
+"""Metrics of predicted probabilities."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ from corrsk.evaluation.calibration import expected_calibration_error
 def count_metrics(
     y: NDArray[Any], probabilities: NDArray[np.float64], classes: NDArray[Any]
 ) -> dict[str, float]:
-    """Metrics of the question how many compartments there are.
+    """Metrics of the compartment count.
 
-    Returns accuracy; precision, recall and F1 (macro and per class);
-    one-vs-rest, micro and macro ROC AUC; log loss; calibration error.
-    Those of a class that `y` lacks are NaN.
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Reference counts.
+    probabilities : ndarray of shape (n_samples, n_classes)
+        Predicted probabilities.
+    classes : ndarray of shape (n_classes,)
+        The count of each column.
+
+    Returns
+    -------
+    dict of str to float
+        Accuracy; precision, recall and F1 (macro and per class); one-vs-rest, micro and macro
+        ROC AUC; log loss; calibration error. The ROC AUC of a class that does not occur in `y`
+        is NaN.
     """
     predicted = classes[probabilities.argmax(axis=1)]
     results = {"accuracy": float(metrics.accuracy_score(y, predicted))}
@@ -48,11 +60,25 @@ def count_metrics(
 def binary_metrics(
     y: NDArray[Any], probabilities: NDArray[np.float64], classes: NDArray[Any]
 ) -> dict[str, float]:
-    """Metrics of the question whether there is more than one compartment.
+    """Metrics of the binary classification: one compartment or several.
 
-    The answer is P(n_c >= 2) > 0.5, the optimal rule ("binary_..."), and for
-    comparison the paper's, whether the most probable class is not n_c = 1
-    ("binary_argmax_..."). Precision, recall and F1 are given for either side.
+    Two decision rules are evaluated: P(n_c >= 2) > 0.5, which is optimal ("binary_..."), and
+    whether the most probable count is at least 2, as in the paper ("binary_argmax_...").
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Reference counts.
+    probabilities : ndarray of shape (n_samples, n_classes)
+        Predicted probabilities.
+    classes : ndarray of shape (n_classes,)
+        The count of each column.
+
+    Returns
+    -------
+    dict of str to float
+        Accuracy, and precision, recall and F1 of either side, for both rules; ROC AUC, log loss
+        and calibration error of P(n_c >= 2).
     """
     several = is_multicompartment(y)
     probability = multicompartment_probability(probabilities, classes)

@@ -1,4 +1,4 @@
-"""scikit-learn scorers for the binary question, for use in searches."""
+"""Scorers for scikit-learn's searches: P(n_c >= 2), and a log loss that accepts NaN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from corrsk._utils.counts import (
 
 @dataclass(frozen=True)
 class MulticompartmentScorer:
-    """Score P(n_c >= 2) of any fitted classifier of compartment counts.
+    """Scorer of P(n_c >= 2) for fitted classifiers of compartment counts.
 
     Called like every scikit-learn scorer, ``scorer(estimator, X, y)``, optionally
     with `sample_weight`; greater is better. The estimator needs `predict_proba` and `classes_`.
@@ -25,23 +25,23 @@ class MulticompartmentScorer:
     Parameters
     ----------
     name : str
-        What is scored, for the representation.
+        Name of the score, for the representation.
     score : callable
-        ``score(truth, probability, sample_weight)`` of arrays of shape (n,).
+        Function ``score(truth, probability, sample_weight)`` of arrays of shape (n_samples,).
     """
 
     name: str
     score: Callable[[Any, Any, Any], float]
 
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Score a fitted classifier on signals X of shape (n, N) and counts y of shape (n,)."""
+        """Score a fitted classifier on signals (n_samples, n_measurements) and counts."""
         probability = multicompartment_probability(
             guess_unanswered(estimator.predict_proba(X)), estimator.classes_
         )
         return float(self.score(is_multicompartment(y), probability, sample_weight))
 
     def _accept_sample_weight(self) -> bool:
-        return True  # scikit-learn asks this of the scorers of a search
+        return True  # scikit-learn's searches call this method of their scorers
 
     def __repr__(self) -> str:
         return self.name
@@ -74,16 +74,16 @@ multicompartment_neg_log_loss = MulticompartmentScorer(
 
 
 class CountLogLossScorer:
-    """scikit-learn's "neg_log_loss", but a signal without an answer (NaN) costs a guess.
+    """Scorer like scikit-learn's "neg_log_loss" that counts a row of NaN as a guess.
 
-    scikit-learn's own refuses NaN, so that one voxel that a method cannot solve
-    would cost a whole fold.
+    scikit-learn's own scorer refuses NaN: one voxel without a prediction would invalidate a whole
+    fold.
     """
 
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Score a fitted classifier on signals X of shape (n, N) and labels y of shape (n,)."""
+        """Score a fitted classifier on signals (n_samples, n_measurements) and labels."""
         probabilities = guess_unanswered(estimator.predict_proba(X))
-        # single precision leaves sums that scikit-learn warns of
+        # sums in single precision deviate from 1 enough for a warning of scikit-learn
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         loss = metrics.log_loss(
             y, probabilities, labels=estimator.classes_, sample_weight=sample_weight
@@ -99,7 +99,7 @@ class CountLogLossScorer:
 
 neg_log_loss = CountLogLossScorer()
 
-# ready for `GridSearchCV(scoring=SCORERS, refit="accuracy")`
+# for `GridSearchCV(scoring=SCORERS, refit="accuracy")`
 SCORERS: dict[str, Any] = {
     "accuracy": "accuracy",
     "neg_log_loss": neg_log_loss,

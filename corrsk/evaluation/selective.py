@@ -1,4 +1,4 @@
-"""Answering only where it is safe: accuracy over coverage, thresholds, abstaining."""
+"""Selective classification: accuracy over coverage, thresholds, abstention."""
 
 from __future__ import annotations
 
@@ -16,32 +16,31 @@ _STEPS = 200  # thresholds between 0 and 1
 def accuracy_coverage_curve(
     y: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Accuracy of the answers over the share of signals answered, least confident left out.
+    """Accuracy of confident predictions over coverage, the share of signals classified.
 
     Parameters
     ----------
-    y : array of shape (n,)
+    y : array of shape (n_samples,)
         Reference counts.
-    probabilities : array of shape (n, K)
+    probabilities : array of shape (n_samples, n_classes)
         Predicted probabilities; a row of NaN counts as a guess.
-    classes : array of shape (K,), optional
-        The count that each column stands for. Default: the distinct values of y, ascending.
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
 
     Returns
     -------
-    coverage : ndarray of shape (m,)
-        Share of the signals that are answered at each threshold, rising to 1.
-    accuracy : ndarray of shape (m,)
-        Share of these answers that is right.
-    thresholds : ndarray of shape (m,)
-        The distinct probabilities of the answers, falling: those of at least the
-        threshold are given.
+    coverage : ndarray of shape (n_thresholds,)
+        Share of the signals with a confidence of at least each threshold, ascending to 1.
+    accuracy : ndarray of shape (n_thresholds,)
+        Accuracy on these signals.
+    thresholds : ndarray of shape (n_thresholds,)
+        The distinct confidences, descending.
 
     Raises
     ------
     ValueError
-        If the shapes do not belong together, labels are unknown or not counts, or the
-        probabilities are none.
+        If shapes are inconsistent, labels are not counts or not among the classes, or a row of
+        the probabilities is not a distribution.
 
     Notes
     -----
@@ -55,15 +54,27 @@ def accuracy_coverage_curve(
 def area_under_risk_coverage(
     y: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None = None
 ) -> float:
-    """Share of wrong answers, averaged over all coverages: the lower, the better (AURC).
+    """Area under the risk-coverage curve (AURC): error rate averaged over all coverages.
 
-    Parameters and errors are those of :func:`accuracy_coverage_curve`.
+    Parameters
+    ----------
+    y : array of shape (n_samples,)
+        Reference counts.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities; a row of NaN counts as a guess.
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
 
     Returns
     -------
     float
-        ``1 / n sum_i (wrong answers among the i most confident) / i``; among equally
-        confident ones the errors are spread evenly.
+        Area ``1 / n_samples sum_i (errors among the i most confident) / i``; lower is better.
+        Errors are spread evenly over equally confident predictions.
+
+    Raises
+    ------
+    ValueError
+        For the same reasons as in :func:`accuracy_coverage_curve`.
 
     Notes
     -----
@@ -84,37 +95,42 @@ def threshold_for_accuracy(
     *,
     confidence: float = 0.95,
 ) -> float:
-    """The smallest probability threshold above which answers are accurate enough.
+    """Smallest probability threshold that guarantees an accuracy.
 
     Parameters
     ----------
-    y, probabilities, classes
-        Of held-out signals; see :func:`accuracy_coverage_curve`. They must be drawn as
-        the signals will be to which the threshold is applied: it is no guarantee for others.
+    y : array of shape (n_samples,)
+        Reference counts of held-out signals. The guarantee holds for signals of the same
+        distribution only.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities; a row of NaN counts as a guess.
     accuracy : float
-        The accuracy wanted of the answers, in (0, 1).
+        Required accuracy of the predictions above the threshold, in (0, 1).
+    classes : array of shape (n_classes,), optional
+        The count of each column. Default: the distinct values of y, ascending.
     confidence : float, default=0.95
-        Probability that answers at the threshold are as accurate as that on fresh signals.
+        Probability that the accuracy holds on fresh signals, in (0, 1).
 
     Returns
     -------
     float
-        A multiple of 0.005, for :func:`abstain`. At 1 / K every signal is answered.
+        Threshold for :func:`abstain`, a multiple of 0.005. At 1 / n_classes every signal is
+        classified.
 
     Raises
     ------
     ValueError
-        As :func:`accuracy_coverage_curve`; or if the accuracy or the confidence is not within
-        (0, 1), or no threshold reaches the accuracy. The message tells which accuracy can be
-        had.
+        For the same reasons as in :func:`accuracy_coverage_curve`, if the accuracy or the
+        confidence is not within (0, 1), or if no threshold reaches the accuracy; the message
+        gives the highest accuracy that a threshold reaches.
 
     Notes
     -----
-    At each threshold the number of right answers is binomial, and its Clopper-Pearson
-    lower bound must reach the accuracy. The thresholds are fixed before the signals are
-    seen, and the bounds hold for all of them at once (Bonferroni), so that the choice of
-    the smallest does not cost the guarantee; compare Geifman and El-Yaniv,
-    "Selective classification for deep neural networks", NeurIPS 2017.
+    At each threshold the number of right predictions is binomial, and its Clopper-Pearson
+    lower bound must reach the accuracy. The thresholds do not depend on the signals, and the
+    bounds hold for all thresholds at once (Bonferroni), so that choosing the smallest one keeps
+    the guarantee; compare Geifman and El-Yaniv, "Selective classification for deep neural
+    networks", NeurIPS 2017.
     """
     for name, value in (("accuracy", accuracy), ("confidence", confidence)):
         if not 0 < value < 1:
@@ -122,7 +138,7 @@ def threshold_for_accuracy(
     answered, right, given = _cumulative(y, probabilities, classes)
     n_classes = np.asarray(probabilities).shape[1]
     thresholds = np.arange(_STEPS // n_classes, _STEPS + 1) / _STEPS
-    # the last of the falling probabilities that is at least the threshold
+    # the last of the descending confidences that is at least the threshold
     last = np.searchsorted(-given, -thresholds, side="right")
     answered, right = (np.append(0, counts)[last] for counts in (answered, right))
     tail = (1 - confidence) / thresholds.size
@@ -131,9 +147,9 @@ def threshold_for_accuracy(
     if not enough.size:
         best = int(low.argmax())
         raise ValueError(
-            f"no threshold makes answers {accuracy:.1%} accurate with confidence {confidence:.0%}: "
-            f"at {thresholds[best]:g}, where {answered[best]:,.0f} of the signals are answered, it "
-            f"is {low[best]:.1%}; ask for less, or bring more signals"
+            f"no threshold guarantees an accuracy of {accuracy:.1%} with confidence "
+            f"{confidence:.0%}: the best one, {thresholds[best]:g}, guarantees {low[best]:.1%} on "
+            f"{answered[best]:,.0f} of the signals; lower the accuracy or pass more signals"
         )
     return float(thresholds[enough[0]])
 
@@ -141,29 +157,28 @@ def threshold_for_accuracy(
 def abstain(
     probabilities: ArrayLike, classes: ArrayLike, threshold: float, *, abstained: Any = 0
 ) -> NDArray[Any]:
-    """The most probable class where it is probable enough, and no answer elsewhere.
+    """Predict the most probable class, but abstain below a probability threshold.
 
     Parameters
     ----------
-    probabilities : array of shape (n, K)
-        Of a classifier's `predict_proba`. A row of NaN is never answered.
-    classes : array of shape (K,)
-        The label of each column, a classifier's `classes_`.
+    probabilities : array of shape (n_samples, n_classes)
+        Predicted probabilities. Rows of NaN are abstained from.
+    classes : array of shape (n_classes,)
+        The label of each column: `classes_` of the classifier.
     threshold : float
-        Least probability of an answer, in [0, 1]; see :func:`threshold_for_accuracy`.
-    abstained : default=0
-        What stands for no answer; not one of the classes.
+        Least probability of a prediction, in [0, 1]; see :func:`threshold_for_accuracy`.
+    abstained : object, default=0
+        Label of signals without a prediction; none of the classes.
 
     Returns
     -------
-    ndarray of shape (n,)
-        Labels. With 0 for no answer, a map of them shows background there.
+    ndarray of shape (n_samples,)
+        Predicted labels, `abstained` where no class is probable enough.
 
     Raises
     ------
     ValueError
-        If the shapes do not belong together, the threshold is not in [0, 1], or
-        `abstained` is a class.
+        If shapes are inconsistent, the threshold is not in [0, 1], or `abstained` is a class.
 
     Examples
     --------
@@ -174,13 +189,13 @@ def abstain(
     rows, labels = np.asarray(probabilities), np.asarray(classes)
     if rows.ndim != 2 or labels.shape != rows.shape[1:]:
         raise ValueError(
-            f"probabilities of shape (n, K) need K classes, got shapes {rows.shape} and "
-            f"{labels.shape}"
+            "probabilities and classes must have the shapes (n_samples, n_classes) and "
+            f"(n_classes,), got {rows.shape} and {labels.shape}"
         )
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a probability in [0, 1], got {threshold!r}")
     if abstained in labels.tolist():
-        raise ValueError(f"{abstained!r} is a class; no answer needs a label of its own")
+        raise ValueError(f"abstained={abstained!r} is a class; choose another label")
     answered = ~np.isnan(rows).any(axis=1)
     rows = guess_unanswered(rows)
     return np.where(
@@ -191,7 +206,7 @@ def abstain(
 def _cumulative(
     y: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Answers and right answers at every distinct confidence or above, confidences falling."""
+    """Numbers of predictions and of right ones above each distinct confidence, descending."""
     correct, confidence = top_label_answers(*checked_predictions(y, probabilities, classes))
     given, group = np.unique(-confidence, return_inverse=True)
     answered = np.bincount(group).cumsum().astype(np.float64)

@@ -1,4 +1,4 @@
-"""Figures of trust: reliability diagrams, and accuracy over coverage."""
+"""Reliability diagrams, and accuracy over coverage."""
 
 from __future__ import annotations
 
@@ -25,31 +25,33 @@ ALL = "all signals"
 _CURVE_POINTS = 1000
 _SHOWN_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _LABELS = {
-    "count": ("probability of the most probable n_c", "share of these answers that is right"),
+    "count": ("probability of the most probable n_c", "accuracy"),
     "multicompartment": ("P(n_c ≥ 2)", "share with more than one compartment"),
 }
 
 
 class ReliabilityDisplay:
-    """Observed frequency over predicted probability, in bins of equally many signals.
+    """Reliability diagram: observed frequency over predicted probability, in equal-mass bins.
 
-    Made by :meth:`from_predictions` or :meth:`from_estimator`. A calibrated classifier
-    lies on the diagonal; below it, it is too sure of itself.
+    Usually created by :meth:`from_predictions` or :meth:`from_estimator`. The curve of a
+    calibrated classifier lies on the diagonal, that of an overconfident one below the diagonal.
 
     Parameters
     ----------
     tables : dict of str to DataFrame
-        :func:`corrsk.evaluation.reliability_table` of each group of signals. That of
-        all signals is drawn with its 95 % intervals.
+        Results of :func:`corrsk.evaluation.reliability_table` for each group of signals. The
+        curve of all signals has 95 % intervals.
     question : {"count", "multicompartment"}, default="count"
-        What the probabilities are of, for the labels.
+        Kind of the probabilities, for the axis labels.
     dataset : str
         Name of the data, for the title.
 
     Attributes
     ----------
-    ax_, figure_
-        Where it was plotted.
+    ax_ : matplotlib.axes.Axes
+        Axes of the plot.
+    figure_ : matplotlib.figure.Figure
+        Figure of the plot.
 
     See Also
     --------
@@ -72,7 +74,32 @@ class ReliabilityDisplay:
         n_bins: int = N_BINS, question: str = "count", dataset: str = "unnamed data",
         ax: Axes | None = None,
     ) -> ReliabilityDisplay:  # fmt: skip
-        """Plot the reliability of a fitted classifier on signals X of shape (n, N)."""
+        """Plot the reliability of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted classifier with `predict_proba` and `classes_`.
+        X : array of shape (n_samples, n_measurements)
+            Test signals.
+        y : array of shape (n_samples,)
+            Reference counts.
+        noise_level : array of shape (n_samples,), optional
+            Noise level of each signal; adds a curve for each level.
+        n_bins : int, default=15
+            Number of bins.
+        question : {"count", "multicompartment"}, default="count"
+            See :func:`corrsk.evaluation.expected_calibration_error`.
+        dataset : str
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            The display.
+        """
         return cls.from_predictions(
             y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
             n_bins=n_bins, question=question, dataset=dataset, ax=ax,
@@ -88,17 +115,27 @@ class ReliabilityDisplay:
 
         Parameters
         ----------
-        y : array of shape (n,)
+        y : array of shape (n_samples,)
             Reference counts.
-        probabilities : array of shape (n, K)
-        classes : array of shape (K,), optional
-            Default: the distinct values of y.
-        noise_level : array of shape (n,), optional
-            Adds a curve for each noise level.
-        n_bins, question
+        probabilities : array of shape (n_samples, n_classes)
+            Predicted probabilities.
+        classes : array of shape (n_classes,), optional
+            The count of each column. Default: the distinct values of y, ascending.
+        noise_level : array of shape (n_samples,), optional
+            Noise level of each signal; adds a curve for each level.
+        n_bins : int, default=15
+            Number of bins.
+        question : {"count", "multicompartment"}, default="count"
             See :func:`corrsk.evaluation.expected_calibration_error`.
         dataset : str
-        ax : matplotlib Axes, optional
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            The display.
         """
         y, rows, labels = checked_predictions(y, probabilities, classes)
         tables = {
@@ -108,7 +145,18 @@ class ReliabilityDisplay:
         return cls(tables, question=question, dataset=dataset).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
-        """Draw the diagram."""
+        """Draw the diagram.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        ReliabilityDisplay
+            The display itself.
+        """
         self.ax_ = Figure((5.6, 5.2), layout="constrained").subplots() if ax is None else ax
         self.figure_ = self.ax_.get_figure(root=True)
         self.ax_.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
@@ -141,22 +189,23 @@ class ReliabilityDisplay:
 
 
 class AccuracyCoverageDisplay:
-    """Accuracy of the answers over the share of signals that are answered.
+    """Accuracy over coverage, the share of signals whose confidence exceeds a threshold.
 
-    Made by :meth:`from_predictions` or :meth:`from_estimator`. The least confident
-    signals are left out first.
+    Usually created by :meth:`from_predictions` or :meth:`from_estimator`.
 
     Parameters
     ----------
     curves : dict of str to (coverage, accuracy, thresholds)
-        :func:`corrsk.evaluation.accuracy_coverage_curve` of each group of signals.
+        Results of :func:`corrsk.evaluation.accuracy_coverage_curve` for each group of signals.
     dataset : str
         Name of the data, for the title.
 
     Attributes
     ----------
-    ax_, figure_
-        Where it was plotted.
+    ax_ : matplotlib.axes.Axes
+        Axes of the plot.
+    figure_ : matplotlib.figure.Figure
+        Figure of the plot.
     """
 
     def __init__(
@@ -173,7 +222,28 @@ class AccuracyCoverageDisplay:
         cls, estimator: Any, X: Any, y: ArrayLike, *, noise_level: ArrayLike | None = None,
         dataset: str = "unnamed data", ax: Axes | None = None,
     ) -> AccuracyCoverageDisplay:  # fmt: skip
-        """Plot the curves of a fitted classifier on signals X of shape (n, N)."""
+        """Plot the curves of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted classifier with `predict_proba` and `classes_`.
+        X : array of shape (n_samples, n_measurements)
+            Test signals.
+        y : array of shape (n_samples,)
+            Reference counts.
+        noise_level : array of shape (n_samples,), optional
+            Noise level of each signal; adds a curve for each level.
+        dataset : str
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        AccuracyCoverageDisplay
+            The display.
+        """
         return cls.from_predictions(
             y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
             dataset=dataset, ax=ax,
@@ -189,15 +259,23 @@ class AccuracyCoverageDisplay:
 
         Parameters
         ----------
-        y : array of shape (n,)
+        y : array of shape (n_samples,)
             Reference counts.
-        probabilities : array of shape (n, K)
-        classes : array of shape (K,), optional
-            Default: the distinct values of y.
-        noise_level : array of shape (n,), optional
-            Adds a curve for each noise level.
+        probabilities : array of shape (n_samples, n_classes)
+            Predicted probabilities.
+        classes : array of shape (n_classes,), optional
+            The count of each column. Default: the distinct values of y, ascending.
+        noise_level : array of shape (n_samples,), optional
+            Noise level of each signal; adds a curve for each level.
         dataset : str
-        ax : matplotlib Axes, optional
+            Name of the data, for the title.
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        AccuracyCoverageDisplay
+            The display.
         """
         y, rows, labels = checked_predictions(y, probabilities, classes)
         curves = {
@@ -207,13 +285,24 @@ class AccuracyCoverageDisplay:
         return cls(curves, dataset=dataset).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> AccuracyCoverageDisplay:
-        """Draw the curves, with the thresholds on that of all signals."""
+        """Draw the curves, with thresholds marked on that of all signals.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Axes to plot on. Default: those of a new figure.
+
+        Returns
+        -------
+        AccuracyCoverageDisplay
+            The display itself.
+        """
         self.ax_ = Figure((6, 4.4), layout="constrained").subplots() if ax is None else ax
         self.figure_ = self.ax_.get_figure(root=True)
         colours = _colours(self.curves)
         for name, (coverage, accuracy, thresholds) in self.curves.items():
-            # a curve of 10^6 signals has more points than a figure has pixels, and over its
-            # first few signals it tells of nothing but chance
+            # the curve of 10^6 signals has more points than a figure has pixels, and its first
+            # few signals are dominated by chance
             x = np.linspace(min(0.01, coverage[-1]), 1, _CURVE_POINTS)
             y = np.interp(x, coverage, accuracy)
             every = name == ALL
@@ -224,7 +313,7 @@ class AccuracyCoverageDisplay:
             if every:
                 self._mark_thresholds(coverage, accuracy, thresholds)
         self.ax_.set(
-            xlabel="coverage: signals that are answered (%)", ylabel="accuracy of the answers (%)",
+            xlabel="coverage: share of signals classified (%)", ylabel="accuracy (%)",
             title=f"Accuracy over coverage\n{self.dataset}", xlim=(0, 109),
         )  # fmt: skip
         self.ax_.grid(alpha=0.3)

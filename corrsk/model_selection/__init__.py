@@ -1,4 +1,4 @@
-"""Searches: the protocol as a hyperparameter, stacked networks, dask clusters."""
+"""Model selection: protocols as hyperparameters, stacked networks, searches on dask clusters."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "StackedGridSearchCV":  # it imports torch, which the others do without
+    if name == "StackedGridSearchCV":  # imports torch, which the others do not need
         return importlib.import_module("corrsk.model_selection.stacked_search").StackedGridSearchCV
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,8 @@
-"""The trainings of a search, done in stacks before the search asks for them.
+"""Fits of a search, trained in stacks before the search runs them.
 
-The search itself is scikit-learn's. It gets an estimator whose classifier finds its training
-done, if it is among those that could be stacked, and trains by itself if not. A training is
-known again by its settings and its data, so that nothing depends on the order in which the
-search fits, or on the thread.
+The search itself is scikit-learn's. Its estimator has a classifier that takes a prefetched fit if
+there is one, and trains as usual otherwise. A fit is identified by its settings and its data, so
+that results do not depend on the order of the fits or on the thread.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ from corrsk.neural.training.sources import ArraySource, Source
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 
-# classes whose networks are stacked
+# classifiers whose networks are stacked
 STACKED_CLASSES: tuple[type[NetworkClassifier], ...] = (
     CorrelationCNNClassifier, ResidualMLPClassifier,
 )  # fmt: skip
-# parameters of a classifier in which the members of a stack may differ, if it has them
+# parameters in which the members of a stack may differ, as far as a classifier has them
 STACKABLE = (
     "learning_rate", "learning_rate_schedule", "momentum", "weight_decay", "dropout",
     "softmax_before_loss", "class_weight", "random_state",
@@ -49,7 +48,7 @@ STACKABLE = (
 
 
 def last_step(estimator: Any) -> Any:
-    """Return the classifier of a plain Pipeline; of another estimator the estimator itself."""
+    """Return the last step of a plain Pipeline, or any other estimator itself."""
     return estimator.steps[-1][1] if type(estimator) is Pipeline and estimator.steps else estimator
 
 
@@ -59,10 +58,10 @@ def stackable(cls: type[NetworkClassifier]) -> list[str]:
 
 
 class _Watched:
-    """Mixin of the classifiers of a search: records its training data, or finds the fit prefetched.
+    """Mixin of the classifiers of a search that records training data or takes a prefetched fit.
 
-    The clones of a watched classifier are watched, too, until the search over the candidates is
-    over. Once fitted it is a plain classifier.
+    Clones of a watched classifier are watched, too, until all candidates are scored. A fitted
+    classifier is a plain one.
     """
 
     _prefetched: PrefetchedFits
@@ -100,7 +99,7 @@ _WATCHED: dict[type[NetworkClassifier], type[Any]] = {
 
 
 def _watch(classifier: NetworkClassifier, prefetched: PrefetchedFits) -> Any:
-    # not a new instance: this one may have metadata requests or callbacks besides parameters
+    # not a new instance: metadata requests and callbacks are no parameters and would be lost
     watched: Any = classifier
     watched.__class__ = _WATCHED[type(classifier)]
     watched._prefetched = prefetched
@@ -108,7 +107,7 @@ def _watch(classifier: NetworkClassifier, prefetched: PrefetchedFits) -> Any:
 
 
 def unwatch(estimator: Any) -> None:
-    """Make an estimator with a watched classifier a plain one."""
+    """Turn an estimator with a watched classifier into a plain one."""
     classifier = last_step(estimator)
     if isinstance(classifier, _Watched):
         plain: Any = classifier
@@ -119,11 +118,12 @@ def unwatch(estimator: Any) -> None:
 
 
 class _StepCache:
-    """Keeps what the steps of a Pipeline make, as joblib's Memory does on disk.
+    """Cache of the output of the steps of a Pipeline, like joblib's Memory, but in memory.
 
     Parameters
     ----------
     prefetched : PrefetchedFits
+        The fits of the search; its end ends the caching.
     """
 
     def __init__(self, prefetched: PrefetchedFits) -> None:
@@ -137,17 +137,17 @@ class _StepCache:
     def cache(
         self, function: Callable[..., Any], ignore: Container[str] = ()
     ) -> Callable[..., Any]:
-        """The function, which is called once for equal arguments."""
+        """Return the function with a cache: equal arguments are evaluated once."""
 
         def cached(*args: Any, **kwargs: Any) -> Any:
             key = _digest((args, _without(kwargs, ignore)))
             if key is None:
                 return function(*args, **kwargs)
-            with self._making.setdefault(key, threading.Lock()):  # others wait for the first
+            with self._making.setdefault(key, threading.Lock()):  # other threads wait
                 if key in self._made:
                     return copy.deepcopy(self._made[key])  # the next step may work in place
                 made = function(*args, **kwargs)
-                with suppress(Exception):  # what cannot be copied is made each time
+                with suppress(Exception):  # results that cannot be copied are not cached
                     self._made[key] = copy.deepcopy(made)
                 return made
 
@@ -156,7 +156,7 @@ class _StepCache:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A training that a search asks for."""
+    """Fit that a search will run: settings and training data."""
 
     settings: ClassifierSettings
     arrays: Arrays
@@ -172,30 +172,30 @@ class _Fit:
         arrays: Arrays,
         device: Any,
     ) -> _Fit:
-        """That of a classifier, whose parameters have become settings."""
+        """Create the fit of a classifier from its settings and data."""
         seeded = classifier.random_state is not None
         return cls(settings, arrays, device, seeded, bool(classifier.verbose))
 
     @property
     def name(self) -> Hashable:
-        """By what it is known again beside its data; without a seed, any other's will do."""
+        """Identity of the fit besides its data; fits without a seed are interchangeable."""
         return (self.settings if self.seeded else replace(self.settings, seed=-1)), self.device
 
     @property
     def stack(self) -> Hashable:
-        """What it has in common with the other members of its stack."""
+        """Key that the members of a stack share."""
         return stack_key(self.settings, len(self.arrays[0])), self.device
 
 
 class PrefetchedFits:
-    """Trains in stacks what a search will ask for, and keeps what comes of it.
+    """Fits of a search, trained in stacks in advance, and their outcomes.
 
     Parameters
     ----------
     max_stack : int
-        Largest number of members of a stack.
+        Largest number of networks in a stack.
     any_device : bool
-        Whether to stack on other devices than GPUs, too.
+        Whether to stack on devices other than GPUs, too.
     """
 
     def __init__(self, max_stack: int, any_device: bool) -> None:
@@ -204,12 +204,12 @@ class PrefetchedFits:
         self._data: list[Arrays] = []
         self._outcomes: dict[Hashable, list[Outcome]] = defaultdict(list)
         self._lock = threading.Lock()
-        self.is_recording = True  # until all is trained
-        self.is_over = False  # once the search has its scores
-        self.seconds: list[float] = []  # spent here, for each candidate and fold
+        self.is_recording = True  # until all stacks are trained
+        self.is_over = False  # once all candidates are scored
+        self.seconds: list[float] = []  # time of prefetching, for each candidate and fold
 
     def watched(self, estimator: Any) -> Any:
-        """A clone of an estimator, whose classifier is watched."""
+        """Return a clone of an estimator whose classifier is watched."""
         copied = clone(estimator)
         _watch(last_step(copied), self)
         if type(copied) is Pipeline and copied.memory is None:
@@ -217,13 +217,13 @@ class PrefetchedFits:
         return copied
 
     def pop_outcome(self, asked: _Fit) -> Outcome | None:
-        """What came of a training; None if it was not done."""
+        """Return the outcome of a prefetched fit, once; None if there is none."""
         outcomes = self._outcomes.get((asked.name, self._data_index(asked.arrays)))
-        with self._lock:  # the search asks in several threads
+        with self._lock:  # the search fits in several threads
             return outcomes.pop() if outcomes else None
 
     def _data_index(self, arrays: Arrays) -> int:
-        """The position of equal arrays among those that were fit, or their number."""
+        """Return the index of equal arrays among the recorded ones, or the number of these."""
         for index, known in enumerate(self._data):
             if _equal(known[0], arrays[0]) and _equal(known[1], arrays[1]):
                 return index
@@ -232,16 +232,20 @@ class PrefetchedFits:
     def train(
         self, estimator: Any, candidates: list[dict[str, Any]], X: Any, y: Any, splits: list[Any]
     ) -> None:
-        """Train in stacks what can be, of all candidates and folds.
+        """Train the candidates and folds that can be stacked.
 
         Parameters
         ----------
         estimator : estimator
-            The search's, watched.
+            The watched estimator of the search.
         candidates : list of dict
-        X, y : arrays
-            The search's.
+            Parameters of each candidate.
+        X : array or DataFrame of shape (n_samples, ...)
+            Input of the search.
+        y : array of shape (n_samples,)
+            Labels of the search.
         splits : list of (train, test)
+            Row numbers of each fold.
         """
         self.seconds = [0.0] * (len(candidates) * len(splits))
         stacks: dict[Hashable, list[tuple[int, _Fit]]] = defaultdict(list)
@@ -250,7 +254,7 @@ class PrefetchedFits:
         for alike in stacks.values():
             n_stacks = math.ceil(len(alike) / self._max_stack)
             for part in np.array_split(np.arange(len(alike)), n_stacks):
-                if len(part) > 1:  # a training by itself is best left to the search
+                if len(part) > 1:  # a single network is left to the search
                     self._train_stack([alike[i] for i in part])
         self.is_recording = False
 
@@ -264,8 +268,8 @@ class PrefetchedFits:
             )  # fmt: skip
         except Exception as error:
             warnings.warn(
-                f"a stack of {len(stack)} networks could not be trained together, and each is "
-                f"trained by itself instead: {type(error).__name__}: {error}",
+                f"a stack of {len(stack)} networks could not be trained together; each network is "
+                f"trained separately instead: {type(error).__name__}: {error}",
                 stacklevel=2,
             )
             return
@@ -277,10 +281,10 @@ class PrefetchedFits:
     def _recorded_fits(
         self, estimator: Any, candidates: list[dict[str, Any]], X: Any, y: Any, splits: list[Any]
     ) -> Iterator[tuple[int, _Fit]]:
-        """The trainings that can be stacked, each with its number among all.
+        """Yield the fits that can be stacked, each with its index among all candidates and folds.
 
-        Candidates that differ in stackable parameters alone have their signals in common: one
-        fit for each fold, which trains nothing, shows them.
+        Candidates that differ only in stackable parameters share their signals: one recorded fit
+        per fold, without training, provides the signals.
         """
         prefix = f"{estimator.steps[-1][0]}__" if type(estimator) is Pipeline else ""
         cls = last_step(estimator)._plain
@@ -309,8 +313,8 @@ class PrefetchedFits:
     def _asking(
         self, estimator: Any, parameters: dict[str, Any], X: Any, y: Any, rows: Any
     ) -> Any | None:
-        """The classifier of a fit that trains nothing; None if it cannot be stacked."""
-        # an error here meets the search again, which knows what to make of it
+        """Return the classifier of a recorded fit; None if the fit cannot be stacked."""
+        # an error here occurs again in the search, which handles it
         with suppress(Exception):
             copied = clone(estimator).set_params(**clone(parameters, safe=False))
             asking = last_step(copied)
@@ -337,7 +341,7 @@ class PrefetchedFits:
         )
 
     def _training(self, asking: Any, given: dict[str, Any]) -> _Fit | None:
-        """The training of a classifier with other stackable parameters; None if they are wrong."""
+        """Return the fit of a classifier with other stackable parameters; None if invalid."""
         arrays, device = asking._recorded
         with suppress(Exception):  # as above
             changed = copy.copy(asking).set_params(**clone(given, safe=False))
@@ -356,12 +360,12 @@ def _without(parameters: dict[str, Any], names: Container[str]) -> dict[str, Any
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
     if a is b:
         return True
-    step = max(1, len(a) // 64)  # a few rows tell most folds apart
+    step = max(1, len(a) // 64)  # a few rows distinguish most folds
     return a.shape == b.shape and np.array_equal(a[::step], b[::step]) and np.array_equal(a, b)
 
 
 def _digest(value: Any) -> str | None:
-    """The same for equal values; None for one that cannot be pickled."""
+    """Hash of a value; None for a value that cannot be pickled."""
     try:
         # half the time of md5, for which processors have no instructions
         return str(joblib.hash(value, hash_name="sha1"))

@@ -1,14 +1,14 @@
-"""Searches on a dask cluster that outlive its workers.
+"""Searches on a dask cluster that survive the loss of workers.
 
-joblib's dask backend takes any search of scikit-learn to a cluster::
+joblib's dask backend runs any search of scikit-learn on a cluster::
 
     with joblib.parallel_config("dask"):
         search.fit(X, y)
 
-but it sends each array to a single worker: X, y, and the row numbers of every split.
-When that worker dies, what only it held is gone, and with it the search. Copies on
-all workers do not help by themselves, since dask drops those that it thinks are too
-many. :func:`cluster_search` sees to both.
+but the backend sends each array (X, y, and the row numbers of every split) to a single worker.
+If that worker dies, its arrays are lost and the search fails. Copies on all workers are not
+sufficient, because dask drops copies that it considers superfluous. :func:`cluster_search`
+sends copies and prevents dask from dropping them.
 """
 
 from __future__ import annotations
@@ -34,55 +34,54 @@ Splits = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 def cluster_search(
     X: Any, y: Any, *, cv: Any = None, groups: Any = None, client: Any = None
 ) -> Iterator[Splits]:
-    """Run the searches of a `with` block on a dask cluster, safe from the death of workers.
+    """Run the searches of a `with` block on a dask cluster, robust to the loss of workers.
 
     Parameters
     ----------
-    X : DataFrame or array of shape (n, columns)
-        What the search will be given: the very object, not a copy. It is sent to
+    X : DataFrame or array of shape (n_samples, n_features)
+        Input of the search: the same object that is passed to `fit`, not a copy. It is sent to
         every worker once, before the search.
-    y : array of shape (n,)
-        The labels, likewise.
+    y : array of shape (n_samples,)
+        Labels: the same object that is passed to `fit`.
     cv : int, splitter or iterable of (train, test), optional
-        How to split, as for `GridSearchCV` with a classifier: None is 5 folds.
-    groups : array of shape (n,), optional
-        For splitters that want them.
+        Splits, as for `GridSearchCV` with a classifier; None for 5 folds.
+    groups : array of shape (n_samples,), optional
+        Groups, for splitters that need them.
     client : dask.distributed.Client, optional
-        None is the current client, the one that was made last.
+        The client; None for the current one, which is the latest.
 
     Yields
     ------
     list of (train, test), arrays of row numbers
-        The splits, to be given to the search as its `cv`: these arrays lie on every
-        worker as well.
+        The splits, to pass to the search as `cv`; these arrays are copied to every worker, too.
 
     Raises
     ------
     ImportError
         If dask is not installed.
     ValueError
-        If there is no client, it is closed or asynchronous, its cluster has no
-        workers yet, or `cv` is none.
+        If there is no client, the client is closed or asynchronous, its cluster has no
+        workers yet, or `cv` is invalid.
 
     Notes
     -----
-    The scores are those of a search in one process, bit for bit, if torch has as many
-    threads there as in a worker: one, unless OMP_NUM_THREADS says otherwise. The final
-    fit of a search on all data (`refit`) runs here, not on the cluster, as does what
-    joblib does not see. `n_jobs` means nothing: all workers work.
+    The scores are bit-identical to those of a search in one process if torch uses as many
+    threads there as in a worker: one, unless OMP_NUM_THREADS sets another number. The final
+    fit of a search on all data (`refit`) runs in the calling process, as does everything
+    outside joblib. `n_jobs` has no effect: all workers are used.
 
-    Each worker needs memory for X and y beside that of the fits that it runs at a
+    Each worker needs memory for X and y in addition to the fits that it runs at the same
     time, one per thread: start workers with one thread each (``threads_per_worker=1``).
 
-    A fit that was under way on a worker that died is run again on another one. dask
-    gives up on a fit that took four workers with it, as one that needs more memory
-    than there is does. A worker that joins later takes part.
+    A fit that was running on a lost worker is repeated on another one. dask raises an error for
+    a fit that has killed four workers, such as one that exceeds their memory. A worker
+    that joins later takes part.
 
     dask's Active Memory Manager, which drops copies, is stopped for the block and
-    started again after it if it ran before. It is the cluster's: others who use the
-    same cluster meanwhile do without it too.
+    restarted after it if it was running before. The manager belongs to the cluster: other users
+    of the cluster have no memory manager during the block.
 
-    Ctrl-C ends the block: fits that wait are dropped, fits that run end by themselves.
+    Ctrl-C ends the block: waiting fits are dropped, running fits end by themselves.
     ``verbose=1`` of a search prints its progress, and ``client.dashboard_link`` has more.
 
     Examples
@@ -108,7 +107,7 @@ def cluster_search(
         finally:
             if manager_ran and client.status == "running":
                 client.amm.start()
-            gc.collect()  # joblib's backend, a cycle, would keep the data on the cluster
+            gc.collect()  # joblib's backend is a cycle and would keep the data on the cluster
 
 
 def _checked(client: Any) -> Any:
@@ -121,31 +120,31 @@ def _checked(client: Any) -> Any:
             client = library.default_client()
         except ValueError as error:
             raise ValueError(
-                "there is no dask client; make one first, such as Client(n_workers=2, "
+                "there is no dask client; create one, such as Client(n_workers=2, "
                 "threads_per_worker=1) or Client('scheduler-address:8786')"
             ) from error
     if client.asynchronous:
-        raise ValueError("cluster_search needs a client that is not asynchronous")
+        raise ValueError("cluster_search needs a synchronous client, got an asynchronous one")
     if client.status != "running":
-        raise ValueError(f"the dask client is {client.status}; make a new one")
+        raise ValueError(f"the dask client is {client.status}; create a new one")
     if not client.nthreads():
         raise ValueError(
-            "the dask cluster has no workers; start some and wait for them, such as "
-            "cluster.scale(2) and client.wait_for_workers(1)"
+            "the dask cluster has no workers; start workers with cluster.scale(2), then call "
+            "client.wait_for_workers(1)"
         )
     return client
 
 
 class _SendsToAll:
-    """A client as joblib uses one, which sends data to all workers and can drop its tasks.
+    """Client for joblib that sends data to all workers and can cancel its tasks.
 
-    What joblib was not told of beforehand (the smaller samples of a halving search)
-    it sends to one worker when it comes across it.
+    Arrays that were not passed to joblib in advance (the smaller samples of a halving search)
+    are sent to one worker when a task needs them.
     """
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # weak: a future that is held keeps its result on the cluster
+        # weak: a reference to a future keeps its result on the cluster
         self._futures: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()  # joblib submits from the thread of the client's loop
 

@@ -1,13 +1,13 @@
-"""The protocol is a hyperparameter: choose measurements, search over grids.
+"""Protocol design: selection of measurements, and distributions of grids for random searches.
 
 Each measurement of a protocol is a feature, so scikit-learn's feature selection
-designs acquisitions. :func:`selected_protocol` turns what was selected back into
+designs acquisitions. :func:`selected_protocol` converts the selected features to
 a protocol, and :class:`ProtocolGrids` draws whole grids for a random search.
 
-Three things make such a search meaningless:
+Three mistakes make such a search meaningless:
 
-- *A normalisation before the selection.* A measurement that is not acquired may
-  not enter the norm either, so that `SignalNormalizer` stands after the
+- *A normalisation before the selection.* A measurement that is not acquired must
+  not enter the norm, so that `SignalNormalizer` belongs after the
   selector, and inside the selector's own estimator::
 
       learner = make_pipeline(SignalNormalizer(), LogisticRegression())
@@ -15,14 +15,14 @@ Three things make such a search meaningless:
           CorrelationSignalGenerator(), SequentialFeatureSelector(learner), SignalNormalizer(), ..
       )
 
-- *A search over the noise.* `noise_level` and `noise_reference` say what the data
-  are. Searching over them finds the quietest data, not the better method, and a
-  reference of "max" or "rms" even lets a protocol of small signals have less noise.
+- *A search over the noise.* `noise_level` and `noise_reference` describe the data.
+  A search over these parameters finds the data with the least noise, not the better method, and
+  with the reference "max" or "rms" a protocol of small signals even has less noise.
 - *More scan time.* A longer protocol averages more noise away. Compare protocols
-  of equally many measurements, with one TR and the same noise in each.
+  with equally many measurements, the same TR and the same noise.
 
-A chosen protocol was chosen on certain draws of noise, and looks better on them
-than it is. Confirm it by simulating it afresh, with other seeds and other tissue.
+The accuracy of a selected protocol is biased upwards on the noise that selected the protocol.
+Confirm the accuracy on new simulations, with other seeds and other tissue.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from corrsk.simulation.generator import CorrelationSignalGenerator
 
 @dataclass(frozen=True, repr=False)
 class ProtocolSelection:
-    """What a selection leaves of a protocol.
+    """Result of a selection of measurements.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol
-        The measurements that were kept.
+        The selected measurements.
     dropped : AcquisitionProtocol or None
-        Those that were not; None if all were kept.
+        The other measurements; None if all were selected.
     """
 
     protocol: AcquisitionProtocol
@@ -61,25 +61,25 @@ class ProtocolSelection:
 
     @property
     def n_before(self) -> int:
-        """Number of measurements that there were to choose from."""
+        """Number of measurements before the selection."""
         return self.n_after + (0 if self.dropped is None else self.dropped.n_measurements)
 
     @property
     def n_after(self) -> int:
-        """Number of measurements that were kept."""
+        """Number of selected measurements."""
         return self.protocol.n_measurements
 
     @property
     def saving(self) -> float:
-        """Fraction of the measurements that is saved, in [0, 1)."""
+        """Fraction of the measurements that was dropped, in [0, 1)."""
         return 1 - self.n_after / self.n_before
 
     @property
     def time_saved(self) -> float | None:
         """Time saved in ms per phase-encoding step, or None without a TR.
 
-        Counts one TR for each measurement that was dropped. A sequence that
-        reads several TE (or slices) within one TR saves less.
+        Counts one TR for each dropped measurement. A sequence that
+        acquires several TE (or slices) within one TR saves less.
         """
         tr = self.protocol.tr
         return None if tr is None else (self.n_before - self.n_after) * tr
@@ -94,31 +94,30 @@ class ProtocolSelection:
 def selected_protocol(
     selector: Any, protocol: AcquisitionProtocol | str | None = None
 ) -> ProtocolSelection:
-    """The protocol that a fitted feature selection chose.
+    """Return the protocol chosen by a fitted feature selection.
 
     Parameters
     ----------
     selector : estimator
         A fitted selector (anything with `get_support`), a fitted Pipeline with
-        one or several selectors in it, or a fitted search over one of these
-        (its `best_estimator_` is looked at).
+        one or several selectors, or a fitted search over one of these
+        (its `best_estimator_` is used).
     protocol : AcquisitionProtocol or str, optional
-        What the columns were measured with, in grid order. Not needed after a
-        :class:`CorrelationSignalGenerator` in the Pipeline, nor where the
-        columns were named like "TI50_TE4.5" (names know no TR).
+        The protocol of the columns, in grid order. Not needed if the Pipeline has a
+        :class:`CorrelationSignalGenerator`, or if the columns have names like "TI50_TE4.5"
+        (which do not include TR).
 
     Returns
     -------
     ProtocolSelection
-        Its protocol is in grid order.
+        The selected and the dropped measurements, in grid order.
 
     Raises
     ------
     ValueError
-        If a step before a selector mixes measurements, as a normalisation
-        does: those dropped afterwards would still be needed, a leak. If there
-        is no selector, if nothing tells the protocol, or if what does
-        contradicts `protocol` or the number of columns.
+        If a step before a selector mixes measurements, as a normalisation does, so that dropped
+        measurements would still be needed; if there is no selector; or if the protocol cannot be
+        determined or contradicts the columns.
     sklearn.exceptions.NotFittedError
         If the selector is not fitted.
 
@@ -144,8 +143,8 @@ def selected_protocol(
         steps = steps[generators[-1] + 1 :]
         if given is not None and given != generator.protocol_:
             raise ValueError(
-                f"the Pipeline simulates {generator.protocol_}, which is not the given {given}; "
-                "leave `protocol` out"
+                f"the Pipeline simulates {generator.protocol_}, but protocol={given}; "
+                "omit `protocol`"
             )
         grid = generator.protocol_
     else:
@@ -159,7 +158,7 @@ def selected_protocol(
 
 
 def _steps(estimator: Any) -> Iterator[Any]:
-    """The steps of a Pipeline and of those within it, without those that do nothing."""
+    """Yield the steps of a Pipeline and of nested Pipelines, without passthrough steps."""
     if not isinstance(estimator, Pipeline):
         yield estimator
         return
@@ -173,23 +172,23 @@ def _protocol_of_columns(selector: Any, given: AcquisitionProtocol | None) -> Ac
     if given is None:
         if not names:
             raise ValueError(
-                "nothing tells which measurements the columns are: give `protocol`, or fit with "
+                "the protocol of the columns is missing: pass `protocol`, or fit the selector to "
                 "columns named like 'TI50_TE4.5'"
             )
         return AcquisitionProtocol.from_feature_names(names)
     if set(names) & set(given.feature_names) and names != given.feature_names:
         raise ValueError(
-            "the columns that the selector was fitted with do not stand in the grid order of "
-            "`protocol`; bring them there with protocol.to_grid(X), or leave `protocol` out"
+            "the columns of the selector's fit are not in the grid order of `protocol`; reorder "
+            "them with protocol.to_grid(X), or omit `protocol`"
         )
     return given
 
 
 def _kept_columns(steps: list[Any], n_columns: int) -> NDArray[np.intp]:
-    """Positions of the measurements that are left after the last selector."""
+    """Return the positions of the measurements that remain after the last selector."""
     last = max((i for i, step in enumerate(steps) if hasattr(step, "get_support")), default=None)
     if last is None:
-        raise ValueError("there is no feature selector (a step with get_support) after the signals")
+        raise ValueError("no step after the signals is a feature selector (with get_support)")
     kept = np.arange(n_columns)
     for step in steps[: last + 1]:
         if hasattr(step, "get_support"):
@@ -206,8 +205,8 @@ def _kept_columns(steps: list[Any], n_columns: int) -> NDArray[np.intp]:
 
 
 def _check_each_measurement_by_itself(step: Any, n_columns: int) -> None:
-    # Not by the names of known culprits: whatever changes other columns along with
-    # one (a norm, a PCA, another order) would let dropped measurements through.
+    # Tested by a perturbation, not by class: any step that lets one column change others (a norm,
+    # a PCA, another order) would make later steps depend on dropped measurements.
     signals = np.linspace(0.3, 0.7, n_columns) + np.zeros((n_columns + 1, 1))
     signals[1:][np.diag_indices(n_columns)] += 1.0
     names = getattr(step, "feature_names_in_", None)
@@ -221,9 +220,9 @@ def _check_each_measurement_by_itself(step: Any, n_columns: int) -> None:
         if np.allclose(after[1:][others], np.broadcast_to(after[0], others.shape)[others]):
             return
     raise ValueError(
-        f"{type(step).__name__} stands before a selector and mixes the measurements: what it makes "
-        "of one depends on the others, so that those dropped afterwards would still have to be "
-        "acquired (a leak). Put it after the selection, make_pipeline(generator, selector, "
+        f"{type(step).__name__} mixes the measurements before a selector: its output for one "
+        "measurement depends on the others, so that dropped measurements would still have to be "
+        "acquired (a leak). Move it behind the selector, make_pipeline(generator, selector, "
         "SignalNormalizer(), learner), and into the selector's own estimator, "
         "RFE(make_pipeline(SignalNormalizer(), learner))"
     )
@@ -231,12 +230,12 @@ def _check_each_measurement_by_itself(step: Any, n_columns: int) -> None:
 
 @dataclass(frozen=True)
 class ProtocolGrids:
-    """A distribution over grids of one size, for scikit-learn's random searches.
+    """Distribution over protocols that are grids of one size, for scikit-learn's random searches.
 
-    Each draw measures every combination of its levels. The levels of a scan
-    parameter are log-spaced between two end points, which are log-uniform
-    within bounds, given that they are far enough apart. Where zero is a level
-    (b), the first level is 0 and the rest is log-spaced.
+    Each protocol measures every combination of its levels. The levels of a scan parameter are
+    log-spaced between two end points, which are log-uniform within the bounds and at least a
+    factor of `min_ratio` apart. For a scan parameter that may be zero (b), the first level is 0
+    and the others are log-spaced.
 
     Parameters
     ----------
@@ -244,18 +243,18 @@ class ProtocolGrids:
         Smallest and largest value of each scan parameter, such as
         {"TI": (20, 4000), "TE": (4, 300)}; TI and TE in ms, b in ms/um^2.
     n_levels : int or mapping of str to int, default=8
-        Number of levels of each scan parameter (b = 0 counts): at least 2, or
-        3 where zero is one of them.
+        Number of levels of each scan parameter, b = 0 included: at least 2, or
+        3 if zero is one of them.
     min_ratio : float, default=4.0
         Least ratio of the largest to the smallest level that is not zero.
     tr : float, optional
-        Repetition time in ms of every protocol drawn.
+        Repetition time in ms of every protocol.
 
     Raises
     ------
     ValueError
         If a scan parameter is unknown, a bound is not positive or can only be
-        in the wrong unit, the bounds of one lie closer than `min_ratio`, or a
+        in the wrong unit, two bounds are closer than `min_ratio`, or a
         TI could exceed `tr`.
     TypeError
         If a number of levels is not an integer.
@@ -279,9 +278,9 @@ class ProtocolGrids:
 
     def __post_init__(self) -> None:
         if not self.bounds:
-            raise ValueError("bounds are empty; give some, such as {'TI': (20, 4000)}")
+            raise ValueError("bounds must not be empty; pass bounds such as {'TI': (20, 4000)}")
         if not (1 < self.min_ratio < math.inf):
-            raise ValueError(f"min_ratio must exceed 1, got {self.min_ratio}")
+            raise ValueError(f"min_ratio must be finite and exceed 1, got {self.min_ratio}")
         if isinstance(self.n_levels, Mapping) and set(self.n_levels) != set(self.bounds):
             raise ValueError(
                 f"n_levels and bounds name different scan parameters: "
@@ -302,7 +301,7 @@ class ProtocolGrids:
                     f"the bounds of {name} must be positive, with high at least min_ratio = "
                     f"{self.min_ratio:g} times low; got {low:g} .. {high:g}"
                 )
-        # the extremes as protocols, which checks units and TR as every protocol does
+        # validate units and TR by creating protocols of the extremes
         for end in ("smallest", "largest"):
             AcquisitionProtocol(
                 {
@@ -320,18 +319,19 @@ class ProtocolGrids:
         return hash((tuple(self.bounds.items()), frozen, self.min_ratio, self.tr))
 
     def rvs(self, size: int | None = None, random_state: RandomStateLike = None) -> Any:
-        """Draw protocols, under the name that scikit-learn's searches call.
+        """Draw protocols; the method that scikit-learn's searches call.
 
         Parameters
         ----------
         size : int, optional
-            Number of protocols; None (default) for one by itself.
+            Number of protocols; None (default) for a single one.
         random_state : int, RandomState, Generator or None
-            The same integer gives the same protocols.
+            Seed; the same integer gives the same protocols.
 
         Returns
         -------
-        AcquisitionProtocol, or list of `size` of them
+        AcquisitionProtocol or list of AcquisitionProtocol
+            One protocol, or a list of `size` protocols.
         """
         rng = keyed_generator(entropy(random_state))
         if size is None:
@@ -347,8 +347,8 @@ class ProtocolGrids:
 
     def _draw_levels(self, name: str, rng: np.random.Generator) -> NDArray[np.float64]:
         low, high = self.bounds[name]
-        # Two points in a range that is shorter by the gap, then moved apart by it, are
-        # uniform over all pairs with at least this gap: nothing needs to be redrawn.
+        # Two sorted uniform points in a range shortened by the gap, with the second shifted by
+        # the gap, are uniform over all pairs at least the gap apart, without rejection.
         gap = math.log(self.min_ratio)
         room = max(math.log(high / low) - gap, 0)
         first, last = np.sort(rng.uniform(0, room, 2))

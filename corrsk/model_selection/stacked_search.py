@@ -1,7 +1,7 @@
-"""A grid search that trains the networks of its candidates together.
+"""Grid search that trains the networks of its candidates together on a GPU.
 
-A network as small as the paper's leaves a GPU idle: to launch a step takes longer than to do
-it. :class:`StackedGridSearchCV` trains many at a time, as one stack.
+A network as small as the paper's CNN leaves a GPU idle: launching a training step takes longer
+than executing it. :class:`StackedGridSearchCV` trains many networks at a time, as one stack.
 """
 
 from __future__ import annotations
@@ -28,43 +28,60 @@ from corrsk.neural.training.device import resolve_device
 class StackedGridSearchCV(GridSearchCV):
     """GridSearchCV that trains the networks of its candidates together on a GPU.
 
-    Takes the place of scikit-learn's `GridSearchCV` around a `CorrelationCNNClassifier`, or a
-    Pipeline that ends in one. Candidates and folds whose networks have one shape are trained
-    as one stack: those that differ in learning rate and its schedule, momentum, weight
-    decay, dropout, seed, class weights and `softmax_before_loss`, and in their signals. What
-    differs in other parameters of the classifier (`batch_size`, `max_epochs`, `width`, ..)
-    makes several stacks; what cannot be stacked is fitted as in GridSearchCV.
+    Replaces scikit-learn's `GridSearchCV` for a `CorrelationCNNClassifier`, a
+    `ResidualMLPClassifier`, or a Pipeline that ends in one of them. Candidates and folds whose
+    networks have the same shape are trained as one stack. The members of a stack may differ in
+    learning rate and its schedule, momentum, weight decay, dropout, seed, class weights,
+    `softmax_before_loss`, and in their signals. Candidates that differ in other parameters of the
+    classifier (`batch_size`, `max_epochs`, `width`, ..) form separate stacks; fits that cannot be
+    stacked run as in GridSearchCV.
 
     Parameters
     ----------
-    estimator : CorrelationCNNClassifier, or Pipeline that ends in one
+    estimator : classifier or Pipeline
+        CorrelationCNNClassifier, ResidualMLPClassifier, or a Pipeline that ends in one of them.
         Any other estimator is searched as in GridSearchCV.
     param_grid : dict or list of dict
-    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
-        Those of GridSearchCV. The workers that `n_jobs` asks for are threads where stacks are
-        wanted: they fit what is in none, each on one core, and score.
+        Parameter values to try, as in GridSearchCV.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in GridSearchCV.
+    n_jobs : int or None, default=None
+        As in GridSearchCV. If stacks are trained, the workers are threads; each of them scores,
+        and fits what is not stacked, on one core.
+    refit : bool, str or callable, default=True
+        As in GridSearchCV.
+    cv : int, splitter or iterable, default=None
+        As in GridSearchCV.
+    verbose : int, default=0
+        As in GridSearchCV.
+    pre_dispatch : int or str, default="2*n_jobs"
+        As in GridSearchCV.
+    error_score : "raise" or float, default=nan
+        As in GridSearchCV.
+    return_train_score : bool, default=False
+        As in GridSearchCV.
     stack : "auto" or bool, default="auto"
-        Whether to train in stacks; "auto" does where the classifier's device is a GPU. On
-        the processor a stack is slower than the compiled kernels are one after another.
+        Whether to train in stacks; "auto" trains in stacks if the classifier's device is a GPU.
+        On the processor a stack is slower than single fits with the compiled kernels.
     max_stack : int, default=128
-        Number of networks that are trained together at most. The paper's CNN takes some
-        12 kB for each signal of a batch of each network, and the signals of all folds lie
-        on the device. A stack that does not fit a GPU's memory is trained in halves.
+        Largest number of networks in a stack. The paper's CNN takes about 12 kB for each signal
+        of a batch of each network, and the signals of all folds are kept on the device. A stack
+        that exceeds the memory of the GPU is trained in halves.
 
     Notes
     -----
-    The attributes are those of GridSearchCV. The scores of a candidate are those that it gets
-    alone, but for the order in which sums are taken; dropout draws other numbers.
-    A candidate that diverges gets `error_score` and leaves the others as they are.
+    The attributes are those of GridSearchCV. The scores of a candidate are those of a separate
+    fit, except for the order of summation and the random numbers of dropout.
+    A candidate that diverges gets `error_score` and does not affect the others.
 
-    Not stacked are: networks of one's own; the optimiser "muon"; trainings with a validation
-    set, early stopping, a checkpoint, or ``backend="numba"``; a classifier of a subclass;
+    Not stacked are: a `ModuleClassifier`; the optimiser "muon"; trainings with a validation
+    set, early stopping, a checkpoint, or ``backend="numba"``; subclasses of the classifiers;
     and all fits of a search whose `fit` gets more than X, y and `groups`.
 
-    The steps of a Pipeline before the classifier are fitted once for each fold and set of
-    their own parameters, and what they make is kept in memory during the search, as with a
-    Pipeline's `memory`. So the noise of a generator without a seed is the same for all
-    candidates, where GridSearchCV draws it again for each.
+    The steps of a Pipeline before the classifier are fitted once for each fold and combination
+    of their parameters, and their output is kept in memory during the search, as with a
+    Pipeline's `memory`. The noise of a generator without a seed is therefore the same for all
+    candidates, whereas GridSearchCV draws new noise for each candidate.
 
     The fit times in `cv_results_` are shares: each member of a stack has the time of
     the stack divided by the number of its members.
@@ -119,12 +136,12 @@ class StackedGridSearchCV(GridSearchCV):
 
         Parameters
         ----------
-        X : array of shape (n, N), or what the Pipeline takes
-            Signals, or the tissue that the Pipeline simulates them from.
-        y : array of shape (n,)
+        X : array of shape (n_samples, n_measurements) or DataFrame
+            Signals, or the tissue table that the Pipeline simulates signals from.
+        y : array of shape (n_samples,)
             Labels.
         **params : dict
-            As of GridSearchCV; with others than `groups` nothing is stacked.
+            As in GridSearchCV; nothing is stacked with parameters other than `groups`.
 
         Returns
         -------
@@ -134,18 +151,18 @@ class StackedGridSearchCV(GridSearchCV):
         Raises
         ------
         ValueError
-            Where GridSearchCV does.
+            For the same reasons as in GridSearchCV.
         """
         if y is None or not params.keys() <= {"groups"} or not self._wants_stacks():
             return super().fit(X, y, **params)
-        # scikit-learn's search takes what it needs from its attributes: until it has its scores,
-        # these hold an estimator that finds its training done, and splits that can be asked twice
+        # scikit-learn's search reads its estimator and its splits from attributes: during the
+        # search these hold an estimator with prefetched fits, and splits that are repeatable
         given = self.estimator, self.cv
         self._prefetched = PrefetchedFits(self.max_stack, any_device=self.stack != "auto")
         self.estimator = self._prefetched.watched(self.estimator)
         try:
             self.cv = check_cv(self.cv, y, classifier=True)
-            # threads have the trained networks at hand, where processes would have to be sent them
+            # threads share the trained networks, which would have to be sent to processes
             with joblib.parallel_config("threading"):
                 return super().fit(X, y, **params)
         finally:
@@ -159,7 +176,7 @@ class StackedGridSearchCV(GridSearchCV):
             return False
         if self.stack != "auto":
             return bool(self.stack)
-        with suppress(ValueError):  # the fits say what is wrong with the device
+        with suppress(ValueError):  # the fits raise the error of an invalid device
             return bool(resolve_device(classifier.device).type == "cuda")
         return False
 
@@ -194,13 +211,14 @@ class StackedGridSearchCV(GridSearchCV):
 
 
 class _Splitter:
-    """A search's splitter, which hands on data and splits before the search begins.
+    """Splitter that passes the data and the splits to a callback before the search begins.
 
     Parameters
     ----------
     cv : splitter
+        The splitter of the search.
     see : callable
-        Called with X, y and the splits.
+        Called with X, y and the list of splits.
     """
 
     def __init__(self, cv: Any, see: Callable[[Any, Any, list[Any]], None]) -> None:

@@ -1,4 +1,4 @@
-"""Networks, their training and the estimators around them; only this package imports torch."""
+"""Networks, training and the network estimators; the only package that imports torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CorrelationCNNClassifier", "ModuleClassifier", "ResidualMLPClassifie
 
 
 def __getattr__(name: str) -> Any:
-    # lazily: a module of this package, such as the recipes, may be wanted without torch
+    # lazy, so that modules such as the recipes can be imported without torch
     if name in __all__:
         return getattr(importlib.import_module("corrsk.neural.classifier"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

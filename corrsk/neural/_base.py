@@ -60,10 +60,10 @@ RENAMED_PARAMETERS = {
 
 
 class NetworkEstimator(BaseEstimator):
-    """Base of the estimators that train a network, whatever they predict.
+    """Base class of the network estimators, for any type of target.
 
-    A subclass has the parameters below in its `__init__`, says which network it trains
-    (:meth:`_architecture`), and makes of targets what the loss of its settings takes.
+    A subclass has the parameters below in its `__init__`, defines the network
+    (:meth:`_architecture`), and converts targets to the input of the loss in its settings.
     """
 
     input_scaling: str | None
@@ -103,20 +103,20 @@ class NetworkEstimator(BaseEstimator):
         "random_state": RANDOM_STATE,
         "verbose": ["verbose"],
     }
-    _architecture_name: ClassVar[str]  # of the network, in files and model cards
+    _architecture_name: ClassVar[str]  # name of the network in files and model cards
     _largest_auto_batch: ClassVar[int] = 500
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, as every estimator of scikit-learn does.
+        """Set parameters of the estimator.
 
         Parameters
         ----------
         **params : dict
-            Parameters by their names.
+            Values by parameter name.
 
         Returns
         -------
-        estimator
+        object
             The estimator itself.
         """
         params = with_new_names(params, RENAMED_PARAMETERS, type(self).__name__, stacklevel=3)
@@ -134,51 +134,52 @@ class NetworkEstimator(BaseEstimator):
     # -- the network ---------------------------------------------------------
 
     def _choose_network(self, layout: tuple[int, ...] | None) -> None:
-        """Store what the network takes from the signals of a fit.
+        """Store the properties of the network that depend on the signals of a fit.
 
         Parameters
         ----------
         layout : tuple of int or None
-            Shape of each signal, if it was more than a row of columns.
+            Shape of each signal, if X has more than two dimensions.
         """
 
     def _architecture(self) -> dict[str, Any]:
         """Return the fields network, grid_shape, width, n_blocks and dropout of the settings.
 
-        Those that the network does not have may be missing.
+        Fields without effect on the network may be missing.
         """
         raise NotImplementedError
 
     # -- from parameters and data to a training ------------------------------
 
     def _reset(self) -> None:
-        """Become unfitted: a fit that fails must not leave the net of an earlier one."""
+        """Become unfitted, so that a failed fit does not leave the net of an earlier fit."""
         if hasattr(self, "net_"):
             delattr(self, "net_")
 
     def _check_combination(self) -> None:
-        """Refuse parameters that others make meaningless.
+        """Check that no parameter is without effect because of another one.
 
         Raises
         ------
         ValueError
+            If momentum is given for an optimiser other than "sgd".
         """
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(
-                f"momentum={self.momentum} is for optimizer='sgd'; with {self.optimizer!r} leave "
-                "it None"
+                f"momentum={self.momentum} is for optimizer='sgd'; with optimizer="
+                f"{self.optimizer!r}, momentum must be None"
             )
 
     def _checked_seed(self) -> int:
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
-                "a checkpoint needs an integer random_state, so that a later fit can recognise "
-                f"the training; got {self.random_state!r}"
+                "a checkpoint needs an integer random_state, which identifies the training in a "
+                f"later fit; got random_state={self.random_state!r}"
             )
         return entropy(self.random_state)
 
     def _common_settings(self, seed: int, n_samples: int) -> dict[str, Any]:
-        """Fields of the settings of a training on so many signals, but for the task's own."""
+        """Return the fields of the settings that do not depend on the type of target."""
         return {
             **self._architecture(),
             "n_features": self.n_features_in_,
@@ -200,7 +201,7 @@ class NetworkEstimator(BaseEstimator):
     def _first_signals(
         self, X: ArrayLike, y: Any = "no_validation", layout: tuple[int, ...] | None = None
     ) -> Any:
-        """Validate the signals of a new training, and choose the network for them."""
+        """Validate the signals of a new training, and choose the network."""
         self._check_combination()
         layout = layout or layout_of(X)
         checked = checked_signals(self, X, y, reset=True, dtype=np.float32, order="C")
@@ -217,7 +218,7 @@ class NetworkEstimator(BaseEstimator):
         return self._set_fitted(net, history)
 
     def _set_fitted(self, net: Any, history: list[dict[str, Any]]) -> Self:
-        """Become the fitted estimator of a training."""
+        """Store the results of a training as fitted attributes."""
         self.history_ = history
         self.n_iter_ = len(history)
         losses = [row["valid_loss"] for row in history if "valid_loss" in row]
@@ -226,14 +227,14 @@ class NetworkEstimator(BaseEstimator):
         return self
 
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Outputs of the network, shape (n, n_outputs), for validated signals."""
+        """Validate signals; return the outputs of the network, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
         signals = checked_signals(self, X, reset=False, order="C")
         return predict_outputs(self.net_, signals, lambda outputs: outputs)
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
-    """Base of the classifiers: labels, class weights, and the ways to fit and to predict."""
+    """Base class of the network classifiers: labels, class weights, fit and prediction."""
 
     class_weight: Mapping[Any, float] | str | None
     softmax_before_loss: bool = False
@@ -264,22 +265,22 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         y : array of shape (n_samples,)
             Labels: the compartment counts.
         sample_weight : array of shape (n_samples,), optional
-            Weight of each signal in the loss, in any unit.
+            Weight of each signal in the loss, up to a common factor.
         X_val, y_val : arrays like X and y, optional
-            Validation data, for the choice of the best epoch and early stopping. In a Pipeline:
-            ``transform_input=["X_val"]``.
+            Validation data, for the choice of the best epoch and for early stopping. In a
+            Pipeline, set ``transform_input=["X_val"]``.
 
         Returns
         -------
-        classifier
-            The classifier itself.
+        object
+            The fitted classifier itself.
 
         Raises
         ------
         ValueError
-            If the signals hold NaN or infinite values, y has a single class, validation data do
-            not fit, a parameter is out of range or made meaningless by another one, or the
-            training diverges.
+            If the signals contain NaN or infinite values, y has a single class, the validation
+            data do not match X and y, a parameter is invalid or without effect because of
+            another one, or the training diverges.
         """
         self._reset()
         device = resolve_device(self.device)
@@ -290,8 +291,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         if self.validation_fraction is not None:
             if validation is not None:
                 raise ValueError(
-                    "validation_fraction holds out training signals where there are no "
-                    "validation data; with X_val and y_val leave it None"
+                    f"validation_fraction={self.validation_fraction} contradicts X_val and y_val; "
+                    "with X_val and y_val leave it None"
                 )
             kept, held_out = train_test_split(
                 np.arange(len(index)), test_size=self.validation_fraction, stratify=index,
@@ -316,31 +317,32 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
     ) -> Self:
-        """Train the network on signals that are simulated during the training, each seen once.
+        """Train the network on signals simulated during the training, each used once.
 
-        A GPU draws the signals that it trains on itself: other bits of the same distributions.
+        On a GPU, the signals are simulated on the GPU: from the same distributions, but with
+        other random numbers than on the processor.
 
         Parameters
         ----------
         stream : SignalStream
-            The stream to draw from.
+            Source of the signals.
         n_samples : int, default=20_000_000
-            Number of signals, in `max_epochs` equal epochs; rounded up to whole batches.
+            Number of signals, divided into `max_epochs` equal epochs; rounded up to whole batches.
         X_val, y_val : arrays, optional
             Validation data; see :meth:`fit`.
 
         Returns
         -------
-        classifier
-            The classifier itself.
+        object
+            The fitted classifier itself.
 
         Raises
         ------
         TypeError
             If `stream` is not a SignalStream.
         ValueError
-            As :meth:`fit`; or if `validation_fraction` is given, or there is less than a signal
-            for each epoch.
+            As for :meth:`fit`; or if `validation_fraction` is given, or `n_samples` is smaller
+            than `max_epochs`.
 
         Examples
         --------
@@ -359,8 +361,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         checked_count("n_samples", n_samples, at_least=self.max_epochs)
         if self.validation_fraction is not None:
             raise ValueError(
-                "a stream has nothing to hold out: leave validation_fraction None, and pass "
-                "X_val and y_val, such as those of another random_state"
+                f"validation_fraction={self.validation_fraction} is not for fit_stream; leave it "
+                "None and pass X_val and y_val, for example simulated with another random_state"
             )
         seed = self._checked_seed()
         X, y = stream.draw(0, 100)
@@ -379,37 +381,39 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
-        """Train the network further, by one pass over some signals.
+        """Continue the training of the network with one pass over some signals.
 
-        The pass runs at the full `learning_rate`, without schedule, early stopping and checkpoint.
-        Between calls the rate, the loss and the precision may be changed; the network, its scaling
-        and the optimiser stay those of the first call.
+        The pass uses the full `learning_rate`, without schedule, early stopping or checkpoint.
+        Between calls the parameters of the learning rate, loss and precision may be changed;
+        network, input scaling and optimiser are those of the first call.
 
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals. Those of the first call scale the input.
+            Signals. The signals of the first call define the input scaling.
         y : array of shape (n_samples,)
             Labels.
         classes : array of shape (n_classes,), optional
-            All labels that will occur; needed in the first call only, if not all are in its y.
+            All labels of all calls; needed in the first call if its y lacks some of the labels.
         sample_weight : array of shape (n_samples,), optional
-            Weight of each signal in the loss.
+            Weight of each signal in the loss, up to a common factor.
 
         Returns
         -------
-        classifier
-            The classifier itself.
+        object
+            The fitted classifier itself.
 
         Raises
         ------
         ValueError
-            As :meth:`fit`; or if y holds labels beyond the classes of the first call.
+            As for :meth:`fit`; or if y contains labels that are not in the classes of the first
+            call, or `class_weight` is "balanced".
         """
         device = resolve_device(self.device)
         if self.class_weight == "balanced":
             raise ValueError(
-                "class_weight='balanced' needs all labels at once; give partial_fit a dictionary"
+                "class_weight='balanced' needs all labels at once; for partial_fit, class_weight "
+                "must be a dictionary or None"
             )
         if hasattr(self, "net_"):
             self._check_combination()
@@ -444,25 +448,26 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, in any number: they are processed in chunks.
+            Signals, in any number; they are processed in chunks.
         class_prior : mapping of label to float, or array of shape (n_classes,), optional
-            How frequent each class is where the signals come from, in any unit. The probabilities
-            are those of Bayes' rule under it; without it, under `class_prior_`, the frequencies
-            in training.
+            Frequency of each class in the tissue of the signals, up to a common factor. Bayes'
+            rule gives the probabilities under this prior. By default, the prior is
+            `class_prior_`, the frequencies in the training.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            Probabilities; the columns are in the order of `classes_`.
 
         Raises
         ------
         ValueError
-            If the signals are not as in training, or the prior does not fit the classes.
+            If the signals contain NaN or infinite values, the number or the names of the
+            columns differ from those of `fit`, or `class_prior` does not match the classes.
         """
         check_is_fitted(self)
         if class_prior is not None:
-            # a wrong prior is an error before the work
+            # an invalid prior is an error before the prediction starts
             checked_class_prior(class_prior, self.classes_)
             self._check_kept("class_prior_", "class_prior")
         signals = checked_signals(self, X, reset=False, order="C")
@@ -485,6 +490,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         -------
         ndarray of shape (n_samples,)
             Labels.
+
+        Raises
+        ------
+        ValueError
+            As for :meth:`predict_proba`.
         """
         probabilities = self.predict_proba(X, class_prior)
         labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
@@ -493,7 +503,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def predict_multicompartment_proba(
         self, X: ArrayLike, class_prior: ClassPrior | None = None
     ) -> NDArray[np.float64]:
-        """Predict the probability that there is more than one compartment, P(n_c >= 2).
+        """Predict the probability of more than one compartment, P(n_c >= 2).
 
         Parameters
         ----------
@@ -505,33 +515,38 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Returns
         -------
         ndarray of shape (n_samples,)
+            Sum of the probabilities of the counts >= 2.
 
         Raises
         ------
         ValueError
-            If the labels are not counts.
+            If the labels are not compartment counts; or as for :meth:`predict_proba`.
         """
         check_is_fitted(self)
-        is_multicompartment(self.classes_)  # labels that are no counts: an error before the work
+        is_multicompartment(self.classes_)  # other labels are an error before the prediction
         return multicompartment_probability(self.predict_proba(X, class_prior), self.classes_)
 
     def to_onnx(self, path: str | Path) -> None:
-        """Write the trained network as an ONNX file, which needs neither torch nor corrsk.
+        """Write the trained network as an ONNX file, which runs without torch and corrsk.
 
         Parameters
         ----------
         path : path-like
-            The file. Its input is "signals", float32 of shape (n_samples, n_measurements), in the
-            order and with the normalisation of the training signals; its output is
-            "probabilities", float32 of shape (n_samples, n_classes). The labels are in its
-            metadata, "classes", as JSON.
+            Name of the file.
 
         Raises
         ------
         ImportError
             If the libraries of the extra `onnx` are not installed.
         FileNotFoundError
-            If the folder does not exist.
+            If the folder of the file does not exist.
+
+        Notes
+        -----
+        The input of the file is "signals", float32 of shape (n_samples, n_measurements), in the
+        order and with the normalisation of the training signals. Its output is "probabilities",
+        float32 of shape (n_samples, n_classes). Its metadata contain the labels, under "classes",
+        as JSON.
         """
         check_is_fitted(self)
         write_onnx(self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist())
@@ -552,13 +567,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         classes: ArrayLike | None,
         layout: tuple[int, ...] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Signals and class indices of a new training, whose classes and network are stored."""
+        """Validate the data of a new training; store its classes and choose the network."""
         signals, labels = self._first_signals(X, y, layout)
         check_classification_targets(labels)
         known = np.unique(labels if classes is None else np.asarray(classes))
         if known.size < 2:
             raise ValueError(
-                f"y must hold at least two classes; got 1 class, {known.tolist()[0]!r}"
+                f"y must contain at least two classes; got 1 class, {known.tolist()[0]!r}"
             )
         index = class_index(labels, known, "y", "classes")
         self.classes_ = known
@@ -570,12 +585,15 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         if X_val is None and y_val is None:
             return None
         if X_val is None or y_val is None:
-            raise ValueError("validation data need both X_val and y_val")
+            raise ValueError(
+                "validation data need both X_val and y_val; "
+                f"{'X_val' if X_val is None else 'y_val'} is None"
+            )
         signals = checked_signals(self, X_val, reset=False, dtype=np.float32, order="C")
         labels = column_or_1d(y_val)
         if signals.shape[0] != labels.shape[0]:
             raise ValueError(
-                f"X_val has {signals.shape[0]} signals but y_val {labels.shape[0]} labels"
+                f"X_val has {signals.shape[0]} signals but y_val has {labels.shape[0]} labels"
             )
         return signals, class_index(labels, classes, "y_val", "y")
 
@@ -583,7 +601,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def _checked_weights(
         sample_weight: ArrayLike | None, X: NDArray[Any]
     ) -> NDArray[np.float32] | None:
-        """Sample weights; None if there are none, or all are equal."""
+        """Validate sample weights; return None if not given or all equal."""
         if sample_weight is None:
             return None
         weights: NDArray[np.float32] = _check_sample_weight(
@@ -596,8 +614,9 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     def _check_kept(self, attribute: str, purpose: str) -> None:
         if not hasattr(self, attribute):
             raise ValueError(
-                "this classifier was read from a file of an older version, which did not store "
-                f"{attribute}; {purpose} needs it: fit the classifier again"
+                f"{purpose} needs the attribute {attribute}, which the file of this classifier "
+                "does not contain because an older version of corrsk wrote the file; fit the "
+                "classifier again"
             )
 
     def _settings(
@@ -607,7 +626,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         n_samples: int,
         weighted: tuple[NDArray[np.int64], NDArray[np.float32] | None] | None = None,
     ) -> ClassifierSettings:
-        """Settings of a training on so many signals of each class, which are stored."""
+        """Return the settings of a training; store `class_count_` and `class_prior_`."""
         self.class_count_ = class_count
         frequency: NDArray[Any] = class_count
         if weighted is not None and weighted[1] is not None:
@@ -617,7 +636,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         weights = None
         if self.class_weight is not None:
             weights = class_weights(self.class_weight, self.classes_, self.class_prior_)
-            # a network that is trained with weights answers under the prior that they make
+            # class weights multiply the prior of the predicted probabilities
             self.class_prior_ = self.class_prior_ * weights
         return ClassifierSettings(
             **self._common_settings(seed, n_samples),
@@ -630,16 +649,30 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 def class_index(
     labels: NDArray[Any], classes: NDArray[Any], name: str, known_from: str
 ) -> NDArray[np.int64]:
-    """Return the position of each label in `classes`, which are sorted.
+    """Return the position of each label in the sorted classes.
+
+    Parameters
+    ----------
+    labels : array of shape (n_samples,)
+        Labels.
+    classes : array of shape (n_classes,)
+        All valid labels, sorted.
+    name, known_from : str
+        Names of labels and classes, for the message.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        Positions.
 
     Raises
     ------
     ValueError
-        If a label is none of them.
+        If a label is not in `classes`.
     """
     extra = np.setdiff1d(labels, classes).tolist()
     if extra:
-        raise ValueError(f"{name} holds labels that {known_from} does not: {extra}")
+        raise ValueError(f"{name} contains labels that are not in {known_from}: {extra}")
     return np.searchsorted(classes, labels)
 
 
@@ -648,12 +681,26 @@ def class_weights(
     classes: NDArray[Any],
     frequencies: NDArray[np.floating[Any]],
 ) -> NDArray[np.float64]:
-    """Return the weight of each class, of mean 1 over signals of these frequencies.
+    """Return the weight of each class, with mean 1 over the training signals.
+
+    Parameters
+    ----------
+    class_weight : mapping of label to float, or "balanced"
+        Parameter of the classifier.
+    classes : array of shape (n_classes,)
+        The labels.
+    frequencies : array of shape (n_classes,)
+        Frequencies of the classes in the training.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        Weights.
 
     Raises
     ------
     ValueError
-        If a weight is negative, or all are 0.
+        If a weight is negative, or all weights are 0.
     """
     if class_weight == "balanced":
         weights = 1 / (len(classes) * frequencies)

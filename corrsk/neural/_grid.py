@@ -1,4 +1,4 @@
-"""How the columns of signals are laid out on a grid, for networks that need one."""
+"""Layout of the columns of signals on a grid, for the convolutional network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from corrsk.acquisition.protocol import protocol_of_columns
 
-MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling leave one pixel of it
+MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling reduce 6 x 6 to one pixel
 
 
 def resolve_grid(
@@ -18,28 +18,30 @@ def resolve_grid(
     layout: tuple[int, ...] | None = None,
     feature_names: Iterable[str] | None = None,
 ) -> tuple[int, ...]:
-    """How to lay out columns on a grid.
+    """Shape of the grid for the columns of signals.
 
     Parameters
     ----------
     grid_shape : sequence of int or "auto"
-        What the user wants.
+        Parameter of the estimator.
     n_columns : int
+        Number of columns.
     layout : tuple of int, optional
-        The shape of each signal, if it was more than a row of columns.
+        Shape of each signal, if X has more than two dimensions.
     feature_names : iterable of str, optional
+        Names of the columns.
 
     Returns
     -------
     tuple of int
-        The grid that was asked for; for "auto" the layout, else the one that the
-        feature names tell (TI50_TE4.5, in grid order), else a square, else the
-        smallest grid of at least 6 x 6 that holds the columns.
+        The given `grid_shape`; for "auto" the layout, otherwise the grid of the feature
+        names (TI50_TE4.5, in grid order), otherwise a square, otherwise the smallest
+        grid of at least 6 x 6 with room for the columns.
 
     Raises
     ------
     ValueError
-        If the grid that was asked for does not hold the columns.
+        If `grid_shape` does not match the number of columns.
     """
     if grid_shape != "auto":
         shape: tuple[Any, ...] = tuple(grid_shape)
@@ -49,20 +51,20 @@ def resolve_grid(
             or math.prod(shape) != n_columns
         ):
             raise ValueError(
-                f"grid_shape {shape} does not lay out the {n_columns} columns of X; give two or "
-                f"three positive integers whose product is {n_columns}, or 'auto'"
+                f"grid_shape {shape} does not match the {n_columns} columns of X; give two or "
+                f"three positive integers with the product {n_columns}, or 'auto'"
             )
         return shape
     known = layout or _grid_of_names(feature_names)
     if known is not None and len(known) > 1:
-        # what goes beyond a third axis is gathered in it
+        # further axes are merged into the third
         return known if len(known) < 4 else (*known[:2], math.prod(known[2:]))
     side = math.isqrt(n_columns)
     return (side, side) if side * side == n_columns else smallest_grid(n_columns)
 
 
 def _grid_of_names(names: Iterable[str] | None) -> tuple[int, ...] | None:
-    """The grid of columns whose names are in grid order."""
+    """Grid shape from the names of columns, or None if they are not in grid order."""
     protocol = protocol_of_columns(names)
     if protocol is None:
         return None
@@ -71,7 +73,7 @@ def _grid_of_names(names: Iterable[str] | None) -> tuple[int, ...] | None:
 
 
 def smallest_grid(n_columns: int) -> tuple[int, int]:
-    """The smallest grid of at least 6 x 6 that holds `n_columns`; of equals the squarest."""
+    """Smallest grid of at least 6 x 6 with room for `n_columns`; the squarest if several."""
     shapes = [
         (rows, max(rows, -(-n_columns // rows)))
         for rows in range(MIN_GRID_SIDE, max(MIN_GRID_SIDE, math.isqrt(n_columns) + 1) + 1)

@@ -1,4 +1,4 @@
-"""Classifiers of the number of compartments that train a network."""
+"""Network classifiers of the number of compartments."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _accepting_other_networks(function: Callable[..., None]) -> Callable[..., No
             return
         cls: Any = ResidualMLPClassifier if network == "residual-mlp" else ModuleClassifier
         warnings.warn(
-            f"CorrelationCNNClassifier trains the paper's network alone; for {network!r} take "
-            f"{cls.__name__}, since network= will be removed in the next release",
+            f"CorrelationCNNClassifier trains only the paper's network; for network={network!r} "
+            f"use {cls.__name__}; the parameter network will be removed in the next release",
             FutureWarning,
             stacklevel=2,
         )
@@ -46,7 +46,7 @@ def _accepting_other_networks(function: Callable[..., None]) -> Callable[..., No
             RENAMED_PARAMETERS[name].name if name in RENAMED_PARAMETERS else name: value
             for name, value in kwargs.items()
         }
-        # the defaults were those of the CNN
+        # with network=, the defaults were those of the CNN
         defaults = {
             name: getattr(CorrelationCNNClassifier(), name)
             for name in ("input_scaling", "optimizer", "learning_rate", "precision")
@@ -61,98 +61,107 @@ def _accepting_other_networks(function: Callable[..., None]) -> Callable[..., No
 class CorrelationCNNClassifier(NetworkClassifier):
     """Count the compartments of a signal with the convolutional network of the paper.
 
-    The network is :class:`corrsk.neural.networks.CorrelationCNN`. The defaults are the best
-    training found for it within minutes on two cores; :meth:`from_recipe` has the published one.
-    It looks at signals on a grid of inversion and echo times: for another protocol take
-    :class:`ResidualMLPClassifier`.
+    The network is :class:`corrsk.neural.networks.CorrelationCNN`. The default parameters are the
+    best found for a training of minutes on two cores; :meth:`from_recipe` has the published
+    parameters. The network needs signals on a grid of inversion and echo times; for
+    other protocols use :class:`ResidualMLPClassifier`.
 
     Parameters
     ----------
     grid_shape : tuple of int or "auto", default="auto"
-        (n_ti, n_te) or (n_ti, n_te, n_b): how the columns, in grid order, are laid out. "auto"
-        takes it from the shape of X, if that is (n_samples, n_ti, n_te), otherwise from the
-        feature names (TI50_TE4.5), otherwise a square, otherwise the smallest grid of at least
-        6 x 6 that holds the columns, filled up with zeros. In a Pipeline,
-        ``set_output(transform="pandas")`` passes the names on, which a protocol that is not
-        square needs.
+        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns, which are in grid order. "auto"
+        is the shape of X if it is (n_samples, n_ti, n_te), otherwise the grid of the feature names
+        (TI50_TE4.5), otherwise a square, otherwise the smallest grid of at least 6 x 6 with room
+        for the columns, filled with zeros. If n_ti differs from n_te, give the grid or the feature
+        names; in a Pipeline, ``set_output(transform="pandas")`` passes the names on.
     dropout : float, default=0.0
         Dropout rate after the pooling and after each fully connected layer.
     input_scaling : {"standardize"} or None, default="standardize"
-        "standardize" brings each column to mean 0 and variance 1 over the training signals.
+        "standardize" scales each column to mean 0 and variance 1 over the training signals. None
+        leaves the signals unchanged.
     optimizer : {"adamw", "sgd", "muon"}, default="adamw"
-        "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
+        Optimiser; "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
     learning_rate : float, default=0.01
+        Largest learning rate; the schedule multiplies it with a factor of at most 1.
     learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
-        See :mod:`corrsk.neural.training.schedules`.
+        Learning rate during the training; see :mod:`corrsk.neural.training.schedules`.
     momentum : float or None, default=None
-        Momentum of the optimiser "sgd", for which None is 0.9. The other optimisers have momenta
-        of their own, and with them a number is an error.
+        Momentum of the optimiser "sgd", for which None means 0.9. The momenta of the other
+        optimisers are fixed; a number is an error.
     weight_decay : float, default=0.01
+        Decoupled weight decay; with "sgd", an L2 penalty on the weights.
     max_epochs : int, default=40
+        Largest number of epochs.
     batch_size : int or "auto", default="auto"
-        "auto" is a hundredth of the training signals, but at least 16 and at most 500.
+        Number of signals of a training step. "auto" is a hundredth of the training signals, but at
+        least 16 and at most 500.
     precision : {"float32", "bfloat16", "auto"}, default="float32"
-        Precision of the matrix products in training; "auto" is bfloat16 where the machine has
-        instructions for it. Predictions are in float32.
+        Precision of the matrix products in training; "auto" is bfloat16 if the machine has
+        instructions for bfloat16. Predictions are in float32.
     backend : {"auto", "torch", "numba"}, default="auto"
         Implementation of the training step: torch, or for 8 x 8 grids on the processor the
-        compiled kernels of the extra `fast`. "auto" takes these where it can, and CUDA graphs on
-        a GPU.
+        compiled kernels of the extra `fast`. "auto" is "numba" if possible, and CUDA graphs on a
+        GPU.
     softmax_before_loss : bool, default=False
-        Whether to apply softmax before the cross-entropy, which applies it again; as in the code
-        published with the paper.
+        Whether to apply softmax before the cross-entropy, which applies softmax again, as in the
+        code published with the paper.
     class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, up to a common factor. "balanced" weights are inversely
+        proportional to the frequencies of the classes; None gives equal weights.
     validation_fraction : float or None, default=None
-        Part of the training signals to hold out, stratified, where `fit` gets no validation data.
-        None trains on all.
+        Fraction of the training signals that `fit` holds out, stratified, as validation data.
+        None trains on all signals.
     n_iter_no_change : int or None, default=None
-        Stop after this number of epochs without a lower loss: the validation loss, or without
-        validation data the training loss. None never stops early.
+        Number of epochs without a lower loss after which the training stops. The loss is the
+        validation loss, or the training loss if there are no validation data. None never stops
+        early.
     restore_best : bool, default=True
-        Whether to end with the weights of the epoch with the lowest validation loss, where there
-        are validation data; otherwise with the last ones.
+        Whether to keep the weights of the epoch with the lowest validation loss. Without
+        validation data, or with False, the weights of the last epoch are kept.
     device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
-        "auto" takes a GPU if there is one.
+        Device of the training and the predictions. "auto" is a GPU if available.
     checkpoint : path-like or None, default=None
         File in which the state of the training is stored. If the file holds an interrupted run of
-        the same training, `fit` resumes it with bit-identical results; that needs an integer
-        `random_state`. One file serves one training: not for searches.
+        the same training, `fit` resumes it with bit-identical results. A checkpoint needs an
+        integer `random_state`. One file serves one training, so that searches cannot use it.
     random_state : int, RandomState, Generator or None, default=None
-        Seed of the weights, the order of the signals, dropout and the split.
+        Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
-        Whether to show progress once the training takes a few seconds.
+        Whether to show a progress bar if the training takes more than a few seconds.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels.
     net_ : skorch.NeuralNet
-        The trained net; `net_.module_` is the torch module.
+        The trained net, whose `module_` is the torch module.
     class_count_ : ndarray of shape (n_classes,)
         Number of training signals of each class.
     class_prior_ : ndarray of shape (n_classes,)
-        Frequencies of the classes in training, with the class weights and sample weights if there
-        are any; the probabilities hold under it, see :meth:`predict_proba`.
+        Frequencies of the classes in the training, multiplied by class weights and sample weights
+        if given: the prior of the predicted probabilities, see :meth:`predict_proba`.
     grid_shape_ : tuple of int
         Layout of the columns.
     history_ : list of dict
         For each epoch: epoch, train_loss, learning_rate, seconds, and with validation data
-        valid_loss and valid_accuracy. `pandas.DataFrame(history_)`. The losses are weighted by
-        `class_weight`, if that is given.
+        valid_loss and valid_accuracy. Losses are weighted by `class_weight`, if given.
+        `pandas.DataFrame(history_)` is a table of the epochs.
     best_epoch_ : int or None
-        The epoch with the lowest validation loss.
+        The epoch, counted from 1, with the lowest validation loss; None without validation data.
     n_iter_ : int
-        Number of epochs run, and of calls of :meth:`partial_fit`.
+        Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the columns of X, if X is a DataFrame.
 
     Notes
     -----
     Endt, Lachermeier and Menzel, "Classification of multiparametric correlation MRI signals using
     deep neural networks", MIDL 2024.
 
-    On the processor the same `random_state` gives the same bits, on the same machine with the same
-    number of threads and the same backend. On a GPU, sums may differ in order.
+    On the processor, the same `random_state` gives bit-identical results on the same machine with
+    the same number of threads and the same backend. On a GPU, the order of sums may differ.
 
     Examples
     --------
@@ -228,28 +237,29 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Parameters
         ----------
         name : {"default", "paper"}
-            "paper" is the published training: SGD with momentum 0.9, learning rate 1 falling in 5
-            steps, 3000 epochs, batches of 10,000, dropout 0.2, and softmax before a cross-entropy
-            that applies it again. One difference: corrsk ends with the weights of the best epoch
-            where the published code keeps the last.
+            "paper" is the published training: SGD with momentum 0.9, a learning rate that falls
+            from 1 in 5 steps, 3000 epochs, batches of 10,000, dropout 0.2, and softmax both before
+            and in the cross-entropy. One difference: with validation data, corrsk keeps the
+            weights of the best epoch; the published code keeps the last.
         **changes
             Parameters that replace those of the recipe.
 
         Returns
         -------
         CorrelationCNNClassifier
+            Unfitted classifier.
 
         Raises
         ------
         ValueError
-            If the name is unknown; the message lists the known ones.
+            If the name is unknown; the message lists the valid names.
         """
         recipe = lookup(RECIPES, name, "recipe")
         if recipe.estimator != cls.__name__:
             warnings.warn(
-                f"the recipe {name!r} is a training of {recipe.estimator}; call "
-                f"{recipe.estimator}.from_recipe, since this way will be removed in the next "
-                "release",
+                f"the recipe {name!r} is for {recipe.estimator}; call {recipe.estimator}."
+                "from_recipe, because CorrelationCNNClassifier.from_recipe will not accept it "
+                "from the next release on",
                 FutureWarning,
                 stacklevel=2,
             )
@@ -268,9 +278,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
 class ResidualMLPClassifier(NetworkClassifier):
     """Count the compartments of a signal with a residual multilayer perceptron.
 
-    The network is :class:`corrsk.neural.networks.ResidualMLP`. It takes the measurements of any
-    protocol in any order, and comes close to the best possible classifier where it is trained on
-    a stream of fresh signals (:meth:`fit_stream`).
+    The network is :class:`corrsk.neural.networks.ResidualMLP`, for any protocol and any order of
+    the measurements. Trained on a stream of fresh signals (:meth:`fit_stream`), the network comes
+    close to the best possible classifier.
 
     Parameters
     ----------
@@ -281,74 +291,82 @@ class ResidualMLPClassifier(NetworkClassifier):
     dropout : float, default=0.0
         Dropout rate within the blocks.
     input_scaling : {"half-whiten", "standardize"} or None, default="half-whiten"
-        "half-whiten" turns signals into their principal components, see
-        :class:`corrsk.neural.networks.HalfWhitenedNetwork`; "standardize" brings each column to
-        mean 0 and variance 1 over the training signals.
+        "half-whiten" replaces signals by their half-whitened principal components, see
+        :class:`corrsk.neural.networks.HalfWhitenedNetwork`; "standardize" scales each column to
+        mean 0 and variance 1 over the training signals. None leaves the signals unchanged.
     optimizer : {"adamw", "sgd", "muon"}, default="muon"
-        "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
+        Optimiser; "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
     learning_rate : float, default=0.005
+        Largest learning rate; the schedule multiplies it with a factor of at most 1.
     learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
-        See :mod:`corrsk.neural.training.schedules`.
+        Learning rate during the training; see :mod:`corrsk.neural.training.schedules`.
     momentum : float or None, default=None
-        Momentum of the optimiser "sgd", for which None is 0.9. The other optimisers have momenta
-        of their own, and with them a number is an error.
+        Momentum of the optimiser "sgd", for which None means 0.9. The momenta of the other
+        optimisers are fixed; a number is an error.
     weight_decay : float, default=0.01
+        Decoupled weight decay; with "sgd", an L2 penalty on the weights.
     max_epochs : int, default=40
+        Largest number of epochs.
     batch_size : int or "auto", default="auto"
-        "auto" is a hundredth of the training signals, but at least 16 and at most 2,000.
+        Number of signals of a training step. "auto" is a hundredth of the training signals, but at
+        least 16 and at most 2,000.
     precision : {"float32", "bfloat16", "auto"}, default="auto"
-        Precision of the matrix products in training; "auto" is bfloat16 where the machine has
-        instructions for it. Predictions are in float32.
+        Precision of the matrix products in training; "auto" is bfloat16 if the machine has
+        instructions for bfloat16. Predictions are in float32.
     backend : {"auto", "torch"}, default="auto"
-        Implementation of the training step: "auto" takes CUDA graphs on a GPU, "torch"
-        never.
+        Implementation of the training step. "auto" is CUDA graphs on a GPU, otherwise "torch".
     class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, up to a common factor. "balanced" weights are inversely
+        proportional to the frequencies of the classes; None gives equal weights.
     validation_fraction : float or None, default=None
-        Part of the training signals to hold out, stratified, where `fit` gets no validation data.
-        None trains on all.
+        Fraction of the training signals that `fit` holds out, stratified, as validation data.
+        None trains on all signals.
     n_iter_no_change : int or None, default=None
-        Stop after this number of epochs without a lower loss: the validation loss, or without
-        validation data the training loss. None never stops early.
+        Number of epochs without a lower loss after which the training stops. The loss is the
+        validation loss, or the training loss if there are no validation data. None never stops
+        early.
     restore_best : bool, default=True
-        Whether to end with the weights of the epoch with the lowest validation loss, where there
-        are validation data; otherwise with the last ones.
+        Whether to keep the weights of the epoch with the lowest validation loss. Without
+        validation data, or with False, the weights of the last epoch are kept.
     device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
-        "auto" takes a GPU if there is one.
+        Device of the training and the predictions. "auto" is a GPU if available.
     checkpoint : path-like or None, default=None
         File in which the state of the training is stored. If the file holds an interrupted run of
-        the same training, `fit` resumes it with bit-identical results; that needs an integer
-        `random_state`. One file serves one training: not for searches.
+        the same training, `fit` resumes it with bit-identical results. A checkpoint needs an
+        integer `random_state`. One file serves one training, so that searches cannot use it.
     random_state : int, RandomState, Generator or None, default=None
-        Seed of the weights, the order of the signals, dropout and the split.
+        Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
-        Whether to show progress once the training takes a few seconds.
+        Whether to show a progress bar if the training takes more than a few seconds.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels.
     net_ : skorch.NeuralNet
-        The trained net; `net_.module_` is the torch module.
+        The trained net, whose `module_` is the torch module.
     class_count_ : ndarray of shape (n_classes,)
         Number of training signals of each class.
     class_prior_ : ndarray of shape (n_classes,)
-        Frequencies of the classes in training, with the class weights and sample weights if there
-        are any; the probabilities hold under it, see :meth:`predict_proba`.
+        Frequencies of the classes in the training, multiplied by class weights and sample weights
+        if given: the prior of the predicted probabilities, see :meth:`predict_proba`.
     history_ : list of dict
         For each epoch: epoch, train_loss, learning_rate, seconds, and with validation data
-        valid_loss and valid_accuracy. `pandas.DataFrame(history_)`. The losses are weighted by
-        `class_weight`, if that is given.
+        valid_loss and valid_accuracy. Losses are weighted by `class_weight`, if given.
+        `pandas.DataFrame(history_)` is a table of the epochs.
     best_epoch_ : int or None
-        The epoch with the lowest validation loss.
+        The epoch, counted from 1, with the lowest validation loss; None without validation data.
     n_iter_ : int
-        Number of epochs run, and of calls of :meth:`partial_fit`.
+        Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the columns of X, if X is a DataFrame.
 
     Notes
     -----
-    On the processor the same `random_state` gives the same bits, on the same machine with the same
-    number of threads and the same backend. On a GPU, sums may differ in order.
+    On the processor, the same `random_state` gives bit-identical results on the same machine with
+    the same number of threads and the same backend. On a GPU, the order of sums may differ.
 
     Examples
     --------
@@ -421,20 +439,26 @@ class ResidualMLPClassifier(NetworkClassifier):
         Parameters
         ----------
         name : {"residual-mlp"}
-            The training of the shipped models, on batches of 2,000 signals.
+            "residual-mlp" is the training of the pretrained models, with batches of 2,000 signals.
         **changes
             Parameters that replace those of the recipe.
+
+        Returns
+        -------
+        ResidualMLPClassifier
+            Unfitted classifier.
 
         Raises
         ------
         ValueError
-            If the name is unknown, or of another estimator; the message lists the known ones.
+            If the name is unknown or the recipe is for another estimator; the message lists the
+            valid names.
         """
         known = {key: recipe for key, recipe in RECIPES.items() if recipe.estimator == cls.__name__}
         return cls(**{**lookup(known, name, "recipe").parameters, **changes})
 
     def _choose_network(self, layout: tuple[int, ...] | None) -> None:
-        # the fingerprints of checkpoints have a grid, which the network does not look at
+        # the grid is part of a checkpoint's fingerprint, but without effect on the network
         self._stored_grid = resolve_grid(
             "auto", self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
         )
@@ -447,84 +471,93 @@ class ResidualMLPClassifier(NetworkClassifier):
 
 
 class ModuleClassifier(NetworkClassifier):
-    """Count the compartments of a signal with a torch module of one's own.
+    """Count the compartments of a signal with a torch module of your choice.
 
     Parameters
     ----------
     module : torch.nn.Module or None, default=None
-        Turns signals (n_samples, n_measurements) into logits (n_samples, n_classes). A copy of it
-        is trained, from the weights that it has. None is a linear layer, that is logistic
-        regression.
+        Module that maps signals (n_samples, n_measurements) to logits (n_samples, n_classes). The
+        training starts from the weights of the module and changes a copy only. None is a linear
+        layer, that is, logistic regression.
     input_scaling : {"standardize", "half-whiten"} or None, default="standardize"
-        Transformation of the signals in front of the module: each column is brought to mean 0 and
-        variance 1 over the training signals; or the signals become their principal components,
-        :class:`corrsk.neural.networks.HalfWhitenedNetwork`.
+        Transformation of the signals before the module. "standardize" scales each column to mean 0
+        and variance 1 over the training signals; "half-whiten" replaces signals by their
+        half-whitened principal components, see
+        :class:`corrsk.neural.networks.HalfWhitenedNetwork`. None leaves the signals unchanged.
     optimizer : {"adamw", "sgd", "muon"}, default="adamw"
-        "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
+        Optimiser; "muon" is :class:`corrsk.neural.training.optimizers.MuonWithAdamW`.
     learning_rate : float, default=0.01
+        Largest learning rate; the schedule multiplies it with a factor of at most 1.
     learning_rate_schedule : {"one-cycle", "steps", "constant"}, default="one-cycle"
-        See :mod:`corrsk.neural.training.schedules`.
+        Learning rate during the training; see :mod:`corrsk.neural.training.schedules`.
     momentum : float or None, default=None
-        Momentum of the optimiser "sgd", for which None is 0.9. The other optimisers have momenta
-        of their own, and with them a number is an error.
+        Momentum of the optimiser "sgd", for which None means 0.9. The momenta of the other
+        optimisers are fixed; a number is an error.
     weight_decay : float, default=0.01
+        Decoupled weight decay; with "sgd", an L2 penalty on the weights.
     max_epochs : int, default=40
+        Largest number of epochs.
     batch_size : int or "auto", default="auto"
-        "auto" is a hundredth of the training signals, but at least 16 and at most 500.
+        Number of signals of a training step. "auto" is a hundredth of the training signals, but at
+        least 16 and at most 500.
     precision : {"float32", "bfloat16", "auto"}, default="float32"
-        Precision of the matrix products in training; "auto" is bfloat16 where the machine has
-        instructions for it. Predictions are in float32.
+        Precision of the matrix products in training; "auto" is bfloat16 if the machine has
+        instructions for bfloat16. Predictions are in float32.
     backend : {"auto", "torch"}, default="auto"
-        Implementation of the training step: "auto" takes CUDA graphs on a GPU for
-        modules of torch's own layers, "torch"
-        never.
+        Implementation of the training step. "auto" is "torch", but CUDA graphs on a GPU if the
+        module has only layers of torch.
     class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the loss, up to a common factor. "balanced" weights are inversely
+        proportional to the frequencies of the classes; None gives equal weights.
     validation_fraction : float or None, default=None
-        Part of the training signals to hold out, stratified, where `fit` gets no validation data.
-        None trains on all.
+        Fraction of the training signals that `fit` holds out, stratified, as validation data.
+        None trains on all signals.
     n_iter_no_change : int or None, default=None
-        Stop after this number of epochs without a lower loss: the validation loss, or without
-        validation data the training loss. None never stops early.
+        Number of epochs without a lower loss after which the training stops. The loss is the
+        validation loss, or the training loss if there are no validation data. None never stops
+        early.
     restore_best : bool, default=True
-        Whether to end with the weights of the epoch with the lowest validation loss, where there
-        are validation data; otherwise with the last ones.
+        Whether to keep the weights of the epoch with the lowest validation loss. Without
+        validation data, or with False, the weights of the last epoch are kept.
     device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
-        "auto" takes a GPU if there is one.
+        Device of the training and the predictions. "auto" is a GPU if available.
     checkpoint : path-like or None, default=None
         File in which the state of the training is stored. If the file holds an interrupted run of
-        the same training, `fit` resumes it with bit-identical results; that needs an integer
-        `random_state`. One file serves one training: not for searches.
+        the same training, `fit` resumes it with bit-identical results. A checkpoint needs an
+        integer `random_state`. One file serves one training, so that searches cannot use it.
     random_state : int, RandomState, Generator or None, default=None
-        Seed of the weights, the order of the signals, dropout and the split.
+        Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
-        Whether to show progress once the training takes a few seconds.
+        Whether to show a progress bar if the training takes more than a few seconds.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels.
     net_ : skorch.NeuralNet
-        The trained net; `net_.module_` is the torch module.
+        The trained net, whose `module_` is the torch module.
     class_count_ : ndarray of shape (n_classes,)
         Number of training signals of each class.
     class_prior_ : ndarray of shape (n_classes,)
-        Frequencies of the classes in training, with the class weights and sample weights if there
-        are any; the probabilities hold under it, see :meth:`predict_proba`.
+        Frequencies of the classes in the training, multiplied by class weights and sample weights
+        if given: the prior of the predicted probabilities, see :meth:`predict_proba`.
     history_ : list of dict
         For each epoch: epoch, train_loss, learning_rate, seconds, and with validation data
-        valid_loss and valid_accuracy. `pandas.DataFrame(history_)`. The losses are weighted by
-        `class_weight`, if that is given.
+        valid_loss and valid_accuracy. Losses are weighted by `class_weight`, if given.
+        `pandas.DataFrame(history_)` is a table of the epochs.
     best_epoch_ : int or None
-        The epoch with the lowest validation loss.
+        The epoch, counted from 1, with the lowest validation loss; None without validation data.
     n_iter_ : int
-        Number of epochs run, and of calls of :meth:`partial_fit`.
+        Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the columns of X, if X is a DataFrame.
 
     Notes
     -----
-    On the processor the same `random_state` gives the same bits, on the same machine with the same
-    number of threads and the same backend. On a GPU, sums may differ in order.
+    On the processor, the same `random_state` gives bit-identical results on the same machine with
+    the same number of threads and the same backend. On a GPU, the order of sums may differ.
 
     Examples
     --------
@@ -587,7 +620,7 @@ class ModuleClassifier(NetworkClassifier):
         self.verbose = verbose
 
     def _choose_network(self, layout: tuple[int, ...] | None) -> None:
-        # the fingerprints of checkpoints have a grid, which the module does not look at
+        # the grid is part of a checkpoint's fingerprint, but without effect on the module
         self._stored_grid = resolve_grid(
             "auto", self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
         )
@@ -613,11 +646,12 @@ def classifier_from_recipe(name: str, **changes: Any) -> NetworkClassifier:
     Returns
     -------
     CorrelationCNNClassifier or ResidualMLPClassifier
+        Unfitted classifier.
 
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown; the message lists the valid names.
     """
     recipe = lookup(RECIPES, name, "recipe")
     classes = (CorrelationCNNClassifier, ResidualMLPClassifier)

@@ -1,4 +1,4 @@
-"""Networks that tell how many compartments a signal has."""
+"""Torch modules of the networks that count compartments."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ class CorrelationCNN(nn.Module):
     Two 3 x 3 convolutions without padding (6 and 16 channels, ReLU), 2 x 2
     max-pooling, dropout, two fully connected layers of 32 nodes (ReLU,
     dropout) and a linear output layer: 4,208 parameters for 4 classes on an
-    8 x 8 grid. The output is logits; the paper's softmax belongs to the
-    prediction or, in its published training, to the loss.
+    8 x 8 grid. The outputs are logits; the prediction applies the softmax, and
+    so does the loss in the published training.
 
     Parameters
     ----------
     n_classes : int, default=4
         Number of classes.
     grid_shape : tuple of int, default=(8, 8)
-        (n_ti, n_te): how the columns are laid out, TI-major. A third entry
-        (n_b) becomes the channels of the input. Sides below 6 are padded with
-        zeros up to 6.
+        Layout (n_ti, n_te) of the columns, TI-major. A third entry (n_b) is the
+        number of input channels. Sides below 6 are padded with zeros up to 6.
     dropout : float, default=0.2
         Dropout rate, after the pooling and after each fully connected layer.
 
@@ -59,9 +58,17 @@ class CorrelationCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (n, n_classes) of signals of shape (n, N).
+        """Compute the logits of signals.
 
-        N may be smaller than the grid, the rest of which is filled with zeros.
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_measurements)
+            Signals. If the grid has more than n_measurements points, the rest is zero.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_classes)
+            Logits.
         """
         x = self.dropout(F.max_pool2d(F.relu(self.conv2(F.relu(self.conv1(self._grid(x))))), 2))
         x = self.dropout(F.relu(self.fc1(x.flatten(1))))
@@ -69,7 +76,7 @@ class CorrelationCNN(nn.Module):
         return self.fc3(x)
 
     def _grid(self, x: Tensor) -> Tensor:
-        """Signals as images of shape (n, channels, height, width)."""
+        """Arrange signals as images (n_samples, n_channels, height, width)."""
         x = x.flatten(1)
         missing = math.prod(self.grid_shape) - x.shape[1]
         if missing:
@@ -80,16 +87,18 @@ class CorrelationCNN(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """``x + W2 gelu(W1 norm(x))``, with W2 = 0 at the start.
+    """Residual block ``x + W2 gelu(W1 norm(x))``, with W2 = 0 at the start.
 
-    Pre-normalised residual blocks after He et al., ECCV 2016 (arXiv:1603.05027),
-    with layer norm and GELU. A block that starts as the identity lets a deep
-    network train as stably as a shallow one.
+    Pre-normalised residual block after He et al., ECCV 2016 (arXiv:1603.05027),
+    with layer norm and GELU. Because blocks start as the identity, a deep network
+    trains as stably as a shallow one.
 
     Parameters
     ----------
     width : int
+        Number of inputs and outputs.
     dropout : float
+        Dropout rate after the GELU.
     """
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -102,24 +111,35 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.fc2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """From (n, width) to (n, width)."""
+        """Apply the block.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, width)
+            Activations.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, width)
+            Activations.
+        """
         update: Tensor = self.fc2(self.dropout(F.gelu(self.fc1(self.norm(x)))))
         return x + update
 
 
 class ResidualMLP(nn.Module):
-    """A multilayer perceptron with residual blocks, for any protocol.
+    """Multilayer perceptron with residual blocks, for any protocol.
 
-    It takes the measurements as they come, in any number and order: the protocol
-    need not be a grid. With 64 measurements, 4 classes and the defaults it has
-    414,468 parameters and takes 2.5 MFLOP per signal and training step, 22 times
-    those of the paper's CNN.
+    The measurements need not form a grid, and their order is arbitrary. With 64
+    measurements, 4 classes and the defaults, the network has 414,468 parameters and
+    needs 2.5 MFLOP per signal and training step, 22 times as much as the paper's CNN.
 
     Parameters
     ----------
     n_features : int
-        Number of measurements N.
+        Number of measurements.
     n_classes : int, default=4
+        Number of classes.
     width : int, default=256
         Width of the blocks.
     n_blocks : int, default=3
@@ -143,23 +163,36 @@ class ResidualMLP(nn.Module):
         self.head = nn.Linear(width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (n, n_classes) of signals of shape (n, N)."""
+        """Compute the logits of signals.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_measurements)
+            Signals.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_classes)
+            Logits.
+        """
         logits: Tensor = self.head(self.norm(self.blocks(F.gelu(self.lift(x.flatten(1))))))
         return logits
 
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """What the named networks are built from.
+    """Dimensions of a named network.
 
     Parameters
     ----------
     n_features, n_classes : int
+        Number of measurements and of classes.
     grid_shape : tuple of int
-        For networks that see the measurements on a grid.
+        Layout of the measurements, for the CNN.
     width, n_blocks : int
-        For networks of which these can be chosen.
+        Width and number of blocks of the residual MLP.
     dropout : float
+        Dropout rate.
     """
 
     n_features: int
@@ -180,14 +213,14 @@ NETWORKS: dict[str, Callable[[NetworkShape], nn.Module]] = {
 
 
 class StandardizedNetwork(nn.Module):
-    """A network behind a fixed, column-wise shift and scale of its input.
+    """Network with a fixed shift and scale of each input column.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Takes standardised signals of shape (n, N).
-    mean, scale : array of shape (N,)
-        Subtracted, and divided by. They are buffers: not trained, but saved.
+        Network with standardised signals (n_samples, n_measurements) as input.
+    mean, scale : Tensor of shape (n_measurements,)
+        Subtrahend and divisor of each column: buffers, which are saved but not trained.
     """
 
     mean: Tensor
@@ -201,22 +234,47 @@ class StandardizedNetwork(nn.Module):
 
     @classmethod
     def from_signals(cls, network: nn.Module, X: Tensor) -> StandardizedNetwork:
-        """Bring each column of signals X, shape (n, N), to mean 0 and variance 1."""
+        """Put a standardisation in front of a network: mean 0 and variance 1 of each column.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            Network with standardised signals (n_samples, n_measurements) as input.
+        X : Tensor of shape (n_samples, n_measurements)
+            Signals that define mean and scale.
+
+        Returns
+        -------
+        StandardizedNetwork
+            The network with its standardisation.
+        """
         mean, variance = _mean_and_variance(X)
         # a constant column becomes 0
         return cls(network, mean, torch.where(variance > 0, variance.sqrt(), 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Output of the network for the standardised signals."""
+        """Compute the outputs of the network for signals.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_measurements)
+            Signals, not standardised.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_outputs)
+            Outputs of the network.
+        """
         logits: Tensor = self.network((x.flatten(1) - self.mean) / self.scale)
         return logits
 
 
 def _mean_and_variance(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each column, in the precision of X; exactly 0 is the variance of a constant one.
+    """Mean and variance of each column, in the precision of X.
 
-    Sums over rows as products with a vector of ones, a few rows at a time, take a sixth of
-    the time of `torch.var_mean`, which is half an epoch's of the compiled kernels.
+    The variance of a constant column is exactly 0. Sums over rows as products with a vector
+    of ones, a few rows at a time, take a sixth of the time of `torch.var_mean`, which needs
+    half as long as an epoch of the compiled kernels.
     """
     some_rows = 4096
     ones = X.new_ones(1, min(some_rows, len(X)))
@@ -227,29 +285,30 @@ def _mean_and_variance(X: Tensor) -> tuple[Tensor, Tensor]:
             X.new_zeros(X.shape[1], dtype=torch.float64),
         )
 
-    # differences from the first row, so that a constant column has the very mean
+    # differences from the first row, so that the mean of a constant column is exact
     mean = (X[0] + column_sums(lambda rows: rows - X[0]) / len(X)).to(X.dtype)
     variance = column_sums(lambda rows: (rows - mean).square_()) / len(X)
     return mean, variance.to(X.dtype)
 
 
 class HalfWhitenedNetwork(nn.Module):
-    """A network behind the principal components of its input, half whitened.
+    """Network with half-whitened principal components as input.
 
-    Component i is divided by the square root of its standard deviation, so that
-    standard deviations that span three decades span one and a half. What tells
-    three compartments from four lies in small components, which a network learns
-    late where they stand at their size; at equal size, which is whitening in full,
-    it learns the noise of the smallest.
+    Each principal component is divided by the square root of its standard deviation:
+    standard deviations that span three decades then span one and a half. The difference
+    between three and four compartments is in small components. Without whitening, a network
+    learns these components late; with full whitening (equal standard deviations), it learns
+    the noise of the smallest components.
 
     Parameters
     ----------
     network : torch.nn.Module
-        Takes the components, shape (n, N), in descending order.
-    mean : array of shape (N,)
-        Subtracted first.
-    matrix : array of shape (N, N)
-        Components are ``(x - mean) @ matrix``. Both are buffers.
+        Network with the components (n_samples, n_measurements), in descending order, as input.
+    mean : Tensor of shape (n_measurements,)
+        Mean signal, subtracted first.
+    matrix : Tensor of shape (n_measurements, n_measurements)
+        The components are ``(x - mean) @ matrix``. Mean and matrix are buffers, which are
+        saved but not trained.
     """
 
     mean: Tensor
@@ -263,19 +322,43 @@ class HalfWhitenedNetwork(nn.Module):
 
     @classmethod
     def from_signals(cls, network: nn.Module, X: Tensor) -> HalfWhitenedNetwork:
-        """Take the components of signals X, shape (n, N), scaled to mean square 1 in all."""
+        """Put a half-whitening in front of a network: components with mean square 1 overall.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            Network with the components (n_samples, n_measurements) as input.
+        X : Tensor of shape (n_samples, n_measurements)
+            Signals that define mean and components.
+
+        Returns
+        -------
+        HalfWhitenedNetwork
+            The network with its half-whitening.
+        """
         values = X.double()
         mean = values.mean(dim=0)
         variances, components = torch.linalg.eigh((values - mean).T.cov(correction=0))
-        # constant directions have no variance but rounding
+        # in constant directions the variance is a rounding error
         variances = variances.clamp(min=max(float(variances.max()) * 1e-12, 1e-300)).flip(0)
         matrix = components.flip(1) * variances**-0.25 / variances.sqrt().mean().sqrt()
         return cls(network, mean.to(X.dtype), matrix.to(X.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Output of the network for the half-whitened components."""
-        # in single precision also where the network runs in half: the small components
-        # are differences of large ones
+        """Compute the outputs of the network for signals.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, n_measurements)
+            Signals, not whitened.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_outputs)
+            Outputs of the network.
+        """
+        # in single precision also if the network computes in bfloat16, because small components
+        # are differences of large values
         with torch.autocast(x.device.type, enabled=False):
             components = (x.flatten(1) - self.mean) @ self.matrix
         logits: Tensor = self.network(components)

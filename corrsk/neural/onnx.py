@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, for where there is no torch."""
+"""Export of a trained network to an ONNX file, which runs without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from corrsk.neural.training.net import SignalNet
 
 
 class _Probabilities(nn.Module):
-    """Probabilities in place of logits."""
+    """Network with probabilities as outputs in place of logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -32,16 +32,18 @@ class _Probabilities(nn.Module):
 def write_onnx(
     net: SignalNet, path: str | Path, *, n_features: int, classes: Iterable[object]
 ) -> None:
-    """Write a net's probabilities as a graph of ONNX.
+    """Write a network with a softmax output to an ONNX file.
 
     Parameters
     ----------
     net : SignalNet
+        The trained net.
     path : path-like
-        Of the file, which appears whole or not at all.
+        Name of the file, which is written atomically.
     n_features : int
+        Number of measurements of the network's input.
     classes : iterable of labels
-        What the columns of the output stand for; kept in the file's metadata.
+        Labels of the output columns, stored in the metadata of the file.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def write_onnx(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks, which are about other models and its own parts."""
+    """Suppress the exporter's messages, which concern other models and its internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -13,9 +13,9 @@ class Recipe:
     Parameters
     ----------
     estimator : str
-        Name of the class that is trained.
+        Class name of the estimator.
     parameters : dict
-        Its parameters, where they differ from the defaults.
+        Parameters of the estimator that differ from its defaults.
     """
 
     estimator: str

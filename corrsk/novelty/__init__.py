@@ -1,4 +1,4 @@
-"""A warning for signals that no tissue of a prior explains."""
+"""Novelty detection: signals that differ from all signals of the training prior."""
 
 from corrsk.novelty.detector import SignalNoveltyDetector
 

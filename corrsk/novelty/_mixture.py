@@ -1,4 +1,4 @@
-"""A Gaussian mixture behind noise whose strength is known and differs from sample to sample."""
+"""Gaussian mixture of samples with given, sample-dependent noise variances."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from numpy.typing import NDArray
 from sklearn.cluster import kmeans_plusplus
 
 _LLOYD_STEPS = 20
-_NEGLIGIBLE = 1e-3  # responsibilities below it cost time and change nothing
+_NEGLIGIBLE = 1e-3  # smaller responsibilities cost time without effect
 
 
 @dataclass(frozen=True)
 class NoisyMixture:
-    """Density of noisy samples: each cluster is widened by the sample's own noise.
+    """Density of noisy samples: each cluster is widened by the noise of the sample.
 
-    A noise-free sample follows ``sum_k w_k N(mean_k, Q_k diag(v_k) Q_k^T)``; what is
-    observed has further noise of variance s2 in every direction, s2 known for each
-    sample. So a sample of little noise is judged against a thin cluster and one of much
-    noise against a thick one, which no ordinary mixture does.
+    A noise-free sample follows ``sum_k w_k N(mean_k, Q_k diag(v_k) Q_k^T)``; the observed sample
+    has additional noise of variance s2 in every direction, where s2 is given for each sample.
+    Samples with little noise are therefore compared with narrow clusters, and noisy samples with
+    wide ones, unlike in an ordinary mixture.
 
     Parameters
     ----------
-    weights : array of shape (K,)
-    means : array of shape (K, d)
-    variances : array of shape (K, d)
-        Of the noise-free samples, along the principal directions of each cluster.
-    directions : array of shape (K, d, d)
-        Those directions, as columns.
+    weights : array of shape (n_clusters,)
+        Weight of each cluster.
+    means : array of shape (n_clusters, d)
+        Centre of each cluster.
+    variances : array of shape (n_clusters, d)
+        Variances of the noise-free samples along the principal directions of each cluster.
+    directions : array of shape (n_clusters, d, d)
+        Principal directions of each cluster, as columns.
 
     Notes
     -----
     Bovy, Hogg and Roweis, "Extreme deconvolution", Ann. Appl. Stat. 5, 1657 (2011), with
-    isotropic noise, for which the principal directions need no new decomposition sample by sample.
+    isotropic noise, for which one eigendecomposition per cluster serves all samples.
     """
 
     weights: NDArray[Any]
@@ -53,22 +55,26 @@ class NoisyMixture:
         n_steps: int,
         seed: int,
     ) -> NoisyMixture:
-        """Fit by expectation-maximisation, from k-means++ centres.
+        """Fit a mixture by expectation-maximisation, from k-means++ centres.
 
         Parameters
         ----------
-        samples : array of shape (n, d)
-        noise_variance : array of shape (n,)
-            Positive.
+        samples : array of shape (n_samples, d)
+            Noisy samples.
+        noise_variance : array of shape (n_samples,)
+            Positive noise variance of each sample.
         n_clusters : int
+            Number of clusters.
         scale : array of shape (d,)
-            Factors that make the columns comparable for the first, hard clustering.
+            Factors that make the columns comparable for the initial hard clustering.
         n_steps : int
+            Number of iterations.
         seed : int
+            Seed of the initial centres.
         """
         nearest = _clustered(samples * scale, n_clusters, seed)
         start = [np.flatnonzero(nearest == k) for k in range(n_clusters)]
-        # as if without noise: the first iteration takes it out of the variances
+        # the initial variances include the noise, which the first iteration subtracts
         mixture = cls._empty(n_clusters, samples.shape[1])
         for k, rows in enumerate(start):
             members = samples[rows] if rows.size else samples[:1]
@@ -97,12 +103,12 @@ class NoisyMixture:
         for k, directions in enumerate(self.directions):
             rows = np.flatnonzero(share[:, k] > _NEGLIGIBLE)
             total = share[rows, k].sum()
-            if rows.size < 2 or total < 1:  # nothing left to learn it from
+            if rows.size < 2 or total < 1:  # too few samples for an update
                 better.weights[k] = total / len(samples)
                 better.means[k], better.variances[k] = self.means[k], self.variances[k]
                 better.directions[k] = directions
                 continue
-            # what the noise-free sample probably is, and how unsure that is
+            # posterior mean and variance of the noise-free samples
             noise = noise_variance[rows, None]
             kept = self.variances[k] / (self.variances[k] + noise)
             clean = kept * ((samples[rows] - self.means[k]) @ directions)
@@ -116,9 +122,12 @@ class NoisyMixture:
         return better
 
     def log_joint(self, samples: NDArray[Any], noise_variance: NDArray[Any]) -> NDArray[Any]:
-        """Logarithm of weight times density of every cluster, (n, K), up to a constant."""
+        """Logarithm of weight times density of each cluster, (n_samples, n_clusters).
+
+        A constant is omitted.
+        """
         joint = np.empty((len(self.weights), len(samples)), dtype=samples.dtype)
-        columns = np.ascontiguousarray(samples.T)  # long rows: numpy is twice as fast on them
+        columns = np.ascontiguousarray(samples.T)  # numpy is twice as fast on long rows
         for k, directions in enumerate(self.directions):
             off = directions.T @ columns
             off -= (self.means[k] @ directions)[:, None]
@@ -133,7 +142,7 @@ class NoisyMixture:
 
     @staticmethod
     def responsibilities(joint: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-        """Probability of every cluster, (n, K), and the most probable one, (n,)."""
+        """Probability of each cluster, (n_samples, n_clusters), and the most probable one."""
         nearest = joint.argmax(axis=1)
         share = np.exp(joint - joint[np.arange(len(joint)), nearest][:, None])
         return share / share.sum(axis=1, keepdims=True), nearest
@@ -141,7 +150,7 @@ class NoisyMixture:
     def deviations(
         self, samples: NDArray[Any], noise_variance: NDArray[Any], nearest: NDArray[np.intp]
     ) -> NDArray[Any]:
-        """Squared deviations from the given cluster over their variances, (n, d)."""
+        """Squared deviations from the given clusters over their variances, (n_samples, d)."""
         squared = np.empty_like(samples)
         for k in np.unique(nearest):
             rows = nearest == k
@@ -151,9 +160,9 @@ class NoisyMixture:
 
 
 def _clustered(points: NDArray[np.float64], n_clusters: int, seed: int) -> NDArray[np.intp]:
-    """The cluster of each point, by Lloyd's algorithm.
+    """Cluster of each point, by Lloyd's algorithm.
 
-    scikit-learn's own sums in an order that depends on its threads.
+    scikit-learn's implementation sums in an order that depends on the number of threads.
     """
     centres, _ = kmeans_plusplus(points, n_clusters, random_state=seed)
     for _ in range(_LLOYD_STEPS):

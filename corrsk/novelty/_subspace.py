@@ -1,4 +1,4 @@
-"""Where signals of norm 1 lie: their subspace, and how its coordinates hang together."""
+"""Subspace of signals of norm 1, and the relation of its coordinates."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from sklearn.preprocessing import PolynomialFeatures
 
 LEAST_VARIANCE = 1e-13  # of the noise in a signal of norm 1: rounding to single precision
 _ABOVE_NOISE, _SUBSPACE_STEPS = 1.06, 6
-_LEADING = 7  # coordinates; of more, cubic polynomials are too many
+_LEADING = 7  # coordinates; the cubic polynomials of more would be too many
 _RCOND = 1e-10
 
 
 def noise_weighted_subspace(
     signals: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Basis of the signals, (N, d), and the strength of each of its directions, (d,).
+    """Basis of the signals, (n_measurements, d), and the strength of each direction, (d,).
 
-    The strength is the mean square over that of noise, falling.
+    The strength is the mean square of the signals over that of the noise, descending.
     """
     n, n_columns = signals.shape
-    # of few columns nothing is left for the noise; of few signals nothing can be told of it
+    # the noise is estimated from the remaining columns, of which there must be enough
     most = max(1, min(n_columns - 4 if n_columns >= 8 else n_columns, n // 2))
     weight, d = np.ones(n), min(16, most)
     for _ in range(_SUBSPACE_STEPS):
         strength, directions = np.linalg.eigh((signals * weight[:, None]).T @ signals / n)
         strength, directions = strength[::-1], directions[:, ::-1]
         noise = max(np.median(strength[n_columns // 2 :]), np.finfo(float).tiny)
-        # above it no direction of noise comes out in n signals (Marchenko and Pastur); those
-        # that the last step took for signal are strengthened, since the variances that
-        # they are divided by are estimates from the others (inverse chi squared)
+        # no direction of pure noise exceeds this threshold in n signals (Marchenko and Pastur);
+        # it is raised for the directions of the last step, whose strength is overestimated
+        # because the variances in the weights are estimated from the other directions (inverse
+        # chi-squared)
         threshold = np.full(n_columns, _ABOVE_NOISE * (1 + np.sqrt(n_columns / n)) ** 2)
         freedom = max(1, n_columns - d)
         threshold[:d] *= freedom / max(1, freedom - 2)
@@ -47,15 +48,16 @@ def noise_weighted_subspace(
 
 @dataclass(frozen=True)
 class CoordinateRelation:
-    """How the leading coordinates determine the others, all but for noise.
+    """Polynomials that predict the other coordinates of a signal from the leading ones.
 
     Parameters
     ----------
     coefficients : array of shape (p, d - m)
-        Of the monomials up to third degree of the m leading coordinates, for the others.
+        Coefficients of the monomials up to third degree of the m leading coordinates, for each
+        of the other coordinates.
     log_spread : array of shape (q + 1, d - m)
-        Of the monomials up to second degree and the logarithm of the noise variance, for
-        the logarithm of the squared error.
+        Coefficients of the monomials up to second degree and of the logarithm of the noise
+        variance, for the logarithm of the squared error.
     """
 
     coefficients: NDArray[Any]
@@ -65,7 +67,7 @@ class CoordinateRelation:
     def fit(
         cls, coordinates: NDArray[np.float64], variance: NDArray[np.float64]
     ) -> CoordinateRelation:
-        """Fit to coordinates of shape (n, d) with noise of the given variances, (n,)."""
+        """Fit to coordinates of shape (n_samples, d) with noise variances of shape (n_samples,)."""
         n, d = coordinates.shape
         leading = min(_LEADING, d - 1)
         while leading > 0 and 10 * comb(leading + 3, 3) > n:
@@ -73,7 +75,7 @@ class CoordinateRelation:
         if leading < 1:
             return cls(np.empty((0, 0)), np.empty((0, 0)))
         cubic, quadratic = _polynomials(coordinates[:, :leading])
-        # each signal counts by how exactly it is known
+        # weighted by the inverse standard deviation of the noise
         weight = variance[:, None] ** -0.5
         coefficients = np.linalg.lstsq(
             cubic * weight, coordinates[:, leading:] * weight, rcond=_RCOND
@@ -86,7 +88,7 @@ class CoordinateRelation:
         return cls(coefficients, log_spread)
 
     def error(self, coordinates: NDArray[Any], variance: NDArray[Any]) -> NDArray[Any]:
-        """Logarithm of the largest squared error over its spread, (n,)."""
+        """Logarithm of the largest squared error over its spread, (n_samples,)."""
         if not self.coefficients.size:
             return np.zeros(len(coordinates))
         leading = coordinates.shape[1] - self.coefficients.shape[1]
@@ -98,12 +100,12 @@ class CoordinateRelation:
 
 
 def _log_square(error: NDArray[Any], variance: NDArray[Any]) -> NDArray[Any]:
-    # a chance hit is no small error: without the second term its logarithm would weigh most
+    # the second term bounds the logarithm where the error is close to zero by chance
     logs: NDArray[Any] = np.log(error**2 + 1e-3 * variance[:, None])
     return logs
 
 
 def _polynomials(leading: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Monomials of up to third and up to second degree, the constant first."""
+    """Monomials up to third and up to second degree, the constant first."""
     cubic = PolynomialFeatures(3).fit_transform(leading)
     return cubic, cubic[:, : comb(leading.shape[1] + 2, 2)]

@@ -1,4 +1,4 @@
-"""How rare a value is, by the values of a sample."""
+"""Tail probabilities of values, from the quantiles of a sample."""
 
 from __future__ import annotations
 
@@ -7,49 +7,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_LOG = -700.0  # below it exp gives no number
+LEAST_LOG = -700.0  # exp underflows below
 
 
 def upper_quantiles(values: NDArray[np.float64], tail: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The values that a new one reaches with the given probabilities.
+    """Values that a new value reaches with the given probabilities.
 
     Parameters
     ----------
-    values : array of shape (n,)
+    values : array of shape (n_samples,)
+        Sample.
     tail : array of shape (q,)
-        Falling, not below 1 / (n + 1).
+        Probabilities, descending, not below 1 / (n_samples + 1).
 
     Returns
     -------
     ndarray of shape (q,)
-        Rising.
+        Quantiles, ascending.
     """
     ordered = np.sort(values)[::-1]
-    # a new value beyond the j-th largest of n is among the first j of n + 1: as likely as
-    # j / (n + 1), whatever its distribution
+    # a new value exceeds the j-th largest of n with probability j / (n + 1), for any
+    # distribution
     return np.interp(tail * (ordered.size + 1), np.arange(1, ordered.size + 1), ordered)
 
 
 def log_tail(
     quantiles: NDArray[np.float64], tail: NDArray[np.float64], values: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Logarithm of the probability that a new value reaches each of these.
+    """Logarithm of the probability that a new value reaches each of the given values.
 
-    Beyond the largest quantile the tail is taken for exponential, as steep as over
-    its last factor of ten.
+    The tail is extrapolated exponentially beyond the largest quantile, with the slope of its last
+    factor of ten.
 
     Parameters
     ----------
-    quantiles, tail : arrays of shape (q,)
-        See :func:`upper_quantiles`.
-    values : array of shape (n,)
+    quantiles : array of shape (q,)
+        Result of :func:`upper_quantiles`.
+    tail : array of shape (q,)
+        Probabilities of the quantiles, descending.
+    values : array of shape (n_samples,)
+        Values.
 
     Returns
     -------
-    ndarray of shape (n,)
-        Not below `LEAST_LOG`.
+    ndarray of shape (n_samples,)
+        Logarithms, not below `LEAST_LOG`.
     """
-    # of equal quantiles the most probable counts
+    # of equal quantiles, the most probable one is used
     quantiles, first = np.unique(quantiles, return_index=True)
     logs = np.log(tail[first])
     inside = np.interp(values, quantiles, logs)

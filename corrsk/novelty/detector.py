@@ -1,4 +1,4 @@
-"""A warning for voxels that no signal of the training prior looks like."""
+"""Detector of signals that differ from all signals of the training prior."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from corrsk.novelty._subspace import LEAST_VARIANCE, CoordinateRelation, noise_w
 from corrsk.novelty._tail import LEAST_LOG, log_tail, upper_quantiles
 
 EXPLAINED, NO_SIGNAL = "explained", "no signal"
-# in this order a reason is given, the more specific first: with noise less than ever
-# seen all else stands out from it, and one measurement that is off, and a wrong shape, look
-# like more noise
+# reasons by priority, specific ones first: if the noise is too low, all other statistics are
+# significant as well, and an outlying measurement or a wrong shape increases the apparent noise
 REASONS = {
     "noise_below": "noise below the trained range",
     "spike": "single measurement off",
@@ -33,33 +32,33 @@ REASONS = {
     "noise_above": "noise above the trained range",
 }
 _CHUNK_ROWS = 4096
-_FIT_ROWS = 200_000  # of more signals the rest calibrates
-_MIXTURE_ROWS = 50_000  # more do not sharpen the mixture, and would cost minutes
+_FIT_ROWS = 200_000  # largest number of signals to fit to; the others calibrate
+_MIXTURE_ROWS = 50_000  # more do not improve the mixture and would cost minutes
 _MIXTURE_STEPS = 20  # of expectation-maximisation
 _STRONG = 10.0  # times the noise
 _N_QUANTILES = 400
 
 
 class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
-    """Tell which signals are unlike all that the classifier was trained on.
+    """Detector of signals that differ from all signals of the training prior.
 
-    A classifier answers whatever it is shown, also signals of another protocol, with
-    noise beyond its training, or with artefacts. This detector learns what the signals
-    of the prior look like and gives every voxel the probability that a signal of the
-    prior is as odd as this one. It has scikit-learn's interface of outlier detectors.
+    A classifier predicts a count for any signal, also for signals of another protocol, with
+    noise outside the trained range, or with artefacts. This detector models the distribution of
+    the signals of the prior and computes a p-value for every voxel: the probability that a signal
+    of the prior is at least as unusual. It has scikit-learn's interface of outlier detectors.
 
     Parameters
     ----------
     false_alarm_rate : float, default=0.01
-        Fraction of the prior's own signals that :meth:`predict` calls outliers.
+        Fraction of signals of the prior that :meth:`predict` labels as outliers.
     n_clusters : int, default=64
-        Number of clusters in the mixture that describes the shapes of the signals (fewer
+        Number of clusters in the mixture that models the shapes of the signals (fewer
         for few training signals).
     random_state : int, RandomState, Generator or None, default=None
-        Seed of the split into signals to fit and to calibrate with, and of the first
-        centres of the clusters.
+        Seed of the split into fitting and calibration signals, and of the initial cluster
+        centres.
     n_jobs : int or None, default=None
-        Threads of the scoring; None uses every core (one within a joblib worker).
+        Number of threads for scoring; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the scoring takes a few seconds.
 
@@ -67,56 +66,67 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     ----------
     offset_ : float
         ``log(false_alarm_rate)``: the least score of an inlier.
-    subspace_ : ndarray of shape (N, d)
-        Orthonormal basis of the subspace in which the signals of the prior lie.
-    cluster_weights_, cluster_means_, cluster_variances_, cluster_directions_ : ndarrays
-        The mixture of the shapes, of shapes (K,), (K, d), (K, d) and (K, d, d).
-    cluster_log_noise_ : ndarray of shape (K,)
+    subspace_ : ndarray of shape (n_measurements, d)
+        Orthonormal basis of the subspace of the signals of the prior.
+    cluster_weights_ : ndarray of shape (n_clusters,)
+        Weights of the mixture of the shapes.
+    cluster_means_ : ndarray of shape (n_clusters, d)
+        Centres of the mixture.
+    cluster_variances_ : ndarray of shape (n_clusters, d)
+        Variances of the mixture along the principal directions.
+    cluster_directions_ : ndarray of shape (n_clusters, d, d)
+        Principal directions of the mixture, as columns.
+    cluster_log_noise_ : ndarray of shape (n_clusters,)
         Mean logarithm of the noise variance in each cluster.
-    relation_, relation_log_spread_ : ndarrays of shapes (p, d - m) and (q + 1, d - m)
-        Coefficients of the polynomials of the m leading coordinates that predict the
-        others, and of those that predict the logarithm of the squared error (the last
-        for the logarithm of the noise variance).
-    quantiles_ : ndarray of shape (6, q)
-        The five statistics and their combination on the signals of the calibration, at
+    relation_ : ndarray of shape (p, d - m)
+        Coefficients of the polynomials of the m leading coordinates that predict the other
+        coordinates.
+    relation_log_spread_ : ndarray of shape (q + 1, d - m)
+        Coefficients of the polynomials that predict the logarithm of the squared error; the last
+        row belongs to the logarithm of the noise variance.
+    quantiles_ : ndarray of shape (6, n_quantiles)
+        Quantiles of the five statistics and of their combination on the calibration signals, at
         `tail_probabilities_`.
-    tail_probabilities_ : ndarray of shape (q,)
-        Falling; the last is 1 / (n_calibration_ + 1).
+    tail_probabilities_ : ndarray of shape (n_quantiles,)
+        Descending probabilities; the last is 1 / (n_calibration_ + 1).
     n_calibration_ : int
+        Number of calibration signals.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the measurements, if the signals of `fit` have names.
 
     Notes
     -----
-    Every signal is divided by its 2-norm first, so that it does not matter whether this
-    has been done. Noise-free signals lie close to a subspace of few dimensions, found by
+    Every signal is first divided by its 2-norm, so that the signals may be normalised or not.
+    Noise-free signals lie close to a subspace of few dimensions, which is estimated by
     a principal component analysis (uncentred, each signal weighted by the inverse of its
-    noise variance, since otherwise the noisiest ones decide). Then five statistics:
+    noise variance, since the noisiest signals would dominate otherwise). Five statistics follow:
 
-    - *noise_above, noise_below*: the energy outside of the subspace is noise. Its logarithm
-      is compared with what signals of this shape have: a voxel of short T2 has a small
-      signal and so, divided by its norm, more noise.
-    - *spike*: the largest studentised residual of a single measurement, against the
+    - *noise_above, noise_below*: the energy outside the subspace is noise. Its logarithm
+      is compared with that of signals of the same shape: a voxel of short T2 has a small
+      signal and thus, after division by its norm, more noise.
+    - *spike*: the largest studentised residual of a single measurement, relative to the
       noise of all others (Cook and Weisberg, Residuals and Influence in Regression, 1982).
     - *shape*: the squared distance to the most probable cluster of a Gaussian mixture
-      in the subspace, in units of the cluster's width and the signal's own noise.
-    - *relation*: the seven leading coordinates in the subspace all but determine the others. Each
-      is predicted by a cubic polynomial of them; the largest error counts, in units of
-      what it is for signals of that shape and noise. It sees, far from all clusters,
-      what wide clusters let pass.
+      in the subspace, in units of the width of the cluster and the noise of the signal.
+    - *relation*: the seven leading coordinates in the subspace almost determine the others. Each
+      of the others is predicted by a cubic polynomial of the leading ones; the statistic is the
+      largest error relative to its spread for signals of that shape and noise. It detects
+      deviations within wide clusters.
 
-    Half of the training signals (all but 200,000 of more than 400,000) are held out, and
-    give each statistic its p-value. The smallest of the five counts, and its own
-    distribution on the held-out signals corrects for there being five (Westfall and Young,
+    Half of the training signals (all but 200,000 of more than 400,000) are held out and
+    calibrate the p-value of each statistic. The result is the smallest of the five p-values;
+    its distribution on the held-out signals corrects for the multiple tests (Westfall and Young,
     Resampling-Based Multiple Testing, 1993), so that the false-alarm rate on signals of the
-    prior is the nominal one. It is so on average over the prior: single noise levels and
-    counts may be above or below.
+    prior is the nominal one. This holds on average over the prior: the rates at single noise
+    levels and counts may be higher or lower.
 
-    What cannot be seen: whatever turns one signal of the prior into another. All TI longer
-    by one factor are the same as shorter T1, a TR much longer than T1 does nothing,
-    and an artefact within the noise is within the noise. What shows in few single voxels
-    may show in many: of a volume that fits the prior the share `false_alarm_rate` is
-    flagged, so that 3 % in place of 1 % in 10^4 voxels tell of another protocol.
+    Changes that turn one signal of the prior into another cannot be detected: scaling all TI
+    equals shorter T1, a TR much longer than T1 has no effect, and an artefact may be smaller
+    than the noise. An effect too small for single voxels may be significant in many: in a volume
+    that fits the prior the fraction `false_alarm_rate` is flagged, so that 3 % instead of 1 % in
+    10^4 voxels indicate another protocol.
 
     Examples
     --------
@@ -153,14 +163,15 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> SignalNoveltyDetector:
-        """Learn what signals of the prior look like.
+        """Fit the detector to simulated signals of the prior.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals simulated from the prior, with its noise: 10^5 or more. Signals
-            that are all zero are left out.
-        y : ignored
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals simulated from the prior, with noise: 10^5 or more. Signals
+            that are all zero are ignored.
+        y : None
+            Ignored.
 
         Returns
         -------
@@ -175,12 +186,14 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         X = self._checked(X, reset=True)
         X = X[X.any(axis=1)]
         if len(X) < 2:
-            raise ValueError("the detector needs at least two signals that are not all zero")
+            raise ValueError(
+                f"the detector needs at least two signals that are not all zero, got {len(X)}"
+            )
         seed = entropy(self.random_state)
         order = keyed_generator(seed).permutation(len(X))
         n_fit = min(-(-len(X) // 2), _FIT_ROWS)
         signals = physics.normalize_signals(X[order[:n_fit]].astype(np.float64), "l2")
-        with one_blas_thread:  # sums of other threads would round otherwise
+        with one_blas_thread:  # rounding would depend on the number of threads
             self.subspace_, strength = noise_weighted_subspace(signals)
             coordinates, residuals = self._split(signals)
             variance = self._noise_variance(residuals)
@@ -192,68 +205,90 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         return self
 
     def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logarithm of the p-value of each signal: the lower, the odder.
+        """Logarithm of the p-value of each signal: lower values are more unusual.
 
-        Beyond the oddest signal of the calibration it goes on falling (the tail is taken
-        for exponential), so that the oddest of many can be ranked, down to -700.
+        The tail is extrapolated exponentially, down to -700, so that signals more unusual than
+        all calibration signals can be ranked.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
-            Signals, in any number: they are worked off in chunks.
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, processed in chunks.
 
         Returns
         -------
-        ndarray of shape (n,)
+        ndarray of shape (n_samples,)
+            Logarithms of the p-values.
         """
         scores: NDArray[np.float64] = self._log_p_values(X).min(axis=1)
         return scores
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """:meth:`score_samples` less `offset_`, of shape (n,): negative for outliers."""
+        """Score of each signal minus `offset_`: negative for outliers.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, processed in chunks.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Result of :meth:`score_samples` minus `offset_`.
+        """
         check_is_fitted(self)
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
-        """+1 for signals like those of the prior, -1 for outliers.
+        """Label signals: +1 for inliers, -1 for outliers.
 
-        Parameters as in :meth:`score_samples`.
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, processed in chunks.
 
         Returns
         -------
-        ndarray of int, shape (n,)
+        ndarray of int, shape (n_samples,)
+            Labels +1 and -1.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def p_values(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability that a signal of the prior is at least as odd as each of these.
+        """P-value of each signal: probability that a signal of the prior is as unusual.
 
-        Parameters as in :meth:`score_samples`.
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, processed in chunks.
 
         Returns
         -------
-        ndarray of shape (n,)
-            Not below ``1 / (n_calibration_ + 1)``: fewer signals of the prior cannot tell.
-            Signals of the prior have uniform p-values.
+        ndarray of shape (n_samples,)
+            P-values, not below ``1 / (n_calibration_ + 1)``. The p-values of signals of the
+            prior are uniform.
         """
         p = np.exp(self.score_samples(X))
         return np.maximum(p, 1 / (self.n_calibration_ + 1))
 
     def explain(self, X: ArrayLike) -> pd.DataFrame:
-        """Why each signal is an outlier, as far as the statistics tell.
+        """Table of the most probable reason why each signal is an outlier.
 
-        Parameters as in :meth:`score_samples`.
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, processed in chunks.
 
         Returns
         -------
-        DataFrame of n rows, with the index of X if that is one
-            p_value, as :meth:`p_values`; reason: "explained" for an inlier, else "no signal"
-            (all zero), "noise below the trained range", "single measurement off", "signal
-            shape outside the prior" or "noise above the trained range", the first of these
-            that holds; measurement: the position of the measurement with the largest
-            residual, counted from 0; and the p-value of each statistic, corrected for
-            there being five. A wrong shape that the subspace cannot hold looks like noise
-            and may be called so.
+        DataFrame
+            One row per signal, with the index of X if X is a DataFrame. Columns: p_value, as in
+            :meth:`p_values`; reason: "explained" for an inlier, otherwise the first that applies
+            of "no signal" (all zero), "noise below the trained range", "single measurement off",
+            "signal shape outside the prior" and "noise above the trained range"; measurement:
+            the position of the measurement with the largest residual, counted from 0; and the
+            p-value of each statistic, corrected for the multiple tests. A shape outside the
+            subspace may be reported as noise.
         """
         check_is_fitted(self)
         index = X.index if isinstance(X, pd.DataFrame) else None
@@ -294,7 +329,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         return signals
 
     def _split(self, signals: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Coordinates in the subspace, (n, d), and what lies outside of it, (n, N)."""
+        """Coordinates in the subspace, (n_samples, d), and residuals outside the subspace."""
         basis = self.subspace_.astype(signals.dtype, copy=False)
         coordinates = signals @ basis
         return coordinates, signals - coordinates @ basis.T
@@ -304,10 +339,10 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         return np.maximum((residuals**2).sum(axis=1) / freedom, LEAST_VARIANCE)
 
     def _studentised(self, residuals: NDArray[Any]) -> NDArray[Any]:
-        """Absolute residual of each measurement over the noise of all others."""
+        """Absolute residual of each measurement over the noise of the others."""
         freedom = int(np.subtract(*self.subspace_.shape))
         left = 1 - (self.subspace_**2).sum(axis=1)
-        # one that the subspace all but contains has no residual to judge by
+        # a measurement almost within the subspace has no meaningful residual
         factor = np.where(left > 1e-6, 1 / np.sqrt(np.maximum(left, 1e-6)), 0)
         squared = (residuals * factor.astype(residuals.dtype)) ** 2
         others = (residuals**2).sum(axis=1, keepdims=True) - squared
@@ -321,11 +356,11 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         seed: int,
     ) -> None:
         n, d = coordinates.shape
-        # the first clustering sees the directions in which signals differ, not the noise
+        # the initial clustering uses the directions in which signals differ, not the noise
         differ = strength >= min(_STRONG, strength[0])
         mixture = NoisyMixture.fit(
             coordinates, variance,
-            # a cluster of d dimensions wants some samples for each of them
+            # a cluster of d dimensions needs several samples per dimension
             n_clusters=max(1, min(self.n_clusters, n // (10 * (d + 1)))),
             scale=np.where(differ, 1 / np.sqrt((coordinates**2).mean(axis=0)), 0),
             n_steps=_MIXTURE_STEPS, seed=seed % 2**32,
@@ -337,11 +372,11 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         self.cluster_log_noise_ = (np.log(variance) @ share) / members
 
     def _statistics(self, X: NDArray[Any]) -> NDArray[Any]:
-        """The five statistics, (n, 5); the larger, the odder."""
+        """Five statistics, (n_samples, 5); larger values are more unusual."""
         signals = physics.normalize_signals(X, "l2")
         coordinates, residuals = self._split(signals)
         variance = self._noise_variance(residuals)
-        # in the precision of the signals: single precision is twice as fast
+        # computed in the precision of the signals: single precision is twice as fast
         mixture = NoisyMixture(
             *_as(X.dtype, self.cluster_weights_, self.cluster_means_,
                  self.cluster_variances_, self.cluster_directions_)
@@ -356,7 +391,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
             "noise_above": excess,
             "noise_below": -excess,
         }
-        if np.subtract(*self.subspace_.shape) < 2:  # nothing but rounding is outside
+        if np.subtract(*self.subspace_.shape) < 2:  # the residuals are rounding errors
             for name in ("spike", "noise_above", "noise_below"):
                 statistics[name] = np.zeros(len(X))
         return np.column_stack([statistics[name] for name in REASONS])
@@ -369,7 +404,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
 
         with one_blas_thread:
             for_each_chunk(
-                work, len(X), _CHUNK_ROWS, n_jobs=self.n_jobs, description="looking for outliers",
+                work, len(X), _CHUNK_ROWS, n_jobs=self.n_jobs, description="detecting outliers",
                 unit="signals", verbose=self.verbose,
             )  # fmt: skip
         return statistics
@@ -377,7 +412,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     def _calibrate(self, X: NDArray[Any]) -> None:
         statistics = self._all_statistics(X)
         self.n_calibration_ = len(X)
-        # dense where the p-values are small, and down to the rarest that can be told
+        # dense at small p-values, down to the smallest that the sample resolves
         self.tail_probabilities_ = np.geomspace(1, 1 / (len(X) + 1), _N_QUANTILES)
         tail = self.tail_probabilities_
         each = [upper_quantiles(values, tail) for values in statistics.T]
@@ -385,7 +420,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         self.quantiles_ = np.array([*each, upper_quantiles(-np.min(logs, axis=0), tail)])
 
     def _log_p_values(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logarithms of the p-values of the statistics, corrected for their number, (n, 5)."""
+        """Logarithms of the corrected p-values of the statistics, (n_samples, 5)."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)
         logs = np.empty((len(X), len(REASONS)))

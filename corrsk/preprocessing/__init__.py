@@ -1,4 +1,4 @@
-"""From measured signals to what a model takes: order of the columns, and normalisation."""
+"""Preprocessing of measured signals: order of the measurements, and normalisation."""
 
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer

@@ -1,4 +1,4 @@
-"""The first step of a model: measured columns into the trained order, other protocols refused."""
+"""Transformer that reorders measured columns and refuses signals of other protocols."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ from corrsk.tissue.prior import TissuePrior
 
 
 class ProtocolAligner(TransformerMixin, BaseEstimator):
-    """Bring measured columns into the order of a trained protocol, and refuse other protocols.
+    """Reorder measured columns into the order of the trained protocol, and refuse other protocols.
 
-    The first step of a Pipeline whose model was trained on one protocol. A DataFrame
-    tells by its column names (TI50_TE4.5, ..) what was measured, in any order;
-    they do not tell TR, which is that of `measured_protocol`, else the trained
-    one. An array has the columns of `measured_protocol`, else of the trained
-    protocol in grid order.
+    First step of a Pipeline whose model was trained on one protocol. The columns of a DataFrame
+    are identified by their names (TI50_TE4.5, ..), in any order; TR, which the names do not
+    include, is taken from `measured_protocol`, or else from the trained protocol. The columns of
+    an array are those of `measured_protocol`, or else of the trained protocol in grid order.
 
-    Protocols are compared by :func:`corrsk.compare_protocols`: the same one is
+    Protocols are compared by :func:`corrsk.compare_protocols`: the trained protocol is
     accepted in any order, a close one with a warning, and others are refused.
 
     Parameters
@@ -46,27 +45,31 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
         The trained protocol.
     measured_protocol : AcquisitionProtocol, str or None, default=None
-        What the columns measure, in their order; None for the trained protocol
+        The protocol of the columns, in their order; None for the trained protocol
         in grid order.
     prior : TissuePrior or str, default="midl2024"
         The tissue that the model was trained on.
     noise_level : float, sequence of float or SNRRange
-        The noise that it was trained on.
+        The noise level that the model was trained on.
     noise_reference : {"m0", "max", "rms"}, default="m0"
+        Reference of the noise level: M0, the largest absolute signal, or the root mean square.
     norm : {"l2", "rms", "max"} or None, default="l2"
-        What the model divides signals by.
+        Norm that the model divides signals by.
     inversion_efficiency : float, default=1.0
+        Inversion efficiency that the model was trained on.
 
     Attributes
     ----------
     protocol_ : AcquisitionProtocol
-        The trained protocol in grid order: that of the columns of the output.
+        The trained protocol in grid order: that of the output columns.
     measured_protocol_ : AcquisitionProtocol
-        What the columns that `fit` was given measure.
-    order_ : ndarray of int, shape (N,)
-        ``X[:, order_]`` is in grid order.
+        The protocol of the columns passed to `fit`.
+    order_ : ndarray of int, shape (n_measurements,)
+        Column order: ``X[:, order_]`` is in grid order.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the columns, if the signals of `fit` have names.
 
     Examples
     --------
@@ -111,9 +114,10 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : DataFrame or array of shape (n, N), or array of shape (n, n_ti, n_te)
+        X : array or DataFrame of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
-        y : ignored
+        y : None
+            Ignored.
 
         Returns
         -------
@@ -123,15 +127,15 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         Raises
         ------
         ProtocolMismatchError
-            If the signals are of another protocol; a ValueError.
+            If the signals have another protocol; a ValueError.
         ValueError
-            If the signals hold NaN or infinite values, or their names and
-            `measured_protocol` contradict each other.
+            If the signals contain NaN or infinite values, or the column names contradict
+            `measured_protocol`.
 
         Warns
         -----
         ProtocolWarning
-            If the signals are of a protocol close to the trained one.
+            If the protocol of the signals is close to the trained one.
         """
         named = self._protocol_of_names(X)
         signals = checked_signals(self, X, reset=True)
@@ -144,45 +148,57 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Signals in the trained grid order.
+        """Reorder signals into the trained grid order.
 
         Parameters
         ----------
-        X : DataFrame or array of shape (n, N), or array of shape (n, n_ti, n_te)
-            Signals. Named columns may stand in any order.
+        X : array or DataFrame of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals. Named columns may have any order.
 
         Returns
         -------
-        ndarray of shape (n, N)
+        ndarray of shape (n_samples, n_measurements)
+            Signals in the trained grid order.
 
         Raises
         ------
         ProtocolMismatchError
-            If column names tell another protocol; a ValueError.
+            If the column names belong to another protocol; a ValueError.
 
         Warns
         -----
         ProtocolWarning
-            If column names tell a protocol close to the trained one, which is
-            not that of `fit`.
+            If the column names belong to a protocol close to the trained one, and not to that
+            of `fit`.
         """
         check_is_fitted(self)
         named = self._protocol_of_names(X)
         if named is None:
             signals = checked_signals(self, X, reset=False)
             in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
-            # no copy for nothing; and row by row in memory, or sums would round otherwise
+            # no unnecessary copy; C order in memory, on which the rounding of sums depends
             return signals if in_order else np.take(signals, self.order_, axis=1)
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
-            order = np.asarray(comparison.order)  # what there is to say, `fit` has said
+            order = np.asarray(comparison.order)  # `fit` has warned already
         else:
             order = comparison.check(stacklevel=3)
         signals = check_array(X, dtype=FLOATS, estimator=self)
         return np.take(signals, order, axis=1)
 
     def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
-        """How a protocol compares with the trained one; nothing is refused here."""
+        """Compare a protocol with the trained one, without refusing it.
+
+        Parameters
+        ----------
+        measured : AcquisitionProtocol or str
+            The protocol to compare.
+
+        Returns
+        -------
+        ProtocolComparison
+            The comparison.
+        """
         return compare_protocols(
             self._trained_protocol(), measured, prior=self.prior,
             noise_level=self.noise_level, noise_reference=self.noise_reference, norm=self.norm,
@@ -192,36 +208,38 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     def matched_to(
         self, measured: AcquisitionProtocol | str, *, note: str = "", stacklevel: int = 2
     ) -> ProtocolAligner:
-        """A fitted copy for signals of that protocol, in its order.
+        """Return a fitted copy for signals of a measured protocol, in its order.
 
         Parameters
         ----------
         measured : AcquisitionProtocol or str
+            The protocol of the signals.
         note : str
-            What to add to a warning.
+            Text to append to a warning.
         stacklevel : int, default=2
-            As of :func:`warnings.warn`.
+            As in :func:`warnings.warn`.
 
         Returns
         -------
         ProtocolAligner
+            The fitted copy.
 
         Raises
         ------
         ProtocolMismatchError
-            If the protocol is another one; a ValueError.
+            If the protocol differs from the trained one; a ValueError.
 
         Warns
         -----
         ProtocolWarning
-            If it is close.
+            If the protocol is close to the trained one.
         """
         check_is_fitted(self)
         order = self.compare(measured).check(note, stacklevel=stacklevel + 1)
         matched = copy.deepcopy(self)
         matched.measured_protocol = measured
         matched._match(order, resolve_protocol(measured))
-        # the columns are this protocol's now, whatever those of `fit` were called
+        # the columns now belong to this protocol; the names of `fit` no longer apply
         if hasattr(matched, "feature_names_in_"):
             del matched.feature_names_in_
         return matched
@@ -231,16 +249,18 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        input_features : ignored
+        input_features : None
+            Ignored.
 
         Returns
         -------
-        ndarray of str, shape (N,)
+        ndarray of str, shape (n_measurements,)
+            Names of the output columns.
         """
         check_is_fitted(self)
         return np.asarray(self.protocol_.feature_names, dtype=object)
 
-    # -- which protocol ----------------------------------------------------
+    # -- the protocol of the columns ----------------------------------------
 
     def _match(self, order: NDArray[np.intp], measured: AcquisitionProtocol) -> None:
         self.order_ = order
@@ -254,7 +274,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         return None if given is None else resolve_protocol(given)
 
     def _protocol_of_names(self, X: Any) -> AcquisitionProtocol | None:
-        """The protocol that the column names tell, if they tell one."""
+        """Return the protocol of the column names; None if the names are no measurements."""
         names = _get_feature_names(X)
         if names is None or not all(map(_tells_measurement, names)):
             return None
@@ -265,8 +285,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         named = AcquisitionProtocol(contrasts, tr=given.tr)
         if sorted(named.feature_names) != sorted(given.feature_names):
             raise ValueError(
-                f"the names of the columns, {', '.join(names[:3])}, .., and measured_protocol="
-                f"{given!r} tell different measurements"
+                f"the column names {', '.join(names[:3])}, .. contradict measured_protocol="
+                f"{given!r}; pass the protocol of the columns, or None"
             )
         return named
 

@@ -1,4 +1,4 @@
-"""The transformer that divides signals by their norms."""
+"""Transformer that divides signals by their norms."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     norm : {"l2", "rms", "max"} or None, default="l2"
-        2-norm (the paper's), root mean square, or largest absolute value; None
-        leaves the signals as they are, so that a search can compare.
+        2-norm (as in the paper), root mean square, or largest absolute value; None
+        leaves the signals unchanged, as an option for searches.
 
     Attributes
     ----------
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the measurements, if the signals of `fit` have names.
 
     Notes
     -----
@@ -47,13 +49,14 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> SignalNormalizer:
-        """Check the parameters and the signals.
+        """Validate the parameters and the signals.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
-        y : ignored
+        y : None
+            Ignored.
 
         Returns
         -------
@@ -68,12 +71,13 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
 
         Returns
         -------
-        ndarray of shape (n, N)
+        ndarray of shape (n_samples, n_measurements)
+            Normalised signals.
         """
         check_is_fitted(self)
         signals: NDArray[np.floating[Any]] = checked_signals(self, X, reset=False)

@@ -1,4 +1,4 @@
-"""Models that come with corrsk, and the cards that tell what they are good for."""
+"""Pretrained models that are shipped with corrsk, and their model cards."""
 
 from corrsk.pretrained.cards import ModelCard
 from corrsk.pretrained.store import (

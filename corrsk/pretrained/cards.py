@@ -1,4 +1,4 @@
-"""Model cards: what a model was trained on, how well it does, and where it ends."""
+"""Model cards: training data, performance and limits of a trained model."""
 
 from __future__ import annotations
 
@@ -28,46 +28,50 @@ _VERSIONS_OF = ("corrsk", "torch", "skorch", "scikit-learn", "numpy")
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What there is to know about a trained model before it is used.
+    """Model card: training data, performance and limits of a trained model.
 
-    Plain values throughout, as they stand in the JSON file beside the weights. Times
+    All values are plain, as in the JSON file beside the weights. Times
     are in ms, diffusivities in um^2/ms.
 
-    Attributes
+    Parameters
     ----------
-    name, title : str
-        The model's name, and in a sentence what it does.
+    name : str
+        Name of the model.
+    title : str
+        Purpose of the model in one sentence.
     prior : dict
-        The tissue it was trained on: parameters of :class:`corrsk.TissuePrior`.
+        Tissue of the training: parameters of :class:`corrsk.TissuePrior`.
     protocol : dict
-        `contrasts` (scan parameters by name, one entry per measurement) and `tr`.
+        Entries `contrasts` (scan parameters by name, one entry per measurement) and `tr`.
     noise : dict
-        `reference`, `distribution`, and `levels` or `snr` (lowest, highest).
+        Entries `reference`, `distribution`, and `levels` or `snr` (lowest, highest).
     normalization : str or None
-        The norm that signals are divided by.
+        Norm that signals are divided by.
     network : dict
-        `kind`, `n_parameters` and `classes`, among others.
+        Entries `kind`, `n_parameters` and `classes`, among others.
     training : dict
-        `command`, which trains the model anew, and what else describes the training.
+        The `command` that reproduces the training, and further settings of the training.
     compute : dict
-        On what it was trained, and for how long.
+        Hardware and duration of the training.
     test_data : str
-        What the metrics were measured on.
+        Description of the test data of the metrics.
     metrics : dict of str to dict
-        For each metric `value`, and `low` and `high`, its 95 % confidence interval.
+        For each metric its `value` and the bounds `low` and `high` of its 95 % confidence
+        interval.
     limits : tuple of str
-        What the model cannot do, or was not tested on.
+        Limits of the model, and conditions without tests.
     versions : dict of str to str
-        Of the packages that trained it.
+        Versions of the packages used for the training.
     date : str
-        Of the training, as 2026-01-31.
+        Date of the training, such as 2026-01-31.
     weights : dict
-        `file`, `bytes`, `sha256`, `precision` of the weights; empty before they are written.
+        Entries `file`, `bytes`, `sha256` and `precision` of the weights; empty before the weights
+        are written.
 
     Raises
     ------
     ValueError
-        If something is missing or contradicts itself.
+        If an entry is missing or inconsistent.
     """
 
     name: str
@@ -92,12 +96,12 @@ class ModelCard:
             if not getattr(self, item.name) and item.name not in ("normalization", "weights"):
                 raise ValueError(f"the model card {self.name!r} needs {item.name}")
         if not self.training.get("command"):
-            raise ValueError("training needs the command that trains the model anew")
+            raise ValueError("training needs the command that reproduces the training")
         for name, metric in self.metrics.items():
             if set(metric) != {"value", "low", "high"}:
                 raise ValueError(f"the metric {name} needs value, low and high; got {metric}")
             if not metric["low"] <= metric["value"] <= metric["high"]:
-                raise ValueError(f"the interval of {name} does not hold its value: {metric}")
+                raise ValueError(f"the interval of {name} does not contain its value: {metric}")
         datetime.date.fromisoformat(self.date)
 
     @classmethod
@@ -114,16 +118,40 @@ class ModelCard:
         limits: tuple[str, ...],
         date: str | None = None,
     ) -> ModelCard:
-        """The card of a fitted pipeline, which itself tells its prior, protocol, noise and network.
+        """Create the card of a fitted pipeline; prior, protocol, noise and network are read off.
 
         Parameters
         ----------
         pipeline : Pipeline
-            ProtocolAligner, SignalNormalizer and a network's classifier, fitted.
-        name, title, training, compute, test_data, metrics, limits
-            As in the class.
+            Fitted pipeline of ProtocolAligner, SignalNormalizer and a network classifier.
+        name : str
+            Name of the model.
+        title : str
+            Purpose of the model in one sentence.
+        training : mapping
+            The `command` that reproduces the training, and further settings of the training.
+        compute : mapping
+            Hardware and duration of the training.
+        test_data : str
+            Description of the test data of the metrics.
+        metrics : mapping of str to mapping
+            For each metric `value`, `low` and `high`.
+        limits : tuple of str
+            Limits of the model, and conditions without tests.
         date : str, optional
-            Today, if not given.
+            Date of the training, such as 2026-01-31; None (default) for today.
+
+        Returns
+        -------
+        ModelCard
+            The card, without `weights`.
+
+        Raises
+        ------
+        TypeError
+            If the pipeline has other steps.
+        ValueError
+            If an entry is missing or inconsistent.
         """
         return cls(
             name=name, title=title, **facts_of(pipeline), training=dict(training),
@@ -139,19 +167,35 @@ class ModelCard:
     # -- in a file ---------------------------------------------------------
 
     def to_json(self, path: str | Path) -> None:
-        """Write the card as JSON that people can read."""
+        """Write the card to an indented JSON file.
+
+        Parameters
+        ----------
+        path : path-like
+            The file to write.
+        """
         write_json(path, {"format": _FORMAT, "version": _VERSION} | dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, path: str | Path) -> ModelCard:
-        """Read what :meth:`to_json` wrote.
+        """Read a card from a file written by :meth:`to_json`.
+
+        Parameters
+        ----------
+        path : path-like
+            The file to read.
+
+        Returns
+        -------
+        ModelCard
+            The stored card.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         ValueError
-            If it is no model card, lacks something, or is of a newer version.
+            If the file is not a model card, is incomplete, or has a newer version.
         """
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
@@ -164,10 +208,16 @@ class ModelCard:
             raise ValueError(f"{path} has missing or unknown entries: {', '.join(wrong)}")
         return cls(**content)
 
-    # -- for people --------------------------------------------------------
+    # -- as a page ---------------------------------------------------------
 
     def to_markdown(self) -> str:
-        """The card as a Markdown page."""
+        """Format the card as a Markdown page.
+
+        Returns
+        -------
+        str
+            Markdown text.
+        """
         contrasts = [
             f"{parameter} {_listed(sorted(set(values)))} {CONTRASTS[parameter].unit}"
             for parameter, values in self.protocol["contrasts"].items()
@@ -189,8 +239,8 @@ class ModelCard:
             f"- Normalisation: {self.normalization or 'none'}", "",
             "## Network and training", "",
             *_items(self.network), *_items(self.training), *_items(self.compute), "",
-            "Train it anew:", "", f"    {self.training['command']}", "",
-            "## How well it does", "",
+            "Reproduce the training:", "", f"    {self.training['command']}", "",
+            "## Performance", "",
             f"On {self.test_data}:", "",
             "| metric | value | 95 % interval |", "|---|---|---|", *metrics, "",
             "## Limits", "", *(f"- {limit}" for limit in self.limits), "",
@@ -207,37 +257,61 @@ class ModelCard:
 
 
 def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkClassifier]:
-    """The three steps of a pipeline that can be shipped.
+    """Return the three steps of a pretrained pipeline.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        The pipeline.
+
+    Returns
+    -------
+    tuple of (ProtocolAligner, SignalNormalizer, NetworkClassifier)
+        The steps.
 
     Raises
     ------
     TypeError
-        If it is another pipeline.
+        If the pipeline has other steps.
     ValueError
-        If the aligner expects another normalisation than the pipeline does, or
-        signals of another protocol than the trained one.
+        If the norms of the steps differ, or the aligner expects signals of another protocol than
+        the trained one.
     """
     wanted = (ProtocolAligner, SignalNormalizer, NetworkClassifier)
     steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else []
     if len(steps) != 3 or not all(map(isinstance, steps, wanted)):
         raise TypeError(
-            "a pretrained model is a Pipeline of ProtocolAligner, SignalNormalizer and a network's "
+            "a pretrained model is a Pipeline of ProtocolAligner, SignalNormalizer and a network "
             "classifier; "
             f"got {[type(step).__name__ for step in steps] or type(pipeline).__name__}"
         )
     aligner, normalizer, classifier = steps
     if aligner.norm != normalizer.norm:
         raise ValueError(
-            f"the ProtocolAligner has norm={aligner.norm!r}, the SignalNormalizer "
-            f"{normalizer.norm!r}"
+            "the norms of the steps must be equal: the ProtocolAligner has "
+            f"norm={aligner.norm!r}, the SignalNormalizer {normalizer.norm!r}"
         )
     if aligner.measured_protocol is not None:
-        raise ValueError("a pretrained model takes the trained protocol: measured_protocol=None")
+        raise ValueError(
+            "the ProtocolAligner of a pretrained model must have measured_protocol=None, got "
+            f"{aligner.measured_protocol!r}"
+        )
     return aligner, normalizer, classifier
 
 
 def facts_of(pipeline: Pipeline) -> dict[str, Any]:
-    """The entries of a card that the fitted pipeline itself tells, as plain values."""
+    """Return the entries of a card that are read off the fitted pipeline, as plain values.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted pipeline of ProtocolAligner, SignalNormalizer and a network classifier.
+
+    Returns
+    -------
+    dict of str to object
+        Entries prior, protocol, noise, normalization and network.
+    """
     aligner, normalizer, classifier = steps_of(pipeline)
     architecture = classifier._architecture()
     network = {
@@ -312,7 +386,7 @@ def _tissue_in_words(prior: Mapping[str, Any]) -> str:
 
 
 def _noise_in_words(noise: Mapping[str, Any]) -> str:
-    of = {"m0": "M0", "max": "the largest absolute signal", "rms": "the signal's root mean square"}
+    of = {"m0": "M0", "max": "the largest absolute signal", "rms": "the root mean square signal"}
     if "snr" in noise:
         low, high = noise["snr"]
         amount = f"{of[noise['reference']]} over an SNR uniform from {low:g} to {high:g}"

@@ -1,7 +1,7 @@
-"""Read the models that come with corrsk, and write new ones.
+"""Read pretrained models, and write new ones.
 
-A model is two files in one folder: `<name>.safetensors`, which
-:func:`corrsk.load` reads too, and `<name>.json`, its card.
+A model consists of two files in one folder: `<name>.safetensors`, which
+:func:`corrsk.load` can read, too, and its card `<name>.json`.
 """
 
 from __future__ import annotations
@@ -27,43 +27,45 @@ from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import resolve_prior
 
 SHIPPED_FOLDER = Path(__file__).with_name("weights")
-_N_JUDGED = 10_000  # voxels on which a note measures what a protocol costs
+_N_JUDGED = 10_000  # voxels for the loss of accuracy on a close protocol
 
 
 def pretrained_names(folder: str | Path | None = None) -> list[str]:
-    """Names of the models in a folder.
+    """List the pretrained models in a folder.
 
     Parameters
     ----------
     folder : path-like, optional
-        The models that come with corrsk, if not given.
+        Folder of the models; None (default) for the models shipped with corrsk.
 
     Returns
     -------
     list of str
+        Names for :func:`load_pretrained`.
     """
     where = SHIPPED_FOLDER if folder is None else Path(folder)
     return sorted(path.stem for path in where.glob("*.safetensors"))
 
 
 def model_card(name: str, folder: str | Path | None = None) -> ModelCard:
-    """The card of a model: what it was trained on, how well it does, where it ends.
+    """Return the card of a pretrained model: training data, performance and limits.
 
     Parameters
     ----------
     name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
+        Name of the model.
     folder : path-like, optional
-        Where to look in place of the models that come with corrsk.
+        Folder of the model; None (default) for the models shipped with corrsk.
 
     Returns
     -------
     ModelCard
-        `print` shows it as Markdown.
+        The card; `print` shows the card as Markdown.
 
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown; the message lists the available names.
     """
     return ModelCard.from_json(_weights_file(name, folder).with_suffix(".json"))
 
@@ -74,40 +76,39 @@ def load_pretrained(
     *,
     folder: str | Path | None = None,
 ) -> Pipeline:
-    """A trained model, ready for `predict` and `predict_proba`.
+    """Load a pretrained model, ready for `predict` and `predict_proba`.
 
     Parameters
     ----------
     name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
-        Of the data set that the model was trained on.
+        Name of the model: that of its training data.
     protocol : AcquisitionProtocol or str, optional
-        What the columns of the signals measure, in their order. Without it they
-        are those of the trained protocol: in grid order, or as the names of a
-        DataFrame's columns (TI50_TE4.5, ..) tell.
+        Protocol of the columns of the signals, in their order. None (default) for the trained
+        protocol: columns in grid order, or a DataFrame with column names (TI50_TE4.5, ..) in any
+        order.
     folder : path-like, optional
-        Where to look in place of the models that come with corrsk.
+        Folder of the model; None (default) for the models shipped with corrsk.
 
     Returns
     -------
     Pipeline
-        :class:`corrsk.ProtocolAligner`, :class:`corrsk.SignalNormalizer` and
-        :class:`corrsk.ResidualMLPClassifier`, fitted. It takes noisy signals
-        of any scale, where the model normalises; else for M0 = 1.
+        Fitted pipeline of :class:`corrsk.ProtocolAligner`, :class:`corrsk.SignalNormalizer` and
+        :class:`corrsk.ResidualMLPClassifier`. A model with a norm takes noisy signals
+        of any scale, a model without a norm takes signals of M0 = 1.
 
     Raises
     ------
     ValueError
-        If the name is unknown (the message lists the known ones), or the
-        weights are not those of the card.
+        If the name is unknown (the message lists the available names), or the
+        weights do not match the card.
     ProtocolMismatchError
-        If the protocol is another one than the trained; a ValueError.
+        If the protocol differs from the trained one; a ValueError.
 
     Warns
     -----
     ProtocolWarning
-        If the protocol is close to the trained one. The warning tells by how
-        much they differ and what that costs in accuracy, measured on
-        simulated voxels.
+        If the protocol is close to the trained one. The warning gives the differences and the
+        loss of accuracy, measured on simulated voxels.
 
     Examples
     --------
@@ -120,7 +121,7 @@ def load_pretrained(
     path = _weights_file(name, folder)
     card = model_card(name, folder)
     if _digest(path) != card.weights.get("sha256"):
-        raise ValueError(f"the weights in {path} are not those of the model card beside them")
+        raise ValueError(f"the weights in {path} do not match the checksum of the model card")
     pipeline: Pipeline = load(path)
     aligner, *_ = steps_of(pipeline)
     if protocol is None:
@@ -135,24 +136,25 @@ def load_pretrained(
 
 
 def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassifier) -> Pipeline:
-    """A classifier that was fitted to the signals of a data set, behind the steps that it needs.
+    """Create the pipeline of a pretrained model from its fitted classifier.
 
     Parameters
     ----------
     definition : DatasetDefinition
+        Definition of the training data.
     classifier : ResidualMLPClassifier or CorrelationCNNClassifier
-        Fitted to signals in grid order, normalised if the definition says so.
+        Classifier fitted to signals in grid order, divided by the norm of the definition.
 
     Returns
     -------
     Pipeline
-        Fitted; what :func:`write_pretrained` takes.
+        Fitted pipeline, for :func:`write_pretrained`.
     """
     aligner = ProtocolAligner(
         definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
         noise_reference=definition.noise_reference, norm=definition.norm,
     )  # fmt: skip
-    # they learn nothing from signals but how many columns there are
+    # the fits of these steps depend on the number of columns only
     any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
     return make_pipeline(
         aligner.fit(any_signals), SignalNormalizer(definition.norm).fit(any_signals), classifier
@@ -162,14 +164,14 @@ def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassi
 def write_pretrained(
     pipeline: Pipeline, card: ModelCard, folder: str | Path, *, half_precision: bool = False
 ) -> Path:
-    """Write a model as :func:`load_pretrained` reads it: `<name>.safetensors` and `<name>.json`.
+    """Write a model for :func:`load_pretrained`: `<name>.safetensors` and `<name>.json`.
 
     Parameters
     ----------
     pipeline : Pipeline
-        ProtocolAligner, SignalNormalizer and a network's classifier, fitted.
+        Fitted pipeline of ProtocolAligner, SignalNormalizer and a network classifier.
     card : ModelCard
-        Its `weights` are filled in here.
+        Card of the model; the entry `weights` is added to the file.
     folder : path-like
         An existing folder.
     half_precision : bool, default=False
@@ -185,13 +187,13 @@ def write_pretrained(
     TypeError
         If the pipeline has other steps.
     ValueError
-        If the card describes another prior, protocol, noise or network.
+        If the card describes another prior, protocol, noise, norm or network.
     """
-    facts = facts_of(pipeline)  # of the network, the card may tell more
+    facts = facts_of(pipeline)  # the card may have further entries on the network
     told = {**vars(card), "network": {key: card.network.get(key) for key in facts["network"]}}
     wrong = [key for key, value in facts.items() if told[key] != value]
     if wrong:
-        raise ValueError(f"the model card is not that of the pipeline: {', '.join(wrong)} differ")
+        raise ValueError(f"the model card does not match the pipeline: {', '.join(wrong)} differ")
     path = Path(folder) / f"{card.name}.safetensors"
     save(pipeline, path, half_precision=half_precision)
     weights = {
@@ -220,7 +222,7 @@ def _digest(path: Path) -> str:
 
 
 def _measured_cost(pipeline: Pipeline, comparison: ProtocolComparison) -> str:
-    """What the other protocol costs this model, on voxels with the same noise."""
+    """Describe the model's loss of accuracy on another protocol, on voxels with the same noise."""
     aligner: ProtocolAligner = pipeline.steps[0][1]
     tissue, n_c = resolve_prior(aligner.prior).sample(_N_JUDGED, 0, verbose=False)
 
@@ -236,7 +238,8 @@ def _measured_cost(pipeline: Pipeline, comparison: ProtocolComparison) -> str:
     lost = 100 * (trained.astype(float) - measured)
     error = 1.96 * lost.std() / np.sqrt(lost.size)
     return (
-        f"On {_N_JUDGED:,} simulated voxels the model's accuracy is {100 * measured.mean():.1f} % "
-        f"with this protocol, {100 * trained.mean():.1f} % with its own: a loss of "
+        f"On {_N_JUDGED:,} simulated voxels the accuracy of the model is "
+        f"{100 * measured.mean():.1f} % with this protocol and {100 * trained.mean():.1f} % with "
+        f"the trained protocol: a loss of "
         f"{lost.mean():.2f} +- {error:.2f} percentage points"
     )

@@ -1,4 +1,4 @@
-"""Train the models that come with corrsk, and measure what their cards say."""
+"""Training of the models that are shipped with corrsk, and the metrics of their cards."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ from corrsk.simulation.streams import SignalStream
 
 _logger = logging.getLogger(__name__)
 
-# those of the shipped models
+# of the shipped models
 N_SAMPLES = {"midl2024": 100_000_000, "midl2024-low-noise": 40_000_000, "t1t2-detr": 40_000_000}
-_VALIDATION_SEED, _TEST_SEED = 1, 2  # of load_dataset, whose data no stream draws
+_VALIDATION_SEED, _TEST_SEED = 1, 2  # of load_dataset, which is independent of all streams
 _N_VALIDATION, _N_TEST = 20_000, 100_000
 _N_RESAMPLES = 200
 
 _LIMITS = (
-    "Trained and tested on simulated signals alone; nothing is known of its accuracy on measured "
-    "ones.",
-    "For the protocol above: signals of another one are refused.",
-    "Its probabilities presume that all counts are equally frequent; predict_proba takes "
-    "class_prior= where they are not.",
-    "Tissue beyond the ranges above, noise outside of the levels above and artefacts get "
-    "confident answers all the same; SignalNoveltyDetector warns of most of them.",
+    "Trained and tested on simulated signals only; the accuracy on measured signals is unknown.",
+    "For the protocol above only: signals of other protocols are refused.",
+    "The probabilities assume that all counts are equally frequent; pass class_prior= to "
+    "predict_proba for other frequencies.",
+    "Predictions are confident even for tissue outside the ranges above, noise outside the levels "
+    "above, and artefacts; SignalNoveltyDetector detects most of these signals.",
     "Not a medical device.",
 )
 
@@ -58,44 +57,44 @@ def pretrain(
     half_precision: bool = True,
     force: bool = False,
 ) -> ModelCard:
-    """Train a model on the endless stream of a named data set, and write it with its card.
+    """Train a model on a stream of fresh signals, and write the model and its card.
 
-    A training that was cut off goes on where it was, if the call is the same.
+    An interrupted training is resumed by the same call.
 
     Parameters
     ----------
     name : str
-        Of :func:`corrsk.load_dataset`.
+        Name of a data set of :func:`corrsk.load_dataset`.
     out : path-like
         Folder for `<name>.safetensors`, `<name>.json` (the card), `<name>.md` (the
-        card for people) and, while it trains, `<name>.checkpoint`.
+        card as Markdown) and, during the training, `<name>.checkpoint`.
     n_samples : int, optional
-        How many signals to train on; None (default) for as many as the model had that
-        comes with corrsk.
+        Number of signals to train on; None (default) for that of the shipped model.
     seed : int, default=0
-        Of the stream and the network.
+        Seed of the stream and the network.
     device : str, default="auto"
         See :class:`corrsk.ResidualMLPClassifier`.
     n_jobs : int, optional
-        Threads; None (default) for every core.
+        Number of threads; None (default) for every core.
     half_precision : bool, default=True
-        Whether to store weight matrices in half precision; the card's metrics are
+        Whether to store weight matrices in half precision; the metrics of the card are
         those of the stored weights.
     force : bool, default=False
-        Whether to replace a model that is there.
+        Whether to replace an existing model.
 
     Returns
     -------
     ModelCard
+        Card of the model.
 
     Raises
     ------
     ValueError
-        If the name or the device is unknown.
+        If the name is unknown, or the device is not available.
     FileExistsError
         If there is a model of this name, and `force` is False.
     FileNotFoundError
-        If there is no folder above `out`.
+        If the parent folder of `out` does not exist.
     """
     definition = dataset_definition(name)
     resolve_device(device)
@@ -103,9 +102,12 @@ def pretrain(
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     if (out / f"{name}.json").exists() and not force:
-        raise FileExistsError(f"{out} holds a model {name}; name another folder, or pass --force")
+        raise FileExistsError(
+            f"{out} contains a model {name!r}; choose another folder, or replace the model "
+            "(--force)"
+        )
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.parent}")
+        raise FileNotFoundError(f"the folder {out.parent} does not exist")
     out.mkdir(exist_ok=True)
     checkpoint = out / f"{name}.checkpoint"
     with limited_threads(threads):
@@ -114,9 +116,9 @@ def pretrain(
             name, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
         )
         pipeline = pretrained_pipeline(definition, classifier.set_params(checkpoint=None))
-        _logger.info(f"judging on {_N_TEST:,} fresh signals")
+        _logger.info(f"evaluating on {_N_TEST:,} fresh signals")
         with TemporaryDirectory() as folder:
-            # the figures are those of the weights as they will be read, rounded or not
+            # the metrics are those of the stored weights, which may be rounded
             stored = Path(folder) / "stored.safetensors"
             save(pipeline, stored, half_precision=half_precision)
             metrics = measure(load(stored), name, n_jobs=threads)
@@ -139,7 +141,30 @@ def train(
     n_jobs: int | None = None,
     **changes: Any,
 ) -> ResidualMLPClassifier:
-    """The classifier of :func:`pretrain`, fitted; `changes` are of its recipe."""
+    """Fit the classifier of :func:`pretrain`.
+
+    Parameters
+    ----------
+    name : str
+        Name of a data set.
+    n_samples : int
+        Number of signals to train on.
+    seed : int, default=0
+        Seed of the stream and the network.
+    device : str, default="auto"
+        See :class:`corrsk.ResidualMLPClassifier`.
+    checkpoint : Path, optional
+        File for the state of an unfinished training.
+    n_jobs : int, optional
+        Number of threads of the simulation of the validation data.
+    **changes : object
+        Parameters of the classifier that differ from its recipe.
+
+    Returns
+    -------
+    ResidualMLPClassifier
+        The fitted classifier.
+    """
     validation = load_dataset(name, _N_VALIDATION, random_state=_VALIDATION_SEED, n_jobs=n_jobs)
     classifier = ResidualMLPClassifier.from_recipe(
         random_state=seed, device=device, checkpoint=checkpoint, **changes
@@ -167,7 +192,7 @@ def _card(
     return ModelCard.from_pipeline(
         pipeline,
         name=definition.name,
-        title=f"Tells whether a voxel has {counts} compartments, from its correlation signal.",
+        title=f"Predicts whether a voxel has {counts} compartments, from its correlation signal.",
         training={
             "command": f"corrsk pretrain {definition.name} {options} --out models",
             "signals": n_samples,
@@ -192,20 +217,21 @@ def _card(
 def measure(
     pipeline: Pipeline, name: str, *, n_jobs: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Metrics on fresh signals of a named data set, with 95 % intervals.
+    """Measure metrics on fresh signals of a named data set, with 95 % intervals.
 
     Parameters
     ----------
     pipeline : Pipeline
-        With `classes_` that are counts.
+        Fitted classifier of compartment counts.
     name : str
+        Name of a data set.
     n_jobs : int, optional
-        Threads to simulate with.
+        Number of threads of the simulation; None (default) for every core.
 
     Returns
     -------
     dict of str to dict
-        accuracy, binary_accuracy (P(n_c >= 2) > 0.5), log_loss and
+        Metrics accuracy, binary_accuracy (P(n_c >= 2) > 0.5), log_loss and
         expected_calibration_error, each with value, low and high.
     """
     data = load_dataset(name, _N_TEST, random_state=_TEST_SEED, n_jobs=n_jobs)
@@ -239,6 +265,6 @@ def _calibration(
     for _ in range(_N_RESAMPLES):
         rows = rng.integers(0, len(y), len(y))
         drawn.append(expected_calibration_error(y[rows], probabilities[rows], classes))
-    # a mean of absolute values grows with resampling: the interval is widened to the value
+    # resampling increases a mean of absolute values: the interval is extended to the value
     low, high = np.quantile(drawn, [0.025, 0.975])
     return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}

@@ -1,1 +1,1 @@
-"""Whole experiments, from a configuration to a folder of results."""
+"""Workflows: experiments from a configuration to a folder of results."""

@@ -1,4 +1,4 @@
-"""Folders of results: whose they are, and what made them."""
+"""Folders of results, and the configuration of the run in each."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ CONFIGURATION = "run.json"
 
 
 def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Make a folder a run's own, or say why it cannot be.
+    """Claim a folder for a run, or refuse a folder with other content.
 
     Parameters
     ----------
     out : Path
-        New, empty, or with `resume` a folder of a run of the same identity.
+        New or empty folder, or with `resume` a folder of a run of the same identity.
     identity : dict
-        What two runs must have in common for one to go on with the other; JSON.
+        Configuration that a run shares with the runs that it can resume; plain values.
     resume : bool
+        Whether to accept a folder of a run of the same identity.
 
     Raises
     ------
     FileExistsError
-        If the folder holds something else, a run of another identity (the
-        message says what differs), or a run that is not resumed.
+        If the folder contains other files, a run of another identity (the
+        message lists the differences), or a run that is not to be resumed.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder for the results")
@@ -36,10 +37,10 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     others = sorted(path.name for path in out.iterdir() if path != marker)
     if others and not marker.exists():
         raise FileExistsError(
-            f"{out} holds other files ({', '.join(others[:5])}"
+            f"{out} contains other files ({', '.join(others[:5])}"
             f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
         )
-    if not others:  # new, or of a run that ended before it had computed anything to keep
+    if not others:  # a new folder, or a run that ended before its first result
         write_json(marker, identity)
         return
     try:
@@ -53,17 +54,17 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     ]
     if changed:
         raise FileExistsError(
-            f"{out} holds a run of another configuration ({'; '.join(changed)}); "
+            f"{out} contains a run of another configuration ({'; '.join(changed)}); "
             "choose another folder"
         )
     if not resume:
         raise FileExistsError(
-            f"{out} holds a run of this configuration; resume it (--resume) or choose another "
-            "folder"
+            f"{out} contains a run of this configuration; resume the run (--resume) or choose "
+            "another folder"
         )
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
-    """A table whose cells are text, as Markdown."""
-    # the cells are text already: tabulate must not drop their trailing zeros
+    """Format a table of text cells as Markdown."""
+    # tabulate must not drop the trailing zeros of formatted numbers
     return str(frame.to_markdown(disable_numparse=True))

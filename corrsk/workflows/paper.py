@@ -1,6 +1,6 @@
-"""Published figures of the paper and of the thesis t1t2-detr, to show beside our own.
+"""Published results of the paper and of the thesis t1t2-detr, for comparison with corrsk.
 
-Source of the paper's: Endt, Lachermeier and Menzel, "Classification of multiparametric
+Source of the paper's results: Endt, Lachermeier and Menzel, "Classification of multiparametric
 correlation MRI signals using deep neural networks", MIDL 2024, Fig. 2 and section 3; test set of
 10^5 signals.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from corrsk.evaluation.evaluation import Reference
 
-# Rows are the reference n_c = 1..4, columns the predicted. The binary answer is by argmax.
+# Rows are the reference n_c = 1..4, columns the predicted. Binary metrics are by argmax.
 PAPER = Reference(
     name="Endt et al., MIDL 2024",
     classes=(1, 2, 3, 4),
@@ -40,14 +40,15 @@ PAPER = Reference(
 )
 
 PAPER_NOTE = (
-    "The paper's figures fit data whose noise is a tenth of the literal reading of its text: "
-    "with 1 to 5 % of M0 (`midl2024`) they lie above what any classifier seems able to reach on "
-    "this protocol; with 0.1 to 0.5 % of M0 (`midl2024-low-noise`) they can be reached. They "
-    "stand beside the results on any data, and are comparable with those on the second set."
+    "The results of the paper agree with a noise level of a tenth of the literal reading of its "
+    "text: with 1 to 5 % of M0 (`midl2024`) they exceed the estimated ceiling of any classifier on "
+    "this protocol; with 0.1 to 0.5 % of M0 (`midl2024-low-noise`) classifiers reach these "
+    "results. The results of the paper are shown beside those on any data, but are comparable "
+    "with those on `midl2024-low-noise` only."
 )
 
-# Count accuracy that the thesis t1t2-detr (2026, of the same group) publishes for its detection
-# transformer, by SNR; None is its test data, whose SNR is uniform in 30..150 (mean of 4 seeds).
+# Count accuracy of the detection transformer in the thesis t1t2-detr (2026, of the same group), by
+# SNR; None is the test data of the thesis, whose SNR is uniform in 30..150 (mean of 4 seeds).
 T1T2_DETR_ACCURACY: dict[float | None, float] = {
     None: 0.764,
     20: 0.625,

@@ -1,4 +1,4 @@
-"""The paper's experiment: simulate, fit in a Pipeline, judge, write a folder."""
+"""Reproduction of the paper's experiment: simulate, fit, evaluate, write a folder of results."""
 
 from __future__ import annotations
 
@@ -50,27 +50,28 @@ REPORT = "report.md"
 MODEL = "model.safetensors"
 CHECKPOINT = "training.checkpoint"
 _STORED_ORDER = ("dataset", "mat", "samples", "recipe", "epochs", "seed")
-_SMALLEST_RUN = 100  # of which ten are test signals, with every class among them
-_HELD_OUT = 0.2 / 0.9  # of training data that come without validation data: the paper's share
+_SMALLEST_RUN = 100  # signals, of which ten are test signals, with every class among them
+_HELD_OUT = 0.2 / 0.9  # validation fraction of training data without validation data, as published
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a reproduction runs; two runs of one configuration give the same result.
+    """Configuration of a reproduction; runs of the same configuration give the same result.
 
     Parameters
     ----------
     dataset : str
         Name of a data set; ignored if `mat` is given.
     mat : str or None
-        A file in the published code's .mat layout, to use in its place.
+        Data file in the .mat layout of the published code, in place of simulated data.
     n_samples : int
         Number of signals to simulate.
     recipe : str
         Name of a training recipe.
     epochs : int or None
-        Number of epochs; None for the recipe's.
+        Number of epochs; None for that of the recipe.
     seed : int
+        Seed of the data and of the training.
     """
 
     dataset: str = "midl2024-low-noise"
@@ -82,15 +83,16 @@ class Configuration:
 
     @property
     def norm(self) -> str | None:
-        """What signals are divided by: those of a file as the paper's are."""
+        """Norm that signals are divided by; the 2-norm, as in the paper, for a data file."""
         return "l2" if self.mat else dataset_definition(self.dataset).norm
 
     def check(self) -> None:
-        """Refuse unknown names before any long work.
+        """Validate the configuration before any long computation.
 
         Raises
         ------
         ValueError
+            If a name is unknown, or a number is too small.
         """
         dataset_definition(self.dataset)
         lookup(RECIPES, self.recipe, "recipe")
@@ -100,13 +102,25 @@ class Configuration:
             checked_count("epochs", self.epochs, at_least=1)
 
     def as_stored(self) -> dict[str, Any]:
-        """Return the configuration under the names that it has in files and on the command line."""
+        """Return the configuration under the names of the files and of the command line.
+
+        Returns
+        -------
+        dict of str to object
+            Values by name.
+        """
         content = asdict(self)
         content["samples"] = content.pop("n_samples")
         return {name: content[name] for name in _STORED_ORDER}
 
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the first one."""
+        """Return the configuration that a resumed run must share with the first run.
+
+        Returns
+        -------
+        dict of str to object
+            Values by name, with a checksum of the data file.
+        """
         content = self.as_stored()
         if self.mat is not None:
             digest = hashlib.blake2b(Path(self.mat).read_bytes()).hexdigest()[:32]
@@ -114,7 +128,7 @@ class Configuration:
         return content
 
 
-# for one release; a dataclass writes its own __init__
+# for one release; applied here, because a dataclass generates its __init__
 Configuration.__init__ = renamed_parameters(samples="n_samples")(  # type: ignore[method-assign]
     Configuration.__init__
 )
@@ -129,45 +143,46 @@ def reproduce(
     device: str = "auto",
     n_jobs: int | None = None,
 ) -> Evaluation:
-    """Run the paper's experiment and write its folder.
+    """Run the paper's experiment and write a folder of results.
 
     Parameters
     ----------
     configuration : Configuration
+        Data, training and seed.
     out : path-like
         Folder for report.md, metrics.json, history.csv, the figures and
-        model.safetensors. It must be new or empty, or with `resume` hold a run
+        model.safetensors. The folder must be new or empty, or with `resume` contain a run
         of the same configuration.
     resume : bool, default=False
-        Whether to go on with a run that was cut off.
+        Whether to resume an interrupted run.
     device : str, default="auto"
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
-        Threads; None (default) for every core.
+        Number of threads; None (default) for every core.
 
     Returns
     -------
     Evaluation
-        The judgement on the test data.
+        Results on the test data.
 
     Raises
     ------
     ValueError
-        If the configuration or the device is unknown, or the .mat file is not
+        If the configuration is invalid, the device is not available, or the .mat file is not
         readable.
     FileExistsError
-        If the folder holds something else, or a run that is not resumed.
+        If the folder contains other files, or a run that is not to be resumed.
     """
     configuration.check()
     resolve_device(device)
     require("tabulate", extra="cli", purpose="the report")
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
-    # a file is read before the folder is claimed: a bad one leaves nothing behind
+    # the data file is read before the folder is claimed: an invalid file leaves no folder behind
     data = None if configuration.mat is None else _read(configuration.mat)
     claim_folder(out, configuration.identity(), resume=resume)
     if (out / METRICS).exists():
-        _logger.info(f"{out} holds a finished run of this configuration")
+        _logger.info(f"{out} contains a finished run of this configuration")
         return Evaluation.from_json(out / METRICS)
     with limited_threads(threads):
         if data is None:
@@ -176,7 +191,18 @@ def reproduce(
 
 
 def paper_reference(evaluation: Evaluation) -> Reference | None:
-    """The paper's figures, if they are for the classes of an evaluation."""
+    """Return the published results of the paper if they apply to an evaluation.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        Results to compare with the paper.
+
+    Returns
+    -------
+    Reference or None
+        None if the evaluation has other classes.
+    """
     return PAPER if PAPER.applies_to(evaluation.classes) else None
 
 
@@ -189,7 +215,7 @@ def _run(
 ) -> Evaluation:
     model = _fit(configuration, data, out, device)
     classifier = model[-1]
-    _logger.info(f"judging on {len(data.test_indices):,} test signals")
+    _logger.info(f"evaluating on {len(data.test_indices):,} test signals")
     started = time.perf_counter()
     test = data.test_indices
     probabilities = model.predict_proba(data.data[test])
@@ -212,7 +238,7 @@ def _run(
             if key not in ("checkpoint", "verbose")
         },
         "n_train": len(data.train_indices),
-        # the epochs' own times, which those before an interruption belong to as well
+        # times of the epochs, including those before an interruption
         "seconds": {
             "fit": round(sum(row["seconds"] for row in classifier.history_), 2),
             "predict": round(predicting, 2),
@@ -222,7 +248,7 @@ def _run(
     }
     with write_atomically(out / REPORT) as partial:
         partial.write_text(_report(evaluation, run), encoding="utf-8")
-    # written last: it marks the run as finished
+    # written last, because this file marks the run as finished
     evaluation.to_json(
         out / METRICS, paper={"source": PAPER.name, "metrics": dict(PAPER.metrics)}, run=run
     )
@@ -304,14 +330,14 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
     parts.append(f"# How many compartments? {evaluation.dataset}")
     parts.append(
         f"{run['n_train']:,} training and {evaluation.n_samples:,} test signals; "
-        f"{run['n_epochs']} epochs of training took {run['seconds']['fit']:.0f} s. Made by\n\n"
+        f"{run['n_epochs']} epochs of training took {run['seconds']['fit']:.0f} s. Command:\n\n"
         f"    corrsk reproduce {' '.join(options)}\n\n({environment})."
     )
     reference = paper_reference(evaluation)
     table = markdown_table(results_table(evaluation, reference))
     if reference is not None:
-        note = "The paper's figures are of its own data, which these may differ from."
-        parts.append("## Ours beside the paper's\n\n" + table)
+        note = "The results of the paper are for its own data, which may differ from this file."
+        parts.append("## Results, and those of the paper\n\n" + table)
         parts.append(note if configuration["mat"] else PAPER_NOTE)
     else:
         parts.append("## Results\n\n" + table)
@@ -328,6 +354,6 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
         "## The model\n\n"
         "    import corrsk\n"
         f'    model = corrsk.load("{MODEL}")\n'
-        "    model.predict_proba(measured)   # (n, N) signals in the grid order of the protocol"
+        "    model.predict_proba(measured)   # (n_samples, n_measurements), in grid order"
     )
     return "\n\n".join(parts) + "\n"

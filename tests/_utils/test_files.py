@@ -1,3 +1,5 @@
+"""Atomic writing, and round trips of data files."""
+
 from __future__ import annotations
 
 import stat
@@ -13,7 +15,7 @@ from corrsk._utils.files import write_atomically
 from corrsk.simulation.files import read_dataset_mat, write_dataset
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_write_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "results.json"
     path.write_text("old")
     for error in (OSError, KeyboardInterrupt):
@@ -48,7 +50,7 @@ except OSError as error:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "mat"])
-def test_a_full_disk_leaves_no_half_written_file(tmp_path, suffix):
+def test_a_full_disk_leaves_no_partial_file(tmp_path, suffix):
     path = tmp_path / f"data.{suffix}"
     path.write_text("old")
     result = subprocess.run(
@@ -64,7 +66,7 @@ def data():
     return load_dataset("midl2024", 400)
 
 
-def test_npz(data, tmp_path):
+def test_npz_round_trip(data, tmp_path):
     write_dataset(data, tmp_path / "data.npz")
     with np.load(tmp_path / "data.npz") as content:
         np.testing.assert_array_equal(content["data"], data.data)
@@ -73,7 +75,7 @@ def test_npz(data, tmp_path):
         np.testing.assert_array_equal(content["tissue"], data.tissue.to_numpy())
 
 
-def test_parquet(data, tmp_path):
+def test_parquet_round_trip(data, tmp_path):
     import pandas as pd
 
     write_dataset(data, tmp_path / "data.parquet")
@@ -85,11 +87,11 @@ def test_parquet(data, tmp_path):
     np.testing.assert_array_equal(table["noise_level"], data.noise_level)
 
 
-def test_mat_is_what_the_published_code_reads(data, tmp_path):
+def test_mat_files_are_readable_by_the_published_code(data, tmp_path):
     path = tmp_path / "demo_data.mat"
     write_dataset(data, path)
     content = loadmat(path)
-    # what that code does with it, fact by fact
+    # the operations of the published code
     assert content["input_train"].astype(np.float32).shape == (280, 1, 8, 8)
     assert content["label_val"].astype(np.int64).squeeze().shape == (80,)
     assert np.max(content["label_train"]) == 4
@@ -138,7 +140,7 @@ def test_bad_mat_files(tmp_path, change, message):
         read_dataset_mat(tmp_path / "data.mat")
 
 
-def test_a_protocol_file_is_no_data(ti_te_mat):
+def test_a_protocol_file_is_not_a_data_file(ti_te_mat):
     with pytest.raises(ValueError, match="lacks input_train"):
         read_dataset_mat(ti_te_mat)
 

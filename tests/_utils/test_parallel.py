@@ -1,4 +1,4 @@
-"""Blocks and chunks of rows, in threads."""
+"""Parallel processing of blocks and chunks of rows in threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ N = 20 * BLOCK_ROWS + 7
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 5])
 @pytest.mark.parametrize("first_row", [0, 3 * BLOCK_ROWS])
-def test_every_row_is_in_the_block_of_its_number(n_jobs, first_row):
+def test_every_row_is_in_its_block(n_jobs, first_row):
     block_of_row = np.full(N, -1)
 
     def work(block, rows):
@@ -36,7 +36,7 @@ def test_every_row_is_in_the_block_of_its_number(n_jobs, first_row):
 
 
 @pytest.mark.parametrize(("n_jobs", "per_run"), [(1, 8), (2, 5), (50, 1)])
-def test_a_run_is_made_of_whole_blocks(n_jobs, per_run):
+def test_a_run_has_whole_blocks(n_jobs, per_run):
     runs = []
     for_each_run(lambda *run: runs.append(run), N, n_jobs=n_jobs, **QUIET)
     runs.sort()
@@ -48,7 +48,7 @@ def test_a_run_is_made_of_whole_blocks(n_jobs, per_run):
     assert blocks[-1] == (20, slice(20 * BLOCK_ROWS, N))
 
 
-def test_threads_of_ours_are_workers():
+def test_threads_of_for_each_chunk_count_as_workers():
     seen = []
     for n_jobs in (1, 3):
         for_each_chunk(
@@ -59,20 +59,20 @@ def test_threads_of_ours_are_workers():
     assert not in_worker()
 
 
-def test_a_run_starts_with_a_block():
+def test_first_row_must_be_the_start_of_a_block():
     with pytest.raises(ValueError, match="first_row must be a multiple of 4096, got 5"):
         for_each_run(lambda *run: None, 10, first_row=5, **QUIET)
 
 
 @pytest.mark.parametrize(("n_jobs", "n_chunks", "n_threads"), [(1, 6, 1), (3, 6, 3), (8, 2, 2)])
-def test_chunks_run_in_so_many_threads(n_jobs, n_chunks, n_threads):
+def test_chunks_run_in_the_given_number_of_threads(n_jobs, n_chunks, n_threads):
     together = threading.Barrier(n_threads, timeout=20)
     threads = set()
 
     def work(rows):
         if len(threads) < n_threads:
             threads.add(threading.get_ident())
-            together.wait()  # none of them does two of the first chunks
+            together.wait()  # no thread processes two of the first chunks
 
     for_each_chunk(work, n_chunks, 1, n_jobs=n_jobs, unit="rows", **QUIET)
     assert len(threads) == n_threads
@@ -80,7 +80,7 @@ def test_chunks_run_in_so_many_threads(n_jobs, n_chunks, n_threads):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_an_error_comes_out_and_ends_the_work(n_jobs):
+def test_an_error_in_a_chunk_is_raised_and_stops_the_others(n_jobs):
     done = []
 
     def work(rows):
@@ -93,11 +93,11 @@ def test_an_error_comes_out_and_ends_the_work(n_jobs):
     assert len(done) < 100_000 - 1
 
 
-def test_no_rows_are_no_work():
+def test_zero_rows_call_no_work():
     for_each_block(lambda block, rows: pytest.fail("there is nothing to do"), 0, n_jobs=2, **QUIET)
 
 
-def test_progress_is_shown_once_it_takes_long(monkeypatch, capsys):
+def test_progress_is_shown_for_long_work(monkeypatch, capsys):
     monkeypatch.setattr(_parallel, "PROGRESS_DELAY", 0)
     for_each_chunk(
         lambda rows: None, 10, 2, n_jobs=2, description="counting", unit="rows", verbose=True

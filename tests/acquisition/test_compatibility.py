@@ -1,3 +1,5 @@
+"""Comparison of protocols, and the aligner."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -48,7 +50,7 @@ def one_time(old, new):
 # -- order ---------------------------------------------------------------------
 
 
-def test_the_same_measurements_in_any_order_are_the_same():
+def test_the_order_of_measurements_is_no_difference():
     measured = shuffled(TRAINED)
     comparison = compare_protocols(TRAINED, measured)
     assert comparison.verdict == "same"
@@ -58,14 +60,14 @@ def test_the_same_measurements_in_any_order_are_the_same():
     np.testing.assert_array_equal(comparison.check(), comparison.order)
 
 
-def test_equal_protocols_in_different_orders_have_orders_of_their_own():
-    for seed in range(3):  # they are equal, and a cache must not take one for the other
+def test_equal_protocols_in_different_orders_keep_their_orders():
+    for seed in range(3):  # a cache must distinguish the two, although they are equal
         measured = shuffled(TRAINED, seed)
         order = compare_protocols(TRAINED, measured).order
         np.testing.assert_array_equal(np.array(measured.ti)[list(order)], TRAINED.ti)
 
 
-def test_the_groups_own_file_is_accepted_with_a_note(ti_te_mat):
+def test_the_published_file_is_accepted_with_a_note(ti_te_mat):
     measured = AcquisitionProtocol.from_mat(ti_te_mat)
     for noise in (LITERAL, LOW):
         comparison = compare_protocols(TRAINED, measured, **noise)
@@ -76,8 +78,8 @@ def test_the_groups_own_file_is_accepted_with_a_note(ti_te_mat):
             comparison.check()
 
 
-def test_times_that_are_not_quite_equal_meet_across_orders():
-    # within one TI of the trained grid, the measured ones are not sorted as the TE are
+def test_nearly_equal_times_are_matched_across_orders():
+    # within one TI of the trained grid, the measured TIs are not in the order of the TEs
     jitter = np.random.default_rng(0).uniform(-0.05, 0.05, 64)
     measured = shuffled(AcquisitionProtocol(ti=TRAINED.ti + jitter, te=TRAINED.te))
     order = list(compare_protocols(TRAINED, measured).order)
@@ -85,7 +87,7 @@ def test_times_that_are_not_quite_equal_meet_across_orders():
     np.testing.assert_array_equal(measured.te[order], TRAINED.te)
 
 
-def test_repeated_measurements_are_paired_once_each():
+def test_repeated_measurements_are_matched_once_each():
     twice = AcquisitionProtocol(ti=[50, 50, 700, 700], te=[10, 10, 10, 40])
     measured = AcquisitionProtocol(ti=[700, 50, 700, 50], te=[40, 10, 10, 10])
     comparison = compare_protocols(twice, measured)
@@ -93,7 +95,7 @@ def test_repeated_measurements_are_paired_once_each():
     assert comparison.order == (1, 3, 2, 0)
 
 
-def test_a_b_value_of_zero_has_its_place():
+def test_a_b_value_of_zero_is_matched():
     prior = TissuePrior({"T2": PropertyRange(5, 500), "D": PropertyRange(0.1, 3)})
     trained = AcquisitionProtocol.from_grid(te=[10, 50], b=[0, 1])
     measured = AcquisitionProtocol(te=[50.0, 10, 10, 50], b=[1.0, 1.001, 0, 0])
@@ -102,10 +104,10 @@ def test_a_b_value_of_zero_has_its_place():
     assert comparison.verdict == "close"
 
 
-# -- what is accepted and what is not ------------------------------------------
+# -- accepted and refused differences ------------------------------------------
 
-# On the left of the bounds the loss of accuracy of a trained model was at most 0.2 percentage
-# points; the comment gives the loss of those on the right, at literal and at low noise.
+# Below the bounds, the loss of accuracy of a trained model was at most 0.2 percentage
+# points. The comments give the losses above the bounds, at literal and at low noise.
 CLOSE = {
     "TR 20 s": grid(tr=20_000),
     "TI 0.2 % longer": grid(ti=1.002 * TI),
@@ -114,7 +116,7 @@ CLOSE = {
 DIFFERENT = {
     "TR 10 s": grid(tr=10_000),  # 1.0, 3.5
     "TR 5 s": grid(tr=5_000),  # 7.3, 21
-    "TI 10 % longer": grid(ti=1.1 * TI),  # 0.1, 0.0, but their T1 are not the trained ones
+    "TI 10 % longer": grid(ti=1.1 * TI),  # 0.1, 0.0, but with other T1 than in the training
     "one TI of 697 is 650": grid(ti=one_time(697, 650)),  # 1.8, 13
     "the first TI is 60": grid(ti=one_time(50, 60)),  # 0.9, 6.4
     "the last TI is 1800": grid(ti=one_time(2000, 1800)),  # 9.2, 26
@@ -125,26 +127,26 @@ DIFFERENT = {
 
 @pytest.mark.parametrize("noise", [LITERAL, LOW], ids=["literal", "low"])
 @pytest.mark.parametrize("name", CLOSE)
-def test_close(name, noise):
+def test_small_differences_are_accepted(name, noise):
     assert compare_protocols(TRAINED, shuffled(CLOSE[name]), **noise).verdict == "close"
 
 
 @pytest.mark.parametrize("noise", [LITERAL, LOW], ids=["literal", "low"])
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_different(name, noise):
+def test_large_differences_are_refused(name, noise):
     comparison = compare_protocols(TRAINED, shuffled(DIFFERENT[name]), **noise)
     assert comparison.verdict == "different"
     with pytest.raises(ProtocolMismatchError, match="Use signals measured with TI 50, 85, 143"):
         comparison.check()
 
 
-def test_what_the_noise_hides_at_one_level_counts_at_another():
+def test_acceptance_depends_on_the_noise_level():
     measured = grid(ti=one_time(697, 690))  # a loss of 1.2 percentage points at low noise only
     assert compare_protocols(TRAINED, measured, **LITERAL).verdict == "close"
     assert compare_protocols(TRAINED, measured, **LOW).verdict == "different"
 
 
-def test_without_normalisation_the_scale_counts():
+def test_without_normalisation_the_scale_matters():
     trained = grid(tr=20_000)
     assert compare_protocols(trained, grid(), **DETR).verdict == "close"
     later = grid(te=TE + 1, tr=20_000)  # all signals are weaker: a loss of 27 percentage points
@@ -157,13 +159,13 @@ def test_rounding_is_no_difference():
     comparison = compare_protocols(TRAINED, measured)
     assert comparison.verdict == "same"
     assert 0 < comparison.largest_difference < 0.01
-    comparison.check()  # and nothing is said about it
+    comparison.check()  # without a warning
 
 
-# -- by how much ---------------------------------------------------------------
+# -- size of differences -------------------------------------------------------
 
 
-def test_the_difference_is_that_of_the_formula():
+def test_the_difference_equals_the_formula():
     prior = TissuePrior(
         {"T1": PropertyRange(4000, 4000), "T2": PropertyRange(100, 100)}, n_compartments=(1,)
     )
@@ -183,21 +185,21 @@ def test_differences_are_relative_to_the_noise():
     assert low.typical_difference == pytest.approx(10 * literal.typical_difference)
 
 
-def test_the_largest_difference_knows_the_corners_of_the_prior():
+def test_the_largest_difference_includes_the_corners_of_the_prior():
     few, many = (
         compare_protocols(TRAINED, grid(tr=20_000), norm=None, n_voxels=n) for n in (1, 2000)
     )
     assert few.largest_difference == pytest.approx(many.largest_difference)  # at T1 = 5 s
 
 
-def test_what_other_tissue_explains_is_told_apart():
+def test_differences_explained_by_other_tissue_are_separated():
     scaled = compare_protocols(TRAINED, grid(ti=1.05 * TI))
     single = compare_protocols(TRAINED, grid(ti=one_time(697, 650)))
     assert scaled.typical_difference > single.typical_difference
     assert scaled.unexplained_difference < 0.05 < 1 < single.unexplained_difference
 
 
-def test_the_deviation_of_mixed_noise():
+def test_the_standard_deviation_of_mixed_noise():
     rng = np.random.default_rng(0)
     levels = rng.choice(LITERAL["noise_level"], 100_000)
     assert noise_deviation(LITERAL["noise_level"]) == pytest.approx(
@@ -207,11 +209,11 @@ def test_the_deviation_of_mixed_noise():
     assert noise_deviation(SNRRange(30, 150)) == pytest.approx(np.sqrt(np.mean(drawn**2)), rel=0.01)
 
 
-def test_without_noise_every_difference_counts():
+def test_without_noise_every_difference_matters():
     assert compare_protocols(TRAINED, grid(tr=30_000), noise_level=0.0).verdict == "different"
 
 
-# -- what cannot be compared ---------------------------------------------------
+# -- protocols that cannot be compared -----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,14 @@ def test_without_noise_every_difference_counts():
         (AcquisitionProtocol.from_grid(te=TE, b=TI / 1000), "TE, b were varied in place of TI, TE"),
     ],
 )
-def test_other_numbers_and_contrasts_have_no_order(measured, message):
+def test_other_numbers_of_measurements_and_contrasts_are_refused(measured, message):
     comparison = compare_protocols(TRAINED, measured)
     assert (comparison.verdict, comparison.order) == ("different", None)
     with pytest.raises(ValueError, match=message):
         comparison.check()
 
 
-def test_a_prior_must_know_what_is_probed():
+def test_a_prior_must_have_a_range_for_every_measured_property():
     protocol = AcquisitionProtocol.from_grid(te=TE, b=[0, 1])
     with pytest.raises(ValueError, match="probes D, of which the prior knows nothing"):
         compare_protocols(protocol, protocol)
@@ -244,7 +246,7 @@ def signals():
     return X
 
 
-def test_named_columns_find_their_place(signals):
+def test_named_columns_are_reordered(signals):
     frame = pd.DataFrame(signals, columns=TRAINED.feature_names)
     aligner = ProtocolAligner().fit(signals)
     mixed = frame.sample(frac=1, axis=1, random_state=0)
@@ -263,13 +265,13 @@ def test_columns_of_a_measured_protocol(signals, recwarn):
         aligner = ProtocolAligner(measured_protocol=measured).fit(in_scan_order)
     recwarn.clear()
     np.testing.assert_array_equal(aligner.transform(in_scan_order), signals)
-    # names tell the order, the protocol the TR: what there is to say was said
+    # the order is given by the names, TR by the protocol; the warning came in fit
     frame = pd.DataFrame(signals, columns=TRAINED.feature_names)
     np.testing.assert_array_equal(aligner.transform(frame), signals)
     assert not recwarn.list
 
 
-def test_matched_to_another_order(signals):
+def test_columns_are_matched_to_another_order(signals):
     aligner = ProtocolAligner().fit(pd.DataFrame(signals, columns=TRAINED.feature_names))
     measured = shuffled(TRAINED)
     matched = aligner.matched_to(measured)
@@ -280,7 +282,7 @@ def test_matched_to_another_order(signals):
         aligner.matched_to(grid(ti=2 * TI))
 
 
-def test_names_of_other_protocols(signals):
+def test_names_of_other_protocols_warn_or_are_refused(signals):
     aligner = ProtocolAligner().fit(signals)
     other = pd.DataFrame(signals, columns=grid(ti=1.2 * TI).feature_names)
     with pytest.raises(ProtocolMismatchError, match="TI 60 in place of 50"):
@@ -315,7 +317,7 @@ def test_grids_of_signals_are_flattened(signals):
     np.testing.assert_array_equal(aligner.transform(signals.reshape(-1, 8, 8)), signals)
 
 
-def test_an_aligner_comes_back_the_same(signals, tmp_path):
+def test_a_saved_aligner_loads_unchanged(signals, tmp_path):
     prior = TissuePrior(
         {"T1": PropertyRange(50, 3500, scale="log"), "T2": PropertyRange(5, 500, step=5.0)},
         n_compartments=(1, 2), t2_below_t1=True,

@@ -1,3 +1,5 @@
+"""Acquisition protocols: order of measurements, files, validation."""
+
 from __future__ import annotations
 
 import copy
@@ -16,7 +18,7 @@ TI = [50, 85, 143, 243, 412, 697, 1181, 2000]
 TE = [4.5, 7.5, 12, 20, 33, 55, 91, 150]
 
 
-def test_the_named_protocol_is_the_groups_file(ti_te_mat):
+def test_the_named_protocol_equals_the_published_file(ti_te_mat):
     from_file = AcquisitionProtocol.from_mat(ti_te_mat)
     assert from_file.tr == 20_000
     assert from_file.ti[0] == 412  # scanner order: shuffled
@@ -24,7 +26,7 @@ def test_the_named_protocol_is_the_groups_file(ti_te_mat):
     named = AcquisitionProtocol.named("ir-se-8x8")
     assert named.tr is None
     assert AcquisitionProtocol(from_file.contrasts) == named
-    assert from_file != named  # TR belongs to what is measured
+    assert from_file != named  # TR is part of the protocol
     assert named.grid_shape == from_file.grid_shape == (8, 8)
     assert np.unique(named.ti).tolist() == TI
     assert np.unique(named.te).tolist() == TE
@@ -36,7 +38,7 @@ def shuffled_protocol(seed=0):
     return AcquisitionProtocol(ti=grid.ti[order], te=grid.te[order])
 
 
-def test_scanner_order_and_grid_order_hold_the_same_signals():
+def test_scanner_order_and_grid_order_have_the_same_signals():
     scan = shuffled_protocol()
     tissue = {"T1": np.array([[700.0, 2000.0]]), "T2": np.array([[50.0, 150.0]])}
     fractions = np.array([[0.4, 0.6]])
@@ -49,9 +51,9 @@ def test_scanner_order_and_grid_order_hold_the_same_signals():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
-def test_scan_order_undoes_grid_order(seed, n):
+def test_scan_order_inverts_grid_order(seed, n):
     rng = np.random.default_rng(seed)
-    # few levels, so that repeats occur
+    # few levels, so that repeated values occur
     protocol = AcquisitionProtocol(
         ti=rng.choice([50, 400, 900], n), te=rng.choice([5, 20], n), b=rng.choice([0, 1], n)
     )
@@ -64,7 +66,7 @@ def test_scan_order_undoes_grid_order(seed, n):
     assert sorted(map(tuple, table.T)) == list(map(tuple, table.T))
 
 
-def test_columns_of_a_frame_are_moved_with_their_names():
+def test_columns_of_a_frame_are_reordered_with_their_names():
     import pandas as pd
 
     scan = shuffled_protocol()
@@ -77,7 +79,7 @@ def test_wrong_number_of_columns_names_the_protocols_size():
         AcquisitionProtocol.named("ir-se-8x8").to_grid(np.zeros((5, 63)))
 
 
-def test_it_is_a_value(tmp_path):
+def test_priors_compare_by_value(tmp_path):
     protocol = shuffled_protocol()
     with pytest.raises(AttributeError):
         protocol.tr = 5
@@ -102,7 +104,7 @@ def test_json_round_trip_keeps_the_order(tmp_path):
     assert json.loads((tmp_path / "protocol.json").read_text())["units"]["b"] == "ms/um^2"
 
 
-def test_feature_names_lead_back_to_the_protocol():
+def test_feature_names_give_the_protocol():
     protocol = AcquisitionProtocol.from_grid(ti=[50, 1181.25], te=[4.5, 20], b=[0, 0.5])
     assert protocol.feature_names[1] == "TI50_TE4.5_b0.5"
     assert AcquisitionProtocol.from_feature_names(protocol.feature_names) == protocol
@@ -110,7 +112,7 @@ def test_feature_names_lead_back_to_the_protocol():
         AcquisitionProtocol.from_feature_names(["age", "weight"])
 
 
-def test_repeats_are_allowed_but_make_no_grid():
+def test_repeats_are_allowed_but_are_not_a_grid():
     protocol = AcquisitionProtocol(ti=[50, 50, 400, 400], te=[10, 10, 10, 10])
     assert protocol.grid_shape is None
     assert protocol.feature_names == ["TI50_TE10", "TI50_TE10_2", "TI400_TE10", "TI400_TE10_2"]
@@ -145,7 +147,7 @@ def test_bad_values(arguments, message):
         AcquisitionProtocol(**arguments)
 
 
-def test_unknown_name_lists_the_known():
+def test_an_unknown_name_lists_the_valid_names():
     with pytest.raises(ValueError, match="'ir-se-9x9'; known protocols: ir-se-8x8"):
         AcquisitionProtocol.named("ir-se-9x9")
 

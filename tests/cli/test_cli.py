@@ -1,3 +1,5 @@
+"""The commands reproduce and simulate."""
+
 from __future__ import annotations
 
 import json
@@ -32,7 +34,7 @@ def finished(tmp_path_factory):
     return out, result.output
 
 
-def test_reproduce_writes_its_folder(finished):
+def test_reproduce_writes_all_files_of_its_folder(finished):
     out, output = finished
     names = {path.name for path in out.iterdir()}
     assert names == FIGURES | {
@@ -52,7 +54,7 @@ def test_reproduce_writes_its_folder(finished):
     assert f"| {metrics['metrics']['accuracy']:.3f}" in report
 
 
-def test_the_saved_model_is_the_judged_one(finished):
+def test_the_saved_model_is_the_evaluated_model(finished):
     out, _ = finished
     data = corrsk.load_dataset("midl2024-low-noise", 1500, random_state=3)
     model = corrsk.load(out / "model.safetensors")
@@ -79,7 +81,7 @@ def test_another_configuration_is_refused(finished):
     assert "recipe was 'default' and is 'paper'" in result.output
 
 
-def test_a_folder_of_a_run_that_computed_nothing_is_free(tmp_path):
+def test_a_folder_of_a_run_without_results_can_be_reused(tmp_path):
     (tmp_path / "run.json").write_text('{"samples": 5}')
     assert run("reproduce", "--out", tmp_path, *SMALL).exit_code == 0
 
@@ -88,7 +90,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("ten years")
     result = run("reproduce", "--out", tmp_path, *SMALL)
     assert result.exit_code == 1
-    assert "holds other files (thesis.tex)" in result.output
+    assert "contains other files (thesis.tex)" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     result = run("reproduce", "--out", tmp_path / "thesis.tex", *SMALL)
     assert result.exit_code == 1
@@ -106,7 +108,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         (["--samples", "50"], "samples must be at least 100"),
     ],
 )
-def test_bad_options_end_before_the_work(tmp_path, arguments, message):
+def test_bad_options_are_errors_before_the_run(tmp_path, arguments, message):
     result = run("reproduce", "--out", tmp_path / "run", *SMALL, *arguments)
     assert result.exit_code == 1
     assert message in result.output
@@ -131,11 +133,11 @@ def test_mat_data(tmp_path):
     result = run(*other)
     assert result.exit_code == 1
     assert "not a readable MATLAB file" in result.output
-    mat.write_bytes(whole)  # mended, the same command works: the bad file claimed no folder
+    mat.write_bytes(whole)  # with a repaired file, the same command works: the folder is still free
     assert run(*other).exit_code == 0
 
 
-def test_mat_data_with_nothing_but_the_needed_keys(tmp_path):
+def test_mat_data_with_the_required_keys_only(tmp_path):
     from scipy.io import savemat
 
     X, y = corrsk.make_correlation_signals(300, random_state=0)
@@ -206,7 +208,7 @@ def test_help_and_version():
             assert f"--{name}" in text
 
 
-def test_simulate_warns_of_levels_that_the_published_code_cannot_read(tmp_path):
+def test_simulate_warns_about_levels_that_the_published_code_cannot_read(tmp_path):
     result = run("simulate", tmp_path / "a.mat", "--samples", 50, "--dataset", "midl2024-low-noise")
     assert "whole percents" in result.output
     assert "whole percents" not in run("simulate", tmp_path / "b.mat", "--samples", 50).output
@@ -226,8 +228,8 @@ main()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
-@pytest.mark.parametrize("limit", [20_000, 110_000])  # fails at the checkpoint, at a figure
-def test_a_full_disk_is_a_clear_error(tmp_path, limit):
+@pytest.mark.parametrize("limit", [20_000, 110_000])  # fails at the checkpoint, and at a figure
+def test_a_full_disk_gives_a_clear_error(tmp_path, limit):
     out = tmp_path / "run"
     result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(limit), "reproduce", "--out", str(out), *SMALL],
@@ -237,14 +239,14 @@ def test_a_full_disk_is_a_clear_error(tmp_path, limit):
     assert "Error: " in result.stderr
     assert "Traceback" not in result.stderr
     assert not [path.name for path in out.iterdir() if "partial" in path.name]
-    assert not (out / "metrics.json").exists()  # what marks a run as finished
+    assert not (out / "metrics.json").exists()  # the file that marks a run as finished
     again = run("reproduce", "--out", out, *SMALL, "--resume")
     assert again.exit_code == 0, again.output
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
-def test_ctrl_c_and_resume(tmp_path):
-    """A real interrupt in a real process, then a resume that gives the same result."""
+def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
+    """A real interrupt of a real process; the resumed run gives the same result."""
     out = tmp_path / "run"
     long = ["--samples", "6000", "--epochs", "20", "--device", "cpu"]
     code = (
@@ -255,7 +257,7 @@ def test_ctrl_c_and_resume(tmp_path):
     environment = dict(os.environ, COLUMNS="200")
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        # a test run in the background of a script would hand down that SIGINT is ignored
+        # a test run in the background of a script inherits an ignored SIGINT
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60

@@ -1,3 +1,5 @@
+"""Scores, displays, confidence intervals and scorers."""
+
 from __future__ import annotations
 
 import json
@@ -31,7 +33,7 @@ P = np.array(
     [
         [0.9, 0.1, 0.0, 0.0],
         [0.2, 0.5, 0.3, 0.0],
-        [0.4, 0.3, 0.2, 0.1],  # argmax says one, P > 0.5 says several
+        [0.4, 0.3, 0.2, 0.1],  # argmax gives one compartment, P > 0.5 gives several
         [0.1, 0.2, 0.6, 0.1],
         [0.0, 0.1, 0.5, 0.4],
         [0.6, 0.4, 0.0, 0.0],
@@ -39,7 +41,7 @@ P = np.array(
 )
 
 
-def test_by_hand():
+def test_scores_equal_values_computed_by_hand():
     result = evaluate(Y, P, noise_level=[0.01, 0.01, 0.01, 0.02, 0.02, 0.02], dataset="six")
     m = result.metrics
     # predicted: 1 2 1 3 3 1
@@ -66,10 +68,10 @@ def test_by_hand():
     assert result.by_noise_level["n_samples"].tolist() == [3, 3]
 
 
-def test_rounding_makes_no_probability_above_one():
+def test_rounding_does_not_give_probabilities_above_one():
     rows = np.array([[0.0, 0.5, 0.25, np.nextafter(0.25, 1)], [1.0, 0.0, 0.0, 0.0]])
     rows[0, 1] = np.nextafter(0.5, 1)
-    assert rows[0, 1:].sum() > 1  # by the last bit
+    assert rows[0, 1:].sum() > 1  # by rounding
     result = evaluate([2, 1], rows, classes=[1, 2, 3, 4])
     assert np.isfinite(result.metrics["binary_log_loss"])
 
@@ -88,7 +90,7 @@ def test_calibration_errors_have_one_definition():
         assert metrics[name] > 2 * evaluate(y, p).metrics[name]
 
 
-def test_the_papers_figures_agree_with_its_own_matrix():
+def test_the_papers_scores_agree_with_its_confusion_matrix():
     matrix = PAPER.confusion_matrix
     assert matrix.sum(axis=1).tolist() == [25_000] * 4
     recall = np.diag(matrix) / matrix.sum(axis=1)
@@ -129,7 +131,7 @@ def test_table_and_json(tmp_path):
         Evaluation.from_json(tmp_path / "metrics.json")
 
 
-def test_order_of_classes_precision_and_kind_of_labels_do_not_matter():
+def test_order_of_classes_precision_and_label_type_do_not_matter():
     expected = evaluate(Y, P).metrics
     assert evaluate(Y, P[:, ::-1], classes=[4, 3, 2, 1]).metrics == expected
     assert evaluate(Y.astype(str), P, classes=["1", "2", "3", "4"]).metrics == expected
@@ -147,7 +149,7 @@ def test_a_reference_of_other_classes_is_refused():
             show(PAPER)
 
 
-def test_names_that_moved_to_the_paper_warn():
+def test_names_moved_to_the_paper_module_warn():
     import corrsk.evaluation
 
     for old, new in {
@@ -161,7 +163,7 @@ def test_names_that_moved_to_the_paper_warn():
         corrsk.evaluation.NONE  # noqa: B018
 
 
-def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
+def test_a_class_missing_from_the_test_data_gives_nan_and_null(tmp_path):
     result = evaluate(np.array([1, 2, 1]), P[:3], classes=[1, 2, 3, 4])
     assert np.isnan(result.metrics["roc_auc_3"])
     result.to_json(tmp_path / "metrics.json")
@@ -178,9 +180,9 @@ def test_a_class_that_the_test_data_lack_gives_nan_and_null(tmp_path):
         ({"y": Y[1:]}, "inconsistent numbers"),
         ({"y": Y - 1, "classes": [0, 1, 2, 3]}, "must be compartment counts"),
         ({"classes": [1, 2, 3, 4, 4]}, "a column for each of the 5"),
-        ({"noise_level": [0.1, np.nan, 0.1, 0.1, 0.1, 0.1]}, "noise_level holds NaN"),
-        ({"classes": [1, 2, 3, 5]}, r"y holds \[4\]"),
-        ({"y": Y[:0], "probabilities": P[:0], "classes": [1, 2, 3, 4]}, "no signals"),
+        ({"noise_level": [0.1, np.nan, 0.1, 0.1, 0.1, 0.1]}, "noise_level contains NaN"),
+        ({"classes": [1, 2, 3, 5]}, r"y contains \[4\]"),
+        ({"y": Y[:0], "probabilities": P[:0], "classes": [1, 2, 3, 4]}, "y is empty"),
     ],
 )
 def test_bad_input(change, message):
@@ -201,12 +203,12 @@ def test_scorers_in_a_search(small_data):
         assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
     weighted = GridSearchCV(forest, {"max_depth": [2]}, scoring=SCORERS, refit=False, cv=2)
     weighted.fit(X, y, sample_weight=np.ones(len(y)))
-    several = (y > 1).astype(float)  # weigh the signals of one compartment out
+    several = (y > 1).astype(float)  # weights 0 for signals of one compartment
     assert multicompartment_accuracy(
         DummyClassifier().fit(X, y), X, y, sample_weight=several
     ) == pytest.approx(1)
     scores = cross_validate(DummyClassifier(), X, y, scoring=SCORERS, cv=2)
-    # who knows nothing answers "several", which most are
+    # the prior alone gives "several", the majority
     assert scores["test_multicompartment_accuracy"].mean() == pytest.approx(np.mean(y > 1))
     assert scores["test_multicompartment_balanced_accuracy"].mean() == pytest.approx(0.5)
     fitted = forest.fit(X, y)
@@ -222,7 +224,7 @@ def texts(ax):
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
-def test_confusion_matrices_stand_beside_those_of_a_reference():
+def test_confusion_matrices_are_shown_beside_a_reference():
     result = evaluate(Y, P, dataset="six")
     figure = plot_confusion_matrices(result, reference=PAPER)
     titles = [ax.get_title() for ax in figure.axes]
@@ -248,8 +250,8 @@ def test_roc_display():
 
 def test_roc_of_some_of_the_classes():
     display = CountRocDisplay.from_predictions([1, 2, 2], P[[0, 1, 3]], classes=[1, 2, 3, 4])
-    assert set(display.curves) == {"1", "2", "micro"}  # a macro average is one over all classes
-    with pytest.raises(ValueError, match="at least two of the classes"):
+    assert set(display.curves) == {"1", "2", "micro"}  # a macro average needs all classes
+    with pytest.raises(ValueError, match="at least two classes"):
         CountRocDisplay.from_predictions([1, 1], P[:2], classes=[1, 2, 3, 4])
 
 
@@ -279,8 +281,8 @@ def test_displays_from_estimator_on_given_axes(small_data):
         AccuracyOverNoiseDisplay(evaluate(Y, P))
 
 
-def test_signals_without_an_answer_are_guesses():
-    """Rows of NaN, as of voxels that a method could not fit, are counted and cost chance."""
+def test_signals_without_a_result_count_as_guesses():
+    """Rows of NaN (voxels without a fit) are counted, and scored as guesses."""
     rows = P.copy()
     rows[[0, 3]] = np.nan
     result = evaluate(Y, rows)
@@ -297,13 +299,13 @@ def test_bootstrap_interval():
     rng = np.random.default_rng(0)
     answers = rng.random(4000) < 0.8
     low, high = bootstrap_interval([answers], random_state=1)
-    # against resampling the answers themselves
+    # compared with resampling of the predictions
     resampled = rng.choice(answers, (4000, answers.size)).mean(axis=1)
     assert [low, high] == pytest.approx(np.quantile(resampled, [0.025, 0.975]), abs=1e-3)
     assert bootstrap_interval([answers], random_state=1) == (low, high)
     wide = bootstrap_interval([answers], level=0.99, random_state=1)
     assert wide[0] < low < high < wide[1]
-    # the mean over two test sets is surer than each
+    # the mean over two test sets has a smaller interval
     twice = bootstrap_interval([answers, answers])
     assert twice[1] - twice[0] == pytest.approx((high - low) / np.sqrt(2), rel=0.1)
     for nothing in ([], [[]]):
@@ -316,10 +318,10 @@ def test_mcnemar():
     second = np.array([False] * 8 + [True] * 2 + [True] * 50)
     result = mcnemar_test(first, second)
     assert (result.only_first, result.only_second) == (8, 2)
-    # twice the chance of at most 2 heads of 10
+    # twice the probability of at most 2 heads of 10
     assert result.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert mcnemar_test(first, first).p_value == 1
-    with pytest.raises(ValueError, match="answers of both classifiers to the same signals"):
+    with pytest.raises(ValueError, match="two arrays of the same shape"):
         mcnemar_test(first, second[:-1])
 
 
@@ -339,7 +341,7 @@ def test_bootstrap_of_a_difference():
 
 
 class HalfAnswered(DummyClassifier):
-    """Has no answer to every second signal."""
+    """Classifier with NaN for every second signal."""
 
     def predict_proba(self, X):
         probabilities = super().predict_proba(X)
@@ -348,10 +350,10 @@ class HalfAnswered(DummyClassifier):
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_scorers_take_signals_without_an_answer_for_guesses(name):
+def test_scorers_count_signals_without_a_result_as_guesses(name):
     model = HalfAnswered(strategy="prior").fit(np.zeros((6, 1)), Y)
     scorer = check_scoring(model, SCORERS[name])
-    if name == "accuracy":  # of `predict`, which always answers
+    if name == "accuracy":  # from `predict`, which has no NaN
         return
     rows = (
         DummyClassifier(strategy="prior").fit(np.zeros((6, 1)), Y).predict_proba(np.zeros((6, 1)))
@@ -370,7 +372,7 @@ def test_scorers_take_signals_without_an_answer_for_guesses(name):
         assert score == pytest.approx(expected[name])
 
 
-def test_noise_levels_of_a_range_with_many_equal_ones():
+def test_noise_level_groups_of_a_range_with_many_equal_levels():
     rng = np.random.default_rng(0)
     y = rng.integers(1, 5, 1000)
     level = np.where(rng.random(1000) < 0.6, 0.01, rng.uniform(0.01, 0.05, 1000))

@@ -1,3 +1,5 @@
+"""Calibration, abstaining and class priors."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -27,7 +29,7 @@ CLASSES = np.array([1, 2, 3, 4])
 
 
 def drawn(n, seed=0, sharpness=1.0):
-    """Counts that are drawn from the probabilities beside them: calibrated by construction."""
+    """Return counts drawn from probabilities, which are therefore calibrated, and these."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([0.5] * 4, n)
     y = 1 + (rng.random(n)[:, None] > p.cumsum(axis=1)[:, :-1]).sum(axis=1)
@@ -36,7 +38,7 @@ def drawn(n, seed=0, sharpness=1.0):
 
 
 def probabilities(max_rows=30):
-    """Rows that sum to 1, of few digits, so that some are equal."""
+    """Strategy for rows that sum to 1, with few digits, so that some are equal."""
     rows = arrays(
         np.int64, st.tuples(st.integers(1, max_rows), st.just(4)), elements=st.integers(0, 5)
     )
@@ -70,7 +72,7 @@ def test_calibrated_probabilities_have_a_small_error_and_others_a_large_one(ques
     assert expected_calibration_error(y, p, CLASSES, question=question) > 0.05
 
 
-def test_bins_hold_equally_many_signals_and_their_intervals_the_truth():
+def test_bins_have_equal_sizes_and_intervals_contain_the_truth():
     y, p = drawn(150_000)
     table = reliability_table(y, p, CLASSES)
     assert len(table) == 15
@@ -91,7 +93,7 @@ def test_calibration_error_does_not_depend_on_the_order(p, n_bins, seed):
     shuffled = expected_calibration_error(
         y[rows], p[rows][:, columns], CLASSES[columns], n_bins=n_bins
     )
-    if not _tied(p).any():  # of equally probable classes the smallest count is the answer
+    if not _tied(p).any():  # the prediction of equally probable classes is the smallest count
         assert shuffled == pytest.approx(error, abs=1e-12)
     table = reliability_table(y, p, CLASSES, n_bins=n_bins)
     assert table["n_samples"].sum() == len(p)
@@ -103,7 +105,7 @@ def _tied(p):
     return np.isclose(ordered[:, -1], ordered[:, -2])
 
 
-def test_unanswered_signals_are_guesses_as_in_the_evaluation():
+def test_signals_without_a_result_count_as_guesses_as_in_the_evaluation():
     y, p = drawn(2000)
     p[::7] = np.nan
     guessed = np.where(np.isnan(p), 0.25, p)
@@ -137,12 +139,12 @@ def test_calibration_by_noise_level():
         ([1, 2], [[0.5, 0.5], [0.5, np.nan]], None, "partly NaN"),
         ([1, 3], [[0.5, 0.5], [0.5, 0.5]], [1, 2], r"\[3\]"),
         ([1, 2], [[0.5, 0.5], [0.5, 0.5]], [1, 2, 3], "column for each"),
-        ([1, 1], [[0.5, 0.5], [0.5, 0.5]], [1, 1], "twice"),
-        ([], np.empty((0, 2)), [1, 2], "no signals"),
+        ([1, 1], [[0.5, 0.5], [0.5, 0.5]], [1, 1], "must be distinct"),
+        ([], np.empty((0, 2)), [1, 2], "y is empty"),
         (["a", "b"], [[0.5, 0.5], [0.5, 0.5]], None, "counts"),
     ],
 )
-def test_what_is_no_prediction_is_refused(y, p, classes, message):
+def test_bad_predictions_are_refused(y, p, classes, message):
     for function in (expected_calibration_error, accuracy_coverage_curve):
         with pytest.raises(ValueError, match=message):
             function(y, p, classes)
@@ -177,7 +179,7 @@ def test_accuracy_over_coverage_by_hand():
     )
 
 
-def test_confident_answers_are_better_and_confidence_is_worth_it():
+def test_confident_predictions_are_more_accurate():
     y, p = drawn(50_000)
     coverage, accuracy, thresholds = accuracy_coverage_curve(y, p, CLASSES)
     every_tenth = accuracy[np.searchsorted(coverage, np.arange(1, 11) / 10)]
@@ -189,7 +191,7 @@ def test_confident_answers_are_better_and_confidence_is_worth_it():
 
 
 @pytest.mark.parametrize("accuracy", [0.75, 0.9])
-def test_the_threshold_keeps_its_word(accuracy):
+def test_the_accuracy_above_the_threshold_is_as_requested(accuracy):
     """In 200 repetitions the accuracy at the threshold falls short in fewer than 5 %."""
     truth, p_truth = drawn(400_000, seed=999)
     top, right = p_truth.max(axis=1), CLASSES[p_truth.argmax(axis=1)] == truth
@@ -198,19 +200,19 @@ def test_the_threshold_keeps_its_word(accuracy):
         threshold = threshold_for_accuracy(*drawn(20_000, seed=seed), accuracy, CLASSES)
         short += right[top >= threshold].mean() < accuracy
     assert short <= 10
-    # and it is not too cautious: many signals bring it close
+    # the accuracy is close to the limit for many signals
     y, p = drawn(400_000)
     threshold = threshold_for_accuracy(y, p, accuracy, CLASSES)
     assert right[top >= threshold].mean() < accuracy + 0.01
 
 
-def test_a_threshold_out_of_reach_says_what_can_be_had():
+def test_an_unreachable_accuracy_is_an_error_with_the_best_one():
     y, p = drawn(500)
-    with pytest.raises(ValueError, match=r"99.9% accurate.*of the signals are answered, it is \d"):
+    with pytest.raises(ValueError, match=r"99.9%.*guarantees \d.* of the signals"):
         threshold_for_accuracy(y, p, 0.999)
     with pytest.raises(ValueError, match="between 0 and 1"):
         threshold_for_accuracy(y, p, 90)
-    assert threshold_for_accuracy(y, p, 0.01) == 0.25  # every signal is answered
+    assert threshold_for_accuracy(y, p, 0.01) == 0.25  # no signal is rejected
 
 
 def test_abstaining():
@@ -222,13 +224,13 @@ def test_abstaining():
         abstain(p, [0, 1], 0.5)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         abstain(p, [1, 2], float("nan"))
-    with pytest.raises(ValueError, match="K classes"):
+    with pytest.raises(ValueError, match="n_classes"):
         abstain(p, [1, 2, 3], 0.5)
 
 
 @settings(max_examples=50, deadline=None)
 @given(p=probabilities(), threshold=st.floats(0, 1))
-def test_abstaining_agrees_with_the_curve(p, threshold):
+def test_abstaining_agrees_with_the_accuracy_coverage_curve(p, threshold):
     y = np.resize(CLASSES, len(p))
     coverage, accuracy, thresholds = accuracy_coverage_curve(y, p, CLASSES)
     labels = abstain(p, CLASSES, threshold)
@@ -284,7 +286,7 @@ def test_class_prior_of_a_mapping_or_an_array():
     ("prior", "message"),
     [
         ({1: 1, 2: 1, 5: 1}, r"\[5\]"),
-        ({1: 1}, r"lacks \[2\]"),
+        ({1: 1}, r"lacks the classes \[2\]"),
         ([1, 1, 1], "each of the 2"),
         ([[1, 1]], "each of the 2"),
         ([1, -1], "negative"),
@@ -296,7 +298,7 @@ def test_class_prior_of_a_mapping_or_an_array():
         (0.5, "each of the 2"),
     ],
 )
-def test_what_is_no_class_prior_is_refused(prior, message):
+def test_bad_class_priors_are_refused(prior, message):
     with pytest.raises(ValueError, match=message):
         checked_class_prior(prior, [1, 2])
 
@@ -306,7 +308,7 @@ weights = st.lists(st.floats(0.01, 100), min_size=4, max_size=4)
 
 @settings(max_examples=60, deadline=None)
 @given(p=probabilities(), first=weights, second=weights)
-def test_reweighting_there_and_back(p, first, second):
+def test_reweighting_is_reversible(p, first, second):
     there = reweighted(p, CLASSES, second, first)
     assert np.allclose(there.sum(axis=1), 1)
     assert np.allclose(reweighted(there, CLASSES, first, second), p)
@@ -316,8 +318,8 @@ def test_reweighting_there_and_back(p, first, second):
     assert np.allclose(odds, (second[0] / first[0]) / (second[1] / first[1]))
 
 
-def test_reweighted_probabilities_are_calibrated_for_the_other_tissue():
-    """Bayes by simulation: normal evidence, counts in other shares than in training."""
+def test_reweighted_probabilities_are_calibrated_under_the_new_prior():
+    """Simulation: normal evidence, class frequencies different from the training."""
     rng = np.random.default_rng(0)
     other = np.array([0.7, 0.1, 0.1, 0.1])
     y = rng.choice(CLASSES, 200_000, p=other)
@@ -333,10 +335,10 @@ def test_reweighted_probabilities_are_calibrated_for_the_other_tissue():
     )
 
 
-def test_rows_without_evidence_and_without_answer():
+def test_reweighting_of_rows_without_evidence_and_of_nan():
     p = [[1.0, 0.0, 0.0], [np.nan] * 3, [0.5, 0.5, 0.0]]
     result = reweighted(p, [1, 2, 3], [0, 3, 1], [1, 1, 1])
-    assert result[0].tolist() == [0, 0.75, 0.25]  # nothing known but the prior
+    assert result[0].tolist() == [0, 0.75, 0.25]  # no evidence: the prior
     assert np.isnan(result[1]).all()
     assert result[2].tolist() == [0, 1, 0]
     with pytest.raises(ValueError, match="in the training"):

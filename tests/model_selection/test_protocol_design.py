@@ -1,3 +1,5 @@
+"""Subsets of protocols, selected protocols and random protocols."""
+
 from __future__ import annotations
 
 import copy
@@ -62,7 +64,7 @@ def learner():
     return make_pipeline(SignalNormalizer(), GaussianNB())
 
 
-# -- a part of a protocol ----------------------------------------------------
+# -- subsets of a protocol ---------------------------------------------------
 
 
 def test_a_subset_keeps_order_and_tr():
@@ -88,22 +90,22 @@ def test_a_subset_keeps_order_and_tr():
         (np.ones((8, 8), bool), r"shape \(8, 8\)"),
     ],
 )
-def test_what_is_no_subset_is_refused(selection, message):
+def test_bad_subsets_are_refused(selection, message):
     with pytest.raises(ValueError, match=message):
         GRID.subset(selection)
 
 
 @given(mask=st.lists(st.booleans(), min_size=64, max_size=64).filter(any), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
-def test_signals_of_a_subset_are_those_columns(mask, seed):
+def test_signals_of_a_subset_equal_the_columns(mask, seed):
     table, _ = TissuePrior.named("midl2024").sample(10, random_state=seed)
     full = simulate(GRID, table, noise_level=0, dtype="float64")
     part = simulate(GRID.subset(mask), table, noise_level=0, dtype="float64")
-    # to rounding: a grid is computed as a matrix product, scattered measurements one by one
+    # up to rounding: grids are matrix products, scattered measurements are computed one by one
     np.testing.assert_allclose(part, full[:, mask], rtol=1e-12, atol=1e-15)
 
 
-# -- from a selection back to a protocol ---------------------------------------
+# -- protocol of a selection ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_sequential_selection_over_normalised_subsets(tissue):
     )
 
 
-def test_columns_are_in_grid_order_whatever_the_scanners(signals, tissue):
+def test_columns_are_in_grid_order_for_any_scan_order(signals, tissue):
     order = np.random.default_rng(0).permutation(64)
     scanned = GRID.subset(np.arange(64))
     scanned = AcquisitionProtocol(ti=scanned.ti[order], te=scanned.te[order])
@@ -152,7 +154,7 @@ def test_columns_are_in_grid_order_whatever_the_scanners(signals, tissue):
     assert selected_protocol(selector, scanned).protocol == GRID.subset(selector.get_support())
 
 
-def test_names_tell_the_protocol(signals, tissue):
+def test_feature_names_replace_the_protocol(signals, tissue):
     order = np.random.default_rng(0).permutation(64)
     frame = pd.DataFrame(signals, columns=GRID.feature_names).iloc[:, order]
     selector = SelectKBest(k=5).fit(frame, tissue[1])
@@ -163,7 +165,7 @@ def test_names_tell_the_protocol(signals, tissue):
     with pytest.raises(ValueError, match="grid order"):
         selected_protocol(selector, GRID)
     assert selected_protocol(selector.fit(signals, tissue[1]), "ir-se-8x8").n_after == 5
-    with pytest.raises(ValueError, match="give `protocol`"):
+    with pytest.raises(ValueError, match="pass `protocol`"):
         selected_protocol(selector)
 
 
@@ -177,11 +179,11 @@ def selecting_pipeline(*selectors, **settings):
 
 
 @pytest.mark.parametrize("output", ["default", "pandas"])
-def test_selectors_in_a_row(tissue, output):
+def test_consecutive_selectors(tissue, output):
     pipeline = selecting_pipeline(
         "passthrough",
         VarianceThreshold(0.03),
-        StandardScaler(),  # column by column: harmless
+        StandardScaler(),  # column by column, therefore valid
         Pipeline([("nothing", SignalNormalizer(norm=None)), ("some", SelectKBest(k=20))]),
         SelectKBest(k=7),
     ).set_output(transform=output)
@@ -189,16 +191,16 @@ def test_selectors_in_a_row(tissue, output):
     selection = selected_protocol(pipeline)
     assert selection.n_before == 64
     assert selection.n_after == 7
-    if output == "pandas":  # then the names tell the same
+    if output == "pandas":  # the names give the same result
         names = pipeline[:-2].transform(tissue[0]).columns
         assert selection.protocol.feature_names == list(names)
     first, second = pipeline[2].get_support(), pipeline[4][-1].get_support()
     positions = np.arange(64)[first][second][pipeline[5].get_support()]
     assert selection.protocol == GRID.subset(positions)
-    assert not first.all()  # else the composition would not be tested
+    assert not first.all()  # otherwise the composition would not be tested
 
 
-def test_the_selected_protocol_measures_what_was_selected(tissue):
+def test_the_selected_protocol_has_the_selected_measurements(tissue):
     pipeline = selecting_pipeline(VarianceThreshold(0.03), SelectKBest(k=9), dtype="float64")
     pipeline.fit(*tissue)
     protocol = selected_protocol(pipeline).protocol
@@ -222,7 +224,7 @@ def test_a_search_over_the_number_of_measurements(tissue):
         selected_protocol(clone(search).fit(*tissue))
 
 
-def test_nothing_dropped(tissue):
+def test_a_selector_that_drops_nothing(tissue):
     selection = selected_protocol(selecting_pipeline(SelectKBest(k="all")).fit(*tissue))
     assert selection.dropped is None
     assert selection.saving == 0
@@ -244,19 +246,19 @@ def test_nothing_dropped(tissue):
 def test_a_step_that_needs_dropped_measurements_is_refused(tissue, leak, nested):
     before = Pipeline([("inner", clone(leak))]) if nested else clone(leak)
     pipeline = selecting_pipeline(before, SelectKBest(k=5)).fit(*tissue)
-    with pytest.raises(ValueError, match=f"{type(leak).__name__} stands before a selector.*leak"):
+    with pytest.raises(ValueError, match=f"{type(leak).__name__} mixes the measurements.*leak"):
         selected_protocol(pipeline)
 
 
-def test_what_gives_no_protocol_is_refused(tissue, signals):
+def test_selections_without_a_matching_protocol_are_refused(tissue, signals):
     pipeline = selecting_pipeline(SelectKBest(k=5))
     with pytest.raises(NotFittedError):
         selected_protocol(pipeline)
     pipeline.fit(*tissue)
-    with pytest.raises(ValueError, match="which is not the given"):
+    with pytest.raises(ValueError, match="the Pipeline simulates .*but protocol="):
         selected_protocol(pipeline, SMALL)
     assert selected_protocol(pipeline, GRID) == selected_protocol(pipeline)
-    with pytest.raises(ValueError, match="no feature selector"):
+    with pytest.raises(ValueError, match="is a feature selector"):
         selected_protocol(selecting_pipeline().fit(*tissue))
     with pytest.raises(ValueError, match="among 64 columns, but there are 6"):
         selected_protocol(SelectKBest(k=5).fit(signals, tissue[1]), SMALL)
@@ -275,7 +277,7 @@ def test_what_gives_no_protocol_is_refused(tissue, signals):
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_grids_keep_their_bounds_and_their_size(low, width, ratio, n, seed):
+def test_grids_have_the_given_bounds_and_size(low, width, ratio, n, seed):
     high = low * ratio * width
     grids = ProtocolGrids(
         {"TI": (low, high), "TE": (4, 300)}, {"TI": n, "TE": 3}, min_ratio=ratio, tr=40_000
@@ -295,16 +297,16 @@ def test_grids_keep_their_bounds_and_their_size(low, width, ratio, n, seed):
     assert grids.rvs(random_state=seed + 1) != protocol
 
 
-def test_end_points_are_uniform_over_the_pairs_that_are_allowed():
+def test_end_points_are_uniform_over_the_valid_pairs():
     grids = ProtocolGrids({"TE": (5, 500)}, n_levels=2, min_ratio=10)
     drawn = np.log10([protocol.te / 5 for protocol in grids.rvs(4000, random_state=0)])
-    first, last = drawn[:, 0], drawn[:, 1]  # within 0 <= first, first + 1 <= last <= 2
+    first, last = drawn[:, 0], drawn[:, 1]  # with 0 <= first, first + 1 <= last <= 2
     # a triangle of sides 1: its area grows with the square of the distance to its corner
     assert stats.kstest(1 - (1 - first) ** 2, "uniform").pvalue > 1e-3
     assert stats.kstest((last - 1) ** 2, "uniform").pvalue > 1e-3
 
 
-def test_zero_is_a_level_of_b():
+def test_b_grids_may_contain_zero():
     grids = ProtocolGrids({"b": (0.1, 3), "TE": (10, 200)}, {"b": 4, "TE": 5})
     protocol = grids.rvs(random_state=np.random.RandomState(0))
     assert protocol.grid_shape == (5, 4)
@@ -314,7 +316,7 @@ def test_zero_is_a_level_of_b():
     assert levels[2] / levels[1] == pytest.approx(levels[3] / levels[2])
 
 
-def test_grids_are_values():
+def test_grid_distributions_compare_by_value():
     bounds = {"TI": (20, 4000), "TE": (4, 300)}
     grids = ProtocolGrids(bounds, 8)
     for twin in (copy.deepcopy(grids), pickle.loads(pickle.dumps(grids))):
@@ -329,7 +331,7 @@ def test_grids_are_values():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bounds": {}}, "bounds are empty"),
+        ({"bounds": {}}, "bounds must not be empty"),
         ({"bounds": {"TX": (1, 20)}}, "unknown scan parameter 'TX'"),
         ({"bounds": {"TI": (0, 4000)}}, "must be positive"),
         ({"bounds": {"TI": (4000, 20)}}, "min_ratio = 4 times low; got 4000 .. 20"),
@@ -339,18 +341,18 @@ def test_grids_are_values():
         ({"bounds": {"TI": (0.02, 4)}}, "TI must be in ms"),
         ({"bounds": {"b": (200, 3000)}, "n_levels": 4}, "b must be in ms/um"),
         ({"bounds": {"TI": (20, 4000)}, "tr": 3000}, "must exceed the largest TI"),
-        ({"bounds": {"TI": (20, 4000)}, "min_ratio": 1}, "min_ratio must exceed 1"),
+        ({"bounds": {"TI": (20, 4000)}, "min_ratio": 1}, "min_ratio must be finite and exceed 1"),
         ({"bounds": {"TI": (20, 4000)}, "n_levels": {"TE": 8}}, "different scan parameters"),
         ({"bounds": {"TI": (20, 4000)}, "n_levels": 1}, "n_levels of TI must be at least 2"),
         ({"bounds": {"b": (0.1, 3)}, "n_levels": 2}, "n_levels of b must be at least 3"),
     ],
 )
-def test_grids_that_cannot_be_are_refused_before_any_is_drawn(arguments, message):
+def test_impossible_grids_are_refused_before_the_first_draw(arguments, message):
     with pytest.raises(ValueError, match=message):
         ProtocolGrids(**arguments)
 
 
-def test_a_number_of_levels_is_an_integer():
+def test_the_number_of_levels_must_be_an_integer():
     with pytest.raises(TypeError, match="n_levels of TI must be an integer"):
         ProtocolGrids({"TI": (20, 4000)}, n_levels=2.5)
 
@@ -375,10 +377,10 @@ def test_a_random_search_over_acquisitions(tissue, search_class, settings):
     assert len(set(tried)) >= 3
     assert search.best_estimator_[0].protocol_ == search.best_params_[PROTOCOL]
     assert again.best_params_ == search.best_params_
-    assert np.ptp(search.cv_results_["mean_test_score"]) > 0  # the protocol reaches the data
+    assert np.ptp(search.cv_results_["mean_test_score"]) > 0  # the protocol changes the data
 
 
-def test_a_sampler_draws_each_time_anew():
+def test_a_sampler_draws_new_protocols_each_time():
     grids = ProtocolGrids({"TI": (20, 4000), "TE": (4, 300)})
     drawn = [parameters["p"] for parameters in ParameterSampler({"p": grids}, 5, random_state=1)]
     assert len(set(drawn)) == 5

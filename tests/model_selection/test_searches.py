@@ -1,4 +1,4 @@
-"""Searches in parallel: equal scores, no more threads than cores, data shared, draws kept."""
+"""Parallel searches: equal scores, shared cores, shared data, cached simulations."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def scores(search) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
-def test_a_search_in_workers_gives_the_scores_of_one_in_this_process(kind, table):
-    with limited_threads(1):  # as many as each worker has: sums depend on it
+def test_a_parallel_search_gives_the_scores_of_a_serial_search(kind, table):
+    with limited_threads(1):  # as many as in each worker, because sums depend on the number
         serial = SEARCHES[kind](n_jobs=1).fit(*table)
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             parallel = SEARCHES[kind](n_jobs=2).fit(*table)
@@ -91,7 +91,7 @@ def test_a_search_in_workers_gives_the_scores_of_one_in_this_process(kind, table
 
 
 class SeesSearchData(GaussianNB):
-    """Reports whether the data of its search, before rows are taken, lie in a memory map."""
+    """Classifier that records whether the data of its search are in a memory map."""
 
     def fit(self, X, y):
         frame = sys._getframe()
@@ -124,7 +124,7 @@ def test_workers_share_a_tissue_table_of_more_than_a_megabyte(n_voxels, mapped):
 
 
 class LoggedGenerator(CorrelationSignalGenerator):
-    """Leaves a file for every simulation of training signals, so that processes can be counted."""
+    """Generator that writes a file for every simulation of training signals."""
 
     log: Path
 
@@ -135,7 +135,7 @@ class LoggedGenerator(CorrelationSignalGenerator):
 
 @pytest.fixture
 def logged(tmp_path, monkeypatch):
-    """A pipeline that keeps its simulations, one that does not, and a count of simulations."""
+    """Pipelines with and without cache, and a function that counts simulations."""
     monkeypatch.setattr(LoggedGenerator, "log", tmp_path / "log", raising=False)
     LoggedGenerator.log.mkdir()
 
@@ -157,11 +157,11 @@ def test_cached_simulations_run_once_per_fold(logged, table):
     for key, values in scores(expected).items():
         np.testing.assert_array_equal(scores(search)[key], values)
     GridSearchCV(cached, {"fit__var_smoothing": [1.0]}, cv=2).fit(*table)
-    assert count() == 10  # from the disk, also in a later search
+    assert count() == 10  # from the cache, also in a later search
 
 
 @pytest.mark.parametrize("change", [{"simulate__noise_level": 0.05}, {"simulate__random_state": 1}])
-def test_other_noise_is_not_served_from_the_cache(change, logged, table):
+def test_other_noise_is_not_read_from_the_cache(change, logged, table):
     cached, plain, count = logged
     before = cached.fit(*table)[-1].theta_
     after = cached.set_params(**change).fit(*table)[-1].theta_
@@ -170,8 +170,8 @@ def test_other_noise_is_not_served_from_the_cache(change, logged, table):
     np.testing.assert_array_equal(after, plain.set_params(**change).fit(*table)[-1].theta_)
 
 
-def test_a_cache_freezes_noise_without_a_seed(logged, table):
-    """What it must do, a trap all the same: fits that should differ do not."""
+def test_a_cache_reuses_noise_without_a_seed(logged, table):
+    """Expected, but a trap: fits that should differ are equal."""
     cached, plain, _ = logged
     cached.set_params(simulate__random_state=None)
     plain.set_params(simulate__random_state=None)
@@ -198,20 +198,20 @@ def share() -> tuple[bool, int, int]:
         ("multiprocessing", {}, 1),
     ],
 )
-# a fork is what joblib's multiprocessing backend is; newer Pythons warn of it
+# joblib's multiprocessing backend forks; newer Pythons warn about it
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_worker_takes_its_share_of_the_cores(backend, options, expected, monkeypatch):
+def test_a_worker_uses_its_share_of_the_cores(backend, options, expected, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with limited_threads(4), joblib.parallel_config(backend, **options):
         seen = joblib.Parallel(n_jobs=2)(joblib.delayed(share)() for _ in range(4))
         alone = joblib.Parallel(n_jobs=1)(joblib.delayed(share)() for _ in range(1))
-    # torch by itself never takes more threads than there are cores
+    # torch's default is never more threads than cores
     assert set(seen) <= {(True, expected, threads) for threads in range(1, expected + 1)}
-    assert alone == [(False, joblib.cpu_count(), 4)]  # no worker: nothing to share
+    assert alone == [(False, joblib.cpu_count(), 4)]  # not a worker: all cores
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])
-def test_a_network_in_a_thread_of_a_search_runs_on_one_thread(table, monkeypatch, backend):
+def test_a_network_in_a_worker_thread_uses_one_thread(table, monkeypatch, backend):
     counts = set()
     forward, step = CorrelationCNN.forward, CompiledGradients.__call__
     pipeline = cnn_pipeline().set_params(correlationcnnclassifier__backend=backend)
@@ -231,21 +231,21 @@ def test_a_network_in_a_thread_of_a_search_runs_on_one_thread(table, monkeypatch
             cross_validate(pipeline, *table, cv=2, n_jobs=2)
         assert counts == {(True, 1), (False, 1)}
         counts.clear()
-        pipeline.fit(*(part[:60] for part in table))  # outside, as ever
+        pipeline.fit(*(part[:60] for part in table))  # unchanged outside
         assert counts == {(True, 2)}
 
 
 @pytest.fixture
 def three_threads():
-    """Three threads for torch, in this thread and in new ones."""
+    """Set torch to three threads, in this thread and in new ones."""
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
 
 
-def test_limits_that_overlap_in_time_leave_the_count_as_it_was(three_threads):
-    """Of two threads that limit themselves the second begins within the first's limit."""
+def test_overlapping_thread_limits_restore_the_number_of_threads(three_threads):
+    """The limit of the second thread starts during that of the first."""
     second_began, first_ended = threading.Event(), threading.Event()
     seen = {}
 
@@ -275,7 +275,7 @@ def test_limits_that_overlap_in_time_leave_the_count_as_it_was(three_threads):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_fits_in_threads_give_the_bits_of_fits_one_by_one(dropout):
+def test_fits_in_threads_are_bit_identical_to_serial_fits(dropout):
     X, y = make_correlation_signals(400, random_state=0)
 
     def fitted(seed: int) -> np.ndarray:
@@ -289,4 +289,4 @@ def test_fits_in_threads_give_the_bits_of_fits_one_by_one(dropout):
         for _ in range(3):
             together = joblib.Parallel(n_jobs=4)(joblib.delayed(fitted)(s) for s in range(4))
             np.testing.assert_array_equal(together, one_by_one)
-    assert torch.equal(torch.get_rng_state(), state)  # the user's own draws go on as before
+    assert torch.equal(torch.get_rng_state(), state)  # the user's random state is unchanged

@@ -1,4 +1,4 @@
-"""Networks trained together: as each by itself, behind the interface of GridSearchCV."""
+"""Stacked networks agree with single trainings, with the interface of GridSearchCV."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def no_dropout(x):
     [
         (64, lambda: CorrelationCNN(4, (8, 8)), stacked_cnn),
         (63, lambda: CorrelationCNN(3, (7, 9)), stacked_cnn),
-        (28, lambda: CorrelationCNN(4, (4, 8)), stacked_cnn),  # padded, and not filled
+        (28, lambda: CorrelationCNN(4, (4, 8)), stacked_cnn),  # padding, missing columns
         (128, lambda: CorrelationCNN(4, (8, 8, 2)), stacked_cnn),
         (20, lambda: ResidualMLP(20, 4, 16, 2), stacked_mlp),
     ],
 )
-def test_stacked_networks_answer_like_each_by_itself(n_features, make, stacked_forward):
+def test_stacked_networks_give_the_logits_of_single_networks(n_features, make, stacked_forward):
     torch.manual_seed(0)
     networks = [make().eval() for _ in range(3)]
     for network in networks:
         for parameter in network.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)  # none at the zero it may start from
+            torch.nn.init.normal_(parameter, std=0.3)  # no weight at its initial value of zero
     x = torch.randn(3, 50, n_features)
     weights = {
         name: torch.stack([dict(network.named_parameters())[name] for network in networks])
@@ -92,7 +92,7 @@ def test_stacked_networks_answer_like_each_by_itself(n_features, make, stacked_f
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_masks_are_each_models_own():
+def test_dropout_masks_do_not_depend_on_the_stack():
     x = torch.ones(4, 1000, 32)
     rates, seeds = [0.5, 0.5, 0.1, 0.0], [0, 1, 0, 2]
     dropout = StackedDropout(rates, seeds, 1000, CPU)
@@ -102,7 +102,7 @@ def test_dropout_masks_are_each_models_own():
         assert dropped.mean().item() == pytest.approx(1, abs=0.02)
     assert not torch.equal(first[0], first[1])  # another candidate
     assert not torch.equal(first[0], second[0])  # another step
-    # what else is in the stack, and how full the batch is, makes no difference
+    # independent of the other members and of the size of the batch
     by_itself = StackedDropout(rates[2:3], seeds[2:3], 1000, CPU)
     assert torch.equal(by_itself(x[2:3])[0], first[2])
     assert torch.equal(by_itself(x[2:3, :10])[0], second[2, :10])
@@ -129,9 +129,9 @@ DIFFERENCES = [
         {"input_scaling": None, "grid_shape": (4, 16)},
     ],
 )
-def test_members_of_a_stack_end_as_they_do_alone(arrays, common):
+def test_members_of_a_stack_equal_single_trainings(arrays, common):
     X, y = arrays
-    # three sets of signals, of two sizes: the last batch is not equally full
+    # three data sets of two sizes: the last batches differ in size
     splits = [arrays, (X[:-7], y[:-7]), (X[7:], y[7:])]
     members = [
         (replace(SETTINGS, **common | changes), splits[i % 3])
@@ -152,7 +152,7 @@ def test_members_of_a_stack_end_as_they_do_alone(arrays, common):
             assert row["learning_rate"] == pytest.approx(expected_row["learning_rate"])
 
 
-def test_mixed_precision_is_within_its_rounding(arrays):
+def test_bfloat16_stacks_agree_within_rounding(arrays):
     settings = replace(SETTINGS, precision="bfloat16")
     (net, _), _ = stacked.train_stack([(settings, arrays)] * 2, device=CPU)
     expected = predict_probabilities(trained_alone(settings, arrays)[0], arrays[0])
@@ -162,19 +162,19 @@ def test_mixed_precision_is_within_its_rounding(arrays):
     assert np.abs(found - expected).max() < 0.02
 
 
-def test_dropout_in_a_stack_does_what_dropout_does(arrays):
+def test_dropout_in_a_stack_increases_the_training_loss(arrays):
     settings = [replace(SETTINGS, dropout=rate, max_epochs=4) for rate in (0.0, 0.3, 0.3)]
     settings[2] = replace(settings[2], seed=1)
     outcomes = stacked.train_stack([(each, arrays) for each in settings], device=CPU)
     losses = [history[-1]["train_loss"] for _, history in outcomes]
-    assert losses[0] < min(losses[1:])  # harder to learn with
+    assert losses[0] < min(losses[1:])  # dropout increases the training loss
     alone = trained_alone(settings[0], arrays)[1][-1]["train_loss"]
     assert losses[0] == pytest.approx(alone, rel=1e-4)
     again = stacked.train_stack([(settings[1], arrays)] * 2, device=CPU)
     assert again[0][1][-1]["train_loss"] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_diverging_member_leaves_the_others_as_they_are(arrays):
+def test_a_diverging_member_does_not_affect_the_others(arrays):
     wild = replace(SETTINGS, optimizer="sgd", learning_rate=1e30)
     tame = replace(SETTINGS, optimizer="sgd", learning_rate=0.01)
     error, (net, _) = stacked.train_stack([(wild, arrays), (tame, arrays)], device=CPU)
@@ -193,7 +193,7 @@ def test_a_stack_of_diverged_networks_ends_early(arrays):
     assert all(isinstance(error, ValueError) for error in outcomes)
 
 
-def test_a_stack_beyond_the_memory_is_trained_in_halves(arrays, monkeypatch):
+def test_a_stack_that_exceeds_the_memory_is_trained_in_halves(arrays, monkeypatch):
     sizes, trained = [], stacked._trained
 
     def with_little_memory(members, *rest):
@@ -220,7 +220,7 @@ def test_a_stack_beyond_the_memory_is_trained_in_halves(arrays, monkeypatch):
     }
 
 
-def test_a_network_beyond_the_memory_leaves_it_free(arrays, monkeypatch):
+def test_a_network_that_exceeds_the_memory_frees_it(arrays, monkeypatch):
     stacks = []
 
     def train_epoch(stack):
@@ -236,7 +236,7 @@ def test_a_network_beyond_the_memory_leaves_it_free(arrays, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(set(ahead.STACKABLE) - {"random_state", "class_weight"}))
-def test_what_may_differ_in_a_stack_is_no_part_of_its_key(name):
+def test_parameters_that_may_differ_are_not_in_the_stack_key(name):
     other = {"learning_rate_schedule": "steps", "softmax_before_loss": True}.get(name, 0.123)
     changed = replace(SETTINGS, **{name: other})
     assert changed != SETTINGS
@@ -265,7 +265,7 @@ GRID = [
 
 @pytest.fixture
 def stacks(monkeypatch):
-    """Sizes of the stacks that are trained."""
+    """Record of the sizes of the trained stacks."""
     sizes = []
 
     def counting(members, **options):
@@ -278,7 +278,7 @@ def stacks(monkeypatch):
 
 @pytest.fixture
 def single_fits(monkeypatch):
-    """Settings of the trainings one by one."""
+    """Record of the settings of single trainings."""
     settings = []
 
     def counting(*args, **options):
@@ -290,7 +290,7 @@ def single_fits(monkeypatch):
 
 
 def assert_same_results(found, expected, atol=0.002):
-    """A score may differ by one signal of a fold that rounding puts on the other side."""
+    """Compare scores; rounding may change the prediction of one signal per fold."""
     assert list(found) == list(expected)
     assert found["params"] == expected["params"]
     for key, values in expected.items():
@@ -312,7 +312,7 @@ def assert_same_results(found, expected, atol=0.002):
         {"refit": False, "n_jobs": 2, "max_stack": 4},
     ],
 )
-def test_results_are_those_of_grid_search(signals, stacks, single_fits, options):
+def test_results_equal_those_of_grid_search(signals, stacks, single_fits, options):
     search = StackedGridSearchCV(classifier(), GRID, cv=3, stack=True, **options).fit(*signals)
     assert stacks == ([4, 4, 4, 3] if "max_stack" in options else [15])
     assert len(single_fits) == (options.get("refit", True) is not False)
@@ -338,7 +338,7 @@ def test_results_are_those_of_grid_search(signals, stacks, single_fits, options)
         assert not hasattr(search, "best_estimator_")
 
 
-def test_residual_mlps_are_stacked_too(signals, stacks):
+def test_residual_mlps_are_stacked(signals, stacks):
     grid = {"learning_rate": [0.001, 0.004], "dropout": [0.0, 0.1]}
     mlp = classifier("residual-mlp", width=16, optimizer="adamw")
     search = StackedGridSearchCV(mlp, grid, cv=2, stack=True).fit(*signals)
@@ -349,7 +349,7 @@ def test_residual_mlps_are_stacked_too(signals, stacks):
     np.testing.assert_allclose(found, expected.cv_results_["mean_test_score"], atol=0.002)
 
 
-def test_a_scorer_sees_a_plain_classifier_as_after_fit(signals):
+def test_a_scorer_receives_a_fitted_classifier(signals):
     seen = []
 
     def score(model, X, y):
@@ -368,7 +368,7 @@ def test_a_scorer_sees_a_plain_classifier_as_after_fit(signals):
         np.testing.assert_allclose(model.class_prior_, expected["class_prior_"], atol=0.001)
 
 
-def test_fit_times_share_the_time_of_the_stack(signals, monkeypatch):
+def test_the_time_of_the_stack_is_divided_among_fit_times(signals, monkeypatch):
     def slow(members, **options):
         time.sleep(0.8)
         return stacked.train_stack(members, **options)
@@ -383,7 +383,9 @@ def test_fit_times_share_the_time_of_the_stack(signals, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", [0, None])
-def test_steps_before_the_classifier_are_fitted_once_a_fold(stacks, single_fits, monkeypatch, seed):
+def test_steps_before_the_classifier_are_fitted_once_per_fold(
+    stacks, single_fits, monkeypatch, seed
+):
     table = TissuePrior.named("midl2024").sample(900, random_state=0)
     simulations, fit_transform = [], CorrelationSignalGenerator.fit_transform
 
@@ -394,7 +396,7 @@ def test_steps_before_the_classifier_are_fitted_once_a_fold(stacks, single_fits,
     monkeypatch.setattr(CorrelationSignalGenerator, "fit_transform", counting)
     pipeline = make_pipeline(
         CorrelationSignalGenerator(random_state=seed), SignalNormalizer(),
-        # in place: what one candidate does to the signals must not reach another's
+        # in place: changes by one candidate must not reach the signals of another
         FunctionTransformer(lambda X: np.multiply(X, 2, out=X)), classifier(random_state=seed),
     )  # fmt: skip
     grid = {
@@ -431,7 +433,7 @@ def test_splits_are_drawn_once(signals, stacks, kind):
     search = StackedGridSearchCV(classifier(), grid, cv=given, stack=True, refit=False)
     search.fit(X, y, **groups)
     assert search.cv is given
-    assert sum(stacks) == 6  # folds of groups differ in the number of batches
+    assert sum(stacks) == 6  # folds of groups have different numbers of batches
     expected = GridSearchCV(classifier(), grid, cv=cv(), refit=False).fit(X, y, **groups)
     assert_same_results(search.cv_results_, expected.cv_results_)
 
@@ -446,7 +448,7 @@ def test_fits_without_a_seed_differ(signals, single_fits):
     assert len(np.unique(scores)) == 3
 
 
-def test_other_parameters_make_other_stacks(signals, stacks, single_fits):
+def test_other_parameters_are_in_separate_stacks(signals, stacks, single_fits):
     grid = [
         {"batch_size": [100, 200], "learning_rate": [0.001, 0.004]},
         {"max_epochs": [1], "class_weight": ["balanced"]},
@@ -482,7 +484,9 @@ class Subclass(CorrelationCNNClassifier):
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_stacked_is_fitted_as_ever(signals, stacks, estimator, grid, options):
+def test_candidates_that_cannot_be_stacked_are_fitted_separately(
+    signals, stacks, estimator, grid, options
+):
     search = StackedGridSearchCV(estimator, grid, cv=2, **options).fit(*signals)
     assert stacks == []
     expected = GridSearchCV(estimator, grid, cv=2).fit(*signals)
@@ -492,14 +496,14 @@ def test_what_cannot_be_stacked_is_fitted_as_ever(signals, stacks, estimator, gr
     assert type(search.best_estimator_) is type(expected.best_estimator_)
 
 
-def test_a_stack_that_fails_is_trained_one_by_one(signals, single_fits, monkeypatch):
+def test_a_failed_stack_is_trained_one_by_one(signals, single_fits, monkeypatch):
     def fail(members, **options):
         raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
 
     monkeypatch.setattr(ahead, "train_stack", fail)
     grid = {"learning_rate": [0.001, 0.01]}
     search = StackedGridSearchCV(classifier(), grid, cv=2, refit=False, stack=True)
-    with pytest.warns(UserWarning, match="trained by itself instead: RuntimeError: CUBLAS"):
+    with pytest.warns(UserWarning, match="trained separately instead: RuntimeError: CUBLAS"):
         search.fit(*signals)
     assert len(single_fits) == 4
     expected = GridSearchCV(classifier(), grid, cv=2, refit=False).fit(*signals)
@@ -508,7 +512,7 @@ def test_a_stack_that_fails_is_trained_one_by_one(signals, single_fits, monkeypa
     )
 
 
-def test_fit_parameters_are_left_to_grid_search(signals, stacks):
+def test_fits_with_fit_parameters_are_not_stacked(signals, stacks):
     X, y = signals
     search = StackedGridSearchCV(classifier(), {"weight_decay": [0.1, 0.2]}, cv=2, stack=True)
     search.fit(X, y, X_val=X, y_val=y)

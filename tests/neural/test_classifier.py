@@ -1,3 +1,5 @@
+"""The network classifiers."""
+
 from __future__ import annotations
 
 import copy
@@ -44,10 +46,10 @@ def test(small_data):
     return small_data.data[small_data.test_indices], small_data.target[small_data.test_indices]
 
 
-def test_it_learns(train, test):
+def test_classifier_learns_counts(train, test):
     model = quick(max_epochs=12).fit(*train)
     assert model.score(*test) > 0.45  # chance is 0.25
-    assert multicompartment_accuracy(model, *test) > 0.8  # a constant answer gives 0.75
+    assert multicompartment_accuracy(model, *test) > 0.8  # a constant prediction gives 0.75
     assert model.classes_.tolist() == [1, 2, 3, 4]
     assert model.grid_shape_ == (8, 8)
     assert model.n_iter_ == 12
@@ -57,7 +59,7 @@ def test_it_learns(train, test):
     assert sum(p.numel() for p in model.net_.module_.parameters()) == 4208
 
 
-def test_probabilities(train, test):
+def test_probabilities_sum_to_one_and_agree_with_predict(train, test):
     model = quick().fit(*train)
     P = model.predict_proba(test[0])
     assert P.dtype == np.float64
@@ -70,7 +72,7 @@ def test_probabilities(train, test):
     np.testing.assert_array_equal(model.predict_proba(images), P)
 
 
-def test_chunked_prediction_is_the_same(train, test, monkeypatch):
+def test_chunked_prediction_equals_a_single_prediction(train, test, monkeypatch):
     model = quick().fit(*train)
     expected = model.predict_proba(test[0])
     monkeypatch.setattr("corrsk.neural.training.prediction.PREDICT_ROWS", 7)
@@ -78,17 +80,17 @@ def test_chunked_prediction_is_the_same(train, test, monkeypatch):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_same_seed_gives_the_same_bits(train, dropout):
+def test_the_same_seed_gives_bit_identical_results(train, dropout):
     state = torch.get_rng_state()
     one, two = (quick(dropout=dropout).fit(*train) for _ in range(2))
     assert torch.equal(weights(one), weights(two))
-    assert torch.equal(torch.get_rng_state(), state)  # the user's own draws go on undisturbed
+    assert torch.equal(torch.get_rng_state(), state)  # the user's random state is unchanged
     other = quick(dropout=dropout, random_state=1).fit(*train)
     assert not torch.equal(weights(one), weights(other))
 
 
 def test_validation_data_choose_the_best_epoch(train, test):
-    # a learning rate that overshoots, so that the last epoch is not the best
+    # a too large learning rate, so that the last epoch is not the best
     settings = {"learning_rate": 0.1, "learning_rate_schedule": "constant", "max_epochs": 10}
     model = quick(**settings).fit(*train, X_val=test[0], y_val=test[1])
     losses = [row["valid_loss"] for row in model.history_]
@@ -123,7 +125,7 @@ def test_validation_labels_count_towards_accuracy(train, test):
 @pytest.mark.parametrize(
     "labels", [["one", "two", "three", "four"], [10, 20, 30, 40], [0, 1, 2, 3]]
 )
-def test_labels_of_any_kind(train, test, labels):
+def test_labels_of_any_type(train, test, labels):
     labels = np.array(labels)
     model = quick().fit(train[0], labels[train[1] - 1], X_val=test[0], y_val=labels[test[1] - 1])
     np.testing.assert_array_equal(model.classes_, np.sort(labels))
@@ -154,9 +156,9 @@ def test_grid_shapes():
     assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
     assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
     assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
-    shuffled = named.iloc[:, ::-1]  # names that are not in grid order tell no grid
+    shuffled = named.iloc[:, ::-1]  # names that are not in grid order do not give a grid
     assert quick(max_epochs=1).fit(shuffled.iloc[:, :36], y).grid_shape_ == (6, 6)
-    # an array of images tells its layout itself, also as a list
+    # an array of images has a layout, also as a list
     images = X.reshape(-1, 12, 4)
     assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)
     assert quick(max_epochs=1).fit(images.tolist(), y).grid_shape_ == (12, 4)
@@ -194,7 +196,7 @@ def test_clone_pickle_deepcopy(train, test):
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         np.testing.assert_array_equal(twin.predict_proba(test[0]), P)
     assert not hasattr(clone(model), "net_")
-    assert len(pickle.dumps(model)) < 100_000  # no data, optimiser or history of batches in it
+    assert len(pickle.dumps(model)) < 100_000  # without data, optimiser or history of batches
 
 
 BAD_INPUT = {
@@ -212,7 +214,7 @@ def test_bad_data(train, case):
         quick().fit(*change(*train))
 
 
-def test_a_fit_that_fails_leaves_nothing_fitted(train):
+def test_a_failed_fit_leaves_the_estimator_unfitted(train):
     model = quick(max_epochs=1).fit(*train)
     model.set_params(class_weight={9: 1})
     with pytest.raises(ValueError, match="class_weight"):
@@ -221,12 +223,12 @@ def test_a_fit_that_fails_leaves_nothing_fitted(train):
         model.predict(train[0])
 
 
-def test_a_training_that_diverges_says_so(train):
+def test_a_diverging_training_is_an_error(train):
     with pytest.raises(ValueError, match="diverged.*lower learning_rate"):
         quick(optimizer="sgd", learning_rate=1e8).fit(*train)
 
 
-def test_values_beyond_single_precision(train):
+def test_values_beyond_single_precision_are_an_error(train):
     model = quick(max_epochs=1).fit(*train)
     with pytest.raises(ValueError, match="too large"):
         model.predict_proba(np.full((5, 64), 1e300))
@@ -242,18 +244,18 @@ def test_wrong_number_of_columns(train):
     model = quick(max_epochs=1).fit(*train)
     with pytest.raises(ValueError, match="63 features.*64 features"):
         model.predict(train[0][:, :63])
-    with pytest.raises(ValueError, match="does not lay out the 64 columns"):
+    with pytest.raises(ValueError, match="does not match the 64 columns"):
         quick(grid_shape=(8, 9)).fit(*train)
-    with pytest.raises(ValueError, match="does not lay out"):
+    with pytest.raises(ValueError, match="does not match"):
         quick(grid_shape=(64,)).fit(*train)
 
 
 def test_bad_validation_data(train, test):
     with pytest.raises(ValueError, match="both X_val and y_val"):
         quick().fit(*train, X_val=test[0])
-    with pytest.raises(ValueError, match="600 signals but y_val 599"):
+    with pytest.raises(ValueError, match="600 signals but y_val has 599"):
         quick().fit(*train, X_val=test[0], y_val=test[1][1:])
-    with pytest.raises(ValueError, match=r"labels that y does not: \[5\]"):
+    with pytest.raises(ValueError, match=r"labels that are not in y: \[5\]"):
         quick().fit(*train, X_val=test[0], y_val=test[1] // 4 * 5 + (test[1] < 4))
 
 
@@ -278,7 +280,7 @@ def test_bad_parameters(train, parameters, message):
 # -- other networks -----------------------------------------------------------
 
 
-def test_the_residual_mlp_by_its_recipe(train, test):
+def test_the_residual_mlp_trains_with_its_recipe(train, test):
     model = ResidualMLPClassifier.from_recipe(
         max_epochs=8, batch_size=100, width=64, random_state=0, verbose=False,
         precision="float32",
@@ -286,11 +288,11 @@ def test_the_residual_mlp_by_its_recipe(train, test):
     assert model.score(*test) > 0.5  # measured 0.56; the CNN has 0.45 after 12 epochs
     assert set(model.net_.module_.state_dict()) > {"mean", "matrix"}
     columns = np.random.default_rng(0).permutation(64)
-    other = clone(model).fit(train[0][:, columns[:50]], train[1])  # any columns, in any order
+    other = clone(model).fit(train[0][:, columns[:50]], train[1])  # any number and order of columns
     assert other.predict(test[0][:, columns[:50]]).shape == test[1].shape
 
 
-def test_a_module_of_ones_own(train, test):
+def test_a_module_of_the_user(train, test):
     torch.manual_seed(0)
     module = torch.nn.Sequential(
         torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(32, 4)
@@ -298,7 +300,7 @@ def test_a_module_of_ones_own(train, test):
     before = [p.detach().clone() for p in module.parameters()]
     model = quick(module).fit(*train)
     assert all(torch.equal(p, q) for p, q in zip(module.parameters(), before, strict=True))
-    again = clone(model).fit(*train)  # from the weights that the module has
+    again = clone(model).fit(*train)  # starting from the weights of the module
     assert torch.equal(weights(model), weights(again))
     assert model.predict_proba(test[0]).shape == (len(test[0]), 4)
     narrow = torch.nn.Linear(64, 3)
@@ -318,7 +320,7 @@ class Gain(torch.nn.Module):
         return self.gain * self.linear(x)
 
 
-def test_a_checkpoint_knows_a_module_by_more_than_its_weights(train, tmp_path):
+def test_a_checkpoint_depends_on_classes_and_attributes_of_a_module(train, tmp_path):
     one, two = Gain(1.0), Gain(50.0)
     two.load_state_dict(one.state_dict())
     fit = {"max_epochs": 1, "checkpoint": tmp_path / "checkpoint"}
@@ -328,14 +330,14 @@ def test_a_checkpoint_knows_a_module_by_more_than_its_weights(train, tmp_path):
         quick(two, **fit).fit(*train)
 
 
-def test_what_is_no_network(train):
+def test_modules_that_cannot_be_trained_are_refused(train):
     with pytest.raises(TypeError, match="torch module"):
         quick(torch.nn.Linear).fit(*train)
     with pytest.raises(ValueError, match="no parameters to train"):
         quick(torch.nn.Identity()).fit(*train)
 
 
-def test_layers_that_draw_without_a_rate_do_not_draw_from_the_users_generator(train):
+def test_layers_with_random_numbers_do_not_change_the_users_random_state(train):
     module = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.RReLU(), torch.nn.Linear(8, 4))
     fits = []
     for seed in (1, 2):
@@ -354,7 +356,7 @@ def test_optimizers(train, optimizer):
     pickle.loads(pickle.dumps(model)).predict(train[0][:5])
 
 
-def test_training_in_bfloat16_gives_a_network_that_answers_in_float32(train, test):
+def test_training_in_bfloat16_gives_predictions_in_float32(train, test):
     full, half = (
         quick(
             "residual-mlp",
@@ -413,16 +415,16 @@ def test_class_prior(train, test):
     assert (
         pipeline.predict_proba(X, class_prior=prior)[:, 0] >= pipeline.predict_proba(X)[:, 0]
     ).all()
-    series = pd.Series({4: 1, 1: 7, 3: 1, 2: 1})  # as value_counts gives it: by its labels
+    series = pd.Series({4: 1, 1: 7, 3: 1, 2: 1})  # as from value_counts: matched by label
     np.testing.assert_array_equal(model.predict_proba(X, class_prior=series), shifted)
     only = model.predict_proba(X, class_prior=[0, 1, 1, 0])
     assert (only[:, [0, 3]] == 0).all()
 
 
-def test_class_prior_undoes_the_balance_of_the_training(train, test):
+def test_class_prior_accounts_for_balanced_class_weights(train, test):
     X, y = train
     few = (y != 1) | (np.arange(len(y)) % 4 == 0)
-    # trained with weights that make the classes alike, it presumes that they are
+    # balanced weights in the training: the prior of the probabilities is uniform
     model = quick(class_weight="balanced").fit(X[few], y[few])
     np.testing.assert_allclose(model.class_prior_, 0.25)
     assert quick().fit(X[few], y[few]).class_prior_[0] == pytest.approx(1 / 13, abs=0.01)
@@ -442,7 +444,7 @@ def test_bad_class_priors(train, prior, message):
         model.predict_proba(train[0], class_prior=prior)
 
 
-# -- in scikit-learn's company ----------------------------------------------
+# -- with scikit-learn's tools ----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -470,14 +472,14 @@ def test_pipeline(pipeline, tissue):
         pipeline[1:].predict(measured[:, :63])
 
 
-def test_pandas_output_tells_the_classifier_its_grid(pipeline, tissue):
+def test_pandas_output_gives_the_classifier_its_grid(pipeline, tissue):
     protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 130, 10))
     pipeline.set_params(correlationsignalgenerator__protocol=protocol)
     pipeline.set_output(transform="pandas").fit(*tissue)
     assert pipeline[-1].grid_shape_ == (3, 12)
 
 
-def test_grid_search_over_the_noise_and_the_network_in_two_processes(pipeline, tissue):
+def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     grid = {
         "correlationsignalgenerator__noise_level": [0.001, 0.05],
         "correlationcnnclassifier__learning_rate": [1e-3, 1e-2],
@@ -502,7 +504,7 @@ def test_grid_search_over_protocols(pipeline, tissue):
     assert list(search.cv_results_["param_correlationsignalgenerator__protocol"]) == protocols
 
 
-def test_validation_data_go_through_a_pipeline(small_data):
+def test_a_pipeline_transforms_validation_data(small_data):
     train, valid = small_data.train_indices, small_data.validation_indices
     with sklearn.config_context(enable_metadata_routing=True):
         pipeline = make_pipeline(
@@ -517,7 +519,7 @@ def test_validation_data_go_through_a_pipeline(small_data):
         accuracy = pipeline.score(small_data.data[valid], small_data.target[valid])
     losses = [row["valid_loss"] for row in pipeline[-1].history_]
     at_best = pipeline[-1].history_[int(np.argmin(losses))]["valid_accuracy"]
-    # the validation signals were normalised like the training signals, or this would differ
+    # equal only if validation and training signals were normalised alike
     assert accuracy == pytest.approx(at_best)
 
 
@@ -525,7 +527,7 @@ def test_validation_data_go_through_a_pipeline(small_data):
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
-def test_sample_weights_shift_the_answers(train, backend):
+def test_sample_weights_shift_the_predictions(train, backend):
     if backend == "numba":
         pytest.importorskip("numba")
     X, y = train
@@ -533,7 +535,7 @@ def test_sample_weights_shift_the_answers(train, backend):
     weights = np.where(y == 3, 20.0, 1.0)
     heavy = quick(max_epochs=5, backend=backend).fit(X, y, sample_weight=weights)
     assert (heavy.predict(X) == 3).mean() > 0.9 > (plain.predict(X) == 3).mean()
-    # the same as weights of the class, which are of mean 1 over the training signals, too
+    # equal to class weights, which also have mean 1 over the training signals
     by_class = quick(max_epochs=5, backend=backend, class_weight={1: 1, 2: 1, 3: 20, 4: 1}).fit(
         X, y
     )
@@ -544,7 +546,7 @@ def test_sample_weights_shift_the_answers(train, backend):
                          for m in (plain, equal)))  # fmt: skip
 
 
-def test_both_backends_weigh_signals_alike(train):
+def test_both_backends_apply_sample_weights_equally(train):
     pytest.importorskip("numba")
     X, y = train
     weights = np.random.default_rng(0).exponential(size=len(y))
@@ -571,7 +573,7 @@ def test_bad_sample_weights(train, weights, message):
         quick().fit(*train, sample_weight=weights(len(train[1])))
 
 
-def test_partial_fit_takes_weights(train):
+def test_partial_fit_accepts_sample_weights(train):
     X, y = train
     weights = np.where(y == 3, 20.0, 1.0)
     model = quick(learning_rate=1e-3)
@@ -580,7 +582,7 @@ def test_partial_fit_takes_weights(train):
     assert (model.predict(X) == 3).mean() > 0.9
 
 
-def test_validation_data_and_a_fraction_contradict_each_other(train, test):
+def test_validation_data_with_a_validation_fraction_are_an_error(train, test):
     with pytest.raises(ValueError, match="with X_val and y_val leave it None"):
         quick(validation_fraction=0.2).fit(*train, X_val=test[0], y_val=test[1])
 
@@ -596,12 +598,12 @@ def test_old_names_of_parameters_warn_and_work(train):
     with pytest.warns(FutureWarning, match="is now backend='torch'"):
         model.set_params(kernel="torch")
     assert model.backend == "torch"
-    with pytest.warns(FutureWarning, match="take ResidualMLPClassifier"):
+    with pytest.warns(FutureWarning, match="use ResidualMLPClassifier"):
         mlp = CorrelationCNNClassifier(network="residual-mlp", width=7, max_epochs=1)
     assert type(mlp) is ResidualMLPClassifier
     assert (mlp.width, mlp.optimizer, mlp.input_scaling) == (7, "adamw", "standardize")
     assert clone(mlp).fit(X, y).predict(X).shape == (200,)
-    with pytest.warns(FutureWarning, match="take ModuleClassifier"):
+    with pytest.warns(FutureWarning, match="use ModuleClassifier"):
         own = CorrelationCNNClassifier(network=torch.nn.Linear(64, 4), max_epochs=1)
     assert own.fit(X, y).predict(X).shape == (200,)
     with pytest.warns(FutureWarning, match="width of CorrelationCNNClassifier is ignored"):

@@ -1,3 +1,5 @@
+"""The torch modules, the grid of the CNN and the Muon optimiser."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -28,7 +30,7 @@ def test_the_papers_network_has_4208_parameters():
 @pytest.mark.parametrize(
     "shape", [(8, 8), (6, 6), (16, 10), (1, 8), (3, 2), (8, 8, 4), (2, 3, 5), (7, 9)]
 )
-def test_other_grids(shape):
+def test_the_cnn_accepts_other_grids(shape):
     network = CorrelationCNN(3, shape).eval()
     logits = network(torch.randn(5, int(np.prod(shape))))
     assert logits.shape == (5, 3)
@@ -56,7 +58,7 @@ def test_missing_columns_and_short_sides_are_filled_with_zeros():
     assert image[0, 0, :2].sum() == 16
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_only_in_training():
     network = CorrelationCNN(dropout=0.5)
     x = torch.randn(4, 64)
     network.train()
@@ -81,7 +83,7 @@ def test_smallest_grid(n, expected):
     assert smallest_grid(n) == expected
 
 
-def test_smallest_grid_always_holds_the_columns():
+def test_smallest_grid_has_room_for_the_columns():
     for n in range(1, 300):
         rows, columns = smallest_grid(n)
         assert rows >= 6
@@ -101,9 +103,9 @@ def test_standardisation_is_part_of_the_saved_state():
     assert n_parameters(wrapped) == 4208
 
 
-def test_the_residual_mlp_takes_any_number_of_measurements():
+def test_the_residual_mlp_accepts_any_number_of_measurements():
     network = ResidualMLP(64)
-    assert sum(p.numel() for p in network.parameters()) == 414_468  # as its docstring says
+    assert sum(p.numel() for p in network.parameters()) == 414_468  # as in its docstring
     for n_features in (1, 23, 1024):
         logits = ResidualMLP(n_features, n_classes=3, width=16)(torch.randn(5, n_features))
         assert logits.shape == (5, 3)
@@ -126,7 +128,7 @@ def test_half_whitening():
     components = HalfWhitenedNetwork.from_signals(torch.nn.Identity(), X)(X)
     assert components.mean(dim=0).abs().max() < 1e-4
     covariance = components.double().T.cov()
-    # uncorrelated, in descending order, and of the square roots of the standard deviations
+    # uncorrelated, in descending order, scaled by square roots of the standard deviations
     deviations = covariance.diag().sqrt()
     assert (covariance - covariance.diag().diag()).abs().max() < 1e-4
     expected = torch.linalg.eigvalsh(X.double().T.cov()).flip(0).sqrt()
@@ -136,7 +138,7 @@ def test_half_whitening():
     assert components.square().mean() == pytest.approx(1, rel=1e-3)
 
 
-def test_half_whitening_of_columns_that_are_constant_or_the_same():
+def test_half_whitening_of_constant_or_equal_columns():
     column = torch.randn(100, 1)
     X = torch.cat([column, column, torch.ones(100, 1)], dim=1)
     components = HalfWhitenedNetwork.from_signals(torch.nn.Identity(), X)(X)
@@ -145,7 +147,7 @@ def test_half_whitening_of_columns_that_are_constant_or_the_same():
 
 
 def test_half_whitening_stays_in_single_precision():
-    X = 1 + 1e-3 * torch.randn(1000, 8)  # in bfloat16 these are all alike
+    X = 1 + 1e-3 * torch.randn(1000, 8)  # in bfloat16 these would all be equal
     network = HalfWhitenedNetwork.from_signals(torch.nn.Identity(), X)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         components = network(X)
@@ -163,7 +165,7 @@ def parts_of(network):
     ]
 
 
-def test_muon_gets_the_hidden_matrices_and_nothing_else():
+def test_muon_updates_only_the_hidden_matrices():
     network = ResidualMLP(10, width=16, n_blocks=2)
     others, hidden = parts_of(network)
     matrices = [
@@ -171,10 +173,10 @@ def test_muon_gets_the_hidden_matrices_and_nothing_else():
     ]
     assert hidden == {id(p) for p in matrices}
     assert others | hidden == {id(p) for p in network.parameters()}
-    assert len(parts_of(torch.nn.Linear(3, 2))) == 1  # no hidden matrix: AdamW alone
+    assert len(parts_of(torch.nn.Linear(3, 2))) == 1  # no hidden matrix: only AdamW
 
 
-def test_muon_makes_all_directions_of_a_step_alike():
+def test_muon_steps_have_similar_singular_values():
     torch.manual_seed(0)
     network = ResidualMLP(10, width=32, n_blocks=1)
     weight = network.blocks[0].fc1.weight
@@ -183,12 +185,12 @@ def test_muon_makes_all_directions_of_a_step_alike():
     gradient = torch.linalg.qr(torch.randn(32, 32))[0] * torch.logspace(0, -1, 32)
     optimizer.step(lambda: setattr(weight, "grad", gradient.clone()))
     sizes = torch.linalg.svdvals(weight.detach() - before)
-    assert sizes.max() / sizes.min() < 2.5  # those of the gradient span a factor of ten
-    # of the size of a step of AdamW, 1e-2 in each of the 32 x 32 entries
+    assert sizes.max() / sizes.min() < 2.5  # those of the gradient span a factor of 10
+    # size of a step of AdamW: 1e-2 in each of the 32 x 32 entries
     assert (weight.detach() - before).norm() == pytest.approx(0.2 * 1e-2 * 32, rel=0.3)
 
 
-def test_learning_rates_set_from_outside_reach_both_parts():
+def test_a_new_learning_rate_reaches_both_optimisers():
     optimizer = muon(ResidualMLP(10, width=16).parameters(), 1e-2, 0.0, 0.9)
     again = muon(ResidualMLP(10, width=16).parameters(), 1e-2, 0.0, 0.9)
     again.load_state_dict(optimizer.state_dict())

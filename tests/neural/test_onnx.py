@@ -1,3 +1,5 @@
+"""Export to ONNX."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -34,7 +36,7 @@ def answers(path, X):
         {"grid_shape": (4, 16)},  # padded
     ],
 )
-def test_another_runtime_gives_the_same_probabilities(signals, changes, tmp_path):
+def test_onnx_runtime_gives_the_same_probabilities(signals, changes, tmp_path):
     X, y = signals
     options = {"max_epochs": 1, "random_state": 0, "verbose": False, **changes}
     model = make_classifier(**options).fit(X, y)
@@ -45,19 +47,19 @@ def test_another_runtime_gives_the_same_probabilities(signals, changes, tmp_path
         np.testing.assert_allclose(found, model.predict_proba(X[:n]), atol=1e-5)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [1, 2, 3, 4]
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
-    np.testing.assert_array_equal(  # and the model is what it was
+    np.testing.assert_array_equal(  # the model is unchanged
         model.predict_proba(X), make_classifier(**options).fit(X, y).predict_proba(X)
     )
 
 
-def test_a_shipped_model(signals, tmp_path):
+def test_a_shipped_model_can_be_exported(signals, tmp_path):
     model = load_pretrained("midl2024-low-noise")
     model[-1].to_onnx(tmp_path / "model.onnx")
     found, _ = answers(tmp_path / "model.onnx", signals[0])
     np.testing.assert_allclose(found, model.predict_proba(signals[0]), atol=1e-5)
 
 
-def test_what_goes_wrong_leaves_nothing_behind(signals, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_file(signals, tmp_path, monkeypatch):
     model = CorrelationCNNClassifier(max_epochs=1, verbose=False)
     with pytest.raises(NotFittedError):
         model.to_onnx(tmp_path / "model.onnx")

@@ -1,3 +1,5 @@
+"""The novelty detector."""
+
 from __future__ import annotations
 
 import pickle
@@ -42,10 +44,10 @@ def flagged(detector, X):
     return float((detector.predict(X) == -1).mean())
 
 
-# -- the promise ---------------------------------------------------------------
+# -- false alarms and detections -----------------------------------------------
 
 
-def test_false_alarms_are_as_frequent_as_promised(fitted):
+def test_the_false_alarm_rate_is_as_specified(fitted):
     """Within the binomial error of the calibration (half of 60,000) and of 10^5 fresh signals."""
     name, detector = fitted
     X = simulated(name, 100_000, seed=99)
@@ -55,7 +57,7 @@ def test_false_alarms_are_as_frequent_as_promised(fitted):
     assert np.quantile(p, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.02)
 
 
-CASES = {  # at least so many of 2000 are flagged on midl2024, and with low noise; and why
+CASES = {  # least number of 2000 flagged signals on midl2024, and with low noise; and the reason
     "shuffled": (0.99, 0.99, None),
     "noise alone": (0.99, 0.99, None),
     "three times the noise": (0.99, 0.99, "noise above the trained range"),
@@ -105,7 +107,7 @@ def corrupted(name, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_no_model_of_the_prior_explains_is_flagged(fitted, case):
+def test_signals_outside_the_model_are_flagged(fitted, case):
     name, detector = fitted
     *least, reason = CASES[case]
     found = detector.explain(corrupted(name, case))["reason"]
@@ -115,8 +117,8 @@ def test_what_no_model_of_the_prior_explains_is_flagged(fitted, case):
         assert odd.mode()[0] == reason
 
 
-def test_what_is_the_same_signal_is_not_flagged(fitted):
-    """A TR of 20 s does nothing, and all TI longer by one factor are the same as shorter T1."""
+def test_equivalent_signals_are_not_flagged(fitted):
+    """A TR of 20 s has no effect; TIs longer by a common factor are equivalent to shorter T1."""
     name, detector = fitted
     for protocol in (
         AcquisitionProtocol.from_grid(TI, TE, tr=20_000.0),
@@ -125,7 +127,7 @@ def test_what_is_the_same_signal_is_not_flagged(fitted):
         assert flagged(detector, simulated(name, protocol=protocol)) < 0.025
 
 
-def test_the_measurement_that_is_off_is_named(fitted):
+def test_the_deviating_measurement_is_named(fitted):
     name, detector = fitted
     X = simulated(name, 200)
     X[:, 17] += 0.5 * np.abs(X).max(axis=1)
@@ -134,7 +136,7 @@ def test_the_measurement_that_is_off_is_named(fitted):
     assert found.loc[found["reason"] == "single measurement off", "measurement"].mode()[0] == 17
 
 
-# -- what goes in ----------------------------------------------------------------
+# -- input -----------------------------------------------------------------------
 
 
 def test_the_scale_of_a_signal_does_not_matter(fitted):
@@ -143,13 +145,13 @@ def test_the_scale_of_a_signal_does_not_matter(fitted):
     expected = detector.score_samples(X)
     assert detector.score_samples(1e5 * X) == pytest.approx(expected)
     assert detector.score_samples(X.reshape(-1, 8, 8)) == pytest.approx(expected)
-    # in single precision: the same but for rounding
+    # in single precision: equal up to rounding
     assert detector.score_samples(X.astype(np.float32)) == pytest.approx(
         expected, rel=0.02, abs=0.01
     )
 
 
-def test_background_is_an_outlier_and_has_its_reason(fitted):
+def test_background_is_an_outlier_with_its_own_reason(fitted):
     _, detector = fitted
     X = np.vstack([np.zeros((2, 64)), simulated(fitted[0], 100)])
     assert (detector.predict(X)[:2] == -1).all()
@@ -174,7 +176,7 @@ def test_scores_decisions_p_values_and_reasons_agree(fitted):
     assert np.allclose(each.min(axis=1), p)
 
 
-def test_odder_signals_have_lower_scores_also_beyond_the_calibration(fitted):
+def test_scores_decrease_with_the_deviation_beyond_the_calibration(fitted):
     name, detector = fitted
     top = max(dataset_definition(name).noise_levels)
     medians = [
@@ -198,7 +200,7 @@ def test_the_same_seed_gives_the_same_detector():
     assert np.array_equal(copied.score_samples(X[:50]), first.score_samples(X[:50]))
 
 
-def test_the_fitted_state_is_small_and_plain(fitted):
+def test_the_fitted_state_is_small_and_has_only_arrays_and_numbers(fitted):
     _, detector = fitted
     state = {k: v for k, v in vars(detector).items() if k.endswith("_")}
     assert all(isinstance(v, (np.ndarray, float, int)) for v in state.values())
@@ -225,7 +227,7 @@ def test_in_a_pipeline_and_with_background_in_the_training():
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (4, 3), (16, 2)])
-def test_small_protocols(shape):
+def test_small_protocols_are_supported(shape):
     protocol = AcquisitionProtocol.from_grid(
         np.geomspace(50, 2000, shape[0]), np.geomspace(5, 150, shape[1])
     )
@@ -235,7 +237,7 @@ def test_small_protocols(shape):
     assert flagged(detector, -X[20_000:]) > 0.5
 
 
-def test_discovering_noise_free_signals_does_no_harm():
+def test_noise_free_signals_are_fitted():
     X = simulated("midl2024", 3000, seed=7, noise_level=0.0)
     detector = SignalNoveltyDetector(n_clusters=4, random_state=0).fit(X)
     assert np.isfinite(detector.score_samples(X)).all()
@@ -245,7 +247,7 @@ def test_discovering_noise_free_signals_does_no_harm():
 # -- the parts -------------------------------------------------------------------
 
 
-def test_the_subspace_is_found_behind_unequal_noise():
+def test_the_subspace_is_found_under_unequal_noise():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(40, 6)))[0]
     noise = rng.choice([0.001, 0.02], (20_000, 1))
@@ -257,7 +259,7 @@ def test_the_subspace_is_found_behind_unequal_noise():
     assert (np.diff(strength) < 0).all()
 
 
-def test_the_mixture_takes_the_noise_out():
+def test_the_mixture_accounts_for_the_noise():
     rng = np.random.default_rng(0)
     centres = np.array([[0.0, 0, 0], [3, 0, 0], [0, 3, 0]])
     widths = np.array([0.5, 0.1, 0.02])
@@ -270,7 +272,7 @@ def test_the_mixture_takes_the_noise_out():
     assert np.sort(mixture.means.sum(axis=1)) == pytest.approx([0, 3, 3], abs=0.05)
     for variances in mixture.variances:
         assert np.sqrt(np.sort(variances)[::-1]) == pytest.approx(widths, abs=0.05)
-    # chi squared with 3 degrees of freedom, whatever the noise
+    # chi squared with 3 degrees of freedom for any noise level
     _, nearest = mixture.responsibilities(mixture.log_joint(noisy, variance))
     squared = mixture.deviations(noisy, variance, nearest).sum(axis=1)
     for level in (0.01, 0.09):
@@ -282,7 +284,7 @@ def test_the_mixture_takes_the_noise_out():
     values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=40),
     asked=st.lists(st.floats(-2e3, 2e3), min_size=2, max_size=20),
 )
-def test_tail_probabilities_fall_and_stay_probabilities(values, asked):
+def test_tail_probabilities_decrease_and_stay_between_0_and_1(values, asked):
     tail = np.geomspace(1, 1 / (len(values) + 1), 50)
     quantiles = upper_quantiles(np.array(values), tail)
     logs = log_tail(quantiles, tail, np.sort(asked))
@@ -290,7 +292,7 @@ def test_tail_probabilities_fall_and_stay_probabilities(values, asked):
     assert ((logs <= 1e-12) & (logs >= LEAST_LOG)).all()
 
 
-def test_tail_probabilities_are_those_of_the_ranks():
+def test_tail_probabilities_equal_those_of_the_ranks():
     values = np.arange(1, 100.0)
     tail = np.array([1, 0.5, 0.1, 0.01])
     assert upper_quantiles(values, tail).tolist() == pytest.approx([1, 50, 90, 99])

@@ -14,7 +14,7 @@ from corrsk import AcquisitionProtocol, physics
 
 
 def slow_signal(protocol, tissue, fractions, tr=None, efficiency=1.0):
-    """Eq. 1, one measurement and one compartment at a time, in Python floats."""
+    """Compute Eq. 1, one measurement and compartment at a time, with Python floats."""
     signals = []
     for voxel, weights in enumerate(fractions):
         row = []
@@ -72,7 +72,7 @@ PROTOCOLS = {
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @pytest.mark.parametrize(("tr", "efficiency"), [(None, 1.0), (4000.0, 0.9)])
-def test_signals_equal_the_slow_implementation(name, tr, efficiency):
+def test_signals_equal_a_slow_implementation_of_eq_1(name, tr, efficiency):
     protocol = PROTOCOLS[name]
     tissue, fractions = random_tissue(np.random.default_rng(0), 7, 3)
     got = physics.correlation_signals(
@@ -83,7 +83,7 @@ def test_signals_equal_the_slow_implementation(name, tr, efficiency):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_torch_gives_what_numpy_gives(name):
+def test_torch_gives_the_same_signals_as_numpy(name):
     protocol = PROTOCOLS[name]
     tissue, fractions = random_tissue(np.random.default_rng(1), 5, 2)
     expected = physics.correlation_signals(protocol.contrasts, tissue, fractions, tr=9000.0)
@@ -98,7 +98,7 @@ def test_torch_gives_what_numpy_gives(name):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_voxel_has_the_same_bits_among_others(name):
+def test_a_voxel_is_bit_identical_alone_and_among_others(name):
     model = physics.SignalModel(PROTOCOLS[name].contrasts, tr=9000.0)
     tissue, fractions = random_tissue(np.random.default_rng(2), 40, 4)
     tissue = {name: values.astype(np.float32) for name, values in tissue.items()}
@@ -111,7 +111,7 @@ def test_a_voxel_has_the_same_bits_among_others(name):
 
 @pytest.mark.parametrize("name", ["T1-T2 grid", "T1-T2-D grid", "shuffled grid with repeats"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_whole_numbers_are_looked_up_with_the_bits_of_their_kernels(name, dtype):
+def test_table_look_ups_of_integers_are_bit_identical_to_kernels(name, dtype):
     model = physics.SignalModel(PROTOCOLS[name].contrasts, tr=9000.0)
     rng = np.random.default_rng(3)
     fractions = rng.dirichlet(np.ones(2), 400).astype(dtype)
@@ -122,7 +122,7 @@ def test_whole_numbers_are_looked_up_with_the_bits_of_their_kernels(name, dtype)
     }
     looked_up = model(tissue, fractions)
     assert model._tables
-    for row in range(0, 400, 57):  # too few for a table to pay
+    for row in range(0, 400, 57):  # too few values for a table
         alone = {name: values[row : row + 1] for name, values in tissue.items()}
         computed = physics.SignalModel(PROTOCOLS[name].contrasts, tr=9000.0)
         expected = computed(alone, fractions[row : row + 1])
@@ -131,7 +131,7 @@ def test_whole_numbers_are_looked_up_with_the_bits_of_their_kernels(name, dtype)
 
 
 @pytest.mark.parametrize("value", [-3.0, 0.5, math.inf])
-def test_what_is_no_place_in_a_table_is_computed(value):
+def test_values_outside_the_table_are_computed(value):
     model = physics.SignalModel(PROTOCOLS["T1-T2 grid"].contrasts)
     tissue = {"T1": np.full((50, 1), 20.0), "T2": np.full((50, 1), 30.0)}
     tissue["T2"][7] = value
@@ -141,19 +141,19 @@ def test_what_is_no_place_in_a_table_is_computed(value):
     np.testing.assert_allclose(signals[7], expected, rtol=1e-12)
 
 
-def test_inversion_recovery_at_its_landmarks():
+def test_inversion_recovery_at_special_times():
     t1 = np.array([100.0, 1000.0])
     assert np.allclose(physics.inversion_recovery(0.0, t1), -1)
     np.testing.assert_allclose(physics.inversion_recovery(t1 * math.log(2), t1), 0, atol=1e-15)
     np.testing.assert_allclose(physics.inversion_recovery(t1 * 50, t1), 1)
-    # inversion right after the recovery from saturation over TR
+    # inversion directly after the recovery from saturation over TR
     np.testing.assert_allclose(
         physics.inversion_recovery(0.0, t1, tr=700.0, inversion_efficiency=0.8),
         -0.8 * (1 - np.exp(-700.0 / t1)),
     )
 
 
-def test_steady_state_is_what_the_bloch_equation_relaxes_to():
+def test_steady_state_equals_the_limit_of_the_bloch_equation():
     t1, ti, tr, eta = 900.0, 300.0, 2000.0, 0.93
     magnetisation = 0.3
     for _ in range(50):  # invert, recover over TI, excite by 90 degrees, recover over TR - TI
@@ -164,7 +164,7 @@ def test_steady_state_is_what_the_bloch_equation_relaxes_to():
     assert float(got) == pytest.approx(read_out, rel=1e-12)
 
 
-def test_decays():
+def test_decay_kernels_equal_exponentials():
     assert float(physics.spin_echo(80.0, 80.0)) == pytest.approx(math.exp(-1))
     assert float(physics.diffusion(2.0, 0.7)) == pytest.approx(math.exp(-1.4))
     assert float(physics.diffusion(0.0, 0.7)) == 1
@@ -222,7 +222,7 @@ def test_gaussian_noise_has_the_stated_moments():
     )
 
 
-def test_rician_noise_of_nothing_is_rayleigh():
+def test_rician_noise_without_signal_is_rayleigh():
     rng = np.random.default_rng(0)
     real, imaginary = rng.standard_normal((2, 20_000, 8))
     sigma = np.full(20_000, 0.1)
@@ -253,8 +253,8 @@ def test_normalisation(norm, expected):
     np.testing.assert_array_equal(signals, got)
 
 
-def test_a_further_contrast_costs_one_kernel(contrasts):
-    """Spin lock: a T1rho contrast from one function, through every public call."""
+def test_a_new_contrast_needs_one_kernel(contrasts):
+    """T1rho (spin-lock) contrast from one kernel function, through every public call."""
     from corrsk import CorrelationSignalGenerator, PropertyRange, TissuePrior
 
     physics.register_contrast(physics.Contrast("TSL", "T1rho", physics.spin_echo))
@@ -274,7 +274,7 @@ def test_a_further_contrast_costs_one_kernel(contrasts):
     assert generator.get_feature_names_out()[2] == "TE40_TSL5"
 
 
-def test_a_contrast_cannot_take_the_place_of_another(contrasts):
+def test_a_registered_contrast_cannot_be_replaced(contrasts):
     with pytest.raises(ValueError, match="registered already"):
         physics.register_contrast(physics.Contrast("TE", "T2star", physics.spin_echo))
     with pytest.raises(KeyError, match="unknown scan parameters"):

@@ -1,3 +1,5 @@
+"""Files of pretrained models, their cards and the shipped models."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -70,10 +72,10 @@ def signals():
     return make_correlation_signals(50, random_state=1)[0]
 
 
-# -- models in a folder: a stand-in for those that are shipped --------------------
+# -- a model in a folder, in place of the shipped ones ----------------------------
 
 
-def test_a_model_comes_back_the_same(pipeline, folder, signals, recwarn):
+def test_a_saved_model_loads_unchanged(pipeline, folder, signals, recwarn):
     model = load_pretrained(NAME, folder=folder)
     np.testing.assert_array_equal(model.predict_proba(signals), pipeline.predict_proba(signals))
     # by corrsk.load, too
@@ -83,7 +85,7 @@ def test_a_model_comes_back_the_same(pipeline, folder, signals, recwarn):
     assert not recwarn.list
 
 
-def test_the_columns_may_stand_in_any_order(folder, signals):
+def test_columns_may_have_any_order(folder, signals):
     model = load_pretrained(NAME, folder=folder)
     expected = model.predict_proba(signals)
     protocol = AcquisitionProtocol.named("ir-se-8x8")
@@ -93,11 +95,13 @@ def test_the_columns_may_stand_in_any_order(folder, signals):
     measured = AcquisitionProtocol.from_feature_names(mixed.columns)
     matched = load_pretrained(NAME, measured, folder=folder)
     np.testing.assert_array_equal(matched.predict_proba(mixed.to_numpy()), expected)
-    # the scale of signals does not matter to a model that normalises
+    # a model with normalisation does not depend on the scale of the signals
     np.testing.assert_allclose(matched.predict_proba(1000 * mixed.to_numpy()), expected, atol=1e-5)
 
 
-def test_the_groups_own_file_is_accepted_with_its_cost(folder, signals, ti_te_mat):
+def test_the_published_protocol_file_is_accepted_with_a_warning_of_the_loss(
+    folder, signals, ti_te_mat
+):
     measured = AcquisitionProtocol.from_mat(ti_te_mat)
     with pytest.warns(ProtocolWarning, match=r"TR 20000 ms.*a loss of -?\d\.\d\d \+- ") as caught:
         model = load_pretrained(NAME, measured, folder=folder)
@@ -157,7 +161,7 @@ def load_pretrained_copy(pipeline, folder):
     return load(folder / "copy")
 
 
-# -- what is wrong, and is said ---------------------------------------------------
+# -- errors -----------------------------------------------------------------------
 
 
 def test_unknown_names(folder):
@@ -167,16 +171,16 @@ def test_unknown_names(folder):
         model_card("midl")
 
 
-def test_weights_of_another_card(pipeline, card, tmp_path):
+def test_weights_that_do_not_match_the_card_are_refused(pipeline, card, tmp_path):
     path = write_pretrained(pipeline, card, tmp_path)
     save(pipeline, path, half_precision=True)
-    with pytest.raises(ValueError, match="not those of the model card"):
+    with pytest.raises(ValueError, match="do not match the checksum of the model card"):
         load_pretrained(NAME, folder=tmp_path)
 
 
-def test_a_card_of_another_model_is_not_written(pipeline, card, tmp_path):
+def test_a_card_that_does_not_match_the_pipeline_is_refused(pipeline, card, tmp_path):
     other = dataclasses.replace(card, noise={**card.noise, "levels": [0.01]})
-    with pytest.raises(ValueError, match="not that of the pipeline: noise differ"):
+    with pytest.raises(ValueError, match="does not match the pipeline: noise differ"):
         write_pretrained(pipeline, other, tmp_path)
     with pytest.raises(TypeError, match="a pretrained model is a Pipeline of ProtocolAligner"):
         write_pretrained(pipeline[1:], card, tmp_path)
@@ -201,7 +205,7 @@ def load_pretrained_pipeline(pipeline, folder):
         ({"limits": ()}, "needs limits"),
         ({"training": {"signals": 5}}, "needs the command"),
         ({"metrics": {"accuracy": {"value": 0.5}}}, "needs value, low and high"),
-        ({"metrics": {"accuracy": {"value": 0.5, "low": 0.6, "high": 0.7}}}, "does not hold"),
+        ({"metrics": {"accuracy": {"value": 0.5, "low": 0.6, "high": 0.7}}}, "does not contain"),
         ({"date": "yesterday"}, "isoformat"),
     ],
 )
@@ -227,7 +231,7 @@ def test_bad_card_files(folder, tmp_path):
         ModelCard.from_json(path)
 
 
-def test_the_card_as_a_page(folder, card):
+def test_the_card_as_a_markdown_page(folder, card):
     read = model_card(NAME, folder)
     assert dataclasses.replace(read, weights={}) == card
     page = str(read)
@@ -245,7 +249,7 @@ def test_the_card_as_a_page(folder, card):
 
 
 # -- the models that are shipped --------------------------------------------------
-# There are none until the first file is added; from then on all of them must be there.
+# There are none until the first file is added; from then on all of them must exist.
 
 SHIPPED = sorted(path.name for path in SHIPPED_FOLDER.iterdir() if path.suffix != ".py"
                  and path.is_file())  # fmt: skip
@@ -261,12 +265,12 @@ def test_every_data_set_has_its_model():
 
 @needs_shipped
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_shipped_model_is_as_good_as_its_card_says(name):
+def test_a_shipped_model_has_the_accuracy_of_its_card(name):
     definition, card = DATASETS[name], model_card(name)
     assert name in card.training["command"]
     model = load_pretrained(name)
     assert model[0].protocol_ == AcquisitionProtocol(**card.protocol)
-    # the very facts of the data set, not only of some model
+    # the values of this data set
     facts = pretrained_pipeline(definition, model[-1])
     assert ModelCard.from_pipeline(facts, name=name, **FACTS).prior == card.prior
     assert ModelCard.from_pipeline(facts, name=name, **FACTS).noise == card.noise
@@ -278,7 +282,7 @@ def test_a_shipped_model_is_as_good_as_its_card_says(name):
 
 @needs_shipped
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_shipped_model_and_the_groups_protocol(name, ti_te_mat):
+def test_a_shipped_model_accepts_the_published_protocol_file(name, ti_te_mat):
     measured = AcquisitionProtocol.from_mat(ti_te_mat)
     if model_card(name).protocol["tr"] == measured.tr:
         with warnings.catch_warnings():

@@ -1,3 +1,5 @@
+"""Training of models for the pretrained folder."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,7 +33,7 @@ def folder(tmp_path_factory):
     return out, result.output
 
 
-def test_a_model_is_trained_judged_and_written(folder):
+def test_a_model_is_trained_evaluated_and_written(folder):
     out, shown = folder
     assert sorted(path.name for path in out.iterdir()) == [
         "t1t2-detr.json", "t1t2-detr.md", "t1t2-detr.safetensors",
@@ -39,7 +41,7 @@ def test_a_model_is_trained_judged_and_written(folder):
     assert "binary accuracy: 0." in shown
     model, card = load_pretrained("t1t2-detr", folder=out), model_card("t1t2-detr", folder=out)
     data = load_dataset("t1t2-detr", pretraining._N_TEST, random_state=2)
-    # the card tells the truth about the weights in the file, which are rounded
+    # the card has the accuracy of the rounded weights in the file
     assert card.metrics == pretraining.measure(model, "t1t2-detr")
     assert model.score(data.data, data.target) > 0.4  # guessing: 0.33
     assert card.training["command"] == "corrsk pretrain t1t2-detr --samples 20000 --out models"
@@ -47,7 +49,7 @@ def test_a_model_is_trained_judged_and_written(folder):
     assert card.to_markdown() == (out / "t1t2-detr.md").read_text(encoding="utf-8")
 
 
-def test_what_it_refuses(folder, tmp_path):
+def test_existing_models_and_bad_arguments_are_refused(folder, tmp_path):
     out, _ = folder
     before = {path: path.read_bytes() for path in out.iterdir()}
     again = run("t1t2-detr", "--samples", 20_000, "--out", out)
@@ -55,12 +57,12 @@ def test_what_it_refuses(folder, tmp_path):
     assert "--force" in again.output
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     assert "known data sets" in run("brain", "--out", tmp_path).output
-    assert "no folder" in run("midl2024", "--out", tmp_path / "a" / "b").output
+    assert "does not exist" in run("midl2024", "--out", tmp_path / "a" / "b").output
     assert "is not available" in run("midl2024", "--out", tmp_path, "--device", "cuda:99").output
     assert not list(tmp_path.iterdir())
 
 
-def test_a_training_that_was_cut_off_goes_on(folder, tmp_path, monkeypatch):
+def test_an_interrupted_training_is_resumed(folder, tmp_path, monkeypatch):
     out, _ = folder
     monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
@@ -88,7 +90,7 @@ def test_a_training_that_was_cut_off_goes_on(folder, tmp_path, monkeypatch):
     )
 
 
-def test_the_default_is_what_the_shipped_models_were_trained_on():
+def test_the_defaults_equal_the_training_of_the_shipped_models():
     assert set(pretraining.N_SAMPLES) == set(pretrained_names())
     for name, n_signals in pretraining.N_SAMPLES.items():
         assert model_card(name).training["signals"] == n_signals

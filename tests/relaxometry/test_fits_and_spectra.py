@@ -1,3 +1,5 @@
+"""Multi-exponential fits and NNLS spectra."""
+
 from __future__ import annotations
 
 import pickle
@@ -35,14 +37,14 @@ GRID = AcquisitionProtocol.named("ir-se-8x8")
 COUNTS = [1, 2, 3, 4]
 SEPARATED = {
     "T1": [700.0, 4500.0, 1800.0, 200.0],
-    "T2": [10.0, 30.0, 90.0, 300.0],  # ascending: the order in which fits are reported
+    "T2": [10.0, 30.0, 90.0, 300.0],  # ascending, the order of fits in results
     "D": [2.5, 0.9, 0.25, 0.08],
     "f": [0.25, 0.15, 0.2, 0.4],
 }
 
 
 def table(chosen, properties=("T1", "T2")):
-    """One voxel of the first compartments of `SEPARATED`, or of those with the given indices."""
+    """Signal of a voxel with the first (or the given) compartments of `SEPARATED`."""
     chosen = range(chosen) if isinstance(chosen, int) else chosen
     values = {name: [SEPARATED[name][i] for i in chosen] for name in (*properties, "f")}
     values["f"] = np.array(values["f"]) / np.sum(values["f"])
@@ -57,7 +59,7 @@ def clean(tissue, protocol=GRID, **options):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    with threadpool_limits(1, user_api="blas"):  # small matrices: more threads are slower
+    with threadpool_limits(1, user_api="blas"):  # more threads are slower for small matrices
         yield
 
 
@@ -94,7 +96,7 @@ def grid_model(**bounds):
         AcquisitionProtocol(
             ti=[50, 60, 900, 900, 2000, 70], te=[5, 50, 5, 9, 70, 100], tr=3000
         ).in_grid_order(),
-        AcquisitionProtocol(te=[5, 5, 20, 60], b=[0, 0, 1, 2]),  # an average: no grid
+        AcquisitionProtocol(te=[5, 5, 20, 60], b=[0, 0, 1, 2]),  # repeated measurements: not a grid
     ],
     ids=["grid", "three-dimensional", "scattered", "averages"],
 )
@@ -130,7 +132,7 @@ def test_columns_gram_and_projections_agree_with_explicit_signals(protocol):
     )
 
 
-def test_a_further_contrast_needs_no_more_than_bounds(contrasts):
+def test_a_new_contrast_needs_only_bounds(contrasts):
     register_contrast(Contrast("TSL", "T1rho", lambda tsl, t1rho: np.exp(-tsl / t1rho)))
     tsl, te = (axis.ravel() for axis in np.meshgrid([1, 10, 40, 90], [5, 20, 60], indexing="ij"))
     protocol = AcquisitionProtocol({"TSL": tsl, "TE": te}).in_grid_order()
@@ -172,7 +174,7 @@ def test_separated_compartments_are_recovered_at_any_scale(n_compartments):
     ],
     ids=["T2-D", "T1-T2-D", "scattered with TR"],
 )  # fmt: skip
-def test_other_protocols_are_fitted_alike(protocol, properties, efficiency):
+def test_compartments_are_recovered_for_other_protocols(protocol, properties, efficiency):
     tissue = table([0, 3], properties)
     X = clean(tissue, protocol, inversion_efficiency=efficiency)
     model = MultiExponentialClassifier(
@@ -204,7 +206,7 @@ def test_amplitudes_are_the_non_negative_least_squares_solution():
 
 
 @pytest.mark.parametrize("K", [2, 3])
-def test_residuals_are_rarely_above_those_of_scipy_from_the_same_starts(K, noisy):
+def test_residuals_rarely_exceed_those_of_scipy_from_the_same_starts(K, noisy):
     model, n_starts = grid_model(), 6
     x = noisy[0] / np.linalg.norm(noisy[0], axis=1, keepdims=True)
     starts = StartDictionary(model, [K], seed=0)._best_tuples(x, K, n_starts).reshape(-1, K, 2)
@@ -216,21 +218,21 @@ def test_residuals_are_rarely_above_those_of_scipy_from_the_same_starts(K, noisy
         return phi.T @ nnls(phi.T, signal)[0] - signal
 
     def reference(theta, signal):
-        # strictly within the bounds, as scipy wants it
+        # strictly within the bounds, as scipy requires
         theta = np.clip(theta, model.low + 1e-9, model.high - 1e-9).ravel()
         bounds = np.tile(model.low, K), np.tile(model.high, K)
         return 2 * least_squares(residual, theta, bounds=bounds, args=(signal,)).cost
 
     theirs = np.array([reference(t, s) for t, s in zip(starts, repeated, strict=True)])
     best = ours.rss.reshape(-1, n_starts).min(axis=1)
-    # From one start the two may go to different minima, so that the best of a voxel's starts are
+    # From one start the two may converge to different minima; the best of a voxel's starts are
     # compared. Which voxels still differ depends on the last bit, and so on the processor: with
     # three compartments 7 to 9 of 80, by at most 2.2 %, on four core types of OpenBLAS. If each
     # voxel differs with a probability of 9 / 80, more than 20 do with a probability of 2e-4.
     excess = best / theirs.reshape(-1, n_starts).min(axis=1) - 1
     assert (excess > 1e-4).sum() <= 20
     assert excess.max() <= 0.1
-    # and where ours ended, nothing is left for scipy to improve
+    # scipy cannot improve our results
     for index in ours.rss.reshape(-1, n_starts).argmin(axis=1)[:6] + n_starts * np.arange(6):
         assert reference(ours.theta[index], repeated[index]) >= ours.rss[index] * (1 - 1e-4)
     for theta, signal, rss in zip(ours.theta, repeated, ours.rss, strict=True):
@@ -252,7 +254,7 @@ def test_fits_end_at_stationary_points(noisy):
 
 def test_fits_are_nested_and_within_bounds(noisy):
     X, y = noisy
-    bounds = {"T1": (300.0, 1500.0), "T2": (30.0, 100.0)}  # too narrow for most: many at a bound
+    bounds = {"T1": (300.0, 1500.0), "T2": (30.0, 100.0)}  # too narrow for most voxels
     model = MultiExponentialClassifier(bounds=bounds, n_starts=1, max_steps=10, random_state=0)
     fits = [model.fit(X, y).fit_compartments(X, K) for K in COUNTS]
     rss = np.stack([fit["rss"] for fit in fits])
@@ -279,7 +281,7 @@ def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     assert not (np.diff(t2, axis=1) < 0).any()
 
 
-def test_low_noise_signals_are_counted(noisy):
+def test_counts_of_low_noise_signals_are_correct(noisy):
     X, y = noisy
     for criterion in ("bic", "aicc", "f-test"):
         model = MultiExponentialClassifier(criterion=criterion, n_starts=1, random_state=0)
@@ -291,12 +293,12 @@ def test_low_noise_signals_are_counted(noisy):
 # -- criteria ------------------------------------------------------------------------
 
 
-def test_information_criteria_by_the_book():
+def test_information_criteria_equal_their_definitions():
     rng = np.random.default_rng(0)
     residuals = rng.normal(scale=0.1, size=(3, 64))
     rss = np.sum(residuals**2, axis=1)[None]
     k = np.array([4, 7, 10])
-    # -2 ln L of Gaussian residuals at their own variance, up to terms that all fits share
+    # -2 ln L of Gaussian residuals with their own variance, up to terms common to all fits
     deviance = [-2 * stats.norm.logpdf(r, scale=np.sqrt(np.mean(r**2))).sum() for r in residuals]
     bic = np.array(deviance) + k * np.log(64)
     aicc = np.array(deviance) + 2 * k + 2 * k * (k + 1) / (64 - k - 1)
@@ -316,10 +318,10 @@ def test_fits_with_too_many_parameters_are_never_chosen():
     assert f_test_choice(rss, 6, np.array([3, 6, 9]), 0.05) == [0]
 
 
-def test_f_tests_stop_where_the_first_does_not_reject():
+def test_f_tests_stop_at_the_first_that_does_not_reject():
     p = np.array([3, 6, 9])
 
-    def rss_for(pvalues):  # residuals at which the tests have just these p-values
+    def rss_for(pvalues):  # residuals for which the tests have these p-values
         rss = [1.0]
         for index, value in enumerate(pvalues):
             spare = 64 - p[index + 1]
@@ -352,7 +354,7 @@ def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
 
 
 @pytest.mark.parametrize("alpha", [1e-2, 1e-4, 1e-6])
-def test_spectra_are_those_of_scipy_on_the_augmented_system(alpha, noisy):
+def test_spectra_equal_those_of_scipy_for_the_augmented_system(alpha, noisy):
     X, y = noisy
     model = NNLSPeakClassifier(n_bins={"T1": 9, "T2": 11}, regularization=alpha).fit(X, y)
     spectra = model.spectra(X[:6])
@@ -379,12 +381,12 @@ def test_chi2_factor_is_reached(noisy, peaks):
     ratio = residual(dual) / unregularised
     assert (alpha > SMALLEST_ALPHA).mean() > 0.9
     assert (ratio < 1.0201).all()
-    assert np.median(ratio) > 1.018  # the residual has kinks: some fall short by more
+    assert np.median(ratio) > 1.018  # the residual has kinks: some are lower
     more = residual(solver.discrepancy(X, 1.5)[0]) / unregularised
     assert np.median(more) == pytest.approx(1.5, abs=0.03)
 
 
-def test_spectra_have_the_scale_of_the_signals(noisy, peaks):
+def test_spectra_scale_with_the_signals(noisy, peaks):
     once, more = peaks.spectra(noisy[0][:5]), peaks.spectra(1e3 * noisy[0][:5])
     np.testing.assert_allclose(more, 1e3 * once, rtol=1e-6, atol=1e-6 * more.max())
     tissue = table(2)
@@ -414,7 +416,7 @@ def test_counts_are_clipped_to_the_nearest_class():
     X = np.concatenate([clean(table(k)) for k in (1, 2, 3)])
     model = NNLSPeakClassifier(n_bins=20, regularization=1e-6).fit(X, [1, 2, 3])
     assert model.predict(X).tolist() == [1, 2, 3]
-    assert model.fit(X, [2, 2, 4]).predict(X).tolist() == [2, 2, 2]  # 3 is as near to 2 as to 4
+    assert model.fit(X, [2, 2, 4]).predict(X).tolist() == [2, 2, 2]  # 3 is as close to 2 as to 4
     assert set(np.unique(model.predict_proba(X))) == {0.0, 1.0}
 
 
@@ -422,7 +424,7 @@ def test_counts_are_clipped_to_the_nearest_class():
 
 
 @pytest.mark.parametrize("which", ["multiexponential", "peaks"])
-def test_a_voxel_that_fails_costs_that_voxel_only(which, noisy, request):
+def test_a_failed_voxel_does_not_affect_other_voxels(which, noisy, request):
     model = request.getfixturevalue(which)
     X = noisy[0][:10]
     with warnings.catch_warnings():
@@ -441,7 +443,7 @@ def test_a_voxel_that_fails_costs_that_voxel_only(which, noisy, request):
         assert np.isnan(model.predict_multicompartment_proba(broken)[zero]).all()
 
 
-def test_failed_voxels_in_tables_and_spectra(noisy, multiexponential, peaks):
+def test_failed_voxels_are_nan_in_tables_and_spectra(noisy, multiexponential, peaks):
     X = np.insert(noisy[0][:3], 1, 0.0, axis=0)
     with pytest.warns(ConvergenceWarning, match="1 of 4"):
         fits = multiexponential.fit_compartments(X)
@@ -452,7 +454,7 @@ def test_failed_voxels_in_tables_and_spectra(noisy, multiexponential, peaks):
     assert np.isnan(spectra).all(axis=(1, 2)).tolist() == [False, True, False, False]
 
 
-def test_a_singular_system_or_a_solver_that_gives_up_costs_its_voxel(
+def test_a_singular_system_or_failed_solver_affects_one_voxel_only(
     noisy, multiexponential, monkeypatch
 ):
     matrices = np.stack([np.eye(2), np.zeros((2, 2)), 2 * np.eye(2)])
@@ -477,7 +479,7 @@ def test_a_singular_system_or_a_solver_that_gives_up_costs_its_voxel(
 
 
 @pytest.mark.parametrize("which", ["multiexponential", "peaks"])
-def test_a_voxel_depends_on_nothing_but_its_signal(which, noisy, request):
+def test_the_result_of_a_voxel_depends_only_on_its_signal(which, noisy, request):
     model = request.getfixturevalue(which)
     X = noisy[0]
     expected = model.predict_proba(X)
@@ -503,7 +505,7 @@ class TestErrorsAndConventions:
         with pytest.raises(ValueError, match="30 columns, but the protocol has 64"):
             estimator("ir-se-8x8").fit(X, COUNTS)
 
-    def test_labels_that_are_no_counts(self, estimator):
+    def test_labels_that_are_not_counts(self, estimator):
         X = np.random.default_rng(0).normal(size=(4, 64))
         with pytest.raises(ValueError, match="compartment counts"):
             estimator().fit(X, [0, 1, 2, 3])
@@ -577,7 +579,7 @@ def test_parameters_out_of_range():
         NNLSPeakClassifier(n_bins={"T1": 10}).fit(X, y)
 
 
-def test_dual_solver_meets_the_optimality_conditions(noisy):
+def test_dual_solver_satisfies_the_optimality_conditions(noisy):
     model = grid_model()
     kernel = model.dictionary(model.grid((10, 10))[1]).T
     solver = DualSolver(kernel, 1e-8)
@@ -588,14 +590,14 @@ def test_dual_solver_meets_the_optimality_conditions(noisy):
     assert slope[spectra == 0].min() > -1e-8
 
 
-def test_the_blas_gets_its_threads_back():
+def test_the_number_of_blas_threads_is_restored():
     def threads():
         return [library["num_threads"] for library in threadpool_info()
                 if library["user_api"] == "blas"]  # fmt: skip
 
     before = threads()
     with one_blas_thread:
-        with one_blas_thread:  # as of another thread, which ends first
+        with one_blas_thread:  # as if from another thread that ends first
             pass
         assert set(threads()) == {1}
     assert threads() == before

@@ -1,3 +1,5 @@
+"""The ideal observer compared with exhaustive sums, and ceilings from posteriors."""
+
 from __future__ import annotations
 
 import itertools
@@ -33,7 +35,7 @@ FEW = {"T1": PropertyRange(200, 2000, step=600), "T2": PropertyRange(20, 120, st
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    with threadpool_limits(1, user_api="blas"):  # small matrices: more threads are slower
+    with threadpool_limits(1, user_api="blas"):  # more threads are slower for small matrices
         yield
 
 
@@ -56,11 +58,11 @@ def observer(prior, protocol, n_particles=1024, n_runs=6, random_state=0, **opti
     )  # fmt: skip
 
 
-# -- a likelihood and evidences that share no code with the observer's ----------------
+# -- independent implementation of likelihood and evidences ---------------------------
 
 
 def log_radial_by_quad(t, N):
-    """The radial integral by adaptive quadrature, scaled by its largest value."""
+    """Compute the radial integral by adaptive quadrature, scaled by its largest value."""
     mode = max((t + np.sqrt(t * t + 4 * (N - 1))) / 2, 1e-3)
 
     def exponent(u):
@@ -76,7 +78,7 @@ def log_radial_by_quad(t, N):
 
 
 def log_likelihood(x, S, level, reference, normalize):
-    """Of one signal x (N,) given noise-free signals S (m, N) and one level: (m,)."""
+    """Log likelihoods (m,) of a signal x (N,) given noise-free signals S (m, N) and a level."""
     sigma = noise_sigma(S, np.full(len(S), level), reference)
     N = S.shape[1]
     if not normalize:
@@ -89,7 +91,7 @@ def log_likelihood(x, S, level, reference, normalize):
 
 
 def combinations(prior, K):
-    """All combinations of grid points of K compartments: a dict of arrays (m, K)."""
+    """Return all combinations of grid points of K compartments: dict of arrays (m, K)."""
     grids = [
         values.low + values.step * np.arange(int(values.n_values))
         for values in prior.ranges.values()
@@ -108,7 +110,7 @@ def combinations(prior, K):
 
 
 def fraction_nodes(prior, K, n=400):
-    """Fractions (m, K) and weights (m,) that integrate over the prior of K fractions."""
+    """Return quadrature nodes (m, K) and weights (m,) for the prior of K fractions."""
     if K == 1 or prior.fraction_law == "equal":
         return np.full((1, K), 1 / K), np.ones(1)
     assert K == 2
@@ -126,7 +128,7 @@ def fraction_nodes(prior, K, n=400):
 
 
 def exhaustive(x, prior, protocol, levels, reference, normalize, efficiency=1.0):
-    """Log evidence of each count by summing over everything."""
+    """Compute the log evidence of each count by an exhaustive sum."""
     evidence = []
     for K in prior.n_compartments:
         tissue = combinations(prior, K)
@@ -177,7 +179,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_evidences_are_those_of_an_exhaustive_sum(case):
+def test_evidences_equal_an_exhaustive_sum(case):
     prior, protocol, level, reference, normalize = CASES[case]
     X, _ = draw(
         3, prior, protocol, noise_level=level, noise_reference=reference, normalize=normalize,
@@ -193,7 +195,7 @@ def test_evidences_are_those_of_an_exhaustive_sum(case):
     error = posterior.log_evidence_error
     assert np.median(error) < 0.2
     assert error.max() < 0.8
-    # the tables and grids of the reference are good to 1e-3
+    # the tables and grids of the reference are accurate to 1e-3
     z = (posterior.log_evidence - truth) / np.hypot(error, 2e-3)
     assert np.abs(z).max() < 4.5
     p = np.exp(truth - logsumexp(truth, axis=1, keepdims=True))
@@ -224,9 +226,9 @@ def test_an_snr_range_is_integrated_over():
         np.testing.assert_allclose(posterior.log_evidence, truth, atol=0.2)
 
 
-# Moves that are not reversible, or not the same for any order of the compartments, make errors
-# that no spread between the runs shows, since all runs make the same kinds of moves. They
-# show where many short runs should agree with the truth.
+# Moves that are not reversible, or depend on the order of the compartments, cause errors
+# without a spread between the runs, because all runs have the same types of moves. The errors
+# are visible where many short runs should agree with the truth.
 
 
 def test_many_short_runs_have_no_bias_on_a_grid():
@@ -269,7 +271,7 @@ def evidence_of_one(x, level):
     raise AssertionError
 
 
-def test_many_short_runs_have_no_bias_where_properties_are_continuous():
+def test_many_short_runs_have_no_bias_for_continuous_properties():
     ranges = {
         "T1": PropertyRange(100, 3000, scale="log"), "T2": PropertyRange(10, 300, scale="log")
     }  # fmt: skip
@@ -285,7 +287,7 @@ def test_many_short_runs_have_no_bias_where_properties_are_continuous():
         error = posterior.log_evidence_error[:, 0]
         difference = posterior.log_evidence[:, 0] - truth
         assert np.abs(difference / error).max() < 4.5
-        # what the voxels have in common
+        # values shared by the voxels
         assert abs(difference.mean()) < 4 * np.sqrt((error**2).sum()) / 10
 
 
@@ -297,7 +299,7 @@ def test_radial_integral_against_adaptive_quadrature(N):
     t = np.array([-40.0, -3.0, 0.0, 0.7, 5.0, 30.0, 400.0, 9000.0])
     expected = [log_radial_by_quad(each, N) for each in t[2:]]
     np.testing.assert_allclose(log_radial_integral(t, N)[2:], expected, atol=1e-7, rtol=1e-11)
-    # far on the negative side J = (N - 1)! / |t|^N exp(-t^2 / 2) (1 + O(N^2 / t^2))
+    # for large negative t, J = (N - 1)! / |t|^N exp(-t^2 / 2) (1 + O(N^2 / t^2))
     far = np.array([-2000.0])
     series = sum(np.log(np.arange(1, N))) - N * np.log(-far) - far**2 / 2
     np.testing.assert_allclose(log_radial_integral(far, N), series, atol=N * (N + 1) / far[0] ** 2)
@@ -318,7 +320,7 @@ def test_radial_tables_interpolate(N):
 def test_noise_nodes_of_an_snr_range_integrate_the_likelihood():
     for N, (low, high) in itertools.product((6, 64, 400), ((30, 150), (2, 500))):
         levels, log_weights = noise_nodes(SNRRange(low, high), N)
-        # dense at the ends, where the likelihood may be but a boundary layer
+        # dense at the ends, where the likelihood may be a narrow boundary layer
         s = low + (high - low) * (1 - np.cos(np.linspace(0, np.pi, 100_001))) / 2
         for best in (low / 3, low, 1.7 * low, high, 3 * high):  # s^N exp(-N s^2 / 2 best^2)
             q = N / best**2
@@ -338,7 +340,7 @@ def states(model_ranges, K, V=3, C=50, seed=0):
 
 @pytest.mark.parametrize("stepped", [True, False], ids=["tables", "kernels"])
 @pytest.mark.parametrize("protocol", [GRID, SCATTERED, DIFFUSION], ids=["grid", "scattered", "b"])
-def test_inner_products_are_those_of_the_signals(protocol, stepped):
+def test_inner_products_equal_those_of_the_signals(protocol, stepped):
     ranges = {
         "D": PropertyRange(0.2, 2.0, step=0.2 if stepped else None),
         "T1": PropertyRange(100, 3000, step=100 if stepped else None),
@@ -370,7 +372,7 @@ def test_inner_products_are_those_of_the_signals(protocol, stepped):
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("K", [2, 3, 4])
-def test_proposed_fractions_have_the_density_that_is_stated(K, normalize):
+def test_proposed_fractions_have_the_stated_density(K, normalize):
     # importance sampling of the area of the simplex: the mean of 1 / density is its volume
     ranges = {"T1": PropertyRange(100, 3000), "T2": PropertyRange(10, 200)}
     noise = NoiseModel(0.2, "m0", normalize, GRID.n_measurements)
@@ -424,7 +426,7 @@ def test_agrees_with_importance_sampling_from_the_prior_at_high_noise():
         error = weights.std(axis=1) / weights.mean(axis=1) / np.sqrt(n)
         column = posterior.log_evidence[:, K - 1]
         z = (column - evidence) / np.hypot(error, posterior.log_evidence_error[:, K - 1])
-        known = error < 0.1  # enough of the prior's draws count
+        known = error < 0.1  # sufficient effective number of draws from the prior
         assert known.sum() >= 3
         assert np.abs(z[known]).max() < 4.5
 
@@ -447,7 +449,7 @@ def test_probabilities_of_signals_from_the_prior_are_calibrated(calibrated):
     p = posterior.probabilities
     for k, label in enumerate(posterior.classes):
         right = y == label
-        # the number of each count is fixed, so that this is a little too easy
+        # the number of each count is fixed, so that the test is slightly too easy
         error = np.sqrt((p[:, k] * (1 - p[:, k])).sum())
         assert abs((p[:, k] - right).sum()) < 4 * error
         for inside in (p[:, k] < 0.2, (p[:, k] >= 0.2) & (p[:, k] < 0.5), p[:, k] >= 0.5):
@@ -457,13 +459,13 @@ def test_probabilities_of_signals_from_the_prior_are_calibrated(calibrated):
     best = p.max(axis=1)
     assert abs((hits - best).sum()) < 4 * np.sqrt((best * (1 - best)).sum())
     assert hits.mean() > 0.45
-    # log probability of the truth has the mean that the posterior gives it
+    # the log probability of the truth has the mean expected from the posterior
     score = np.log(p[np.arange(len(y)), y - 1])
     entropy = (p * np.log(p)).sum(axis=1)
     assert abs((score - entropy).mean()) < 4 * score.std() / np.sqrt(len(y))
 
 
-def test_standard_errors_are_those_of_repeated_seeds(calibrated):
+def test_standard_errors_equal_the_spread_over_seeds(calibrated):
     model, X, _, _ = calibrated
     repeats = []
     with warnings.catch_warnings():
@@ -476,8 +478,8 @@ def test_standard_errors_are_those_of_repeated_seeds(calibrated):
     ):  # fmt: skip
         spread = np.std([getattr(each, name) for each in repeats], axis=0, ddof=1)
         stated = np.sqrt(np.mean([getattr(each, error) ** 2 for each in repeats], axis=0))
-        # one run that finds far more than the others makes the error of a log evidence many
-        # times what it is on average: the few such errors would decide on a mean
+        # a single run with a much larger evidence makes the error of a log evidence many
+        # times larger than usual; few such errors would dominate a mean
         assert 0.6 < np.median(spread / stated) < 1.4, name
         if name == "probabilities":
             ratio = np.sqrt((spread**2).mean() / (stated**2).mean())
@@ -487,7 +489,7 @@ def test_standard_errors_are_those_of_repeated_seeds(calibrated):
 # -- the estimator ------------------------------------------------------------------
 
 
-def test_any_signal_has_its_answer_for_any_n_jobs_and_company(calibrated):
+def test_results_do_not_depend_on_n_jobs_and_other_signals(calibrated):
     model, X, _, posterior = calibrated
     again = clone(model).set_params(n_jobs=1).fit(X, [1, 2, 3] * 80)
     some = np.array([200, 3, 77])
@@ -507,7 +509,7 @@ def test_the_scale_of_normalised_signals_does_not_matter(calibrated):
     np.testing.assert_array_equal(scaled, posterior.probabilities[:5])
 
 
-def test_zeros_are_counted_and_have_no_answer():
+def test_zero_signals_are_counted_and_give_nan():
     X, _ = draw(4, few(), GRID, noise_level=0.1)
     X[[1, 3]] = 0
     model = observer(few(), GRID, n_particles=256, noise_level=0.1).fit(X, [1, 2, 3, 3])
@@ -524,7 +526,7 @@ def test_zeros_are_counted_and_have_no_answer():
     np.testing.assert_allclose(several[0], posterior.probabilities[0, 1:].sum())
 
 
-def test_answers_not_to_be_trusted_are_counted():
+def test_unreliable_results_are_counted():
     prior = TissuePrior.named("midl2024")
     X, y = draw(8, prior, "ir-se-8x8", noise_level=0.001)
     model = observer(prior, "ir-se-8x8", n_particles=64, n_runs=2, noise_level=0.001)
@@ -536,21 +538,21 @@ def test_answers_not_to_be_trusted_are_counted():
     ).tolist()
 
 
-def test_posterior_of_runs_that_agree_and_runs_that_do_not():
+def test_posterior_of_agreeing_and_disagreeing_runs():
     agreed = np.log(np.tile([0.2, 0.6, 0.2], (4, 1, 1)))
     posterior = CountPosterior(np.array([1, 2, 3]), agreed)
     np.testing.assert_allclose(posterior.probabilities, [[0.2, 0.6, 0.2]])
     np.testing.assert_allclose(posterior.standard_error, 0, atol=1e-7)
     assert posterior.effective_sample_size[0] > 1e9
     assert posterior.trustworthy.all()
-    # ten draws with a share of 0.3: what an error of sqrt(0.3 0.7 / 10) amounts to
+    # ten draws with a frequency of 0.3, with an error of sqrt(0.3 0.7 / 10)
     rng = np.random.default_rng(0)
     runs = np.log([[0.3, 0.7]]) + 0.1 * rng.normal(size=(400, 1, 2))
     posterior = CountPosterior(np.array([1, 2]), runs)
     error = 0.3 * 0.7 * 0.1 * np.sqrt(2 / 400)
     np.testing.assert_allclose(posterior.standard_error, error, rtol=0.1)
     np.testing.assert_allclose(posterior.effective_sample_size, 0.21 / error**2, rtol=0.2)
-    # all that is known of a count comes from one run
+    # all evidence for a count is from one run
     alone = agreed.copy()
     alone[0, :, 0] = 0
     alone[1:, :, 0] = -100
@@ -571,7 +573,7 @@ def test_posterior_of_runs_that_agree_and_runs_that_do_not():
         ({"n_jobs": 0}, "n_jobs"),
     ],
 )
-def test_errors_before_the_work(changes, message):
+def test_errors_are_raised_before_the_sampling(changes, message):
     X, _ = draw(3, few(), GRID, noise_level=0.1)
     with pytest.raises(ValueError, match=message):
         observer(few(), GRID).set_params(**changes).fit(X, [1, 2, 3])
@@ -585,8 +587,8 @@ def test_labels_may_be_strings_in_any_order():
     assert words.predict(X).tolist() == numbers.predict(X).astype(str).tolist()
 
 
-def test_equal_counts_of_a_prior_without_freedom():
-    # fractions of at least 1 / 2 leave no choice; a single grid point leaves none either
+def test_posterior_of_a_prior_without_freedom():
+    # fractions >= 1 / 2 and a single grid point leave no freedom
     one = {"T1": PropertyRange(500, 500), "T2": PropertyRange(50, 50, step=5)}
     prior = few(ranges=one, n_compartments=(1, 2), fraction_law="dirichlet", min_fraction=0.5)
     X, _ = draw(2, prior, GRID, noise_level=0.1)
@@ -598,11 +600,11 @@ def test_equal_counts_of_a_prior_without_freedom():
 
 
 def known_posterior(n=4000, noise=0.3, n_runs=6, seed=0):
-    """Posteriors of a problem in which they are known, counts drawn from them, noisy runs."""
+    """Return exact posteriors, counts drawn from them, and noisy runs."""
     rng = np.random.default_rng(seed)
     p = rng.dirichlet([0.7, 0.7, 0.7], n)
     y = 1 + (rng.random((n, 1)) > np.cumsum(p, axis=1)).sum(axis=1)
-    # evidences with the right mean: of the log-normal distribution
+    # log-normal evidences with the correct mean
     factors = noise * rng.normal(size=(n_runs, n, 3)) - noise**2 / 2
     return p, y, np.log(p) + factors
 
@@ -622,7 +624,7 @@ def test_the_true_ceiling_lies_between_the_two_biased_estimates():
                 assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
             error = (row["hits_high"] - row["hits_low"]) / 4
             assert abs(row["hits"] - best[part].mean()) < 4 * error
-    # the interval is that of a mean over the signals
+    # the interval of a mean over the signals
     row = table.loc[("all", "count")]
     half = 1.96 * p.max(axis=1).std() / np.sqrt(len(p))
     assert row["upper_high"] - row["upper"] == pytest.approx(half, rel=0.1)
@@ -641,7 +643,7 @@ def test_without_monte_carlo_errors_both_estimates_are_exact():
     assert nothing["upper"] == nothing["cross_fitted"] == 0
 
 
-def test_regret_is_the_ceiling_less_the_expected_accuracy_of_the_answers():
+def test_regret_equals_the_ceiling_minus_the_expected_accuracy():
     p, _, evidence = known_posterior()
     answers = 1 + np.random.default_rng(1).integers(0, 3, len(p))
     found = regret(evidence, [1, 2, 3], answers).loc["all"]
@@ -655,7 +657,7 @@ def test_regret_is_the_ceiling_less_the_expected_accuracy_of_the_answers():
     assert found["cross_fitted"] < truth < found["upper"]
 
 
-def test_ceilings_refuse_what_they_cannot_use():
+def test_ceilings_refuse_bad_input():
     _, y, evidence = known_posterior(n=5)
     lost = evidence.copy()
     lost[0, 3, 1] = np.nan

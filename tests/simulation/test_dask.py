@@ -1,4 +1,4 @@
-"""On a real dask cluster of two processes: searches that outlive workers, data beyond memory."""
+"""Tests on a dask cluster of two processes: searches with killed workers, large data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from corrsk.neural.training.device import limited_threads
 pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
-PATIENCE = 60  # seconds that anything on the cluster may take
+PATIENCE = 60  # timeout in seconds for work on the cluster
 
 
 @pytest.fixture(scope="module")
@@ -75,27 +75,27 @@ def cnn_search(**options) -> GridSearchCV:
 # -- searches ----------------------------------------------------------------
 
 
-def test_a_search_gives_the_scores_of_one_in_this_process(client, table):
+def test_a_search_gives_the_scores_of_a_local_search(client, table):
     with cluster_search(*table, cv=3) as splits:
         search = cnn_search(cv=splits).fit(*table)
-    with limited_threads(1):  # as many as a worker has: sums depend on it
+    with limited_threads(1):  # as many as in a worker, because sums depend on the number
         assert_same_scores(search, cnn_search(cv=3).fit(*table))
 
 
-def test_the_splits_are_those_that_a_search_makes_itself(client, table):
+def test_the_splits_equal_those_of_a_local_search(client, table):
     expected = list(StratifiedKFold(4).split(*table))
     with cluster_search(*table, cv=4, client=client) as splits:
         for parts, expected_parts in zip(splits, expected, strict=True):
             for rows, expected_rows in zip(parts, expected_parts, strict=True):
                 np.testing.assert_array_equal(rows, expected_rows)
-        # X, y and the row numbers, of everything a copy on each worker
+        # X, y and the row numbers, with a copy on each worker
         copies = client.who_has()
         assert len(copies) == 2 + 2 * 4
         assert all(len(workers) == 2 for workers in copies.values())
 
 
 class Leaves(GaussianNB):
-    """Leaves a note of each fit; with `patient`, waits for a third worker once one was killed."""
+    """Classifier that records fits; with `patient`, waits until a killed worker is replaced."""
 
     def __init__(self, var_smoothing=1e-9, folder=None, patient=False):
         super().__init__(var_smoothing=var_smoothing)
@@ -134,8 +134,8 @@ def light_search(kind: str, folder=None, **options):
 
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("kind", ["grid", "halving over voxels"])
-def test_a_search_outlives_a_worker(kind, victim, client, table, tmp_path):
-    """Killed amid its first fit, and replaced: the search ends only if the new one takes part."""
+def test_a_search_survives_a_killed_worker(kind, victim, client, table, tmp_path):
+    """A worker is killed in its first fit; the search ends only if its replacement works."""
     client.wait_for_workers(2, timeout=PATIENCE)
     pids = sorted(client.run(os.getpid).values())
 
@@ -154,16 +154,14 @@ def test_a_search_outlives_a_worker(kind, victim, client, table, tmp_path):
 
 @pytest.fixture
 def hears_interrupts():
-    """As in a terminal: a test run in the background of a script ignores SIGINT."""
+    """Restore the handling of SIGINT, which a test run in the background ignores."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_cluster_is_as_before_after_a_block_that_failed(
-    client, table, tmp_path, hears_interrupts
-):
-    """Also for Ctrl-C: what waits is dropped, nothing stays."""
+def test_the_cluster_is_unchanged_after_a_failed_block(client, table, tmp_path, hears_interrupts):
+    """Waiting tasks are cancelled and no data stay, also after Ctrl-C."""
     client.wait_for_workers(2, timeout=PATIENCE)
 
     def interrupt():
@@ -178,13 +176,13 @@ def test_the_cluster_is_as_before_after_a_block_that_failed(
         light_search("grid", tmp_path, cv=splits, pre_dispatch="all").fit(*table)
     interrupter.join()
     assert client.amm.running()
-    for name in "ab":  # lets the fits that run end
+    for name in "ab":  # lets running fits end
         (tmp_path / name).touch()
     wait_until(lambda: not any(client.processing().values()))
-    assert len(list(tmp_path.iterdir())) <= 2 + 2  # of 12 fits one on each worker had begun
+    assert len(list(tmp_path.iterdir())) <= 2 + 2  # of 12 fits, one on each worker had started
 
 
-def test_what_is_wrong_with_a_client_is_said(table, monkeypatch):
+def test_bad_clients_give_clear_errors(table, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(distributed, "default_client", _no_client)
         with pytest.raises(ValueError, match="no dask client"), cluster_search(*table):
@@ -217,11 +215,11 @@ def share() -> tuple[bool, int, int]:
         return in_worker(), effective_n_jobs(None), torch.get_num_threads()
 
 
-def test_a_worker_takes_its_share_of_the_cores(client):
+def test_a_worker_uses_its_share_of_the_cores(client):
     assert client.submit(share, pure=False).result(PATIENCE) == (True, 1, 1)
 
 
-def test_a_worker_of_several_threads_divides_its_cores(monkeypatch):
+def test_threads_of_a_worker_share_its_cores(monkeypatch):
     with (
         limited_threads(4),
         distributed.LocalCluster(
@@ -240,7 +238,7 @@ def test_a_worker_of_several_threads_divides_its_cores(monkeypatch):
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 5000, 100_000])
-def test_chunks_drawn_on_a_cluster_have_the_bits_of_one_in_memory(client, chunk_rows):
+def test_chunks_drawn_on_a_cluster_are_bit_identical_to_local_draws(client, chunk_rows):
     options = {"noise_level": (0.01, 0.02), "random_state": 3, "return_tissue": True}
     *arrays, tissue = make_correlation_signals(15_000, **options)
     *lazy, lazy_tissue = make_correlation_signals(15_000, chunk_rows=chunk_rows, **options)
@@ -257,12 +255,12 @@ def peak_bytes() -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak in /proc")
-def test_a_worker_holds_a_few_chunks_and_not_the_data(client):
+def test_a_worker_has_only_a_few_chunks_in_memory(client):
     def mean(n_samples: int):
         X, _ = make_correlation_signals(n_samples, random_state=0, chunk_rows=8192)
         return X, client.compute(X.mean(axis=0)).result(PATIENCE)
 
-    mean(4 * 8192)  # imports what it needs
+    mean(4 * 8192)  # imports its modules
     before = client.run(peak_bytes)
     X, averages = mean(60 * 8192)
     grown = [peak - before[worker] for worker, peak in client.run(peak_bytes).items()]

@@ -1,3 +1,5 @@
+"""Simulated data sets."""
+
 from __future__ import annotations
 
 import subprocess
@@ -36,7 +38,7 @@ def test_make_correlation_signals():
     np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), X, rtol=1e-5)
 
 
-def test_parameters_are_checked_before_the_work():
+def test_parameters_are_validated_before_the_simulation():
     with pytest.raises(ValueError, match="known tissue priors"):
         make_correlation_signals(10**9, prior="brain")
     with pytest.raises(ValueError, match="noise_level"):
@@ -45,14 +47,14 @@ def test_parameters_are_checked_before_the_work():
         make_correlation_signals(10**9, noise_reference="snr")
 
 
-def test_signals_are_those_of_the_transformers():
+def test_signals_equal_those_of_the_transformers():
     X, _, _, tissue = make_correlation_signals(9000, random_state=4, return_tissue=True)
     simulated = CorrelationSignalGenerator(random_state=4).fit_transform(tissue)
     np.testing.assert_array_equal(X, SignalNormalizer().fit_transform(simulated))
 
 
-def test_the_draws_of_a_seed_are_those_of_the_version():
-    """Whoever has to change these figures raises `STREAMS_VERSION` with them."""
+def test_the_draws_of_a_seed_match_streams_version():
+    """A change of these numbers must come with an increase of `STREAMS_VERSION`."""
     data = load_dataset("midl2024", n_samples=5000)
     last = [4300, 1050, 2200, 100, 300, 45, 265, 450, 0.6443841, 0.1222595, 0.1169574, 0.1163991]
     assert STREAMS_VERSION == 2
@@ -68,7 +70,7 @@ def test_named_data_sets(name, n_samples):
     assert data.data.shape == (n_samples, 64)
     assert data.data.dtype == np.float32
     levels = DATASETS[name].noise_levels
-    if isinstance(levels, SNRRange):  # each signal has a level of its own: the counts are dealt
+    if isinstance(levels, SNRRange):  # each signal has its own level, and the counts are balanced
         n_cells, cells = 3, data.target - 1
     else:
         n_cells, cells = 20, (data.target - 1) * 5 + np.searchsorted(levels, data.noise_level)
@@ -79,7 +81,7 @@ def test_named_data_sets(name, n_samples):
     for part, share in zip(parts, (0.7, 0.2, 0.1), strict=True):
         assert len(part)
         assert abs(len(part) - share * n_samples) <= 1
-        # stratified jointly: each cell gives its share, to within one signal
+        # jointly stratified: each combination has its share, to within one signal
         got = np.bincount(cells[part], minlength=n_cells)
         assert np.abs(got - share * np.bincount(cells, minlength=n_cells)).max() <= 1
     np.testing.assert_array_equal(data.tissue["noise_level"], data.noise_level)
@@ -97,7 +99,7 @@ def test_the_two_data_sets_differ_in_their_noise():
     assert not np.array_equal(loud.data, quiet.data)
 
 
-def test_the_data_of_t1t2_detr_are_those_of_the_thesis():
+def test_the_t1t2_detr_data_set_matches_the_thesis():
     data = load_dataset("t1t2-detr", 20_000, random_state=0)
     tissue = data.tissue
     assert set(data.target) == {1, 2, 3}
@@ -112,7 +114,7 @@ def test_the_data_of_t1t2_detr_are_those_of_the_thesis():
     assert t2[present].max() <= 500
     fractions = tissue.filter(regex="^f_").to_numpy()
     assert fractions[present].min() >= 0.05
-    # neither normalised nor without TR: the noise is the level times the largest clean signal
+    # not normalised, with TR: sigma is the level times the largest clean signal
     protocol = AcquisitionProtocol.named("ir-se-8x8-tr20s")
     assert data.protocol == protocol
     assert protocol.tr == 20_000
@@ -130,7 +132,7 @@ def test_noise_levels_of_a_range():
         5000, noise_level=levels, random_state=0, return_tissue=True
     )
     assert 1 / 150 <= drawn.min() < drawn.max() <= 1 / 30
-    # without the column the generator draws levels itself, the same for any number of jobs
+    # without the column the generator draws the levels, the same for any number of jobs
     tissue, _ = TissuePrior.named("midl2024").sample(5000, random_state=0)
     one, two = (
         CorrelationSignalGenerator(noise_level=levels, random_state=0, n_jobs=jobs).fit_transform(
@@ -146,7 +148,7 @@ def test_noise_levels_of_a_range():
         SNRRange(150, 30)
 
 
-def test_bits_do_not_depend_on_jobs():
+def test_results_are_bit_identical_for_any_n_jobs():
     one = load_dataset("midl2024", 40_000, n_jobs=1)
     two = load_dataset("midl2024", 40_000, n_jobs=2)
     assert one.data.tobytes() == two.data.tobytes()

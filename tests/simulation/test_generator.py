@@ -1,3 +1,5 @@
+"""The signal generator and the normaliser."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -72,7 +74,7 @@ def test_diffusion_goes_through_the_same_calls():
     np.testing.assert_allclose(got[:, 5], expected)
 
 
-def test_noise_of_fitting_and_predicting_is_never_the_same(tissue):
+def test_fit_transform_and_transform_draw_different_noise(tissue):
     generator = CorrelationSignalGenerator(noise_level=0.03, random_state=0)
     fitted = noise(generator.fit_transform(tissue), tissue)
     predicted = noise(generator.transform(tissue), tissue)
@@ -96,7 +98,7 @@ def test_the_noise_is_gaussian_white_and_of_the_stated_level(tissue):
     assert abs(between_rows) < 0.005
 
 
-def test_a_table_that_differs_in_the_noise_level_alone_gets_the_same_draws(tissue):
+def test_tables_that_differ_only_in_noise_level_have_the_same_draws(tissue):
     one = CorrelationSignalGenerator(noise_level=0.01, random_state=0).fit_transform(tissue)
     two = CorrelationSignalGenerator(noise_level=0.02, random_state=0).fit_transform(tissue)
     np.testing.assert_allclose(2 * noise(one, tissue), noise(two, tissue), atol=1e-6)
@@ -147,7 +149,7 @@ def test_rician_signals_are_magnitudes(tissue):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
-def test_bits_do_not_depend_on_jobs_or_chunks(tissue, n_jobs, monkeypatch):
+def test_results_are_bit_identical_for_any_n_jobs_and_chunks(tissue, n_jobs, monkeypatch):
     expected = CorrelationSignalGenerator(random_state=0).fit_transform(tissue)
     monkeypatch.setattr("corrsk._utils.parallel._blocks_per_run", lambda n_rows, threads: n_jobs)
     monkeypatch.setattr("corrsk.simulation._blocks._PIECE", 64_000 // n_jobs)
@@ -155,7 +157,7 @@ def test_bits_do_not_depend_on_jobs_or_chunks(tissue, n_jobs, monkeypatch):
     assert got.tobytes() == expected.tobytes()
 
 
-def test_a_random_generator_is_drawn_from(tissue):
+def test_without_an_integer_seed_every_fit_draws_new_noise(tissue):
     generator = CorrelationSignalGenerator(random_state=np.random.default_rng(0))
     assert not np.array_equal(generator.fit_transform(tissue), generator.fit_transform(tissue))
     fresh = CorrelationSignalGenerator()
@@ -170,7 +172,7 @@ def test_absent_compartments_may_be_nan_or_zero(two_voxels):
     )
 
 
-def test_output_containers_and_names(two_voxels):
+def test_set_output_and_feature_names(two_voxels):
     generator = CorrelationSignalGenerator(random_state=0).set_output(transform="pandas")
     two_voxels.index = ["a", "b"]
     frame = generator.fit_transform(two_voxels)
@@ -208,18 +210,18 @@ def test_bad_tables(two_voxels, case):
             generator.transform(table)
 
 
-def test_the_bad_row_is_named_wherever_it_is(tissue):
+def test_the_error_names_the_bad_row(tissue):
     table = pd.concat([tissue, tissue], ignore_index=True)
     table.loc[12_345, "f_1"] = -1
     with pytest.raises(ValueError, match="row 12345 of the tissue table has negative"):
         CorrelationSignalGenerator().fit(table)
 
 
-def test_columns_that_mean_nothing_are_refused(two_voxels):
+def test_unknown_columns_are_refused(two_voxels):
     for name in ("noise_levels", "T1_3", "T2star_1"):
         with pytest.raises(ValueError, match=f"mean nothing to it: {name}"):
             CorrelationSignalGenerator().fit(two_voxels.assign(**{name: 5.0}))
-    # a property that another protocol probes may stand there
+    # properties for other protocols are allowed
     CorrelationSignalGenerator().fit(two_voxels.assign(D_1=1.0, D_2=2.0))
 
 
@@ -273,7 +275,7 @@ def test_normalizer(norm):
         np.testing.assert_allclose(physics.signal_norm(got, norm), 1, rtol=1e-6)
 
 
-def test_normalizer_leaves_background_alone():
+def test_normalizer_leaves_background_unchanged():
     X = np.zeros((2, 4))
     X[1] = 3
     np.testing.assert_array_equal(SignalNormalizer().fit_transform(X), [[0] * 4, [0.5] * 4])

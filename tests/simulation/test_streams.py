@@ -1,3 +1,5 @@
+"""Signal streams, training on streams and partial_fit."""
+
 from __future__ import annotations
 
 import pickle
@@ -42,7 +44,7 @@ def weights(model):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_named_stream_is_that_of_the_data_set(name):
+def test_a_named_stream_has_the_parameters_of_the_data_set(name):
     X, y = SignalStream.named(name).draw(3, 4000)
     data = load_dataset(name, 4000)
     assert X.shape == (4000, 64)
@@ -65,7 +67,7 @@ def test_chunks_are_reproducible_and_different():
     assert np.ptp(np.bincount(y)[1:]) <= 1
 
 
-def test_a_stream_is_no_data_set_of_a_small_seed():
+def test_a_stream_differs_from_data_sets_with_small_seeds():
     X, _ = LOW.draw(0, 500)
     for seed in range(20):
         data, _ = make_correlation_signals(
@@ -74,7 +76,7 @@ def test_a_stream_is_no_data_set_of_a_small_seed():
         assert not np.array_equal(X, data)
 
 
-def test_streams_are_values():
+def test_streams_compare_by_value():
     stream = SignalStream(noise_level=[0.01, 0.02])
     assert stream == SignalStream(noise_level=(0.01, 0.02))
     assert pickle.loads(pickle.dumps(stream)) == stream
@@ -92,21 +94,21 @@ def test_streams_are_values():
         ({"random_state": -1}, "random_state"),
     ],
 )
-def test_bad_streams_say_so_at_once(parameters, message):
+def test_bad_streams_are_errors_at_construction(parameters, message):
     with pytest.raises(ValueError, match=message):
         SignalStream(**parameters)
     with pytest.raises(ValueError, match="known data sets"):
         SignalStream.named("midl")
 
 
-# -- its division, and the thread that draws ahead ---------------------------------
+# -- division of a stream, and drawing in advance ----------------------------------
 
 
 @pytest.mark.parametrize(
     ("n_signals", "n_epochs", "batch_size"),
     [(20_000_000, 40, 2000), (1000, 4, 250), (1001, 4, 250), (7, 7, 100), (10**6, 1, 100_000)],
 )
-def test_plans(n_signals, n_epochs, batch_size):
+def test_stream_plans_have_whole_batches(n_signals, n_epochs, batch_size):
     plan = StreamPlan.from_n_samples(n_signals, n_epochs, batch_size)
     assert plan.n_epochs == n_epochs
     assert plan.chunk_rows % batch_size == 0
@@ -125,7 +127,7 @@ def counting_draw(drawn, fail_at=None):
     return draw
 
 
-def test_chunks_come_in_order_and_are_drawn_ahead_by_another_thread():
+def test_chunks_are_in_order_and_drawn_in_advance_by_a_thread():
     drawn = []
     plan = StreamPlan(n_epochs=2, n_chunks=3, chunk_rows=4)
     with StreamedSignals(counting_draw(drawn), plan, CPU, in_thread=True) as stream:
@@ -134,14 +136,14 @@ def test_chunks_come_in_order_and_are_drawn_ahead_by_another_thread():
         second = [int(X[0, 0]) for X, _ in stream.epoch()]
     assert first == [0, 1, 2]
     assert second == [3, 4, 5]
-    assert [chunk for chunk, _ in drawn] == list(range(6))  # none beyond the end
+    assert [chunk for chunk, _ in drawn] == list(range(6))  # no draw beyond the end
     assert all(name.startswith("corrsk-stream") for _, name in drawn)
     with StreamedSignals(counting_draw([]), plan, CPU, in_thread=True) as stream:
         stream.start_at(1)
         assert [int(X[0, 0]) for X, _ in stream.epoch()] == [3, 4, 5]
 
 
-def test_what_goes_wrong_in_the_thread_comes_out_and_the_thread_ends():
+def test_an_error_in_the_thread_is_raised_and_ends_the_thread():
     plan = StreamPlan(n_epochs=1, n_chunks=4, chunk_rows=4)
     with (
         pytest.raises(RuntimeError, match="no more signals"),
@@ -151,7 +153,7 @@ def test_what_goes_wrong_in_the_thread_comes_out_and_the_thread_ends():
     assert not [t for t in threading.enumerate() if t.name.startswith("corrsk-stream")]
 
 
-def test_what_trains_can_draw_without_a_thread():
+def test_chunks_can_be_drawn_without_a_thread():
     drawn = []
     plan = StreamPlan(n_epochs=2, n_chunks=2, chunk_rows=4)
     with StreamedSignals(counting_draw(drawn), plan, CPU, in_thread=False) as stream:
@@ -165,14 +167,14 @@ def test_what_trains_can_draw_without_a_thread():
 
 
 class Halved(SignalStream):
-    """Draws in its own way."""
+    """Stream with its own `draw`."""
 
     def draw(self, chunk, n_samples, *, n_jobs=None):
         X, n_c = super().draw(chunk, n_samples, n_jobs=n_jobs)
         return X / 2, n_c
 
 
-def test_a_gpu_draws_what_it_knows_how_to_draw(monkeypatch):
+def test_a_gpu_draws_only_streams_it_supports(monkeypatch):
     plan = StreamPlan(n_epochs=1, n_chunks=1, chunk_rows=500)
     settings = {"noise_level": 0.01, "random_state": 3}
     X, n_c = SignalStream(**settings).draw(0, 500)
@@ -188,7 +190,7 @@ def test_a_gpu_draws_what_it_knows_how_to_draw(monkeypatch):
     np.testing.assert_array_equal(y, n_c - 1)
 
 
-def test_contrasts_of_numpy_alone_are_drawn_by_the_processor(monkeypatch):
+def test_contrasts_for_numpy_only_are_drawn_by_the_processor(monkeypatch):
     def refuse(*_):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
@@ -203,7 +205,7 @@ def test_contrasts_of_numpy_alone_are_drawn_by_the_processor(monkeypatch):
 # -- training on a stream ------------------------------------------------------------
 
 
-def test_a_stream_teaches_the_residual_mlp():
+def test_the_residual_mlp_learns_from_a_stream():
     data = load_dataset("midl2024-low-noise", 4000, random_state=1)
     model = mlp(max_epochs=5).fit_stream(LOW, 40_000, X_val=data.data, y_val=data.target)
     assert model.score(data.data, data.target) > 0.47  # measured 0.50; guessing 0.25
@@ -213,7 +215,7 @@ def test_a_stream_teaches_the_residual_mlp():
     np.testing.assert_allclose(model.class_prior_, 0.25)
 
 
-def test_the_cnn_takes_a_stream_and_its_grid():
+def test_the_cnn_learns_from_a_stream_with_its_grid():
     protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 80, 10))
     stream = SignalStream(protocol=protocol, noise_level=SNRRange(50, 100), noise_reference="max")
     model = CorrelationCNNClassifier(max_epochs=2, random_state=0, verbose=False)
@@ -222,7 +224,7 @@ def test_the_cnn_takes_a_stream_and_its_grid():
     assert model.n_features_in_ == 21
 
 
-def test_any_protocol_and_prior():
+def test_fit_stream_supports_any_protocol_and_prior():
     protocol = AcquisitionProtocol(te=[10, 20, 35, 80, 15], b=[0.1, 0.5, 1.0, 2.0, 0.0])
     prior = TissuePrior.named("midl2024", n_compartments=(1, 3))
     prior = TissuePrior(
@@ -234,14 +236,14 @@ def test_any_protocol_and_prior():
     assert model.predict_proba(SignalStream(prior, protocol).draw(0, 3)[0]).shape == (3, 2)
 
 
-def test_the_same_seeds_give_the_same_bits():
+def test_the_same_seeds_give_bit_identical_results():
     one, two = (mlp(dropout=0.1).fit_stream(LOW, 2000) for _ in range(2))
     assert torch.equal(weights(one), weights(two))
     other = mlp(dropout=0.1).fit_stream(SignalStream.named("midl2024-low-noise", 1), 2000)
     assert not torch.equal(weights(one), weights(other))
 
 
-def test_what_a_device_draws_teaches_as_well(monkeypatch):
+def test_training_on_signals_drawn_by_the_device_is_as_good(monkeypatch):
     monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     data = load_dataset("midl2024-low-noise", 4000, random_state=1)
     model = mlp(max_epochs=5).fit_stream(LOW, 40_000, X_val=data.data, y_val=data.target)
@@ -250,7 +252,9 @@ def test_what_a_device_draws_teaches_as_well(monkeypatch):
 
 @pytest.mark.parametrize("drawn_by", [SignalStream, DeviceStream])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_stream_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypatch, error, drawn_by):
+def test_an_interrupted_stream_training_resumes_bit_identically(
+    tmp_path, monkeypatch, error, drawn_by
+):
     if drawn_by is DeviceStream:
         monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     whole = mlp().fit_stream(LOW, 4000)
@@ -282,7 +286,7 @@ def test_a_stream_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypatc
     resumed = mlp(checkpoint=path).fit_stream(LOW, 4000)
     assert torch.equal(weights(whole), weights(resumed))
     assert drawn.count(2) == 1
-    assert drawn.count(1) == 0  # the epochs that were done were not drawn again
+    assert drawn.count(1) == 0  # finished epochs were not drawn again
 
 
 @pytest.mark.parametrize(
@@ -291,12 +295,12 @@ def test_a_stream_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypatc
         (("midl2024", 1000), {}, {}, TypeError, "SignalStream.named"),
         ((LOW, 3), {}, {}, ValueError, "at least 4"),
         ((LOW, 1e6), {}, {}, TypeError, "integer"),
-        ((LOW, 1000), {}, {"validation_fraction": 0.1}, ValueError, "nothing to hold out"),
+        ((LOW, 1000), {}, {"validation_fraction": 0.1}, ValueError, "is not for fit_stream"),
         ((LOW, 1000), {"X_val": np.ones((3, 64))}, {}, ValueError, "both X_val and y_val"),
         ((LOW, 1000), {}, {"optimizer": "lion"}, ValueError, "optimizer"),
     ],
 )
-def test_a_stream_fit_refuses_bad_arguments(arguments, options, parameters, error, message):
+def test_fit_stream_refuses_bad_arguments(arguments, options, parameters, error, message):
     with pytest.raises(error, match=message):
         mlp(**parameters).fit_stream(*arguments, **options)
 
@@ -304,7 +308,7 @@ def test_a_stream_fit_refuses_bad_arguments(arguments, options, parameters, erro
 # -- partial_fit ---------------------------------------------------------------------
 
 
-def test_partial_fit_learns_on():
+def test_partial_fit_improves_the_accuracy():
     data = load_dataset("midl2024-low-noise", 4000, random_state=1)
     model = mlp(learning_rate=3e-3)
     losses = []
@@ -324,14 +328,14 @@ def test_partial_fit_is_reproducible_and_survives_pickle():
         for chunk in range(3):
             model.partial_fit(*LOW.draw(chunk, 1000))
             if interrupted:
-                model = pickle.loads(pickle.dumps(model))  # with the optimiser's state
+                model = pickle.loads(pickle.dumps(model))  # including the optimiser's state
         return weights(model)
 
     assert torch.equal(train(False), train(False))
     assert torch.equal(train(False), train(True))
 
 
-def test_partial_fit_after_fit_goes_on_from_its_weights():
+def test_partial_fit_after_fit_continues_from_its_weights():
     X, y = LOW.draw(0, 4000)
     model = mlp().fit(X, y)
     before, loss = weights(model), model.history_[-1]["train_loss"]
@@ -340,7 +344,7 @@ def test_partial_fit_after_fit_goes_on_from_its_weights():
     assert not torch.equal(before, weights(model))
     assert model.history_[-1]["train_loss"] == pytest.approx(loss, rel=0.05)
     fresh = mlp().fit(X, y)
-    model.set_params(learning_rate=5e-3).fit(X, y)  # fit starts again
+    model.set_params(learning_rate=5e-3).fit(X, y)  # fit starts from new weights
     assert torch.equal(weights(fresh), weights(model))
 
 
@@ -361,7 +365,7 @@ def test_partial_fit_with_classes():
         model.partial_fit(X[:, :10], y)
 
 
-def test_partial_fit_listens_to_what_changed_between_calls():
+def test_partial_fit_applies_parameters_changed_between_calls():
     X, y = LOW.draw(0, 1000)
     for optimizer in ("adamw", "muon"):
         model = mlp(optimizer=optimizer).partial_fit(X, y)

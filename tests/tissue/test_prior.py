@@ -1,3 +1,5 @@
+"""Tissue priors and property ranges."""
+
 from __future__ import annotations
 
 import copy
@@ -77,7 +79,7 @@ def test_t2_below_t1():
     assert (t2[np.isfinite(t2)] < t1[np.isfinite(t1)]).all()
 
 
-def test_a_prior_without_its_grid_has_the_same_cells():
+def test_a_prior_without_grid_covers_the_cells_of_the_grid():
     prior = TissuePrior.named("midl2024", min_fraction=0.1).continuous()
     assert prior.min_fraction == 0.1
     assert prior.ranges["T1"] == PropertyRange(25.0, 5025.0)
@@ -86,8 +88,8 @@ def test_a_prior_without_its_grid_has_the_same_cells():
     t1 = columns(tissue, "T1")
     t1 = t1[np.isfinite(t1)]
     cells = np.bincount(np.rint(t1 / 50).astype(int), minlength=101)[1:]
-    assert stats.chisquare(cells).pvalue > 1e-4  # as frequent as the grid's values are
-    assert (t1 % 50 > 1).mean() > 0.9  # but not on them
+    assert stats.chisquare(cells).pvalue > 1e-4  # as frequent as the values of the grid
+    assert (t1 % 50 > 1).mean() > 0.9  # but not on the grid
     assert TissuePrior.named("t1t2-detr").continuous() == TissuePrior.named("t1t2-detr")
     assert PropertyRange(6.0, 106.0, step=10.0).continuous() == PropertyRange(1.0, 111.0)
     # a grid that starts within half a step of 0 stays positive
@@ -114,7 +116,7 @@ def test_without_replacement():
     assert not ties(continuous)
 
 
-def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads():
+def test_the_same_seed_is_bit_identical_for_any_number_of_threads():
     prior = TissuePrior.named("midl2024")
     one, n_one = prior.sample(50_000, 3, n_jobs=1)
     two, n_two = prior.sample(50_000, 3, n_jobs=3)
@@ -124,7 +126,7 @@ def test_the_same_seed_gives_the_same_bits_for_any_number_of_threads():
     assert not one.equals(other)
 
 
-def test_random_states_of_every_kind():
+def test_random_states_of_every_type():
     prior = TissuePrior.named("midl2024")
     for make in (np.random.RandomState, np.random.default_rng):
         assert prior.sample(10, make(0))[0].equals(prior.sample(10, make(0))[0])
@@ -136,7 +138,7 @@ def test_random_states_of_every_kind():
             prior.sample(10, bad)
 
 
-def test_it_is_a_value():
+def test_priors_compare_by_value():
     prior = TissuePrior.named("midl2024", min_fraction=0.1)
     for twin in (copy.deepcopy(prior), pickle.loads(pickle.dumps(prior))):
         assert twin == prior
@@ -205,7 +207,7 @@ def test_unknown_name_and_no_samples():
             TissuePrior().sample(bad)
 
 
-def test_a_constraint_that_leaves_next_to_nothing_ends():
+def test_an_almost_impossible_constraint_is_an_error():
     prior = TissuePrior(
         ranges={"T1": PropertyRange(5, 5000), "T2": PropertyRange(4999.999, 5000)},
         n_compartments=(4,), t2_below_t1=True,

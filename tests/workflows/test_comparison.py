@@ -1,4 +1,4 @@
-"""The comparison of models: whole, stopped, resumed, with members that fail or die."""
+"""Comparison of models: complete, interrupted, resumed, with failing models and killed workers."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A small comparison, run once."""
+    """Folder of a small comparison, which runs once."""
     out = tmp_path_factory.mktemp("comparison") / "out"
     return out, compare(SETTINGS, out, n_jobs=1, console=QUIET)
 
 
-def test_files(finished):
+def test_comparison_writes_all_files(finished):
     out, _ = finished
     assert {path.name for path in out.iterdir()} == {
         "run.json", "commands.json", "cells",
@@ -57,14 +57,14 @@ def test_files(finished):
     }  # fmt: skip
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 2
-    # self-contained: nothing is fetched from anywhere
+    # self-contained, without external resources
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     report = (out / "report.md").read_text(encoding="utf-8")
     assert "corrsk compare --dataset midl2024-low-noise --models logistic,lda,nnls" in report
     assert json.loads((out / "summary.json").read_text())["run"]["environment"]["threads"] == "1"
 
 
-def test_one_row_per_cell_and_one_per_model_and_size(finished):
+def test_one_row_per_run_and_one_per_model_and_size(finished):
     _, comparison = finished
     keys = list(comparison.results[["model", "n_train", "seed"]].itertuples(index=False, name=None))
     learners = [(m, n, s) for n in (200, 1000) for s in (0, 1) for m in ("logistic", "lda")]
@@ -82,7 +82,7 @@ def test_one_row_per_cell_and_one_per_model_and_size(finished):
     assert comparison.noise.groupby(["model", "n_train"]).size().eq(5).all()
 
 
-def test_a_cell_is_what_one_would_do_by_hand(finished):
+def test_a_run_equals_the_same_fit_without_the_comparison(finished):
     out, _ = finished
     data = load_dataset("midl2024-low-noise", 2000, random_state=1)
     model = MODELS["lda"].make(BuildOptions(data.protocol, 1))
@@ -95,14 +95,14 @@ def test_a_cell_is_what_one_would_do_by_hand(finished):
     assert kept.content["n_test"] == 150
 
 
-def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
+def test_a_second_call_repeats_only_missing_runs(finished, tmp_path):
     out, first = finished
     cells = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
     lost = out / "cells" / "lda_n1000_seed1.json"
     lost.unlink()
     with pytest.raises(FileExistsError, match="--resume"):
         compare(SETTINGS, out, n_jobs=1, console=QUIET)
-    # more models and sizes may come along
+    # more models and sizes may be added
     more = replace(SETTINGS, models=("logistic", "lda", "knn", "nnls"))
     again = compare(more, out, n_jobs=1, console=QUIET, resume=True)
     now = {path: path.stat().st_mtime_ns for path in cells}
@@ -112,7 +112,7 @@ def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
         new = again.summary.set_index(["model", "n_train"])[metric]
         np.testing.assert_array_equal(new.loc[old.index], old)
     assert ("knn", 1000) in again.summary.set_index(["model", "n_train"]).index
-    # a call for less reports on all that is there, with the commands that made it
+    # a call with fewer models reports all results, with their commands
     less = compare(
         replace(SETTINGS, models=("lda",), train_sizes=(200,)), out, console=QUIET, resume=True
     )
@@ -121,7 +121,7 @@ def test_a_second_run_repeats_nothing_but_what_is_missing(finished, tmp_path):
     assert report.count("    corrsk compare --dataset midl2024-low-noise") == 3
 
 
-def test_a_cell_of_other_parameters_is_run_again(finished, monkeypatch):
+def test_a_run_with_other_parameters_is_repeated(finished, monkeypatch):
     out, _ = finished
     path = out / "cells" / "lda_n200_seed0.json"
     content = json.loads(path.read_text())
@@ -142,18 +142,18 @@ def test_a_cell_of_other_parameters_is_run_again(finished, monkeypatch):
         ({"protocol": AcquisitionProtocol.from_grid(ti=[50, 900], te=[9, 80])}, "protocol was"),
     ],
 )
-def test_a_folder_of_another_configuration(finished, change, named):
+def test_a_folder_of_another_configuration_is_refused(finished, change, named):
     with pytest.raises(FileExistsError, match=named):
         compare(replace(SETTINGS, **change), finished[0], resume=True, console=QUIET)
 
 
-def test_bad_requests_come_before_any_work(tmp_path):
+def test_bad_requests_are_errors_before_any_run(tmp_path):
     bad = {
         "unknown model 'svm'; known models: cnn, residual-mlp": {"models": ("svm",)},
         "training size of 1,500 is larger .* 1,400 are for training": {"train_sizes": (1500,)},
         "at least 50": {"train_sizes": (10,)},
-        "no training size": {"train_sizes": ()},
-        "no model": {"models": ()},
+        "train_sizes must not be empty": {"train_sizes": ()},
+        "models must not be empty": {"models": ()},
         "known data sets": {"dataset": "midl"},
     }
     for message, change in bad.items():
@@ -165,7 +165,7 @@ def test_bad_requests_come_before_any_work(tmp_path):
     assert "--train-sizes must be integers" in result.output
 
 
-def test_what_cannot_take_part_is_a_row_with_the_reason(tmp_path, monkeypatch):
+def test_a_model_that_cannot_run_is_a_row_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "lda", replace(MODELS["lda"], max_train=500))
     rng = np.random.default_rng(0)
     protocol = AcquisitionProtocol(ti=rng.uniform(50, 3000, 20), te=rng.uniform(5, 200, 20))
@@ -175,9 +175,9 @@ def test_what_cannot_take_part_is_a_row_with_the_reason(tmp_path, monkeypatch):
     )  # fmt: skip
     comparison = compare(settings, tmp_path / "out", n_jobs=1, console=QUIET)
     notes = comparison.summary.set_index(["model", "n_train"])["note"]
-    assert "skipped: the protocol's 20 measurements are no full grid" in notes["cnn", 500]
+    assert "skipped: the 20 measurements of the protocol are no full grid" in notes["cnn", 500]
     assert (
-        "skipped: takes long beyond 500 training signals; --no-limits trains it"
+        "skipped: the training takes long beyond 500 signals; pass --no-limits to include it"
         in notes["lda", 600]
     )
     assert notes["lda", 500] == notes["qda", 600] == ""
@@ -214,7 +214,7 @@ def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
         ours.send(Run(name, 200, 0))
     monkeypatch.setattr(worker_module, "_die_with_the_parent", lambda: None)
     with interrupts_as_before():
-        # what the worker's process runs; it ends where no more cells come
+        # the code of the worker process, which ends when there are no more runs
         monkeypatch.setattr(theirs.__class__, "recv", _until_empty(theirs.__class__.recv))
         _serve(theirs, context_for(tmp_path))
     monkeypatch.undo()
@@ -227,7 +227,7 @@ def test_a_model_that_fails_is_a_row_with_its_error(tmp_path, monkeypatch):
     assert done.content["environment"]["threads"] == 1
     monkeypatch.setitem(MODELS, "broken", broken)
     rows = readable(best_rows(summary_frame([failed, done]))).set_index("model")
-    # one line, which no table of Markdown takes for two cells
+    # one line, without characters that split a Markdown table cell
     shown = rows.loc["broken", "count accuracy"]
     assert shown == "failed: FloatingPointError: too hot / for"
     monkeypatch.undo()
@@ -243,7 +243,7 @@ def _until_empty(receive):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_worker_that_dies_costs_its_cell_alone(tmp_path):
+def test_a_killed_worker_affects_only_its_run(tmp_path):
     with Worker(context_for(tmp_path)) as worker:
 
         def kill():
@@ -253,9 +253,9 @@ def test_a_worker_that_dies_costs_its_cell_alone(tmp_path):
         assert worker.run(Run("lda", 600, 0), tick=lambda: None).status == "done"
         died = worker.run(Run("cnn", 700, 0), tick=kill)
         assert died.status == "failed"
-        assert "SIGKILL (often want of memory)" in died.reason
+        assert "SIGKILL (often due to lack of memory)" in died.reason
         assert worker.run(Run("lda", 700, 0), tick=lambda: None).status == "done"
-        # one that died while it had nothing to do costs nothing
+        # an idle worker that is killed has no effect
         worker._process.kill()
         worker._process.join()
         assert worker.run(Run("lda", 500, 0), tick=lambda: None).status == "done"
@@ -263,7 +263,7 @@ def test_a_worker_that_dies_costs_its_cell_alone(tmp_path):
     assert not last.is_alive()
 
 
-def test_a_failed_or_damaged_cell_is_tried_again(finished, tmp_path):
+def test_a_failed_or_damaged_run_is_repeated(finished, tmp_path):
     cell = Run("lda", 200, 0)
     assert read_run(tmp_path, cell) is None
     table, answers = (tmp_path / f"{cell.stem}{suffix}" for suffix in (".json", ".npz"))
@@ -289,7 +289,7 @@ compare(settings, {out!r}, n_jobs=1)
 """
 
 
-def test_a_script_without_a_main_guard_is_told(tmp_path):
+def test_a_script_without_a_main_guard_gives_a_clear_error(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(STAND_ALONE.format(out=str(tmp_path / "out")))
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
@@ -299,7 +299,7 @@ def test_a_script_without_a_main_guard_is_told(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, number, code):
+def test_no_worker_survives_a_killed_parent(tmp_path, number, code):
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "corrsk.cli", "compare", "--models", "cnn",
@@ -337,7 +337,7 @@ class _AnswersEverySecond:
         return {}
 
 
-def test_a_checkpoint_of_other_parameters_is_not_taken(tmp_path):
+def test_a_checkpoint_with_other_parameters_is_not_used(tmp_path):
     context = context_for(tmp_path)
     data = load_dataset("midl2024", 1000, random_state=0)
     name = context.options(Run("cnn", 500, 0), data).checkpoint.name
@@ -348,14 +348,14 @@ def test_a_checkpoint_of_other_parameters_is_not_taken(tmp_path):
         assert context.options(Run("cnn", 500, 0), data).checkpoint.name != name
 
 
-def test_voxels_without_answer_are_counted(monkeypatch):
+def test_voxels_without_result_are_counted(monkeypatch):
     half = ComparedModel("half", "", "model-based", lambda task: _AnswersEverySecond())
     monkeypatch.setitem(MODELS, "half", half)
     data = load_dataset("midl2024", 1000, random_state=0)
     result = train_and_judge(Run("half", 0, 0), data, BuildOptions(data.protocol, 0), 100)
     y = data.target[data.test_indices]
     assert result.content["n_failed"] == 50
-    # a guess: every class is equally probable, which says class 1, and "more than one"
+    # a guess: equal probabilities give class 1, and "more than one"
     guess = np.where(np.arange(100) % 2, 2, 1)
     np.testing.assert_array_equal(result.right, guess == y)
     np.testing.assert_array_equal(result.right_binary, y > 1)
@@ -385,8 +385,8 @@ def test_mcnemar_against_the_cnn(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
-def test_ctrl_c_and_resume(tmp_path):
-    """A real interrupt in a real process leaves a report; a resume does the rest only."""
+def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
+    """A real interrupt of a real process leaves a report; resuming runs only the rest."""
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "corrsk.cli", "compare", "--models", "lda,logistic,cnn",
@@ -395,23 +395,23 @@ def test_ctrl_c_and_resume(tmp_path):
     ]  # fmt: skip
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        # a test run in the background of a script would hand down that SIGINT is ignored
+        # a test run in the background of a script inherits an ignored SIGINT
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    first = out / "cells" / "lda_n500_seed0.json"  # what follows is the longest cell
+    first = out / "cells" / "lda_n500_seed0.json"  # the next run is the longest
     until(first.exists)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "--resume resumes" in errors
     assert "Traceback" not in errors
-    assert "Stopped before its end" in (out / "report.md").read_text(encoding="utf-8")
+    assert "Stopped early" in (out / "report.md").read_text(encoding="utf-8")
     written = first.stat().st_mtime_ns
     shorter = [part if part != "lda,logistic,cnn" else "lda,logistic" for part in command]
     result = subprocess.run([*shorter, "--resume"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert first.stat().st_mtime_ns == written
-    assert "Stopped before" not in (out / "report.md").read_text(encoding="utf-8")
+    assert "Stopped early" not in (out / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_models_are_listed():
@@ -420,7 +420,7 @@ def test_the_models_are_listed():
     assert all(name in result.output for name in MODELS)
 
 
-def test_every_model_is_built_for_any_grid():
+def test_every_model_supports_any_grid():
     protocol = AcquisitionProtocol.from_grid(te=[10, 20, 40, 80, 120], b=[0, 0.5, 1, 2])
     for model in MODELS.values():
         if model.obstacle(protocol) is None:
@@ -428,7 +428,7 @@ def test_every_model_is_built_for_any_grid():
             assert isinstance(built, type(make_pipeline(None)))
 
 
-def test_the_figures_show_the_best_that_is_possible(finished, monkeypatch):
+def test_the_figures_show_the_ceiling(finished, monkeypatch):
     _, comparison = finished
     ceiling = pd.DataFrame({
         "noise_level": [np.nan, 0.001, 0.005], "n_signals": [20, 10, 10],
@@ -452,7 +452,7 @@ def test_the_figures_show_the_best_that_is_possible(finished, monkeypatch):
     np.testing.assert_allclose(line.get_ydata(), 65)
 
 
-def test_known_ceilings_are_those_of_the_benchmark():
+def test_known_ceilings_equal_those_of_the_benchmark():
     folder = ROOT / "benchmarks" / "results" / "ceiling"
     for name in DATASETS:
         table = known_ceiling(name)

@@ -1,1 +1,1 @@
-"""Training steps of the paper's CNN on a processor, by compiled kernels."""
+"""Training of the paper's CNN on the processor with compiled kernels."""

@@ -1,20 +1,20 @@
-"""The paper's CNN, forward and backward in one pass over the cache, compiled by numba.
+"""Compiled kernels of the paper's CNN: forward and backward pass in numba.
 
-Activations of `LANES` signals lie lane by lane: element (c, i, j) of signal v at
-``[((c * rows + i) * columns + j) * LANES + v]``. Each innermost loop then runs over lanes
-without gaps, and the compiler makes vector instructions of it. A general convolution has no
-such layout, and for six channels more overhead than arithmetic.
+Activations of `LANES` signals are stored lane by lane: element (c, i, j) of signal v is at
+``[((c * rows + i) * columns + j) * LANES + v]``. Each innermost loop then runs over contiguous
+lanes, which the compiler vectorises. A general convolution does not have this layout, and its
+overhead for six channels exceeds the arithmetic.
 
 The second convolution, which is most of the work, is Winograd's F(2 x 2, 3 x 3) (Lavin and Gray,
 "Fast algorithms for convolutional neural networks", arXiv:1509.09308, 2016), forward and
-backward: each 2 x 2 of its outputs is ``A^T [(G w G^T) * (B^T x B)] A`` with a 4 x 4 tile x of
-the input, which takes 16 multiplications where the sums of products take 36. The tiles are what
-is pooled: of four outputs only the largest, and which one it was, ever leave the registers.
+backward: each 2 x 2 block of outputs is ``A^T [(G w G^T) * (B^T x B)] A`` with a 4 x 4 tile x of
+the input. A block needs 16 multiplications; direct sums of products need 36. The pooling reduces
+each 2 x 2 block to one value: only the largest output and its position leave the registers.
 
-The compiler vectorises innermost loops alone, and only where it sees that no index is
-negative and that what is read is not written: hence sums written out, weights taken into
-scalars before a loop, and slices in place of offsets. All stands in one file, since numba's
-cache of compiled functions looks at no other when the code has changed.
+The compiler vectorises only innermost loops, and only if it can prove that indices are not
+negative and that a loop does not write to the memory that it reads. Sums are therefore written
+out, weights are copied to scalars before a loop, and slices replace offsets. All kernels are in
+one file, because numba's cache of compiled functions detects changes in this file only.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-LANES = 64  # of the convolutions
-BLOCK = 2 * LANES  # of the linear layers, whose rows of lanes are longer, their sums fewer
+LANES = 64  # lanes of the convolutions
+BLOCK = 2 * LANES  # lanes of the linear layers: longer rows, fewer sums
 N_BEFORE_OUTPUT = 4076  # parameters before the output layer, which has 33 for each class
 MAX_CLASSES = 16
 
 _L, _B = LANES, BLOCK
-_ROW8, _ROW6 = 8 * _L, 6 * _L  # of the input, and after one convolution
+_ROW8, _ROW6 = 8 * _L, 6 * _L  # a row of the input, and after one convolution
 _TILES = 4 * _L  # lanes of the four tiles
-_ROW = _TILES + 16  # and 64 bytes, lest rows fall on the same lines of the cache
+_ROW = _TILES + 16  # 64 bytes more, so that rows use different lines of the cache
 _SIX, _CHANNELS = 6 * _ROW, 16 * _TILES
 _SIZES = {
     "x": 64 * _B,
     "a1": 216 * _B,
-    "tiles": 2 * 16 * _SIX,  # of a1, transformed
+    "tiles": 2 * 16 * _SIX,  # transformed tiles of a1
     "products": 64 * _L,
     "pooled": 64 * _B,
-    "which": 64 * _B,  # of four was the largest
+    "which": 64 * _B,  # position (0..3) of the largest of four outputs
     "f1": 32 * _B,
     "f2": 32 * _B,
     "z": MAX_CLASSES * _B,
-    "labels": 4 * _B,  # weights, norms and what the softmax picks
+    "labels": 4 * _B,  # labels, weights, norms and picked logits
     "d_f2": 32 * _B,
     "d_f1": 32 * _B,
     "d_pooled": 64 * _B,
@@ -67,9 +67,9 @@ _OPTIONS: Any = {
     "fastmath": {"contract", "reassoc", "nsz", "arcp"},
 }  # fmt: skip
 _entry_point: Any = njit(**_OPTIONS)
-# All functions are inlined into the entry points. A call would be linked to whichever copy of the
-# function the process has: its own compilation's, or the one that the cached caller brings along.
-# The two are optimised in different surroundings and round differently.
+# All functions are inlined into the entry points. A call would be linked to either of two copies of
+# a function: one compiled in this process, or one from the cache of the calling function. The two
+# copies are optimised in different contexts and round differently.
 _compiled: Any = njit(forceinline=True, **_OPTIONS)
 _inlined: Any = njit(inline="always")
 _0, _1 = np.float32(0), np.float32(1)
@@ -82,7 +82,7 @@ def _part(scratch, k):
 
 @_inlined
 def _layers(w, n_classes):
-    """Weights and biases of the five layers."""
+    """Return weights and biases of the five layers."""
     last = N_BEFORE_OUTPUT + 32 * n_classes
     return (
         w[:54], w[54:60], w[60:924], w[924:940], w[940:2988], w[2988:3020], w[3020:4044],
@@ -92,7 +92,7 @@ def _layers(w, n_classes):
 
 @_compiled
 def _load(X, rows, mean, inverse_scale, x):
-    """Some rows of X, scaled, into lanes; lanes without a signal keep what they have."""
+    """Copy scaled rows of X to lanes; lanes without a signal keep their values."""
     for v in range(len(rows)):
         signal = X[rows[v]]
         for j in range(64):
@@ -117,15 +117,15 @@ def _conv1(x, w, b, a1):
                 out[v] = max(total, _0)
 
 
-# Of Winograd's matrices the last row of G and of A has the other sign, which leaves the result
-# and makes the last row of A that of a plain copy:
+# In Winograd's matrices, the signs of the last rows of G and A are reversed here, which does not
+# change the result and makes the last row of A a copy:
 # B^T = 1 0 -1 0 | 0 1 1 0 | 0 -1 1 0 | 0 1 0 -1,  A^T = 1 1 1 0 | 0 1 -1 1,
 # G = 1 0 0 | 1/2 1/2 1/2 | 1/2 -1/2 1/2 | 0 0 -1
 
 
 @_compiled
 def _transformed_weights(w, u):
-    """G w G^T of each pair of channels: (a, b) of (c, k) at [(4 a + b) * 96 + c * 6 + k]."""
+    """G w G^T of each pair of channels: (a, b) of (c, k) is at [(4 a + b) * 96 + c * 6 + k]."""
     half = np.float32(0.5)
     g = np.empty((4, 3), np.float32)
     for pair in range(96):
@@ -141,7 +141,7 @@ def _transformed_weights(w, u):
 
 @_compiled
 def _weights_back(gu, gw):
-    """G^T gu G, added to the gradient of the weights."""
+    """Add G^T gu G to the gradient of the weights."""
     half = np.float32(0.5)
     g = np.empty((3, 4), np.float32)
     for pair in range(96):
@@ -160,7 +160,7 @@ def _weights_back(gu, gw):
 
 @_compiled
 def _transformed_tiles(a1, tiles):
-    """B^T x B of the 4 x 4 tiles: [(4 a + b) * 6 + channel] are rows of lanes of four tiles."""
+    """Compute B^T x B of the 4 x 4 tiles; row (4 a + b) * 6 + channel has lanes of four tiles."""
     for k in range(6):
         for tile in range(4):
             row, column = tile // 2 * 2, tile % 2 * 2
@@ -190,7 +190,7 @@ def _transformed_tiles(a1, tiles):
 
 @_compiled
 def _products(tiles, u, m):
-    """Sums over the six channels, for one tile and four outputs: m[(4 a + b) * 4 + output]."""
+    """Sum over the six channels, for one tile and four outputs: m[(4 a + b) * 4 + output]."""
     for p in range(16):
         q, t, out = u[p * 96 :][:24], tiles[p * _SIX :][: 5 * _ROW + _L], m[p * 4 * _L :][: 4 * _L]
         p0, p1, p2, p3, p4, p5 = q[0], q[1], q[2], q[3], q[4], q[5]
@@ -208,7 +208,7 @@ def _products(tiles, u, m):
 
 @_compiled
 def _pool(m, bias, pooled, which):
-    """A^T m A, the largest of its 2 x 2 (of equals the first, as in torch) after the ReLU."""
+    """Compute A^T m A and pool its 2 x 2 (first of equal values, as in torch), with the ReLU."""
     s = 4 * _L
     for v in range(_L):
         total, difference = m[v + 4 * s] + m[v + 8 * s], m[v + 4 * s] - m[v + 8 * s]
@@ -229,7 +229,7 @@ def _pool(m, bias, pooled, which):
 
 @_compiled
 def _conv2(a1, u, b, tiles, m, pooled, which):
-    """Second convolution and pooling; `pooled` and `which` are rows of a block, here one half."""
+    """Second convolution and pooling; `pooled` and `which` are the rows of half a block."""
     _transformed_tiles(a1, tiles)
     for tile in range(4):
         for c in range(0, 16, 4):
@@ -283,7 +283,7 @@ def _drop(h, states, threshold, scale):
 
 @_compiled
 def _seed(states, seed, block):
-    """A state for each lane of a block: splitmix64 (Steele et al., 2014) of their numbers."""
+    """Set the state of each lane of a block by splitmix64 (Steele et al., 2014) of its number."""
     for v in range(_B):
         z = seed + np.uint64(block * _B + v + 1) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -293,7 +293,7 @@ def _seed(states, seed, block):
 
 @_inlined
 def _exp(x):
-    """Exponential for x <= 1, which vectorises: 2^n by its bits, a series for the rest."""
+    """Vectorised exponential for x <= 1: 2^n by its bits, a series for the remainder."""
     x = max(x, np.float32(-87))
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
     r = x - n * np.float32(0.69314718)
@@ -306,7 +306,7 @@ def _exp(x):
 
 @_compiled
 def _softmax(z, norm, picked, n_classes, labels):
-    """Softmax in place; its norm, and the logit of the label less the largest."""
+    """Softmax in place; sets `norm`, and `picked`: logit of the label minus the largest logit."""
     top = z[:_B].copy()
     for k in range(1, n_classes):
         a = z[k * _B : (k + 1) * _B]
@@ -330,7 +330,7 @@ def _softmax(z, norm, picked, n_classes, labels):
 
 @_compiled
 def _losses(z, y, signal_weights, lanes, n_classes, class_weights, softmax_first, inverse_n):
-    """Sum of the cross-entropies; the logits become their gradients times `inverse_n`."""
+    """Return the sum of the cross-entropies; replace logits by gradients times `inverse_n`."""
     labels, weights = lanes[:_B], lanes[_B : 2 * _B]
     norm, picked = lanes[2 * _B : 3 * _B], lanes[3 * _B :]
     for v in range(_B):
@@ -427,14 +427,14 @@ def _linear_back_weights(h, dz, gw, gb):
 
 @_compiled
 def _through(d, h, scale):
-    """The gradient behind ReLU and dropout: what was 0 passes nothing on."""
+    """Gradient through ReLU and dropout: 0 where the activation is 0."""
     for v in range(d.size):
         d[v] = d[v] * scale if h[v] > _0 else _0
 
 
 @_compiled
 def _pool_back(d, which, upper, lower, left, right):
-    """A d of tiles for one row (upper, lower) of A; d is 0 but for one of its 2 x 2."""
+    """Compute A d of tiles for one row (upper, lower) of A; d has one nonzero value per 2 x 2."""
     for cell in range(32):
         g, place = d[cell * _B :][:_L], which[cell * _B :][:_L]
         out0, out1 = left[cell * _L :][:_L], right[cell * _L :][:_L]
@@ -452,7 +452,7 @@ def _mixed(left, right, sign, out):
 
 @_compiled
 def _products_back_weights(d, tiles, gu):
-    """The gradient of the transformed weights of four channels, at one element of the tiles."""
+    """Add the gradient of the transformed weights of four channels, for one tile element."""
     a0 = a1 = a2 = a3 = a4 = a5 = b0 = b1 = b2 = b3 = b4 = b5 = _0
     c0 = c1 = c2 = c3 = c4 = c5 = d0 = d1 = d2 = d3 = d4 = d5 = _0
     t, e = tiles[: 5 * _ROW + _TILES], d[: 4 * _TILES]
@@ -494,7 +494,7 @@ def _products_back_weights(d, tiles, gu):
 
 @_compiled
 def _products_back_tiles(d, u, d_tiles):
-    """The gradient of the transformed tiles from eight channels, for three inputs: added."""
+    """Add the gradient of the transformed tiles from eight channels, for three inputs."""
     e, q, out = d[: 8 * _TILES], u[:45], d_tiles[: 2 * _ROW + _TILES]
     p0, p1, p2, p3, p4, p5, p6, p7 = q[0], q[6], q[12], q[18], q[24], q[30], q[36], q[42]
     r0, r1, r2, r3, r4, r5, r6, r7 = q[1], q[7], q[13], q[19], q[25], q[31], q[37], q[43]
@@ -516,7 +516,7 @@ def _products_back_tiles(d, u, d_tiles):
 
 @_compiled
 def _tiles_back(d_tiles, d_a1):
-    """B d_tiles B^T, added where the tiles overlap."""
+    """Compute B d_tiles B^T, with sums where the tiles overlap."""
     for v in range(d_a1.size):
         d_a1[v] = _0
     for k in range(6):
@@ -554,7 +554,7 @@ def _tiles_back(d_tiles, d_a1):
 
 @_compiled
 def _conv2_back(d, which, tiles, u, mixed, d_tiles, gu, gb, d_a1):
-    """Gradients of pooling and the second convolution; `d` and `which` are half of a block."""
+    """Gradients of pooling and second convolution; `d` and `which` are the rows of half a block."""
     for c in range(16):
         total = _0
         for tile in range(4):
@@ -568,7 +568,7 @@ def _conv2_back(d, which, tiles, u, mixed, d_tiles, gu, gb, d_a1):
     for a in range(4):
         upper, lower = (_1 if a < 3 else _0), (_0 if a == 0 else -_1 if a == 2 else _1)
         for c in range(0, 16, 8):
-            # what eight channels need of one row of the tiles stays in the nearest cache
+            # the data of eight channels for one row of the tiles fit in the level 1 cache
             _pool_back(d[c * 4 * _B :], which[c * 4 * _B :], upper, lower, left, right)
             for b in range(4):
                 p = 4 * a + b
@@ -617,7 +617,7 @@ def _conv1_back(x, a1, d_a1, gw, gb):
 def _forward(
     X, rows, mean, inverse_scale, weights, u, n_classes, dropout, seed, block, scratch
 ):  # fmt: skip
-    """Logits of up to a block of rows of X; what the way back needs stays in `scratch`."""
+    """Logits of up to one block of rows of X; `scratch` keeps the data for the backward pass."""
     x, a1, tiles = _part(scratch, _X), _part(scratch, _A1), _part(scratch, _TILED)
     m, pooled, which = _part(scratch, _PRODUCTS), _part(scratch, _POOLED), _part(scratch, _WHICH)
     f1, f2, z = _part(scratch, _F1), _part(scratch, _F2), _part(scratch, _Z)
@@ -651,7 +651,7 @@ def _forward(
 
 @_compiled
 def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu):
-    """Gradients of a block, whose logits have become theirs, added."""
+    """Add the gradients of a block, in which gradients have replaced the logits."""
     x, a1, tiles = _part(scratch, _X), _part(scratch, _A1), _part(scratch, _TILED)
     pooled, which, z = _part(scratch, _POOLED), _part(scratch, _WHICH), _part(scratch, _Z)
     f1, f2 = _part(scratch, _F1), _part(scratch, _F2)
@@ -685,36 +685,41 @@ def add_gradients(
     X, rows, y, signal_weights, mean, inverse_scale, weights, class_weights, softmax_first, dropout,
     seed, first_slice, slice_stride, slice_blocks, scratch, gradients, losses,
 ):  # fmt: skip
-    """Losses of some slices of a batch, and their gradients with respect to all weights.
+    """Losses and gradients of some slices of a batch.
 
-    Every `slice_stride`-th slice of `slice_blocks` blocks is worked off, from `first_slice`
-    on. The slices, not the threads, decide what is summed with what.
+    The function processes every `slice_stride`-th slice of `slice_blocks` blocks, from
+    `first_slice` on. The order of sums depends on the slices and not on the threads.
 
     Parameters
     ----------
     X : float32 array of shape (n_signals, 64)
-    rows : int64 array of shape (n,)
-        Which of them the batch is.
-    y : int64 array of shape (n,)
+        All signals.
+    rows : int64 array of shape (n_samples,)
+        Positions of the signals of the batch.
+    y : int64 array of shape (n_samples,)
         Class indices of the batch.
-    signal_weights : float32 array of shape (n,)
+    signal_weights : float32 array of shape (n_samples,)
         Weight of each signal in the loss.
     mean, inverse_scale : float32 arrays of shape (64,)
-        ``(X - mean) * inverse_scale`` is what the network sees.
+        The input of the network is ``(X - mean) * inverse_scale``.
     weights : float32 array of shape (N_BEFORE_OUTPUT + 33 * n_classes,)
-        Weights and biases of the layers, in their order.
+        Weights and biases of the layers, in order.
     class_weights : float32 array of shape (n_classes,)
+        Weight of each class in the loss.
     softmax_first : bool
+        Whether to apply softmax before the cross-entropy, which applies softmax again.
     dropout : float
+        Dropout rate.
     seed : uint64
-        Of the dropout's masks.
+        Seed of the dropout masks.
     first_slice, slice_stride, slice_blocks : int
+        First slice, distance of slices, number of blocks per slice.
     scratch : float32 array of shape (SCRATCH,)
-        All 0 at first; for one caller at a time.
+        Working memory, initially 0; not to be shared by threads.
     gradients : float32 array of shape (n_slices, n_weights)
-        To be written: gradients of the mean loss over the batch.
+        Output: gradients of the mean loss over the batch.
     losses : float64 array of shape (n_slices,)
-        To be written: sums of losses.
+        Output: sums of losses.
     """
     n_classes, inverse_n = class_weights.size, np.float32(1 / len(y))
     u, gu = _part(scratch, _U), _part(scratch, _D_U)
@@ -751,8 +756,9 @@ def write_logits(X, mean, inverse_scale, weights, first_block, block_stride, scr
     X, mean, inverse_scale, weights, scratch
         See `add_gradients`.
     first_block, block_stride : int
-    logits : float32 array of shape (n, n_classes)
-        To be written.
+        First block, distance of blocks.
+    logits : float32 array of shape (n_samples, n_classes)
+        Output: logits.
     """
     n_classes = logits.shape[1]
     u, z = _part(scratch, _U), _part(scratch, _Z)

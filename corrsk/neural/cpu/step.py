@@ -1,4 +1,4 @@
-"""Training steps of the paper's CNN by compiled kernels, in place of torch's autograd."""
+"""Training steps of the paper's CNN with compiled kernels in place of torch's autograd."""
 
 from __future__ import annotations
 
@@ -25,37 +25,40 @@ from corrsk.neural.training.settings import (
 from corrsk.neural.training.steps import train_by_batches
 
 _GRID = (8, 8)
-_MAX_SLICES = 16  # of a batch: what threads share, and the order in which gradients are summed
+_MAX_SLICES = 16  # per batch; slices are shared by the threads and fix the order of sums
 
 
 def obstacle(settings: TrainingSettings, device: torch.device) -> str | None:
-    """Return why the compiled kernels cannot do a training, or None if they can."""
+    """Reason why the compiled kernels cannot run a training, or None if possible."""
     if not isinstance(settings, ClassifierSettings):
-        return "they train classifiers alone"
+        return "the compiled kernels train only classifiers"
     if device.type != "cpu":
-        return f"they run on the processor, not on {device}"
+        return f"the compiled kernels run on the processor, not on {device}"
     if settings.network != "cnn" or tuple(settings.grid_shape) != _GRID:
-        return "they are for the paper's CNN on an 8 x 8 grid alone"
+        return "the compiled kernels are only for the paper's CNN on an 8 x 8 grid"
     if settings.n_features != 64:
-        return f"they take 64 measurements, not {settings.n_features}"
+        return f"the compiled kernels need 64 measurements, not {settings.n_features}"
     if settings.input_scaling == "half-whiten" or wants_bfloat16(settings.precision, device):
-        return "they compute in float32 on signals that are standardised or left as they are"
+        return "the compiled kernels need precision float32 and no half-whitening"
     if importlib.util.find_spec("numba") is None:
-        return f"they need numba: {install_command('fast')}"
+        return f"the compiled kernels need numba: {install_command('fast')}"
     try:
         cnn_kernels = _kernels()
-    except Exception as error:  # a numpy that is too new for it, no folder for what it compiles
+    except Exception as error:  # for example a numpy that is too new, or no folder for the cache
         return f"numba cannot be used here: {error}"
     if settings.n_classes > cnn_kernels.MAX_CLASSES:
-        return f"they have room for {cnn_kernels.MAX_CLASSES} classes, not {settings.n_classes}"
+        return (
+            f"the compiled kernels support up to {cnn_kernels.MAX_CLASSES} classes, not "
+            f"{settings.n_classes}"
+        )
     return None
 
 
 def _kernels() -> Any:
     from numba.core import config
 
-    if getattr(config, "DISABLE_JIT", 0):  # set when numba reads its environment
-        raise RuntimeError("it is told not to compile, by NUMBA_DISABLE_JIT")
+    if getattr(config, "DISABLE_JIT", 0):  # from numba's environment variables
+        raise RuntimeError("NUMBA_DISABLE_JIT turns the compilation off")
     from corrsk.neural.cpu import cnn_kernels
 
     return cnn_kernels
@@ -64,25 +67,32 @@ def _kernels() -> Any:
 def resolve_backend(
     settings: TrainingSettings, device: torch.device, module: torch.nn.Module | None = None
 ) -> str:
-    """Return the backend, "torch" or "numba", that a training uses.
+    """Return the backend of a training, "torch" or "numba".
 
     Parameters
     ----------
     settings : TrainingSettings
+        Settings of the training.
     device : torch.device
+        Device of the training.
     module : torch.nn.Module, optional
-        What is trained further, if that is not new; the settings may have changed since.
+        Module of an earlier training that is continued; the settings may have changed since.
+
+    Returns
+    -------
+    str
+        The backend.
 
     Raises
     ------
     ValueError
-        If the compiled kernels are asked for and cannot do it.
+        If the settings require the compiled kernels, but these cannot run the training.
     """
     if settings.backend == "torch":
         return "torch"
     reason = obstacle(settings, device)
     if reason is None and module is not None and _papers_cnn(module) is None:
-        reason = "what is trained further is another network, or on another device"
+        reason = "the training continues with another network, or on another device"
     if reason is None:
         return "numba"
     if settings.backend == "numba":
@@ -91,13 +101,13 @@ def resolve_backend(
 
 
 def _papers_cnn(module: torch.nn.Module) -> CorrelationCNN | None:
-    """The network of a module that the kernels can train, or None."""
+    """Return the CNN of a module if the kernels can train it, otherwise None."""
     network = cnn_on_processor(module)
     return network if network is not None and network.grid_shape == _GRID else None
 
 
 def cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
-    """Return the paper's CNN in a module on a processor, or None if it is another network."""
+    """Return the paper's CNN of a module on the processor, or None for other modules."""
     network = module.network if isinstance(module, StandardizedNetwork) else module
     if type(network) is not CorrelationCNN:
         return None
@@ -106,13 +116,14 @@ def cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
 
 
 class NumbaStep:
-    """Training steps by compiled kernels; see :class:`corrsk.neural.training.net.Step`.
+    """Training steps with compiled kernels; see :class:`corrsk.neural.training.net.Step`.
 
     Parameters
     ----------
     net : SignalNet
-        Initialised, with the paper's CNN.
+        Initialised net with the paper's CNN.
     settings : ClassifierSettings
+        Settings of the training.
     """
 
     def __init__(self, net: SignalNet, settings: ClassifierSettings) -> None:
@@ -121,7 +132,7 @@ class NumbaStep:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            # torch's own threads wait actively for more work, on the cores of these threads
+            # torch's threads would wait actively for work, on the cores of the kernels' threads
             stack.enter_context(limited_threads(1))
             stack.enter_context(self._gradients)
             self._stack = stack.pop_all()
@@ -141,20 +152,22 @@ class NumbaStep:
         return loss
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network, as it is, for signals (n, 64)."""
+        """Return the outputs of the network for signals (n_samples, 64)."""
         return self._gradients.logits(X)
 
 
 class CompiledGradients:
-    """The loss of a batch, and its gradients, which become the `grad` of the parameters.
+    """Loss of a batch, and gradients, which are written to the `grad` of the parameters.
 
-    A context manager, within which threads wait for work: as many as torch would use, up to one
-    for each slice of a batch. The bits do not depend on their number.
+    This context manager has a pool of threads: as many as torch would use, up to one for each
+    slice of a batch. The results do not depend on the number of threads.
 
     Parameters
     ----------
-    module : CorrelationCNN, or StandardizedNetwork of one
+    module : CorrelationCNN, or StandardizedNetwork with a CorrelationCNN
+        Module on the processor.
     settings : ClassifierSettings
+        Settings of the training.
     """
 
     def __init__(self, module: torch.nn.Module, settings: ClassifierSettings) -> None:
@@ -168,17 +181,17 @@ class CompiledGradients:
         self._scaling = mean, inverse_scale
         weights = settings.class_weights or (1.0,) * settings.n_classes
         self._class_weights = np.array(weights, dtype=np.float32)
-        # of one type each, as numba compiles anew for another
+        # of fixed types, because numba compiles again for another type
         self._softmax_first = bool(settings.softmax_before_loss)
-        # the network's own rate, as torch has it: the settings may have changed since
+        # the rate of the network, as with torch: the settings may have changed since
         self._dropout = float(network.dropout.p)
         self._parameters = list(network.parameters())
         n_weights = sum(parameter.numel() for parameter in self._parameters)
         self._weights, self._gradient = torch.zeros(n_weights), torch.zeros(n_weights)
         self._partial = np.zeros((_MAX_SLICES, n_weights), np.float32)
-        # asked here, before `NumbaStep` limits torch to one thread
+        # read here, before `NumbaStep` limits torch to one thread
         self._n_threads = min(torch.get_num_threads(), _MAX_SLICES)
-        # torch's memory begins with a line of the cache, numpy's may not: up to a quarter slower
+        # torch's memory is aligned to cache lines, numpy's may not be (up to a quarter slower)
         self._scratch = torch.zeros(self._n_threads, self._kernels.SCRATCH).numpy()
         self._equal_weights = np.ones(1, np.float32)
 
@@ -186,13 +199,13 @@ class CompiledGradients:
         with ExitStack() as stack:
             if self._n_threads > 1:
                 self._pool = stack.enter_context(ThreadPoolExecutor(self._n_threads - 1))
-            # the first call on a machine compiles, which is no part of the first epoch, and may
-            # be interrupted: the module is as it was until then
+            # the first call on a machine compiles: before the first epoch, and before the module
+            # changes, because an interruption is possible
             first = torch.zeros(1, dtype=torch.int64)
             rows = SignalRows(torch.zeros(1, 64), first)
             self._add_gradients(rows, first, self._weights_of(1), 1, 1, np.uint64(0))
             self._stack = stack.pop_all()
-        # the kernels take the weights as one vector, so that is where they live meanwhile
+        # the kernels need all weights in one vector, which the parameters share meanwhile
         for parameter, weights, gradient in zip(
             self._parameters, self._parts(self._weights), self._parts(self._gradient), strict=True
         ):
@@ -205,13 +218,13 @@ class CompiledGradients:
             parameter.data = parameter.data.clone()
 
     def __call__(self, X: Tensor | SignalRows, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the mean loss of signals (n, 64) with class indices (n,); set the gradients."""
+        """Set the gradients for signals (n_samples, 64) and class indices; return the mean loss."""
         if isinstance(X, Tensor):
             X = SignalRows(X, torch.arange(len(X)))
         blocks = -(-len(y) // self._kernels.BLOCK)
         slice_blocks = -(-blocks // min(blocks, _MAX_SLICES))
         n_slices = -(-blocks // slice_blocks)
-        # from torch's generator, so that a checkpoint's state goes on with the same masks
+        # from torch's generator, whose state is in checkpoints, so that the masks continue
         seed = np.uint64(int(torch.randint(2**62, ())) if self._dropout else 0)
         weights = self._weights_of(len(y)) if weight is None else weight.numpy()
         losses = self._add_gradients(X, y, weights, n_slices, slice_blocks, seed)
@@ -227,7 +240,7 @@ class CompiledGradients:
         slice_blocks: int,
         seed: np.uint64,
     ) -> NDArray[np.float64]:
-        """The losses of each slice; their gradients stand in `_partial`."""
+        """Return the loss of each slice; write the gradients to `_partial`."""
         signals, rows, labels = _as_array(X.signals), X.index.numpy(), y.numpy()
         weights, losses = self._weights.numpy(), np.zeros(n_slices)
 
@@ -243,7 +256,7 @@ class CompiledGradients:
         return losses
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network, as it is, for signals (n, 64): (n, n_classes)."""
+        """Return the outputs (n_samples, n_classes) of the network for signals (n_samples, 64)."""
         found = np.empty((len(X), len(self._class_weights)), np.float32)
         signals, weights = _as_array(X), self._weights.numpy()
 
@@ -257,13 +270,13 @@ class CompiledGradients:
         return torch.from_numpy(found)
 
     def _weights_of(self, n: int) -> NDArray[np.float32]:
-        """Equal weights for n signals."""
+        """Return equal weights for n signals."""
         if self._equal_weights.size < n:
             self._equal_weights = np.ones(n, np.float32)
         return self._equal_weights[:n]
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
-        """What of a vector belongs to each parameter, in its shape."""
+        """Split a vector into views with the shapes of the parameters."""
         sizes = [parameter.numel() for parameter in self._parameters]
         return [
             part.view_as(parameter)
@@ -271,7 +284,7 @@ class CompiledGradients:
         ]
 
     def _share(self, work: Callable[[int], None], n_parts: int) -> None:
-        """Let each thread do its share of some parts."""
+        """Run ``work(thread)`` in up to `n_parts` threads, including this one."""
         others = [self._pool.submit(work, k) for k in range(1, min(self._n_threads, n_parts))]
         work(0)
         for other in others:

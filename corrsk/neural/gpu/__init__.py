@@ -1,1 +1,1 @@
-"""Training on a GPU: captured steps, streams that it draws itself, stacks of networks."""
+"""Training on a GPU: CUDA graphs, simulation on the GPU, stacks of networks."""

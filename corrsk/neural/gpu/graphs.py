@@ -1,11 +1,11 @@
-"""Training steps as CUDA graphs: captured once, and replayed without the processor.
+"""Training steps as CUDA graphs: captured once, then replayed.
 
-A step of a small network is some hundred kernels of a few microseconds, which take longer to
-launch than to run. Here all of a step, from the choice of its batch to the new weights, is
-captured as one graph, so that to train is to launch one graph after the other. What changes
-from step to step stands on the device: the order of the signals, the place in it, the learning
-rates of all steps and the number of the step. torch's random numbers go on from replay to
-replay by themselves. The losses are summed on the device and read once an epoch.
+A step of a small network consists of about a hundred kernels of a few microseconds each, whose
+launch takes longer than their execution. Here a whole step, from the choice of the batch to the
+new weights, is captured as one graph, and the training launches one graph per step. All values
+that change from step to step are on the device: the order of the signals, the position in this
+order, the learning rates of all steps and the number of the step. torch advances its random
+numbers from replay to replay. The losses are summed on the device and read once per epoch.
 """
 
 from __future__ import annotations
@@ -26,32 +26,33 @@ from corrsk.neural.training.settings import TrainingSettings, wants_bfloat16
 from corrsk.neural.training.steps import TorchStep
 from corrsk.neural.training.streaming import StreamedSignals
 
-_WARM_UP_STEPS = 3  # before a capture: libraries set themselves up in the first steps
+_WARM_UP_STEPS = 3  # before a capture, because libraries initialise in the first steps
 _CLASSES = (CorrelationCNN, ResidualMLP)
 
 Work = Callable[[], Any]
 
 
 class Graphs(Protocol):
-    """What steps are captured with."""
+    """Implementation of the capture of steps."""
 
     def on_side_stream(self) -> AbstractContextManager[None]:
-        """Within it steps may run that come before the capture."""
+        """Return a context manager for the warm-up steps before the capture."""
         ...
 
     def capture(self, step: Work) -> Work:
-        """What does all that a step does, again and again; the step itself is not done."""
+        """Return a function that replays the step; the capture does not execute the step."""
         ...
 
 
 class CudaGraphs:
-    """Captures steps on a GPU.
+    """Capture of steps on a GPU.
 
-    PyTorch allows no other work on a GPU meanwhile, in any thread of the process.
+    During a capture, PyTorch does not allow other work on a GPU in any thread of the process.
 
     Parameters
     ----------
     device : torch.device
+        The GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -60,7 +61,7 @@ class CudaGraphs:
 
     @contextmanager
     def on_side_stream(self) -> Iterator[None]:
-        """On the stream that captures: libraries keep their working memory for each stream."""
+        """Use the stream of the capture, because libraries have working memory per stream."""
         training = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(training)
         try:
@@ -70,10 +71,10 @@ class CudaGraphs:
             training.wait_stream(self._stream)
 
     def capture(self, step: Work) -> Work:
-        """The replay of a graph of the step."""
+        """Capture a step as a graph; return the replay of the graph."""
         graph = torch.cuda.CUDAGraph()
-        # torch's context leaves its stream the current one if the capture ends in an error.
-        # "thread_local": threads of the user's may allocate memory on the GPU
+        # the outer context restores the current stream, which torch.cuda.graph does not after an
+        # error. "thread_local": other threads of the user may allocate memory on the GPU
         with (
             torch.cuda.stream(torch.cuda.current_stream(self._device)),
             torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
@@ -82,14 +83,14 @@ class CudaGraphs:
         return graph.replay
 
 
-GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}  # by kind of device
+GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}  # by type of device
 
 
 def can_be_captured(settings: TrainingSettings, device: torch.device) -> bool:
-    """Return whether the steps of a training can be captured.
+    """Whether the steps of a training can be captured.
 
-    Only corrsk's own networks are: a module of the user may wait for the GPU, or decide something
-    on the processor, which a replay would not do again.
+    Only networks of corrsk can: a module of the user may wait for the GPU, or contain decisions
+    on the processor, which a replay would not repeat.
     """
     network = settings.network
     own = is_of_known_parts(network) if isinstance(network, _CLASSES) else network in NETWORKS
@@ -97,26 +98,26 @@ def can_be_captured(settings: TrainingSettings, device: torch.device) -> bool:
 
 
 class GraphedStep:
-    """Epochs of a training by replays of captured steps.
+    """Training steps by replays of captured steps; see :class:`corrsk.neural.training.net.Step`.
 
-    See :class:`corrsk.neural.training.net.Step`. To be entered while torch's global generator is
-    this training's own: graphs are captured by one thread at a time, and not while others draw
-    from it.
+    Enter this context manager while the training owns torch's global generator: only one thread
+    at a time may capture graphs, and no other thread may draw from the generator meanwhile.
 
     Parameters
     ----------
     settings : TrainingSettings
+        Settings of the training.
     net : SignalNet
-        Initialised, or brought to the state of a checkpoint; the learning rate of its optimiser
-        becomes a tensor.
+        Net, initialised or restored from a checkpoint; the learning rate of the optimiser becomes
+        a tensor.
     signals : TensorSignals or StreamedSignals
-        On the device, or brought there chunk by chunk.
+        Signals on the device, or chunks that are copied to the device.
     order : torch.Generator
-        Source of the order of signals, on the device; not for a stream.
+        Generator of the order of the signals, on the device; without effect for a stream.
     schedule : LearningRateSchedule
-        The learning rates, and the count of steps.
+        Learning rates and number of steps.
     graphs : Graphs, optional
-        Default: those of the device.
+        Implementation of the capture; by default, that of the device.
     """
 
     def __init__(
@@ -135,25 +136,25 @@ class GraphedStep:
         self._net, self._signals, self._order, self._schedule = net, signals, order, schedule
 
     def __enter__(self) -> Self:
-        if self._schedule.step >= self._schedule.n_steps:  # a finished training, of a checkpoint
+        if self._schedule.step >= self._schedule.n_steps:  # finished training from a checkpoint
             return self
         try:
             self._prepare()
         except Exception as error:
             error.add_note(
-                "This happened while the training step was captured as a CUDA graph; "
-                "backend='torch' trains without, if need be in a new process."
+                "The error occurred during the capture of the training step as a CUDA graph; "
+                "backend='torch' trains without CUDA graphs (start a new process if necessary)."
             )
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._net.module_.zero_grad()  # the gradients lie in the memory of the graphs
+        self._net.module_.zero_grad()  # the gradients are in the memory of the graphs
 
     def _prepare(self) -> None:
         net, settings, schedule, signals = self._net, self._settings, self._schedule, self._signals
         device, size = torch.device(net.device), settings.batch_size
-        # all that a graph reads or writes keeps its place in memory
+        # everything that a graph reads or writes must keep its address
         self._weight: Tensor | None = None
         if isinstance(signals, TensorSignals):
             self._X, self._y, self._weight = signals.X, signals.y, signals.weight
@@ -162,10 +163,10 @@ class GraphedStep:
             self._X = torch.zeros(rows, settings.n_features, device=device)
             self._y = torch.zeros(rows, dtype=torch.int64, device=device)
         n = len(self._X)
-        self._sizes = [min(size, n - start) for start in range(0, n, size)]  # of the batches
-        self._visits = torch.arange(n, device=device)  # signals in the order of their visit
+        self._sizes = [min(size, n - start) for start in range(0, n, size)]  # sizes of the batches
+        self._visits = torch.arange(n, device=device)  # order of the signals in an epoch
         self._first = torch.arange(self._sizes[0], device=device)
-        self._batch = self._first.clone()  # where in that order the signals of a batch stand
+        self._batch = self._first.clone()  # positions of the batch's signals in this order
         self._rates = torch.tensor(
             [schedule.rate(step) for step in range(schedule.n_steps)],
             dtype=torch.float32, device=device,
@@ -178,14 +179,11 @@ class GraphedStep:
         self._replays = self._captured(self._graphs)
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network, as it is, for signals (n, N)."""
+        """Return the outputs of the network for signals (n_samples, n_measurements)."""
         return self._plain.logits(X)
 
     def train_epoch(self, batches: Any) -> tuple[Tensor, int]:
-        """Train one epoch; the graphs gather the batches themselves.
-
-        Nothing here waits for the device.
-        """
+        """Train one epoch without waiting for the device; the graphs gather the batches."""
         self._total.zero_()
         n_signals = 0
         for _ in self._passes():
@@ -197,7 +195,7 @@ class GraphedStep:
         return self._total, n_signals
 
     def _passes(self) -> Iterator[None]:
-        """Bring what an epoch trains on to its place: all signals at once, or chunk by chunk."""
+        """Prepare the data of an epoch: a new order of the signals, or one chunk at a time."""
         if isinstance(self._signals, TensorSignals):
             self._visits.copy_(
                 torch.randperm(len(self._X), generator=self._order, device=self._X.device)
@@ -219,12 +217,12 @@ class GraphedStep:
         self._step.add_(1)
 
     def _captured(self, graphs: Graphs) -> dict[int, Work]:
-        """A replay for each size of a batch."""
+        """Return the replay for each batch size."""
         steps = {size: partial(self._take_step, size) for size in self._sizes}
-        self._set_capturable(False)  # torch warns of steps that could be captured and are not
+        self._set_capturable(False)  # torch warns if a capturable optimiser runs outside a graph
         with self._undone(), graphs.on_side_stream():
             for step in _WARM_UP_STEPS * list(steps.values()):
-                self._batch.copy_(self._first)  # all of them the first: there may be no other
+                self._batch.copy_(self._first)  # always the first batch: there may be only one
                 self._step.zero_()
                 step()
         self._set_capturable(True)
@@ -237,7 +235,7 @@ class GraphedStep:
 
     @contextmanager
     def _undone(self) -> Iterator[None]:
-        """Bring all that steps change back to what it was before."""
+        """Undo all changes by steps within this context manager."""
         before = {id(tensor): (tensor, tensor.detach().clone()) for tensor in self._changing()}
         device = self._X.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -247,7 +245,7 @@ class GraphedStep:
                 if id(tensor) in before:
                     tensor.copy_(before[id(tensor)][1])
                 else:
-                    tensor.zero_()  # momenta and counts of steps, which all start there
+                    tensor.zero_()  # momenta and step counts, which start at 0
 
     def _changing(self) -> Iterator[Tensor]:
         module = self._net.module_

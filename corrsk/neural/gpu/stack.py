@@ -1,8 +1,8 @@
-"""Train many networks of one shape together: what differs between them differs per model.
+"""Simultaneous training of many networks of one shape, with hyperparameters per model.
 
-All weights are one tensor of shape (n_models, n_weights), on which a step is one pass forward,
-one backward and one update. Nothing in it mixes the models, so that each ends as it would
-alone, and one that diverges leaves the others as they are.
+The weights of all models are one tensor of shape (n_models, n_weights). A step consists of one
+forward pass, one backward pass and one update of this tensor. The models are independent, so
+that each has the result of a separate training, and a diverged model does not affect the others.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from corrsk.neural.training.settings import (
 from corrsk.neural.training.sources import Split
 
 History = list[dict[str, Any]]
-Member = tuple[ClassifierSettings, Split]  # one training of a stack: how, and on what
+Member = tuple[ClassifierSettings, Split]  # settings and data of one training of a stack
 Outcome = tuple[SignalNet, History] | Exception
 
 
 def stack_key(settings: ClassifierSettings, n_samples: int) -> Hashable:
-    """What trainings must have in common to be members of one stack."""
+    """Key of a training; trainings with equal keys can be members of one stack."""
     shared = replace(
         settings, learning_rate=1.0, learning_rate_schedule="constant", momentum=0.0,
         weight_decay=0.0, dropout=0.0, softmax_before_loss=False, class_weights=None, seed=0,
@@ -55,34 +55,36 @@ def stack_key(settings: ClassifierSettings, n_samples: int) -> Hashable:
 def train_stack(
     members: Sequence[Member], *, device: torch.device, progress_delay: float = math.inf
 ) -> list[Outcome]:
-    """Train networks together from their first weights to the end.
+    """Train networks simultaneously from their initial weights to the last epoch.
 
     Parameters
     ----------
-    members : sequence of (ClassifierSettings, (array of shape (n, N), array of shape (n,)))
-        Settings, signals and class indices of each training, all of one :func:`stack_key`.
-        Signals that several have in common are given as the same arrays.
+    members : sequence of (ClassifierSettings, (array, array))
+        Settings, signals (n_samples, n_measurements) and class indices (n_samples,) of each
+        training, all with the same :func:`stack_key`. Members with the same data must have the
+        same array objects.
     device : torch.device
+        Device of the training.
     progress_delay : float
-        Seconds of training before a progress bar appears.
+        Time in seconds before a progress bar appears.
 
     Returns
     -------
-    list of (SignalNet, list of dict), or an exception in place of one
-        For each member what :func:`corrsk.neural.training.train_network` returns for it, or the
-        error that it raises: a ValueError if the training diverged.
+    list of (SignalNet, list of dict) or Exception
+        For each member the result of :func:`corrsk.neural.training.fitting.train_network`, or the
+        error of the training: a ValueError if the training diverged.
 
     Notes
     -----
-    First weights, order of the signals and updates of a member are those of its training
-    alone; sums are taken in another order, and dropout draws other numbers.
-    Where a stack does not fit the memory of a GPU, its halves are trained one by one.
+    Initial weights, order of the signals and updates of a member are those of a separate
+    training; the order of sums and the random numbers of dropout differ. If a stack does not fit
+    in the memory of a GPU, its halves are trained one after the other.
     """
     try:
         return _trained(members, device, progress_delay)
     except torch.OutOfMemoryError as error:
         told = str(error)
-    # behind the handler, whose error holds on to the stack, so that its memory is free again
+    # after the handler, because its error refers to the stack and would keep the memory
     torch.cuda.empty_cache()
     if len(members) == 1:
         return [torch.OutOfMemoryError(told)]
@@ -109,13 +111,7 @@ def _trained(
 
 
 class _Stack:
-    """Networks in training.
-
-    Parameters
-    ----------
-    members : sequence of (ClassifierSettings, (array of shape (n, N), array of shape (n,)))
-    device : torch.device
-    """
+    """Networks in training; the parameters are those of :func:`train_stack`."""
 
     def __init__(self, members: Sequence[Member], device: torch.device) -> None:
         self._settings = [settings for settings, _ in members]
@@ -158,11 +154,11 @@ class _Stack:
         self.n_epochs = common.max_epochs
 
     def is_done(self) -> bool:
-        """Whether all epochs are trained, or no network is left that has not diverged."""
+        """Whether all epochs are trained or all networks have diverged."""
         return len(self._histories[0]) == self.n_epochs or len(self._errors) == len(self._nets)
 
     def train_epoch(self) -> None:
-        """Train one epoch; the losses are read once, at its end."""
+        """Train one epoch; the losses are read once, at the end."""
         start = time.perf_counter()
         rates = self._learning_rates()
         total = torch.zeros_like(self._batches.sizes, dtype=torch.float64)
@@ -190,7 +186,7 @@ class _Stack:
             )
 
     def _learning_rates(self) -> list[list[float]]:
-        """The learning rate of each model, for each step of the epoch to come."""
+        """Return the learning rates for each step of the next epoch: one for each model."""
         per_epoch = self._batches.n_steps
         first = len(self._histories[0]) * per_epoch
         return [
@@ -203,7 +199,7 @@ class _Stack:
         ]
 
     def outcomes(self) -> list[Outcome]:
-        """Net and history of each network, or why there is none."""
+        """Return net and history, or the error, of each network."""
         self._weights.write_back()
         outcomes: list[Outcome] = []
         for model, (net, history) in enumerate(zip(self._nets, self._histories, strict=True)):
@@ -213,18 +209,21 @@ class _Stack:
 
 
 class _StackedBatches:
-    """The batches of all models, side by side.
+    """Batches of all models.
 
     Parameters
     ----------
-    data : mapping of a key to (Tensor of shape (n, N), Tensor of shape (n,))
-        Signals and class indices; sets may differ in size, but not in number of batches.
+    data : mapping of a key to (Tensor, Tensor)
+        Signals (n_samples, n_measurements) and class indices (n_samples,) of each data set; data
+        sets may differ in size, but not in number of batches.
     keys : sequence
-        Of the data of each model.
+        Key of the data set of each model.
     seeds : sequence of int
-        Of the order in which each model sees its signals.
+        Seed of the order of the signals of each model.
     batch_size : int
+        Number of signals of a batch.
     device : torch.device
+        Device of the training.
     """
 
     def __init__(
@@ -244,7 +243,7 @@ class _StackedBatches:
         sizes = [len(data[key][0]) for key in keys]
         self.sizes = torch.tensor(sizes, device=device)
         self._largest, self._batch_size = max(sizes), batch_size
-        # models of one seed and one size see their signals in one order
+        # models with the same seed and size share the order of their signals
         orders = list(zip(seeds, sizes, strict=True))
         self._shufflers = {
             (seed, size): torch.Generator(device).manual_seed(seed) for seed, size in orders
@@ -258,10 +257,17 @@ class _StackedBatches:
         return math.ceil(self._largest / self._batch_size)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Signals (n_models, n, N), class indices (n_models, n), and which of them count.
+        """Iterate over the batches of an epoch.
 
-        Where the last batch of a model is smaller than that of another, its first signal
-        fills it up and does not count.
+        Yields
+        ------
+        X : Tensor of shape (n_models, n_samples, n_measurements)
+            Signals. If the last batch of a model is smaller than those of others, repetitions of
+            its first signal fill the batch.
+        y : Tensor of shape (n_models, n_samples)
+            Class indices.
+        counted : Tensor of bool, shape (n_models, n_samples)
+            Mask without the repetitions.
         """
         device = self._X.device
         orders = torch.zeros(len(self._shufflers), self._largest, dtype=torch.int64, device=device)
@@ -279,11 +285,12 @@ class _StackedBatches:
 
 
 class _StackedWeights:
-    """The weights of networks of one shape, one network to a row.
+    """Weights of networks of one shape, one network per row.
 
     Parameters
     ----------
     networks : sequence of torch.nn.Module
+        The networks.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -294,7 +301,7 @@ class _StackedWeights:
         self.rows = torch.stack(vectors).detach().requires_grad_()
 
     def by_name(self) -> dict[str, Tensor]:
-        """The weights as :mod:`corrsk.neural.gpu.stacked_networks` takes them."""
+        """Return the weights by name, for :mod:`corrsk.neural.gpu.stacked_networks`."""
         parts = torch.split(self.rows, self._sizes, dim=1)
         return {
             name: part.view(-1, *shape)
@@ -303,7 +310,7 @@ class _StackedWeights:
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Give the networks their weights."""
+        """Copy the weights to the networks."""
         for network, row in zip(self._networks, self.rows, strict=True):
             parts = torch.split(row, self._sizes)
             for weight, part in zip(network.parameters(), parts, strict=True):
@@ -311,12 +318,16 @@ class _StackedWeights:
 
 
 class _StackedLoss:
-    """The loss of every signal, by the settings of its model; see :class:`CountLoss`.
+    """Loss of every signal, with the settings of each model.
+
+    See :class:`corrsk.neural.training.net.CountLoss`.
 
     Parameters
     ----------
     settings : sequence of ClassifierSettings
+        Settings of each model.
     device : torch.device
+        Device of the training.
     """
 
     def __init__(self, settings: Sequence[ClassifierSettings], device: torch.device) -> None:
@@ -332,7 +343,7 @@ class _StackedLoss:
             )  # fmt: skip
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Losses (n_models, n) of logits (n_models, n, n_classes) and class indices."""
+        """Return losses (n_models, n_samples) for logits (n_models, n_samples, n_classes)."""
         if self._any_softmax:
             logits = torch.where(self._softmax, torch.softmax(logits, dim=-1), logits)
         losses = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y)
@@ -341,17 +352,19 @@ class _StackedLoss:
 
 class _Optimizer(Protocol):
     def step(self, gradient: Tensor, rate: Tensor) -> None:
-        """Change the weights; the learning rates have the shape (n_models, 1)."""
+        """Update the weights; the learning rates have the shape (n_models, 1)."""
         ...
 
 
 class _StackedAdamW:
-    """Loshchilov and Hutter's AdamW (arXiv:1711.05101), as torch has it, with rates per model.
+    """AdamW (Loshchilov and Hutter, arXiv:1711.05101) as in torch, with rates per model.
 
     Parameters
     ----------
     weights : Tensor of shape (n_models, n_weights)
+        Weights, which are updated in place.
     settings : sequence of ClassifierSettings
+        Settings of each model.
     """
 
     _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # torch's
@@ -373,7 +386,7 @@ class _StackedAdamW:
 
 
 class _StackedSGD:
-    """Stochastic gradient descent with momentum, as torch has it, with rates per model.
+    """Stochastic gradient descent with momentum as in torch, with rates per model.
 
     Parameters are those of :class:`_StackedAdamW`.
     """

@@ -1,9 +1,8 @@
-"""The networks with a first axis for models: many of one shape, computed together.
+"""Simultaneous evaluation of many networks of one shape, with a first axis for models.
 
-What one network does to signals of shape (n, N), these do to signals of shape
-(n_models, n, N) with weights of shape (n_models, ...). Convolutions, too, become batched
-matrix products: a few large kernels on a GPU where every network by itself has many
-small ones, whose launch takes longer than their work.
+Signals have the shape (n_models, n_samples, n_measurements), weights the shape (n_models, ...).
+Convolutions, too, are batched matrix products: a few large kernels on a GPU, whereas separate
+networks have many small kernels, whose launch takes longer than their execution.
 """
 
 from __future__ import annotations
@@ -22,24 +21,25 @@ from corrsk.neural.networks import (
     StandardizedNetwork,
 )
 
-Weights = Mapping[str, Tensor]  # by their names in one network, each of shape (n_models, ...)
+Weights = Mapping[str, Tensor]  # by name in the network; shape (n_models, ...)
 
 
 class StackedDropout:
     """Dropout with a rate and a seed for each model.
 
-    Models of one seed share their random numbers, as they would if each were trained alone:
-    a model's masks do not depend on what else is in the stack.
+    Models with the same seed share their random numbers, as in separate trainings. The masks
+    of a model do not depend on the other models of the stack.
 
     Parameters
     ----------
     rates : sequence of float
-        Of each model.
+        Dropout rate of each model.
     seeds : sequence of int
-        Likewise.
+        Seed of each model.
     batch_size : int
-        Numbers are drawn for as many signals, also where a batch has fewer.
+        Number of signals for which random numbers are drawn, also for smaller batches.
     device : torch.device
+        Device of the training.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StackedDropout:
         self._batch_size = batch_size
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Activations (n_models, n, width) with some of them zero and the others scaled up."""
+        """Apply dropout to activations (n_models, n_samples, width)."""
         if not self._any:
             return x
         shape = (self._batch_size, x.shape[-1])
@@ -68,15 +68,23 @@ class StackedDropout:
 def stacked_cnn(
     network: CorrelationCNN, weights: Weights, x: Tensor, dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Logits (n_models, n, n_classes) of stacked :class:`corrsk.neural.networks.CorrelationCNN`.
+    """Compute the logits of stacked :class:`corrsk.neural.networks.CorrelationCNN`.
 
     Parameters
     ----------
     network : CorrelationCNN
-        Any one of them, for its grid.
+        Any network of the stack, for the layout of the grid.
     weights : mapping of str to Tensor
-    x : Tensor of shape (n_models, n, N)
+        Weights by name, each of shape (n_models, ...).
+    x : Tensor of shape (n_models, n_samples, n_measurements)
+        Signals.
     dropout : StackedDropout
+        Dropout of the stack.
+
+    Returns
+    -------
+    Tensor of shape (n_models, n_samples, n_classes)
+        Logits.
     """
     images = network._grid(x.flatten(0, 1))
     images = images.view(*x.shape[:2], *images.shape[1:])
@@ -90,10 +98,10 @@ def stacked_cnn(
 
 
 def _convolved(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """3 x 3 convolutions of images (n_models, n, channels, height, width), without padding."""
+    """Convolve images (n_models, n_samples, n_channels, height, width), 3 x 3, no padding."""
     patches = images.unfold(3, 3, 1).unfold(4, 3, 1)  # (models, n, channels, rows, columns, 3, 3)
     models, n, _, rows, columns, *_ = patches.shape
-    # channels last: what the convolution before left side by side is copied side by side
+    # channels last, as in the output of the convolution before, so that copies are contiguous
     patches = patches.permute(0, 1, 3, 4, 5, 6, 2).reshape(models, n * rows * columns, -1)
     matrix = weight.permute(0, 3, 4, 2, 1).flatten(1, 3)
     convolved = torch.baddbmm(bias[:, None], patches, matrix)
@@ -103,9 +111,9 @@ def _convolved(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def stacked_mlp(
     network: ResidualMLP, weights: Weights, x: Tensor, dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Logits (n_models, n, n_classes) of stacked :class:`corrsk.neural.networks.ResidualMLP`.
+    """Compute the logits of stacked :class:`corrsk.neural.networks.ResidualMLP`.
 
-    Parameters are those of :func:`stacked_cnn`.
+    Parameters and returned value are those of :func:`stacked_cnn`.
     """
     x = F.gelu(_linear(x, weights, "lift"))
     for block in range(len(network.blocks)):
@@ -131,14 +139,14 @@ STACKED_NETWORKS: dict[str, Callable[[Any, Weights, Tensor, StackedDropout], Ten
 
 
 def inner_network(module: nn.Module) -> nn.Module:
-    """The network behind the scaling of its input, if there is one."""
+    """Return the network of a module without its input scaling."""
     if isinstance(module, StandardizedNetwork | HalfWhitenedNetwork):
         return module.network
     return module
 
 
 def scaled_input(module: nn.Module, X: Tensor) -> Tensor:
-    """What a module's network gets of signals X, shape (n, N): the same for every epoch."""
+    """Apply the input scaling of a module to signals (n_samples, n_measurements)."""
     front: nn.Module = nn.Identity()
     if isinstance(module, StandardizedNetwork):
         front = StandardizedNetwork(front, module.mean, module.scale)

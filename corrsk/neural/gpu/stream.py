@@ -1,8 +1,8 @@
-"""Fresh signals, drawn by the device that trains on them.
+"""Simulation of training signals on the device of the training.
 
-A GPU simulates a chunk of signals in less time than it takes to copy one there. The bits are
-others than those of :meth:`SignalStream.draw`, and differ between kinds of devices: the
-distributions are the same.
+A GPU simulates a chunk of signals in less time than a copy to the GPU takes. The random numbers
+differ from those of :meth:`SignalStream.draw` and between types of devices; the distributions
+are the same.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import MAX_REDRAWS, resolve_prior
 from corrsk.tissue.ranges import PropertyRange
 
-VERSION = 1  # goes up when a seed gives other draws than before
+VERSION = 1  # increases when the draws of a seed change
 
 
 class DeviceStream:
-    """Draws the chunks of a stream on a device.
+    """Simulation of the chunks of a stream on a device.
 
     Parameters
     ----------
     stream : SignalStream
+        The stream.
     device : torch.device
+        Device of the simulation.
     """
 
     def __init__(self, stream: SignalStream, device: torch.device) -> None:
@@ -46,29 +48,29 @@ class DeviceStream:
         self._n_measurements = protocol.n_measurements
 
     def draw(self, chunk: int, n_samples: int) -> tuple[Tensor, Tensor]:
-        """The signals of one chunk and their classes.
+        """Simulate the signals of one chunk, with their classes.
 
         Parameters
         ----------
         chunk : int
-            Its number, from 0 on.
+            Number of the chunk, from 0 on.
         n_samples : int
-            How many signals n; chunks of another length are other signals.
+            Number of signals; chunks of another length have other signals.
 
         Returns
         -------
-        X : Tensor of shape (n, N), float32
+        X : Tensor of shape (n_samples, n_measurements), float32
             Signals in the grid order of the protocol.
-        y : Tensor of shape (n,), int64
+        y : Tensor of shape (n_samples,), int64
             Positions of the counts n_c in `stream.classes`.
 
         Raises
         ------
         ValueError
-            If `chunk` is negative, `n_samples` is not positive, or the prior's t2_below_t1
-            leaves next to nothing of its ranges.
+            If `chunk` is negative, `n_samples` is not positive, or almost all draws violate the
+            prior's condition t2_below_t1.
         TypeError
-            If a contrast takes numpy's arrays alone, and the device is a GPU.
+            If a contrast accepts only numpy arrays and the device is a GPU.
         """
         rng = self.generator(chunk)
         y, level = self.deal(n_samples, rng)
@@ -86,16 +88,16 @@ class DeviceStream:
         return X, y
 
     def generator(self, chunk: int) -> torch.Generator:
-        """The generator that a chunk is drawn from."""
+        """Return the random generator of a chunk."""
         checked_count("chunk", chunk, at_least=0)
         seed = keyed_generator(self.stream.random_state, Stream.DEVICE_CHUNK, chunk)
         return torch.Generator(self.device).manual_seed(int(seed.integers(2**63 - 1)))
 
     def deal(self, n_samples: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Positions of the counts, and noise levels, shapes (n,).
+        """Allocate counts (as positions in the prior's counts) and noise levels, (n_samples,).
 
-        All counts and levels, and all levels within each count, are equally frequent to
-        within one.
+        The frequencies of the counts, of the levels, and of the levels within each count
+        differ by at most one.
         """
         checked_count("n_samples", n_samples, at_least=1)
         n_counts = len(self.prior.n_compartments)
@@ -104,7 +106,7 @@ class DeviceStream:
         levels = checked_noise_levels(self.stream.noise_level)
         if isinstance(levels, SNRRange):
             return count, 1 / self._uniform(levels.low, levels.high, (n_samples,), rng)
-        # the levels go on in turn from one count to the next
+        # the cycle of levels continues from one count to the next
         sizes = [len(range(k, n_samples, n_counts)) for k in range(n_counts)]
         before = torch.tensor([0, *accumulate(sizes)], device=self.device)
         turn = before[count] + card // n_counts
@@ -112,9 +114,9 @@ class DeviceStream:
         return count, values[turn % len(levels)]
 
     def tissue(self, n_c: Tensor, rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        """Tissue properties and fractions of so many compartments, shapes (n, C).
+        """Draw tissue properties and fractions, shapes (n_samples, n_compartments).
 
-        An absent compartment has the fraction 0, and properties that mean nothing.
+        An absent compartment has the fraction 0; its properties are arbitrary.
         """
         prior, shape = self.prior, (len(n_c), self.prior.max_compartments)
         present = torch.arange(shape[1], device=self.device) < n_c[:, None]
@@ -144,12 +146,12 @@ class DeviceStream:
         else:
             place = torch.empty(shape, dtype=torch.int64, device=self.device)
             for column in range(shape[1]):
-                # the k-th of the values that the row has left
+                # the k-th of the values that the row has not used yet
                 k = torch.randint(n_values - column, shape[:1], generator=rng, device=self.device)
                 for taken in place[:, :column].sort(dim=1).values.T:
                     k += k >= taken
                 place[:, column] = k
-        # in float64 to the last digit, as the processor's
+        # in float64, for the same rounding as on the processor
         return (values.low + step * place.double()).float()
 
     def _continuous_values(
@@ -171,7 +173,7 @@ class DeviceStream:
             for name, values in again.items():
                 properties[name][rejected] = values
         raise ValueError(
-            f"t2_below_t1 leaves too little of the ranges: no allowed voxel was found in "
+            "t2_below_t1 leaves too little of the ranges of T1 and T2: no valid voxel in "
             f"{MAX_REDRAWS} draws"
         )
 

@@ -1,1 +1,1 @@
-"""The training: skorch's loop, with whole batches and no bookkeeping for each of them."""
+"""Training of the networks: skorch's loop on whole batches, without per-batch history."""

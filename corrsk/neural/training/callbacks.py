@@ -1,4 +1,4 @@
-"""What happens at the end of a batch or an epoch."""
+"""skorch callbacks: learning rate, best epoch and progress bar."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tqdm.auto import tqdm
 
 
 class StopTraining(Exception):
-    """Raised by a callback to end the training early."""
+    """Exception that a callback raises to end the training early."""
 
 
 class LearningRateSchedule(Callback):
-    """Set the learning rate before every batch, as a function of progress alone.
+    """Set the learning rate before every batch, as a function of the progress only.
 
     Parameters
     ----------
     schedule : callable
-        Factor on the learning rate for a progress in [0, 1].
+        Function from the progress in [0, 1] to a factor on the learning rate.
     learning_rate : float
-        The full learning rate.
+        Learning rate for a factor of 1.
     n_steps : int
         Number of batches of the whole training.
     """
@@ -37,7 +37,7 @@ class LearningRateSchedule(Callback):
         self.step = 0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         return self.learning_rate * self.schedule(step / self.n_steps)
 
     def on_batch_begin(self, net: Any, training: bool = False, **kwargs: Any) -> None:
@@ -59,16 +59,16 @@ class LearningRateSchedule(Callback):
 
 
 class BestEpoch(Callback):
-    """Keep a copy of the weights of the best epoch, and stop when none gets better.
+    """Keep a copy of the best epoch's weights, and stop the training without improvement.
 
     Parameters
     ----------
     monitor : {"valid_loss", "train_loss"}
-        The loss that makes an epoch the best.
+        Loss that is lowest in the best epoch.
     restore : bool
-        Whether to put the best weights back at the end of the training.
+        Whether to restore the best weights at the end of the training.
     patience : int or None
-        Number of epochs without a lower loss to stop after.
+        Number of epochs without a lower loss after which the training stops; None never stops.
     """
 
     def __init__(self, monitor: str, restore: bool, patience: int | None) -> None:
@@ -84,7 +84,7 @@ class BestEpoch(Callback):
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch
             if self.restore:
-                # a reference would go on training with the network, as in the paper's code
+                # a reference would change with the network, as in the paper's code
                 self.weights = copy.deepcopy(net.module_.state_dict())
         elif self.patience is not None and epoch - self.best_epoch >= self.patience:
             raise StopTraining
@@ -104,14 +104,14 @@ class BestEpoch(Callback):
 
 
 class EpochProgress(Callback):
-    """A progress bar over the epochs, with the losses behind it.
+    """Progress bar over the epochs, with their losses.
 
     Parameters
     ----------
     n_epochs : int
-        Length of the bar.
+        Number of epochs.
     delay : float
-        Seconds of training before the bar appears.
+        Time in seconds before the bar appears.
     """
 
     def __init__(self, n_epochs: int, delay: float) -> None:
@@ -131,7 +131,7 @@ class EpochProgress(Callback):
         self.bar.update()
 
     def close(self) -> None:
-        """End the bar and let go of it: it cannot be pickled."""
+        """Close and delete the bar, which cannot be pickled."""
         if hasattr(self, "bar"):
             self.bar.close()
             del self.bar

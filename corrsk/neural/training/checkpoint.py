@@ -1,4 +1,4 @@
-"""Training that goes on where it was cut off."""
+"""Checkpoints, from which an interrupted training is resumed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from skorch.callbacks import Callback
 from corrsk._utils.files import write_atomically
 
 _FORMAT = 1
-_INTERVAL = 10.0  # seconds between two checkpoints: a short epoch is not worth a file
+_INTERVAL = 10.0  # least number of seconds between checkpoints, because epochs may be short
 
 
 def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any]) -> str:
-    """A short digest of the settings and the data of a training."""
+    """Fingerprint of a training: hash of its settings and data."""
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
@@ -29,23 +29,18 @@ def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any]) -> str:
 
 
 class TrainingCheckpoint(Callback):
-    """Write all that a training needs to go on, every few seconds and at its end.
+    """Write the state of the training to a file every few seconds and after the last epoch.
 
     Parameters
     ----------
     path : path-like
-        The checkpoint file, replaced as a whole.
+        The checkpoint file, which is replaced atomically.
     identity : str
-        What the training is of; a checkpoint of another one is refused.
+        Fingerprint of the training (settings and data), stored in the checkpoint.
     stateful : list of callbacks
         Callbacks with `state_dict` and `load_state_dict`.
     generator : torch.Generator
-        Source of the sample order.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a checkpoint or belongs to another training.
+        Generator of the order of the signals.
     """
 
     def __init__(
@@ -58,31 +53,37 @@ class TrainingCheckpoint(Callback):
         self.written_at = time.monotonic()
 
     def read(self) -> dict[str, Any] | None:
-        """The state in the file, or None if there is no file."""
+        """Read the state from the file; return None if there is no file.
+
+        Raises
+        ------
+        ValueError
+            If the file is not a checkpoint or belongs to another training.
+        """
         if not self.path.parent.is_dir():
-            raise ValueError(f"there is no folder {self.path.parent} to keep a checkpoint in")
+            raise ValueError(f"there is no folder {self.path.parent} for the checkpoint")
         if self.path.is_dir():
-            raise ValueError(f"the checkpoint {self.path} is a folder; name a file")
+            raise ValueError(f"the checkpoint {self.path} is a folder; it must be a file")
         if not self.path.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
             identity = state["identity"] if state["format"] == _FORMAT else None
-        except Exception as error:  # torch raises many types on foreign bytes
+        except Exception as error:  # torch raises many types of errors for other files
             raise ValueError(
                 f"{self.path} is not a training checkpoint of this version of corrsk; "
-                "remove it to train from the start"
+                "remove the file to train from the start"
             ) from error
         if identity != self.identity:
             raise ValueError(
                 f"{self.path} is the checkpoint of a training with other parameters or other "
-                "data, with another backend, or on another kind of device; remove it, or name "
-                "another file"
+                "data, with another backend, or on another kind of device; remove the file, or "
+                "choose another one"
             )
         return state
 
     def restore(self, net: Any, state: dict[str, Any]) -> None:
-        """Bring an initialised net and the callbacks to a state that was read."""
+        """Set an initialised net, the callbacks and the generators to a state from the file."""
         net.module_.load_state_dict(state["module"])
         net.optimizer_.load_state_dict(state["optimizer"])
         for callback, saved in zip(self.stateful, state["callbacks"], strict=True):
@@ -106,7 +107,7 @@ class TrainingCheckpoint(Callback):
         return torch.device(net.device).type == "cuda"
 
     def write(self, net: Any) -> None:
-        """Write the file."""
+        """Write the state of the training to the file."""
         state = {
             "format": _FORMAT,
             "identity": self.identity,
@@ -118,7 +119,7 @@ class TrainingCheckpoint(Callback):
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(net.device) if self._on_gpu(net) else None,
         }
-        # through bytes: torch's own writer has an exception of its own for a full disk
+        # through bytes, because torch's writer has a special exception for a full disk
         file = io.BytesIO()
         torch.save(state, file)
         with write_atomically(self.path) as partial:
@@ -127,7 +128,7 @@ class TrainingCheckpoint(Callback):
 
 
 def history_rows(net: Any) -> list[dict[str, Any]]:
-    """The history of a net, one plain dictionary per epoch, in words."""
+    """Return the history of a net as one dictionary per epoch."""
     return [
         {("seconds" if key == "dur" else key): row[key] for key in row if key != "batches"}
         for row in net.history

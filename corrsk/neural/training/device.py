@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choice of the device, and limits on the threads of torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from corrsk._utils.parallel import in_worker, share_of_cores
 
 _lock = threading.Lock()
 _limits_held = 0
-# asking also fixes the count of the thread that imports this, before any other sets a limit
+# this call also fixes the number of threads of the importing thread before a limit is set
 _unlimited = torch.get_num_threads()
 
 
@@ -24,14 +24,14 @@ _this_thread = _Thread()
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda" or "cuda:N".
+    """Return the torch device for "auto", "cpu", "cuda" or "cuda:N".
 
-    "auto" is the GPU if there is one, else the processor.
+    "auto" is a GPU if available, otherwise the processor.
 
     Raises
     ------
     ValueError
-        If the name is none of these, or there is no such device.
+        If the name is invalid or the device is not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,11 +48,12 @@ def resolve_device(device: str) -> torch.device:
 
 @contextmanager
 def limited_threads(n_threads: int) -> Iterator[None]:
-    """Let torch use `n_threads` threads for what this thread does, for a while.
+    """Limit the number of torch threads for the work of this thread.
 
-    Other threads keep their counts. But torch gives a thread that comes to it for
-    the first time the count that was set last, by whichever thread: one that comes
-    while another is limited must not take that limit for its own old count.
+    The limit does not apply to other threads. However, torch initialises a new thread
+    with the number that any thread has set last. A thread whose first use of torch is
+    here, during the limit of another thread, must therefore restore the number without
+    limit.
     """
     global _limits_held, _unlimited
     with _lock:
@@ -75,7 +76,7 @@ def limited_threads(n_threads: int) -> Iterator[None]:
 
 @contextmanager
 def share_of_threads() -> Iterator[None]:
-    """Within a worker, let torch use no more threads than its share of the cores."""
+    """In a worker, limit the number of torch threads to the worker's share of the cores."""
     if not in_worker():
         yield
         return

@@ -1,4 +1,4 @@
-"""Training of a network: on arrays, on a stream of fresh signals, or a little further."""
+"""Training of a network on arrays or a stream, and its continuation by single passes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from corrsk.neural.training.streaming import StreamedSignals
 
 History = list[dict[str, Any]]
 
-_MICRO_BATCH = 3500  # signals of the CNN whose activations fit the caches of a processor
-# names of backends in the fingerprints of checkpoints, which files of earlier versions have
+_MICRO_BATCH = 3500  # number of signals for which the CNN's activations fit in the caches
+# names of backends in fingerprints, as in the checkpoints of earlier versions
 _STORED_BACKENDS = {"numba": "compiled", "graphs": "graphed"}
 
 
@@ -51,25 +51,27 @@ def train_network(
     progress_delay: float = math.inf,
     checkpoint: str | Path | None = None,
 ) -> tuple[SignalNet, History]:
-    """Train a network from its first weights to the end.
+    """Train a network from its initial weights to the last epoch.
 
     Parameters
     ----------
     settings : TrainingSettings
+        Settings of the training.
     source : Source
-        The signals to train on.
-    validation : (array of shape (n, N), array of shape (n,)) or None
-        Signals and targets.
+        Source of the training signals.
+    validation : (array of shape (n_samples, n_measurements), array of shape (n_samples,)) or None
+        Signals and targets for the validation.
     device : torch.device
+        Device of the training.
     progress_delay : float
-        Seconds of training before a progress bar appears.
+        Time in seconds before a progress bar appears.
     checkpoint : path-like, optional
-        File in which the state is kept, and from which an interrupted training is resumed.
+        File in which the state is stored, and from which an interrupted training is resumed.
 
     Returns
     -------
     net : SignalNet
-        Trained, and stripped of all that only training needs.
+        Trained net, without the parts that only the training needs.
     history : list of dict
         One row for each epoch.
 
@@ -80,9 +82,10 @@ def train_network(
 
     Notes
     -----
-    Trainings in several threads of one process give the bits that each gives alone. For this,
-    trainings with dropout take turns, since dropout draws from torch's global generator all the
-    time; without it only the first weights are drawn.
+    Simultaneous trainings in several threads of one process give the same bits as separate
+    trainings. Trainings with dropout therefore wait for each other, because dropout draws from
+    torch's global generator in every step; without dropout, only the initial weights are drawn
+    from it.
     """
     settings = replace(settings, backend=_backend(settings, device))
     held_out = None if validation is None else tensor_signals(validation, device)
@@ -106,13 +109,13 @@ def train_network(
         if checkpoint is not None:
             identity = _fingerprint(settings, source, validation, device)
             keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
-            state = keeper.read()  # a foreign file is refused before any work
+            state = keeper.read()  # an invalid file is an error before the training starts
         drawing.enter_context(own_random_numbers(settings.stream_seed(Stream.WEIGHTS), device))
         net = untrained_net(
             settings, signals.X if isinstance(signals, TensorSignals) else signals.sample(),
             iterator_valid=WholeBatches,
             iterator_valid__batch_size=_validation_rows(settings, device),
-            # the checkpoint comes last: it keeps what the others make of the epoch
+            # the checkpoint comes last, so that it stores the updated state of the others
             callbacks=[
                 (type(callback).__name__, callback)
                 for callback in [*stateful, progress, keeper]
@@ -124,16 +127,16 @@ def train_network(
             keeper.restore(net, state)
         if isinstance(signals, StreamedSignals):
             signals.start_at(len(net.history))
-        # GPUs train one network at a time: no other thread may use one during a capture
+        # GPUs train one network at a time: no other thread may use a GPU during a capture
         if device.type not in GRAPHS and not draws_in_training(net.module_):
-            drawing.close()  # nothing draws any more, so that fits in other threads may begin
+            drawing.close()  # no more draws, so that fits in other threads can start
         try:
             with _step(settings, net, signals, order, schedule) as step:
                 net.train(signals, held_out, settings.max_epochs - len(net.history), step)
         finally:
             progress.close()
     history = history_rows(net)
-    net.trim_for_prediction()  # the optimiser, callbacks and skorch's history go
+    net.trim_for_prediction()  # deletes the optimiser, the callbacks and skorch's history
     return net, history
 
 
@@ -146,24 +149,27 @@ def train_further(
     call: int,
     device: torch.device,
 ) -> tuple[SignalNet, dict[str, Any]]:
-    """Train a network by one pass over some signals, at the full learning rate.
+    """Continue a training with one pass over some signals, at the full learning rate.
 
     Parameters
     ----------
     settings : TrainingSettings
+        Settings of the pass.
     source : ArraySource
+        Source of the signals.
     net : SignalNet or None
-        The net to train further; None for a new one, scaled by these signals.
+        The net of the earlier calls; None for a new net, with an input scaling by these signals.
     call : int
-        Number of earlier calls, which keys the random numbers.
+        Number of earlier calls, part of the key of the random streams.
     device : torch.device
+        Device of the training.
 
     Returns
     -------
     net : SignalNet
-        With its optimiser, for the next call.
+        Net with its optimiser, for the next call.
     row : dict
-        The row of the history for this pass.
+        Row of the history for this pass.
     """
     module = None if net is None else net.module_
     settings = replace(settings, backend=resolve_backend(settings, device, module))
@@ -180,18 +186,18 @@ def train_further(
                 net.module_.load_state_dict(earlier.module_.state_dict())
         else:
             apply_settings(settings, net)
-        # not by set_params, which would initialise again what depends on them
+        # not by set_params, which would initialise the dependent parts again
         for name, value in options.items():
             setattr(net, name, value)
         net.batch_size = settings.batch_size
         with _batch_step(settings, net, device) as step:
             net.train(signals, None, 1, step)
-    net.iterator_train__generator = None  # a generator of torch's cannot be pickled
+    net.iterator_train__generator = None  # torch generators cannot be pickled
     return net, history_rows(net)[-1]
 
 
 def _backend(settings: TrainingSettings, device: torch.device) -> str:
-    """The backend of a whole training: "graphs" where "auto" can be that."""
+    """Backend of a whole training: for "auto", "graphs" if possible."""
     if settings.backend == "auto" and can_be_captured(settings, device):
         return "graphs"
     return resolve_backend(settings, device)
@@ -204,27 +210,27 @@ def _step(
     order: torch.Generator,
     schedule: LearningRateSchedule,
 ) -> Step:
-    """The step of a whole training."""
+    """Step of a whole training."""
     if settings.backend == "graphs":
         return GraphedStep(settings, net, signals, order, schedule)
     return _batch_step(settings, net, torch.device(net.device))
 
 
 def _batch_step(settings: TrainingSettings, net: SignalNet, device: torch.device) -> Step:
-    """The step of a training that goes batch by batch."""
+    """Step of a training that processes batch by batch."""
     if settings.backend == "numba":
         assert isinstance(settings, ClassifierSettings)
         return NumbaStep(net, settings)
     return TorchStep(
         net,
         bfloat16=wants_bfloat16(settings.precision, device),
-        # no part of the CNN looks at several signals of a batch
+        # the CNN processes each signal of a batch independently
         micro_batch=_MICRO_BATCH if cnn_on_processor(net.module_) is not None else None,
     )
 
 
 def _validation_rows(settings: TrainingSettings, device: torch.device) -> int:
-    """Number of signals to validate on at a time: many where threads, or a GPU, share them."""
+    """Number of signals per validation step: larger if threads or a GPU process them."""
     shared = settings.backend == "numba" or device.type != "cpu"
     return 16 * PREDICT_ROWS if shared else PREDICT_ROWS
 
@@ -234,7 +240,7 @@ def _fingerprint(
 ) -> str:
     """Fingerprint of a training (settings and data), stored in its checkpoint.
 
-    It is that of earlier versions, whose checkpoints can be resumed.
+    The fingerprint is the same as in earlier versions, whose checkpoints can be resumed.
     """
     arrays = [*source.arrays, *(validation or ())]
     described: dict[str, Any] = source.description
@@ -244,11 +250,11 @@ def _fingerprint(
         described["module"] = module_in_words(settings.network)
         settings = replace(settings, network="module")
     described = asdict(settings) | described
-    del described["n_features"]  # the arrays, or the stream, have it
+    del described["n_features"]  # already given by the arrays or the stream
     backend = described.pop("backend")
-    if backend != "torch":  # the only one that the first checkpoints could have
+    if backend != "torch":  # the only backend when checkpoints were introduced
         described["kernel"] = _STORED_BACKENDS[backend]
     if device.type != "cpu":
-        # its generators have other states, give another order, and draw other streams
+        # generators of a GPU have other states and give another order and other streams
         described["device"] = device.type, gpu_stream.VERSION
     return fingerprint(described, *arrays)

@@ -1,4 +1,4 @@
-"""What there is to know of a module that may be the user's."""
+"""Inspection and validation of torch modules, including modules of the user."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-# of torch's layers those that draw random numbers in training without a rate to tell it
+# layers of torch that draw random numbers in training and have no rate
 _DRAWING = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
 def is_of_known_parts(module: nn.Module) -> bool:
-    """Whether all that a module does is done by torch's layers and corrsk's."""
+    """Whether a module consists only of layers of torch and corrsk, without hooks."""
     return all(
         type(part).__module__.startswith(("torch.nn.", "corrsk."))
         and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
@@ -20,11 +20,11 @@ def is_of_known_parts(module: nn.Module) -> bool:
 
 
 def draws_in_training(module: nn.Module) -> bool:
-    """Whether a forward pass in training takes numbers from torch's global generator."""
+    """Whether a forward pass in training may draw from torch's global generator."""
     parts = list(module.modules())
     if not is_of_known_parts(module):
-        return True  # a module of the user's may draw where nobody sees it
-    # the rate of a dropout layer, or that of an attention or recurrent layer
+        return True  # a module of the user may draw random numbers anywhere
+    # p of a dropout layer, or dropout of an attention or recurrent layer
     rates = [getattr(part, name, 0) for part in parts for name in ("p", "dropout")]
     return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates) or any(
         isinstance(part, _DRAWING) for part in parts
@@ -32,9 +32,9 @@ def draws_in_training(module: nn.Module) -> bool:
 
 
 def module_in_words(module: nn.Module) -> list[Any]:
-    """Classes and plain attributes of a module and its parts, beside their tensors.
+    """Names, classes and public attributes of a module and its parts, for fingerprints.
 
-    The code of the classes is not in it.
+    Tensors and the source code of the classes are not included.
     """
     return [
         [
@@ -51,14 +51,14 @@ def module_in_words(module: nn.Module) -> list[Any]:
 
 
 def check_module(network: Any) -> None:
-    """Refuse what cannot be trained.
+    """Raise an error if a network cannot be trained.
 
     Raises
     ------
     TypeError
-        If it is no module.
+        If the network is not a torch module.
     ValueError
-        If it has no parameters to train.
+        If the network has no parameters to train.
     """
     if not isinstance(network, nn.Module):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""The skorch net, its batches and its loss."""
+"""skorch net, batches and loss of the training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from corrsk.neural.training.callbacks import StopTraining
 
 
 class Batch(NamedTuple):
-    """Signals of a batch, their targets and their weights.
+    """Signals, targets and sample weights of a batch.
 
     Parameters
     ----------
-    X : Tensor of shape (n, N) or SignalRows
-    y : Tensor of shape (n,)
-    weight : Tensor of shape (n,) or None
+    X : Tensor of shape (n_samples, n_measurements) or SignalRows
+        Signals.
+    y : Tensor of shape (n_samples,)
+        Targets.
+    weight : Tensor of shape (n_samples,) or None
         Sample weights.
     """
 
@@ -37,15 +39,16 @@ class Batch(NamedTuple):
 
 
 class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
-    """Signals and targets as tensors, possibly on a GPU.
+    """Signals and targets as tensors, on any device.
 
     Parameters
     ----------
-    X : Tensor of shape (n, N)
-    y : Tensor of shape (n,)
-        Class indices 0..K-1, or targets of a regression.
-    weight : Tensor of shape (n,), optional
-        Sample weights, of mean 1.
+    X : Tensor of shape (n_samples, n_measurements)
+        Signals.
+    y : Tensor of shape (n_samples,)
+        Class indices 0..n_classes-1, or targets of a regression.
+    weight : Tensor of shape (n_samples,), optional
+        Sample weights with mean 1.
     """
 
     def __init__(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
@@ -61,19 +64,21 @@ class TensorSignals(Dataset[tuple[Tensor, Tensor]]):
 
 
 def as_tensor(array: NDArray[np.float32]) -> Tensor:
-    """Return a tensor on the memory of an array, or on a copy if torch must not write there."""
-    # torch warns of arrays that it must not write to, such as memory maps
+    """Return a tensor that shares the memory of an array, or a copy of a read-only array."""
+    # torch warns about read-only arrays, such as memory maps
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 @dataclass(frozen=True)
 class SignalRows:
-    """Some rows of many signals, for code that gathers them itself.
+    """Selection of rows of a table of signals, not gathered yet.
 
     Parameters
     ----------
-    signals : Tensor of shape (n_signals, N)
-    index : Tensor of shape (n,)
+    signals : Tensor of shape (n_signals, n_measurements)
+        All signals.
+    index : Tensor of shape (n_samples,)
+        Positions of the selected rows.
     """
 
     signals: Tensor
@@ -84,7 +89,7 @@ class SignalRows:
 
 
 class WholeBatches:
-    """Iterate over batches that are taken from the tensors at once.
+    """Iterate over batches, each of which is indexed as a whole.
 
     A per-sample loader indexes and collates one signal at a time, which takes several times as
     long as the arithmetic of the paper's network.
@@ -92,13 +97,15 @@ class WholeBatches:
     Parameters
     ----------
     dataset : TensorSignals
+        Signals and targets.
     batch_size : int
+        Number of signals of a batch.
     shuffle : bool, default=False
-        Whether to visit the samples in a new random order in each iteration.
+        Whether to use a new random order of the signals in each iteration.
     generator : torch.Generator, optional
-        Source of that order, on the device of the tensors.
+        Generator of the random order, on the device of the tensors.
     gather : bool, default=True
-        Whether to gather the signals of a batch, or to give them as `SignalRows`.
+        Whether to gather the signals of a batch, or to yield `SignalRows`.
     """
 
     def __init__(
@@ -141,10 +148,11 @@ class CountLoss(nn.Module):
     Parameters
     ----------
     weight : Tensor of shape (n_classes,), optional
-        Class weights, of mean 1 over the training signals.
+        Class weights with mean 1 over the training signals.
     softmax_first : bool, default=False
-        Whether to apply softmax before the cross-entropy, which applies it again. The published
-        code does; it bounds the loss from below by log(1 + (K - 1) / e), 0.744 for four classes.
+        Whether to apply softmax before the cross-entropy, which applies softmax again, as in the
+        published code. The lower bound of the loss is then log(1 + (n_classes - 1) / e), 0.744
+        for four classes.
     """
 
     weight: Tensor | None
@@ -157,7 +165,22 @@ class CountLoss(nn.Module):
     def forward(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
-        """Return the mean loss, a scalar."""
+        """Compute the mean loss.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n_samples, n_classes)
+            Outputs of the network.
+        target : Tensor of shape (n_samples,)
+            Class indices.
+        sample_weight : Tensor of shape (n_samples,), optional
+            Weight of each signal.
+
+        Returns
+        -------
+        Tensor
+            The mean loss, a scalar.
+        """
         if self.softmax_first:
             logits = torch.softmax(logits, dim=1)
         if sample_weight is not None:
@@ -165,16 +188,16 @@ class CountLoss(nn.Module):
             return (losses * sample_weight).sum() / len(target)
         if self.weight is None:
             return F.cross_entropy(logits, target)
-        # torch's weighted mean divides by the weights that happen to be in the batch,
-        # which gives a light class full weight wherever a batch holds nothing else
+        # torch's weighted mean divides by the sum of the weights in the batch, so that a class
+        # with a small weight has full weight in a batch of this class only
         total = F.cross_entropy(logits, target, weight=self.weight, reduction="sum")
         return total / len(target)
 
 
 class Step(Protocol):
-    """Implementation of the training: by torch, by compiled kernels or by CUDA graphs.
+    """Implementation of the training steps: torch, compiled kernels or CUDA graphs.
 
-    A context manager: threads, compiled code and graphs exist within it only.
+    Threads, compiled code and graphs exist only within this context manager.
     """
 
     def __enter__(self) -> Self:
@@ -182,7 +205,7 @@ class Step(Protocol):
         ...
 
     def __exit__(self, *_: object) -> None:
-        """Release what the training took."""
+        """Release the resources of the training."""
         ...
 
     def train_epoch(self, batches: Any) -> tuple[Any, int]:
@@ -191,6 +214,7 @@ class Step(Protocol):
         Parameters
         ----------
         batches : iterable of Batch
+            Batches of the epoch.
 
         Returns
         -------
@@ -202,30 +226,41 @@ class Step(Protocol):
         ...
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs, shape (n, n_outputs), of the network for signals (n, N)."""
+        """Return the outputs of the network for signals.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n_samples, n_measurements)
+            Signals.
+
+        Returns
+        -------
+        Tensor of shape (n_samples, n_outputs)
+            Outputs of the network.
+        """
         ...
 
 
 def divergence(prefix: str, epoch: int, loss: float) -> ValueError:
-    """Return the error of a training whose loss is not finite."""
+    """Return the error for a training with a loss that is not finite."""
     return ValueError(
         f"the training diverged: the {prefix} loss of epoch {epoch} is {loss}; use a lower "
-        "learning_rate, or bring the signals to the order of 1"
+        "learning_rate, or scale the signals to the order of 1"
     )
 
 
 class SignalNet(NeuralNet):
-    """skorch's net without a history row and a synchronisation for each batch.
+    """skorch's net without history rows and synchronisation per batch.
 
-    The history holds one row for each epoch. Losses are summed on the device and read once an
-    epoch, which keeps the queue of a GPU full. A :class:`Step` does the arithmetic.
+    The history has one row for each epoch. Losses are summed on the device and read once per
+    epoch, so that a GPU need not wait. A :class:`Step` does the arithmetic.
     """
 
     step: Step | None = None
 
     @property
     def is_trimmed(self) -> bool:
-        """Whether the net can only predict."""
+        """Whether the net lacks the parts that only the training needs."""
         return bool(getattr(self, "_trimmed_for_prediction", False))
 
     @property
@@ -238,15 +273,15 @@ class SignalNet(NeuralNet):
         """Open no history row for the batch."""
 
     def set_training(self, training: bool) -> None:
-        """Switch the module between training and prediction, if it is not in that mode yet."""
-        # skorch's own walks through all modules for every batch
+        """Switch the module to training or prediction mode, unless already in this mode."""
+        # skorch's method visits all modules for every batch
         if self.module_.training != training:
             self._set_training(training)
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **fit_params: Any
     ) -> None:
-        """Run the batches of one epoch; record their mean loss, and the validation accuracy."""
+        """Process the batches of one epoch; record mean loss and validation accuracy."""
         if iterator is None:
             return
         assert self.step is not None
@@ -263,7 +298,7 @@ class SignalNet(NeuralNet):
             self.history.record(f"{prefix}_accuracy", float(correct) / n_samples)
 
     def _validated(self, step: Step, batches: Any) -> tuple[Any, Any, int]:
-        """Sum of the losses, number of correct classes (None for a regression), and of signals."""
+        """Sum of losses, number of correct classes (None for a regression), number of signals."""
         total: Any = 0.0
         correct: Any = None
         n_samples = 0
@@ -284,10 +319,10 @@ class SignalNet(NeuralNet):
         epochs: int,
         step: Step,
     ) -> None:
-        """Run `epochs` epochs with the callbacks of this net.
+        """Train for `epochs` epochs with the callbacks of this net.
 
-        Unlike skorch's `fit`, which ends the training quietly on Ctrl-C and leaves the net
-        looking fitted, this method passes the interruption on.
+        A KeyboardInterrupt (Ctrl-C) is passed on. skorch's `fit` catches it, so that the net
+        seems to be fitted.
         """
         self.train_split = (lambda dataset, y=None: (dataset, valid)) if valid else None
         self.step = step
@@ -297,8 +332,8 @@ class SignalNet(NeuralNet):
                 self.fit_loop(train, epochs=epochs)
             self.notify("on_train_end", X=train, y=None)
         finally:
-            # they hold the data, threads and graphs, and cannot be pickled
+            # both refer to data, threads and graphs, which cannot be pickled
             self.train_split = self.step = None
 
     def check_data(self, X: Any, y: Any = None) -> None:
-        """Check nothing: the estimator has checked the data."""
+        """Skip skorch's validation, because the estimator has validated the data."""

@@ -15,19 +15,21 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the hidden weight matrices, AdamW for all other parameters.
 
     Muon (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon) replaces the
-    momentum of a weight matrix by the nearest orthogonal matrix, so that all its
-    directions learn at one speed. The small directions are those that tell
-    compartments apart: this network learns from 2 million signals what AdamW
-    learns from over 20 million. One learning rate serves both: that of Muon is
-    scaled to AdamW's size of step (Liu et al., arXiv:2502.16982).
+    momentum of a weight matrix by the nearest orthogonal matrix, so that all
+    directions of the matrix learn at the same rate. Compartments differ in the small
+    directions: with Muon, the residual MLP learns from 2 million signals as much as
+    with AdamW from over 20 million. Both optimisers share one learning rate, because
+    Muon's steps are scaled to the size of AdamW's (Liu et al., arXiv:2502.16982).
 
     Parameters
     ----------
-    params : iterable of Tensor, or of groups of them
-        Of one network, in its order. Hidden matrices are the two-dimensional
-        parameters but the first and the last of them.
-    lr, weight_decay : float
-        A learning rate that is set later, in the groups, may be a tensor.
+    params : iterable of Tensor, or of dict
+        Parameters of one network, or groups of them, in the order of the network. Hidden
+        matrices are all two-dimensional parameters except the first and the last one.
+    lr : float
+        Learning rate. In the parameter groups, the learning rate may be a tensor.
+    weight_decay : float
+        Decoupled weight decay.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, weight_decay: float) -> None:
@@ -46,14 +48,25 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 )
             )
         super().__init__(parameters, {"lr": lr})
-        # the very dictionaries of the parts: who sets a learning rate here sets it there
+        # the same dictionaries as in the parts, so that a new learning rate reaches both
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "parts": self.parts}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both; `closure` computes the loss and its gradients."""
+        """Take one step.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Function that computes the loss and its gradients.
+
+        Returns
+        -------
+        Tensor or None
+            Value of `closure`.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -67,11 +80,23 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both."""
+        """Return the states of both optimisers.
+
+        Returns
+        -------
+        dict
+            The states.
+        """
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Bring both to a state."""
+        """Restore the states of both optimisers.
+
+        Parameters
+        ----------
+        state_dict : dict
+            Value of :meth:`state_dict`.
+        """
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self.parts for group in part.param_groups]
@@ -79,10 +104,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 @torch.no_grad()
 def _step_together(muon: torch.optim.Muon) -> None:
-    """A step of Muon with a learning rate in a tensor, all matrices of one shape at once.
+    """Take a step of Muon for all matrices of one shape together; the rate is a tensor.
 
-    Torch's own step goes from matrix to matrix, each too small to fill a GPU, and reads such a
-    learning rate back to the processor, which no CUDA graph can hold.
+    Torch's step processes one matrix after the other, each too small to fill a GPU, and copies
+    the learning rate to the processor, which is impossible in a CUDA graph.
     """
     (group,) = muon.param_groups
     matrices = sorted((p for p in group["params"] if p.grad is not None), key=_shape)
@@ -95,7 +120,7 @@ def _step_together(muon: torch.optim.Muon) -> None:
         momenta = [muon.state[weight]["momentum_buffer"] for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
-        # 0.2 sqrt(max): the root mean square of a step of AdamW, whatever the shape
+        # 0.2 sqrt(max): root mean square of a step of AdamW, for any shape
         size = group["lr"] * (0.2 * math.sqrt(max(rows, columns)))
         steps = _orthogonalized(torch.stack(ahead), group).float() * size
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
@@ -107,11 +132,11 @@ def _shape(matrix: Tensor) -> tuple[int, ...]:
 
 
 def _orthogonalized(matrices: Tensor, group: dict[str, Any]) -> Tensor:
-    """Matrices (k, n, m) with singular values near 1, by Newton and Schulz's iteration."""
+    """Bring the singular values of matrices (k, n, m) near 1, by Newton-Schulz iteration."""
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
-        x = x.mT  # the smaller products
+        x = x.mT  # for smaller products
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=group["eps"])
     a, b, c = group["ns_coefficients"]
     for _ in range(group["ns_steps"]):
@@ -121,21 +146,21 @@ def _orthogonalized(matrices: Tensor, group: dict[str, Any]) -> Tensor:
     return x.mT if tall else x
 
 
-# fused: one kernel for all weights, where the default has one per weight and operation
+# fused: one kernel for all weights; the default needs one per weight and operation
 
 
 def adamw(params: Any, lr: float, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
-    """AdamW; `momentum` is not for it."""
+    """Return AdamW; `momentum` has no effect."""
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def sgd(params: Any, lr: float, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
+    """Return stochastic gradient descent with momentum."""
     return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay, momentum=momentum, fused=True)
 
 
 def muon(params: Any, lr: float, weight_decay: float, momentum: float) -> torch.optim.Optimizer:
-    """Muon and AdamW, with momenta of their own."""
+    """Return Muon with AdamW, with fixed momenta; `momentum` has no effect."""
     return MuonWithAdamW(params, lr=lr, weight_decay=weight_decay)
 
 

@@ -1,4 +1,4 @@
-"""Apply a trained network, and take it apart and together again."""
+"""Predictions of a trained net, its weights as arrays, and its restoration from arrays."""
 
 from __future__ import annotations
 
@@ -20,32 +20,35 @@ from corrsk.neural.training.device import share_of_threads
 from corrsk.neural.training.net import CountLoss, SignalNet, as_tensor
 from corrsk.neural.training.randomness import own_random_numbers
 
-PREDICT_ROWS = 2048  # of activations at a time: a few MB, which a cache holds better than more
-_PREDICT_VALUES = 2**18  # of those signals: activations beyond 32 MB are given back each time
+PREDICT_ROWS = 2048  # signals at a time: a few MB of activations, which fit in a cache
+_PREDICT_VALUES = 2**18  # limit on their values: larger activations (32 MB) are freed each time
 
 
 @share_of_threads()
 def predict_outputs(
     net: SignalNet, X: NDArray[np.floating[Any]], finish: Callable[[Tensor], Tensor]
 ) -> NDArray[np.float64]:
-    """Return what the network makes of signals, chunk by chunk.
+    """Compute the outputs of the network for signals, in chunks.
 
     Parameters
     ----------
     net : SignalNet
-    X : ndarray of shape (n, N)
+        Trained net.
+    X : ndarray of shape (n_samples, n_measurements)
+        Signals.
     finish : callable
-        From the outputs of the network, in double precision, to the result, both of shape
-        (rows, n_outputs).
+        Function from the outputs of the network, in double precision, to the result, both of
+        shape (n_rows, n_outputs).
 
     Returns
     -------
-    ndarray of shape (n, n_outputs)
+    ndarray of shape (n_samples, n_outputs)
+        Results of `finish`.
 
     Raises
     ------
     ValueError
-        If values are too large for single precision.
+        If X contains values that are too large for single precision.
     """
     device = _device_of(net)
     net.module_.eval()
@@ -57,10 +60,13 @@ def predict_outputs(
         with torch.inference_mode():
             outputs = net.module_(as_tensor(rows).to(device))
         if not torch.isfinite(outputs).all():
-            raise ValueError("X holds values that are too large for single precision")
+            raise ValueError(
+                "X contains values that are too large for single precision (float32); the largest "
+                f"is {np.abs(X).max():.3g}"
+            )
         if found is None:
-            # whole at once: pieces that stay would lie between activations that go, and
-            # the allocator would find no room for the next ones there
+            # allocated at once: small results between freed activations would fragment the
+            # memory
             found = np.empty((X.shape[0], outputs.shape[1]))
         found[start : start + n_rows] = finish(outputs.double()).cpu().numpy()
     assert found is not None  # the estimator has refused an empty X
@@ -68,19 +74,19 @@ def predict_outputs(
 
 
 def predict_probabilities(net: SignalNet, X: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the class probabilities of signals, shape (n, n_classes).
+    """Compute the class probabilities of signals, shape (n_samples, n_classes).
 
     Raises
     ------
     ValueError
-        If values are too large for single precision.
+        If X contains values that are too large for single precision.
     """
-    # in double precision the rows sum to 1 as scikit-learn's metrics want them to
+    # in double precision, the sums of rows are as close to 1 as scikit-learn's metrics require
     return predict_outputs(net, X, lambda logits: torch.softmax(logits, dim=1))
 
 
 def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
-    """The weights and buffers of a net by name."""
+    """Return the weights and buffers of a net by name."""
     return {
         name: tensor.detach().cpu().contiguous().numpy()
         for name, tensor in net.module_.state_dict().items()
@@ -90,9 +96,9 @@ def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
 def restored_net(
     weights: dict[str, NDArray[Any]], network: str, shape: NetworkShape, device: torch.device
 ) -> SignalNet:
-    """A net of a named network for prediction, with the given weights."""
+    """Build a net for prediction from the name, shape and weights of its network."""
     state = {name: torch.from_numpy(values) for name, values in weights.items()}
-    # its first weights, which are replaced, must not come between those of a training
+    # the initial weights, which are replaced, must not use random numbers of a training
     with own_random_numbers(0, torch.device("cpu")):
         module: torch.nn.Module = NETWORKS[network](shape)
     if "scale" in state:
@@ -109,7 +115,7 @@ def restored_net(
 
 
 def device_name(net: SignalNet) -> str:
-    """What a net computes on: "cpu", or the name of the GPU."""
+    """Name of the device of a net: "cpu", or the name of the GPU."""
     device = _device_of(net)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 

@@ -1,4 +1,4 @@
-"""Settings of a training, and the untrained net that they describe."""
+"""Settings of a training, and construction of the untrained net from settings."""
 
 from __future__ import annotations
 
@@ -28,38 +28,44 @@ DEFAULT_MOMENTUM = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Settings that a training has whatever it trains for.
+    """Settings of a training that do not depend on the type of target.
 
     Parameters
     ----------
     network : str or torch.nn.Module
-        Name in :data:`corrsk.neural.networks.NETWORKS`, or a module, of which a copy is trained.
+        Name in :data:`corrsk.neural.networks.NETWORKS`, or a module, which is copied.
     grid_shape : tuple of int
-        Layout of the columns, for networks that see the signals on a grid.
+        Layout of the columns, for the CNN.
     width, n_blocks : int
         Size of the residual MLP.
     dropout : float
         Dropout rate of a named network.
     n_features : int
-        Number of measurements N.
+        Number of measurements.
     input_scaling : {"standardize", "half-whiten"} or None
+        Transformation of the signals before the network.
     optimizer : str
         Name in :data:`corrsk.neural.training.optimizers.OPTIMIZERS`.
     learning_rate : float
+        Learning rate for a schedule factor of 1.
     learning_rate_schedule : str
         Name in :data:`corrsk.neural.training.schedules.SCHEDULES`.
     momentum : float
         Momentum of "sgd"; without effect on the other optimisers.
     weight_decay : float
+        Weight decay of the optimiser.
     max_epochs, batch_size : int
+        Number of epochs, and of signals of a batch.
     precision : {"float32", "bfloat16", "auto"}
+        Precision of the matrix products in training.
     backend : {"auto", "torch", "numba", "graphs"}
-        Implementation of the training step; "graphs" is what "auto" stands for on a GPU.
+        Implementation of the training step; on a GPU, "auto" becomes "graphs" if possible.
     patience : int or None
         Number of epochs without a lower loss after which the training stops.
     restore_best : bool
-        Whether to end with the weights of the epoch with the lowest validation loss.
+        Whether to keep the weights of the epoch with the lowest validation loss.
     seed : int
+        Seed of the random streams.
     """
 
     network: str | nn.Module
@@ -88,11 +94,11 @@ class TrainingSettings:
         raise NotImplementedError
 
     def loss(self) -> nn.Module:
-        """Return the loss, a module that is called with outputs, targets and sample weights."""
+        """Return the loss: a module with outputs, targets and sample weights as input."""
         raise NotImplementedError
 
     def stream_seed(self, *key: int) -> int:
-        """Return an integer to seed one of the training's random streams with."""
+        """Return the seed of a random stream of the training."""
         return int(keyed_generator(self.seed, *key).integers(2**63 - 1))
 
 
@@ -103,6 +109,7 @@ class ClassifierSettings(TrainingSettings):
     Parameters
     ----------
     n_classes : int
+        Number of classes.
     softmax_before_loss : bool
         Whether the loss applies softmax twice, as in the code published with the paper.
     class_weights : tuple of float or None
@@ -128,18 +135,24 @@ class ClassifierSettings(TrainingSettings):
 
 
 def resolve_batch_size(batch_size: int | str, n_samples: int, largest: int) -> int:
-    """Return the batch size that a parameter, an integer or "auto", stands for.
+    """Return the batch size for a parameter that may be "auto".
 
     Parameters
     ----------
     batch_size : int or "auto"
-        "auto" is a hundredth of the signals, within 16 and `largest`.
+        "auto" is a hundredth of the signals, but between 16 and `largest`.
     n_samples : int
-        Number of training signals, of an epoch.
+        Number of training signals of an epoch.
     largest : int
+        Largest batch size for "auto".
+
+    Returns
+    -------
+    int
+        Batch size, at most `n_samples`.
     """
     if batch_size == "auto":
-        # small data want small batches, or an epoch has no steps to learn in
+        # small data sets need small batches for a sufficient number of steps per epoch
         batch_size = max(16, min(largest, n_samples // 100))
     return min(n_samples, int(batch_size))
 
@@ -150,10 +163,16 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
     Parameters
     ----------
     settings : TrainingSettings
-    X : Tensor of shape (n, N)
-        Signals to scale the input by.
+        Settings of the training.
+    X : Tensor of shape (n_samples, n_measurements)
+        Signals that define the input scaling.
     **options
         Further parameters of the net.
+
+    Returns
+    -------
+    SignalNet
+        The untrained net.
 
     Raises
     ------
@@ -181,7 +200,7 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
 
 
 def apply_settings(settings: TrainingSettings, net: SignalNet) -> None:
-    """Give a net in training other rates and another loss; network and optimiser stay."""
+    """Set the learning rate, weight decay, momentum and loss of a net in training."""
     for group in net.optimizer_.param_groups:
         group["lr"], group["weight_decay"] = settings.learning_rate, settings.weight_decay
         if settings.optimizer == "sgd":
@@ -212,16 +231,16 @@ def _check_output(network: nn.Module, X: Tensor, n_outputs: int) -> None:
         shape = tuple(network(X).shape)
     if shape != (len(X), n_outputs):
         raise ValueError(
-            f"the network must turn signals of shape {tuple(X.shape)} into outputs of shape "
-            f"({len(X)}, {n_outputs}), one for each class; its output has the shape {shape}"
+            f"the network must map signals of shape {tuple(X.shape)} to outputs of shape "
+            f"({len(X)}, {n_outputs}), one for each class; got outputs of shape {shape}"
         )
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:
-    """Return whether matrix products of a precision are in bfloat16 on a device."""
+    """Whether matrix products are in bfloat16 for a given precision and device."""
     if precision != "auto":
         return precision == "bfloat16"
-    # without instructions of its own for it, a machine is slower in bfloat16
+    # without special instructions, bfloat16 is slower than float32
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)

@@ -1,4 +1,4 @@
-"""Where the signals of a training come from: arrays, or a stream."""
+"""Sources of the signals of a training: arrays, or a stream."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Split = tuple[NDArray[np.float32], NDArray[Any]]  # signals, targets
 
 
 class Source(Protocol):
-    """Source of the signals that a network trains on."""
+    """Source of the signals of a training."""
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """The arrays that belong to the fingerprint of the training."""
+        """Arrays that are part of the training's fingerprint."""
         ...
 
     @property
     def description(self) -> dict[str, Any]:
-        """What else belongs to it, as JSON."""
+        """Other parts of the training's fingerprint, in types that JSON can represent."""
         ...
 
     def opened(
         self, settings: TrainingSettings, device: torch.device, order: torch.Generator
     ) -> Any:
-        """Return a context manager: the data set, and how skorch iterates over it."""
+        """Return a context manager: data set, and parameters of skorch's iterator."""
         ...
 
 
@@ -45,11 +45,12 @@ class ArraySource:
 
     Parameters
     ----------
-    X : array of shape (n, N)
-    y : array of shape (n,)
+    X : array of shape (n_samples, n_measurements)
+        Signals.
+    y : array of shape (n_samples,)
         Class indices, or targets of a regression.
-    sample_weight : array of shape (n,), optional
-        Of mean 1.
+    sample_weight : array of shape (n_samples,), optional
+        Sample weights with mean 1.
     """
 
     X: NDArray[np.float32]
@@ -58,20 +59,20 @@ class ArraySource:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """Signals and targets, and the weights if there are any."""
+        """Signals, targets, and sample weights if given."""
         weights = () if self.sample_weight is None else (self.sample_weight,)
         return (self.X, self.y, *weights)
 
     @property
     def description(self) -> dict[str, Any]:
-        """No stream."""
+        """Description without a stream."""
         return {"stream": {}, "plan": None}
 
     @contextmanager
     def opened(
         self, settings: TrainingSettings, device: torch.device, order: torch.Generator
     ) -> Iterator[tuple[TensorSignals, dict[str, Any]]]:
-        """Yield the tensors on the device, and the parameters of their batches."""
+        """Yield the signals on the device, and the parameters of skorch's iterator."""
         signals = tensor_signals((self.X, self.y), device, self.sample_weight)
         yield (
             signals,
@@ -86,13 +87,14 @@ class ArraySource:
 
 @dataclass(frozen=True, eq=False)
 class StreamSource:
-    """Signals of a stream, each of which is seen once.
+    """Signals of a stream, each used once.
 
     Parameters
     ----------
     stream : SignalStream
+        The stream.
     plan : StreamPlan
-        How the stream is divided.
+        Division of the stream into epochs and chunks.
     """
 
     stream: SignalStream
@@ -100,14 +102,14 @@ class StreamSource:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """No arrays."""
+        """Empty tuple, because a stream has no arrays."""
         return ()
 
     @property
     def description(self) -> dict[str, Any]:
-        """The stream and how it is divided."""
+        """Description of the stream and of its division."""
         described: dict[str, Any] = {"stream": self.stream.identity, "plan": asdict(self.plan)}
-        if type(self.stream) is not SignalStream:  # it may draw in a way of its own
+        if type(self.stream) is not SignalStream:  # a subclass may draw other signals
             described["drawn by"] = type(self.stream).__qualname__
         return described
 
@@ -115,7 +117,7 @@ class StreamSource:
     def opened(
         self, settings: TrainingSettings, device: torch.device, order: torch.Generator
     ) -> Iterator[tuple[StreamedSignals, dict[str, Any]]]:
-        """Yield the signals as they are drawn, and the parameters of their batches."""
+        """Yield the streamed signals, and the parameters of skorch's iterator."""
         with StreamedSignals.from_stream(self.stream, self.plan, device) as signals:
             yield signals, {"iterator_train": StreamBatches}
 

@@ -1,4 +1,4 @@
-"""Training steps by torch's autograd, batch by batch."""
+"""Training steps with torch's autograd, batch by batch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ BatchStep = Callable[..., Tensor]  # from signals, targets and weights to the me
 
 
 def train_by_batches(net: SignalNet, batches: Iterable[Batch], step: BatchStep) -> tuple[Any, int]:
-    """Take a step for each batch, and let the callbacks of the net take part.
+    """Take a step for each batch, and notify the callbacks of the net.
 
     Parameters
     ----------
     net : SignalNet
+        Net with callbacks.
     batches : iterable of Batch
+        Batches of an epoch.
     step : callable
-        Trains on signals, targets and weights; returns the mean loss.
+        Function that trains on signals, targets and weights, and returns the mean loss.
 
     Returns
     -------
     total : Tensor
         Sum of the losses of all signals.
     n_samples : int
+        Number of signals.
     """
     total: Any = 0.0
     n_samples = 0
@@ -43,18 +46,18 @@ def train_by_batches(net: SignalNet, batches: Iterable[Batch], step: BatchStep) 
 
 
 class TorchStep:
-    """Training steps by torch's autograd.
+    """Training steps with torch's autograd.
 
     Parameters
     ----------
     net : SignalNet
-        Initialised.
+        Initialised net.
     bfloat16 : bool, default=False
         Whether to train with matrix products in bfloat16.
     micro_batch : int, optional
-        Largest number of signals that pass through the network at a time; a larger batch is
-        divided into equal parts, whose gradients are added. For networks of which no part looks
-        at several signals of a batch.
+        Largest number of signals in a forward pass; a larger batch is divided into equal parts,
+        whose gradients are added. Only for networks that process each signal of a batch
+        independently.
     """
 
     def __init__(
@@ -107,11 +110,11 @@ class TorchStep:
         )
         with mixed:
             outputs: Tensor = self._net.infer(X)
-        # the loss and its softmax want single precision
+        # the loss and its softmax need single precision
         return outputs.float() if self._bfloat16 else outputs
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network, as it is, for signals (n, N)."""
+        """Return the outputs of the network for signals (n_samples, n_measurements)."""
         self._net.set_training(False)
         with torch.no_grad():
             outputs: Tensor = self._net.infer(X)

@@ -1,4 +1,4 @@
-"""Fresh signals, drawn chunk by chunk as the network trains: by the processor, or by a GPU."""
+"""Simulation of signals during the training, chunk by chunk, on the processor or a GPU."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.neural.training.net import Batch
 from corrsk.simulation.streams import SignalStream
 
-_CHUNK_ROWS = 65_536  # 17 MB of signals of 64 measurements; two chunks wait, one is trained on
+_CHUNK_ROWS = 65_536  # 17 MB for 64 measurements; two chunks wait while one is in training
 _AHEAD = 2
-DRAWING_DEVICES = {"cuda"}  # kinds of devices that draw the signals they train on
+DRAWING_DEVICES = {"cuda"}  # types of devices that simulate their training signals
 
 Chunk = tuple[Tensor, Tensor]  # signals and their class indices
 Draw = Callable[[int, int], Chunk]
@@ -29,12 +29,12 @@ Draw = Callable[[int, int], Chunk]
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """How a stream is divided: epochs of equal chunks of whole batches.
+    """Division of a stream into epochs of equal chunks of whole batches.
 
     Parameters
     ----------
     n_epochs, n_chunks, chunk_rows : int
-        Epochs, chunks of an epoch, signals of a chunk.
+        Number of epochs, of chunks per epoch, and of signals per chunk.
     """
 
     n_epochs: int
@@ -43,7 +43,7 @@ class StreamPlan:
 
     @classmethod
     def from_n_samples(cls, n_samples: int, n_epochs: int, batch_size: int) -> StreamPlan:
-        """Plan at least `n_samples` signals in all, rounded up to whole batches in equal chunks."""
+        """Plan at least `n_samples` signals, rounded up to whole batches in equal chunks."""
         batches = math.ceil(n_samples / n_epochs / batch_size)
         n_chunks = math.ceil(batches * batch_size / max(_CHUNK_ROWS, batch_size))
         return cls(n_epochs, n_chunks, math.ceil(batches / n_chunks) * batch_size)
@@ -55,22 +55,23 @@ class StreamPlan:
 
 
 class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
-    """The signals of one epoch after the other, never the same.
+    """Data set of fresh signals for each epoch.
 
-    A context manager, within which a thread may draw ahead. Only one iteration goes on at
-    a time: the chunks have their numbers, by which they have their bits, in the order
-    in which they are asked for.
+    Within this context manager, a thread may draw in advance. Only one iteration may run at
+    a time, because the number of a chunk, which determines its random numbers, is the number
+    of chunks requested before.
 
     Parameters
     ----------
     draw : callable
-        From the number of a chunk and how many signals it has to these and their
-        class indices, shapes (n, N) and (n,).
+        Function from the number of a chunk and its number of signals to signals and class
+        indices, shapes (n_samples, n_measurements) and (n_samples,).
     plan : StreamPlan
+        Division of the stream.
     device : torch.device
-        Where to train.
+        Device of the training.
     in_thread : bool
-        Whether a thread draws ahead: where the processor draws for a GPU.
+        Whether a thread draws in advance, for a processor that draws for a GPU.
     """
 
     def __init__(
@@ -86,25 +87,25 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
     def from_stream(
         cls, stream: SignalStream, plan: StreamPlan, device: torch.device
     ) -> StreamedSignals:
-        """Prepare the signals of a stream, which a GPU draws itself.
+        """Prepare the signals of a stream; a GPU draws the signals if possible.
 
-        The processor draws streams of a subclass with a `draw` of its own, and of contrasts
-        that know numpy's arrays alone.
+        The processor draws the signals of subclasses with their own `draw`, and of contrasts
+        whose functions accept only numpy arrays.
         """
         if device.type in DRAWING_DEVICES and type(stream).draw is SignalStream.draw:
             on_device = DeviceStream(stream, device)
-            with suppress(TypeError):  # numpy's, of a tensor on a GPU
+            with suppress(TypeError):  # from numpy functions of a tensor on a GPU
                 on_device.draw(0, 1)
                 return cls(on_device.draw, plan, device, in_thread=False)
-        # to be asked in this thread: others do not know that they are a worker's
+        # must be computed in this thread, because other threads do not count as worker threads
         n_jobs = min(share_of_cores(), torch.get_num_threads())
 
         def draw(chunk: int, n: int) -> Chunk:
             X, n_c = stream.draw(chunk, n, n_jobs=n_jobs)
             return torch.from_numpy(X), torch.from_numpy(np.searchsorted(stream.classes, n_c))
 
-        # a processor that trains had better draw in between: its cores are all busy, and a
-        # thread beside those of torch, which wait actively for each other, holds them up
+        # a training on the processor draws between steps: all cores are busy, and torch's
+        # threads, which wait actively for each other, would be delayed by another thread
         return cls(draw, plan, device, in_thread=device.type != "cpu")
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
 
     def __enter__(self) -> StreamedSignals:
         self._beside = _BesideTraining(self.device) if self.device.type == "cuda" else None
-        # its thread starts with the first chunk that it is given
+        # the thread of the pool starts with the first submitted chunk
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrsk-stream")
         self._ahead: deque[Future[Chunk]] = deque()
         return self
@@ -121,21 +122,21 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def sample(self) -> Tensor:
-        """The signals of the first chunk, on the device, to scale a network's input by."""
+        """Return the signals of the first chunk on the device, for the input scaling."""
         return self._draw(0, self.plan.chunk_rows)[0].to(self.device)
 
     def start_at(self, epoch: int) -> None:
-        """Go on with the first chunk of an epoch, counted from 0."""
+        """Continue with the first chunk of an epoch, counted from 0."""
         self._next = epoch * self.plan.n_chunks
 
     def epoch(self) -> Iterator[Chunk]:
-        """The chunks of the next epoch, on the device."""
+        """Iterate over the chunks of the next epoch, on the device."""
         for _ in range(self.plan.n_chunks):
             chunk = self._chunk_from_thread() if self._in_thread else self._chunk_drawn_here()
             yield chunk() if self._beside is None else self._beside.made(chunk)
 
     def _chunk_from_thread(self) -> Callable[[], Chunk]:
-        # the thread looks beyond the epoch's end, so that no epoch starts with waiting
+        # the thread draws beyond the end of the epoch, so that the next epoch need not wait
         end = self.plan.n_epochs * self.plan.n_chunks
         while len(self._ahead) < _AHEAD and self._next < end:
             self._ahead.append(self._pool.submit(self._drawn, self._next))
@@ -153,11 +154,12 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _BesideTraining:
-    """Lets a GPU make chunks, each while the one before is trained on.
+    """Simulation or copy of a chunk on a GPU during the training on the chunk before.
 
     Parameters
     ----------
     device : torch.device
+        The GPU.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -166,10 +168,10 @@ class _BesideTraining:
         self._trained: deque[torch.cuda.Event] = deque()
 
     def made(self, make: Callable[[], Chunk]) -> Chunk:
-        """The next chunk: a draw on the device, or a copy of one in pinned memory."""
+        """Return the next chunk, drawn on the device or copied from pinned memory."""
         training = torch.cuda.current_stream(self.device)
-        # by now all work on the chunk before is queued; no more than that may be, or chunks
-        # that wait would fill the memory. blocking: the cores are for the simulation
+        # all work on the chunk before is in the queue; more work must not be queued, because
+        # waiting chunks would fill the memory. blocking: frees the core for the simulation
         trained = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         trained.record(training)
         self._trained.append(trained)
@@ -179,7 +181,7 @@ class _BesideTraining:
             X, y = make()
         training.wait_stream(self._making)
         for tensor in (X, y):
-            tensor.record_stream(training)  # its memory is not free before that is done
+            tensor.record_stream(training)  # keeps the memory until the training is done with it
         return X, y
 
 
@@ -189,7 +191,9 @@ class StreamBatches:
     Parameters
     ----------
     dataset : StreamedSignals
+        The signals.
     batch_size : int
+        Number of signals of a batch.
     """
 
     def __init__(self, dataset: StreamedSignals, batch_size: int) -> None:

@@ -1,7 +1,8 @@
-"""Parameters of the networks under the names that stored runs have for them.
+"""Parameters of the networks under the names of stored runs.
 
-The first version of the files had one class for all networks. A run is recognised by the text of
-its parameters, which must not change where only a name has: stored runs would be done again.
+The first version of the files had one class for all networks. A stored run is identified by the
+text of its parameters. The text must not change if only the name of a parameter changes, because
+stored runs would be repeated otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from corrsk.neural._base import NetworkClassifier
 
 
 class CorrelationCNNClassifier(BaseEstimator):
-    """Holds the parameters that the class of this name had; it is never fitted."""
+    """Parameters of the class of this name in the first version; never fitted."""
 
     def __init__(
         self,
@@ -55,11 +56,12 @@ def as_stored(model: Any) -> Any:
     Parameters
     ----------
     model : Pipeline or classifier
-        Unfitted; returned as it is unless it is a Pipeline that ends in a network's classifier.
+        Unfitted; returned unchanged unless it is a Pipeline that ends in a network classifier.
 
     Returns
     -------
     Pipeline or classifier
+        The model whose parameters have the stored names.
     """
     if not isinstance(model, Pipeline) or not isinstance(model[-1], NetworkClassifier):
         return model

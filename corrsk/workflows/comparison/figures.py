@@ -1,4 +1,4 @@
-"""The comparison as figures."""
+"""Figures of the comparison."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUESTIONS = {
 
 def _styles() -> dict[str, dict[str, Any]]:
     colors, markers = colormaps["tab20"].colors, cycle("osD^vP*X<>ph")  # type: ignore[attr-defined]
-    # neighbours of tab20 are a dark and a light tone of one hue: the dark ones come first
+    # tab20 alternates dark and light tones of each hue: use the dark ones first
     order = [*range(0, 20, 2), *range(1, 20, 2)]
     return {
         name: {
@@ -39,9 +39,9 @@ def _styles() -> dict[str, dict[str, Any]]:
 
 
 def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
-    """Both accuracies over the training size and over the time of `fit`.
+    """Plot both accuracies over the training size and over the time of `fit`.
 
-    Methods that learn nothing are horizontal lines. Bars are 95 % intervals.
+    Model-based methods are horizontal lines. Error bars are 95 % intervals.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
     """
     figure = Figure(figsize=(13, 9.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
@@ -81,7 +82,7 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
 
 def _legend(figure: Figure, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    order = [*MODELS, CEILING]  # matplotlib would put error bars behind plain lines
+    order = [*MODELS, CEILING]  # matplotlib would list error bars after lines
     pairs = sorted(
         zip(handles, labels, strict=True), key=lambda pair: order.index(pair[1].split(" (")[0])
     )
@@ -105,7 +106,7 @@ def _plot_curve(
 
 
 def _draw_ceiling(ax: Axes, dataset: str, metric: str, *, over_noise: bool = False) -> None:
-    """The accuracy of the best possible classifier, between its two estimates."""
+    """Draw the accuracy of the best possible classifier, between its two estimates."""
     ceiling = known_ceiling(dataset)
     if ceiling is None:
         return
@@ -121,14 +122,14 @@ def _draw_ceiling(ax: Axes, dataset: str, metric: str, *, over_noise: bool = Fal
 
 
 def _leave_out_the_tail(ax: Axes, values: pd.Series) -> None:
-    """Give the crowded top of an axis the room, where a few lie far below."""
+    """Limit the axis to its crowded upper part if a few values are far below."""
     if len(values):
         bottom = max(values.min(), values.max() - 40) - 1.5
         ax.set_ylim(bottom=bottom)
 
 
 def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, dataset: str) -> Figure:
-    """Both accuracies over the noise level, each model at its largest training size.
+    """Plot both accuracies over the noise level, each model at its largest training size.
 
     Parameters
     ----------
@@ -137,10 +138,12 @@ def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, data
     summary : DataFrame
         See :func:`corrsk.workflows.comparison.summary_frame`.
     dataset : str
+        Name of the data, for the title.
 
     Returns
     -------
     matplotlib.figure.Figure
+        The figure.
     """
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     axes = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""Who is compared: every model by its name, and what it can bear."""
+"""Models of the comparison, by name, and their limits."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 from corrsk.simulation.datasets import DatasetDefinition
 
-REFERENCE = "cnn"  # whom McNemar's test pairs the others with
+REFERENCE = "cnn"  # the model that McNemar's test compares with the others
 BOOSTING_PACKAGES = ("lightgbm", "xgboost", "xgboost-cpu")
 _MODEL_BASED_TEST_SIGNALS = 10_000
-_EPOCHS_OF_THE_MLP = 10  # of signals that come again: more of them it learns by heart
+_EPOCHS_OF_THE_MLP = 10  # more epochs on the same signals overfit
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a model is built for.
+    """Options of a model: protocol, seed, norm and resources.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol
-        In grid order.
+        Protocol in grid order.
     seed : int
+        Seed of the model.
     norm : str or None
-        What signals are divided by.
+        Norm that signals are divided by.
     n_jobs : int
         Number of threads.
     device : str
+        Device of the networks.
     checkpoint : Path or None
-        Where a long training may keep its state.
+        File for the state of an unfinished training.
     """
 
     protocol: AcquisitionProtocol
@@ -51,31 +53,35 @@ class BuildOptions:
 
     @classmethod
     def from_definition(cls, definition: DatasetDefinition, seed: int) -> BuildOptions:
-        """The options of a data set: on its protocol, normalised as it is."""
+        """Create options with the protocol and the norm of a data set."""
         protocol = resolve_protocol(definition.protocol).in_grid_order()
         return cls(protocol, seed, norm=definition.norm)
 
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """A classifier of the comparison.
+    """Model of the comparison.
 
     Parameters
     ----------
-    name, description : str
+    name : str
+        Name of the model.
+    description : str
+        Short description, for tables.
     kind : {"network", "learner", "model-based"}
-        A model-based method learns nothing: it is judged once per seed, not
-        once per training size.
-    probabilistic : bool
-        Whether its probabilities are more than certainties, 0 or 1.
+        Kind of the model. A model-based method does not depend on training signals and runs once
+        per seed, not once per training size.
     make : callable
-        ``make(options)`` gives the classifier, unfitted.
+        Function ``make(options)`` that returns the unfitted classifier.
     max_train : int or None
-        The training size up to which it ends within minutes on two cores.
+        Largest training size that takes minutes on two cores; None without a limit.
     max_test : int or None
-        How many test signals it can judge within minutes.
+        Largest number of test signals that takes minutes; None without a limit.
+    probabilistic : bool
+        Whether the probabilities differ from 0 and 1.
     obstacle : callable
-        ``obstacle(protocol)`` says why it cannot take part; None if it can.
+        Function ``obstacle(protocol)`` that returns the reason why the model must be skipped, or
+        None.
     """
 
     name: str
@@ -89,23 +95,33 @@ class ComparedModel:
 
     @property
     def learns(self) -> bool:
-        """Whether its answers depend on training signals."""
+        """Whether predictions depend on training signals."""
         return self.kind != "model-based"
 
 
 def resolve_models(names: Iterable[str] | None) -> list[ComparedModel]:
-    """The models of those names, in the order of `MODELS`; None for all.
+    """Return the models of the given names, in the order of `MODELS`.
+
+    Parameters
+    ----------
+    names : iterable of str or None
+        Names; None for all models.
+
+    Returns
+    -------
+    list of ComparedModel
+        The models.
 
     Raises
     ------
     ValueError
-        If a name is unknown; the message lists the known ones.
+        If there is no name, or a name is unknown; the message lists the available names.
     """
     wanted = set(MODELS) if names is None else set(names)
     for name in sorted(wanted):
         lookup(MODELS, name, "model")
     if not wanted:
-        raise ValueError(f"there is no model to compare; known models: {', '.join(MODELS)}")
+        raise ValueError(f"models must not be empty; known models: {', '.join(MODELS)}")
     return [model for name, model in MODELS.items() if name in wanted]
 
 
@@ -133,8 +149,8 @@ def _needs_a_grid(protocol: AcquisitionProtocol) -> str | None:
     if protocol.grid_shape is not None:
         return None
     return (
-        f"the protocol's {protocol.n_measurements} measurements are no full grid, which the "
-        "CNN's convolutions need; the model 'mlp' takes any protocol"
+        f"the {protocol.n_measurements} measurements of the protocol are no full grid, which the "
+        "convolutions of the CNN require; the model 'residual-mlp' takes any protocol"
     )
 
 

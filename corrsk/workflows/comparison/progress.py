@@ -1,4 +1,4 @@
-"""How far a comparison is."""
+"""Progress of a comparison on the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from corrsk.workflows.comparison.runs import Run, RunResult
 
 
 class RunProgress:
-    """Progress: a bar for the whole, one for each model, and what runs now."""
+    """Progress bars of a comparison: all runs, the runs of each model, and the current run.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        The runs of the comparison.
+    console : rich.console.Console
+        Where to show the progress.
+    """
 
     def __init__(self, runs: Sequence[Run], console: Console) -> None:
         self.console = console
@@ -36,7 +44,7 @@ class RunProgress:
         self.tick()
 
     def tick(self) -> None:
-        """Show the time that went by."""
+        """Update the elapsed time."""
         now, size = time.monotonic(), self.run.n_train
         state = f"{f'{size:,} signals, ' if size else ''}seed {self.run.seed}"
         self.progress.update(
@@ -45,11 +53,11 @@ class RunProgress:
         self.progress.update(self.whole, state=f"{now - self.started:.0f} s")
 
     def end(self, result: RunResult) -> None:
-        """Show what came of a run."""
+        """Show the result of a run."""
         state = "" if result.status == "done" else result.status
         self.progress.update(self.bars[result.run.model], advance=1, state=state)
         self.progress.update(self.whole, advance=1)
-        if not self.console.is_terminal:  # a log wants lines, not bars
+        if not self.console.is_terminal:  # lines instead of bars in a log
             self.console.print(_line(result), soft_wrap=True, highlight=False)
 
     def __enter__(self) -> RunProgress:

@@ -1,4 +1,4 @@
-"""The comparison as files: CSV, JSON, Markdown, PNG and one page of HTML."""
+"""Files of the comparison: CSV, JSON, Markdown, PNG and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from corrsk.workflows.comparison.figures import plot_accuracy_over_noise, plot_l
 from corrsk.workflows.comparison.tables import best_rows, readable
 
 HOW_TO_READ = (
-    "All models are trained on the same signals and judged on the same test signals; the data of "
-    "each seed are drawn afresh. Accuracies are means over the seeds, with 95 % bootstrap "
-    "intervals of the test signals in brackets. The binary answer is P(n_c >= 2) > 0.5. Points to "
-    "the CNN are of the CNN of the same training size (for a method that learns nothing: of the "
-    "largest) on the same test signals, with p of McNemar's exact two-sided test, unadjusted for "
-    "the number of comparisons; intervals and p are of these trainings, not of others. Times and "
-    "speeds are wall times, medians over the seeds; AUC and log loss are left out for methods that "
-    "answer with certainties."
+    "All models are trained on the same signals and tested on the same test signals; each seed has "
+    "its own data. Accuracies are means over the seeds, with 95 % bootstrap intervals of the test "
+    "signals in brackets. Binary accuracy is that of P(n_c >= 2) > 0.5. Points to the CNN are "
+    "differences, in percentage points, to the CNN of the same training size (for a model-based "
+    "method: of the largest training size) on the same test signals, with p of McNemar's exact "
+    "two-sided test, without adjustment for the number of comparisons; intervals and p cover the "
+    "choice of the test signals, not the scatter between trainings. Times and speeds are wall "
+    "times, medians over the seeds. AUC and log loss are omitted for methods whose probabilities "
+    "are 0 or 1."
 )
 
 _PAGE = """\
@@ -79,10 +80,14 @@ def write_report(
     ----------
     out : Path
         An existing folder.
-    results, summary, noise : DataFrame
-        See :mod:`corrsk.workflows.comparison.tables`.
+    results : DataFrame
+        See :func:`corrsk.workflows.comparison.results_frame`.
+    summary : DataFrame
+        See :func:`corrsk.workflows.comparison.summary_frame`.
+    noise : DataFrame
+        See :func:`corrsk.workflows.comparison.tables.noise_frame`.
     run : dict
-        dataset, about, commands and environment, for the text.
+        Entries dataset, about, commands and environment, for the text.
     """
     name = run["dataset"]
     for stem, frame in {"results": results, "summary": summary, "noise": noise}.items():
@@ -108,7 +113,7 @@ def _markdown(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, An
     commands = "\n".join(f"    {command}" for command in run["commands"])
     parts = [
         f"# {_title(run)}",
-        f"{run['about']} Made by\n\n{commands}\n\n({_environment(run)}).",
+        f"{run['about']} Commands:\n\n{commands}\n\n({_environment(run)}).",
         "## Each model at its largest training size\n\n"
         + markdown_table(readable(best_rows(summary)).set_index("model")),
         HOW_TO_READ,
@@ -119,7 +124,7 @@ def _markdown(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, An
 
 
 def _html(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) -> str:
-    # autoescape: an error's message may hold anything
+    # autoescape, because an error message may contain markup
     template = jinja2.Environment(autoescape=True).from_string(_PAGE)
     return template.render(
         title=_title(run), about=run["about"], commands="\n".join(run["commands"]),
@@ -133,7 +138,7 @@ def _html(summary: pd.DataFrame, images: dict[str, bytes], run: dict[str, Any]) 
 
 
 def _html_table(frame: pd.DataFrame) -> Markup:
-    # pandas escapes the runs itself
+    # pandas has escaped the cells
     return Markup(frame.to_html(index=False, border=0))
 
 

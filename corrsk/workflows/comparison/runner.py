@@ -1,4 +1,4 @@
-"""The comparison from its settings to its files; stopped at any time, it goes on."""
+"""Runner of the comparison, from settings to files; an interrupted comparison can be resumed."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ from corrsk.workflows.comparison.settings import ComparisonSettings, about, comm
 from corrsk.workflows.comparison.tables import noise_frame, results_frame, summary_frame
 from corrsk.workflows.comparison.worker import RunContext, Worker
 
-_COMMANDS = "commands.json"  # that filled the folder, each once
-RUNS_FOLDER = "cells"  # the name that folders of the first version have
+_COMMANDS = "commands.json"  # the distinct commands that filled the folder
+RUNS_FOLDER = "cells"  # name in folders of the first version
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of it.
+    """Results of a comparison as tables.
 
     Parameters
     ----------
     results : DataFrame
-        See :func:`corrsk.workflows.comparison.results_frame`.
+        Results of each run; see :func:`corrsk.workflows.comparison.results_frame`.
     summary : DataFrame
-        See :func:`corrsk.workflows.comparison.summary_frame`.
+        Summary over the seeds; see :func:`corrsk.workflows.comparison.summary_frame`.
     noise : DataFrame
-        See :func:`corrsk.workflows.comparison.tables.noise_frame`.
+        Accuracies by noise level; see
+        :func:`corrsk.workflows.comparison.tables.noise_frame`.
     """
 
     results: pd.DataFrame
@@ -60,35 +61,38 @@ def compare(
     n_jobs: int | None = None,
     console: Console | None = None,
 ) -> Comparison:
-    """Train and judge every model on the same data and write a folder.
+    """Train and test every model on the same data, and write a folder of results.
 
     Parameters
     ----------
     settings : ComparisonSettings
+        Models, training sizes, seeds and data.
     out : path-like
-        Folder for the tables, figures and report.html. It must be new or empty,
-        or with `resume` hold a comparison on the same data; its finished runs
-        are not repeated. Models, training sizes and seeds may be added, call by
-        call: the report is on all that the folder holds.
+        Folder for the tables, figures and report.html. The folder must be new or empty,
+        or with `resume` contain a comparison on the same data, whose finished runs
+        are not repeated. Later calls may add models, training sizes and seeds; the report
+        covers all runs in the folder.
     resume : bool, default=False
+        Whether to add to the comparison in `out`.
     device : str, default="auto"
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
-        Threads of each model; None (default) for every core.
+        Number of threads of each model; None (default) for every core.
     console : rich.console.Console, optional
-        Where progress is shown. Default: the standard error.
+        Where to show the progress. Default: the standard error.
 
     Returns
     -------
     Comparison
+        Tables of all runs in the folder.
 
     Raises
     ------
     ValueError
-        If a name is unknown (the message lists the known ones) or a training
-        size is larger than the data.
+        If a name is unknown (the message lists the available names), a number is too small, or a
+        training size is larger than the data.
     FileExistsError
-        If the folder holds something else.
+        If the folder contains other files, or a comparison that is not to be resumed.
     """
     settings.check()
     resolve_device(device)
@@ -99,12 +103,12 @@ def compare(
     folder.mkdir(exist_ok=True)
     n_test = settings.n_test_samples or settings.n_samples
     context = RunContext(settings.definition, settings.n_samples, n_test, threads, device, folder)
-    for partial in folder.glob(".*.partial*"):  # of a process that was killed while it wrote
+    for partial in folder.glob(".*.partial*"):  # left by a process that was killed while writing
         partial.unlink()
     results: list[RunResult] = []
     try:
         _execute_runs(settings, context, results, console or Console(stderr=True))
-    finally:  # what was computed before Ctrl-C is worth a look as well
+    finally:  # a report after Ctrl-C, too
         if results:
             comparison = _report(settings, results, command_line(settings, device, n_jobs), out)
     return comparison
@@ -113,7 +117,7 @@ def compare(
 def _report(
     settings: ComparisonSettings, results: list[RunResult], command: str, out: Path
 ) -> Comparison:
-    """Report on these results and on all that earlier calls left in the folder."""
+    """Report on these results and on those of earlier calls in the folder."""
     missing = len(settings.runs()) - len(results)
     results = results + _others(settings, {result.run for result in results}, out / RUNS_FOLDER)
     comparison = Comparison(results_frame(results), summary_frame(results), noise_frame(results))
@@ -123,7 +127,7 @@ def _report(
     run = {
         "dataset": settings.definition.name,
         "about": about(settings)
-        + (f" Stopped before its end: {missing} runs are missing." if missing else ""),
+        + (f" Stopped early: {missing} runs are missing." if missing else ""),
         "commands": commands,
         "environment": _common_environment(results),
     }
@@ -132,7 +136,7 @@ def _report(
 
 
 def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list[RunResult]:
-    """What earlier calls computed beside the runs of this one."""
+    """Results of earlier calls other than the given runs."""
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -147,14 +151,14 @@ def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list
 
 
 def _known(run: Run, definition: DatasetDefinition, folder: Path) -> RunResult | None:
-    """A run that is done, with the parameters that its model has now."""
+    """Stored result of a run with the current parameters of its model; None without one."""
     result = read_run(folder, run)
     now = fingerprint(MODELS[run.model], BuildOptions.from_definition(definition, run.seed))
     return result if result is not None and result.content["estimator"] == now else None
 
 
 def _common_environment(results: list[RunResult]) -> dict[str, str]:
-    """Versions and machines of the runs; several stand side by side."""
+    """Versions and machines of the runs; distinct values are joined."""
     seen: dict[str, dict[str, None]] = {}
     for result in results:
         for key, value in result.content.get("environment", {}).items():
@@ -165,7 +169,7 @@ def _common_environment(results: list[RunResult]) -> dict[str, str]:
 def _execute_runs(
     settings: ComparisonSettings, context: RunContext, results: list[RunResult], console: Console
 ) -> None:
-    """Run the runs and append what comes of each to `results`."""
+    """Execute the runs and append their results to `results`."""
     runs = settings.runs()
     with RunProgress(runs, console) as progress, Worker(context) as worker:
         for run in runs:
@@ -184,12 +188,15 @@ def _execute_runs(
 def _without_running(
     run: Run, definition: DatasetDefinition, limits: bool, folder: Path
 ) -> RunResult | None:
-    """The result of a run that is known, or that cannot be; None if it must be run."""
+    """Result of a run that is stored or must be skipped; None if the run must be executed."""
     model = MODELS[run.model]
     obstacle = model.obstacle(BuildOptions.from_definition(definition, run.seed).protocol)
     too_large = limits and model.max_train is not None and run.n_train > model.max_train
     if obstacle is None and too_large:
-        obstacle = f"takes long beyond {model.max_train:,} training signals; --no-limits trains it"
+        obstacle = (
+            f"the training takes long beyond {model.max_train:,} signals; pass --no-limits to "
+            "include it"
+        )
     if obstacle is not None:
         return RunResult(run, "skipped", obstacle, {})
     return _known(run, definition, folder)

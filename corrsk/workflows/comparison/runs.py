@@ -1,4 +1,4 @@
-"""One run of the comparison: a model, a training size, a seed; judged and kept as files."""
+"""Runs of the comparison (a model, a training size, a seed): training, test and stored files."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from corrsk.workflows.comparison.models import MODELS, BuildOptions, ComparedMod
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained and judged at once.
+    """Run of the comparison: a model, a training size and a seed.
 
     Parameters
     ----------
     model : str
-        Its name.
+        Name of the model.
     n_train : int
-        Number of training signals; 0 for a method that learns nothing.
+        Number of training signals; 0 for a model-based method.
     seed : int
-        Of the data and of the model.
+        Seed of the data and of the model.
     """
 
     model: str
@@ -50,27 +50,31 @@ class Run:
 
     @property
     def stem(self) -> str:
-        """Name of its files, without a suffix."""
+        """Name of the files of the run, without a suffix."""
         return f"{self.model}_n{self.n_train}_seed{self.seed}"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run.
+    """Result of a run.
 
     Parameters
     ----------
     run : Run
+        The run.
     status : {"done", "failed", "skipped"}
+        Outcome of the run.
     reason : str
-        Why it failed or was skipped.
+        Reason of a failed or skipped run.
     content : dict
-        Of a run that is done: estimator, n_test, n_failed, seconds_fit (wall
+        Entries of a finished run: estimator, n_test, n_failed, seconds_fit (wall
         time), cpu_seconds_fit (of all threads), seconds_predict, size_bytes,
         metrics, by_noise_level, warnings, device, environment.
-    right, right_binary : arrays of bool, shape (n_test,), or None
-        Whether each test signal was answered rightly; in the order of the
-        data set's test signals.
+    right : array of bool, shape (n_test,), or None
+        Whether the count of each test signal is right, in the order of the test signals of the
+        data set.
+    right_binary : array of bool, shape (n_test,), or None
+        Whether the binary prediction for each test signal is right, in the same order.
     """
 
     run: Run
@@ -82,20 +86,27 @@ class RunResult:
 
 
 def train_and_judge(run: Run, data: Bunch, options: BuildOptions, max_test: int) -> RunResult:
-    """Train a model on the first `n_train` training signals and judge it.
+    """Train a model on the first `n_train` training signals and test it.
 
     Parameters
     ----------
     run : Run
+        The run.
     data : Bunch
-        See :func:`corrsk.load_dataset`.
+        Data set; see :func:`corrsk.load_dataset`.
     options : BuildOptions
+        Options of the model.
     max_test : int
-        Number of test signals to judge it on, at most.
+        Largest number of test signals.
+
+    Returns
+    -------
+    RunResult
+        Result of the run.
     """
     compared = MODELS[run.model]
     test = data.test_indices[: min(max_test, compared.max_test or max_test)]
-    # a method that learns nothing is shown a few signals, from which it takes the classes
+    # a model-based method takes only the classes from its training signals: a few are enough
     train = data.train_indices[: run.n_train or min(1000, len(data.train_indices))]
     resumed = options.checkpoint is not None and options.checkpoint.exists()
     with warnings.catch_warnings(record=True) as caught:
@@ -107,7 +118,7 @@ def train_and_judge(run: Run, data: Bunch, options: BuildOptions, max_test: int)
         probabilities = np.asarray(model.predict_proba(data.data[test]))
         judged = time.perf_counter()
     seconds_fit, cpu_seconds_fit = fitted - started, fitted_cpu - started_cpu
-    if resumed:  # the epochs' own times, which those before the interruption belong to as well
+    if resumed:  # times of the epochs, including those before the interruption
         seconds_fit = sum(row["seconds"] for row in model[-1].history_)
         cpu_seconds_fit = float("nan")
     y = data.target[test]
@@ -144,7 +155,7 @@ def _device(model: Any) -> str:
 
 
 def fingerprint(compared: ComparedModel, options: BuildOptions) -> str:
-    """Return the parameters of a model as text: a stored run of others is not repeated as this.
+    """Return the parameters of a model as text, which identifies stored runs of the model.
 
     The names are those of the first version of the files, so that stored runs stay valid.
     """
@@ -161,7 +172,7 @@ _NO_PARAMETER_OF_THE_RESULT = ("n_jobs", "verbose", "device", "checkpoint", "ste
 
 
 def write_run(folder: Path, result: RunResult) -> None:
-    """Keep a run; its .json is written last and marks it as whole."""
+    """Store a run; the .json file is written last and marks the run as complete."""
     if result.right is not None and result.right_binary is not None:
         with write_atomically(folder / f"{result.run.stem}.npz") as partial:
             np.savez_compressed(
@@ -176,30 +187,30 @@ def write_run(folder: Path, result: RunResult) -> None:
 
 
 def _stored(run: Run) -> dict[str, Any]:
-    """A run under the names of the first version of the files."""
+    """Return a run under the names of the first version of the files."""
     content = asdict(run)
     return {"rival": content.pop("model"), **content}
 
 
 def stored_run(content: dict[str, Any]) -> Run:
-    """Return the run that a stored file is of.
+    """Return the run of a stored file.
 
     Raises
     ------
     KeyError
-        If the file does not say.
+        If an entry is missing.
     """
     return Run(content["rival"], content["n_train"], content["seed"])
 
 
 def read_run(folder: Path, run: Run) -> RunResult | None:
-    """A run that is done, or None: what failed or is damaged is worth another try."""
+    """Read a finished run; None if the run failed or its files are damaged."""
     path = folder / f"{run.stem}.json"
     try:
         content = read_json(path)
         if content["status"] != "done" or "estimator" not in content:
             return None
-        # through bytes: numpy leaves a damaged file open
+        # read as bytes first, because numpy leaves a damaged file open
         with np.load(io.BytesIO((folder / f"{run.stem}.npz").read_bytes())) as file:
             right, right_binary = (
                 np.unpackbits(file[name])[: content["n_test"]].astype(bool)

@@ -1,4 +1,4 @@
-"""What is compared, on what."""
+"""Settings of a comparison: models, training sizes, seeds and data."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from corrsk.workflows.comparison.models import resolve_models
 from corrsk.workflows.comparison.runs import Run
 
 _TRAIN_SHARE = 0.7
-_SMALLEST_TRAINING = 50  # enough for every class to be there
+_SMALLEST_TRAINING = 50  # signals, enough for every class to occur
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What is compared, on what.
+    """Settings of a comparison: models, training sizes, seeds and data.
 
     Parameters
     ----------
@@ -34,16 +34,16 @@ class ComparisonSettings:
     train_sizes : tuple of int
         Numbers of training signals.
     n_seeds : int
-        Number of repetitions, each with data and models of its own seed 0, 1, ..
+        Number of repetitions, with seeds 0, 1, .. for data and models.
     n_samples : int
-        Number of signals to simulate for each seed, of which 70 % train and
-        10 % test.
+        Number of signals to simulate for each seed; 70 % are for training and
+        10 % for testing.
     n_test_samples : int or None
-        Number of test signals to judge on, at most; None for all.
+        Largest number of test signals; None for all.
     protocol : AcquisitionProtocol or None
-        In place of the data set's.
+        Protocol in place of that of the data set.
     limits : bool
-        Whether to skip models beyond the training size that they can bear.
+        Whether to skip models beyond the training size that takes minutes.
     """
 
     dataset: str = "midl2024"
@@ -56,11 +56,14 @@ class ComparisonSettings:
     limits: bool = True
 
     def check(self) -> None:
-        """Refuse what cannot be run, before any long work.
+        """Validate the settings before any long computation.
 
         Raises
         ------
-        TypeError, ValueError
+        TypeError
+            If a number is not an integer.
+        ValueError
+            If a name is unknown, a number is too small, or a training size exceeds the data.
         """
         dataset_definition(self.dataset)
         resolve_models(self.models)
@@ -69,20 +72,20 @@ class ComparisonSettings:
         if self.n_test_samples is not None:
             checked_count("n_test_samples", self.n_test_samples, at_least=10)
         if not self.train_sizes:
-            raise ValueError("there is no training size; give at least one, such as 10000")
+            raise ValueError("train_sizes must not be empty; pass sizes such as 10000")
         available = int(_TRAIN_SHARE * self.n_samples)
         for size in self.train_sizes:
             checked_count("each of train_sizes", size, at_least=_SMALLEST_TRAINING)
             if size > available:
                 raise ValueError(
                     f"a training size of {size:,} is larger than the data: of {self.n_samples:,} "
-                    f"signals {available:,} are for training; take smaller sizes or "
+                    f"signals, {available:,} are for training; choose smaller sizes or "
                     f"--samples {-int(-size / _TRAIN_SHARE // 1000) * 1000}"
                 )
 
     @property
     def definition(self) -> DatasetDefinition:
-        """The data set, on the protocol of one's own if there is one."""
+        """Definition of the data set, with the protocol of the settings if there is one."""
         definition = dataset_definition(self.dataset)
         if self.protocol is None:
             return definition
@@ -92,7 +95,7 @@ class ComparisonSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must share: more models, sizes and seeds may be added."""
+        """Settings that a resumed comparison must share; models, sizes and seeds may be added."""
         definition = self.definition
         protocol = resolve_protocol(definition.protocol).in_grid_order()
         return {
@@ -108,7 +111,13 @@ class ComparisonSettings:
         }
 
     def runs(self) -> list[Run]:
-        """All runs, small training sizes first, so that a run that is stopped has shown most."""
+        """List all runs, small training sizes first, so that an early stop leaves most results.
+
+        Returns
+        -------
+        list of Run
+            The runs, those of model-based methods last.
+        """
         models = resolve_models(self.models)
         sizes = sorted(set(self.train_sizes))
         return [
@@ -125,7 +134,7 @@ class ComparisonSettings:
         ]
 
 
-# for one release; a dataclass writes its own __init__
+# for one release; applied here, because a dataclass generates its __init__
 ComparisonSettings.__init__ = renamed_parameters(  # type: ignore[method-assign]
     samples="n_samples", test_samples="n_test_samples"
 )(ComparisonSettings.__init__)
@@ -136,17 +145,17 @@ def _described(levels: tuple[float, ...] | SNRRange) -> tuple[Any, ...]:
 
 
 def about(settings: ComparisonSettings) -> str:
-    """The data and the judgement in a sentence, for reports."""
+    """Describe the data in one sentence, for reports."""
     protocol = "" if settings.protocol is None else f" on the protocol {settings.protocol!r}"
     test = settings.n_test_samples or round(0.1 * settings.n_samples)
     return (
         f"{settings.n_samples:,} simulated signals of {settings.dataset}{protocol} for each of "
-        f"{settings.n_seeds} seeds, judged on up to {test:,} test signals."
+        f"{settings.n_seeds} seeds, tested on up to {test:,} test signals."
     )
 
 
 def command_line(settings: ComparisonSettings, device: str, n_jobs: int | None) -> str:
-    """The command that runs a comparison of these settings."""
+    """Return the command line of a comparison with these settings."""
     options = {
         "dataset": settings.dataset,
         "models": settings.models and ",".join(settings.models),

@@ -1,4 +1,4 @@
-"""The comparison as tables."""
+"""Tables of the comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ _QUESTIONS = {"accuracy": "right", "binary_accuracy": "right_binary"}
 
 
 def results_frame(results: Iterable[RunResult]) -> pd.DataFrame:
-    """One row per run: every metric, the times and the size, or why there are none."""
+    """Table with one row per run: every metric, times and size, or the reason of a failure.
+
+    Parameters
+    ----------
+    results : iterable of RunResult
+        The results.
+
+    Returns
+    -------
+    DataFrame
+        One row per run.
+    """
     rows = []
     for result in results:
         content = dict(result.content)
@@ -51,17 +62,24 @@ def results_frame(results: Iterable[RunResult]) -> pd.DataFrame:
 
 
 def summary_frame(results: Sequence[RunResult]) -> pd.DataFrame:
-    """One row per model and training size, over the seeds.
+    """Table with one row per model and training size, summarised over the seeds.
 
-    Columns: both accuracies as means over the seeds, with 95 % bootstrap
-    intervals (`.._low`, `.._high`) and the extremes over the seeds (`.._min`,
-    `.._max`); AUC, log loss and calibration error; seconds of `fit` and signals
-    per second of `predict` (medians over the seeds); size, device and threads;
-    against the CNN of the same training size (for a method that learns nothing:
-    of the largest), on the same test signals of the `vs_cnn_seeds` seeds that
-    both have, the difference of the accuracies (`.._vs_cnn`) with its bootstrap
-    interval and McNemar's p; failed voxels; and for what failed or was skipped
-    the reason.
+    Parameters
+    ----------
+    results : sequence of RunResult
+        The results.
+
+    Returns
+    -------
+    DataFrame
+        Columns: both accuracies as means over the seeds, with 95 % bootstrap
+        intervals (`.._low`, `.._high`) and the extremes over the seeds (`.._min`,
+        `.._max`); AUC, log loss and calibration error; seconds of `fit` and signals
+        per second of `predict` (medians over the seeds); size, device and threads;
+        the difference of the accuracies (`.._vs_cnn`) to the CNN of the same training size
+        (for a model-based method: of the largest), on the same test signals of the
+        `vs_cnn_seeds` seeds that both models have, with its bootstrap interval and McNemar's p;
+        the number of failed voxels; and the reason of failed and skipped runs.
     """
     groups: dict[tuple[str, int], list[RunResult]] = defaultdict(list)
     for result in results:
@@ -106,7 +124,7 @@ def _summary_row(
         values = [result.content["metrics"][metric] for result in done]
         row[metric] = float(np.mean([np.nan if v is None else v for v in values]))
     speeds = [
-        # a coarse clock may say that no time went by
+        # a coarse clock may measure zero
         result.content["n_test"] / max(result.content["seconds_predict"], 1e-6)
         for result in done
     ]
@@ -131,11 +149,11 @@ def _summary_row(
 
 
 def _against_reference(metric: str, pairs: list[tuple[_Answers, _Answers]]) -> dict[str, float]:
-    """The difference to the reference, its interval and McNemar's p."""
+    """Difference to the reference, its interval and McNemar's p."""
     if not pairs:
         keys = ("vs_cnn", "vs_cnn_low", "vs_cnn_high", "mcnemar_p")
         return {f"{metric}_{key}": float("nan") for key in keys}
-    # a slow method is judged on the first of the test signals only
+    # slow methods are tested on the first test signals only
     pairs = [(ours, theirs[: ours.size]) for ours, theirs in pairs]
     difference, low, high = bootstrap_difference(pairs)
     ours, theirs = (np.concatenate(side) for side in zip(*pairs, strict=True))
@@ -150,7 +168,18 @@ def _distinct(values: Iterable[Any]) -> str:
 
 
 def noise_frame(results: Iterable[RunResult]) -> pd.DataFrame:
-    """Accuracies per model, training size and noise level, as means over the seeds."""
+    """Table of accuracies per model, training size and noise level, as means over the seeds.
+
+    Parameters
+    ----------
+    results : iterable of RunResult
+        The results.
+
+    Returns
+    -------
+    DataFrame
+        One row per model, training size and noise level.
+    """
     parts = []
     for result in results:
         table = result.content.get("by_noise_level")
@@ -169,7 +198,7 @@ def noise_frame(results: Iterable[RunResult]) -> pd.DataFrame:
 
 
 def best_rows(summary: pd.DataFrame) -> pd.DataFrame:
-    """Of each model the row of its largest training size that was done, else its last."""
+    """Select the row of each model's largest finished training size, or else its last row."""
     rows = []
     for _, group in summary.groupby("model", sort=False):
         done = group[group["n_seeds"] > 0]
@@ -178,7 +207,7 @@ def best_rows(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary in words, as Markdown and the page show it."""
+    """Format the summary as text, for Markdown and HTML."""
     return pd.DataFrame([_readable_row(row) for row in summary.to_dict(orient="records")])
 
 
@@ -199,24 +228,24 @@ def _readable_row(row: dict[str, Any]) -> dict[str, str]:
             "binary, points to CNN": _against(row, "binary_accuracy"),
             "test signals": f"{row['n_test']:,}",
             "seeds": str(row["n_seeds"]),
-            "without answer": str(int(row["n_failed"])) if row["n_failed"] else "",
+            "failed": str(int(row["n_failed"])) if row["n_failed"] else "",
         }
     learned = f"{row['n_train']:,}" if row["n_train"] else "-"
     empty = dict.fromkeys(READABLE_COLUMNS, "")
     return empty | {"model": row["model"], "trained on": learned} | shown
 
 
-# what fits a terminal
+# columns that fit a terminal
 SHORT_COLUMNS = ["model", "trained on", "count accuracy", "binary accuracy", "fit", "size"]
 READABLE_COLUMNS = (
     "model", "trained on", "count accuracy", "binary accuracy", "AUC", "log loss", "fit",
     "predict, signals/s", "size", "count, points to CNN", "binary, points to CNN",
-    "test signals", "seeds", "without answer",
+    "test signals", "seeds", "failed",
 )  # fmt: skip
 
 
 def one_line(text: str, longest: int = 120) -> str:
-    """The first line of a message, short enough for a run of a table."""
+    """Return the first line of a message, shortened for a table."""
     line = next(iter(text.splitlines()), "").replace("|", "/")
     return line if len(line) <= longest else f"{line[:longest]}.."
 

@@ -1,4 +1,4 @@
-"""A process that trains and judges, and may die without taking the comparison along."""
+"""Worker process that trains and tests the models; the comparison survives its crash."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ from corrsk.simulation.datasets import DatasetDefinition, simulate_dataset
 from corrsk.workflows.comparison.models import BOOSTING_PACKAGES, MODELS, BuildOptions
 from corrsk.workflows.comparison.runs import Run, RunResult, fingerprint, train_and_judge
 
-_PATIENCE = 10.0  # seconds for a process to end by itself
-_TICK = 0.2  # seconds between two looks at a run that runs
+_PATIENCE = 10.0  # seconds until a process is killed
+_TICK = 0.2  # seconds between two updates of the progress
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What all runs have in common.
+    """Settings that all runs share.
 
     Parameters
     ----------
     definition : DatasetDefinition
+        Definition of the data.
     n_samples : int
-        Number of signals that are simulated for each seed.
+        Number of signals to simulate for each seed.
     max_test : int
-        Number of test signals that are used, at most.
+        Largest number of test signals.
     threads : int
+        Number of threads.
     device : str
+        Device of the networks.
     runs : Path
         Folder for the checkpoints of long trainings.
     """
@@ -54,24 +57,24 @@ class RunContext:
     runs: Path
 
     def options(self, run: Run, data: Bunch) -> BuildOptions:
-        """What the model of a run is built for."""
+        """Return the options of the model of a run."""
         plain = BuildOptions.from_definition(self.definition, run.seed)
-        # a checkpoint of other parameters is not this run's
+        # the name of the checkpoint contains a hash of the parameters
         digest = hashlib.blake2b(fingerprint(MODELS[run.model], plain).encode(), digest_size=4)
         checkpoint = self.runs / f"{run.stem}-{digest.hexdigest()}.checkpoint"
         return replace(plain, n_jobs=self.threads, device=self.device, checkpoint=checkpoint)
 
 
 class Worker:
-    """Runs runs one after another in a process of its own; a context manager.
+    """Context manager that executes runs one after another in a separate process.
 
-    A learner that is killed (for want of memory, say) or crashes costs its own
-    run: the next one gets a new process.
+    If a learner crashes or is killed (such as for lack of memory), only its own
+    run fails: the next run gets a new process.
 
-    Raises
-    ------
-    RuntimeError
-        If no process can be started, as from a script without a main guard.
+    Parameters
+    ----------
+    context : RunContext
+        Settings of all runs.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -81,7 +84,13 @@ class Worker:
         self._busy = False
 
     def run(self, run: Run, tick: Callable[[], None]) -> RunResult:
-        """Run a run; `tick` is called several times a second meanwhile."""
+        """Execute a run; `tick` is called several times a second meanwhile.
+
+        Raises
+        ------
+        RuntimeError
+            If no process can be started, as from a script without a main guard.
+        """
         if self._process is None or not self._process.is_alive():
             self._start(tick)
         assert self._connection is not None
@@ -91,7 +100,7 @@ class Worker:
             result: RunResult = self._receive(tick)
         except (EOFError, OSError):
             how = self._exit_reason()
-            return RunResult(run, "failed", f"its process died: {how}", {})
+            return RunResult(run, "failed", f"the process of the run died: {how}", {})
         self._busy = False
         return result
 
@@ -111,7 +120,7 @@ class Worker:
 
     def _start(self, tick: Callable[[], None]) -> None:
         self._stop()
-        # not fork: the parent may run threads, and torch's do not survive one
+        # not fork: the parent may have threads, and those of torch do not survive a fork
         spawn = multiprocessing.get_context("spawn")
         self._connection, theirs = spawn.Pipe()
         self._process = spawn.Process(
@@ -120,7 +129,7 @@ class Worker:
         self._process.start()
         theirs.close()
         try:
-            self._receive(tick)  # it says that it is there
+            self._receive(tick)  # the message "ready"
         except (EOFError, OSError):
             raise RuntimeError(
                 f"the process that trains the models could not start ({self._exit_reason()}); a "
@@ -130,7 +139,7 @@ class Worker:
     def _stop(self) -> None:
         if self._process is not None:
             assert self._connection is not None
-            self._connection.close()  # on which one with nothing to do ends by itself
+            self._connection.close()  # upon which an idle process ends by itself
             if not self._busy:
                 self._process.join(timeout=_PATIENCE)
             self._process.kill()
@@ -151,18 +160,18 @@ class Worker:
 
 
 def _serve(connection: Connection, context: RunContext) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means
+    # Ctrl-C reaches every process of the terminal; the parent handles it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     seed, data = None, None
-    # a parent that died has closed the connection
+    # the connection is closed if the parent has died
     with contextlib.suppress(EOFError, OSError), _threads(context.threads):
         connection.send("ready")
         while True:
             run: Run = connection.recv()
             try:
                 if seed != run.seed or data is None:
-                    seed, data = run.seed, None  # the old data go before the new ones come
+                    seed, data = run.seed, None  # free the old data before simulating new data
                     data = simulate_dataset(
                         context.definition, context.n_samples, seed,
                         n_jobs=context.threads, verbose=False,
@@ -171,14 +180,14 @@ def _serve(connection: Connection, context: RunContext) -> None:
                 result.content["environment"] = environment(
                     context.threads, more_packages=BOOSTING_PACKAGES
                 )
-            except Exception as error:  # whatever it is, it is this model's, not the others'
+            except Exception as error:  # an error of one model must not end the comparison
                 reason = "".join(traceback.format_exception_only(error)).strip()
                 result = RunResult(run, "failed", reason, {"traceback": traceback.format_exc()})
             connection.send(result)
 
 
 def _die_with_the_parent() -> None:
-    """A parent that is killed cannot tell its worker, which would train on for hours."""
+    """End the process when its parent has died, instead of training on for hours."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -194,5 +203,5 @@ def _threads(n_threads: int) -> Any:
 def _exit_in_words(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"{name} (often want of memory)" if name == "SIGKILL" else name
+        return f"{name} (often due to lack of memory)" if name == "SIGKILL" else name
     return f"exit code {code}"

@@ -54,7 +54,7 @@ def loss_and_gradient(module, settings, X, y):
 @pytest.mark.parametrize("n", [1, 64, 1003])
 @pytest.mark.parametrize("softmax_first", [False, True])
 @pytest.mark.parametrize("class_weights", [None, (0.5, 2.0, 1.0, 0.5)])
-def test_gradients_are_those_of_autograd(signals, n, softmax_first, class_weights):
+def test_gradients_equal_those_of_autograd(signals, n, softmax_first, class_weights):
     X, y = signals[0][:n], signals[1][:n]
     settings = replace(SETTINGS, softmax_before_loss=softmax_first, class_weights=class_weights)
     module = standardized(signals[0])
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_autograd(signals, n, softmax_first, class_weight
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7, 16])
-def test_any_number_of_classes_and_unscaled_signals(signals, n_classes):
+def test_gradients_for_any_number_of_classes_and_unscaled_signals(signals, n_classes):
     X, y = signals[0], signals[1] % n_classes
     torch.manual_seed(1)
     module = CorrelationCNN(n_classes=n_classes, dropout=0.0)
@@ -84,7 +84,7 @@ def test_any_number_of_classes_and_unscaled_signals(signals, n_classes):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_bits_do_not_depend_on_the_number_of_threads(signals, dropout):
+def test_results_are_bit_identical_for_any_number_of_threads(signals, dropout):
     before = torch.get_num_threads()
     found = []
     try:
@@ -92,7 +92,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(signals, dropout):
             torch.set_num_threads(n_threads)
             torch.manual_seed(3)
             module = standardized(signals[0], dropout=dropout)
-            torch.manual_seed(4)  # what dropout draws from
+            torch.manual_seed(4)  # the generator of the dropout masks
             found.append(loss_and_gradient(module, SETTINGS, *signals))
     finally:
         torch.set_num_threads(before)
@@ -101,7 +101,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(signals, dropout):
         assert torch.equal(gradient, found[0][1])
 
 
-def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
+def test_gradients_with_dropout_equal_slopes_of_the_loss(signals):
     module = standardized(signals[0], dropout=0.3)
 
     def at(weights):
@@ -111,7 +111,7 @@ def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
 
     start = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
     _, gradient = at(start)
-    # along the gradient of each layer, where the slope is steepest
+    # along the gradient of each layer, the direction of the steepest slope
     sizes = [p.numel() for p in module.parameters()]
     for k, part in enumerate(gradient.split(sizes)):
         direction = torch.zeros_like(start)
@@ -120,7 +120,7 @@ def test_gradients_with_dropout_are_slopes_of_the_loss(signals):
         assert slope == pytest.approx(float(gradient @ direction), rel=0.03)
 
 
-def test_masks_drop_their_part_and_differ_between_steps(signals):
+def test_dropout_masks_have_the_right_rate_and_differ_between_steps(signals):
     from corrsk.neural.cpu import cnn_kernels
 
     states = np.empty(cnn_kernels.BLOCK, np.uint32)
@@ -137,7 +137,7 @@ def test_masks_drop_their_part_and_differ_between_steps(signals):
     for one in range(4):
         for other in range(one):
             assert (masks[one] & masks[other]).mean() == pytest.approx(0.04, abs=0.013)
-        # neither lanes nor units go together
+        # neither lanes nor units are correlated
         assert (
             np.abs(np.corrcoef(masks[one].T)[np.triu_indices(cnn_kernels.BLOCK, 1)]).mean() < 0.12
         )
@@ -164,7 +164,7 @@ def model(**changes):
 @pytest.mark.parametrize(
     "changes", [{}, {"class_weight": {1: 3, 2: 1, 3: 1, 4: 1}, "dropout": 0.2}]
 )
-def test_torch_takes_large_batches_in_parts_to_the_same_end(training_data, monkeypatch, changes):
+def test_torch_with_micro_batches_gives_the_same_training(training_data, monkeypatch, changes):
     arguments = {"backend": "torch", "batch_size": 700, "max_epochs": 2} | changes
     whole = model(**arguments).fit(*training_data)
     sizes, forward = [], CorrelationCNN.forward
@@ -189,7 +189,7 @@ def test_torch_takes_large_batches_in_parts_to_the_same_end(training_data, monke
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_training_ends_where_torch_ends(training_data, dropout):
+def test_training_gives_the_weights_of_torch(training_data, dropout):
     ours, torchs = (
         model(backend=backend, dropout=dropout).fit(*training_data)
         for backend in ("numba", "torch")
@@ -201,7 +201,7 @@ def test_training_ends_where_torch_ends(training_data, dropout):
     assert min(scores) > 0.45
 
 
-def test_auto_takes_them_where_it_can(training_data, monkeypatch):
+def test_auto_uses_the_kernels_if_possible(training_data, monkeypatch):
     few = training_data[0][:500], training_data[1][:500]
 
     def weights(**changes):
@@ -224,15 +224,19 @@ def test_auto_takes_them_where_it_can(training_data, monkeypatch):
         ({"precision": "bfloat16"}, "float32"),
     ],
 )
-def test_what_they_are_not_for(training_data, changes, reason):
+def test_unsupported_trainings_are_refused_and_left_to_torch_by_auto(
+    training_data, changes, reason
+):
     X, y = training_data[0][:200], training_data[1][:200]
     with pytest.raises(ValueError, match=f"backend='numba' is not for this training.*{reason}"):
         model(backend="numba", **changes).fit(X, y)
-    model(max_epochs=1, **changes).fit(X, y)  # "auto" leaves it to torch
+    model(max_epochs=1, **changes).fit(X, y)  # "auto" uses torch
 
 
 @pytest.mark.parametrize("trouble", ["import", "no compiling"])
-def test_a_numba_that_does_not_work_is_an_obstacle(training_data, trouble, monkeypatch):
+def test_a_broken_numba_is_an_error_for_numba_and_avoided_by_auto(
+    training_data, trouble, monkeypatch
+):
     X, y = training_data[0][:200], training_data[1][:200]
     if trouble == "import":
 
@@ -249,7 +253,7 @@ def test_a_numba_that_does_not_work_is_an_obstacle(training_data, trouble, monke
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
-def test_every_optimiser_makes_the_steps_it_makes_with_autograd(training_data, optimizer):
+def test_every_optimiser_takes_the_same_steps_as_with_autograd(training_data, optimizer):
     X, y = training_data[0][:2000], training_data[1][:2000]
     rate = 0.05 if optimizer == "sgd" else 0.001
 
@@ -272,7 +276,7 @@ def test_one_step_serves_batches_of_any_size(signals):
             step(*signals)
 
 
-def test_fits_in_threads_are_those_alone(training_data):
+def test_simultaneous_fits_in_threads_equal_separate_fits(training_data):
     X, y = training_data[0][:3000], training_data[1][:3000]
 
     def weights(seed):
@@ -285,7 +289,7 @@ def test_fits_in_threads_are_those_alone(training_data):
     assert all(map(torch.equal, alone, together))
 
 
-def test_streams_and_memory_maps(training_data, tmp_path):
+def test_fits_on_streams_and_memory_maps(training_data, tmp_path):
     stream = SignalStream(noise_level=0.003, random_state=0)
     losses = [
         model(backend=backend, batch_size=200).fit_stream(stream, 4000).history_[0]["train_loss"]
@@ -299,23 +303,23 @@ def test_streams_and_memory_maps(training_data, tmp_path):
     np.testing.assert_array_equal(one.predict_proba(mapped), other.predict_proba(mapped))
 
 
-def test_another_rate_of_dropout_does_not_change_what_is_trained_further(training_data):
+def test_partial_fit_keeps_the_dropout_rate_of_the_first_call(training_data):
     X, y = training_data[0][:300], training_data[1][:300]
     losses = {}
-    for backend in ("torch", "numba"):  # neither heeds another rate of dropout
+    for backend in ("torch", "numba"):  # both ignore the new dropout rate
         cnn = model(backend=backend).partial_fit(X, y)
         losses[backend] = cnn.set_params(dropout=0.9).partial_fit(X, y).history_[-1]["train_loss"]
     assert losses["numba"] == pytest.approx(losses["torch"], rel=2e-3)
 
 
-def test_not_for_a_gpu_very_many_classes_or_columns_to_pad():
+def test_gpus_many_classes_and_padded_grids_are_not_supported():
     assert "processor" in compiled.obstacle(SETTINGS, torch.device("cuda"))
     assert "16 classes" in compiled.obstacle(replace(SETTINGS, n_classes=17), CPU)
     assert "not 60" in compiled.obstacle(replace(SETTINGS, n_features=60), CPU)
     assert compiled.obstacle(SETTINGS, CPU) is None
 
 
-def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_path, monkeypatch):
+def test_an_interrupted_training_resumes_bit_identically(training_data, tmp_path, monkeypatch):
     arguments = {"backend": "numba", "dropout": 0.2, "max_epochs": 3}
     whole = model(**arguments).fit(*training_data)
     monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0.0)
@@ -341,7 +345,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_
 
     monkeypatch.setattr(compiled.CompiledGradients, "__call__", counted)
     cut.fit(*training_data)
-    assert len(steps) == 200  # of 3 epochs of 100; one was in the file
+    assert len(steps) == 200  # of 3 epochs of 100 signals; one was in the file
     for one, other in zip(
         whole.net_.module_.parameters(), cut.net_.module_.parameters(), strict=True
     ):
@@ -350,7 +354,7 @@ def test_a_training_that_was_cut_off_ends_with_the_same_bits(training_data, tmp_
         cut.set_params(backend="torch").fit(*training_data)
 
 
-def test_an_interrupted_compilation_leaves_the_network_as_it_was(training_data, monkeypatch):
+def test_an_interrupted_compilation_leaves_the_network_unchanged(training_data, monkeypatch):
     X, y = training_data[0][:600], training_data[1][:600]
     fitted = model(backend="numba").partial_fit(X, y)
     before = [parameter.data_ptr() for parameter in fitted.net_.module_.parameters()]
@@ -375,12 +379,12 @@ def test_partial_fit_copies_and_pickles(training_data):
     np.testing.assert_array_equal(answers[1], answers[2])
 
 
-def test_a_training_that_diverges_is_an_error(training_data):
+def test_a_diverging_training_is_an_error(training_data):
     with pytest.raises(ValueError, match="diverged"):
         model(backend="numba", learning_rate=1e30, optimizer="sgd").fit(*training_data)
 
 
-def test_logits_are_those_of_the_module(signals):
+def test_logits_equal_those_of_the_module(signals):
     module = standardized(signals[0], n_classes=3, dropout=0.2).eval()
     before = torch.get_num_threads()
     try:
@@ -394,7 +398,7 @@ def test_logits_are_those_of_the_module(signals):
         torch.set_num_threads(before)
 
 
-def test_validation_is_what_torch_says(training_data):
+def test_validation_equals_that_of_torch(training_data):
     X, y = training_data
     ours, torchs = (
         model(backend=backend, max_epochs=1, learning_rate=0.001).fit(
@@ -407,7 +411,7 @@ def test_validation_is_what_torch_says(training_data):
         assert ours_row["valid_accuracy"] == pytest.approx(torchs_row["valid_accuracy"], abs=0.01)
 
 
-def test_the_weights_have_their_own_memory_again(signals):
+def test_the_weights_do_not_share_memory_after_the_training(signals):
     module = standardized(signals[0])
     with compiled.CompiledGradients(module, SETTINGS) as step:
         step(*signals)
@@ -415,7 +419,7 @@ def test_the_weights_have_their_own_memory_again(signals):
     assert len(storages) == len(list(module.parameters()))
 
 
-def test_rows_of_signals_are_the_signals(signals):
+def test_signal_rows_give_the_same_gradients_as_signals(signals):
     X, y = signals
     index = torch.randperm(len(X), generator=torch.Generator().manual_seed(0))[:300]
     module = standardized(X)
@@ -424,7 +428,7 @@ def test_rows_of_signals_are_the_signals(signals):
     assert losses[0] == losses[1]
 
 
-def test_the_process_that_compiles_gives_the_bits_of_later_ones(tmp_path):
+def test_the_compiling_process_gives_the_same_bits_as_later_processes(tmp_path):
     script = (
         "import hashlib\n"
         "from corrsk import CorrelationCNNClassifier, make_correlation_signals\n"

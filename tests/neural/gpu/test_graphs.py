@@ -1,4 +1,4 @@
-"""Training by captured steps. Where there is no GPU, a tape of torch's operations replays them."""
+"""Training with captured steps. Without a GPU, a tape of torch's operations replays them."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is n
 
 
 class Tape(TorchDispatchMode):
-    """The operations of a step, with the very tensors and numbers that they had.
+    """Tape of the operations of a step, with their tensors and numbers.
 
-    As a CUDA graph it does them again without Python, in the same memory; what Python
-    decided or computed stays what it was, and a number cannot be read back.
+    Like a CUDA graph, the tape repeats the operations without Python, in the same memory; decisions
+    and numbers computed by Python stay the same, and reading a number back is impossible.
     """
 
     def __init__(self):
@@ -87,7 +87,7 @@ class Tape(TorchDispatchMode):
 
 
 class Tapes:
-    """Stands in for `graphed.CudaGraphs`."""
+    """Replacement of `CudaGraphs` without a GPU."""
 
     captures = 0
 
@@ -103,7 +103,7 @@ class Tapes:
             with Tape() as tape:
                 step()
             with torch.no_grad():
-                tape.undo()  # a capture does nothing
+                tape.undo()  # a capture does not execute the step
         return tape.replay
 
 
@@ -140,9 +140,9 @@ def assert_same_history(one, other):
 
 
 def assert_close_training(one, other, at_start):
-    """The same training but for rounding, by the whole way that the weights have gone.
+    """Check that two trainings agree up to rounding, relative to the change of the weights.
 
-    Muon's iteration in bfloat16 makes much of the last bit of a gradient: up to 0.8 % of that way.
+    Muon's iteration in bfloat16 amplifies rounding errors of gradients: up to 0.8 % of the change.
     """
     assert_same_history(one, other)
     way = (weights(other) - weights(at_start)).norm()
@@ -154,7 +154,7 @@ def assert_close_training(one, other, at_start):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums in one order on every machine, so that trainings can be compared to the bit."""
+    """Fix the order of sums, so that trainings are bit-identical on every machine."""
     with limited_threads(1):
         yield
 
@@ -166,11 +166,11 @@ def one_thread():
 EXACT_RATE = {"learning_rate": 2**-7, "learning_rate_schedule": "constant"}
 
 
-@pytest.mark.parametrize("n", [1000, 930])  # the second leaves a smaller batch
+@pytest.mark.parametrize("n", [1000, 930])  # the second case has a smaller last batch
 @pytest.mark.parametrize("network", NETWORKS)
-def test_replays_train_as_plain_steps_do(tapes, signals, network, n):
+def test_replays_train_like_plain_steps(tapes, signals, network, n):
     X, y = signals[0][:n], signals[1][:n]
-    settings = NETWORKS[network] | {"dropout": 0.2}  # the masks, too, are those of the plain steps
+    settings = NETWORKS[network] | {"dropout": 0.2}  # the masks equal those of the plain steps
     if network == "cnn":
         settings |= EXACT_RATE
     plain, replayed = (
@@ -193,7 +193,7 @@ def test_rates_of_a_schedule_are_replayed(tapes, signals):
     assert_close_training(replayed, plain, classifier(learning_rate=1e-12).fit(*signals))
 
 
-def test_a_step_in_bfloat16_is_captured_too(tapes, signals):
+def test_steps_in_bfloat16_can_be_captured(tapes, signals):
     settings = NETWORKS["residual-mlp"] | {"precision": "bfloat16"}
     plain, replayed = (classifier(**settings, backend=k).fit(*signals) for k in ("torch", "auto"))
     assert tapes.captures == 1
@@ -201,7 +201,7 @@ def test_a_step_in_bfloat16_is_captured_too(tapes, signals):
     assert_close_training(replayed, plain, at_start)
 
 
-def test_a_stream_fills_the_memory_that_is_trained_on(tapes, monkeypatch):
+def test_replays_train_on_the_chunks_of_a_stream(tapes, monkeypatch):
     monkeypatch.setattr("corrsk.neural.training.streaming._CHUNK_ROWS", 400)
     settings = NETWORKS["residual-mlp"] | {"dropout": 0.1, "max_epochs": 2}
     plain, replayed = (
@@ -217,7 +217,7 @@ def test_a_stream_fills_the_memory_that_is_trained_on(tapes, monkeypatch):
 
 
 def initialised(settings, X):
-    """A net, its schedule and the generator of its order, as `train_network` makes them."""
+    """Return net, schedule and generator of the order, as in `train_network`."""
     torch.manual_seed(0)
     schedule = LearningRateSchedule(
         SCHEDULES[settings.learning_rate_schedule], settings.learning_rate,
@@ -235,7 +235,7 @@ def state_of(net):
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, NETWORKS["residual-mlp"]])
-def test_what_comes_before_a_capture_leaves_no_trace(signals, changes):
+def test_warm_up_steps_before_a_capture_are_undone(signals, changes):
     settings = replace(SETTINGS, **changes)
     X, y = torch.from_numpy(signals[0][:150]), torch.from_numpy(signals[1][:150] - 1)
     net, schedule, order = initialised(settings, X)
@@ -249,14 +249,14 @@ def test_what_comes_before_a_capture_leaves_no_trace(signals, changes):
         assert torch.equal(one, other)
     assert not nothing
     assert states
-    assert not any(state.any() for state in states)  # as they start
+    assert not any(state.any() for state in states)  # initial state
     assert torch.equal(torch.get_rng_state(), random)
     assert schedule.step == 0
-    # a second capture, as after a checkpoint, keeps what is there
+    # a second capture, as after a checkpoint, keeps the state
     epochs.train_epoch(None)
 
     class Watched(Tapes):
-        """As torch does on a GPU, which warns otherwise, or refuses."""
+        """Require `capturable` as torch does on a GPU."""
 
         def on_side_stream(self):
             assert not any(group.get("capturable") for group in net.optimizer_.param_groups)
@@ -278,7 +278,7 @@ def test_what_comes_before_a_capture_leaves_no_trace(signals, changes):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_step_has_its_learning_rate(signals, name):
+def test_every_replay_uses_the_learning_rate_of_its_step(signals, name):
     settings = replace(SETTINGS, learning_rate_schedule=name)
     X, y = torch.from_numpy(signals[0][:250]), torch.from_numpy(signals[1][:250] - 1)
     net, schedule, order = initialised(settings, X)
@@ -299,7 +299,7 @@ def test_every_step_has_its_learning_rate(signals, name):
     np.testing.assert_allclose(used, by_hand, rtol=1e-6)
 
 
-def test_an_epoch_visits_every_signal_once_in_an_order_of_its_own(signals):
+def test_an_epoch_visits_every_signal_once_in_a_new_order(signals):
     settings = replace(SETTINGS, batch_size=40)
     X, y = torch.from_numpy(signals[0][:100]), torch.from_numpy(signals[1][:100] - 1)
     net, schedule, order = initialised(settings, X)
@@ -330,7 +330,7 @@ def test_an_epoch_visits_every_signal_once_in_an_order_of_its_own(signals):
         pytest.param(lambda: graphed.CudaGraphs(torch.device("cuda")), id="gpu", marks=needs_gpu),
     ],
 )
-def test_masks_differ_between_replays(graphs):
+def test_dropout_masks_differ_between_replays(graphs):
     graphs = graphs()
     torch.manual_seed(0)
     device = CPU if isinstance(graphs, Tapes) else torch.device("cuda")
@@ -351,13 +351,13 @@ def test_masks_differ_between_replays(graphs):
     assert float((masks[1] & masks[2]).float().mean()) == pytest.approx(0.09, abs=0.04)
 
 
-def test_a_number_that_a_step_reads_back_is_noticed():
+def test_a_step_that_waits_for_the_device_is_an_error():
     value = torch.ones(1)
     with pytest.raises(RuntimeError, match="waits for the device"):
         Tapes(CPU).capture(lambda: value * value.item())
 
 
-# -- checkpoints, errors, what is not captured ----------------------------------------
+# -- checkpoints, errors, trainings without capture -----------------------------------
 
 
 class PulledPlug(Exception):
@@ -380,7 +380,7 @@ def cut_off_in_third_epoch(monkeypatch):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_captured_training_that_was_cut_off_goes_on(
+def test_an_interrupted_captured_training_is_resumed(
     tapes, signals, tmp_path, monkeypatch, network
 ):
     settings = NETWORKS[network] | {"dropout": 0.2, "max_epochs": 4, "batch_size": 300}
@@ -396,10 +396,10 @@ def test_a_captured_training_that_was_cut_off_goes_on(
     ]
     captures = tapes.captures
     assert classifier(**settings, checkpoint=tmp_path / "c").fit(*signals).n_iter_ == 4
-    assert tapes.captures == captures  # there was nothing left to capture for
+    assert tapes.captures == captures  # no capture, because no step is left
 
 
-def test_a_checkpoint_is_of_one_kind_of_device():
+def test_a_checkpoint_of_another_type_of_device_is_refused():
     source = StreamSource(LOW, StreamPlan(1, 1, 100))
     on_processor, on_gpu = (
         fitting._fingerprint(SETTINGS, source, None, torch.device(name)) for name in ("cpu", "cuda")
@@ -407,7 +407,7 @@ def test_a_checkpoint_is_of_one_kind_of_device():
     assert on_processor != on_gpu
 
 
-def test_a_training_that_diverges_says_so(tapes, signals):
+def test_a_diverging_training_is_an_error(tapes, signals):
     model = classifier(optimizer="sgd", learning_rate=1e6, learning_rate_schedule="constant")
     with pytest.raises(ValueError, match="the training diverged: the train loss of epoch"):
         model.fit(*signals)
@@ -415,7 +415,7 @@ def test_a_training_that_diverges_says_so(tapes, signals):
     assert not hasattr(model, "net_")
 
 
-def test_ctrl_c_between_replays_leaves_nothing_behind(monkeypatch, signals):
+def test_ctrl_c_between_replays_leaves_no_fitted_model(monkeypatch, signals):
     nets = []
 
     class Interrupted(Tapes):
@@ -436,7 +436,7 @@ def test_ctrl_c_between_replays_leaves_nothing_behind(monkeypatch, signals):
     assert all(parameter.grad is None for parameter in nets[0].module_.parameters())
 
 
-def test_what_goes_wrong_in_a_capture_names_the_way_around(monkeypatch, signals):
+def test_an_error_in_a_capture_suggests_the_torch_backend(monkeypatch, signals):
     class Broken(Tapes):
         def capture(self, step):
             raise RuntimeError("operation not permitted when stream is capturing")
@@ -449,7 +449,7 @@ def test_what_goes_wrong_in_a_capture_names_the_way_around(monkeypatch, signals)
 
 
 class Impatient(torch.nn.Module):
-    """Reads a number back in the midst of its forward pass."""
+    """Module that reads a number back during its forward pass."""
 
     def __init__(self):
         super().__init__()
@@ -474,7 +474,7 @@ def test_only_networks_of_corrsk_are_captured(tapes, signals):
     assert fitting._backend(hooked, CPU) == "torch"
     assert classifier(network=Impatient(), input_scaling=None).fit(*signals).n_iter_ == 3
     model = classifier(**NETWORKS["residual-mlp"]).partial_fit(*signals)
-    assert tapes.captures == 0  # a single pass is not worth a capture
+    assert tapes.captures == 0  # no capture for a single pass
     model.fit(*signals).partial_fit(*signals)
     assert tapes.captures == 1
     again = pickle.loads(pickle.dumps(model))
@@ -484,9 +484,9 @@ def test_only_networks_of_corrsk_are_captured(tapes, signals):
 # -- Muon with its learning rate in a tensor ------------------------------------------
 
 
-def test_muon_takes_all_matrices_at_once_to_where_it_takes_each():
+def test_muon_on_stacked_matrices_equals_muon_on_each_matrix():
     torch.manual_seed(0)
-    # the first and the last are not Muon's; one has no gradient
+    # the first and the last are not for Muon; one has no gradient
     shapes = [(8, 8), (16, 16), (16, 16), (24, 8), (8, 24), (16, 16), (4, 4)]
     one = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
     other = copy.deepcopy(one)
@@ -502,7 +502,7 @@ def test_muon_takes_all_matrices_at_once_to_where_it_takes_each():
         by_tensor.step()
     for k, (p, q) in enumerate(zip(one, other, strict=True)):
         assert torch.equal(p, start[k]) == (k == 5)
-        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)  # bfloat16 in the iteration
+        torch.testing.assert_close(p, q, rtol=0, atol=2e-3)  # rounding of bfloat16 in the iteration
     saved, restored = by_number.state_dict()["parts"], by_tensor.state_dict()["parts"]
     for key, state in saved[1]["state"].items():
         torch.testing.assert_close(state, restored[1]["state"][key], rtol=1e-6, atol=1e-6)
@@ -513,7 +513,7 @@ def test_muon_takes_all_matrices_at_once_to_where_it_takes_each():
 
 @needs_gpu
 @pytest.mark.parametrize("network", NETWORKS)
-def test_graphs_train_as_plain_steps_do(signals, network):
+def test_graphs_train_like_plain_steps(signals, network):
     settings = NETWORKS[network] | {"device": "cuda"}
     plain, replayed = (classifier(**settings, backend=k).fit(*signals) for k in ("torch", "auto"))
     torch.testing.assert_close(weights(plain), weights(replayed), rtol=0, atol=5e-3)
@@ -538,7 +538,7 @@ def test_an_epoch_of_graphs_does_not_wait_for_the_gpu(signals):
 
 
 @needs_gpu
-def test_chunks_come_to_the_gpu_as_they_were_drawn():
+def test_chunks_reach_the_gpu_unchanged():
     plan = StreamPlan(n_epochs=1, n_chunks=6, chunk_rows=50_000)
 
     def draw(chunk, n):
@@ -551,7 +551,7 @@ def test_chunks_come_to_the_gpu_as_they_were_drawn():
 
 @needs_gpu
 @pytest.mark.parametrize("source", ["arrays", "stream"])
-def test_on_a_gpu_a_training_that_was_cut_off_goes_on(signals, tmp_path, monkeypatch, source):
+def test_an_interrupted_training_on_a_gpu_is_resumed(signals, tmp_path, monkeypatch, source):
     settings = {"device": "cuda", "dropout": 0.3, "max_epochs": 4}
 
     def train(**changes):
@@ -566,7 +566,7 @@ def test_on_a_gpu_a_training_that_was_cut_off_goes_on(signals, tmp_path, monkeyp
 
 
 @needs_gpu
-def test_two_trainings_in_threads_of_one_gpu(signals):
+def test_two_trainings_in_threads_on_one_gpu(signals):
     alone = classifier(device="cuda").fit(*signals)
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: classifier(device="cuda").fit(*signals), range(2)))

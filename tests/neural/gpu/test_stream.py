@@ -1,4 +1,4 @@
-"""Streams drawn by torch: the same distributions as numpy's, here on the processor."""
+"""Simulation with torch has the same distributions as with numpy (here on the processor)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N = 20_000
 
 
 def drawn(prior, n=N, chunk=0):
-    """Counts, tissue and fractions of a chunk, as numpy has them."""
+    """Return counts, tissue and fractions of a chunk as numpy arrays."""
     stream = DeviceStream(SignalStream(prior), CPU)
     rng = stream.generator(chunk)
     count, _ = stream.deal(n, rng)
@@ -32,7 +32,7 @@ def same_distribution(ours, numpys):
 
 @pytest.mark.parametrize(("n_counts", "n_levels"), [(4, 5), (3, 1), (2, 4)])
 @pytest.mark.parametrize("n", [1, 7, 1000, 1003])
-def test_counts_and_levels_are_even(n_counts, n_levels, n):
+def test_counts_and_levels_are_balanced(n_counts, n_levels, n):
     prior = TissuePrior(n_compartments=tuple(range(1, n_counts + 1)))
     levels = tuple(0.01 * (k + 1) for k in range(n_levels))
     stream = DeviceStream(SignalStream(prior, noise_level=levels), CPU)
@@ -53,7 +53,7 @@ def test_the_order_is_random():
 
 
 @pytest.mark.parametrize("with_replacement", [True, False])
-def test_values_of_a_grid_are_those_of_the_grid(with_replacement):
+def test_property_values_are_on_the_grid(with_replacement):
     prior = TissuePrior(with_replacement=with_replacement)
     n_c, tissue, fractions = drawn(prior)
     present = fractions > 0
@@ -67,7 +67,7 @@ def test_values_of_a_grid_are_those_of_the_grid(with_replacement):
         assert equal == with_replacement
 
 
-def test_fractional_grids_have_the_digits_of_the_processors():
+def test_fractional_grids_equal_those_of_the_processor():
     ranges = {"T2": PropertyRange(20, 200, step=20), "D": PropertyRange(0.1, 3, step=0.1)}
     prior = TissuePrior(ranges=ranges, n_compartments=(1, 2))
     protocol = AcquisitionProtocol.from_grid(te=[10, 60], b=[0, 1, 2])
@@ -79,7 +79,7 @@ def test_fractional_grids_have_the_digits_of_the_processors():
 
 
 @pytest.mark.parametrize("law", FRACTION_LAWS)
-def test_fractions_are_distributed_as_numpys(law):
+def test_fractions_have_the_distribution_of_numpy(law):
     prior = TissuePrior(n_compartments=(2, 4), fraction_law=law)
     n_c, _, fractions = drawn(prior)
     np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-6)
@@ -105,18 +105,18 @@ def test_t2_below_t1_on_continuous_ranges():
             assert same_distribution(tissue[name][n_c == count, 0], numpys)
 
 
-def test_a_constraint_that_leaves_next_to_nothing_ends(monkeypatch):
+def test_an_almost_impossible_constraint_is_an_error(monkeypatch):
     ranges = {"T1": PropertyRange(50, 60), "T2": PropertyRange(49.999, 500)}
     prior = TissuePrior(ranges=ranges, t2_below_t1=True)
     stream = DeviceStream(SignalStream(), CPU)
-    stream.prior = prior  # a SignalStream of it would not end sooner
+    stream.prior = prior  # a SignalStream with this prior would fail as late
     monkeypatch.setattr("corrsk.neural.gpu.stream.MAX_REDRAWS", 3)
     with pytest.raises(ValueError, match="t2_below_t1 leaves too little"):
         stream.tissue(torch.full((100,), 4), stream.generator(0))
 
 
 @pytest.mark.parametrize("reference", physics.NOISE_REFERENCES)
-def test_the_noise_is_gaussian_and_of_its_level(reference):
+def test_the_noise_is_gaussian_with_the_given_level(reference):
     prior = TissuePrior(n_compartments=(2,))
     parameters = {"prior": prior, "noise_reference": reference, "normalize": False}
     clean, _ = DeviceStream(SignalStream(noise_level=0.0, **parameters), CPU).draw(2, N)
@@ -128,7 +128,7 @@ def test_the_noise_is_gaussian_and_of_its_level(reference):
     assert np.abs(np.cov(draws.T) - np.eye(64)).max() < 0.06
 
 
-def test_levels_of_a_range():
+def test_noise_levels_of_a_range():
     stream = DeviceStream(SignalStream(noise_level=SNRRange(30, 150)), CPU)
     _, level = stream.deal(N, stream.generator(0))
     assert stats.kstest(1 / level.numpy(), stats.uniform(30, 120).cdf).pvalue > 1e-4
@@ -145,7 +145,7 @@ def test_levels_of_a_range():
     ],
     ids=["midl2024", "low noise", "t1t2-detr", "rician"],
 )
-def test_signals_are_distributed_as_numpys(stream, device):
+def test_signals_have_the_distribution_of_numpy(stream, device):
     X, y = DeviceStream(stream, torch.device(device)).draw(0, N)
     X, y = X.cpu(), y.cpu()
     numpys, n_c = stream.draw(0, N)
@@ -171,7 +171,7 @@ def test_chunks_are_reproducible_and_different():
     assert len(rows) == 9000  # no signal twice
 
 
-def test_drawing_leaves_the_users_random_numbers_alone():
+def test_drawing_does_not_change_the_users_random_state():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -1,3 +1,5 @@
+"""Batches, loss, schedules and checkpoints of the training."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -39,14 +41,14 @@ def test_schedules():
     assert all(0 < SCHEDULES[name](p) <= 1 for name in SCHEDULES for p in (0.0, 0.5, 1.0))
 
 
-def test_loss_with_softmax_before_it():
+def test_loss_with_softmax_before_the_cross_entropy():
     logits, target = torch.tensor([[50.0, 0, 0, 0]]), torch.tensor([0])
     assert CountLoss()(logits, target).item() == pytest.approx(0, abs=1e-6)
     published = CountLoss(softmax_first=True)(logits, target).item()
     assert published == pytest.approx(np.log(1 + 3 / np.e), rel=1e-6)
 
 
-def test_class_weights_are_not_divided_out_of_a_batch():
+def test_class_weights_are_not_normalised_per_batch():
     loss = CountLoss(weight=torch.tensor([2.0, 0.0]))
     logits = torch.zeros(4, 2)
     assert loss(logits, torch.ones(4, dtype=torch.long)).item() == 0
@@ -75,9 +77,7 @@ class PulledPlug(Exception):
 
 
 @pytest.mark.parametrize("error", [PulledPlug, KeyboardInterrupt])
-def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(
-    signals, tmp_path, monkeypatch, error
-):
+def test_an_interrupted_training_resumes_bit_identically(signals, tmp_path, monkeypatch, error):
     whole = classifier().fit(*signals)
 
     path = tmp_path / "training.checkpoint"
@@ -93,7 +93,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(
     model = classifier(checkpoint=path)
     with pytest.raises(error):
         model.fit(*signals)
-    assert not hasattr(model, "net_")  # nothing that looks fitted
+    assert not hasattr(model, "net_")  # not fitted
     monkeypatch.setattr(EpochProgress, "on_epoch_end", on_epoch_end)
 
     epochs_run = []
@@ -103,7 +103,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(
         lambda self, net, **kw: (epochs_run.append(len(net.history)), on_train_begin(self, net)),
     )  # fmt: skip
     resumed = classifier(checkpoint=path).fit(*signals)
-    assert epochs_run == [3]  # it went on, and did not start again
+    assert epochs_run == [3]  # resumed, not restarted
     for name, tensor in whole.net_.module_.state_dict().items():
         assert torch.equal(tensor, resumed.net_.module_.state_dict()[name]), name
     assert [row["valid_loss"] for row in whole.history_] == [
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_training_is_refused(signals, tmp_path):
     assert path.read_bytes() == b"a shopping list"
 
 
-def test_what_a_checkpoint_needs(signals, tmp_path):
+def test_checkpoint_without_seed_or_with_bad_path_is_refused(signals, tmp_path):
     with pytest.raises(ValueError, match="needs an integer random_state"):
         classifier(checkpoint=tmp_path / "c", random_state=None).fit(*signals)
     with pytest.raises(ValueError, match="no folder .*absent"):
@@ -140,7 +140,7 @@ def test_what_a_checkpoint_needs(signals, tmp_path):
 
 
 def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
-    # however slow the machine is
+    # on any machine
     monkeypatch.setattr("corrsk.neural._base.PROGRESS_DELAY", 3600)
     classifier(max_epochs=2, verbose=True).fit(*signals)
     assert "training" not in capsys.readouterr().err
