@@ -92,7 +92,7 @@ class Task:
         level = drawn.noise_levels if self.snr is None else 1.0 / self.snr
         X, y, levels, _ = make_correlation_signals(
             CHUNK, prior=drawn.prior, protocol=drawn.protocol, noise_level=level,
-            noise_reference=drawn.noise_reference, normalize=drawn.normalize,
+            noise_reference=drawn.noise_reference, norm=drawn.norm,
             random_state=SEED + chunk, return_tissue=True, verbose=False,
         )  # fmt: skip
         return X, y, levels
@@ -102,7 +102,7 @@ class Task:
         return IdealObserverClassifier(
             prior=self.believed_prior, protocol=known.protocol,
             noise_level=known.noise_levels,
-            noise_reference=known.noise_reference, normalize=known.normalize,
+            noise_reference=known.noise_reference, norm=known.norm,
             n_particles=settings["n_particles"], n_runs=settings["n_runs"],
             random_state=settings["random_state"], n_jobs=n_jobs, verbose=False,
         )  # fmt: skip
@@ -220,8 +220,8 @@ def summary(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> dict[str
         "seconds per signal": round(float(arrays["seconds"].sum()) / len(arrays["y"]), 3),
         "ceilings (%)": {
             group: {
-                question: in_percent(table.loc[(group, question)])
-                for question in ("count", "multicompartment")
+                task: in_percent(table.loc[(group, task)])
+                for task in ("count", "multicompartment")
             }
             for group in order
         },
@@ -262,9 +262,9 @@ def regrets(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
         "multicompartment": multicompartment_probability(probabilities, model.classes_) > 0.5,
     }
     found: dict[str, Any] = {}
-    for question, given in answers.items():
-        table = regret(evidence, model.classes_, given, groups, question=question)
-        found[question] = {str(group): in_percent(row) for group, row in table.iterrows()}
+    for task, given in answers.items():
+        table = regret(evidence, model.classes_, given, groups, task=task)
+        found[task] = {str(group): in_percent(row) for group, row in table.iterrows()}
     return found
 
 
@@ -277,8 +277,8 @@ def ship(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> None:
     rows = []
     for group in sorted(levels, key=lambda g: (g != "all", levels[g])):
         row: dict[str, Any] = {"noise_level": levels[group]}
-        for question, metric in (("count", "accuracy"), ("multicompartment", "binary_accuracy")):
-            found = table.loc[(group, question)]
+        for task, metric in (("count", "accuracy"), ("multicompartment", "binary_accuracy")):
+            found = table.loc[(group, task)]
             row["n_signals"] = int(found["n"])
             row[f"{metric}_low"] = round(float(found["cross_fitted"]), 5)
             row[f"{metric}_high"] = round(float(found["upper"]), 5)

@@ -96,16 +96,16 @@ def compared(name: str, n_signals: int, n_runs: int, n_jobs: int | None) -> dict
             for who, each in p.items()
         },
         **{
-            f"regret, {question} (points)": {
+            f"regret, {task} (points)": {
                 who: {
                     str(group): in_percent(row)
                     for group, row in regret(
-                        evidence, counts, answers[question], groups, question=question
+                        evidence, counts, answers[task], groups, task=task
                     ).iterrows()
                 }
                 for who, answers in asked.items()
             }
-            for question in ("count", "multicompartment")
+            for task in ("count", "multicompartment")
         },
         "network less observer that does not know the grid (points)": gain(ideal, network, unknown),
     }

@@ -246,7 +246,7 @@ def simulator(dataset: str) -> Callable[..., Any]:
 
 def _simulate(levels: Any, reference: str, protocol: Any, n: int, seed: int) -> Any:
     return make_correlation_signals(
-        n, protocol=protocol, noise_level=levels, noise_reference=reference, normalize=False,
+        n, protocol=protocol, noise_level=levels, noise_reference=reference, norm=None,
         random_state=seed, n_jobs=1, verbose=False,
     )  # fmt: skip
 

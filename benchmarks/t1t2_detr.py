@@ -26,7 +26,7 @@ def main() -> None:
         X, y = make_correlation_signals(
             N_SIGNALS, prior=definition.prior, protocol=definition.protocol,
             noise_level=definition.noise_levels if snr is None else 1 / snr,
-            noise_reference=definition.noise_reference, normalize=definition.normalize,
+            noise_reference=definition.noise_reference, norm=definition.norm,
             random_state=SEED + number,
         )  # fmt: skip
         right = model.predict(X) == y

@@ -53,7 +53,7 @@ def simulate(definition: DatasetDefinition, n: int, seed: int, **changes: Any) -
     settings = {
         "prior": definition.prior, "protocol": definition.protocol,
         "noise_level": definition.noise_levels, "noise_reference": definition.noise_reference,
-        "normalize": definition.normalize,
+        "norm": definition.norm,
     } | changes  # fmt: skip
     return make_correlation_signals(
         n, **settings, random_state=seed, return_tissue=True, verbose=False
@@ -112,9 +112,7 @@ def cases(name: str, n: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
     def drawn(ti: Any = ti, te: Any = te, tr: Any = protocol.tr, **changes: Any) -> Any:
         other = AcquisitionProtocol.from_grid(ti, te, tr=tr)
-        return simulate(
-            definition, n, CASES_SEED, **{"protocol": other, "normalize": False} | changes
-        )[0]
+        return simulate(definition, n, CASES_SEED, **{"protocol": other, "norm": None} | changes)[0]
 
     def longer(times: Any, which: slice) -> Any:
         times = times.copy()
@@ -216,8 +214,8 @@ def judged_model(name: str, model: Any, n: int, folder: Path) -> dict[str, Any]:
     judged = {"y": y, "probabilities": probabilities, "classes": classes}
     shown = judged | {"noise_level": level, "dataset": name}
     figure = Figure((11, 5.2), layout="constrained")
-    for ax, question in zip(figure.subplots(1, 2), ("count", "multicompartment"), strict=True):
-        ReliabilityDisplay.from_predictions(**shown, question=question, ax=ax)
+    for ax, task in zip(figure.subplots(1, 2), ("count", "multicompartment"), strict=True):
+        ReliabilityDisplay.from_predictions(**shown, task=task, ax=ax)
     figure.savefig(folder / f"{name}-reliability.png", dpi=120)
     coverage = AccuracyCoverageDisplay.from_predictions(**shown)
     coverage.figure_.savefig(folder / f"{name}-coverage.png", dpi=120)
@@ -227,7 +225,7 @@ def judged_model(name: str, model: Any, n: int, folder: Path) -> dict[str, Any]:
         "accuracy": round(float((classes[probabilities.argmax(axis=1)] == y).mean()), 4),
         "calibration error": round(expected_calibration_error(**judged), 5),
         "binary calibration error": round(
-            expected_calibration_error(**judged, question="multicompartment"), 5
+            expected_calibration_error(**judged, task="multicompartment"), 5
         ),
         "by noise level": by_level.round(5).reset_index().to_dict(orient="records"),
         "area under risk over coverage": round(area_under_risk_coverage(**judged), 4),

@@ -31,10 +31,8 @@ print(f"answers of p >= {threshold:g} are {ACCURACY:.0%} accurate")
 # in which a quarter of the measurements lost a part of their signal
 rng = np.random.default_rng(0)
 shape = (60, 20)
-good, n_c_good = make_correlation_signals(
-    1200, noise_level=NOISE_LEVELS, normalize=False, random_state=2
-)
-noisy, _ = make_correlation_signals(1200, noise_level=0.025, normalize=False, random_state=3)
+good, n_c_good = make_correlation_signals(1200, noise_level=NOISE_LEVELS, norm=None, random_state=2)
+noisy, _ = make_correlation_signals(1200, noise_level=0.025, norm=None, random_state=3)
 moved = good.copy()
 moved[rng.random(moved.shape) < 0.25] *= 0.8
 image = np.concatenate([part.reshape(*shape, -1) for part in (good, noisy, moved)], axis=1)

@@ -71,7 +71,7 @@ learner = make_pipeline(
 )
 protocol = AcquisitionProtocol.named("ir-se-8x8")
 X, n_c = make_correlation_signals(
-    8_000, protocol=protocol, noise_level=NOISE_LEVELS, normalize=False, random_state=0
+    8_000, protocol=protocol, noise_level=NOISE_LEVELS, norm=None, random_state=0
 )
 elimination = RFE(LossWithout(learner), n_features_to_select=SIZES[0], step=STEP).fit(X, n_c)
 print("kept to the end:", selected_protocol(elimination, protocol))

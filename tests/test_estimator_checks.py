@@ -134,7 +134,7 @@ INSTANCES = {
         # high noise, so that two runs of a few particles agree, also for X of about 100
         AnyIdealObserver(noise_level=1.0, n_particles=64, n_runs=2, random_state=0),
         AnyIdealObserver(
-            noise_level=(300.0, 400.0), normalize=False, n_particles=64, n_runs=2, random_state=0
+            noise_level=(300.0, 400.0), norm=None, n_particles=64, n_runs=2, random_state=0
         ),
     ],
     NNLSPeakClassifier: [

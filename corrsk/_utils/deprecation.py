@@ -29,6 +29,10 @@ class Renamed:
     value: Callable[[Any], Any] = lambda value: value
 
 
+# `normalize=True` was the 2-norm
+RENAMED_NORMALIZE = Renamed("norm", lambda normalize: "l2" if normalize else None)
+
+
 def renamed_parameters(**renamed: Renamed | str) -> Callable[[Function], Function]:
     """Decorator that accepts the old names of parameters of a function or an `__init__`.
 
@@ -129,6 +133,35 @@ def removed_parameters(**reasons: str) -> Callable[[Function], Function]:
             return function(*args, **kwargs)
 
         return ignoring_old_names  # type: ignore[return-value]
+
+    return decorate
+
+
+def renamed_method(new: str) -> Callable[[Function], Function]:
+    """Decorator of a method's old name, which calls the new one with a FutureWarning.
+
+    Parameters
+    ----------
+    new : str
+        The new name.
+
+    Returns
+    -------
+    callable
+        The decorator. The body of the decorated method is not used.
+    """
+
+    def decorate(method: Function) -> Function:
+        @functools.wraps(method)
+        def calling_the_new_one(self: Any, *args: Any, **kwargs: Any) -> Any:
+            warnings.warn(
+                f"{_owner(method)} is now {new}; the old name will be removed in the next release",
+                FutureWarning,
+                stacklevel=2,
+            )
+            return getattr(self, new)(*args, **kwargs)
+
+        return calling_the_new_one  # type: ignore[return-value]
 
     return decorate
 

@@ -8,7 +8,7 @@ of workers and any size of chunks.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.random import SFC64, Generator, SeedSequence
@@ -140,3 +140,16 @@ def _fill_with_uniforms(rng: Generator, flat: NDArray[np.floating[Any]]) -> None
         draws >>= 8
         piece[:] = draws.view("<i4")  # processors convert signed integers faster
         piece *= np.float32(2**-24)
+
+
+class RandomDraws(Protocol):
+    """Random numbers of an array library: numpy's Generator, or an adapter with its methods."""
+
+    def random(self, size: tuple[int, ...], /) -> Any:
+        """Draw uniform numbers in [0, 1)."""
+
+    def integers(self, low: int, high: int, size: tuple[int, ...], /) -> Any:
+        """Draw uniform integers low..high - 1."""
+
+    def standard_exponential(self, size: tuple[int, ...], /) -> Any:
+        """Draw exponential numbers with mean 1."""

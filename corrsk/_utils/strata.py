@@ -37,7 +37,7 @@ class Strata:
     totals: _Counts
 
     @classmethod
-    def whole(cls, rows: slice, n_rows: int) -> Strata:
+    def from_rows(cls, rows: slice, n_rows: int) -> Strata:
         """Make a single stratum for rows of a table of `n_rows` rows."""
         return cls(
             np.zeros(rows.stop - rows.start, dtype=np.int64),
@@ -45,43 +45,47 @@ class Strata:
             np.array([n_rows], dtype=np.int64),
         )
 
-    def deal(self, n_cards: int, rngs: Sequence[Generator]) -> tuple[_Counts, Strata]:
-        """Allocate the labels 0..n_cards-1 cyclically, stratum after stratum.
+    def allocate(self, n_labels: int, rngs: Sequence[Generator]) -> tuple[_Counts, Strata]:
+        """Allocate the labels 0..n_labels-1 cyclically, stratum after stratum.
 
         The cycle continues from one stratum to the next, so that the frequencies of
         the labels differ by at most one, both in each stratum and in the whole table.
 
         Parameters
         ----------
-        n_cards : int
+        n_labels : int
             Number of labels.
         rngs : sequence of Generator
             Generators of the blocks that contain the rows.
 
         Returns
         -------
-        cards : ndarray of shape (n_rows,)
+        labels : ndarray of shape (n_rows,)
             The label of each row, in random order within each stratum.
         strata : Strata
-            Finer strata: stratum s with label c has the number ``s * n_cards + c``.
+            Finer strata: stratum s with label c has the number ``s * n_labels + c``.
         """
-        turn = np.cumsum(self.totals) - self.totals  # position in the cycle of each stratum's start
+        cycle_start = (
+            np.cumsum(self.totals) - self.totals
+        )  # position in the cycle of each stratum's start
         order = _shuffled(self.of_row.size, rngs)
         if self.totals.size > 1:
             # numpy sorts 16-bit keys by radix sort, which is several times faster
             keys = np.take(self.of_row.astype(np.uint16), order)
             order = np.take(order, np.argsort(keys, kind="stable"))
         here = np.bincount(self.of_row, minlength=self.totals.size)
-        first = turn + self.before - (np.cumsum(here) - here)
+        first = cycle_start + self.before - (np.cumsum(here) - here)
         place = np.arange(order.size) + np.take(first, np.take(self.of_row, order))
-        cards = np.empty_like(order)
-        cards[order] = place % n_cards
+        labels = np.empty_like(order)
+        labels[order] = place % n_labels
         # frequency of each label in each stratum: before the run, and in the whole table
-        last = np.stack([turn, turn + self.before, turn + self.totals])[..., None]
+        last = np.stack([cycle_start, cycle_start + self.before, cycle_start + self.totals])[
+            ..., None
+        ]
         # number of integers in 0..last-1 with the label as remainder
-        up_to = (last + np.arange(n_cards - 1, -1, -1)) // n_cards
+        up_to = (last + np.arange(n_labels - 1, -1, -1)) // n_labels
         before, totals = (up_to[1:] - up_to[0]).reshape(2, -1)
-        return cards, Strata(self.of_row * n_cards + cards, before, totals)
+        return labels, Strata(self.of_row * n_labels + labels, before, totals)
 
 
 def _shuffled(n_rows: int, rngs: Sequence[Generator]) -> _Counts:

@@ -35,6 +35,7 @@ from corrsk.evaluation.selective import (
     area_under_risk_coverage,
     threshold_for_accuracy,
 )
+from corrsk.evaluation.tasks import Task
 from corrsk.evaluation.trust_displays import AccuracyCoverageDisplay, ReliabilityDisplay
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "MulticompartmentScorer",
     "Reference",
     "ReliabilityDisplay",
+    "Task",
     "abstain",
     "accuracy_coverage_curve",
     "area_under_risk_coverage",

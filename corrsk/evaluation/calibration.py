@@ -16,20 +16,22 @@ from corrsk._utils.counts import (
     is_multicompartment,
     multicompartment_probability,
 )
+from corrsk._utils.deprecation import renamed_parameters
 from corrsk._utils.validation import checked_count
+from corrsk.evaluation.tasks import Task
 
 N_BINS = 15
-QUESTIONS = ("count", "multicompartment")
 _MOST_LEVELS, _BINS_OF_A_RANGE = 20, 5
 
 
+@renamed_parameters(question="task")
 def expected_calibration_error(
     y: ArrayLike,
     probabilities: ArrayLike,
     classes: ArrayLike | None = None,
     *,
     n_bins: int = N_BINS,
-    question: str = "count",
+    task: str = Task.COUNT,
 ) -> float:
     """Expected calibration error: mean gap between probability and frequency in equal-mass bins.
 
@@ -44,7 +46,7 @@ def expected_calibration_error(
         The count of each column. Default: the distinct values of y, ascending.
     n_bins : int, default=15
         Number of bins.
-    question : {"count", "multicompartment"}, default="count"
+    task : {"count", "multicompartment"}, default="count"
         "count" compares the probability of the most probable class (top label) with the
         accuracy; "multicompartment" compares P(n_c >= 2) with the frequency of more than one
         compartment.
@@ -58,7 +60,7 @@ def expected_calibration_error(
     ------
     ValueError
         If shapes are inconsistent, labels are not counts or not among the classes, a row of the
-        probabilities is not a distribution, or the question is unknown.
+        probabilities is not a distribution, or the task is unknown.
 
     Notes
     -----
@@ -70,17 +72,18 @@ def expected_calibration_error(
     of accuracy a the error is about ``sqrt(2 a (1 - a) n_bins / (pi n_samples))``, 0.0015 for
     10^6 signals.
     """
-    table = reliability_table(y, probabilities, classes, n_bins=n_bins, question=question)
+    table = reliability_table(y, probabilities, classes, n_bins=n_bins, task=task)
     return _mean_gap(table)
 
 
+@renamed_parameters(question="task")
 def reliability_table(
     y: ArrayLike,
     probabilities: ArrayLike,
     classes: ArrayLike | None = None,
     *,
     n_bins: int = N_BINS,
-    question: str = "count",
+    task: str = Task.COUNT,
 ) -> pd.DataFrame:
     """Predicted probability and observed frequency in each bin.
 
@@ -94,7 +97,7 @@ def reliability_table(
         The count of each column. Default: the distinct values of y, ascending.
     n_bins : int, default=15
         Number of bins.
-    question : {"count", "multicompartment"}, default="count"
+    task : {"count", "multicompartment"}, default="count"
         See :func:`expected_calibration_error`.
 
     Returns
@@ -109,10 +112,9 @@ def reliability_table(
     ValueError
         For the same reasons as in :func:`expected_calibration_error`.
     """
-    if question not in QUESTIONS:
-        raise ValueError(f"unknown question {question!r}; known: {', '.join(QUESTIONS)}")
+    task = Task.from_name(task)
     y, rows, classes = checked_predictions(y, probabilities, classes)
-    if question == "count":
+    if task is Task.COUNT:
         happened, predicted = top_label_answers(y, rows, classes)
     else:
         happened = is_multicompartment(y)

@@ -13,12 +13,13 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from corrsk._utils.counts import is_multicompartment
+from corrsk._utils.deprecation import renamed_parameters
 from corrsk._utils.files import read_json
 from corrsk.evaluation.intervals import bootstrap_interval
+from corrsk.evaluation.tasks import Task
 
 Array = NDArray[np.float64]
 
-QUESTIONS = ("count", "multicompartment")
 ALL = "all"
 _FILE = Path(__file__).with_name("ceilings.json")  # of the named data sets
 _MAX_SPLITS = 70  # of the runs into halves; of eight runs there are 35
@@ -52,7 +53,7 @@ def accuracy_ceiling(
     Returns
     -------
     DataFrame
-        Rows (group, question): "all" and each group; "count" (n_c) and "multicompartment"
+        Rows (group, task): "all" and each group; "count" (n_c) and "multicompartment"
         (n_c >= 2). Columns n (number of signals), and the value and the interval (``_low``,
         ``_high``) of each estimate:
 
@@ -84,45 +85,46 @@ def accuracy_ceiling(
             f"y must have the shape ({evidence.shape[1]},), one count per signal, got {truth.shape}"
         )
     upper, fitted, corrected, hits = {}, {}, {}, {}
-    for question in QUESTIONS:
-        pooled = _answers(evidence, several, question)
-        upper[question] = pooled.max(axis=1)
-        fitted[question] = np.mean(
+    for task in Task:
+        pooled = _answers(evidence, several, task)
+        upper[task] = pooled.max(axis=1)
+        fitted[task] = np.mean(
             [
                 second[np.arange(len(second)), first.argmax(axis=1)]
-                for first, second in _halves(evidence, several, question)
+                for first, second in _halves(evidence, several, task)
             ],
             axis=0,
         )
-        by_half = [half.max(axis=1) for half, _ in _halves(evidence, several, question)]
-        corrected[question] = 2 * upper[question] - np.mean(by_half, axis=0)
+        by_half = [half.max(axis=1) for half, _ in _halves(evidence, several, task)]
+        corrected[task] = 2 * upper[task] - np.mean(by_half, axis=0)
         right = pooled.argmax(axis=1)
-        hits[question] = (
+        hits[task] = (
             counts[right] == truth
-            if question == "count"
+            if task is Task.COUNT
             else (right == 1) == is_multicompartment(truth)
         )
     rows = []
     for group, member in _members(groups, len(truth)):
-        for question in QUESTIONS:
-            row = {"group": group, "question": question, "n": int(member.sum())}
-            row |= _mean("upper", upper[question][member], level)
-            row |= _mean("cross_fitted", fitted[question][member], level)
-            row |= _mean("corrected", corrected[question][member], level)
-            right = hits[question][member]
+        for task in Task:
+            row = {"group": group, "task": str(task), "n": int(member.sum())}
+            row |= _mean("upper", upper[task][member], level)
+            row |= _mean("cross_fitted", fitted[task][member], level)
+            row |= _mean("corrected", corrected[task][member], level)
+            right = hits[task][member]
             low, high = bootstrap_interval([right], level=level)
             row |= {"hits": float(right.mean()), "hits_low": low, "hits_high": high}
             rows.append(row)
-    return pd.DataFrame(rows).set_index(["group", "question"])
+    return pd.DataFrame(rows).set_index(["group", "task"])
 
 
+@renamed_parameters(question="task")
 def regret(
     run_log_evidence: ArrayLike,
     classes: ArrayLike,
     answers: ArrayLike,
     groups: ArrayLike | None = None,
     *,
-    question: str = "count",
+    task: str = Task.COUNT,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Accuracy that a classifier loses against the ideal observer on the same signals.
@@ -135,10 +137,10 @@ def regret(
         The count of each column.
     answers : array of shape (n_samples,)
         Predictions of the classifier for the same signals: counts, or booleans (True for
-        n_c >= 2) for the question "multicompartment".
+        n_c >= 2) for the task "multicompartment".
     groups : array of shape (n_samples,), optional
         Group of each signal, such as its noise level.
-    question : {"count", "multicompartment"}, default="count"
+    task : {"count", "multicompartment"}, default="count"
         Kind of the predictions.
     level : float, default=0.95
         Confidence level.
@@ -164,35 +166,34 @@ def regret(
     signal.
     """
     evidence, counts, several = _checked(run_log_evidence, classes)
-    if question not in QUESTIONS:
-        raise ValueError(f"question must be one of {QUESTIONS}, got {question!r}")
+    task = Task.from_name(task)
     given = np.asarray(answers)
     if given.shape != evidence.shape[1:2]:
         raise ValueError(
             f"answers must have the shape ({evidence.shape[1]},), one per signal, got {given.shape}"
         )
-    if question == "count":
+    if task is Task.COUNT:
         chosen = (given[:, None] == counts).argmax(axis=1)
         if not (counts[chosen] == given).all():
             raise ValueError(f"answers must be among the classes {counts.tolist()}")
     else:
         if given.dtype != bool:
             raise ValueError(
-                f"answers must be booleans for question='multicompartment', got {given.dtype}"
+                f"answers must be booleans for task='multicompartment', got {given.dtype}"
             )
         chosen = given.astype(np.intp)
     rows_of = np.arange(len(given))
-    pooled = _answers(evidence, several, question)
+    pooled = _answers(evidence, several, task)
     upper = pooled.max(axis=1) - pooled[rows_of, chosen]
     fitted = np.mean(
         [
             second[rows_of, first.argmax(axis=1)] - second[rows_of, chosen]
-            for first, second in _halves(evidence, several, question)
+            for first, second in _halves(evidence, several, task)
         ],
         axis=0,
     )
     by_half = [
-        half.max(axis=1) - half[rows_of, chosen] for half, _ in _halves(evidence, several, question)
+        half.max(axis=1) - half[rows_of, chosen] for half, _ in _halves(evidence, several, task)
     ]
     corrected = 2 * upper - np.mean(by_half, axis=0)
     rows = []
@@ -254,17 +255,17 @@ def _checked(
     return evidence, counts, is_multicompartment(counts)
 
 
-def _answers(evidence: Array, several: NDArray[np.bool_], question: str) -> Array:
+def _answers(evidence: Array, several: NDArray[np.bool_], task: Task) -> Array:
     """Probabilities pooled over the runs, (n_samples, n_classes) or (n_samples, 2)."""
     pooled = logsumexp(evidence, axis=0)
     p = np.exp(pooled - logsumexp(pooled, axis=1, keepdims=True))
-    if question == "count":
+    if task is Task.COUNT:
         return np.asarray(p)
     return np.column_stack([p[:, ~several].sum(axis=1), p[:, several].sum(axis=1)])
 
 
 def _halves(
-    evidence: Array, several: NDArray[np.bool_], question: str
+    evidence: Array, several: NDArray[np.bool_], task: Task
 ) -> Iterator[tuple[Array, Array]]:
     """Probabilities from one half of the runs and from the other, for each way to halve them."""
     runs = range(len(evidence))
@@ -272,8 +273,8 @@ def _halves(
     for some in itertools.islice(ways, _MAX_SPLITS):
         others = [run for run in runs if run not in some]
         yield (
-            _answers(evidence[list(some)], several, question),
-            _answers(evidence[others], several, question),
+            _answers(evidence[list(some)], several, task),
+            _answers(evidence[others], several, task),
         )
 
 

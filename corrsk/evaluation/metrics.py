@@ -10,6 +10,7 @@ from sklearn import metrics
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 from corrsk.evaluation.calibration import expected_calibration_error
+from corrsk.evaluation.tasks import Task
 
 
 def count_metrics(
@@ -98,7 +99,7 @@ def binary_metrics(
         metrics.log_loss(several, np.column_stack([1 - probability, probability]), labels=[0, 1])
     )
     results["binary_calibration_error"] = expected_calibration_error(
-        y, probabilities, classes, question="multicompartment"
+        y, probabilities, classes, task=Task.MULTICOMPARTMENT
     )
     return results
 

@@ -14,12 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from corrsk.evaluation.calibration import (
     N_BINS,
-    QUESTIONS,
     checked_predictions,
     grouped_noise_levels,
     reliability_table,
 )
 from corrsk.evaluation.selective import accuracy_coverage_curve
+from corrsk.evaluation.tasks import Task
 
 ALL = "all signals"
 _CURVE_POINTS = 1000
@@ -41,7 +41,7 @@ class ReliabilityDisplay:
     tables : dict of str to DataFrame
         Results of :func:`corrsk.evaluation.reliability_table` for each group of signals. The
         curve of all signals has 95 % intervals.
-    question : {"count", "multicompartment"}, default="count"
+    task : {"count", "multicompartment"}, default="count"
         Kind of the probabilities, for the axis labels.
     dataset : str
         Name of the data, for the title.
@@ -59,19 +59,17 @@ class ReliabilityDisplay:
     """
 
     def __init__(
-        self, tables: Mapping[str, pd.DataFrame], *, question: str = "count",
+        self, tables: Mapping[str, pd.DataFrame], *, task: str = Task.COUNT,
         dataset: str = "unnamed data",
     ) -> None:  # fmt: skip
-        if question not in QUESTIONS:
-            raise ValueError(f"unknown question {question!r}; known: {', '.join(QUESTIONS)}")
         self.tables = tables
-        self.question = question
+        self.task = Task.from_name(task)
         self.dataset = dataset
 
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any, y: ArrayLike, *, noise_level: ArrayLike | None = None,
-        n_bins: int = N_BINS, question: str = "count", dataset: str = "unnamed data",
+        n_bins: int = N_BINS, task: str = Task.COUNT, dataset: str = "unnamed data",
         ax: Axes | None = None,
     ) -> ReliabilityDisplay:  # fmt: skip
         """Plot the reliability of a fitted classifier.
@@ -88,7 +86,7 @@ class ReliabilityDisplay:
             Noise level of each signal; adds a curve for each level.
         n_bins : int, default=15
             Number of bins.
-        question : {"count", "multicompartment"}, default="count"
+        task : {"count", "multicompartment"}, default="count"
             See :func:`corrsk.evaluation.expected_calibration_error`.
         dataset : str
             Name of the data, for the title.
@@ -102,13 +100,13 @@ class ReliabilityDisplay:
         """
         return cls.from_predictions(
             y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
-            n_bins=n_bins, question=question, dataset=dataset, ax=ax,
+            n_bins=n_bins, task=task, dataset=dataset, ax=ax,
         )  # fmt: skip
 
     @classmethod
     def from_predictions(
         cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
-        noise_level: ArrayLike | None = None, n_bins: int = N_BINS, question: str = "count",
+        noise_level: ArrayLike | None = None, n_bins: int = N_BINS, task: str = Task.COUNT,
         dataset: str = "unnamed data", ax: Axes | None = None,
     ) -> ReliabilityDisplay:  # fmt: skip
         """Plot the reliability of predicted probabilities.
@@ -125,7 +123,7 @@ class ReliabilityDisplay:
             Noise level of each signal; adds a curve for each level.
         n_bins : int, default=15
             Number of bins.
-        question : {"count", "multicompartment"}, default="count"
+        task : {"count", "multicompartment"}, default="count"
             See :func:`corrsk.evaluation.expected_calibration_error`.
         dataset : str
             Name of the data, for the title.
@@ -139,10 +137,10 @@ class ReliabilityDisplay:
         """
         y, rows, labels = checked_predictions(y, probabilities, classes)
         tables = {
-            name: reliability_table(y[at], rows[at], labels, n_bins=n_bins, question=question)
+            name: reliability_table(y[at], rows[at], labels, n_bins=n_bins, task=task)
             for name, at in _groups(noise_level, y.size).items()
         }
-        return cls(tables, question=question, dataset=dataset).plot(ax=ax)
+        return cls(tables, task=task, dataset=dataset).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> ReliabilityDisplay:
         """Draw the diagram.
@@ -177,7 +175,7 @@ class ReliabilityDisplay:
                     x, observed, marker=".", markersize=4, linewidth=0.8, color=colours[name],
                     label=label,
                 )  # fmt: skip
-        xlabel, ylabel = _LABELS[self.question]
+        xlabel, ylabel = _LABELS[self.task]
         lowest = min(table[["predicted", "low"]].min().min() for table in self.tables.values())
         least = max(0.0, float(lowest) - 0.05)
         self.ax_.set(

@@ -126,7 +126,7 @@ def selected_protocol(
     >>> from sklearn.feature_selection import SelectKBest
     >>> from corrsk import AcquisitionProtocol, make_correlation_signals
     >>> from corrsk.model_selection import selected_protocol
-    >>> X, y = make_correlation_signals(1000, normalize=False, random_state=0)
+    >>> X, y = make_correlation_signals(1000, norm=None, random_state=0)
     >>> selected_protocol(SelectKBest(k=24).fit(X, y), "ir-se-8x8")
     ProtocolSelection(24 of 64 measurements, 62 % saved)
     """

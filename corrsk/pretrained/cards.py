@@ -23,6 +23,7 @@ from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _FORMAT, _VERSION = "corrsk-model-card", 1
+_STORED_NAMES = {"norm": "normalization"}  # fields that a file has under another name
 _VERSIONS_OF = ("corrsk", "torch", "skorch", "scikit-learn", "numpy")
 
 
@@ -45,7 +46,7 @@ class ModelCard:
         Entries `contrasts` (scan parameters by name, one entry per measurement) and `tr`.
     noise : dict
         Entries `reference`, `distribution`, and `levels` or `snr` (lowest, highest).
-    normalization : str or None
+    norm : str or None
         Norm that signals are divided by.
     network : dict
         Entries `kind`, `n_parameters` and `classes`, among others.
@@ -79,7 +80,7 @@ class ModelCard:
     prior: dict[str, Any]
     protocol: dict[str, Any]
     noise: dict[str, Any]
-    normalization: str | None
+    norm: str | None
     network: dict[str, Any]
     training: dict[str, Any]
     compute: dict[str, Any]
@@ -93,7 +94,7 @@ class ModelCard:
     def __post_init__(self) -> None:
         object.__setattr__(self, "limits", tuple(self.limits))
         for item in dataclasses.fields(self):
-            if not getattr(self, item.name) and item.name not in ("normalization", "weights"):
+            if not getattr(self, item.name) and item.name not in ("norm", "weights"):
                 raise ValueError(f"the model card {self.name!r} needs {item.name}")
         if not self.training.get("command"):
             raise ValueError("training needs the command that reproduces the training")
@@ -174,7 +175,10 @@ class ModelCard:
         path : path-like
             The file to write.
         """
-        write_json(path, {"format": _FORMAT, "version": _VERSION} | dataclasses.asdict(self))
+        content = {
+            _STORED_NAMES.get(name, name): value for name, value in dataclasses.asdict(self).items()
+        }
+        write_json(path, {"format": _FORMAT, "version": _VERSION} | content)
 
     @classmethod
     def from_json(cls, path: str | Path) -> ModelCard:
@@ -202,11 +206,13 @@ class ModelCard:
             raise ValueError(f"{path} is not a model card written by corrsk")
         if content.pop("version", None) != _VERSION:
             raise ValueError(f"{path} is a model card of a newer version; update corrsk")
-        fields = {item.name for item in dataclasses.fields(cls)}
-        wrong = sorted(fields ^ content.keys())
+        names = {
+            _STORED_NAMES.get(item.name, item.name): item.name for item in dataclasses.fields(cls)
+        }
+        wrong = sorted(names.keys() ^ content.keys())
         if wrong:
             raise ValueError(f"{path} has missing or unknown entries: {', '.join(wrong)}")
-        return cls(**content)
+        return cls(**{names[stored]: value for stored, value in content.items()})
 
     # -- as a page ---------------------------------------------------------
 
@@ -236,7 +242,7 @@ class ModelCard:
             f"- Tissue: {_tissue_in_words(self.prior)}",
             f"- Protocol: {number} measurements, {'; '.join(contrasts)}; {recovery}",
             f"- Noise: {_noise_in_words(self.noise)}",
-            f"- Normalisation: {self.normalization or 'none'}", "",
+            f"- Normalisation: {self.norm or 'none'}", "",
             "## Network and training", "",
             *_items(self.network), *_items(self.training), *_items(self.compute), "",
             "Reproduce the training:", "", f"    {self.training['command']}", "",
@@ -310,7 +316,7 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     Returns
     -------
     dict of str to object
-        Entries prior, protocol, noise, normalization and network.
+        Entries prior, protocol, noise, norm and network.
     """
     aligner, normalizer, classifier = steps_of(pipeline)
     architecture = classifier._architecture()
@@ -331,7 +337,7 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
             "distribution": "gaussian",
             **_plain_levels(aligner.noise_level),
         },
-        "normalization": normalizer.norm,
+        "norm": normalizer.norm,
         "network": network,
     }
 

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol
@@ -139,8 +140,14 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> pd.DataFrame:
-        """The fitted compartments of each voxel.
+    @renamed_method("estimate_compartments")
+    def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
+        """Old name of :meth:`estimate_compartments`, for one release."""
+
+    def estimate_compartments(
+        self, X: ArrayLike, n_compartments: int | None = None
+    ) -> pd.DataFrame:
+        """Estimate the compartments of each voxel.
 
         Parameters
         ----------

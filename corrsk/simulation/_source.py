@@ -33,23 +33,23 @@ class SignalSource:
         tissue as well.
     n_samples : int
         Number of rows in all.
-    normalize : bool
-        Whether to divide each signal by its 2-norm.
+    norm : str or None
+        Norm by which each signal is divided.
     """
 
     prior: TissuePrior
     generator: CorrelationSignalGenerator
     n_samples: int
-    normalize: bool
+    norm: str | None
 
     def rows(
-        self, rows: slice, deal_more: Callable[[int, slice, Strata], None] | None = None
+        self, rows: slice, allocate_more: Callable[[int, slice, Strata], None] | None = None
     ) -> tuple[NDArray[np.float32], TissueRows]:
         """Signals and tissue of rows from a multiple of `BLOCK_ROWS` on.
 
         Their bits are those of :meth:`TissuePrior.sample` and of `fit_transform`. Each
         block is taken from tissue to normalised signals while it is in the cache; the
-        checks of a table that may have come from anywhere are left out. `deal_more` is
+        checks of a table that may have come from anywhere are left out. `allocate_more` is
         called with the first block of each run of blocks, its rows and their strata of
         count and noise level.
         """
@@ -58,15 +58,13 @@ class SignalSource:
             self.prior, rows, self.n_samples, entropy(generator.random_state),
             generator.noise_level,
         )  # fmt: skip
-        simulate = generator._block_simulator(
-            Stream.FIT_TRANSFORM, "l2" if self.normalize else None
-        )
+        simulate = generator._block_simulator(Stream.FIT_TRANSFORM, self.norm)
         X = np.empty((len(drawn.n_c), generator.protocol_.n_measurements), generator.dtype)
 
         def draw(first_block: int, run: slice) -> None:
             strata = drawn.draw(first_block, run)
-            if deal_more is not None:
-                deal_more(first_block, run, strata)
+            if allocate_more is not None:
+                allocate_more(first_block, run, strata)
             for block, part in blocks_of_run(first_block, run):
                 simulate(block, drawn.values[part], X[part])
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
+from corrsk._utils.deprecation import RENAMED_NORMALIZE, renamed_parameters
 from corrsk._utils.rng import RandomStateLike, Stream, block_generators, entropy
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
@@ -35,8 +36,8 @@ class DatasetDefinition:
     noise_levels : tuple of float or SNRRange
         As fractions of the noise reference, all equally frequent.
     noise_reference : {"m0", "max", "rms"}
-    normalize : bool
-        Whether each signal is divided by its 2-norm.
+    norm : {"l2", "rms", "max"} or None
+        Norm by which each signal is divided.
     """
 
     name: str
@@ -45,12 +46,7 @@ class DatasetDefinition:
     noise_levels: tuple[float, ...] | SNRRange
     noise_reference: str
     description: str
-    normalize: bool = True
-
-    @property
-    def norm(self) -> str | None:
-        """What signals are divided by, as :class:`corrsk.SignalNormalizer` names it."""
-        return "l2" if self.normalize else None
+    norm: str | None = "l2"
 
 
 _PAPER_DATA = (
@@ -75,7 +71,7 @@ DATASETS: dict[str, DatasetDefinition] = {
             "Signals of 1 to 3 compartments as in the thesis t1t2-detr (2026) of the same group, "
             "on its 8 x 8 protocol with TR = 20 s: Gaussian noise of the largest absolute signal "
             "over an SNR of 30 to 150, M0 = 1 and no normalisation.",
-            normalize=False,
+            norm=None,
         ),
     )
 }  # fmt: skip
@@ -92,6 +88,7 @@ def dataset_definition(name: str) -> DatasetDefinition:
     return lookup(DATASETS, name, "data set")
 
 
+@renamed_parameters(normalize=RENAMED_NORMALIZE)
 def make_correlation_signals(
     n_samples: int = 1000,
     *,
@@ -101,7 +98,7 @@ def make_correlation_signals(
     noise_reference: str = "m0",
     noise_distribution: str = "gaussian",
     inversion_efficiency: float = 1.0,
-    normalize: bool = True,
+    norm: str | None = "l2",
     random_state: RandomStateLike = None,
     return_tissue: bool = False,
     chunk_rows: int | None = None,
@@ -124,8 +121,9 @@ def make_correlation_signals(
         voxel draws its own.
     noise_reference, noise_distribution, inversion_efficiency
         See :class:`CorrelationSignalGenerator`.
-    normalize : bool, default=True
-        Whether to divide each signal by its 2-norm, as the paper does.
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        Norm by which each signal is divided: its 2-norm, as in the paper, its root mean square,
+        or its largest absolute value; None for none.
     random_state : int, RandomState, Generator or None
         The same integer gives the same bits for any `n_jobs`.
     return_tissue : bool, default=False
@@ -171,7 +169,7 @@ def make_correlation_signals(
         noise_distribution=noise_distribution, inversion_efficiency=inversion_efficiency,
         random_state=seed, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
-    source = _source(prior, generator, n_samples, normalize)
+    source = _source(prior, generator, n_samples, norm)
     if chunk_rows is not None:
         from corrsk.simulation._dask import dask_signals
 
@@ -254,14 +252,14 @@ def simulate_dataset(
     )  # fmt: skip
     part = np.empty(n_samples, dtype=_PART_PATTERN.dtype)
 
-    def deal_parts(first_block: int, rows: slice, strata: Strata) -> None:
+    def allocate_parts(first_block: int, rows: slice, strata: Strata) -> None:
         n_rows = rows.stop - rows.start
         rngs = block_generators(seed, Stream.SPLIT, first_block, n_rows)
-        card, _ = strata.deal(_PART_PATTERN.size, rngs)
-        part[rows] = _PART_PATTERN[card]
+        label, _ = strata.allocate(_PART_PATTERN.size, rngs)
+        part[rows] = _PART_PATTERN[label]
 
-    source = _source(definition.prior, generator, n_samples, definition.normalize)
-    data, tissue = source.rows(slice(0, n_samples), deal_parts)
+    source = _source(definition.prior, generator, n_samples, definition.norm)
+    data, tissue = source.rows(slice(0, n_samples), allocate_parts)
     indices = {f"{name}_indices": np.flatnonzero(part == i) for i, name in enumerate(PARTS)}
     return Bunch(
         data=data, target=tissue.n_c, noise_level=tissue.noise_levels, tissue=tissue.table,
@@ -272,8 +270,11 @@ def simulate_dataset(
 
 
 def _source(
-    prior: TissuePrior | str, generator: CorrelationSignalGenerator, n_samples: int, normalize: bool
+    prior: TissuePrior | str,
+    generator: CorrelationSignalGenerator,
+    n_samples: int,
+    norm: str | None,
 ) -> SignalSource:
     prior = resolve_prior(prior)
     # before the long work: it checks the parameters
-    return SignalSource(prior, fitted(generator, prior), n_samples, normalize)
+    return SignalSource(prior, fitted(generator, prior), n_samples, norm)

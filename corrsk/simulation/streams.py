@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.deprecation import RENAMED_NORMALIZE, renamed_parameters
 from corrsk._utils.rng import STREAMS_VERSION, Stream, keyed_generator
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
@@ -37,8 +38,8 @@ class SignalStream:
     noise_level : float, sequence of float or SNRRange
     noise_reference, noise_distribution : str
     inversion_efficiency : float
-    normalize : bool, default=True
-        Whether to divide each signal by its 2-norm.
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        Norm by which each signal is divided; see :class:`corrsk.SignalNormalizer`.
     random_state : int, default=0
         Chunk number i of n signals has the same bits wherever it is drawn.
 
@@ -62,7 +63,7 @@ class SignalStream:
     noise_reference: str = "m0"
     noise_distribution: str = "gaussian"
     inversion_efficiency: float = 1.0
-    normalize: bool = True
+    norm: str | None = "l2"
     random_state: int = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class SignalStream:
         definition = dataset_definition(name)
         return cls(
             definition.prior, definition.protocol, definition.noise_levels,
-            definition.noise_reference, normalize=definition.normalize,
+            definition.noise_reference, norm=definition.norm,
             random_state=random_state,
         )  # fmt: skip
 
@@ -122,7 +123,7 @@ class SignalStream:
         seed = keyed_generator(self.random_state, Stream.CHUNK, chunk).integers(2**63 - 1)
         generator = copy(self._generator)
         generator.random_state, generator.n_jobs = int(seed), n_jobs
-        source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.normalize)
+        source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.norm)
         X, tissue = source.rows(slice(0, n_samples))
         return X, tissue.n_c
 
@@ -149,9 +150,19 @@ class SignalStream:
     def identity(self) -> dict[str, Any]:
         """What the bits of the stream depend on, in words."""
         protocol = resolve_protocol(self.protocol)
-        told = {field.name: repr(getattr(self, field.name)) for field in dataclasses.fields(self)}
-        return told | {
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # stored checkpoints have the norms l2 and None as a flag
+        content["norm"] = {"l2": True, None: False}.get(self.norm, self.norm)
+        return {
+            "normalize" if name == "norm" else name: repr(value) for name, value in content.items()
+        } | {
             "protocol": {name: list(axis) for name, axis in protocol.contrasts.items()}
             | {"tr": protocol.tr},
             "random_streams": STREAMS_VERSION,
         }
+
+
+# for one release; a dataclass writes its own __init__
+SignalStream.__init__ = renamed_parameters(  # type: ignore[method-assign]
+    normalize=RENAMED_NORMALIZE
+)(SignalStream.__init__)

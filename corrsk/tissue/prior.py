@@ -13,17 +13,25 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from corrsk._utils.parallel import for_each_run
-from corrsk._utils.rng import BLOCK_ROWS, RandomStateLike, Stream, block_generators, entropy
+from corrsk._utils.rng import (
+    BLOCK_ROWS,
+    RandomDraws,
+    RandomStateLike,
+    Stream,
+    block_generators,
+    entropy,
+)
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.physics import CONTRASTS, check_tissue_unit
+from corrsk.physics._arrays import Array
 from corrsk.physics.noise_levels import (
     NoiseLevels,
     SNRRange,
     checked_noise_levels,
     number_of_levels,
 )
-from corrsk.tissue.fractions import FRACTION_LAWS
+from corrsk.tissue.fractions import FRACTION_LAWS, floored_fractions
 from corrsk.tissue.ranges import PropertyRange
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN, table_columns
 
@@ -213,7 +221,7 @@ class TissuePrior:
         for_each_run(rows.draw, n_samples, n_jobs=n_jobs, description="tissue", verbose=verbose)
         return rows.table, rows.n_c
 
-    def deal_rows(
+    def allocate_rows(
         self, first_block: int, rows: slice, n_samples: int, seed: int, *, n_levels: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Strata]:
         """Which count and which noise level each row of a run of blocks gets, by their positions.
@@ -224,9 +232,9 @@ class TissuePrior:
         def generators(stream: int) -> list[Generator]:
             return block_generators(seed, stream, first_block, rows.stop - rows.start)
 
-        strata = Strata.whole(rows, n_samples)
-        count, strata = strata.deal(len(self.n_compartments), generators(Stream.COUNT))
-        level, strata = strata.deal(n_levels, generators(Stream.NOISE_LEVEL))
+        strata = Strata.from_rows(rows, n_samples)
+        count, strata = strata.allocate(len(self.n_compartments), generators(Stream.COUNT))
+        level, strata = strata.allocate(n_levels, generators(Stream.NOISE_LEVEL))
         return count, level, strata
 
     def _draw(
@@ -242,52 +250,64 @@ class TissuePrior:
         # sums and products with a mask of numbers take a third of the time of numpy's masks
         blank = np.take(np.where(present, 0.0, np.nan), n_c, axis=1)
         one = np.take(present.astype(np.float64), n_c, axis=1)
+        law = FRACTION_LAWS[self.fraction_law]
         groups = out.reshape(-1, n_compartments, n_c.size)
         fractions = groups[-1]
         for generator, start in zip(rngs, range(0, n_c.size, step), strict=True):
             rows = slice(start, start + step)
-            shape = (n_c[rows].size, n_compartments)
-            properties = self._draw_properties(generator, shape)
-            if self.t2_below_t1:
-                self._redraw_until_t2_below_t1(generator, properties, one[:, rows].T > 0)
+            properties = self.draw_properties(generator, one[:, rows].T)
             for group, drawn in zip(groups[:-1], properties.values(), strict=True):
                 np.add(drawn.T, blank[:, rows], out=group[:, rows])
-            weights = FRACTION_LAWS[self.fraction_law](generator, shape)
+            weights = law.weights(generator, one[:, rows].T)
             np.multiply(weights.T, one[:, rows], out=fractions[:, rows])
-        fractions /= fractions.sum(axis=0)
-        fractions *= 1.0 - self.min_fraction * n_c
-        fractions += self.min_fraction
+        floored_fractions(fractions, n_c, self.min_fraction, axis=0)
         fractions *= one
 
-    def _draw_properties(
-        self, rng: Generator, shape: tuple[int, int]
-    ) -> dict[str, NDArray[np.float64]]:
-        return {
-            name: values.sample(rng, shape)
-            if self.with_replacement
-            else values.sample_distinct(rng, shape)
-            for name, values in self.ranges.items()
-        }
+    def draw_properties(self, rng: RandomDraws, present: Array) -> dict[str, Array]:
+        """Draw tissue properties that satisfy the conditions of the prior.
 
-    def _redraw_until_t2_below_t1(
-        self,
-        rng: Generator,
-        properties: dict[str, NDArray[np.float64]],
-        present: NDArray[np.bool_],
-    ) -> None:
+        Parameters
+        ----------
+        rng : numpy Generator, or an adapter of another library with its methods
+            Source of the random numbers.
+        present : array of shape (n_samples, n_compartments)
+            Positive for a compartment, 0 where a voxel has none.
+
+        Returns
+        -------
+        dict of str to array of shape (n_samples, n_compartments)
+            Values of each property; arbitrary where there is no compartment.
+
+        Raises
+        ------
+        ValueError
+            If almost all draws violate `t2_below_t1`.
+        """
+        properties = self._draw_each(rng, tuple(present.shape))
+        if not self.t2_below_t1:
+            return properties
         for _ in range(MAX_REDRAWS):
-            rejected = (present & (properties["T2"] >= properties["T1"])).any(axis=1)
-            if not rejected.any():
-                return
+            rejected = ((present > 0) & (properties["T2"] >= properties["T1"])).any(1)
+            n_rejected = int(rejected.sum())
+            if not n_rejected:
+                return properties
             # whole voxels are redrawn: redrawing one compartment alone would not
             # be uniform over the allowed combinations
-            again = self._draw_properties(rng, (int(rejected.sum()), present.shape[1]))
-            for name, values in again.items():
+            redrawn = self._draw_each(rng, (n_rejected, present.shape[1]))
+            for name, values in redrawn.items():
                 properties[name][rejected] = values
         raise ValueError(
-            f"t2_below_t1 leaves too little of the ranges: no allowed voxel was found in "
+            "t2_below_t1 leaves too little of the ranges of T1 and T2: no valid voxel in "
             f"{MAX_REDRAWS} draws"
         )
+
+    def _draw_each(self, rng: RandomDraws, size: tuple[int, int]) -> dict[str, Array]:
+        return {
+            name: values.sample(rng, size)
+            if self.with_replacement
+            else values.sample_distinct(rng, size)
+            for name, values in self.ranges.items()
+        }
 
     @property
     def _other_fields(self) -> tuple[Any, ...]:
@@ -346,11 +366,11 @@ class TissueRows:
         Returns
         -------
         Strata
-            Those of count and noise level, as :meth:`TissuePrior.deal_rows` has them.
+            Those of count and noise level, as :meth:`TissuePrior.allocate_rows` has them.
         """
         prior, seed, levels = self._prior, self._seed, self._levels
         start, n_rows = self._rows.start, part.stop - part.start
-        count, level, strata = prior.deal_rows(
+        count, level, strata = prior.allocate_rows(
             first_block, slice(start + part.start, start + part.stop), self._n_samples, seed,
             n_levels=self._n_levels,
         )  # fmt: skip

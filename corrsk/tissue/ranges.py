@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.random import Generator
-from numpy.typing import NDArray
+from array_api_compat import array_namespace
+
+from corrsk._utils.rng import RandomDraws
+from corrsk.physics._arrays import Array, promote
 
 
 @dataclass(frozen=True)
@@ -72,23 +73,120 @@ class PropertyRange:
         low = self.low - self.step / 2 if self.low > self.step / 2 else self.low / 2
         return replace(self, low=low, high=self.high + self.step / 2, step=None)
 
-    def sample(self, rng: Generator, size: tuple[int, ...]) -> NDArray[np.float64]:
-        """Draw values, shape `size`."""
-        if self.step is not None:
-            return np.asarray(self.low + self.step * rng.integers(0, int(self.n_values), size))
-        if self.scale == "log":
-            return np.exp(rng.uniform(math.log(self.low), math.log(self.high), size))
-        return rng.uniform(self.low, self.high, size)
+    def sample(self, rng: RandomDraws, size: tuple[int, ...]) -> Array:
+        """Draw values.
 
-    def sample_distinct(self, rng: Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
-        """Draw values that differ within each row of `shape`."""
+        Parameters
+        ----------
+        rng : numpy Generator, or an adapter of another library with its methods
+            Source of the random numbers.
+        size : tuple of int
+            Shape of the result.
+
+        Returns
+        -------
+        array of shape `size`
+            Values in the array library of `rng`.
+        """
         if self.step is None:
-            return self.sample(rng, shape)  # two draws are never equal
-        drawn = np.empty(shape, dtype=np.int64)
-        for column in range(shape[1]):
-            # the k-th of the values that the row has left
-            k = rng.integers(0, int(self.n_values) - column, shape[0])
-            for taken in np.sort(drawn[:, :column], axis=1).T:
-                k += k >= taken
-            drawn[:, column] = k
-        return np.asarray(self.low + self.step * drawn, dtype=np.float64)
+            return self.from_unit(rng.random(size))
+        return self._at(rng.integers(0, int(self.n_values), size))
+
+    def sample_distinct(self, rng: RandomDraws, size: tuple[int, int]) -> Array:
+        """Draw values that differ within each row.
+
+        Parameters
+        ----------
+        rng : numpy Generator, or an adapter of another library with its methods
+            Source of the random numbers.
+        size : tuple of int
+            Shape of the result: rows, and values in each row.
+
+        Returns
+        -------
+        array of shape `size`
+            Values in the array library of `rng`.
+        """
+        if self.step is None:
+            return self.sample(rng, size)  # two draws are never equal
+        cells: list[Array] = []
+        for column in range(size[1]):
+            # the k-th of the values that the row has not used yet
+            k = rng.integers(0, int(self.n_values) - column, size[:1])
+            xp = array_namespace(k)
+            if cells:
+                for taken in xp.sort(xp.stack(cells), axis=0):
+                    k += k >= taken
+            cells.append(k)
+        return self._at(xp.stack(cells, axis=1))
+
+    def _at(self, cells: Array) -> Array:
+        """Values of grid points, in float64 on every device, for the same rounding."""
+        xp = array_namespace(cells)
+        return xp.astype(cells, xp.float64) * self.step + self.low
+
+    def from_unit(self, unit: Array) -> Array:
+        """Map coordinates in [0, 1), in which the values are uniformly distributed, to values.
+
+        Parameters
+        ----------
+        unit : array
+            Coordinates, in any array library.
+
+        Returns
+        -------
+        array
+            Values of the shape of `unit`: float64 for a range with a step, else the dtype of
+            `unit`.
+        """
+        xp, unit = promote(unit)
+        if self.step is not None:
+            return self._at(self.cells(unit))
+        if self.scale == "log":
+            low, high = math.log(self.low), math.log(self.high)
+            return xp.exp(unit * (high - low) + low)
+        return unit * (self.high - self.low) + self.low
+
+    def cells(self, unit: Array) -> Array:
+        """Map coordinates in [0, 1) to indices of the grid points of a range with a step.
+
+        Parameters
+        ----------
+        unit : array
+            Coordinates, in any array library.
+
+        Returns
+        -------
+        array of int64
+            Indices 0..n_values - 1, of the shape of `unit`.
+        """
+        xp, unit = promote(unit)
+        scaled = unit * self.n_values
+        # in single precision the product may round up to n_values
+        scaled = xp.where(scaled < self.n_values, scaled, self.n_values - 1.0)
+        return xp.astype(scaled, xp.int64)
+
+    def to_unit(self, values: Array, within: Array) -> Array:
+        """Map values to coordinates in [0, 1), the inverse of :meth:`from_unit`.
+
+        Parameters
+        ----------
+        values : array
+            Values of the range.
+        within : array
+            Uniform numbers in [0, 1) of the same shape: the position within the cell of a grid
+            point, and the coordinate in a range of a single value.
+
+        Returns
+        -------
+        array
+            Coordinates of the shape of `values`.
+        """
+        xp, values = promote(values)
+        if self.step is not None:
+            return (xp.round((values - self.low) / self.step) + within) / self.n_values
+        if self.high == self.low:
+            return within
+        if self.scale == "log":
+            return xp.log(values / self.low) / math.log(self.high / self.low)
+        return (values - self.low) / (self.high - self.low)

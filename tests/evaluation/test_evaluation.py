@@ -82,10 +82,10 @@ def test_calibration_errors_have_one_definition():
     y = 1 + (p.cumsum(axis=1) < rng.random((5000, 1))).sum(axis=1)
     sharper = p**2 / (p**2).sum(axis=1, keepdims=True)
     metrics = evaluate(y, sharper).metrics
-    for name, question in {
+    for name, task in {
         "calibration_error": "count", "binary_calibration_error": "multicompartment"
     }.items():  # fmt: skip
-        expected = expected_calibration_error(y, sharper, question=question)
+        expected = expected_calibration_error(y, sharper, task=task)
         assert metrics[name] == pytest.approx(expected, rel=1e-12)
         assert metrics[name] > 2 * evaluate(y, p).metrics[name]
 

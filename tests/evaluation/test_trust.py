@@ -59,17 +59,17 @@ def test_calibration_error_by_hand():
         (0.05 + 0.15) / 2
     )
     # P(n_c >= 2) = 0.2 and 0.5, 0.6 and 0.9
-    table = reliability_table([1, 1, 1, 2], p, [1, 2], n_bins=2, question="multicompartment")
+    table = reliability_table([1, 1, 1, 2], p, [1, 2], n_bins=2, task="multicompartment")
     assert table["predicted"].tolist() == pytest.approx([0.35, 0.75])
     assert table["observed"].tolist() == [0, 0.5]
 
 
-@pytest.mark.parametrize("question", ["count", "multicompartment"])
-def test_calibrated_probabilities_have_a_small_error_and_others_a_large_one(question):
+@pytest.mark.parametrize("task", ["count", "multicompartment"])
+def test_calibrated_probabilities_have_a_small_error_and_others_a_large_one(task):
     y, p = drawn(200_000)
-    assert expected_calibration_error(y, p, CLASSES, question=question) < 0.006
+    assert expected_calibration_error(y, p, CLASSES, task=task) < 0.006
     y, p = drawn(200_000, sharpness=2)
-    assert expected_calibration_error(y, p, CLASSES, question=question) > 0.05
+    assert expected_calibration_error(y, p, CLASSES, task=task) > 0.05
 
 
 def test_bins_have_equal_sizes_and_intervals_contain_the_truth():
@@ -150,9 +150,9 @@ def test_bad_predictions_are_refused(y, p, classes, message):
             function(y, p, classes)
 
 
-def test_unknown_question():
-    with pytest.raises(ValueError, match="known: count"):
-        reliability_table([1, 2], [[0.5, 0.5]] * 2, question="both")
+def test_unknown_task():
+    with pytest.raises(ValueError, match="task must be one of"):
+        reliability_table([1, 2], [[0.5, 0.5]] * 2, task="both")
 
 
 def test_clopper_pearson_against_scipy():
@@ -259,10 +259,10 @@ def test_displays():
         assert again.figure_ is ax.figure
         model = DummyClassifier(strategy="prior").fit(p, y)
         display_class.from_estimator(model, p, y, dataset="guessed")
-    binary = ReliabilityDisplay.from_predictions(y, p, question="multicompartment")
+    binary = ReliabilityDisplay.from_predictions(y, p, task="multicompartment")
     assert binary.ax_.get_xlabel() == "P(n_c ≥ 2)"
-    with pytest.raises(ValueError, match="question"):
-        ReliabilityDisplay({}, question="both")
+    with pytest.raises(ValueError, match="task"):
+        ReliabilityDisplay({}, task="both")
 
 
 def test_reliability_display_names_the_error():

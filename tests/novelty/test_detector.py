@@ -216,7 +216,7 @@ def test_the_false_alarm_rate_is_a_parameter(rate):
 
 
 def test_in_a_pipeline_and_with_background_in_the_training():
-    X = simulated("midl2024", 3000, seed=4, normalize=False)
+    X = simulated("midl2024", 3000, seed=4, norm=None)
     X[::10] = 0
     detector = SignalNoveltyDetector(n_clusters=4, random_state=0)
     pipeline = make_pipeline(SignalNormalizer(), detector).fit(X)

@@ -44,7 +44,7 @@ def trained(definition, **parameters):
     X, y = make_correlation_signals(
         1000, prior=definition.prior, protocol=definition.protocol,
         noise_level=definition.noise_levels, noise_reference=definition.noise_reference,
-        normalize=definition.normalize, random_state=0,
+        norm=definition.norm, random_state=0,
     )  # fmt: skip
     classifier = ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2, random_state=0)
     return pretrained_pipeline(definition, classifier.fit(X, y))
@@ -127,7 +127,7 @@ def test_other_protocols_are_refused(folder, signals):
 def test_a_model_without_normalisation():
     pipeline = trained(DATASETS["t1t2-detr"])
     card = ModelCard.from_pipeline(pipeline, name="t1t2-detr", **FACTS)
-    assert card.normalization is None
+    assert card.norm is None
     assert card.noise == {"reference": "max", "distribution": "gaussian", "snr": [30.0, 150.0]}
     assert "SNR uniform from 30 to 150" in card.to_markdown()
     assert "T2 < T1" in card.to_markdown()

@@ -140,7 +140,7 @@ def test_a_new_contrast_needs_only_bounds(contrasts):
     with pytest.raises(ValueError, match="range of T1rho"):
         MultiExponentialClassifier(protocol).fit(X, [1])
     model = MultiExponentialClassifier(protocol, bounds={"T1rho": (5, 300)}).fit(X, [1])
-    fitted = model.fit_compartments(X).iloc[0]
+    fitted = model.estimate_compartments(X).iloc[0]
     assert (fitted["T1rho_1"], fitted["T2_1"]) == pytest.approx((45, 70), rel=1e-3)
 
 
@@ -152,7 +152,7 @@ def test_separated_compartments_are_recovered_at_any_scale(n_compartments):
     tissue = table(n_compartments)
     X = clean(tissue) * np.array([[1e-200], [1.0], [3e7]])
     model = MultiExponentialClassifier(random_state=0).fit(np.ones((4, 64)), COUNTS)
-    fitted = model.fit_compartments(X, n_compartments)
+    fitted = model.estimate_compartments(X, n_compartments)
     for name in tissue:
         np.testing.assert_allclose(fitted[name], tissue[name][0], rtol=1e-3)
     np.testing.assert_allclose(fitted["scale"], [1e-200, 1.0, 3e7], rtol=1e-4)
@@ -180,7 +180,7 @@ def test_compartments_are_recovered_for_other_protocols(protocol, properties, ef
     model = MultiExponentialClassifier(
         protocol, random_state=0, n_starts=4, inversion_efficiency=efficiency
     ).fit(np.repeat(X, 3, axis=0), [1, 2, 3])
-    fitted = model.fit_compartments(X, 2)
+    fitted = model.estimate_compartments(X, 2)
     for name in tissue:
         np.testing.assert_allclose(fitted[name], tissue[name][0], rtol=1e-3)
     assert model.predict(X) == [2]
@@ -256,7 +256,7 @@ def test_fits_are_nested_and_within_bounds(noisy):
     X, y = noisy
     bounds = {"T1": (300.0, 1500.0), "T2": (30.0, 100.0)}  # too narrow for most voxels
     model = MultiExponentialClassifier(bounds=bounds, n_starts=1, max_steps=10, random_state=0)
-    fits = [model.fit(X, y).fit_compartments(X, K) for K in COUNTS]
+    fits = [model.fit(X, y).estimate_compartments(X, K) for K in COUNTS]
     rss = np.stack([fit["rss"] for fit in fits])
     assert (np.diff(rss, axis=0) <= 0).all()
     for name, (low, high) in bounds.items():
@@ -271,7 +271,7 @@ def test_fits_are_nested_and_within_bounds(noisy):
 
 def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     X = noisy[0]
-    fits = multiexponential.fit_compartments(pd.DataFrame(X, index=np.arange(len(X)) + 7))
+    fits = multiexponential.estimate_compartments(pd.DataFrame(X, index=np.arange(len(X)) + 7))
     assert fits.index[0] == 7
     assert (fits["n_c"] == multiexponential.predict(X)).all()
     tissue = fits[[c for c in fits if c[:2] in ("T1", "T2", "f_")]]
@@ -335,7 +335,7 @@ def test_f_tests_stop_at_the_first_that_does_not_reject():
 
 def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
     X = noisy[0]
-    rss = np.stack([multiexponential.fit_compartments(X, K)["rss"] for K in COUNTS], axis=1)
+    rss = np.stack([multiexponential.estimate_compartments(X, K)["rss"] for K in COUNTS], axis=1)
     bic = 64 * np.log(rss / 64) + np.log(64) * (3 * np.array(COUNTS) + 1)
     weights = np.exp(-0.5 * (bic - bic.min(axis=1, keepdims=True)))
     np.testing.assert_allclose(
@@ -446,7 +446,7 @@ def test_a_failed_voxel_does_not_affect_other_voxels(which, noisy, request):
 def test_failed_voxels_are_nan_in_tables_and_spectra(noisy, multiexponential, peaks):
     X = np.insert(noisy[0][:3], 1, 0.0, axis=0)
     with pytest.warns(ConvergenceWarning, match="1 of 4"):
-        fits = multiexponential.fit_compartments(X)
+        fits = multiexponential.estimate_compartments(X)
     assert fits.drop(columns="n_c").iloc[1].isna().all()
     assert fits["n_c"][1] == 1
     with pytest.warns(ConvergenceWarning, match="1 of 4"):
@@ -570,7 +570,7 @@ def test_parameters_out_of_range():
     with pytest.raises(ValueError, match="up to 8 compartments"):
         MultiExponentialClassifier().fit(X, [1, 9])
     with pytest.raises(ValueError, match="at most 2"):
-        MultiExponentialClassifier().fit(X, y).fit_compartments(X, 3)
+        MultiExponentialClassifier().fit(X, y).estimate_compartments(X, 3)
     with pytest.raises(ValueError, match="'chi2_factor'"):
         NNLSPeakClassifier(chi2_factor=1.0).fit(X, y)
     with pytest.raises(ValueError, match="'regularization'"):

@@ -182,14 +182,15 @@ CASES = {
 def test_evidences_equal_an_exhaustive_sum(case):
     prior, protocol, level, reference, normalize = CASES[case]
     X, _ = draw(
-        3, prior, protocol, noise_level=level, noise_reference=reference, normalize=normalize,
+        3, prior, protocol, noise_level=level, noise_reference=reference,
+        norm="l2" if normalize else None,
         inversion_efficiency=0.9,
     )  # fmt: skip
     levels = [(each, 1 / np.size(level)) for each in np.atleast_1d(level)]
     truth = np.array([exhaustive(x, prior, protocol, levels, reference, normalize, 0.9) for x in X])
     model = observer(
         prior, protocol, n_particles=8192, noise_level=level, noise_reference=reference,
-        normalize=normalize, inversion_efficiency=0.9,
+        norm="l2" if normalize else None, inversion_efficiency=0.9,
     ).fit(X, np.resize(prior.n_compartments, len(X)))  # fmt: skip
     posterior = model.posterior(X)
     error = posterior.log_evidence_error
@@ -213,12 +214,17 @@ def test_an_snr_range_is_integrated_over():
     levels = [(2 / (a + b), 1 / 30) for a, b in itertools.pairwise(edges)]
     for normalize, n in ((False, 3), (True, 1)):
         X, _ = draw(
-            2, prior, SCATTERED, noise_level=level, noise_reference="max", normalize=normalize
+            2,
+            prior,
+            SCATTERED,
+            noise_level=level,
+            noise_reference="max",
+            norm="l2" if normalize else None,
         )
         truth = np.array([exhaustive(x, prior, SCATTERED, levels, "max", normalize) for x in X[:n]])
         model = observer(
             prior, SCATTERED, n_particles=2048, noise_level=level, noise_reference="max",
-            normalize=normalize,
+            norm="l2" if normalize else None,
         ).fit(X, [1, 2])  # fmt: skip
         posterior = model.posterior(X[:n])
         z = (posterior.log_evidence - truth) / np.hypot(posterior.log_evidence_error, 3e-3)
@@ -239,7 +245,7 @@ def test_many_short_runs_have_no_bias_on_a_grid():
     )
     model = observer(
         prior, protocol, n_particles=1024, n_runs=400, random_state=1, noise_level=level,
-        normalize=normalize, inversion_efficiency=0.9,
+        norm="l2" if normalize else None, inversion_efficiency=0.9,
     ).fit(X, [1, 2, 3])  # fmt: skip
     posterior = model.posterior(X)
     z = (posterior.log_evidence - truth) / np.hypot(posterior.log_evidence_error, 1e-3)
@@ -276,12 +282,12 @@ def test_many_short_runs_have_no_bias_for_continuous_properties():
         "T1": PropertyRange(100, 3000, scale="log"), "T2": PropertyRange(10, 300, scale="log")
     }  # fmt: skip
     prior = few(ranges=ranges, n_compartments=(1,))
-    X, _ = draw(10, prior, GRID, noise_level=0.005, normalize=False)
+    X, _ = draw(10, prior, GRID, noise_level=0.005, norm=None)
     truth = np.array([evidence_of_one(x, 0.005) for x in X])
     for seed in (2, 3):
         model = observer(
             prior, GRID, n_particles=1024, n_runs=60, random_state=seed, noise_level=0.005,
-            normalize=False,
+            norm=None,
         ).fit(X, np.ones(10))  # fmt: skip
         posterior = model.posterior(X)
         error = posterior.log_evidence_error[:, 0]
@@ -613,9 +619,9 @@ def test_the_true_ceiling_lies_between_the_two_biased_estimates():
     p, y, evidence = known_posterior()
     table = accuracy_ceiling(evidence, [1, 2, 3], y, groups=np.repeat([0.01, 0.05], 2000))
     truth = {"count": p.max(axis=1), "multicompartment": np.maximum(p[:, 0], 1 - p[:, 0])}
-    for question, best in truth.items():
+    for task, best in truth.items():
         for group, part in (("all", slice(None)), (0.01, slice(2000)), (0.05, slice(2000, None))):
-            row = table.loc[(group, question)]
+            row = table.loc[(group, task)]
             assert row["n"] == best[part].size
             # the same signals: only the Monte-Carlo errors differ
             assert row["cross_fitted"] < best[part].mean() < row["upper"]
@@ -651,7 +657,7 @@ def test_regret_equals_the_ceiling_minus_the_expected_accuracy():
     assert found["cross_fitted"] < truth < found["upper"]
     assert found["upper"] - found["cross_fitted"] < 0.03
     several = answers > 1
-    found = regret(evidence, [1, 2, 3], several, question="multicompartment").loc["all"]
+    found = regret(evidence, [1, 2, 3], several, task="multicompartment").loc["all"]
     binary = np.column_stack([p[:, 0], 1 - p[:, 0]])
     truth = (binary.max(axis=1) - binary[np.arange(len(p)), several.astype(int)]).mean()
     assert found["cross_fitted"] < truth < found["upper"]
@@ -668,8 +674,8 @@ def test_ceilings_refuse_bad_input():
         (lambda: accuracy_ceiling(evidence, [1, 2, 3], y[:4]), "one count for each of 5"),
         (lambda: accuracy_ceiling(evidence, [1, 2, 3], y, [1]), "one value for each of 5"),
         (lambda: regret(evidence, [1, 2, 3], [1, 2, 3, 4, 1]), "must be among the classes"),
-        (lambda: regret(evidence, [1, 2, 3], y, question="both"), "question must be"),
-        (lambda: regret(evidence, [1, 2, 3], y, question="multicompartment"), "booleans"),
+        (lambda: regret(evidence, [1, 2, 3], y, task="both"), "task must be"),
+        (lambda: regret(evidence, [1, 2, 3], y, task="multicompartment"), "booleans"),
         (lambda: regret(evidence, [1, 2, 3], y[:2]), "one answer to each of 5"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -34,7 +34,7 @@ def test_make_correlation_signals():
     np.testing.assert_array_equal(again, X)
     np.testing.assert_array_equal(y_again, y)
     np.testing.assert_array_equal(tissue["noise_level"], levels)
-    raw, _ = make_correlation_signals(500, random_state=0, normalize=False)
+    raw, _ = make_correlation_signals(500, random_state=0, norm=None)
     np.testing.assert_allclose(raw / np.linalg.norm(raw, axis=1, keepdims=True), X, rtol=1e-5)
 
 

@@ -51,7 +51,7 @@ def test_a_named_stream_has_the_parameters_of_the_data_set(name):
     assert X.dtype == np.float32
     assert set(y) == set(data.target)
     norms = np.linalg.norm(X, axis=1)
-    assert np.allclose(norms, 1, atol=1e-5) == DATASETS[name].normalize
+    assert np.allclose(norms, 1, atol=1e-5) == (DATASETS[name].norm is not None)
     np.testing.assert_allclose(X.mean(axis=0), data.data.mean(axis=0), atol=0.05)
 
 

@@ -458,11 +458,11 @@ def test_known_ceilings_equal_those_of_the_benchmark():
         table = known_ceiling(name)
         record = json.loads((folder / f"{name}.json").read_text())
         overall = record["ceilings (%)"]["all"]
-        for question, metric in (("count", "accuracy"), ("multicompartment", "binary_accuracy")):
+        for task, metric in (("count", "accuracy"), ("multicompartment", "binary_accuracy")):
             low, best, high = table.loc[0, [f"{metric}_low", metric, f"{metric}_high"]]
-            assert 100 * best == pytest.approx(overall[question]["corrected"], abs=0.01)
-            assert 100 * low == pytest.approx(overall[question]["cross_fitted"], abs=0.01)
-            assert 100 * high == pytest.approx(overall[question]["upper"], abs=0.01)
+            assert 100 * best == pytest.approx(overall[task]["corrected"], abs=0.01)
+            assert 100 * low == pytest.approx(overall[task]["cross_fitted"], abs=0.01)
+            assert 100 * high == pytest.approx(overall[task]["upper"], abs=0.01)
             assert low <= high
         assert table["n_signals"][0] == record["n_signals"] >= 1000
     assert known_ceiling("brain") is None

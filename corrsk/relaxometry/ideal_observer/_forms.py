@@ -26,36 +26,6 @@ Units = NDArray[np.float32]  # coordinates of tissue properties, in [0, 1)
 
 _LARGEST_TABLE = 40_000  # combinations of the properties whose projections are tabulated
 _LARGEST_GRAM = 512  # values of one property
-_BELOW_ONE = np.float32(1 - 2**-24)
-
-
-def to_values(unit: NDArray[Any], values: PropertyRange) -> Array:
-    """Values of a property at coordinates in [0, 1), in which its prior is uniform."""
-    if values.step is not None:
-        return np.asarray(values.low + values.step * cells(unit, values), dtype=np.float64)
-    if values.scale == "log":
-        ratio = math.log(values.high / values.low)
-        return values.low * np.exp(ratio * unit.astype(np.float64))
-    return values.low + (values.high - values.low) * unit.astype(np.float64)
-
-
-def cells(unit: NDArray[Any], values: PropertyRange) -> NDArray[np.intp]:
-    """Index of the grid point of a stepped range at coordinates in [0, 1)."""
-    # in single precision a product may round up to the number of points
-    return np.minimum(unit * values.n_values, values.n_values - 1).astype(np.intp)
-
-
-def to_units(drawn: Array, values: PropertyRange, uniform: Array) -> Units:
-    """Coordinates of drawn values; within the cell of a grid point anywhere, by `uniform`."""
-    if values.step is not None:
-        unit = (np.rint((drawn - values.low) / values.step) + uniform) / values.n_values
-    elif values.high == values.low:
-        unit = uniform
-    elif values.scale == "log":
-        unit = np.log(drawn / values.low) / math.log(values.high / values.low)
-    else:
-        unit = (drawn - values.low) / (values.high - values.low)
-    return np.minimum(unit.astype(np.float32), _BELOW_ONE)
 
 
 @dataclass(frozen=True)
@@ -235,7 +205,7 @@ class BoundModel:
         model, K = self._model, units.shape[1]
         offset = (voxels * self._projections.shape[1])[:, None]
         ranges = [(axis[0][0], model._ranges[axis[0][0]]) for axis in model._axes]
-        index = [[cells(units[p, i], values) for i in range(K)] for p, values in ranges]
+        index = [[values.cells(units[p, i]) for i in range(K)] for p, values in ranges]
         flat = self._projections.reshape(-1)
         c, M = [], []
         rows = [[at[i] * size for i in range(K)] for at, size in zip(index, model._sizes)]  # noqa: B905
@@ -271,7 +241,10 @@ class BoundModel:
         x = self._grid[voxels]
         kernels, c, M = [], [], []
         for i in range(K):
-            values = [to_values(u[i], own) for u, own in zip(units, model._ranges, strict=True)]
+            values = [
+                own.from_unit(u[i].astype(np.float64) if own.step is None else u[i])
+                for u, own in zip(units, model._ranges, strict=True)
+            ]
             along = model._kernels(values)
             kernels.append(along)
             # the last axis is summed by a matrix product, the others one by one

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from corrsk.relaxometry.ideal_observer._forms import cells, to_values
+from corrsk.tissue.fractions import FRACTION_LAWS
 from corrsk.tissue.prior import TissuePrior
 
 Units = NDArray[np.float32]
 
-_BELOW_ONE = np.float32(1 - 2**-24)
+BELOW_ONE = np.float32(1 - 2**-24)
 _REDRAW, _KEEP, _SWAP = 0.15, 0.05, 0.05  # shares of the moves
 _CONDITIONAL = 0.7  # share of moves that draw the fractions from their conditional distribution
 _STRETCH = (0.3, 0.6, 1.0)  # of the step that suits a normal distribution
@@ -98,7 +98,8 @@ class MoveSet:
         self.min_fraction = prior.min_fraction
         self.free = 1.0 - self.K * prior.min_fraction
         # whether the fractions are unknowns at all
-        self.weighted = self.K > 1 and prior.fraction_law != "equal" and self.free > 1e-9
+        self._law = FRACTION_LAWS[prior.fraction_law]
+        self.weighted = self.K > 1 and self._law.is_random and self.free > 1e-9
 
     def choose(self, rng: Generator, n_chains: int) -> Move:
         """A kind of move at random; it depends on no state."""
@@ -189,7 +190,7 @@ class MoveSet:
         ordered = proposed[self.order]
         for i in range(self.K - 1):
             allowed &= ordered[i] < ordered[i + 1]
-        np.clip(flat, 0, _BELOW_ONE, out=flat)
+        np.clip(flat, 0, BELOW_ONE, out=flat)
         if move.weights:
             weights = weights + np.float32(move.length) * other_weights
             allowed &= (weights >= 0).all(axis=0)
@@ -207,14 +208,15 @@ class MoveSet:
             for unit, values in zip(units, self._ranges, strict=True):
                 if values.step is None:
                     continue  # two values of a continuous range are never equal
-                index = cells(unit, values)
+                index = values.cells(unit)
                 for i in range(self.K):
                     for j in range(i):
                         allowed &= index[i] != index[j]
 
     def _values(self, name: str, units: Units) -> NDArray[np.float64]:
         p = self._names.index(name)
-        return to_values(units[p], self._ranges[p])
+        unit = units[p] if self._ranges[p].step is not None else units[p].astype(np.float64)
+        return np.asarray(self._ranges[p].from_unit(unit))
 
     def fractions(self, weights: Units) -> list[NDArray[np.float64]]:
         """K fractions (V, C) of weights (K, V, C)."""
@@ -226,11 +228,5 @@ class MoveSet:
         return np.clip(weights, 0, 1).astype(np.float32)
 
     def log_prior(self, weights: Units) -> NDArray[np.float64] | float:
-        """Logarithm of the prior density of weights, up to a constant.
-
-        Flat for a flat Dirichlet. Uniform weights v divided by their sum have
-        ``int t^(K - 1) 1[t max w <= 1] dt``, that is ``(max w)^-K / K``.
-        """
-        if self._prior.fraction_law != "normalized-uniform" or not self.weighted:
-            return 0.0
-        return -self.K * np.log(weights.max(axis=0).astype(np.float64))
+        """Logarithm of the prior density of weights, up to a constant."""
+        return self._law.log_density(weights) if self.weighted else 0.0

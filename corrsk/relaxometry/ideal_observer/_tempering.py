@@ -9,10 +9,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from corrsk._utils.rng import Stream, keyed_generator
-from corrsk.relaxometry.ideal_observer._forms import BoundModel, Units, to_units
+from corrsk.relaxometry.ideal_observer._forms import BoundModel, Units
 from corrsk.relaxometry.ideal_observer._fractions import fraction_proposal
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
-from corrsk.relaxometry.ideal_observer._moves import Move, MoveSet
+from corrsk.relaxometry.ideal_observer._moves import BELOW_ONE, Move, MoveSet
 from corrsk.tissue.prior import TissuePrior
 
 Array = NDArray[np.float64]
@@ -187,7 +187,8 @@ class _Ladder:
             self._prior._draw(stream, n_c, drawn)
             groups = drawn.reshape(-1, K, C)
             for p, values in enumerate(ranges):
-                units[p, :, v] = to_units(groups[p], values, stream.random((K, C)))
+                unit = values.to_unit(groups[p], stream.random((K, C)))
+                units[p, :, v] = np.minimum(unit.astype(np.float32), BELOW_ONE)
             if self._moves.weighted:
                 weights[:, v] = (groups[-1] - self._moves.min_fraction) / self._moves.free
             else:

@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from corrsk._utils.deprecation import RENAMED_NORMALIZE, renamed_parameters
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import POSITIVE, RANDOM_STATE
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics import NOISE_REFERENCES
+from corrsk.physics import NOISE_REFERENCES, NORMS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._voxels import signal_norms
@@ -52,10 +53,10 @@ class IdealObserverClassifier(_CompartmentCounter):
         several, all equally likely, the observer does not know which it was.
     noise_reference : {"m0", "max", "rms"}, default="m0"
         What the level is relative to, see :func:`corrsk.physics.noise_sigma`.
-    normalize : bool, default=True
-        Whether each signal was divided by its 2-norm after the noise was added.
-        X may then have any scale, which the observer does not know; without,
-        signals are those of M0 = 1.
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        Norm by which each signal was divided after the noise was added. The scale
+        of X is then arbitrary, and only the direction of a signal enters the
+        likelihood, for any norm; None for signals with M0 = 1.
     inversion_efficiency : float, default=1.0
         eta in (0, 1].
     n_particles : int, default=8192
@@ -115,19 +116,20 @@ class IdealObserverClassifier(_CompartmentCounter):
         "prior": [TissuePrior, str],
         "noise_level": [POSITIVE, "array-like", SNRRange],
         "noise_reference": [StrOptions(set(NOISE_REFERENCES))],
-        "normalize": ["boolean"],
+        "norm": [StrOptions(set(NORMS)), None],
         "n_particles": [Interval(Integral, 64, None, closed="left")],
         "n_runs": [Interval(Integral, 2, None, closed="left")],
         "random_state": RANDOM_STATE,
     }
 
+    @renamed_parameters(normalize=RENAMED_NORMALIZE)
     def __init__(
         self,
         prior: TissuePrior | str = "midl2024",
         protocol: AcquisitionProtocol | str = "auto",
         noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
         noise_reference: str = "m0",
-        normalize: bool = True,
+        norm: str | None = "l2",
         inversion_efficiency: float = 1.0,
         n_particles: int = 8192,
         n_runs: int = 8,
@@ -139,7 +141,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         self.protocol = protocol
         self.noise_level = noise_level
         self.noise_reference = noise_reference
-        self.normalize = normalize
+        self.norm = norm
         self.inversion_efficiency = inversion_efficiency
         self.n_particles = n_particles
         self.n_runs = n_runs
@@ -191,7 +193,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         signals = self._checked_signals(X).astype(np.float64)
         norms = signal_norms(signals)
         possible = np.flatnonzero((norms > 0) & np.isfinite(norms))
-        if self.normalize:
+        if self.norm is not None:
             signals[possible] /= norms[possible, None]
         evidence = np.full((self.n_runs, len(signals), len(self.classes_)), np.nan)
 
@@ -233,8 +235,8 @@ class IdealObserverClassifier(_CompartmentCounter):
         missing = [name for name in protocol.tissue_properties if name not in prior.ranges]
         if missing:
             raise ValueError(
-                f"the protocol probes {', '.join(missing)}, of which the prior knows nothing; it "
-                f"has {', '.join(prior.ranges)}"
+                f"the protocol measures {', '.join(missing)}, but the prior has ranges for "
+                f"{', '.join(prior.ranges)} only"
             )
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
@@ -248,7 +250,7 @@ class IdealObserverClassifier(_CompartmentCounter):
                 f"{counts.max()}"
             )
         N = protocol.n_measurements
-        noise = NoiseModel(self.noise_level, self.noise_reference, bool(self.normalize), N)
+        noise = NoiseModel(self.noise_level, self.noise_reference, self.norm is not None, N)
         self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
             protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"

@@ -20,7 +20,7 @@ def drawn(prior, n=N, chunk=0):
     """Return counts, tissue and fractions of a chunk as numpy arrays."""
     stream = DeviceStream(SignalStream(prior), CPU)
     rng = stream.generator(chunk)
-    count, _ = stream.deal(n, rng)
+    count, _ = stream.allocate(n, rng)
     n_c = torch.as_tensor(stream.stream.classes)[count]
     tissue, fractions = stream.tissue(n_c, rng)
     return n_c.numpy(), {name: values.numpy() for name, values in tissue.items()}, fractions.numpy()
@@ -36,7 +36,7 @@ def test_counts_and_levels_are_balanced(n_counts, n_levels, n):
     prior = TissuePrior(n_compartments=tuple(range(1, n_counts + 1)))
     levels = tuple(0.01 * (k + 1) for k in range(n_levels))
     stream = DeviceStream(SignalStream(prior, noise_level=levels), CPU)
-    count, level = stream.deal(n, stream.generator(0))
+    count, level = stream.allocate(n, stream.generator(0))
     place = np.searchsorted(levels, level.numpy() - 1e-6)
     table = np.zeros((n_counts, n_levels), dtype=int)
     np.add.at(table, (count.numpy(), place), 1)
@@ -47,7 +47,7 @@ def test_counts_and_levels_are_balanced(n_counts, n_levels, n):
 
 def test_the_order_is_random():
     stream = DeviceStream(SignalStream(), CPU)
-    count, level = stream.deal(N, stream.generator(0))
+    count, level = stream.allocate(N, stream.generator(0))
     for values in (count.double(), level.double()):
         assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.05
 
@@ -110,7 +110,7 @@ def test_an_almost_impossible_constraint_is_an_error(monkeypatch):
     prior = TissuePrior(ranges=ranges, t2_below_t1=True)
     stream = DeviceStream(SignalStream(), CPU)
     stream.prior = prior  # a SignalStream with this prior would fail as late
-    monkeypatch.setattr("corrsk.neural.gpu.stream.MAX_REDRAWS", 3)
+    monkeypatch.setattr("corrsk.tissue.prior.MAX_REDRAWS", 3)
     with pytest.raises(ValueError, match="t2_below_t1 leaves too little"):
         stream.tissue(torch.full((100,), 4), stream.generator(0))
 
@@ -118,7 +118,7 @@ def test_an_almost_impossible_constraint_is_an_error(monkeypatch):
 @pytest.mark.parametrize("reference", physics.NOISE_REFERENCES)
 def test_the_noise_is_gaussian_with_the_given_level(reference):
     prior = TissuePrior(n_compartments=(2,))
-    parameters = {"prior": prior, "noise_reference": reference, "normalize": False}
+    parameters = {"prior": prior, "noise_reference": reference, "norm": None}
     clean, _ = DeviceStream(SignalStream(noise_level=0.0, **parameters), CPU).draw(2, N)
     noisy, _ = DeviceStream(SignalStream(noise_level=0.03, **parameters), CPU).draw(2, N)
     sigma = physics.noise_sigma(clean, torch.tensor(0.03), reference)
@@ -130,7 +130,7 @@ def test_the_noise_is_gaussian_with_the_given_level(reference):
 
 def test_noise_levels_of_a_range():
     stream = DeviceStream(SignalStream(noise_level=SNRRange(30, 150)), CPU)
-    _, level = stream.deal(N, stream.generator(0))
+    _, level = stream.allocate(N, stream.generator(0))
     assert stats.kstest(1 / level.numpy(), stats.uniform(30, 120).cdf).pvalue > 1e-4
 
 
@@ -151,7 +151,7 @@ def test_signals_have_the_distribution_of_numpy(stream, device):
     numpys, n_c = stream.draw(0, N)
     assert X.dtype == torch.float32
     assert y.dtype == torch.int64
-    if stream.normalize:
+    if stream.norm is not None:
         np.testing.assert_allclose(X.norm(dim=1), 1, atol=1e-5)
     for position, count in enumerate(stream.classes):
         ours = X[y == position].numpy()
