@@ -1,6 +1,7 @@
 # make demo  runs the paper's experiment at a small size
 # make test  runs the tests
-# Both create the virtual environment .venv first. A newcomer needs Python only.
+# make docs  builds the documentation in docs/_build/html
+# Each creates the virtual environment .venv first. A newcomer needs Python only.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,13 +9,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= demo-results
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test docs lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/corrsk reproduce --samples 400000 --out $(DEMO_OUT) --resume
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -41,4 +45,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(DEMO_OUT) docs/_build docs/gallery docs/reference build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -4,7 +4,7 @@ python -m benchmarks                     the standard benchmarks of speed, liste
 python -m benchmarks simulation scaling  the named benchmarks, in this order
 python -m benchmarks --all               all benchmarks, which takes hours
 python -m benchmarks --list              names and descriptions
-python -m benchmarks --table             write the tables of the README from the records
+python -m benchmarks --table             write the figures of docs/results/speed.md
 
 Each benchmark writes results/NAME.json and can be run separately: python
 benchmarks/NAME.py, some with options (--help). If a benchmark fails, the others
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run")
     parser.add_argument("--all", action="store_true", help="run all benchmarks")
     parser.add_argument("--list", action="store_true", help="list the benchmarks, run none")
-    parser.add_argument("--table", action="store_true", help="write the README, run none")
+    parser.add_argument("--table", action="store_true", help="write the page of speed, run none")
     arguments = parser.parse_args(argv)
     known = known_names()
     unknown = [name for name in arguments.names if name not in known]

@@ -1,4 +1,4 @@
-"""Tables of speed in the README, written from the records in results/."""
+"""Figures of speed in docs/results/speed.md, written from the records in results/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from corrsk._utils.files import read_json, write_atomically
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "speed.md"
 RESULTS = Path(__file__).parent / "results"
 FIRST = "<!-- written by python -m benchmarks --table -->"
 LAST = "<!-- end of what it writes -->"
@@ -203,15 +203,15 @@ def written() -> str:
 
 
 def replaced(text: str) -> str:
-    """Return the README with its generated part replaced."""
+    """Replace the figures in the text of the page by those of the records."""
     before, _, rest = text.partition(FIRST)
     _, last, after = rest.partition(LAST)
     if not last:
-        raise ValueError(f"the README has no part between {FIRST!r} and {LAST!r}")
+        raise ValueError(f"the page has no part between {FIRST!r} and {LAST!r}")
     return f"{before}{written()}{after}"
 
 
 def rewrite() -> None:
-    text = replaced(README.read_text(encoding="utf-8"))
-    with write_atomically(README) as partial:
+    text = replaced(PAGE.read_text(encoding="utf-8"))
+    with write_atomically(PAGE) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -40,6 +40,15 @@ from corrsk._utils.extras import install_command
 from corrsk._utils.validation import lookup
 from corrsk.preprocessing.normalizer import SignalNormalizer
 
+__all__ = [
+    "BASELINES",
+    "Baseline",
+    "EncodedLabelsClassifier",
+    "ScaledBatchClassifier",
+    "available_baselines",
+    "make_baseline",
+]
+
 _Steps = Sequence[Any]
 
 

@@ -38,6 +38,8 @@ from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 
+__all__ = ["load", "save"]
+
 _FORMAT = "corrsk-estimator"
 _VERSION = 3
 _SMALL = 16  # largest number of entries of an array that is stored in the header

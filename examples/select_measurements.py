@@ -1,16 +1,18 @@
-"""Find out which of the 64 measurements matter, by backward elimination.
+"""
+Which of the 64 measurements matter?
+====================================
 
-Each measurement is a feature, so scikit-learn's RFE drops the least useful ones in
-turn. The signals are normalised within its learner: a measurement that is not acquired
-may not enter the norm. Some of the protocols on the way are then simulated afresh and
-judged by a new training. Prints a table and writes select_measurements.png.
+Each measurement is a feature, so scikit-learn's backward elimination (RFE) drops the least useful
+ones in turn. The signals are normalised within its learner: a measurement that is not acquired may
+not enter the norm. Some of the protocols on the way are then simulated afresh and judged by a new
+training.
 """
 
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -24,20 +26,24 @@ from corrsk import (
     CorrelationSignalGenerator,
     SignalNormalizer,
     TissuePrior,
-    make_correlation_signals,
 )
 from corrsk.evaluation import SCORERS
-from corrsk.model_selection.protocol_design import selected_protocol
+from corrsk.model_selection import ProtocolSelection, selected_protocol
 
 NOISE_LEVELS = (0.001, 0.002, 0.003, 0.004, 0.005)
 STEP = 4
-SIZES = (12, 16, 24, 32, 40, 48, 56, 64)
+SIZES = (12, 20, 28, 40, 52, 64)
 
 warnings.simplefilter("ignore", ConvergenceWarning)  # a few epochs are enough to compare
 
 
+# %%
+# The importance of a measurement
+# -------------------------------
+
+
 class LossWithout(ClassifierMixin, BaseEstimator):
-    """A classifier that knows how much worse it gets without each of its measurements.
+    """Classifier that computes the importance of each measurement.
 
     The importance of a measurement is what the log loss on held-out signals grows by
     when its value is guessed from all others by a linear regression.
@@ -51,7 +57,7 @@ class LossWithout(ClassifierMixin, BaseEstimator):
         fitted = clone(self.classifier).fit(X[::2], y[::2])
         self.classes_ = fitted.classes_
         X, y = X[1::2].astype(float), y[1::2]
-        # all regressions at once: what they leave over is in the inverse of X'X
+        # all regressions at once: their residuals follow from the inverse of X'X
         inverse = np.linalg.inv(X.T @ X)
         guessed = X - X @ inverse / np.diag(inverse)
         losses = []
@@ -63,27 +69,37 @@ class LossWithout(ClassifierMixin, BaseEstimator):
         return self
 
 
-# fast, and for any protocol of at least 12 measurements
+# %%
+# Elimination
+# -----------
+# The learner is fast and takes any protocol of at least 12 measurements.
+
 learner = make_pipeline(
     SignalNormalizer(),
     PCA(12, whiten=True),  # leaves out most of the noise
     MLPClassifier((64, 64), batch_size=400, learning_rate_init=5e-3, max_iter=12, random_state=0),
 )
 protocol = AcquisitionProtocol.named("ir-se-8x8")
-X, n_c = make_correlation_signals(
-    8_000, protocol=protocol, noise_level=NOISE_LEVELS, norm=None, random_state=0
+tissue, n_c = TissuePrior.named("midl2024").sample(5_000, random_state=0)
+X = CorrelationSignalGenerator(protocol, noise_level=NOISE_LEVELS, random_state=0).fit_transform(
+    tissue
 )
 elimination = RFE(LossWithout(learner), n_features_to_select=SIZES[0], step=STEP).fit(X, n_c)
-print("kept to the end:", selected_protocol(elimination, protocol))
-print(*selected_protocol(elimination, protocol).protocol.feature_names)
+kept: ProtocolSelection = selected_protocol(elimination, protocol)
+print("kept to the end:", kept)
+print(*kept.protocol.feature_names)
 
 # ranking_ is 1 for those kept to the end, 2 for the last ones dropped, ..
 kept_until = SIZES[0] + STEP * (elimination.ranking_ - 1)
 
-# afresh: other tissue, other noise, a new training
+# %%
+# Judged afresh
+# -------------
+# Other tissue, other noise, a new training for each protocol.
+
 prior = TissuePrior.named("midl2024")
-train, n_c_train = prior.sample(15_000, random_state=1)
-test, n_c_test = prior.sample(20_000, random_state=2)
+train, n_c_train = prior.sample(6_000, random_state=1)
+test, n_c_test = prior.sample(6_000, random_state=2)
 judge = check_scoring(scoring=SCORERS)
 table = {}
 for size in SIZES:
@@ -102,7 +118,7 @@ for size in SIZES:
 table = pd.DataFrame(table).T.rename_axis("measurements")
 print(table.round(3).to_string())
 
-figure = Figure(figsize=(11, 4.6), layout="constrained")
+figure = plt.figure(figsize=(11, 4.6), layout="constrained")
 curves, grid = figure.subfigures(1, 2, width_ratios=(1, 1.1))
 for ax, name in zip(curves.subplots(2, 1, sharex=True), table.columns[:2], strict=True):
     ax.plot(table.index, 100 * table[name], "o-")
@@ -130,5 +146,4 @@ ax.set_yticks(np.unique(protocol.ti), [f"{ti:g}" for ti in np.unique(protocol.ti
 ax.minorticks_off()
 ax.margins(0.08)
 grid.colorbar(points, ax=ax, label="number of measurements")
-figure.savefig("select_measurements.png", dpi=120)
-print("wrote select_measurements.png")
+plt.show()

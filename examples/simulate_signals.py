@@ -1,12 +1,11 @@
-"""Simulate correlation signals of your own protocol and tissue, and look at them.
+"""
+Simulate signals of your own protocol and tissue
+================================================
 
-Writes simulate_signals.png: noise-free and noisy signals of one voxel for each
-compartment count, on an inversion time x echo time grid.
+Noise-free and noisy signals of one voxel for each compartment count, on a grid of inversion and
+echo times.
 """
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -16,24 +15,44 @@ from corrsk import (
     PropertyRange,
     TissuePrior,
 )
+from corrsk.tissue import FRACTION_LAWS
 
-# Your protocol: every combination of these inversion and echo times, in ms.
+# %%
+# The protocol
+# ------------
+# Every combination of these inversion and echo times, in ms. ``AcquisitionProtocol(ti=.., te=..)``
+# takes any list of measurements in the order of the scan; ``from_mat`` and ``from_json`` read
+# files.
+
 protocol = AcquisitionProtocol.from_grid(
     ti=np.geomspace(50, 2500, 10), te=np.geomspace(6, 160, 8), tr=6000
 )
+print(protocol)
 
-# Your tissue: log-uniform relaxation times with T2 < T1, up to three compartments.
+# %%
+# The tissue
+# ----------
+# Log-uniform relaxation times with T2 < T1, up to three compartments. The fractions of a voxel are
+# drawn uniformly among those that are at least 5 %; other distributions are available.
+
+print("distributions of the fractions:", *FRACTION_LAWS)
 prior = TissuePrior(
     ranges={
         "T1": PropertyRange(200, 3000, scale="log"),
         "T2": PropertyRange(10, 300, scale="log"),
     },
     n_compartments=(1, 2, 3),
+    fraction_law="dirichlet",
     t2_below_t1=True,
 )
 tissue, n_c = prior.sample(1000, random_state=0)
+print(tissue.assign(n_c=n_c).head(3).round(2).to_string())
 
+# %%
+# The signals
+# -----------
 # The same voxels, without noise and with noise of 3 % of the largest signal.
+
 clean = CorrelationSignalGenerator(protocol, noise_level=0).fit_transform(tissue)
 noisy = CorrelationSignalGenerator(
     protocol, noise_level=0.03, noise_reference="max", inversion_efficiency=0.95, random_state=0
@@ -55,8 +74,4 @@ for column, count in enumerate(prior.n_compartments):
         if not column:
             ax.set_ylabel("TI (ms)")
 figure.colorbar(image, ax=axes, label="signal (M0 = 1)")
-figure.savefig("simulate_signals.png", dpi=120)
-
-print(protocol)
-print(tissue.assign(n_c=n_c).head(3).round(2).to_string())
-print("wrote simulate_signals.png")
+plt.show()

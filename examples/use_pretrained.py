@@ -1,10 +1,13 @@
-"""Count compartments with a model that comes with corrsk, without training one.
+"""
+Count compartments with a trained model
+=======================================
 
-Writes use_pretrained.csv. The model is told what the signals' columns measure: the
-same protocol is accepted in any order, one with a long repetition time with a
-note that says what it costs, and another list of inversion times is refused.
+Three networks come with corrsk. The model is loaded with the protocol of your signals: the same
+protocol is accepted in any order, a close one (here with a long repetition time) with a warning
+that measures its cost, and other inversion times are refused.
 """
 
+import tempfile
 import warnings
 
 import numpy as np
@@ -13,46 +16,92 @@ import pandas as pd
 from corrsk import (
     AcquisitionProtocol,
     CorrelationSignalGenerator,
+    ProtocolAligner,
     ProtocolMismatchError,
+    ProtocolWarning,
     TissuePrior,
+    compare_protocols,
     load_pretrained,
     model_card,
+    pretrained_names,
 )
+from corrsk.acquisition import ProtocolComparison, protocol_of_columns
+from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
+from corrsk.simulation import dataset_definition
 
+# %%
+# The models and their cards
+# --------------------------
+# ``print(card)`` shows the whole card.
+
+print("available:", *pretrained_names())
 MODEL = "midl2024-low-noise"
-
-card = model_card(MODEL)  # print(card) shows all of it
+card: ModelCard = model_card(MODEL)
 print(f"{card.name}: {card.title}")
 print(f"trained by `{card.training['command']}`; its limits:")
 for limit in card.limits:
     print("-", limit)
 
-# Yours would be AcquisitionProtocol.from_mat("ti_te_dict.mat") and an array (n, 64) of
-# signals. Here a scanner measures in an order of its own, every 20 s.
-known = AcquisitionProtocol.named("ir-se-8x8")
-shuffled = np.random.default_rng(0).permutation(known.n_measurements)
-protocol = AcquisitionProtocol(ti=known.ti[shuffled], te=known.te[shuffled], tr=20_000)
+# %%
+# Signals of a scanner
+# --------------------
+# Yours would be ``AcquisitionProtocol.from_mat("ti_te_dict.mat")`` and an array of shape
+# (n_samples, 64). Here a scanner measures in an order of its own, every 20 s.
+
+trained = AcquisitionProtocol.named("ir-se-8x8")
+shuffled = np.random.default_rng(0).permutation(trained.n_measurements)
+protocol = AcquisitionProtocol(ti=trained.ti[shuffled], te=trained.te[shuffled], tr=20_000)
 
 tissue, n_c = TissuePrior.named("midl2024").sample(2000, random_state=0)
 scanner = CorrelationSignalGenerator(protocol, noise_level=0.003, random_state=0)
 measured = protocol.to_scan_order(scanner.fit_transform(tissue))
 
-with warnings.catch_warnings(record=True) as notes:
-    warnings.simplefilter("always")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", ProtocolWarning)
     model = load_pretrained(MODEL, protocol)
-print("\nNote:", notes[0].message)
+print("Warning:", caught[0].message)
+
+# %%
+# The counts
+# ----------
 
 counts = model.predict(measured)
 several = model.predict_proba(measured)[:, 1:].sum(axis=1)
-table = pd.crosstab(pd.Series(n_c, name="compartments"), pd.Series(counts, name="answer"))
+table = pd.crosstab(pd.Series(n_c, name="compartments"), pd.Series(counts, name="predicted"))
 table["P(more than one)"] = pd.Series(several).groupby(n_c).mean().round(3)
-print(f"\nAccuracy {np.mean(counts == n_c):.3f}\n{table.to_string()}")
-table.to_csv("use_pretrained.csv")
-print("wrote use_pretrained.csv")
+print(f"accuracy {np.mean(counts == n_c):.3f}\n{table.to_string()}")
 
-# Signals measured at other inversion times would get wrong answers, of which nothing warned.
-other = AcquisitionProtocol.from_grid(ti=np.geomspace(30, 2500, 8), te=np.unique(known.te))
+# %%
+# Another protocol
+# ----------------
+# Predictions for signals of other inversion times would be wrong without a sign of it.
+
+other = AcquisitionProtocol.from_grid(ti=np.geomspace(30, 2500, 8), te=np.unique(trained.te))
 try:
     load_pretrained(MODEL, other)
 except ProtocolMismatchError as error:
-    print("\nRefused:", error)
+    print("Refused:", error)
+comparison: ProtocolComparison = compare_protocols(trained, other, noise_level=0.003)
+print(comparison.verdict, f"{comparison.typical_difference:.1f} standard deviations of the noise")
+
+# %%
+# Columns by name
+# ---------------
+# The first step of the model brings columns into the order of the trained protocol. A DataFrame
+# whose columns are named such as ``TI50_TE4.5`` needs no protocol.
+
+named = pd.DataFrame(measured, columns=protocol.feature_names)
+print("columns describe the grid:", protocol_of_columns(named.columns).in_grid_order().grid_shape)
+aligner = ProtocolAligner(trained).fit(np.ones((1, trained.n_measurements)))
+print("equal:", np.array_equal(aligner.transform(named), protocol.to_grid(measured)))
+
+# %%
+# A model of your own
+# -------------------
+# ``corrsk pretrain`` trains one and writes its card. From Python, a fitted network is put behind
+# the two steps of a definition, and written beside a card.
+
+own = pretrained_pipeline(dataset_definition(MODEL), model[-1])
+with tempfile.TemporaryDirectory() as folder:
+    print("wrote", write_pretrained(own, card, folder).name)
+    print("read", load_pretrained(MODEL, folder=folder)[-1])

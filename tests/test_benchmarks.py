@@ -92,16 +92,16 @@ def test_gpu_benchmarks_run_by_default_if_a_gpu_is_available(runner, monkeypatch
     assert ran[-1] == ["gpu", "ceiling"]  # named benchmarks run once
 
 
-def test_the_readme_agrees_with_the_records(runner, monkeypatch, tmp_path):
+def test_the_page_of_speed_has_the_figures_of_the_records(runner, monkeypatch, tmp_path):
     table = importlib.import_module("benchmarks._table")
-    text = table.README.read_text(encoding="utf-8")
+    text = table.PAGE.read_text(encoding="utf-8")
     assert table.replaced(text) == text, "run python -m benchmarks --table"
     before, figures = text.split(table.FIRST)
     after = figures.split(table.LAST)[1]
-    monkeypatch.setattr(table, "README", tmp_path / "README.md")
-    table.README.write_text(f"{before}{table.FIRST}\nold\n{table.LAST}{after}", encoding="utf-8")
+    monkeypatch.setattr(table, "PAGE", tmp_path / "speed.md")
+    table.PAGE.write_text(f"{before}{table.FIRST}\nold\n{table.LAST}{after}", encoding="utf-8")
     assert runner.main(["--table"]) == 0
-    assert table.README.read_text(encoding="utf-8") == text
+    assert table.PAGE.read_text(encoding="utf-8") == text
     with pytest.raises(ValueError, match="no part between"):
         table.replaced("no marks")
 

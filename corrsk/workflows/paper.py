@@ -11,6 +11,8 @@ import numpy as np
 
 from corrsk.evaluation.evaluation import Reference
 
+__all__ = ["PAPER", "PAPER_NOTE", "T1T2_DETR_ACCURACY"]
+
 # Rows are the reference n_c = 1..4, columns the predicted. Binary metrics are by argmax.
 PAPER = Reference(
     name="Endt et al., MIDL 2024",

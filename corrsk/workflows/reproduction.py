@@ -43,6 +43,8 @@ from corrsk.simulation.files import read_dataset_mat
 from corrsk.workflows._runs import claim_folder, markdown_table
 from corrsk.workflows.paper import PAPER, PAPER_NOTE
 
+__all__ = ["RECIPES", "Configuration", "paper_reference", "reproduce"]
+
 _logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"

@@ -7,7 +7,6 @@ require("rich", "jinja2", "tabulate", extra="cli", purpose="the comparison of mo
 from corrsk.workflows.comparison.models import MODELS, ComparedModel  # noqa: E402
 from corrsk.workflows.comparison.runner import Comparison, compare  # noqa: E402
 from corrsk.workflows.comparison.settings import ComparisonSettings  # noqa: E402
-from corrsk.workflows.comparison.tables import results_frame, summary_frame  # noqa: E402
 
 __all__ = [
     "MODELS",
@@ -15,6 +14,4 @@ __all__ = [
     "Comparison",
     "ComparisonSettings",
     "compare",
-    "results_frame",
-    "summary_frame",
 ]

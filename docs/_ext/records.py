@@ -1,0 +1,408 @@
+"""Figures and tables of the pages, read from the records in benchmarks/results.
+
+The Markdown pages are Jinja templates (``{{ .. }}``) whose context is `CONTEXT`. A page repeats no
+number by hand where a record exists; a record that lacks a number stops the build.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from corrsk.workflows.paper import PAPER
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+WEIGHTS = Path(__file__).parents[2] / "corrsk" / "pretrained" / "weights"
+DATASETS = ("midl2024", "midl2024-low-noise", "t1t2-detr")
+SLASH = "\u00a0/\u00a0"  # does not break
+METRICS = {
+    "accuracy": "4-class accuracy",
+    "precision_macro": "precision (macro)",
+    "recall_macro": "recall (macro)",
+    "f1_macro": "F1 (macro)",
+    "roc_auc_1": "AUC, n_c = 1",
+    "roc_auc_2": "AUC, n_c = 2",
+    "roc_auc_3": "AUC, n_c = 3",
+    "roc_auc_4": "AUC, n_c = 4",
+    "roc_auc_micro": "AUC (micro)",
+    "roc_auc_macro": "AUC (macro)",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "binary_accuracy": "binary accuracy (P > 0.5)",
+    "binary_argmax_accuracy": "binary accuracy (argmax)",
+    "binary_argmax_precision_single": "precision, n_c = 1 (argmax)",
+    "binary_argmax_recall_single": "recall, n_c = 1 (argmax)",
+}
+
+
+@cache
+def record(name: str) -> Any:
+    """A JSON record by its path in benchmarks/results, without suffix."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@cache
+def rows_of(name: str) -> list[dict[str, str]]:
+    """Rows of a CSV record."""
+    with (RESULTS / f"{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
+def card(name: str) -> Any:
+    """The card of a shipped model."""
+    return json.loads((WEIGHTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def pct(value: float | str, digits: int = 1) -> str:
+    """A fraction in percent."""
+    return f"{100 * float(value):.{digits}f}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table with numbers aligned to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reproduced(name: str) -> Any:
+    """Metrics and settings of a reproduction."""
+    return record(f"reproduce/{name}/metrics")
+
+
+def reproduction_table() -> str:
+    """Figures of merit of both data sets beside those of the paper."""
+    low, literal = (reproduced(name)["metrics"] for name in ("midl2024-low-noise", "midl2024"))
+    rows = []
+    for key, title in METRICS.items():
+        paper = _printed(PAPER.metrics[key]) if key in PAPER.metrics else ""
+        rows.append([title, f"{low[key]:.3f}", paper, f"{literal[key]:.3f}"])
+    return table(["", "`midl2024-low-noise`", "paper", "`midl2024`"], rows)
+
+
+def _printed(value: float) -> str:
+    """A figure with the digits that the paper prints."""
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:.3f}"
+
+
+def over_noise(name: str, key: str) -> str:
+    """An accuracy at each of the noise levels, in percent."""
+    return " / ".join(pct(row[key]) for row in reproduced(name)["by_noise_level"])
+
+
+def published_training_table() -> str:
+    """4-class and binary accuracy of the published and of the default training."""
+
+    def pair(metrics: Any) -> str:
+        return f"{pct(metrics['accuracy'])}{SLASH}{pct(metrics['binary_argmax_accuracy'])}"
+
+    names = ("midl2024-low-noise", "midl2024")
+    published = [pair(reproduced(f"{name}-paper")["metrics"]) for name in names]
+    default = [pair(reproduced(name)["metrics"]) for name in names]
+    head = ["4-class / binary accuracy (argmax), %", "`midl2024-low-noise`", "paper", "`midl2024`"]
+    return table(
+        head,
+        [
+            ["published training, 3000 epochs", published[0], pair(PAPER.metrics), published[1]],
+            ["corrsk's default training, 40 epochs", default[0], "", default[1]],
+        ],
+    )
+
+
+def commands(name: str) -> str:
+    """Commands of a comparison, as a block of code."""
+    lines = [line.replace("corrsk benchmark", "corrsk compare") for line in record(name)]
+    return "```shell\n" + "\n".join(lines) + "\n```"
+
+
+def comparison_table(dataset: str) -> str:
+    """Accuracies of all models over the number of training signals."""
+    sizes = (1_000, 10_000, 100_000, 700_000)
+    models: dict[str, dict[int, str]] = {}
+    for row in rows_of(f"comparison/{dataset}/summary"):
+        pair = f"{pct(row['accuracy'])}{SLASH}{pct(row['binary_accuracy'])}"
+        size = int(float(row["n_train"])) if row["kind"] in ("network", "learner") else 0
+        models.setdefault(row["model"], {})[size] = pair
+    rows = [
+        [name, *(found.get(size, "") for size in sizes), found.get(0, "")]
+        for name, found in models.items()
+    ]
+    return table(["model", *(f"{size:,}" for size in sizes), "untrained"], rows)
+
+
+def compared(dataset: str, model: str, n_train: int, key: str) -> str:
+    """An entry of a comparison's summary."""
+    for row in rows_of(f"comparison/{dataset}/summary"):
+        if row["model"] == model and (not n_train or float(row["n_train"]) == n_train):
+            return row[key]
+    raise KeyError((dataset, model, n_train, key))
+
+
+def times_table(dataset: str) -> str:
+    """Times of training, speed of prediction and size of each model."""
+    rows = []
+    for row in rows_of(f"comparison/times-{dataset}/summary"):
+        fit = f"{float(row['seconds_fit']):.1f} s" if row["kind"] in ("network", "learner") else "-"
+        speed = float(f"{float(row['signals_per_second']):.2g}")
+        rows.append([row["model"], fit, f"{speed:,.0f}", _size(float(row["size_bytes"]))])
+    return table(["model", "fit", "predict, signals/s", "size"], rows)
+
+
+def _size(n_bytes: float) -> str:
+    if n_bytes < 1e6:
+        return f"{n_bytes / 1e3:.0f} kB"
+    return f"{n_bytes / 1e6:.0f} MB"
+
+
+def networks_table() -> str:
+    """Accuracy of networks over the number of fresh training signals."""
+    found: dict[str, dict[tuple[str, int], Any]] = {}
+    for row in record("networks")["rows"]:
+        found.setdefault(row["network"], {})[row["dataset"], row["signals"]] = row
+    columns = [(d, n) for d in ("midl2024-low-noise", "midl2024") for n in (250_000, 1_000_000)]
+    head = ["network, training", "FLOP per signal"]
+    head += [f"`{dataset}`, {n / 1e6:g} million" for dataset, n in columns]
+    rows = []
+    for name, runs in found.items():
+        flop = next(iter(runs.values()))["flop_per_signal"]
+        cells = [f"{pct(runs[c]['accuracy'])} ({runs[c]['seconds']:.0f} s)" for c in columns]
+        rows.append([name, f"{flop / 1e6:.2f} million", *cells])
+    return table(head, rows)
+
+
+def ceiling(dataset: str, question: str = "count", group: str = "all") -> Any:
+    """Estimates of the best possible accuracy, in percent."""
+    return record(f"ceiling/{dataset}")["ceilings (%)"][group][question]
+
+
+def regret(dataset: str, question: str = "count") -> Any:
+    """Regret of a shipped model in points."""
+    return record(f"ceiling/{dataset}")["regret of the model that comes with corrsk (%)"][question][
+        "all"
+    ]
+
+
+def interval(found: Any, digits: int = 2) -> str:
+    """The corrected estimate with its interval."""
+    value, low, high = (found[f"corrected{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def upper(found: Any, digits: int = 2) -> str:
+    """The estimate that is too high, with its interval."""
+    value, low, high = (found[f"upper{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def metric(dataset: str, name: str) -> str:
+    """A metric of a shipped model's card with its interval, in percent."""
+    value, low, high = (pct(card(dataset)["metrics"][name][k], 2) for k in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def ceiling_table() -> str:
+    """The best possible accuracy, and how near the shipped networks are."""
+
+    def row(title: str, cell: Any) -> list[str]:
+        return [title, *(cell(dataset) for dataset in DATASETS)]
+
+    rows = []
+    questions = {"how many": ("count", "accuracy")}
+    questions["more than one"] = ("multicompartment", "binary_accuracy")
+    for words, (question, name) in questions.items():
+
+        def best(dataset: str, question: str = question) -> str:
+            value = interval(ceiling(dataset, question), 1).split(" ", 1)
+            return f"**{value[0]}** {value[1]}"
+
+        def ends(dataset: str, question: str = question) -> str:
+            found = ceiling(dataset, question)
+            return f"{found['cross_fitted']:.1f} / {found['upper']:.1f}"
+
+        def shipped(dataset: str, name: str = name) -> str:
+            return metric(dataset, name)
+
+        def lost(dataset: str, question: str = question) -> str:
+            return interval(regret(dataset, question))
+
+        def lost_ends(dataset: str, question: str = question) -> str:
+            found = regret(dataset, question)
+            return f"{found['cross_fitted']:.2f} / {found['upper']:.2f}"
+
+        rows += [
+            row(f"best possible, {words}", best),
+            row("estimates that are too low / too high", ends),
+            row(f"shipped network, {words}", shipped),
+            row("its regret (points)", lost),
+            row("the same, too low / too high", lost_ends),
+        ]
+
+    def counted(dataset: str) -> str:
+        found = record(f"ceiling/{dataset}")
+        return f"{found['n_signals']:,}; {found['Monte Carlo']['signals not to be trusted']}"
+
+    rows.append(row("signals of the ideal observer; not to be trusted", counted))
+    return table(["", *(f"`{dataset}`" for dataset in DATASETS)], rows)
+
+
+def ceiling_over_noise(dataset: str) -> str:
+    """The best possible accuracies by noise level."""
+    groups = record(f"ceiling/{dataset}")["ceilings (%)"]
+    return "; ".join(
+        f"{group} {found['count']['corrected']:.1f} / {found['multicompartment']['corrected']:.1f}"
+        for group, found in groups.items()
+        if group != "all"
+    )
+
+
+def grid_table() -> str:
+    """Observers with and without the grid of the tissue values, and the network."""
+    names = [
+        "observer that knows the grid",
+        "observer that does not",
+        "the same, half of its runs",
+        "network",
+    ]
+    rows = []
+    for name in names:
+        cells = []
+        for dataset in ("midl2024", "midl2024-low-noise"):
+            found = record("grid")[dataset]
+            cells.append(f"{found['log loss'][name]:.3f}")
+            for question in ("count", "multicompartment"):
+                regrets = found[f"regret, {question} (points)"]
+                cells.append(upper(regrets[name]["all"]) if name in regrets else "0")
+        rows.append([name, *cells])
+    head = ["", "`midl2024`: log loss", "regret, how many", "more than one"]
+    head += ["`midl2024-low-noise`: log loss", "regret, how many", "more than one"]
+    return table(head, rows)
+
+
+def grid_difference(dataset: str) -> str:
+    """Accuracy of the network less that of the observer without the grid."""
+    found = record("grid")[dataset]["network less observer that does not know the grid (points)"]
+    return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+
+
+def t1t2_table() -> str:
+    """Count accuracy of the thesis t1t2-detr and of the shipped network."""
+    rows = []
+    for snr, found in record("t1t2_detr")["count accuracy by SNR"].items():
+        low, high = (pct(each) for each in found["interval"])
+        rows.append([snr, pct(found["published"]), f"**{pct(found['ours'])}**", f"{low} to {high}"])
+    return table(["SNR", "published", "shipped network", "interval"], rows)
+
+
+def trust_table() -> str:
+    """Calibration, abstention and novelty of the shipped models."""
+    trust = record("trust")
+
+    def row(title: str, cell: Any) -> list[str]:
+        return [title, *(cell(trust[dataset]) for dataset in DATASETS)]
+
+    def answered(level: str) -> Any:
+        def cell(found: Any) -> str:
+            entry = found["model"]["thresholds"][level]
+            return f"{pct(entry['coverage'], 0)}\u00a0% ({entry['threshold']:g})"
+
+        return cell
+
+    def flagged(case: str) -> Any:
+        return lambda found: f"{pct(found['detector']['cases'][case]['flagged'])}\u00a0%"
+
+    rows = [
+        row(
+            "calibration error, 10^6 fresh signals",
+            lambda found: f"{found['model']['calibration error']:.4f}",
+        ),
+        row(
+            "largest of a noise level",
+            lambda f: f"{max(r['calibration_error'] for r in f['model']['by noise level']):.4f}",
+        ),
+        *(
+            row(f"answered at {level} accuracy (threshold)", answered(level))
+            for level in ("70%", "80%", "90%")
+        ),
+        row(
+            "false alarms of the detector",
+            lambda found: f"{pct(found['detector']['false alarms']['all'], 2)}\u00a0%",
+        ),
+    ]
+    cases = [case for case in trust["midl2024"]["detector"]["cases"] if "false alarms" not in case]
+    rows += [row(f"flagged: {case}", flagged(case)) for case in cases]
+    return table(["", *(f"`{dataset}`" for dataset in DATASETS)], rows)
+
+
+def speed(panel: str, threads: int = 1) -> float:
+    """Signals per second in the panel of threads of scaling.json."""
+    runs = record("scaling")["threads"][panel]
+    return float(next(run["signals per second"] for run in runs if run["threads"] == threads))
+
+
+def thousands(value: float, step: int = 1_000) -> str:
+    """A number of signals, rounded."""
+    return f"{round(value / step) * step:,}"
+
+
+def sizing_table() -> str:
+    """Memory and time for 10^6 to 10^10 signals."""
+
+    def memory(n: float, each: float) -> str:
+        size = n * each
+        units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
+        unit, word = next((u, w) for u, w in units if size >= u)
+        return f"{size / unit:.3g} {word}"
+
+    def duration(seconds: float) -> str:
+        for unit, word in ((3600, "h"), (60, "min")):
+            if seconds >= unit:
+                return f"{seconds / unit:.1f} {word}"
+        return f"{seconds:.1f} s"
+
+    sizes = (1e6, 1e8, 1e10)
+    simulate, predict = speed("simulation"), speed("CNN, prediction")
+    train = speed("CNN, epoch, numba")
+    rows = [
+        ["signals", *(memory(n, 256) for n in sizes)],
+        ["tissue table (12 columns, float64)", *(memory(n, 96) for n in sizes)],
+        ["simulate, one core", *(duration(n / simulate) for n in sizes)],
+        ["simulate, 100 workers", "", *(duration(n / simulate / 100) for n in sizes[1:])],
+        ["predict, one core", *(duration(n / predict) for n in sizes)],
+        ["train for one epoch, one core, kernels", *(duration(n / train) for n in sizes)],
+        ["`chunk_rows`", "none needed", "250,000 (64 MB)", "1,000,000 (256 MB)"],
+        ["chunks; time to build the lazy arrays", "", "400; 1 s", "10,000; 30 s"],
+    ]
+    return table(["", "10^6", "10^8", "10^10"], rows)
+
+
+def search_ratio(name: str) -> str:
+    """Time of a search over that of one process with one thread."""
+    found = record("search_scaling")["ratio of its time to that of one thread"][name]
+    return f"{found['median']:.2f}"
+
+
+CONTEXT = {
+    name: value
+    for name, value in globals().items()
+    if callable(value) and getattr(value, "__module__", "") == __name__ and name[0] != "_"
+}
+
+
+def render(app: Any, docname: str, source: list[str]) -> None:
+    """Fill a page with the figures of the records."""
+    if docname.startswith(("gallery", "reference")) or "{{" not in source[0]:
+        return
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    source[0] = environment.from_string(source[0]).render(CONTEXT)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register the extension."""
+    app.connect("source-read", render)
+    return {"parallel_read_safe": True}
