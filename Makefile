@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/corrsk reproduce --samples 400000 --out $(DEMO_OUT) --resume
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html
@@ -37,7 +37,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[cli,fast]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -1,8 +1,8 @@
 """Count the tissue compartments in multiparametric correlation MRI signals.
 
-Simulates multiparametric correlation signals, classifies them by the number of
-sub-compartments, and judges the answers; scikit-learn estimators throughout.
-Times are in ms, b-values in ms/um^2, diffusivities in um^2/ms.
+Simulation of multiparametric correlation signals, classification by the number of
+sub-compartments, and evaluation, with scikit-learn estimators throughout. Times are
+in ms, b-values in ms/um^2, diffusivities in um^2/ms.
 """
 
 from __future__ import annotations
@@ -11,59 +11,80 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics.noise_levels import SNRRange
-from corrsk.preprocessing.normalizer import SignalNormalizer
-from corrsk.simulation.datasets import load_dataset, make_correlation_signals
-from corrsk.simulation.generator import CorrelationSignalGenerator
-from corrsk.simulation.streams import SignalStream
-from corrsk.tissue.prior import TissuePrior
-from corrsk.tissue.ranges import PropertyRange
-
 if TYPE_CHECKING:
-    from corrsk.acquisition.compatibility import (
+    from corrsk.acquisition import (
+        AcquisitionProtocol,
         ProtocolMismatchError,
         ProtocolWarning,
         compare_protocols,
     )
-    from corrsk.model_selection.stacked_search import StackedGridSearchCV
-    from corrsk.neural.classifier import (
-        CorrelationCNNClassifier,
-        ModuleClassifier,
-        ResidualMLPClassifier,
-    )
-    from corrsk.novelty.detector import SignalNoveltyDetector
+    from corrsk.model_selection import StackedGridSearchCV
+    from corrsk.neural import CorrelationCNNClassifier, ModuleClassifier, ResidualMLPClassifier
+    from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
-    from corrsk.preprocessing.aligner import ProtocolAligner
+    from corrsk.physics.noise_levels import SNRRange
+    from corrsk.preprocessing import ProtocolAligner, SignalNormalizer
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
     from corrsk.relaxometry import (
         IdealObserverClassifier,
         MultiExponentialClassifier,
         NNLSPeakClassifier,
     )
+    from corrsk.simulation import (
+        CorrelationSignalGenerator,
+        SignalStream,
+        load_dataset,
+        make_correlation_signals,
+    )
+    from corrsk.tissue import PropertyRange, TissuePrior
 
 __version__ = version("corrsk")
 
-# torch and scikit-learn's learners take a second; who only simulates need not wait for them
-_LAZY = {
-    "CorrelationCNNClassifier": "corrsk.neural",
-    "ModuleClassifier": "corrsk.neural",
-    "ResidualMLPClassifier": "corrsk.neural",
-    "IdealObserverClassifier": "corrsk.relaxometry",
-    "MultiExponentialClassifier": "corrsk.relaxometry",
-    "NNLSPeakClassifier": "corrsk.relaxometry",
-    "ProtocolAligner": "corrsk.preprocessing",
-    "ProtocolMismatchError": "corrsk.acquisition",
-    "ProtocolWarning": "corrsk.acquisition",
-    "SignalNoveltyDetector": "corrsk.novelty",
-    "StackedGridSearchCV": "corrsk.model_selection",
-    "compare_protocols": "corrsk.acquisition",
-    "load": "corrsk.persistence",
-    "load_pretrained": "corrsk.pretrained",
-    "model_card": "corrsk.pretrained",
-    "pretrained_names": "corrsk.pretrained",
-    "save": "corrsk.persistence",
+# Everything is imported on first use: torch and scikit-learn take a second to import.
+_MODULES = {
+    "AcquisitionProtocol": "acquisition",
+    "compare_protocols": "acquisition",
+    "CorrelationCNNClassifier": "neural",
+    "CorrelationSignalGenerator": "simulation",
+    "IdealObserverClassifier": "relaxometry",
+    "load": "persistence",
+    "load_dataset": "simulation",
+    "load_pretrained": "pretrained",
+    "make_correlation_signals": "simulation",
+    "model_card": "pretrained",
+    "ModuleClassifier": "neural",
+    "MultiExponentialClassifier": "relaxometry",
+    "NNLSPeakClassifier": "relaxometry",
+    "pretrained_names": "pretrained",
+    "PropertyRange": "tissue",
+    "ProtocolAligner": "preprocessing",
+    "ProtocolMismatchError": "acquisition",
+    "ProtocolWarning": "acquisition",
+    "ResidualMLPClassifier": "neural",
+    "save": "persistence",
+    "SignalNormalizer": "preprocessing",
+    "SignalNoveltyDetector": "novelty",
+    "SignalStream": "simulation",
+    "SNRRange": "physics.noise_levels",
+    "StackedGridSearchCV": "model_selection",
+    "TissuePrior": "tissue",
 }
+_PACKAGES = (
+    "acquisition",
+    "baselines",
+    "evaluation",
+    "model_selection",
+    "neural",
+    "novelty",
+    "persistence",
+    "physics",
+    "preprocessing",
+    "pretrained",
+    "relaxometry",
+    "simulation",
+    "tissue",
+    "workflows",
+)
 
 __all__ = [
     "AcquisitionProtocol",
@@ -97,10 +118,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"corrsk.{_MODULES[name]}"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"corrsk.{name}")
     raise AttributeError(f"module 'corrsk' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, *_PACKAGES]

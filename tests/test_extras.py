@@ -1,0 +1,63 @@
+"""Optional dependencies: corrsk works without them, and names the extra that installs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# As if the packages of the extra `cli` were not installed; skorch installs tabulate.
+WITHOUT_CLI = """
+import importlib.abc, importlib.util, sys
+
+MISSING = {"typer", "rich", "jinja2", "pyarrow"}
+
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in MISSING:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: (
+    None if name.partition(".")[0] in MISSING else found(name, package)
+)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_CLI + code],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_modules_import_without_the_extra_cli():
+    code = """
+import pkgutil, corrsk
+for module in pkgutil.walk_packages(corrsk.__path__, "corrsk."):
+    if not module.name.startswith("corrsk.cli"):
+        importlib.import_module(module.name)
+"""
+    result = run("import importlib\n" + code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_command_without_its_extra_is_one_sentence():
+    result = run("from corrsk.cli import main\nsys.argv = ['corrsk', '--help']\nmain()")
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "pip install 'corrsk[cli]'" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_comparison_names_the_extra_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(
+        "from corrsk.workflows.comparison import ComparisonSettings, compare\n"
+        "compare(ComparisonSettings(), 'absent-folder')"
+    )
+    assert "ImportError" in result.stderr.splitlines()[-1]
+    assert "pip install 'corrsk[cli]'" in result.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
