@@ -21,6 +21,7 @@ from corrsk import (
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     ModuleClassifier,
+    ResidualMLPClassifier,
     StackedGridSearchCV,
 )
 from corrsk.baselines import ScaledBatchClassifier
@@ -128,6 +129,8 @@ INSTANCES = {
         AnyMultiExponential(n_starts=2, max_steps=5, criterion=criterion)
         for criterion in ("bic", "f-test")
     ],
+    # as the default, but small: the checks train it hundreds of times
+    ResidualMLPClassifier: [ResidualMLPClassifier(width=32, n_blocks=1, random_state=0)],
     # the default module is linear, and takes larger steps to follow extreme class weights
     ModuleClassifier: [ModuleClassifier(learning_rate=0.1, random_state=0)],
     IdealObserverClassifier: [

@@ -186,7 +186,7 @@ def test_metadata_requests_of_all_methods_are_saved(tissue, tmp_path):
 def test_a_module_of_the_user_cannot_be_saved(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     model = ModuleClassifier(torch.nn.Linear(64, 4), max_epochs=1, verbose=False)
-    with pytest.raises(TypeError, match="cannot save network"):
+    with pytest.raises(TypeError, match="cannot save a ModuleClassifier"):
         save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
     assert not (tmp_path / "model.safetensors").exists()
 

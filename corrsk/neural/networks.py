@@ -338,7 +338,9 @@ class HalfWhitenedNetwork(nn.Module):
         """
         values = X.double()
         mean = values.mean(dim=0)
-        variances, components = torch.linalg.eigh((values - mean).T.cov(correction=0))
+        covariance = (values - mean).T.cov(correction=0)
+        # the covariance of a single feature is a number
+        variances, components = torch.linalg.eigh(covariance.reshape(mean.numel(), mean.numel()))
         # in constant directions the variance is a rounding error
         variances = variances.clamp(min=max(float(variances.max()) * 1e-12, 1e-300)).flip(0)
         matrix = components.flip(1) * variances**-0.25 / variances.sqrt().mean().sqrt()

@@ -298,7 +298,7 @@ def test_names_of_other_protocols_warn_or_are_refused(signals):
     )
     with pytest.raises(ValueError, match="multiply by 1000"):
         aligner.transform(seconds)
-    with pytest.raises(ValueError, match="tell different measurements"):
+    with pytest.raises(ValueError, match="contradict measured_protocol"):
         ProtocolAligner(measured_protocol=TRAINED).fit(other)
     with pytest.raises(ValueError, match="X has 10 columns, but the trained protocol has 64"):
         ProtocolAligner().fit(signals[:, :10])

@@ -668,7 +668,7 @@ def test_ceilings_refuse_bad_input():
     lost = evidence.copy()
     lost[0, 3, 1] = np.nan
     for call, message in [
-        (lambda: accuracy_ceiling(lost, [1, 2, 3], y), "1 signals have no answer"),
+        (lambda: accuracy_ceiling(lost, [1, 2, 3], y), "is NaN for 1 signals"),
         (lambda: accuracy_ceiling(evidence[:1], [1, 2, 3], y), "two runs at least"),
         (lambda: accuracy_ceiling(evidence, [1, 2], y), "for 2 classes"),
         (lambda: accuracy_ceiling(evidence, [1, 2, 3], y[:4]), "one count for each of 5"),
