@@ -9,13 +9,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= demo-results
 
-.PHONY: demo test docs lint format bench clean
+# The numerical tests, with OpenBLAS's kernels for another processor.
+NUMERICAL := tests/physics tests/tissue tests/relaxometry tests/novelty tests/neural/training
+
+.PHONY: demo test test-haswell docs lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/corrsk reproduce --samples 400000 --out $(DEMO_OUT) --resume
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
+
+test-haswell: $(VENV)/.installed-dev
+	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest -n auto -q $(NUMERICAL) -m "not slow"
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html

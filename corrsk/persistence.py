@@ -295,8 +295,8 @@ def _encode(value: Any, name: str) -> Any:
         kind = "object" if value.dtype == object else value.dtype.str
         return {"array": [_encode(item, name) for item in value.tolist()], "dtype": kind}
     if isinstance(value, AcquisitionProtocol):
-        contrasts = {key: axis.tolist() for key, axis in value.contrasts.items()}
-        return {"protocol": contrasts, "tr": value.tr}
+        content = value.to_dict()
+        return {"protocol": content["contrasts"], "tr": content["tr"]}
     if _VALUES.get(type(value).__name__) is type(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {
@@ -323,4 +323,4 @@ def _decode(value: Any) -> Any:
     if "value" in value:
         fields = {key: _decode(item) for key, item in value["fields"].items()}
         return _VALUES[value["value"]](**fields)
-    return AcquisitionProtocol(value["protocol"], tr=value["tr"])
+    return AcquisitionProtocol.from_dict({"contrasts": value["protocol"], "tr": value["tr"]})

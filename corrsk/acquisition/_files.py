@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float
     return contrasts, tr[0] if tr.size else None
 
 
-def contrasts_from_json(path: str | Path) -> tuple[dict[str, list[float]], float | None]:
-    """The lists of a JSON file by scan parameter, and its TR.
+def read_protocol(path: str | Path) -> dict[str, Any]:
+    """Read the plain values of a protocol from a JSON file.
 
     Raises
     ------
@@ -61,18 +60,10 @@ def contrasts_from_json(path: str | Path) -> tuple[dict[str, list[float]], float
         known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
         if unit != known:
             raise ValueError(f"{path} has {name} in {unit}; corrsk wants {known}")
-    return content["contrasts"], content.get("tr")
+    return content
 
 
-def contrasts_to_json(
-    path: str | Path, contrasts: Mapping[str, NDArray[np.float64]], tr: float | None
-) -> None:
-    """Write what :func:`contrasts_from_json` reads."""
-    content = {
-        "format": _JSON_FORMAT,
-        "version": 1,
-        "units": {name: CONTRASTS[name].unit for name in contrasts} | {"tr": "ms"},
-        "contrasts": {name: values.tolist() for name, values in contrasts.items()},
-        "tr": tr,
-    }
-    write_json(path, content)
+def write_protocol(path: str | Path, content: dict[str, Any]) -> None:
+    """Write the plain values of a protocol, with their units, to a JSON file."""
+    units = {name: CONTRASTS[name].unit for name in content["contrasts"]} | {"tr": "ms"}
+    write_json(path, {"format": _JSON_FORMAT, "version": 1, "units": units} | content)

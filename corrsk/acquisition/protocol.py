@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
-from corrsk.acquisition._files import contrasts_from_json, contrasts_from_mat, contrasts_to_json
+from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
 from corrsk.physics import CONTRASTS
 
 # The group's published 8 x 8 protocol (the file ti_te_dict.mat beside the code
@@ -174,8 +174,7 @@ class AcquisitionProtocol:
         ValueError
             If the file is not JSON, or not a protocol.
         """
-        contrasts, tr = contrasts_from_json(path)
-        return cls(contrasts, tr=tr)
+        return cls.from_dict(read_protocol(path))
 
     @classmethod
     def from_feature_names(cls, names: Iterable[str]) -> AcquisitionProtocol:
@@ -335,9 +334,43 @@ class AcquisitionProtocol:
 
     # -- a value -----------------------------------------------------------
 
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the protocol to plain values, for files.
+
+        Returns
+        -------
+        dict
+            Entries `contrasts` (a list of scan parameters by name, in scanner order) and `tr`.
+        """
+        contrasts = {name: values.tolist() for name, values in self.contrasts.items()}
+        return {"contrasts": contrasts, "tr": self.tr}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> AcquisitionProtocol:
+        """Create the protocol that :meth:`to_dict` converted.
+
+        Parameters
+        ----------
+        content : mapping
+            Entries `contrasts` and, optionally, `tr`.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol.
+
+        Raises
+        ------
+        KeyError
+            If there is no entry `contrasts`.
+        ValueError
+            If the scan parameters are invalid.
+        """
+        return cls(content["contrasts"], tr=content.get("tr"))
+
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a JSON file that people can read."""
-        contrasts_to_json(path, self.contrasts, self.tr)
+        write_protocol(path, self.to_dict())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AcquisitionProtocol):

@@ -55,7 +55,7 @@ def resolve_grid(
                 f"three positive integers with the product {n_columns}, or 'auto'"
             )
         return shape
-    known = layout or _grid_of_names(feature_names)
+    known = layout or (None if feature_names is None else _grid_of_names(feature_names))
     if known is not None and len(known) > 1:
         # further axes are merged into the third
         return known if len(known) < 4 else (*known[:2], math.prod(known[2:]))

@@ -14,13 +14,13 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import read_json, write_json
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.neural._base import NetworkClassifier
 from corrsk.physics import CONTRASTS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
-from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.tissue.prior import resolve_prior
 
 _FORMAT, _VERSION = "corrsk-model-card", 1
 _STORED_NAMES = {"norm": "normalization"}  # fields that a file has under another name
@@ -330,8 +330,8 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     if architecture["network"] == "residual-mlp":
         network |= {name: architecture[name] for name in ("width", "n_blocks")}
     return {
-        "prior": _plain_prior(resolve_prior(aligner.prior)),
-        "protocol": _plain_protocol(resolve_protocol(aligner.protocol).in_grid_order()),
+        "prior": resolve_prior(aligner.prior).to_dict(),
+        "protocol": resolve_protocol(aligner.protocol).in_grid_order().to_dict(),
         "noise": {
             "reference": aligner.noise_reference,
             "distribution": "gaussian",
@@ -340,21 +340,6 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
         "norm": normalizer.norm,
         "network": network,
     }
-
-
-def _plain_prior(prior: TissuePrior) -> dict[str, Any]:
-    ranges = {name: dataclasses.asdict(values) for name, values in prior.ranges.items()}
-    others = {
-        item.name: getattr(prior, item.name)
-        for item in dataclasses.fields(prior)
-        if item.name != "ranges"
-    }
-    return {"ranges": ranges, **others, "n_compartments": list(prior.n_compartments)}
-
-
-def _plain_protocol(protocol: AcquisitionProtocol) -> dict[str, Any]:
-    contrasts = {name: values.tolist() for name, values in protocol.contrasts.items()}
-    return {"contrasts": contrasts, "tr": protocol.tr}
 
 
 def _plain_levels(noise_level: NoiseLevels) -> dict[str, Any]:

@@ -156,8 +156,7 @@ class SignalStream:
         return {
             "normalize" if name == "norm" else name: repr(value) for name, value in content.items()
         } | {
-            "protocol": {name: list(axis) for name, axis in protocol.contrasts.items()}
-            | {"tr": protocol.tr},
+            "protocol": protocol.to_dict()["contrasts"] | {"tr": protocol.tr},
             "random_streams": STREAMS_VERSION,
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -169,6 +169,50 @@ class TissuePrior:
         """
         ranges = {name: values.continuous() for name, values in self.ranges.items()}
         return replace(self, ranges=ranges)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the prior to plain values, for files.
+
+        Returns
+        -------
+        dict
+            The parameters; each range as the dict of its parameters.
+        """
+        content = {item.name: getattr(self, item.name) for item in fields(self)}
+        return content | {
+            "ranges": {name: asdict(values) for name, values in self.ranges.items()},
+            "n_compartments": list(self.n_compartments),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TissuePrior:
+        """Create the prior that :meth:`to_dict` converted.
+
+        Parameters
+        ----------
+        content : mapping
+            The parameters; those that are missing have their defaults.
+
+        Returns
+        -------
+        TissuePrior
+            The prior.
+
+        Raises
+        ------
+        TypeError
+            If there is an unknown parameter.
+        ValueError
+            If the parameters are invalid.
+        """
+        parameters = dict(content)
+        if "ranges" in parameters:
+            parameters["ranges"] = {
+                name: PropertyRange(**values) for name, values in parameters["ranges"].items()
+            }
+        if "n_compartments" in parameters:
+            parameters["n_compartments"] = tuple(parameters["n_compartments"])
+        return cls(**parameters)
 
     @property
     def max_compartments(self) -> int:

@@ -184,3 +184,12 @@ def test_bad_files(tmp_path):
         text.write_text(content)
         with pytest.raises(ValueError, match="is not a"):
             AcquisitionProtocol.from_json(text)
+
+
+@pytest.mark.parametrize("tr", [None, 5000.0])
+def test_a_protocol_survives_the_conversion_to_plain_values(tr):
+    protocol = AcquisitionProtocol(ti=[50, 100, 800], te=[5, 10, 10], tr=tr)
+    plain = json.loads(json.dumps(protocol.to_dict()))
+    again = AcquisitionProtocol.from_dict(plain)
+    assert again == protocol
+    assert again.feature_names == protocol.feature_names

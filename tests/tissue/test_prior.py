@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -214,3 +215,12 @@ def test_an_almost_impossible_constraint_is_an_error():
     )  # fmt: skip
     with pytest.raises(ValueError, match="leaves too little"):
         prior.sample(5, 0)
+
+
+@pytest.mark.parametrize("name", ["midl2024", "t1t2-detr"])
+def test_a_prior_survives_the_conversion_to_plain_values(name):
+    prior = TissuePrior.named(name, min_fraction=0.03)
+    plain = json.loads(json.dumps(prior.to_dict()))
+    assert TissuePrior.from_dict(plain) == prior
+    with pytest.raises(TypeError, match="t1_below_t2"):
+        TissuePrior.from_dict(plain | {"t1_below_t2": True})

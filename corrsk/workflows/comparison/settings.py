@@ -106,8 +106,7 @@ class ComparisonSettings:
             "random_streams": STREAMS_VERSION,
             "samples": self.n_samples,
             "test_samples": self.n_test_samples,
-            "protocol": {name: list(values) for name, values in protocol.contrasts.items()}
-            | {"tr": protocol.tr},
+            "protocol": protocol.to_dict()["contrasts"] | {"tr": protocol.tr},
         }
 
     def runs(self) -> list[Run]:
