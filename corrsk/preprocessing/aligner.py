@@ -44,9 +44,10 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     ----------
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
         The trained protocol.
-    measured_protocol : AcquisitionProtocol, str or None, default=None
-        The protocol of the columns, in their order; None for the trained protocol
-        in grid order.
+    measured_protocol : AcquisitionProtocol or str, default="auto"
+        The protocol of the columns, in their order; "auto" reads the protocol from the column
+        names (TI50_TE4.5), and takes columns without such names for the trained protocol in grid
+        order. None is an older spelling of "auto".
     prior : TissuePrior or str, default="midl2024"
         The tissue that the model was trained on.
     noise_level : float, sequence of float or SNRRange
@@ -93,7 +94,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         protocol: AcquisitionProtocol | str = "ir-se-8x8",
-        measured_protocol: AcquisitionProtocol | str | None = None,
+        measured_protocol: AcquisitionProtocol | str | None = "auto",
         prior: TissuePrior | str = "midl2024",
         noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
         noise_reference: str = "m0",
@@ -271,7 +272,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
 
     def _given_protocol(self) -> AcquisitionProtocol | None:
         given = self.measured_protocol
-        return None if given is None else resolve_protocol(given)
+        # None in files of earlier versions
+        return None if given is None or given == "auto" else resolve_protocol(given)
 
     def _protocol_of_names(self, X: Any) -> AcquisitionProtocol | None:
         """Return the protocol of the column names; None if the names are no measurements."""
@@ -286,13 +288,13 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         if sorted(named.feature_names) != sorted(given.feature_names):
             raise ValueError(
                 f"the column names {', '.join(names[:3])}, .. contradict measured_protocol="
-                f"{given!r}; pass the protocol of the columns, or None"
+                f"{given!r}; pass the protocol of the columns, or 'auto'"
             )
         return named
 
     def _check_columns(self, X: NDArray[Any], measured: AcquisitionProtocol) -> None:
         if X.shape[1] != measured.n_measurements:
-            which = "trained" if self.measured_protocol is None else "measured"
+            which = "trained" if self._given_protocol() is None else "measured"
             raise ProtocolMismatchError(
                 f"X has {X.shape[1]} columns, but the {which} protocol has "
                 f"{measured.n_measurements} measurements, {measured!r}"

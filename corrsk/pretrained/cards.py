@@ -297,9 +297,9 @@ def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkC
             "the norms of the steps must be equal: the ProtocolAligner has "
             f"norm={aligner.norm!r}, the SignalNormalizer {normalizer.norm!r}"
         )
-    if aligner.measured_protocol is not None:
+    if aligner.measured_protocol not in (None, "auto"):
         raise ValueError(
-            "the ProtocolAligner of a pretrained model must have measured_protocol=None, got "
+            "the ProtocolAligner of a pretrained model must have measured_protocol='auto', got "
             f"{aligner.measured_protocol!r}"
         )
     return aligner, normalizer, classifier

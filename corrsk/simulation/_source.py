@@ -11,14 +11,23 @@ from numpy.typing import NDArray
 from corrsk._utils.parallel import blocks_of_run, for_each_run
 from corrsk._utils.rng import Stream, entropy
 from corrsk._utils.strata import Strata
+from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.physics import NORMS
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, TissueRows
+from corrsk.tissue.table import NOISE_LEVEL_COLUMN
 
 
 def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:
-    """The generator, fitted on a voxel of nothing in particular, which checks its parameters."""
-    voxel, _ = prior.sample(1, 0, noise_level=generator.noise_level)
-    return generator.fit(voxel)
+    """Validate the generator's parameters, and fit it to the tissue table of a prior."""
+    measured = resolve_protocol(generator.protocol).tissue_properties
+    missing = [name for name in measured if name not in prior.ranges]
+    if missing:
+        raise ValueError(
+            f"the protocol measures {', '.join(missing)}, but the prior has no range for "
+            f"{', '.join(missing)}; it has ranges for {', '.join(prior.ranges)}"
+        )
+    return generator.fit_columns([*prior.columns, NOISE_LEVEL_COLUMN])
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,11 @@ class SignalSource:
     generator: CorrelationSignalGenerator
     n_samples: int
     norm: str | None
+
+    def __post_init__(self) -> None:
+        if self.norm is not None and self.norm not in NORMS:
+            valid = ", ".join(map(repr, NORMS))
+            raise ValueError(f"norm must be one of {valid} or None; got {self.norm!r}")
 
     def rows(
         self, rows: slice, allocate_more: Callable[[int, slice, Strata], None] | None = None

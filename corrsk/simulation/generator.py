@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,13 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             If the table lacks a column or holds NaN where f > 0, relaxation
             times <= 0, or fractions that are negative or do not sum to 1.
         """
-        self._fit(X)
+        table = self._fit(X)
+        layout = self._layout()
+        for_each_block(
+            lambda block, rows: layout.check(table[rows], rows.start),
+            table.shape[0], n_jobs=self.n_jobs, description="checking tissue",
+            verbose=self.verbose,
+        )  # fmt: skip
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -167,21 +174,44 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return self._simulate(self._checked_table(X, reset=False), Stream.TRANSFORM)
 
     def _fit(self, X: ArrayLike) -> NDArray[np.float64]:
+        self._resolve()
+        return self._checked_table(X, reset=True)
+
+    def _resolve(self) -> None:
         # here, so that a bad level is an error of fit and not of a later transform
         checked_noise_levels(self.noise_level)
         self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
-        return self._checked_table(X, reset=True)
+
+    def fit_columns(self, columns: Sequence[str]) -> CorrelationSignalGenerator:
+        """Validate the parameters, and fit the generator to a table of these columns.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Names of the columns of the tissue table.
+
+        Returns
+        -------
+        CorrelationSignalGenerator
+            The transformer itself, fitted as by a table with valid rows.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or the protocol needs other columns.
+        """
+        self._validate_params()
+        self._resolve()
+        self.feature_names_in_ = np.asarray(columns, dtype=object)
+        self.n_features_in_ = len(columns)
+        self._layout()
+        return self
 
     def _checked_table(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
         # NaN has a meaning in a tissue table; where it has none, the layout's check refuses it
+        # the rows are checked block by block, by `fit` or in the pass that simulates them
         table = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
-        layout = self._layout()
-        for_each_block(
-            lambda block, rows: layout.check(table[rows], rows.start),
-            table.shape[0], n_jobs=self.n_jobs, description="checking tissue",
-            verbose=self.verbose,
-        )  # fmt: skip
-        layout.check_units(table)
+        self._layout().check_units(table)
         return table
 
     def _layout(self) -> TableLayout:
@@ -204,9 +234,14 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def _simulate(self, table: NDArray[np.float64], stream: Stream) -> NDArray[np.floating[Any]]:
         simulate = self._block_simulator(stream)
         signals = np.empty((table.shape[0], self.protocol_.n_measurements), dtype=self.dtype)
+
+        def check_and_simulate(block: int, rows: slice) -> None:
+            simulate.layout.check(table[rows], rows.start)
+            simulate(block, table[rows], signals[rows])
+
         for_each_block(
-            lambda block, rows: simulate(block, table[rows], signals[rows]),
-            table.shape[0], n_jobs=self.n_jobs, description="simulating", verbose=self.verbose,
+            check_and_simulate, table.shape[0], n_jobs=self.n_jobs, description="simulating",
+            verbose=self.verbose,
         )  # fmt: skip
         return signals
 

@@ -276,7 +276,7 @@ def test_columns_are_matched_to_another_order(signals):
     measured = shuffled(TRAINED)
     matched = aligner.matched_to(measured)
     np.testing.assert_array_equal(matched.transform(measured.to_scan_order(signals)), signals)
-    assert aligner.measured_protocol is None
+    assert aligner.measured_protocol == "auto"
     np.testing.assert_array_equal(aligner.order_, np.arange(64))
     with pytest.raises(ProtocolMismatchError):
         aligner.matched_to(grid(ti=2 * TI))

@@ -13,6 +13,7 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationSignalGenerator,
     SignalNormalizer,
+    SignalStream,
     SNRRange,
     TissuePrior,
     load_dataset,
@@ -198,3 +199,31 @@ def test_importing_corrsk_does_not_import_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == ["False", "False"]
+
+
+def test_norms_of_simulated_signals():
+    raw, _ = make_correlation_signals(50, random_state=0, norm=None)
+    for norm, of in (("max", np.abs(raw).max(axis=1)), ("rms", np.sqrt((raw**2).mean(axis=1)))):
+        X, _ = make_correlation_signals(50, random_state=0, norm=norm)
+        np.testing.assert_allclose(X, raw / of[:, None], rtol=1e-5)
+    with pytest.raises(
+        ValueError, match="norm must be one of 'l2', 'rms', 'max' or None; got 'l1'"
+    ):
+        make_correlation_signals(50, norm="l1")
+
+
+def test_the_old_name_of_the_norm_works_with_a_warning():
+    new, _ = make_correlation_signals(50, random_state=0, norm=None)
+    with pytest.warns(
+        FutureWarning, match="normalize of make_correlation_signals is now norm=None"
+    ):
+        old, _ = make_correlation_signals(50, random_state=0, normalize=False)
+    np.testing.assert_array_equal(old, new)
+    with pytest.warns(FutureWarning, match="is now norm='l2'"):
+        assert SignalStream(normalize=True) == SignalStream()
+
+
+def test_a_prior_without_a_measured_property_is_refused():
+    protocol = AcquisitionProtocol.from_grid(te=[10, 20], b=[0, 1])
+    with pytest.raises(ValueError, match="measures D, but the prior has no range for D"):
+        make_correlation_signals(10, protocol=protocol)
