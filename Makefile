@@ -18,10 +18,10 @@ demo: $(VENV)/.installed
 	$(BIN)/corrsk reproduce --samples 400000 --out $(DEMO_OUT) --resume
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-haswell: $(VENV)/.installed-dev
-	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest -n auto -q $(NUMERICAL) -m "not slow"
+	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest -n auto --dist worksteal -q $(NUMERICAL) -m "not slow"
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html

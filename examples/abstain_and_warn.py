@@ -15,6 +15,7 @@ from corrsk import CorrelationSignalGenerator, SignalNoveltyDetector, TissuePrio
 from corrsk.evaluation import (
     AccuracyCoverageDisplay,
     ReliabilityDisplay,
+    Task,
     abstain,
     accuracy_coverage_curve,
     area_under_risk_coverage,
@@ -46,7 +47,9 @@ classifier = load_pretrained("midl2024-low-noise")
 X, n_c, noise_level = simulate(15_000, NOISE_LEVELS, seed=1)
 probabilities = classifier.predict_proba(X)
 classes = classifier.classes_
-print(f"calibration error {expected_calibration_error(n_c, probabilities, classes):.4f}")
+for task in Task:
+    error = expected_calibration_error(n_c, probabilities, classes, task=task)
+    print(f"calibration error, {task}: {error:.4f}")
 print(calibration_by_noise_level(n_c, probabilities, noise_level, classes).round(4).to_string())
 print(reliability_table(n_c, probabilities, classes, n_bins=5).round(3).to_string())
 several = multicompartment_probability(probabilities, classes)

@@ -17,6 +17,8 @@ from corrsk.baselines import (
     make_baseline,
 )
 
+pytestmark = pytest.mark.slow
+
 OPTIONAL = ("lightgbm", "xgboost")
 
 

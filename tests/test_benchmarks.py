@@ -199,6 +199,7 @@ def test_ratios_are_computed_within_each_round(measure):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_scaling_is_measured_recorded_and_plotted(measure, monkeypatch, tmp_path):
     scaling = importlib.import_module("scaling")
     monkeypatch.setattr(scaling, "FEWEST", 400)

@@ -179,6 +179,7 @@ def instances(cls):
     return INSTANCES[cls] if cls in INSTANCES else [cls()]
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [instance for cls in public_estimators() for instance in instances(cls)],
     expected_failed_checks=expected_failures,

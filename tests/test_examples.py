@@ -11,6 +11,8 @@ import pytest
 
 from tests._helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 # a part of the last lines of each
 PROMISED = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 # As if the packages of the extra `cli` were not installed; skorch installs tabulate.
 WITHOUT_CLI = """
 import importlib.abc, importlib.util, sys
@@ -33,6 +35,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_modules_import_without_the_extra_cli():
     code = """
 import pkgutil, corrsk

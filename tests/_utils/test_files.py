@@ -48,6 +48,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "mat"])
 def test_a_full_disk_leaves_no_partial_file(tmp_path, suffix):

@@ -34,6 +34,7 @@ def finished(tmp_path_factory):
     return out, result.output
 
 
+@pytest.mark.slow
 def test_reproduce_writes_all_files_of_its_folder(finished):
     out, output = finished
     names = {path.name for path in out.iterdir()}
@@ -81,6 +82,7 @@ def test_another_configuration_is_refused(finished):
     assert "recipe was 'default' and is 'paper'" in result.output
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_run_without_results_can_be_reused(tmp_path):
     (tmp_path / "run.json").write_text('{"samples": 5}')
     assert run("reproduce", "--out", tmp_path, *SMALL).exit_code == 0
@@ -116,6 +118,7 @@ def test_bad_options_are_errors_before_the_run(tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_mat_data(tmp_path):
     mat = tmp_path / "demo_data.mat"
     assert run("simulate", mat, "--samples", "600").exit_code == 0
@@ -137,6 +140,7 @@ def test_mat_data(tmp_path):
     assert run(*other).exit_code == 0
 
 
+@pytest.mark.slow
 def test_mat_data_with_the_required_keys_only(tmp_path):
     from scipy.io import savemat
 
@@ -227,6 +231,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_FSIZE")
 @pytest.mark.parametrize("limit", [20_000, 110_000])  # fails at the checkpoint, and at a figure
 def test_a_full_disk_gives_a_clear_error(tmp_path, limit):
@@ -244,6 +249,7 @@ def test_a_full_disk_gives_a_clear_error(tmp_path, limit):
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT to send")
 def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
     """A real interrupt of a real process; the resumed run gives the same result."""

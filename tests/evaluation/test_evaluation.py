@@ -191,6 +191,7 @@ def test_bad_input(change, message):
         evaluate(**arguments)
 
 
+@pytest.mark.slow
 def test_scorers_in_a_search(small_data):
     X, y = small_data.data[:600], small_data.target[:600]
     forest = RandomForestClassifier(n_estimators=10, random_state=0)

@@ -190,6 +190,7 @@ def test_confident_predictions_are_more_accurate():
     assert area_under_risk_coverage(y, p) < 0.6 * area_under_risk_coverage(y[random], p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [0.75, 0.9])
 def test_the_accuracy_above_the_threshold_is_as_requested(accuracy):
     """In 200 repetitions the accuracy at the threshold falls short in fewer than 5 %."""

@@ -34,6 +34,8 @@ from corrsk.neural.cpu.step import CompiledGradients
 from corrsk.neural.networks import CorrelationCNN
 from corrsk.neural.training.device import limited_threads, share_of_threads
 
+pytestmark = pytest.mark.slow
+
 RATES = {"correlationcnnclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03]}
 
 

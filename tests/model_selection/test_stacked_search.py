@@ -304,6 +304,7 @@ def assert_same_results(found, expected, atol=0.002):
             assert found[key].tolist() == values.tolist(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -338,6 +339,7 @@ def test_results_equal_those_of_grid_search(signals, stacks, single_fits, option
         assert not hasattr(search, "best_estimator_")
 
 
+@pytest.mark.slow
 def test_residual_mlps_are_stacked(signals, stacks):
     grid = {"learning_rate": [0.001, 0.004], "dropout": [0.0, 0.1]}
     mlp = classifier("residual-mlp", width=16, optimizer="adamw")
@@ -368,6 +370,7 @@ def test_a_scorer_receives_a_fitted_classifier(signals):
         np.testing.assert_allclose(model.class_prior_, expected["class_prior_"], atol=0.001)
 
 
+@pytest.mark.slow
 def test_the_time_of_the_stack_is_divided_among_fit_times(signals, monkeypatch):
     def slow(members, **options):
         time.sleep(0.8)
@@ -382,6 +385,7 @@ def test_the_time_of_the_stack_is_divided_among_fit_times(signals, monkeypatch):
     assert 2 * times.sum() < wall
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, None])
 def test_steps_before_the_classifier_are_fitted_once_per_fold(
     stacks, single_fits, monkeypatch, seed
@@ -419,6 +423,7 @@ def test_steps_before_the_classifier_are_fitted_once_per_fold(
         assert_same_results(search.cv_results_, expected.cv_results_, atol=0.004)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["generator", "random", "groups"])
 def test_splits_are_drawn_once(signals, stacks, kind):
     X, y = signals
@@ -448,6 +453,7 @@ def test_fits_without_a_seed_differ(signals, single_fits):
     assert len(np.unique(scores)) == 3
 
 
+@pytest.mark.slow
 def test_other_parameters_are_in_separate_stacks(signals, stacks, single_fits):
     grid = [
         {"batch_size": [100, 200], "learning_rate": [0.001, 0.004]},
@@ -468,6 +474,7 @@ class Subclass(CorrelationCNNClassifier):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "grid", "options"),
     [
@@ -523,6 +530,7 @@ def test_fits_with_fit_parameters_are_not_stacked(signals, stacks):
 WILD = {"learning_rate": [0.01, 1e30], "momentum": [0.0, 0.9]}
 
 
+@pytest.mark.slow
 def test_a_diverging_candidate_gets_the_error_score(signals, stacks):
     found, expected = (
         kind(classifier(optimizer="sgd"), WILD, cv=2, error_score=-1.0, **options)

@@ -46,6 +46,7 @@ def test(small_data):
     return small_data.data[small_data.test_indices], small_data.target[small_data.test_indices]
 
 
+@pytest.mark.slow
 def test_classifier_learns_counts(train, test):
     model = quick(max_epochs=12).fit(*train)
     assert model.score(*test) > 0.45  # chance is 0.25
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_bit_identical_results(train, dropout):
     assert not torch.equal(weights(one), weights(other))
 
 
+@pytest.mark.slow
 def test_validation_data_choose_the_best_epoch(train, test):
     # a too large learning rate, so that the last epoch is not the best
     settings = {"learning_rate": 0.1, "learning_rate_schedule": "constant", "max_epochs": 10}
@@ -280,6 +282,7 @@ def test_bad_parameters(train, parameters, message):
 # -- other networks -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_residual_mlp_trains_with_its_recipe(train, test):
     model = ResidualMLPClassifier.from_recipe(
         max_epochs=8, batch_size=100, width=64, random_state=0, verbose=False,
@@ -356,6 +359,7 @@ def test_optimizers(train, optimizer):
     pickle.loads(pickle.dumps(model)).predict(train[0][:5])
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_gives_predictions_in_float32(train, test):
     full, half = (
         quick(
@@ -479,6 +483,7 @@ def test_pandas_output_gives_the_classifier_its_grid(pipeline, tissue):
     assert pipeline[-1].grid_shape_ == (3, 12)
 
 
+@pytest.mark.slow
 def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     grid = {
         "correlationsignalgenerator__noise_level": [0.001, 0.05],
@@ -493,6 +498,7 @@ def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
 
 
+@pytest.mark.slow
 def test_grid_search_over_protocols(pipeline, tissue):
     protocols = [
         "ir-se-8x8",
@@ -526,6 +532,7 @@ def test_a_pipeline_transforms_validation_data(small_data):
 # -- sample weights ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 def test_sample_weights_shift_the_predictions(train, backend):
     if backend == "numba":
@@ -546,6 +553,7 @@ def test_sample_weights_shift_the_predictions(train, backend):
                          for m in (plain, equal)))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_both_backends_apply_sample_weights_equally(train):
     pytest.importorskip("numba")
     X, y = train

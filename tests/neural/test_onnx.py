@@ -27,6 +27,7 @@ def answers(path, X):
     return session.run(["probabilities"], {"signals": X})[0], session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -52,6 +53,7 @@ def test_onnx_runtime_gives_the_same_probabilities(signals, changes, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_shipped_model_can_be_exported(signals, tmp_path):
     model = load_pretrained("midl2024-low-noise")
     model[-1].to_onnx(tmp_path / "model.onnx")

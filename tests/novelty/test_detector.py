@@ -47,6 +47,7 @@ def flagged(detector, X):
 # -- false alarms and detections -----------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_false_alarm_rate_is_as_specified(fitted):
     """Within the binomial error of the calibration (half of 60,000) and of 10^5 fresh signals."""
     name, detector = fitted

@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     return out, result.output
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_evaluated_and_written(folder):
     out, shown = folder
     assert sorted(path.name for path in out.iterdir()) == [
@@ -62,6 +63,7 @@ def test_existing_models_and_bad_arguments_are_refused(folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_resumed(folder, tmp_path, monkeypatch):
     out, _ = folder
     monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)

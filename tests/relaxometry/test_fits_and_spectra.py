@@ -205,6 +205,7 @@ def test_amplitudes_are_the_non_negative_least_squares_solution():
     np.testing.assert_allclose(got, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("K", [2, 3])
 def test_residuals_rarely_exceed_those_of_scipy_from_the_same_starts(K, noisy):
     model, n_starts = grid_model(), 6
@@ -269,6 +270,7 @@ def test_fits_are_nested_and_within_bounds(noisy):
     assert (fractions >= 0).all(axis=None)
 
 
+@pytest.mark.slow
 def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     X = noisy[0]
     fits = multiexponential.estimate_compartments(pd.DataFrame(X, index=np.arange(len(X)) + 7))
@@ -281,6 +283,7 @@ def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     assert not (np.diff(t2, axis=1) < 0).any()
 
 
+@pytest.mark.slow
 def test_counts_of_low_noise_signals_are_correct(noisy):
     X, y = noisy
     for criterion in ("bic", "aicc", "f-test"):
@@ -333,6 +336,7 @@ def test_f_tests_stop_at_the_first_that_does_not_reject():
     assert f_test_choice(rss, 64, p, 0.07).tolist() == [2, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
     X = noisy[0]
     rss = np.stack([multiexponential.estimate_compartments(X, K)["rss"] for K in COUNTS], axis=1)
@@ -478,6 +482,7 @@ def test_a_singular_system_or_failed_solver_affects_one_voxel_only(
     np.testing.assert_allclose(got[rest], expected[rest], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["multiexponential", "peaks"])
 def test_the_result_of_a_voxel_depends_only_on_its_signal(which, noisy, request):
     model = request.getfixturevalue(which)

@@ -178,6 +178,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_evidences_equal_an_exhaustive_sum(case):
     prior, protocol, level, reference, normalize = CASES[case]
@@ -207,6 +208,7 @@ def test_evidences_equal_an_exhaustive_sum(case):
     assert posterior.trustworthy.all()
 
 
+@pytest.mark.slow
 def test_an_snr_range_is_integrated_over():
     prior = few(n_compartments=(1, 2))
     level = SNRRange(5.0, 20.0)
@@ -237,6 +239,7 @@ def test_an_snr_range_is_integrated_over():
 # are visible where many short runs should agree with the truth.
 
 
+@pytest.mark.slow
 def test_many_short_runs_have_no_bias_on_a_grid():
     prior, protocol, level, _, normalize = CASES["T2 below T1"]
     X, _ = draw(3, prior, protocol, noise_level=level, inversion_efficiency=0.9)
@@ -277,6 +280,7 @@ def evidence_of_one(x, level):
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_many_short_runs_have_no_bias_for_continuous_properties():
     ranges = {
         "T1": PropertyRange(100, 3000, scale="log"), "T2": PropertyRange(10, 300, scale="log")
@@ -405,6 +409,7 @@ def test_proposed_fractions_have_the_stated_density(K, normalize):
 # -- the full prior -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_agrees_with_importance_sampling_from_the_prior_at_high_noise():
     levels = (0.3, 0.4)
     prior = TissuePrior.named("midl2024")
@@ -450,6 +455,7 @@ def calibrated():
         return model, X, y, model.posterior(X)
 
 
+@pytest.mark.slow
 def test_probabilities_of_signals_from_the_prior_are_calibrated(calibrated):
     _, _, y, posterior = calibrated
     p = posterior.probabilities
@@ -471,6 +477,7 @@ def test_probabilities_of_signals_from_the_prior_are_calibrated(calibrated):
     assert abs((score - entropy).mean()) < 4 * score.std() / np.sqrt(len(y))
 
 
+@pytest.mark.slow
 def test_standard_errors_equal_the_spread_over_seeds(calibrated):
     model, X, _, _ = calibrated
     repeats = []
@@ -574,7 +581,7 @@ def test_posterior_of_agreeing_and_disagreeing_runs():
         ({"n_runs": 1}, "n_runs"),
         ({"prior": "none"}, "unknown tissue prior"),
         ({"prior": few(n_compartments=(1, 2))}, "counts that the prior never draws: 3"),
-        ({"prior": few(ranges={"T2": FEW["T2"]})}, "the protocol probes T1"),
+        ({"prior": few(ranges={"T2": FEW["T2"]})}, "the protocol measures T1"),
         ({"protocol": SCATTERED}, "measurements"),
         ({"n_jobs": 0}, "n_jobs"),
     ],
@@ -669,14 +676,14 @@ def test_ceilings_refuse_bad_input():
     lost[0, 3, 1] = np.nan
     for call, message in [
         (lambda: accuracy_ceiling(lost, [1, 2, 3], y), "is NaN for 1 signals"),
-        (lambda: accuracy_ceiling(evidence[:1], [1, 2, 3], y), "two runs at least"),
+        (lambda: accuracy_ceiling(evidence[:1], [1, 2, 3], y), "at least two runs"),
         (lambda: accuracy_ceiling(evidence, [1, 2], y), "for 2 classes"),
-        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y[:4]), "one count for each of 5"),
-        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y, [1]), "one value for each of 5"),
+        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y[:4]), "one count per signal"),
+        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y, [1]), "groups must have the shape"),
         (lambda: regret(evidence, [1, 2, 3], [1, 2, 3, 4, 1]), "must be among the classes"),
         (lambda: regret(evidence, [1, 2, 3], y, task="both"), "task must be"),
         (lambda: regret(evidence, [1, 2, 3], y, task="multicompartment"), "booleans"),
-        (lambda: regret(evidence, [1, 2, 3], y[:2]), "one answer to each of 5"),
+        (lambda: regret(evidence, [1, 2, 3], y[:2]), "answers must have the shape"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -29,6 +29,8 @@ from corrsk._utils.parallel import effective_n_jobs, in_worker
 from corrsk.model_selection.cluster import cluster_search
 from corrsk.neural.training.device import limited_threads
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 

@@ -182,6 +182,7 @@ print(used / output)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_memory_stays_below_one_and_a_fifth_of_the_output():
     result = subprocess.run(
@@ -190,6 +191,7 @@ def test_memory_stays_below_one_and_a_fifth_of_the_output():
     assert 0.8 < float(result.stdout) < 1.2
 
 
+@pytest.mark.slow
 def test_importing_corrsk_does_not_import_torch():
     script = (
         "import sys, corrsk; corrsk.make_correlation_signals(10); dir(corrsk);"

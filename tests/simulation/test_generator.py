@@ -74,6 +74,7 @@ def test_diffusion_goes_through_the_same_calls():
     np.testing.assert_allclose(got[:, 5], expected)
 
 
+@pytest.mark.slow
 def test_fit_transform_and_transform_draw_different_noise(tissue):
     generator = CorrelationSignalGenerator(noise_level=0.03, random_state=0)
     fitted = noise(generator.fit_transform(tissue), tissue)

@@ -34,6 +34,8 @@ from corrsk.workflows.comparison.tables import best_rows, readable, summary_fram
 from corrsk.workflows.comparison.worker import RunContext, Worker, _serve
 from tests._helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ComparisonSettings(
     "midl2024-low-noise", ("logistic", "lda", "nnls"), (200, 1000), n_seeds=2, n_samples=2000,
     n_test_samples=150,

@@ -161,6 +161,7 @@ def model(**changes):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"class_weight": {1: 3, 2: 1, 3: 1, 4: 1}, "dropout": 0.2}]
 )
@@ -189,6 +190,7 @@ def test_torch_with_micro_batches_gives_the_same_training(training_data, monkeyp
         assert (one - other).norm() < 0.01 * one.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_gives_the_weights_of_torch(training_data, dropout):
     ours, torchs = (
@@ -202,6 +204,7 @@ def test_training_gives_the_weights_of_torch(training_data, dropout):
     assert min(scores) > 0.45
 
 
+@pytest.mark.slow
 def test_auto_uses_the_kernels_if_possible(training_data, monkeypatch):
     few = training_data[0][:500], training_data[1][:500]
 
@@ -253,6 +256,7 @@ def test_a_broken_numba_is_an_error_for_numba_and_avoided_by_auto(
     model(max_epochs=1).fit(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "muon", "adamw"])
 def test_every_optimiser_takes_the_same_steps_as_with_autograd(training_data, optimizer):
     X, y = training_data[0][:2000], training_data[1][:2000]
@@ -277,6 +281,7 @@ def test_one_step_serves_batches_of_any_size(signals):
             step(*signals)
 
 
+@pytest.mark.slow
 def test_simultaneous_fits_in_threads_equal_separate_fits(training_data):
     X, y = training_data[0][:3000], training_data[1][:3000]
 
@@ -429,6 +434,7 @@ def test_signal_rows_give_the_same_gradients_as_signals(signals):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.slow
 def test_the_compiling_process_gives_the_same_bits_as_later_processes(tmp_path):
     script = (
         "import hashlib\n"

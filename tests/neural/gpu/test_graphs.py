@@ -166,6 +166,7 @@ def one_thread():
 EXACT_RATE = {"learning_rate": 2**-7, "learning_rate_schedule": "constant"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1000, 930])  # the second case has a smaller last batch
 @pytest.mark.parametrize("network", NETWORKS)
 def test_replays_train_like_plain_steps(tapes, signals, network, n):
@@ -193,6 +194,7 @@ def test_rates_of_a_schedule_are_replayed(tapes, signals):
     assert_close_training(replayed, plain, classifier(learning_rate=1e-12).fit(*signals))
 
 
+@pytest.mark.slow
 def test_steps_in_bfloat16_can_be_captured(tapes, signals):
     settings = NETWORKS["residual-mlp"] | {"precision": "bfloat16"}
     plain, replayed = (classifier(**settings, backend=k).fit(*signals) for k in ("torch", "auto"))
@@ -201,6 +203,7 @@ def test_steps_in_bfloat16_can_be_captured(tapes, signals):
     assert_close_training(replayed, plain, at_start)
 
 
+@pytest.mark.slow
 def test_replays_train_on_the_chunks_of_a_stream(tapes, monkeypatch):
     monkeypatch.setattr("corrsk.neural.training.streaming._CHUNK_ROWS", 400)
     settings = NETWORKS["residual-mlp"] | {"dropout": 0.1, "max_epochs": 2}
@@ -379,6 +382,7 @@ def cut_off_in_third_epoch(monkeypatch):
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_an_interrupted_captured_training_is_resumed(
     tapes, signals, tmp_path, monkeypatch, network
@@ -459,6 +463,7 @@ class Impatient(torch.nn.Module):
         return self.linear(x) / max(1.0, float(x.abs().max()))
 
 
+@pytest.mark.slow
 def test_only_networks_of_corrsk_are_captured(tapes, signals):
     for network, captured in [
         ("cnn", True), ("residual-mlp", True), (ResidualMLP(64), True), (CorrelationCNN(), True),
