@@ -52,8 +52,8 @@ def reference_tissue(prior: TissuePrior, n_voxels: int) -> tuple[Tissue, Array, 
 
     Returns
     -------
-    tissue : dict of str to array of shape (n, C)
-    fractions : array of shape (n, C)
+    tissue : dict of str to array of shape (n_samples, n_compartments)
+    fractions : array of shape (n_samples, n_compartments)
     n_drawn : int
         The first so many voxels were drawn.
     """
@@ -106,9 +106,9 @@ def differences(
 
     Returns
     -------
-    difference : array of shape (n, N)
+    difference : array of shape (n_samples, n_measurements)
         ``(S_measured - S_trained) / sigma``, after both were divided by their norm.
-    unexplained : array of shape (n,)
+    unexplained : array of shape (n_samples,)
         The 2-norm of that part which no other tissue of as many compartments
         explains, see Notes.
 

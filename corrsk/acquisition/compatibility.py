@@ -100,7 +100,7 @@ class ProtocolComparison:
 
         Returns
         -------
-        ndarray of int, shape (N,)
+        ndarray of int, shape (n_measurements,)
             The `order`.
 
         Raises

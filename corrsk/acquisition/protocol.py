@@ -42,10 +42,10 @@ class AcquisitionProtocol:
 
     Parameters
     ----------
-    contrasts : mapping of str to array of shape (N,), optional
+    contrasts : mapping of str to array of shape (n_measurements,), optional
         Scan parameters by name: "TI" and "TE" in ms, "b" in ms/um^2. Entry j
         of each belongs to measurement j. Repeated measurements are allowed.
-    ti, te, b : array of shape (N,), optional
+    ti, te, b : array of shape (n_measurements,), optional
         The same, by keyword.
     tr : float, optional
         Repetition time in ms, from inversion to inversion; None (default) for
@@ -53,7 +53,7 @@ class AcquisitionProtocol:
 
     Attributes
     ----------
-    contrasts : mapping of str to read-only array of shape (N,)
+    contrasts : mapping of str to read-only array of shape (n_measurements,)
     tr : float or None
     n_measurements : int
     grid_shape : tuple of int or None
@@ -195,17 +195,17 @@ class AcquisitionProtocol:
 
     @property
     def ti(self) -> NDArray[np.float64] | None:
-        """Inversion times in ms, shape (N,), read-only; None if there are none."""
+        """Inversion times in ms, shape (n_measurements,), read-only; None if there are none."""
         return self.contrasts.get("TI")
 
     @property
     def te(self) -> NDArray[np.float64] | None:
-        """Echo times in ms, shape (N,), read-only; None if there are none."""
+        """Echo times in ms, shape (n_measurements,), read-only; None if there are none."""
         return self.contrasts.get("TE")
 
     @property
     def b(self) -> NDArray[np.float64] | None:
-        """Diffusion weightings in ms/um^2, shape (N,), read-only; None if there are none."""
+        """Diffusion weightings in ms/um^2, shape (n_measurements,), read-only; None if there are none."""
         return self.contrasts.get("b")
 
     @property
@@ -265,12 +265,12 @@ class AcquisitionProtocol:
 
         Parameters
         ----------
-        X : array or DataFrame of shape (n, N)
+        X : array or DataFrame of shape (n_samples, n_measurements)
             Columns in the protocol's own order.
 
         Returns
         -------
-        array or DataFrame of shape (n, N)
+        array or DataFrame of shape (n_samples, n_measurements)
 
         Raises
         ------
@@ -299,7 +299,7 @@ class AcquisitionProtocol:
 
         Parameters
         ----------
-        selection : array of bool, shape (N,), or array of int
+        selection : array of bool, shape (n_measurements,), or array of int
             A mask over the measurements, or the positions of those to keep, as
             a selector's `get_support` gives them. Columns of signals are in
             grid order: call :meth:`in_grid_order` first where they select.

@@ -49,9 +49,9 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol.
-        y : array of shape (n,)
+        y : array of shape (n_samples,)
             Compartment counts. Their distinct values are the possible answers.
 
         Returns
@@ -82,12 +82,12 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n, n_classes)
+        ndarray of shape (n_samples, n_classes)
             In the order of `classes_`. NaN in the rows of voxels that could
             not be solved, such as signals that are all zero.
 
@@ -107,12 +107,12 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n,)
+        ndarray of shape (n_samples,)
             Labels.
         """
         probabilities = self.predict_proba(X)
@@ -124,12 +124,12 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n,)
+        ndarray of shape (n_samples,)
             NaN for voxels that could not be solved.
         """
         check_is_fitted(self)

@@ -21,7 +21,7 @@ Solver = Callable[[Array], tuple[Array, ...]]
 
 
 def signal_norms(signals: NDArray[np.floating[Any]]) -> Array:
-    """2-norm of each signal (n, N), where its square would overflow too."""
+    """2-norm of each signal (n_samples, n_measurements), where its square would overflow too."""
     signals = signals.astype(np.float64)
     largest = np.abs(signals).max(axis=1)
     safe = np.where(largest > 0, largest, 1.0)
@@ -42,7 +42,7 @@ def solve_voxels(
 
     Parameters
     ----------
-    signals : ndarray of shape (n, N)
+    signals : ndarray of shape (n_samples, n_measurements)
     solve : callable
         From (V, N) to a tuple of arrays (V, ..); must treat each row alone.
     shapes : sequence of tuple of int
@@ -53,7 +53,7 @@ def solve_voxels(
 
     Returns
     -------
-    list of ndarray of shape (n, ..)
+    list of ndarray of shape (n_samples, ..)
 
     Warns
     -----

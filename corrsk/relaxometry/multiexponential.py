@@ -151,7 +151,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
         n_compartments : int, optional
             Number of compartments to fit; None (default) for the count that

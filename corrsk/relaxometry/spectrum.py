@@ -121,12 +121,12 @@ class NNLSPeakClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n, n_T1, n_T2[, n_D])
+        ndarray of shape (n_samples, n_T1, n_T2[, n_D])
             Amplitudes in the units of X, over `axes_`; they sum to about M0.
             NaN for voxels that could not be solved.
 

@@ -47,7 +47,7 @@ class BlockSimulator:
     norm: str | None = None
 
     def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:
-        """Fill `out`, shape (n, N), with the signals of `voxels`, shape (n, columns)."""
+        """Fill `out`, shape (n_samples, n_measurements), with the signals of `voxels`, shape (n_samples, n_columns)."""
         groups = voxels.T[self.layout.columns].reshape(len(self.layout.groups), -1, len(voxels))
         # compartment by compartment within a voxel: the order of the key
         groups = groups.swapaxes(1, 2).astype(out.dtype, order="C")

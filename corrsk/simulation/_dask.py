@@ -26,7 +26,7 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
 
     Returns
     -------
-    X, n_c, noise_level : dask arrays of shapes (n, N), (n,), (n,)
+    X, n_c, noise_level : dask arrays of shapes (n_samples, n_measurements), (n_samples,), (n_samples,)
     tissue : dask DataFrame
         With the numbers of the rows as its index.
 

@@ -139,11 +139,11 @@ def make_correlation_signals(
 
     Returns
     -------
-    X : ndarray of shape (n, N), float32
+    X : ndarray of shape (n_samples, n_measurements), float32
         Signals in the grid order of the protocol.
-    y : ndarray of shape (n,)
+    y : ndarray of shape (n_samples,)
         Number of compartments n_c.
-    noise_level : ndarray of shape (n,)
+    noise_level : ndarray of shape (n_samples,)
         Noise level of each signal. Only with `return_tissue`.
     tissue : DataFrame
         Tissue table with its noise_level column. Only with `return_tissue`.
@@ -206,10 +206,10 @@ def load_dataset(
     Returns
     -------
     Bunch
-        data : ndarray of shape (n, N), float32, signals, divided by their 2-norm
+        data : ndarray of shape (n_samples, n_measurements), float32, signals, divided by their 2-norm
         where the definition says so;
-        target : ndarray of shape (n,), the compartment counts;
-        noise_level : ndarray of shape (n,);
+        target : ndarray of shape (n_samples,), the compartment counts;
+        noise_level : ndarray of shape (n_samples,);
         tissue : DataFrame, the tissue table with its noise_level column;
         train_indices, validation_indices, test_indices : ascending integers,
         70 / 20 / 10 %, stratified jointly by compartment count and noise level;

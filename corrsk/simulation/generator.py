@@ -120,7 +120,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : DataFrame or array of shape (n, columns)
+        X : DataFrame or array of shape (n_samples, n_columns)
             Tissue table: T1_1.., T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
             fractions, optionally noise_level. An absent compartment has f = 0
             and NaN (or 0) elsewhere. Without names: in this order.
@@ -148,7 +148,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n, N)
+        ndarray of shape (n_samples, n_measurements)
             Signals in the grid order of the protocol.
         """
         return self._simulate(self._fit(X), Stream.FIT_TRANSFORM)
@@ -160,7 +160,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n, N)
+        ndarray of shape (n_samples, n_measurements)
             Signals in the grid order of the protocol.
         """
         check_is_fitted(self)
@@ -219,7 +219,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of str, shape (N,)
+        ndarray of str, shape (n_measurements,)
         """
         check_is_fitted(self)
         return np.asarray(self.protocol_.feature_names, dtype=object)

@@ -113,9 +113,9 @@ class SignalStream:
 
         Returns
         -------
-        X : ndarray of shape (n, N), float32
+        X : ndarray of shape (n_samples, n_measurements), float32
             Signals in the grid order of the protocol.
-        y : ndarray of shape (n,)
+        y : ndarray of shape (n_samples,)
             Number of compartments n_c.
         """
         checked_count("chunk", chunk, at_least=0)

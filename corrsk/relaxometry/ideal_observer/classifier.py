@@ -154,12 +154,12 @@ class IdealObserverClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol.
 
         Returns
         -------
-        ndarray of shape (n, n_classes)
+        ndarray of shape (n_samples, n_classes)
             In the order of `classes_`. NaN in the rows of signals that are all
             zero.
 
@@ -176,14 +176,14 @@ class IdealObserverClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol.
 
         Returns
         -------
         CountPosterior
-            With probabilities, standard_error, log_evidence (n, n_classes),
-            effective_sample_size, trustworthy (n,), and what each run says.
+            With probabilities, standard_error, log_evidence (n_samples, n_classes),
+            effective_sample_size, trustworthy (n_samples,), and what each run says.
 
         Warns
         -----

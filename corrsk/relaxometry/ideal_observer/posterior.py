@@ -22,7 +22,7 @@ class CountPosterior:
     ----------
     classes : ndarray of shape (K,)
         The labels: the order of the columns.
-    run_log_evidence : ndarray of shape (n_runs, n, K)
+    run_log_evidence : ndarray of shape (n_runs, n_samples, n_classes)
         Logarithm of the evidence ``p(x | n_c)`` from each run. For normalised
         signals the density on the unit sphere. NaN for voxels without a signal.
 
@@ -39,23 +39,23 @@ class CountPosterior:
 
     @property
     def log_evidence(self) -> Array:
-        """Logarithm of the mean evidence over the runs, (n, K)."""
+        """Logarithm of the mean evidence over the runs, (n_samples, n_classes)."""
         n_runs = len(self.run_log_evidence)
         return np.asarray(logsumexp(self.run_log_evidence, axis=0) - np.log(n_runs))
 
     @property
     def probabilities(self) -> Array:
-        """``P(n_c | x)``, (n, K)."""
+        """``P(n_c | x)``, (n_samples, n_classes)."""
         return _normalised(self.log_evidence)
 
     @property
     def run_probabilities(self) -> Array:
-        """The probabilities by each run alone, (n_runs, n, K)."""
+        """The probabilities by each run alone, (n_runs, n_samples, n_classes)."""
         return _normalised(self.run_log_evidence)
 
     @property
     def log_evidence_error(self) -> Array:
-        """Standard error of `log_evidence`, (n, K).
+        """Standard error of `log_evidence`, (n_samples, n_classes).
 
         ``sqrt(v / (1 - v))`` with v the squared standard error of the mean
         evidence over its square. v is at most 1, which it is where the whole
@@ -70,7 +70,7 @@ class CountPosterior:
 
     @property
     def standard_error(self) -> Array:
-        """Monte-Carlo standard error of `probabilities`, (n, K); at most 0.5.
+        """Monte-Carlo standard error of `probabilities`, (n_samples, n_classes); at most 0.5.
 
         The jackknife over the runs of each count, which are samples of their
         own (Efron and Stein, Ann. Statist. 9, 586 (1981)). Unlike the
@@ -91,7 +91,7 @@ class CountPosterior:
 
     @property
     def effective_sample_size(self) -> Array:
-        """How many draws of n_c from the posterior would be as accurate, (n,).
+        """How many draws of n_c from the posterior would be as accurate, (n_samples,).
 
         ``sum_k p_k (1 - p_k) / sum_k SE_k^2``: the mean squared error of the
         shares among m such draws is ``sum_k p_k (1 - p_k) / m``. Infinite where
@@ -105,7 +105,7 @@ class CountPosterior:
 
     @property
     def trustworthy(self) -> NDArray[np.bool_]:
-        """Which voxels have an answer to rely on, (n,): no standard error is above 0.1.
+        """Which voxels have an answer to rely on, (n_samples,): no standard error is above 0.1.
 
         Voxels without a signal have no answer.
         """
