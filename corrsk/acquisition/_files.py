@@ -1,4 +1,4 @@
-"""Protocols in files: the group's .mat vectors, and JSON that people can read."""
+"""Files of protocols: MATLAB vectors of the published code, and readable JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _JSON_FORMAT = "corrsk-protocol"
 
 
 def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float | None]:
-    """The vectors of a MATLAB file by scan parameter, and its TR.
+    """Read the scan parameters of a MATLAB file and its TR.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As :meth:`AcquisitionProtocol.from_mat` says.
+        See :meth:`AcquisitionProtocol.from_mat`.
     """
     content = {key.lower(): value for key, value in read_mat(path).items()}
     contrasts = {
@@ -34,17 +34,17 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float
         )
     tr = np.unique(content.get("tr", ()))
     if tr.size > 1:
-        raise ValueError(f"{path} has several values of tr; a protocol has one")
+        raise ValueError(f"{path} has {tr.size} values of tr; a protocol has a single one")
     return contrasts, tr[0] if tr.size else None
 
 
 def contrasts_from_json(path: str | Path) -> tuple[dict[str, list[float]], float | None]:
-    """The lists of a JSON file by scan parameter, and its TR.
+    """Read the scan parameters of a JSON file and its TR.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As :meth:`AcquisitionProtocol.from_json` says.
+        See :meth:`AcquisitionProtocol.from_json`.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
@@ -60,14 +60,14 @@ def contrasts_from_json(path: str | Path) -> tuple[dict[str, list[float]], float
     for name, unit in content.get("units", {}).items():
         known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
         if unit != known:
-            raise ValueError(f"{path} has {name} in {unit}; corrsk wants {known}")
+            raise ValueError(f"{path} has {name} in {unit}; corrsk expects {known}")
     return content["contrasts"], content.get("tr")
 
 
 def contrasts_to_json(
     path: str | Path, contrasts: Mapping[str, NDArray[np.float64]], tr: float | None
 ) -> None:
-    """Write what :func:`contrasts_from_json` reads."""
+    """Write the file that :func:`contrasts_from_json` reads."""
     content = {
         "format": _JSON_FORMAT,
         "version": 1,

@@ -16,7 +16,7 @@ def promote(*values: Any) -> tuple[Any, ...]:
     if all(type(value) is np.ndarray and value.dtype.kind == "f" for value in values):
         return (NUMPY, *values)  # the general checks take longer than the work on small arrays
     arrays = [value for value in values if is_array_api_obj(value)]
-    # other libraries take precedence over numpy: protocols are numpy arrays, also with torch signals
+    # other libraries take precedence over numpy: protocols are numpy arrays even if signals are not
     arrays = [array for array in arrays if not isinstance(array, np.ndarray)] or arrays
     xp = array_namespace(*arrays) if arrays else np
     like = {"device": device(arrays[0])} if arrays else {}

@@ -107,7 +107,7 @@ class SignalModel:
                 self._in_grid = in_grid
 
     def __call__(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
-        """Noise-free signals, shape (n_samples, n_measurements); see :func:`correlation_signals`."""
+        """Noise-free signals; see :func:`correlation_signals`."""
         xp, fractions = promote(fractions)
         present, ones = fractions > 0, xp.ones_like(fractions)
         # any finite value is valid where the fraction is 0, but not NaN
