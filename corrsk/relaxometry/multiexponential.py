@@ -144,7 +144,20 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
-        """Old name of :meth:`estimate_compartments`, for one release."""
+        """Deprecated name of :meth:`estimate_compartments`, for one release.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals; see :meth:`estimate_compartments`.
+        n_compartments : int, optional
+            Number of compartments; see :meth:`estimate_compartments`.
+
+        Returns
+        -------
+        DataFrame of n_samples rows
+            Tissue table; see :meth:`estimate_compartments`.
+        """
 
     def estimate_compartments(
         self, X: ArrayLike, n_compartments: int | None = None
