@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from corrsk import IdealObserverClassifier, load_pretrained, make_correlation_signals
-from corrsk.evaluation import accuracy_ceiling, known_ceiling, regret
+from corrsk.evaluation import Task, accuracy_ceiling, known_ceiling, regret
 from corrsk.relaxometry import CountPosterior
 
 NOISE_LEVELS = (0.01, 0.02, 0.03, 0.04, 0.05)
@@ -46,5 +46,9 @@ plt.show()
 
 print(accuracy_ceiling(posterior.run_log_evidence, posterior.classes, n_c).round(3).to_string())
 answers = load_pretrained("midl2024").predict(X)
-print(regret(posterior.run_log_evidence, posterior.classes, answers).round(3).to_string())
+print(
+    regret(posterior.run_log_evidence, posterior.classes, answers, task=Task.COUNT)
+    .round(3)
+    .to_string()
+)
 print(known_ceiling("midl2024").head().round(3).to_string())

@@ -1,4 +1,4 @@
-"""What was measured: protocols, their files, and how two protocols compare."""
+"""Acquisition protocols, their files, and the comparison of two protocols."""
 
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,

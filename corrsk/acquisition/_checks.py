@@ -1,4 +1,4 @@
-"""What can be wrong with the numbers of a protocol, and what would be right."""
+"""Validation of the scan parameters of a protocol."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from corrsk.physics import CONTRASTS
 
-_SHORTEST_TR = 60.0  # ms; a smaller one can only be in seconds
+_SHORTEST_TR = 60.0  # ms; smaller values can only be in seconds
 
 
 def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
     unknown = [name for name in given if name not in CONTRASTS]
     if unknown or not given:
         raise ValueError(
-            f"a protocol needs scan parameters among {', '.join(CONTRASTS)}; "
+            f"a protocol must have scan parameters among {', '.join(CONTRASTS)}; "
             f"got {', '.join(map(repr, unknown)) or 'none'}"
         )
     checked = {}
@@ -37,7 +37,7 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
         if values.min() < 0 or (values.min() == 0 and not contrast.zero_allowed):
             bound = "not be negative" if contrast.zero_allowed else "be positive"
             raise ValueError(f"{name} must {bound}; the smallest is {values.min():g}")
-        weighted = values[values > 0]  # b = 0 belongs to every protocol and has no unit
+        weighted = values[values > 0]  # b = 0 is valid in every unit
         if weighted.size and (
             weighted.max() < contrast.smallest_maximum or weighted.min() > contrast.largest_minimum
         ):
@@ -51,9 +51,9 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
     lengths = {name: values.size for name, values in checked.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            "all scan parameters need one entry per measurement, but the lengths differ: "
+            "all scan parameters must have one entry per measurement, but the lengths differ: "
             + ", ".join(f"{name} has {size}" for name, size in lengths.items())
-            + "; for every combination of levels use AcquisitionProtocol.from_grid"
+            + "; for all combinations of levels use AcquisitionProtocol.from_grid"
         )
     return checked
 
@@ -71,7 +71,7 @@ def checked_tr(tr: float | None, contrasts: Mapping[str, NDArray[np.float64]]) -
         raise ValueError(f"tr must be in ms, but {tr:g} can only be in seconds; multiply by 1000")
     if "TI" in contrasts and tr <= contrasts["TI"].max():
         raise ValueError(
-            f"tr is counted from inversion to inversion and must exceed the largest TI "
+            f"tr is the time from inversion to inversion and must exceed the largest TI "
             f"({contrasts['TI'].max():g} ms), got {tr:g} ms"
         )
     return tr

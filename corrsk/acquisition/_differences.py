@@ -1,4 +1,4 @@
-"""How far two protocols are apart, in the signals that they predict for the tissue of a prior."""
+"""Differences between the predicted signals of two protocols, for the tissue of a prior."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from corrsk.tissue.prior import TissuePrior
 Array = NDArray[np.float64]
 Tissue = dict[str, Array]
 
-_SEED = 2024  # the same voxels in every comparison, so that a verdict does not change
-_ROUNDING = 1e-6  # of M0: signals in single precision are never free of noise
+_SEED = 2024  # the same voxels in every comparison, so that the verdict is reproducible
+_ROUNDING = 1e-6  # of M0: the rounding noise of signals in single precision
 _STEP = 1e-3  # of the finite differences, in the logarithm of a tissue property
 
 
 def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDArray[np.intp] | None:
-    """Which measured column belongs to each trained measurement, in grid order.
+    """Index of the measured column of each trained measurement, in grid order.
 
-    Measurements are paired so that the sum of their squared distances, in the
-    logarithms of the scan parameters, is smallest; so nearly equal times meet,
-    also where their order differs. None where the contrasts or the numbers of
-    measurements differ.
+    The pairs minimise the sum of the squared distances in the logarithms of the scan parameters,
+    so that nearly equal times are paired even if their order differs. None if the contrasts or
+    the numbers of measurements differ.
     """
     goal = trained.in_grid_order()
     sizes = goal.n_measurements, measured.n_measurements
@@ -41,21 +40,21 @@ def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDAr
         floor = 1e-4 * max(wanted.max(), had.max(), 1e-300)  # b may be 0
         wanted, had = (np.log(np.maximum(values, floor)) for values in (wanted, had))
         cost += (wanted[:, None] - had) ** 2
-    if not cost.diagonal().any():  # equal in grid order; repeats keep their order, too
+    if not cost.diagonal().any():  # equal in grid order; repeated measurements keep their order
         return by_grid
     return by_grid[linear_sum_assignment(cost)[1]]
 
 
 @lru_cache(maxsize=8)
 def reference_tissue(prior: TissuePrior, n_voxels: int) -> tuple[Tissue, Array, int]:
-    """Voxels drawn from the prior, then one of a single compartment at each corner of its ranges.
+    """Voxels drawn from the prior, then a single-compartment voxel at each corner of its ranges.
 
     Returns
     -------
-    tissue : dict of str to array of shape (n, C)
-    fractions : array of shape (n, C)
+    tissue : dict of str to array of shape (n_samples, n_compartments)
+    fractions : array of shape (n_samples, n_compartments)
     n_drawn : int
-        The first so many voxels were drawn.
+        Number of voxels drawn from the prior; these come first.
     """
     table, _ = prior.sample(n_voxels, _SEED, n_jobs=1, verbose=False)
     corners = np.array(list(itertools.product(*((r.low, r.high) for r in prior.ranges.values()))))
@@ -76,7 +75,7 @@ def reference_tissue(prior: TissuePrior, n_voxels: int) -> tuple[Tissue, Array, 
 
 
 def noise_deviation(noise_level: NoiseLevels) -> float:
-    """Standard deviation of noise whose levels are mixed as in training, per noise reference."""
+    """Standard deviation of the mixture of noise levels, relative to the noise reference."""
     levels = checked_noise_levels(noise_level)
     if isinstance(levels, SNRRange):
         # the mean of 1 / SNR^2 over SNR in low..high is 1 / (low high)
@@ -95,31 +94,31 @@ def differences(
     norm: str | None,
     inversion_efficiency: float,
 ) -> tuple[Array, Array]:
-    """What measuring by another protocol does to each voxel, in units of the trained noise.
+    """Signal differences between two protocols for each voxel, in units of the trained noise.
 
     Parameters
     ----------
     trained, measured : AcquisitionProtocol
-        In the same order.
+        Protocols with corresponding measurements in the same order.
     tissue, fractions
-        As :func:`reference_tissue` gives them.
+        From :func:`reference_tissue`.
 
     Returns
     -------
-    difference : array of shape (n, N)
-        ``(S_measured - S_trained) / sigma``, after both were divided by their norm.
-    unexplained : array of shape (n,)
-        The 2-norm of that part which no other tissue of as many compartments
-        explains, see Notes.
+    difference : array of shape (n_samples, n_measurements)
+        ``(S_measured - S_trained) / sigma``, after division of both signals by their norms.
+    unexplained : array of shape (n_samples,)
+        2-norm of the part of the difference that no other tissue with the same number of
+        compartments explains; see Notes.
 
     Notes
     -----
-    A protocol whose times are all 5 % longer gives the signals of tissue whose
-    relaxation is 5 % faster: a model counts compartments in them as well as
-    before. A single time that is off gives signals of no tissue at all, in which
-    a model sees further compartments. To tell the two apart, the difference d is
-    fitted by shifts theta of the compartments' log times and fractions, of unit
-    standard deviation beforehand: the unexplained part is ``d - J theta`` with
+    A protocol whose times are all 5 % longer yields the signals of tissue whose
+    relaxation is 5 % faster: a model counts the compartments as accurately as
+    before. A single wrong time yields signals that no tissue has, for which a model
+    predicts additional compartments. To separate the two cases, the difference d is
+    fitted by shifts theta of the compartments' log times and fractions, whose prior
+    standard deviation is 1: the unexplained part is ``d - J theta`` with
     theta at the minimum of ``|d - J theta|^2 / sigma^2 + |theta|^2``.
     """
 
@@ -144,7 +143,7 @@ def differences(
     for i in range(fractions.shape[1]):
         alone = np.where(np.arange(fractions.shape[1]) == i, fractions > 0, 0.0)
         single = signals(trained, tissue, alone)
-        # fractions sum to 1, unless the norm takes the scale away
+        # the fractions sum to 1; after normalisation the scale is free
         tangents.append(single if norm is not None else (single - expected) * alone[:, [i]])
         for name in tissue:
             moved = {key: values.copy() for key, values in tissue.items()}

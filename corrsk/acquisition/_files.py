@@ -1,4 +1,4 @@
-"""Protocols in files: the group's .mat vectors, and JSON that people can read."""
+"""Files of protocols: MATLAB vectors of the published code, and readable JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _JSON_FORMAT = "corrsk-protocol"
 
 
 def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float | None]:
-    """The vectors of a MATLAB file by scan parameter, and its TR.
+    """Read the scan parameters of a MATLAB file and its TR.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        As :meth:`AcquisitionProtocol.from_mat` says.
+        See :meth:`AcquisitionProtocol.from_mat`.
     """
     content = {key.lower(): value for key, value in read_mat(path).items()}
     contrasts = {
@@ -33,7 +33,7 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float
         )
     tr = np.unique(content.get("tr", ()))
     if tr.size > 1:
-        raise ValueError(f"{path} has several values of tr; a protocol has one")
+        raise ValueError(f"{path} has {tr.size} values of tr; a protocol has a single one")
     return contrasts, tr[0] if tr.size else None
 
 
@@ -43,7 +43,7 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     FileNotFoundError, ValueError
-        As :meth:`AcquisitionProtocol.from_json` says.
+        See :meth:`AcquisitionProtocol.from_json`.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
@@ -59,7 +59,7 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
     for name, unit in content.get("units", {}).items():
         known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
         if unit != known:
-            raise ValueError(f"{path} has {name} in {unit}; corrsk wants {known}")
+            raise ValueError(f"{path} has {name} in {unit}; corrsk expects {known}")
     return content
 
 

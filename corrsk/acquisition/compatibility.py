@@ -1,4 +1,4 @@
-"""Whether a model that was trained on one protocol may be given signals of another."""
+"""Comparison of the protocol of measured signals with the protocol of a trained model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
-# In units of the standard deviation of the trained noise. Chosen by what residual MLPs for the
-# three named data sets lost on 35 other protocols each: within these bounds at most 0.2
-# percentage points of accuracy (0.6 of the binary one), beyond them up to 42.
-NO_DIFFERENCE = 0.01  # of the largest difference: such as times that were rounded in a header
+# In units of the standard deviation of the trained noise. Residual MLPs for the three named data
+# sets, tested on 35 other protocols each, lost at most 0.2 percentage points of accuracy within
+# these bounds (0.6 of the binary accuracy), and up to 42 beyond.
+NO_DIFFERENCE = 0.01  # bound of the largest difference, such as from times rounded in a header
 TYPICAL_LIMIT = 1.0
 UNEXPLAINED_LIMIT = 0.3
 
@@ -30,39 +30,41 @@ _MOST_NAMED = 4  # differences that a message lists
 
 
 class ProtocolWarning(UserWarning):
-    """Signals of a protocol near the trained one were accepted."""
+    """Warning that signals of a protocol close to the trained one were accepted."""
 
 
 class ProtocolMismatchError(ValueError):
-    """Signals of another protocol than the trained one were refused."""
+    """Error that signals of another protocol than the trained one were refused."""
 
 
 @dataclass(frozen=True)
 class ProtocolComparison:
-    """How the protocol of some signals compares with the one a model was trained on.
+    """Result of :func:`compare_protocols`.
 
-    An immutable value, made by :func:`compare_protocols`. Differences are those
-    of noise-free signals of the tissue of the prior, after the model's
-    normalisation, in units of the standard deviation of the trained noise.
+    Immutable. The differences are those between noise-free signals of the tissue of the prior,
+    after the model's normalisation, in units of the standard deviation of the trained noise.
 
-    Attributes
+    Parameters
     ----------
-    trained, measured : AcquisitionProtocol
+    trained : AcquisitionProtocol
+        Protocol of the model, in grid order.
+    measured : AcquisitionProtocol
+        Protocol of the signals.
     verdict : {"same", "close", "different"}
-        "same": they measure the same, in whatever order, to within a hundredth
-        of the noise. "close": they differ by less than the noise. "different": a
-        model for the one must not be used on the other.
+        "same": the signals agree to within a hundredth of the noise, whatever the order of the
+        measurements. "close": the signals differ by less than the noise. "different": a
+        model of the trained protocol must not be applied to the signals.
     order : tuple of int or None
-        ``X[:, order]`` brings measured columns into the trained grid order; None
+        ``X[:, order]`` sorts the measured columns into the trained grid order; None
         if the contrasts or the numbers of measurements differ.
     largest_difference : float
-        The largest one of any voxel, the corners of the prior's ranges among
-        them, at any measurement.
+        Maximum over the measurements and the voxels, including voxels at the corners of the
+        prior's ranges.
     typical_difference : float
-        The largest one over the measurements, on average over the prior.
+        Maximum over the measurements, averaged over the prior.
     unexplained_difference : float
-        That part which no other tissue of as many compartments could cause (its
-        2-norm over the measurements), on average over the prior.
+        2-norm over the measurements of the part of the difference that no other tissue with
+        the same number of compartments explains, averaged over the prior.
     """
 
     trained: AcquisitionProtocol
@@ -74,14 +76,20 @@ class ProtocolComparison:
     unexplained_difference: float
 
     def describe(self) -> str:
-        """What differs and by how much, in a sentence or two."""
+        """Describe the differences and their effect on signals.
+
+        Returns
+        -------
+        str
+            One or two sentences.
+        """
         if self.verdict == "same":
-            return "the signals are of the trained protocol"
+            return "the signals have the trained protocol"
         what = what_differs(self.trained, self.measured, self.order)
         if self.order is None:
             return what
         return (
-            f"{what}. In the signals of the trained tissue this makes a largest difference of "
+            f"{what}. For tissue of the prior this causes a largest difference of "
             f"{_amount(self.largest_difference)} standard deviations of the trained noise, "
             f"{_amount(self.typical_difference)} in an average voxel, and "
             f"{_amount(self.unexplained_difference)} that no other tissue explains "
@@ -94,14 +102,14 @@ class ProtocolComparison:
         Parameters
         ----------
         note : str
-            What to add to the warning.
+            Text to append to the warning.
         stacklevel : int, default=2
-            As of :func:`warnings.warn`.
+            See :func:`warnings.warn`.
 
         Returns
         -------
-        ndarray of int, shape (N,)
-            The `order`.
+        ndarray of int, shape (n_measurements,)
+            Attribute `order` as an array.
 
         Raises
         ------
@@ -115,12 +123,15 @@ class ProtocolComparison:
         """
         if self.order is None or self.verdict == "different":
             raise ProtocolMismatchError(
-                f"the signals are of another protocol than the model's: {self.describe()}. "
+                f"the protocol of the signals differs from that of the model: {self.describe()}. "
                 f"Use signals measured with {_in_full(self.trained)}, or train a model for "
                 "your protocol"
             )
         if self.verdict == "close":
-            text = f"the signals' protocol is not quite the model's: {self.describe()}. {note}"
+            text = (
+                "the protocol of the signals differs slightly from that of the model: "
+                f"{self.describe()}. {note}"
+            )
             warnings.warn(text.strip(), ProtocolWarning, stacklevel=stacklevel + 1)
         return np.asarray(self.order, dtype=np.intp)
 
@@ -136,42 +147,46 @@ def compare_protocols(
     inversion_efficiency: float = 1.0,
     n_voxels: int = _N_VOXELS,
 ) -> ProtocolComparison:
-    """Compare the protocol of some signals with the one that a model was trained on.
+    """Compare the protocol of measured signals with the protocol of a trained model.
 
-    Without regard to order, by the differences that they make to predicted
-    signals: a repetition time of 20 s, say, matters where the noise is low and
-    T1 long, and nowhere else.
+    The comparison ignores the order of the measurements and uses the differences between the
+    predicted signals: a repetition time of 20 s, for example, has an effect only where the noise
+    is low and T1 long.
 
     Parameters
     ----------
     trained, measured : AcquisitionProtocol or str
+        Protocols of the model and of the signals.
     prior : TissuePrior or str, default="midl2024"
-        The tissue that the model was trained on.
+        Prior of the tissue that the model was trained on.
     noise_level : float, sequence of float or SNRRange
-        The noise that it was trained on; of several levels the root mean square
-        counts, which is the standard deviation of their mixture.
+        Noise level of the training. For several levels the comparison uses their root mean
+        square, which is the standard deviation of their mixture.
     noise_reference : {"m0", "max", "rms"}, default="m0"
+        Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
     norm : {"l2", "rms", "max"} or None, default="l2"
-        What the model divides signals by: it does not see their scale.
+        Norm by which the model divides each signal, which removes the scale.
     inversion_efficiency : float, default=1.0
+        Inversion efficiency eta in (0, 1] of both protocols.
     n_voxels : int, default=2000
-        How many voxels to draw from the prior, always the same ones.
+        Number of voxels drawn from the prior, with a fixed seed.
 
     Returns
     -------
     ProtocolComparison
+        Verdict and differences.
 
     Raises
     ------
     ValueError
         If a name is unknown, or the prior lacks a tissue property that the
-        trained protocol probes.
+        trained protocol measures.
 
     Notes
     -----
-    "close" is up to 1 standard deviation of typical and 0.3 of unexplained
-    difference. The latter makes the verdict sharp where a model is: one
-    inversion time of 697 ms that is 690 costs more than all of them 1 % longer.
+    Protocols are "close" up to a typical difference of 1 standard deviation and an unexplained
+    difference of 0.3. The second bound follows the sensitivity of models: one inversion time of
+    690 instead of 697 ms costs more accuracy than if all inversion times are 1 % longer.
 
     Examples
     --------
@@ -188,7 +203,8 @@ def compare_protocols(
     lacking = [name for name in goal.tissue_properties if name not in tissue.ranges]
     if lacking:
         raise ValueError(
-            f"the protocol probes {', '.join(lacking)}, of which the prior knows nothing"
+            f"the protocol measures {', '.join(lacking)}, but the prior has no range for "
+            f"{', '.join(lacking)}"
         )
     levels = checked_noise_levels(noise_level)
     return _compared(
@@ -200,7 +216,7 @@ def compare_protocols(
         norm,
         float(inversion_efficiency),
         int(n_voxels),
-        # equal protocols may stand in different orders, which a cache would mix up
+        # equal protocols may differ in their order, which the cache must distinguish
         tuple(value for axis in resolve_protocol(measured).contrasts.values() for value in axis),
     )
 
@@ -246,7 +262,7 @@ def _reordered(protocol: AcquisitionProtocol, order: NDArray[np.intp]) -> Acquis
     )
 
 
-# -- in words ----------------------------------------------------------------
+# -- messages ----------------------------------------------------------------
 
 
 def what_differs(
@@ -254,7 +270,7 @@ def what_differs(
     measured: AcquisitionProtocol,
     order: Iterable[int] | None,
 ) -> str:
-    """The differences between two protocols, such as "TI 690 in place of 697 ms"."""
+    """Text of the differences between two protocols, such as "TI 690 in place of 697 ms"."""
     if trained.contrasts.keys() != measured.contrasts.keys():
         return (
             f"{', '.join(measured.contrasts)} were varied in place of "
@@ -263,7 +279,7 @@ def what_differs(
     if order is None:
         numbers = measured.n_measurements, trained.n_measurements
         more = numbers[0] > numbers[1]
-        hint = "; average repeated measurements, or leave out what is too much" if more else ""
+        hint = "; average repeated measurements, or drop surplus ones" if more else ""
         return f"{numbers[0]} measurements in place of {numbers[1]}{hint}"
     found, said = _reordered(measured, np.fromiter(order, dtype=np.intp)), []
     for name, wanted in trained.contrasts.items():

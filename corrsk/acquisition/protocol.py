@@ -1,4 +1,4 @@
-"""Acquisition protocols: what was measured, in which order."""
+"""Acquisition protocols: the measurements and their order."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from corrsk.acquisition._checks import checked_contrasts, checked_tr
 from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
 from corrsk.physics import CONTRASTS
 
-# The group's published 8 x 8 protocol (the file ti_te_dict.mat beside the code
-# of Endt et al., MIDL 2024), in grid order. The file has TR = 20 s as well; without
-# it the protocol gives Eq. 1 as the paper states it.
+# Published 8 x 8 protocol (the file ti_te_dict.mat of the code of Endt et al., MIDL 2024), in grid
+# order. The file also has TR = 20 s; without TR the protocol yields Eq. 1 of the paper.
 _PUBLISHED_GRID: dict[str, tuple[float, ...]] = {
     "TI": (50, 85, 143, 243, 412, 697, 1181, 2000),
     "TE": (4.5, 7.5, 12, 20, 33, 55, 91, 150),
@@ -34,28 +33,31 @@ _NAMED_GRIDS: dict[str, tuple[dict[str, tuple[float, ...]], float | None]] = {
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class AcquisitionProtocol:
-    """The combinations of scan parameters at which every voxel is measured.
+    """Combinations of scan parameters at which every voxel is measured.
 
-    An immutable value. Its measurements stand in the order in which they were
-    given, the *scanner order*; *grid order* sorts them by TI, then TE, then b.
-    Two protocols are equal if they measure the same, in whatever order.
+    Immutable. The measurements keep the order in which they are passed, the *scanner order*;
+    *grid order* sorts the measurements by TI, then TE, then b. Two protocols are equal if they
+    have the same measurements, in any order.
 
     Parameters
     ----------
-    contrasts : mapping of str to array of shape (N,), optional
+    contrasts : mapping of str to array of shape (n_measurements,), optional
         Scan parameters by name: "TI" and "TE" in ms, "b" in ms/um^2. Entry j
-        of each belongs to measurement j. Repeated measurements are allowed.
-    ti, te, b : array of shape (N,), optional
-        The same, by keyword.
+        of each array is the value of measurement j. Repeated measurements are allowed.
+    ti, te, b : array of shape (n_measurements,), optional
+        The same arrays by keyword.
     tr : float, optional
         Repetition time in ms, from inversion to inversion; None (default) for
-        full recovery. It acts on contrasts with longitudinal recovery (TI).
+        full recovery. TR acts on contrasts with longitudinal recovery (TI).
 
     Attributes
     ----------
-    contrasts : mapping of str to read-only array of shape (N,)
+    contrasts : mapping of str to read-only array of shape (n_measurements,)
+        Scan parameters in scanner order.
     tr : float or None
+        Repetition time in ms.
     n_measurements : int
+        Number of measurements.
     grid_shape : tuple of int or None
         (n_ti, n_te[, n_b]) if every combination of the levels is measured
         exactly once, else None.
@@ -92,7 +94,7 @@ class AcquisitionProtocol:
             if values is None:
                 continue
             if name in given:
-                raise ValueError(f"{name} is given twice, in `contrasts` and by keyword")
+                raise ValueError(f"{name} is passed twice, in `contrasts` and by keyword")
             given[name] = values
         object.__setattr__(self, "contrasts", MappingProxyType(checked_contrasts(given)))
         object.__setattr__(self, "tr", checked_tr(tr, self.contrasts))
@@ -101,18 +103,23 @@ class AcquisitionProtocol:
 
     @classmethod
     def named(cls, name: str) -> AcquisitionProtocol:
-        """A protocol that corrsk ships.
+        """Return a protocol that corrsk ships.
 
         Parameters
         ----------
         name : {"ir-se-8x8", "ir-se-8x8-tr20s"}
-            "ir-se-8x8" is the group's published 8 x 8 protocol, in grid order
-            and without TR; the other one has its TR of 20 s.
+            "ir-se-8x8" is the published 8 x 8 protocol of the paper, in grid order
+            and without TR; "ir-se-8x8-tr20s" has the published TR of 20 s.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol.
 
         Raises
         ------
         ValueError
-            If the name is unknown; the message lists the known ones.
+            If the name is unknown; the message lists the valid names.
         """
         levels, tr = lookup(_NAMED_GRIDS, name, "protocol")
         return cls._outer(levels, tr=tr)
@@ -126,14 +133,19 @@ class AcquisitionProtocol:
         *,
         tr: float | None = None,
     ) -> AcquisitionProtocol:
-        """Every combination of the given levels, in grid order.
+        """Protocol of all combinations of levels, in grid order.
 
         Parameters
         ----------
         ti, te, b : array of shape (n_ti,), (n_te,), (n_b,), optional
-            Levels of each scan parameter, sorted on the way in.
+            Levels of each scan parameter, in any order.
         tr : float, optional
             Repetition time in ms.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol.
         """
         levels = {
             name: np.sort(np.asarray(values, dtype=np.float64).ravel())
@@ -149,28 +161,46 @@ class AcquisitionProtocol:
 
     @classmethod
     def from_mat(cls, path: str | Path) -> AcquisitionProtocol:
-        """Read a MATLAB file with vectors `ti` and `te` (or one of them and `b`), optionally `tr`.
+        """Read a MATLAB file with vectors `ti` and `te`, or one of these and `b`.
 
-        The measurements keep the order of the file.
+        Parameters
+        ----------
+        path : path-like
+            MATLAB file; may also have `tr`.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol, in the order of the file.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         ValueError
-            If it is not a readable MATLAB file, or holds fewer than two vectors.
+            If the file is not a readable MATLAB file, or has fewer than two of the vectors.
         """
         contrasts, tr = contrasts_from_mat(path)
         return cls(contrasts, tr=tr)
 
     @classmethod
     def from_json(cls, path: str | Path) -> AcquisitionProtocol:
-        """Read what :meth:`to_json` wrote.
+        """Read a protocol from a file of :meth:`to_json`.
+
+        Parameters
+        ----------
+        path : path-like
+            JSON file.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol, in the order of the file.
 
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         ValueError
             If the file is not JSON, or not a protocol.
         """
@@ -178,55 +208,67 @@ class AcquisitionProtocol:
 
     @classmethod
     def from_feature_names(cls, names: Iterable[str]) -> AcquisitionProtocol:
-        """The protocol that columns named like :attr:`feature_names` belong to.
+        """Protocol of columns with names such as those of :attr:`feature_names`.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Names such as "TI50_TE4.5".
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol, without TR, in the order of the names.
 
         Raises
         ------
         ValueError
-            If a name does not read like "TI50_TE4.5".
+            If a name does not have the form "TI50_TE4.5".
         """
         rows = [_parts_of_name(str(name)) for name in names]
         if not rows or not rows[0] or any(row.keys() != rows[0].keys() for row in rows):
-            raise ValueError("feature names must read like 'TI50_TE4.5', all with the same parts")
+            raise ValueError(
+                "feature names must have the form 'TI50_TE4.5', all with the same parts"
+            )
         return cls({key: [float(row[key]) for row in rows] for key in rows[0]})
 
-    # -- what it holds -----------------------------------------------------
+    # -- content -----------------------------------------------------------
 
     @property
     def ti(self) -> NDArray[np.float64] | None:
-        """Inversion times in ms, shape (N,), read-only; None if there are none."""
+        """Inversion times in ms, shape (n_measurements,), read-only; None without "TI"."""
         return self.contrasts.get("TI")
 
     @property
     def te(self) -> NDArray[np.float64] | None:
-        """Echo times in ms, shape (N,), read-only; None if there are none."""
+        """Echo times in ms, shape (n_measurements,), read-only; None without "TE"."""
         return self.contrasts.get("TE")
 
     @property
     def b(self) -> NDArray[np.float64] | None:
-        """Diffusion weightings in ms/um^2, shape (N,), read-only; None if there are none."""
+        """Diffusion weightings in ms/um^2, shape (n_measurements,), read-only; None without "b"."""
         return self.contrasts.get("b")
 
     @property
     def n_measurements(self) -> int:
-        """Number N of measurements."""
+        """Number of measurements."""
         return int(self._table.shape[1])
 
     @property
     def tissue_properties(self) -> tuple[str, ...]:
-        """The tissue properties that the protocol probes, such as ("T1", "T2")."""
+        """Tissue properties that the protocol measures, such as ("T1", "T2")."""
         return tuple(CONTRASTS[name].tissue for name in self.contrasts)
 
     @property
     def grid_shape(self) -> tuple[int, ...] | None:
-        """Number of levels per scan parameter, or None if they span no full grid."""
+        """Number of levels per scan parameter; None if the measurements are not a full grid."""
         shape = tuple(np.unique(values).size for values in self._table)
         distinct = np.unique(self._table, axis=1).shape[1]
         return shape if math.prod(shape) == distinct == self.n_measurements else None
 
     @property
     def feature_names(self) -> list[str]:
-        """A name for each measurement, such as "TI50_TE4.5"; repeats get "_2", "_3", .."""
+        """Names of the measurements, such as "TI50_TE4.5"; repeats end in "_2", "_3", .."""
         seen: dict[str, int] = {}
         names = []
         for column in self._table.T:
@@ -238,7 +280,13 @@ class AcquisitionProtocol:
         return names
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per measurement, one column per scan parameter."""
+        """Convert the protocol to a table.
+
+        Returns
+        -------
+        DataFrame of shape (n_measurements, n_parameters)
+            One row per measurement, one column per scan parameter.
+        """
         return pd.DataFrame(dict(self.contrasts))
 
     @property
@@ -249,66 +297,94 @@ class AcquisitionProtocol:
 
     @property
     def _grid_permutation(self) -> NDArray[np.intp]:
-        # lexsort's last key is the primary one, and it is stable for repeats
+        # the last key of lexsort is the primary key; the sort is stable for repeats
         return np.lexsort(self._table[::-1])
 
     def in_grid_order(self) -> AcquisitionProtocol:
-        """The same measurements, sorted by TI, then TE, then b."""
+        """Sort the measurements by TI, then TE, then b.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The sorted protocol.
+        """
         order = self._grid_permutation
         return AcquisitionProtocol(
             {name: values[order] for name, values in self.contrasts.items()}, tr=self.tr
         )
 
     def to_grid(self, X: Any) -> Any:
-        """Bring columns from scanner order to grid order.
+        """Reorder columns from scanner order to grid order.
 
         Parameters
         ----------
-        X : array or DataFrame of shape (n, N)
-            Columns in the protocol's own order.
+        X : array or DataFrame of shape (n_samples, n_measurements)
+            Columns in the order of the protocol.
 
         Returns
         -------
-        array or DataFrame of shape (n, N)
+        array or DataFrame of shape (n_samples, n_measurements)
+            Columns in grid order.
 
         Raises
         ------
         ValueError
-            If X does not have N columns.
+            If X does not have n_measurements columns.
         """
         return self._take_columns(X, self._grid_permutation)
 
     def to_scan_order(self, X: Any) -> Any:
-        """Bring columns from grid order back to scanner order; undoes :meth:`to_grid`."""
+        """Reorder columns from grid order to scanner order; the inverse of :meth:`to_grid`.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements)
+            Columns in grid order.
+
+        Returns
+        -------
+        array or DataFrame of shape (n_samples, n_measurements)
+            Columns in the order of the protocol.
+
+        Raises
+        ------
+        ValueError
+            If X does not have n_measurements columns.
+        """
         return self._take_columns(X, np.argsort(self._grid_permutation))
 
     def _take_columns(self, X: Any, order: NDArray[np.intp]) -> Any:
         X = X if hasattr(X, "shape") else np.asarray(X)
         if len(X.shape) != 2 or X.shape[1] != self.n_measurements:
             raise ValueError(
-                f"X must have shape (n, {self.n_measurements}), one column for each of the "
+                f"X must have shape (n_samples, {self.n_measurements}), one column for each of the "
                 f"protocol's {self.n_measurements} measurements; got {tuple(X.shape)}"
             )
         return X.iloc[:, order] if hasattr(X, "iloc") else X[:, order]
 
-    # -- part of it --------------------------------------------------------
+    # -- selection ---------------------------------------------------------
 
     def subset(self, selection: ArrayLike) -> AcquisitionProtocol:
-        """Some of the measurements, in the order that they have here, with the same TR.
+        """Select measurements, in the order of this protocol and with the same TR.
 
         Parameters
         ----------
-        selection : array of bool, shape (N,), or array of int
-            A mask over the measurements, or the positions of those to keep, as
-            a selector's `get_support` gives them. Columns of signals are in
-            grid order: call :meth:`in_grid_order` first where they select.
+        selection : array of bool, shape (n_measurements,), or array of int
+            Mask over the measurements, or positions of the measurements to keep, as returned
+            by the `get_support` of a selector. Columns of signals are in
+            grid order: call :meth:`in_grid_order` first if the selection refers to columns.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            Protocol of the selected measurements.
 
         Raises
         ------
         ValueError
-            If a mask has another length than N, a position lies outside 0..N-1
-            or stands there twice, if nothing is selected, or if the selection
-            is neither mask nor positions.
+            If a mask does not have n_measurements entries, a position is duplicated or lies
+            outside 0..n_measurements - 1, if nothing is selected, or if the selection
+            is neither a mask nor positions.
         """
         chosen, n = np.asarray(selection), self.n_measurements
         is_mask = chosen.dtype == bool
@@ -326,13 +402,13 @@ class AcquisitionProtocol:
                 f"positions must lie in 0..{n - 1}, got {chosen.min()}..{chosen.max()}"
             )
         positions = np.flatnonzero(chosen) if is_mask else np.unique(chosen)
-        if not is_mask and positions.size < chosen.size:  # zeros and ones, meant as a mask
-            raise ValueError("a position stands twice in the selection; a mask must be boolean")
+        if not is_mask and positions.size < chosen.size:  # such as zeros and ones meant as a mask
+            raise ValueError("the selection has duplicate positions; a mask must be boolean")
         return AcquisitionProtocol(
             {name: values[positions] for name, values in self.contrasts.items()}, tr=self.tr
         )
 
-    # -- a value -----------------------------------------------------------
+    # -- files, equality and copies ----------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the protocol to plain values, for files.
@@ -369,7 +445,13 @@ class AcquisitionProtocol:
         return cls(content["contrasts"], tr=content.get("tr"))
 
     def to_json(self, path: str | Path) -> None:
-        """Write the protocol, in scanner order, as a JSON file that people can read."""
+        """Write the protocol, in scanner order, as a readable JSON file.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write.
+        """
         write_protocol(path, self.to_dict())
 
     def __eq__(self, other: object) -> bool:
@@ -418,39 +500,50 @@ def _parts_of_name(name: str) -> dict[str, str]:
 
 
 def protocol_of_columns(names: Iterable[str] | None) -> AcquisitionProtocol | None:
-    """Return the protocol that the names of columns describe.
+    """Protocol that the names of columns describe, if any.
 
     Parameters
     ----------
     names : iterable of str or None
+        Names of columns.
 
     Returns
     -------
     AcquisitionProtocol or None
-        None without names, and where a name is not that of a measurement, such as "TI50_TE4.5".
+        None without names, or if a name does not describe a measurement, such as "TI50_TE4.5".
     """
     given = [] if names is None else [str(name) for name in names]
     if not given or not all(_parts_of_name(name).keys() & CONTRASTS.keys() for name in given):
         return None
     try:
         return AcquisitionProtocol.from_feature_names(given)
-    except ValueError:  # other parts besides, or values that no protocol has
+    except ValueError:  # further parts, or values that are invalid in a protocol
         return None
 
 
 def resolve_protocol(protocol: AcquisitionProtocol | str) -> AcquisitionProtocol:
-    """The protocol itself, or the named one.
+    """Return a protocol, given the protocol or its name.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol or str
+        A protocol, or the name of a protocol; see :meth:`AcquisitionProtocol.named`.
+
+    Returns
+    -------
+    AcquisitionProtocol
+        The protocol.
 
     Raises
     ------
     TypeError
-        If it is neither a protocol nor a name.
+        If `protocol` is neither a protocol nor a name.
     """
     if isinstance(protocol, AcquisitionProtocol):
         return protocol
     if isinstance(protocol, str):
         return AcquisitionProtocol.named(protocol)
     raise TypeError(
-        f"protocol must be an AcquisitionProtocol or the name of one "
+        f"protocol must be an AcquisitionProtocol or the name of a protocol "
         f"({', '.join(sorted(_NAMED_GRIDS))}), got {type(protocol).__name__}"
     )

@@ -1,14 +1,14 @@
 """The signal model: kernels, voxel signals, noise and normalisation.
 
-Pure functions of arrays. They take numpy and torch arrays alike (any array
-that `array-api-compat` knows) and return arrays of the same kind, so that the
-same code simulates on a processor and on a GPU. Times are in milliseconds,
-b-values in ms/um^2, diffusivities in um^2/ms.
+Pure functions of arrays. The functions accept arrays of numpy, torch and every other library
+that `array-api-compat` supports, and return arrays of the same library: the same code simulates
+on a processor and on a GPU. Times are in milliseconds, b-values in ms/um^2, diffusivities in
+um^2/ms.
 
-A *contrast* pairs a scan parameter with the tissue property that it probes
-and the one-dimensional kernel that joins the two. A compartment's signal is
-the product of its kernels, a voxel's signal the sum over its compartments. A
-further contrast costs one kernel function and one :func:`register_contrast`.
+A *contrast* consists of a scan parameter, the tissue property that the parameter encodes, and the
+one-dimensional kernel of both. The signal of a compartment is the product of its kernels, the
+signal of a voxel the sum over its compartments. A new contrast needs one kernel function and one
+call of :func:`register_contrast`.
 """
 
 from corrsk.physics.contrasts import (

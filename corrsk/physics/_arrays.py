@@ -1,4 +1,4 @@
-"""Arrays of any kind."""
+"""Arrays of any library that follows the array API."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device, is_array_api_obj
 
-Array = Any  # an array of any kind that array-api-compat knows
+Array = Any  # of any library that array-api-compat supports
 NUMPY = array_namespace(np.empty(0))
 
 
 def promote(*values: Any) -> tuple[Any, ...]:
-    """Namespace of `values` and the values as floating arrays of one kind."""
+    """Array namespace of `values`, and the values as floating-point arrays of this namespace."""
     if all(type(value) is np.ndarray and value.dtype.kind == "f" for value in values):
-        return (NUMPY, *values)  # looking for other kinds takes longer than small arrays do
+        return (NUMPY, *values)  # the general checks take longer than the work on small arrays
     arrays = [value for value in values if is_array_api_obj(value)]
-    # numpy arrays follow the others: protocols are numpy's, also where signals are torch's
+    # other libraries take precedence over numpy: protocols are numpy arrays even if signals are not
     arrays = [array for array in arrays if not isinstance(array, np.ndarray)] or arrays
     xp = array_namespace(*arrays) if arrays else np
     like = {"device": device(arrays[0])} if arrays else {}

@@ -1,4 +1,4 @@
-"""Kernels, and the contrasts that they make of a scan parameter and a tissue property."""
+"""Kernels, and contrasts: a scan parameter, a tissue property and their kernel."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def inversion_recovery(
     With TR infinite and eta = 1 this is the bracket of Eq. 1 in Endt,
     Lachermeier and Menzel, MIDL 2024. The steady state with TR holds for a
     90 degree excitation that is spoiled after each readout, and TE << TR:
-    recovery from zero over TR - TI, inversion by -eta, recovery over TI.
+    recovery from zero over TR - TI, inversion with efficiency eta, recovery over TI.
     """
     xp, ti, t1 = promote(ti, t1)
     signal = 1 - (1 + inversion_efficiency) * xp.exp(-ti / t1)
@@ -46,14 +46,41 @@ def inversion_recovery(
 
 
 def spin_echo(te: Array, t2: Array) -> Array:
-    """Transverse decay ``exp(-TE / T2)`` of a spin echo; TE and T2 in ms."""
+    """Transverse decay of a spin echo, for M0 = 1.
+
+    Parameters
+    ----------
+    te : array
+        Echo times in ms, broadcast against `t2`.
+    t2 : array
+        Transverse relaxation times in ms.
+
+    Returns
+    -------
+    array
+        ``exp(-TE / T2)``, of the broadcast shape.
+    """
     xp, te, t2 = promote(te, t2)
     return xp.exp(-te / t2)
 
 
 def diffusion(b: Array, diffusivity: Array) -> Array:
-    """Free diffusion ``exp(-b D)``; b in ms/um^2, D in um^2/ms.
+    """Attenuation by free diffusion, for M0 = 1.
 
+    Parameters
+    ----------
+    b : array
+        Diffusion weightings in ms/um^2, broadcast against `diffusivity`.
+    diffusivity : array
+        Diffusivities D in um^2/ms.
+
+    Returns
+    -------
+    array
+        ``exp(-b D)``, of the broadcast shape.
+
+    Notes
+    -----
     Stejskal and Tanner, J. Chem. Phys. 42, 288 (1965).
     """
     xp, b, diffusivity = promote(b, diffusivity)
@@ -62,7 +89,7 @@ def diffusion(b: Array, diffusivity: Array) -> Array:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A scan parameter, the tissue property it probes, and their kernel.
+    """A scan parameter, the tissue property that the parameter encodes, and their kernel.
 
     Parameters
     ----------
@@ -72,16 +99,17 @@ class Contrast:
         ``kernel(parameter, tissue)`` on broadcast arrays. Where
         `longitudinal` is true it also takes `tr` and `inversion_efficiency`.
     unit, tissue_unit : str
-        Units of the two.
+        Units of the scan parameter and of the tissue property.
     smallest_maximum, largest_minimum : float
-        Bounds that only a wrong unit can break: a protocol whose largest value
-        lies below the one, or whose smallest lies above the other, is refused.
+        Bounds that only values in a wrong unit violate: a protocol is refused if its largest
+        value is below `smallest_maximum` or its smallest value above `largest_minimum`.
     wrong_unit : str
-        The unit that breaking these bounds betrays, for the error message.
+        Unit of scan parameters that violate these bounds, for the error message.
     tissue_smallest_maximum : float
-        The same for the tissue property: a table or prior whose largest value
-        lies below is refused.
+        Bound of the tissue property: a table or prior is refused if its largest value is
+        smaller.
     tissue_wrong_unit : str
+        Unit of tissue properties that violate this bound, for the error message.
     zero_allowed : bool
         Whether the scan parameter may be 0 (a b-value may, a TE may not).
     longitudinal : bool
@@ -106,16 +134,21 @@ CONTRASTS: dict[str, Contrast] = {}
 
 
 def register_contrast(contrast: Contrast) -> None:
-    """Make `contrast` known to protocols, priors, tissue tables and generators.
+    """Make `contrast` available to protocols, priors, tissue tables and generators.
 
-    Its order of registration is the order of the axes of a grid: TI, TE, b,
-    then what was added. Registration is per process: put it at the top level
-    of a module that worker processes import too.
+    The axes of a grid have the order of registration: TI, TE, b, then further contrasts.
+    Registration is per process: call this function at the top level of a module that worker
+    processes import too.
+
+    Parameters
+    ----------
+    contrast : Contrast
+        Contrast to register.
 
     Raises
     ------
     ValueError
-        If another contrast has the scan parameter or the tissue property.
+        If another contrast has the same scan parameter or the same tissue property.
     """
     for known in CONTRASTS.values():
         if known != contrast and (
@@ -123,7 +156,7 @@ def register_contrast(contrast: Contrast) -> None:
         ):
             raise ValueError(
                 f"the contrast ({known.parameter}, {known.tissue}) is registered already; "
-                f"({contrast.parameter}, {contrast.tissue}) needs names of its own"
+                f"({contrast.parameter}, {contrast.tissue}) needs other names"
             )
     CONTRASTS[contrast.parameter] = contrast
 
@@ -160,9 +193,17 @@ register_contrast(
 def check_tissue_unit(name: str, largest: float) -> None:
     """Refuse a tissue property whose largest value can only be in the wrong unit.
 
+    Parameters
+    ----------
+    name : str
+        Tissue property, such as "T1".
+    largest : float
+        Largest value of the property.
+
     Raises
     ------
     ValueError
+        If the value is too small for the unit of the property.
     """
     for contrast in CONTRASTS.values():
         if contrast.tissue == name and largest < contrast.tissue_smallest_maximum:

@@ -1,4 +1,4 @@
-"""Noise, and the norms that signals are divided by."""
+"""Noise, and the norms of signals."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ def noise_sigma(signals: Array, noise_level: Array, noise_reference: str = "m0")
 
     Parameters
     ----------
-    signals : array of shape (n, N)
+    signals : array of shape (n_samples, n_measurements)
         Noise-free signals for M0 = 1.
-    noise_level : float or array of shape (n,)
+    noise_level : float or array of shape (n_samples,)
         Noise level as a fraction: 0.01 is the paper's "1 %".
     noise_reference : {"m0", "max", "rms"}
-        What the level is relative to: M0 (that is 1), the largest absolute
-        value of the signal, or its root mean square.
+        Reference of the noise level: M0 (which is 1), the largest absolute
+        value of the signal, or the root mean square of the signal.
 
     Returns
     -------
-    array of shape (n,)
+    array of shape (n_samples,)
+        Standard deviations.
 
     Raises
     ------
     ValueError
-        If `noise_reference` is not one of the three.
+        If `noise_reference` is invalid.
     """
     xp, signals, noise_level = promote(signals, noise_level)
     level = xp.astype(noise_level, signals.dtype)
@@ -43,20 +44,23 @@ def noise_sigma(signals: Array, noise_level: Array, noise_reference: str = "m0")
 def add_gaussian_noise(
     signals: Array, sigma: Array, normals: Array, *, overwrite_normals: bool = False
 ) -> Array:
-    """``S + sigma z``: noise of a phased, real-valued signal.
+    """Add Gaussian noise, the noise of phased, real-valued signals.
 
     Parameters
     ----------
-    signals, normals : array of shape (n, N)
-        Signals, and standard normal draws.
-    sigma : array of shape (n,)
+    signals : array of shape (n_samples, n_measurements)
+        Signals.
+    sigma : array of shape (n_samples,)
         Standard deviations, from :func:`noise_sigma`.
+    normals : array of shape (n_samples, n_measurements)
+        Standard normal draws z.
     overwrite_normals : bool, default=False
-        Whether the result may take the place of `normals`, which saves memory.
+        Whether to store the result in `normals`, which saves memory.
 
     Returns
     -------
-    array of shape (n, N)
+    array of shape (n_samples, n_measurements)
+        ``S + sigma z``.
     """
     if not overwrite_normals:
         return signals + sigma[:, None] * normals
@@ -66,11 +70,26 @@ def add_gaussian_noise(
 
 
 def add_rician_noise(signals: Array, sigma: Array, real: Array, imaginary: Array) -> Array:
-    """``sqrt((S + sigma z1)^2 + (sigma z2)^2)``: noise of a magnitude image.
+    """Add Rician noise, the noise of magnitude images.
 
-    Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995). Parameters as in
-    :func:`add_gaussian_noise`, with one set of normal draws per channel. The
-    result is never negative: the sign of inversion recovery is lost.
+    Parameters
+    ----------
+    signals : array of shape (n_samples, n_measurements)
+        Signals.
+    sigma : array of shape (n_samples,)
+        Standard deviations of the noise of each channel, from :func:`noise_sigma`.
+    real, imaginary : array of shape (n_samples, n_measurements)
+        Standard normal draws z1 and z2 of the two channels.
+
+    Returns
+    -------
+    array of shape (n_samples, n_measurements)
+        ``sqrt((S + sigma z1)^2 + (sigma z2)^2)``. The result is never negative: the sign of
+        inversion recovery is lost.
+
+    Notes
+    -----
+    Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995).
     """
     xp, signals = promote(signals)
     return xp.hypot(signals + sigma[:, None] * real, sigma[:, None] * imaginary)
@@ -81,25 +100,27 @@ def signal_norm(signals: Array, norm: str = "l2") -> Array:
 
     Parameters
     ----------
-    signals : array of shape (n, N)
+    signals : array of shape (n_samples, n_measurements)
+        Signals.
     norm : {"l2", "rms", "max"}
-        2-norm, root mean square (the 2-norm over sqrt(N)), or largest absolute
+        2-norm, root mean square (the 2-norm over sqrt(n_measurements)), or largest absolute
         value.
 
     Returns
     -------
-    array of shape (n,)
+    array of shape (n_samples,)
+        Norms.
 
     Raises
     ------
     ValueError
-        If `norm` is not one of the three.
+        If `norm` is invalid.
     """
     xp, signals = promote(signals)
     if norm == "max":
         return xp.max(xp.abs(signals), axis=-1)
     if norm in ("l2", "rms"):
-        # vecdot squares and sums in one pass, which is what simulation waits for
+        # vecdot squares and sums in a single pass; this sum is a bottleneck of the simulation
         squared = xp.linalg.vecdot(signals, signals)
         return xp.sqrt(squared if norm == "l2" else squared / signals.shape[-1])
     raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
@@ -112,15 +133,17 @@ def normalize_signals(
 
     Parameters
     ----------
-    signals : array of shape (n, N)
+    signals : array of shape (n_samples, n_measurements)
+        Signals.
     norm : {"l2", "rms", "max"}
-        See :func:`signal_norm`. The paper's is "l2".
+        See :func:`signal_norm`. The paper uses "l2".
     overwrite_signals : bool, default=False
-        Whether the result may take the place of `signals`, which saves memory.
+        Whether to store the result in `signals`, which saves memory.
 
     Returns
     -------
-    array of shape (n, N)
+    array of shape (n_samples, n_measurements)
+        Normalised signals.
     """
     xp, signals = promote(signals)
     norms = signal_norm(signals, norm)

@@ -1,4 +1,4 @@
-"""Noise levels: one, several that are equally frequent, or a range of signal-to-noise ratios."""
+"""Noise levels: one, several equally frequent ones, or a range of signal-to-noise ratios."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class SNRRange:
-    """Noise levels whose inverse, the signal-to-noise ratio, is uniform between two bounds.
+    """Noise levels whose signal-to-noise ratio is uniformly distributed between two bounds.
 
     Parameters
     ----------
@@ -37,21 +37,34 @@ class SNRRange:
             )
 
     def sample(self, rng: Generator, size: int) -> NDArray[np.float64]:
-        """Draw noise levels, shape (size,)."""
+        """Draw noise levels.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of the random numbers.
+        size : int
+            Number of noise levels.
+
+        Returns
+        -------
+        ndarray of shape (size,)
+            Noise levels, as fractions of the noise reference.
+        """
         return 1.0 / rng.uniform(self.low, self.high, size)
 
 
-# A level, several that are equally frequent, or a range of signal-to-noise ratios.
+# one level, several equally frequent levels, or a range of signal-to-noise ratios
 NoiseLevels = float | ArrayLike | SNRRange
 
 
 def checked_noise_levels(noise_level: NoiseLevels) -> NDArray[np.float64] | SNRRange:
-    """One or several noise levels as an array of shape (k,); a range as it is.
+    """Convert noise levels to an array of shape (k,); a range is returned unchanged.
 
     Raises
     ------
     ValueError
-        If there is none, or one is negative, NaN or infinite.
+        If there is no level, or a level is negative, NaN or infinite.
     """
     if isinstance(noise_level, SNRRange):
         return noise_level
@@ -65,6 +78,6 @@ def checked_noise_levels(noise_level: NoiseLevels) -> NDArray[np.float64] | SNRR
 
 
 def number_of_levels(noise_level: NoiseLevels) -> int:
-    """How many levels are dealt out evenly; 1 for a range, which is drawn from row by row."""
+    """Number of levels to allocate evenly; 1 for a range, from which every row draws a level."""
     levels = checked_noise_levels(noise_level)
     return 1 if isinstance(levels, SNRRange) else levels.size

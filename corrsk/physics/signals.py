@@ -25,20 +25,22 @@ def correlation_signals(
 
     Parameters
     ----------
-    measurements : mapping of str to array of shape (N,)
+    measurements : mapping of str to array of shape (n_measurements,)
         Scan parameters by name ("TI", "TE", "b"): one entry per measurement,
-        in any order. `AcquisitionProtocol.contrasts` is one.
-    tissue : mapping of str to array of shape (n, C)
-        For each scan parameter the tissue property it probes ("T1", "T2",
-        "D"). What an absent compartment holds is not looked at.
-    fractions : array of shape (n, C)
+        in any order, such as `AcquisitionProtocol.contrasts`.
+    tissue : mapping of str to array of shape (n_samples, n_compartments)
+        Tissue properties ("T1", "T2", "D"), one for each scan parameter. The values of
+        absent compartments are ignored.
+    fractions : array of shape (n_samples, n_compartments)
         Signal fractions; 0 marks an absent compartment.
-    tr, inversion_efficiency : float
+    tr : float, optional
+        Repetition time in ms; see :func:`inversion_recovery`.
+    inversion_efficiency : float, default=1.0
         See :func:`inversion_recovery`.
 
     Returns
     -------
-    array of shape (n, N)
+    array of shape (n_samples, n_measurements)
         ``sum_i f_i prod_k kernel_k(parameter_k, property_k,i)``, in the order
         of the measurements, in the dtype and on the device of `fractions`.
 
@@ -49,20 +51,24 @@ def correlation_signals(
 
     Notes
     -----
-    Eq. 1 of Endt et al., MIDL 2024, where the contrasts are TI and TE, TR is
-    None and the efficiency 1.
+    Eq. 1 of Endt et al., MIDL 2024, if the contrasts are TI and TE, TR is
+    None and the inversion efficiency 1.
     """
     model = SignalModel(measurements, tr=tr, inversion_efficiency=inversion_efficiency)
     return model(tissue, fractions)
 
 
 class SignalModel:
-    """:func:`correlation_signals` for one set of measurements, to be called again and again.
+    """Function :func:`correlation_signals` for fixed measurements, for repeated calls.
 
     Parameters
     ----------
-    measurements, tr, inversion_efficiency
-        As for :func:`correlation_signals`.
+    measurements : mapping of str to array of shape (n_measurements,)
+        Scan parameters by name; see :func:`correlation_signals`.
+    tr : float, optional
+        Repetition time in ms; see :func:`inversion_recovery`.
+    inversion_efficiency : float, default=1.0
+        See :func:`inversion_recovery`.
 
     Raises
     ------
@@ -79,9 +85,9 @@ class SignalModel:
     ) -> None:
         unknown = [name for name in measurements if name not in CONTRASTS]
         if unknown or not measurements:
-            raise KeyError(f"unknown scan parameters {unknown}; known are {sorted(CONTRASTS)}")
+            raise KeyError(f"unknown scan parameters {unknown}; available: {sorted(CONTRASTS)}")
         self._longitudinal = {"tr": tr, "inversion_efficiency": inversion_efficiency}
-        # the axes of a grid stand in one order: TI, TE, b
+        # the axes of a grid always have the same order: TI, TE, b
         self._contrasts = [CONTRASTS[name] for name in CONTRASTS if name in measurements]
         factors = [
             np.unique(np.asarray(measurements[contrast.parameter], np.float64), return_inverse=True)
@@ -92,7 +98,7 @@ class SignalModel:
         self._tables: dict[tuple[int, Any, bool], np.ndarray] = {}
         shape = tuple(levels.size for levels in self._levels)
         n_measurements = self._positions[0].size
-        # A scattered protocol: its levels span a grid much larger than itself.
+        # a scattered protocol: its levels span a grid much larger than the protocol
         self._scattered = len(shape) == 1 or math.prod(shape) > 2 * n_measurements
         self._in_grid: np.ndarray | None = None
         if not self._scattered:
@@ -101,10 +107,10 @@ class SignalModel:
                 self._in_grid = in_grid
 
     def __call__(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
-        """Noise-free signals, shape (n, N); see :func:`correlation_signals`."""
+        """Noise-free signals; see :func:`correlation_signals`."""
         xp, fractions = promote(fractions)
         present, ones = fractions > 0, xp.ones_like(fractions)
-        # Any finite value will do where the fraction is 0; NaN would not.
+        # any finite value is valid where the fraction is 0, but not NaN
         complete = {
             contrast.tissue: xp.where(
                 present, xp.astype(tissue[contrast.tissue], fractions.dtype, copy=False), ones
@@ -114,7 +120,20 @@ class SignalModel:
         return self.of_complete_tissue(complete, fractions)
 
     def of_complete_tissue(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
-        """The same for tissue of the dtype of `fractions` that has no NaN anywhere."""
+        """Noise-free signals of tissue without NaN, whose dtype is that of `fractions`.
+
+        Parameters
+        ----------
+        tissue : mapping of str to array of shape (n_samples, n_compartments)
+            Tissue properties; finite values for absent compartments too.
+        fractions : array of shape (n_samples, n_compartments)
+            Signal fractions; 0 marks an absent compartment.
+
+        Returns
+        -------
+        array of shape (n_samples, n_measurements)
+            As :func:`correlation_signals` returns.
+        """
         xp, fractions = promote(fractions)
         properties = [tissue[contrast.tissue] for contrast in self._contrasts]
         signals = self._of_scattered if self._scattered else self._of_grid
@@ -128,9 +147,9 @@ class SignalModel:
         return xp.sum(product, axis=-2)
 
     def _of_grid(self, xp: Any, properties: list[Array], fractions: Array) -> Array:
-        # The sum over compartments is a matrix product of the last kernel with the
-        # outer product of the others. numpy works through both most quickly with the
-        # compartments innermost in the outer product, and the BLAS multiplies them so.
+        # The sum over compartments is a matrix product of the last kernel with the outer product
+        # of the other kernels. numpy is fastest with the compartments as the last axis of the
+        # outer product, and the BLAS accepts this layout.
         n = fractions.shape[0]
         *others, last = properties
         outer = self._kernel_by_level(xp, 0, others[0]) * fractions
@@ -148,7 +167,7 @@ class SignalModel:
         found = _places(xp, values)
         if found is not None:
             table = self._table(axis, values.dtype, found.largest, levels_first=True)
-            # clip: numpy's own check of the places takes longer, and they are in the table
+            # clip: numpy's own check of the indices takes longer, and all are within the table
             return np.take(table, found.places, axis=1, mode="clip")
         return self._evaluate(axis, self._levels_like(xp, axis, values)[:, None, None], values)
 
@@ -158,7 +177,7 @@ class SignalModel:
         if found is not None:
             table = self._table(axis, values.dtype, found.largest, levels_first=False)
             return np.take(table, found.places, axis=0, mode="clip")
-        # Written out rather than broadcast: numpy's loops are as long as the last axis.
+        # repeated instead of broadcast: numpy's inner loops are as long as the last axis
         levels = self._levels_like(xp, axis, values)
         repeated = xp.repeat(values, levels.shape[0], axis=-1)
         kernel = self._evaluate(axis, xp.tile(levels, (values.shape[-1],)), repeated)
@@ -185,22 +204,22 @@ class SignalModel:
 
 
 class _Places(NamedTuple):
-    """Whole numbers as places in a table."""
+    """Integers as indices of a table."""
 
     places: np.ndarray
     largest: int
 
 
 def _places(xp: Any, values: Array) -> _Places | None:
-    """Values as places in a table, if they are whole numbers and more than it needs to have.
+    """Values as indices of a table, if all are integers and the table is smaller than `values`.
 
-    Only of numpy's arrays: to ask those of a GPU is to wait for it.
+    Only for numpy arrays: the check of arrays on a GPU would wait for the GPU.
     """
     if xp is not NUMPY or not values.size:
         return None
     with np.errstate(invalid="ignore"):
         places = values.astype(np.intp)
-    largest = int(places.view(np.uintp).max())  # negative ones are the largest of all
+    largest = int(places.view(np.uintp).max())  # negative values become the largest
     if largest >= values.size or not (places == values).all():
         return None
     return _Places(places, largest)

@@ -1,10 +1,9 @@
 """Model-based counting of compartments, without learning.
 
-Multi-exponential fits with a model-selection criterion, the peaks of
-regularised non-negative least squares spectra, and the ideal observer (Bayes'
-rule under the prior, which no method can beat on average), as scikit-learn
-classifiers of the compartment count. All work for every contrast in
-:data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
+Scikit-learn classifiers of the compartment count: multi-exponential fits with a model-selection
+criterion, the peaks of regularised non-negative least squares spectra, and the ideal observer
+(Bayes' rule under the prior, the upper bound of the average accuracy of every method). All
+support every contrast in :data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
 """
 
 from corrsk.relaxometry.ideal_observer.classifier import IdealObserverClassifier

@@ -1,4 +1,4 @@
-"""What the model-based classifiers share: protocol, labels and predictions."""
+"""Base class of the model-based classifiers: protocol, labels and predictions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DEFAULT_PROTOCOL = "ir-se-8x8"
 
 
 class _CompartmentCounter(ClassifierMixin, BaseEstimator):
-    """Base of classifiers that solve an inverse problem in each voxel."""
+    """Base class of classifiers that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str
     bounds: Mapping[str, tuple[float, float]] | None
@@ -45,27 +45,28 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Check the parameters, the protocol and the labels; nothing is learnt from signals.
+        """Validate the parameters, the protocol and the labels; signals are not used for training.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol.
-        y : array of shape (n,)
-            Compartment counts. Their distinct values are the possible answers.
+        y : array of shape (n_samples,)
+            Compartment counts. Their distinct values are the classes.
 
         Returns
         -------
         self
+            The classifier itself.
 
         Raises
         ------
         ValueError
-            If the signals hold NaN or infinite values, the protocol has another
-            number of measurements, a label is no count, or a parameter is out
+            If the signals have NaN or infinite values, the protocol has another
+            number of measurements, a label is not a compartment count, or a parameter is out
             of range.
         """
-        effective_n_jobs(self.n_jobs)  # 0 is an error of fit, not of a later predict
+        effective_n_jobs(self.n_jobs)  # so that `fit` refuses 0, not a later `predict`
         _, labels = checked_signals(self, X, y, reset=True)
         check_classification_targets(labels)
         classes = np.unique(labels)
@@ -82,13 +83,13 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n, n_classes)
-            In the order of `classes_`. NaN in the rows of voxels that could
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of `classes_`. NaN for voxels that could
             not be solved, such as signals that are all zero.
 
         Warns
@@ -103,16 +104,16 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         return probabilities
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The most probable count; the smallest one for voxels that could not be solved.
+        """Predict the most probable count, or the smallest count for voxels that were not solved.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n,)
+        ndarray of shape (n_samples,)
             Labels.
         """
         probabilities = self.predict_proba(X)
@@ -120,23 +121,23 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         return labels
 
     def predict_multicompartment_proba(self, X: ArrayLike) -> Array:
-        """Probability that there is more than one compartment, P(n_c >= 2).
+        """Probability of more than one compartment, P(n_c >= 2).
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n,)
-            NaN for voxels that could not be solved.
+        ndarray of shape (n_samples,)
+            Probabilities; NaN for voxels that could not be solved.
         """
         check_is_fitted(self)
         is_multicompartment(self.classes_)
         return multicompartment_probability(self.predict_proba(X), self.classes_)
 
-    # -- what the methods differ in --------------------------------------------
+    # -- methods of the subclasses ----------------------------------------------
 
     def _set_up(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
         bounds = checked_bounds(self.bounds, protocol.tissue_properties)
@@ -148,7 +149,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def _probabilities(self, unit: Array) -> Array:
-        """Probabilities (V, n_classes) of signals (V, N) of norm 1."""
+        """Probabilities (V, n_classes) of signals (V, N) with norm 1."""
         raise NotImplementedError
 
     # -- labels, protocol and signals ----------------------------------------
@@ -158,7 +159,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
     def _best(self, probabilities: Array) -> NDArray[np.intp]:
         best = np.where(np.isnan(probabilities), -1.0, probabilities).argmax(axis=1)
-        # as strings, counts are not sorted: "10" < "2"
+        # counts as strings are not in numerical order: "10" < "2"
         best[np.isnan(probabilities).all(axis=1)] = self._counts.argmin()
         return best
 
@@ -169,9 +170,10 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             default = resolve_protocol(_DEFAULT_PROTOCOL)
             if named is None and n != default.n_measurements:
                 raise ValueError(
-                    f"which protocol has these {n} columns? Their names do not tell (TI50_TE4.5, "
-                    f"..), and the default protocol {_DEFAULT_PROTOCOL!r} has "
-                    f"{default.n_measurements}; pass protocol="
+                    f"protocol='auto' cannot determine the protocol of these {n} columns: they "
+                    "have no names such as TI50_TE4.5, and the default protocol "
+                    f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
+                    "pass protocol="
                 )
             protocol = default if named is None else named
         else:
@@ -182,8 +184,8 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             )
         if named is not None and named.feature_names != protocol.in_grid_order().feature_names:
             raise ValueError(
-                "the columns of X are not named as the protocol's measurements in grid order, "
-                f"{', '.join(protocol.in_grid_order().feature_names[:3])}, ..; bring them there "
+                "the names of the columns of X are not those of the protocol in grid order, "
+                f"{', '.join(protocol.in_grid_order().feature_names[:3])}, ..; reorder the columns "
                 "with protocol.to_grid(X)"
             )
         return protocol

@@ -4,9 +4,9 @@ Minimises ``||x - K s||^2 + alpha ||s||^2`` over s >= 0 in the space of the data
 Butler, Reeds and Dawson, SIAM J. Numer. Anal. 18, 381 (1981), with the kernel
 compressed by its singular values as in Venkataramanan, Song and Hurlimann,
 IEEE Trans. Signal Process. 50, 1017 (2002). The solution is
-``s = max(0, K^T c)`` where c solves ``(K A K^T + alpha) c = x``, A the diagonal
-of ones where s > 0. A Newton step solves this for the present A, and ends the
-iteration exactly once A stays what it was.
+``s = max(0, K^T c)`` where c solves ``(K A K^T + alpha) c = x`` with the diagonal matrix A that is
+1 where s > 0. A Newton step solves this equation for the current A; the iteration has
+converged exactly if A does not change.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from corrsk.relaxometry._kernels import Array
 from corrsk.relaxometry._linalg import solve_each
 
 SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
-# Singular values s of the kernel count where s^2 is not far below alpha.
+# singular values s of the kernel are relevant unless s^2 is far below alpha
 _CUTOFF = 0.03
 _MAX_STEPS = 300
 _GRADIENT = 1e-9
-_BISECTIONS = 6  # of a decade of alpha: to 3.6 %, the residual then to a tenth of that or less
+_BISECTIONS = 6  # of a decade of alpha: alpha to 3.6 %, the residual to a tenth of that or less
 
 Mask = NDArray[np.bool_]
 
 
 class DualSolver:
-    """Spectra of signals for a fixed kernel.
+    """Solver for the spectra of signals with a fixed kernel.
 
     Parameters
     ----------
     kernel : ndarray of shape (N, M)
-        Signals of the M cells of the spectrum, in columns.
+        Signals of the M cells of the spectrum, as columns.
     smallest_alpha : float
-        Smallest regularisation that will be asked for, relative to the largest
-        squared singular value of the kernel. It decides how many are kept.
+        Smallest regularisation that will be used, relative to the largest
+        squared singular value of the kernel; determines the number of singular values.
     """
 
     def __init__(self, kernel: Array, smallest_alpha: float = SMALLEST_ALPHA) -> None:
@@ -49,50 +49,50 @@ class DualSolver:
         self._kernel = (values[keep] / values[0])[:, None] * right[keep]  # (r, M)
         rank = self._kernel.shape[0]
         self._pairs = np.triu_indices(rank)
-        # K A K^T for any A by one product of matrices: its columns for each cell, upper half
+        # K A K^T for any A by one matrix product: the upper triangle of k k^T for each cell
         self._outer = (self._kernel[self._pairs[0]] * self._kernel[self._pairs[1]]).T
         self._full = np.zeros((rank, rank), dtype=np.intp)
         self._full[self._pairs] = self._full[self._pairs[::-1]] = np.arange(len(self._pairs[0]))
 
     def compress(self, x: Array) -> tuple[Array, Array]:
-        """Data (V, r), and the residual sum of squares that no spectrum can lower (V,)."""
+        """Compressed data (V, r), and the residual sum of squares that no spectrum reduces (V,)."""
         data = x @ self._left
         rest = x - data @ self._left.T
         return data, np.einsum("vn,vn->v", rest, rest)
 
     def spectrum(self, dual: Array) -> Array:
-        """``s = max(0, K^T c)`` in the units of the signals: (V, r) to (V, M)."""
+        """Spectra ``s = max(0, K^T c)`` in the units of the signals: (V, r) to (V, M)."""
         return np.maximum(dual @ self._kernel, 0.0) / self.scale
 
     def solve(self, data: Array, alpha: Array, active: Mask) -> tuple[Array, Mask]:
-        """The dual solution c for each signal.
+        """Dual solution c for each signal.
 
         Parameters
         ----------
         data : ndarray of shape (V, r)
             From :meth:`compress`.
         alpha : ndarray of shape (V,)
-            Relative to the largest squared singular value.
+            Regularisation relative to the largest squared singular value.
         active : ndarray of bool, shape (V, M)
-            A guess of where the spectrum is not zero.
+            Initial guess of the cells where the spectrum is not zero.
 
         Returns
         -------
         dual : ndarray of shape (V, r)
-            NaN where the iteration does not end.
+            NaN where the iteration does not converge.
         active : ndarray of bool, shape (V, M)
-            Where the spectrum is not zero.
+            Cells where the spectrum is not zero.
         """
         result, final = np.full(data.shape, np.nan), active.copy()
         live = np.arange(len(data))
         dual = self._newton_point(data, alpha, active)
         correlation = dual @ self._kernel
-        whole = np.ones(len(data), dtype=bool)  # whether the last step was not shortened
+        whole = np.ones(len(data), dtype=bool)  # whether the last step was a full step
         for _ in range(_MAX_STEPS):
             now = correlation > 0
             spectrum = np.maximum(correlation, 0.0)
             gradient = spectrum @ self._kernel.T + alpha[:, None] * dual - data
-            # cells at the edge of 0 may come and go by rounding: then the gradient tells
+            # rounding may change cells close to 0 in every step: the gradient is a second criterion
             done = (whole & (now == active).all(axis=1)) | (
                 np.linalg.norm(gradient, axis=1) <= _GRADIENT * np.linalg.norm(data, axis=1)
             )
@@ -124,7 +124,7 @@ class DualSolver:
         step: Array,
         gradient: Array,
     ) -> tuple[Array, Array, Mask]:
-        """Halve the Newton step until the convex dual function falls enough."""
+        """Halve the Newton step until the convex dual function decreases sufficiently."""
 
         def value(dual: Array, correlation: Array, rows: NDArray[np.intp]) -> Array:
             spectrum = np.maximum(correlation, 0.0)
@@ -151,13 +151,13 @@ class DualSolver:
             new_correlation[rows] = correlation[rows] + length * change[rows]
         return new_dual, new_correlation, whole
 
-    # -- the two ways to regularise ---------------------------------------------
+    # -- choice of the regularisation -------------------------------------------
 
     def fixed(self, x: Array, alpha: float) -> Array:
-        """Dual solutions at one alpha: (V, N) to (V, r)."""
+        """Dual solutions for a fixed alpha: (V, N) to (V, r)."""
         data, _ = self.compress(x)
         active = np.ones((len(x), self._kernel.shape[1]), dtype=bool)
-        # down to alpha by decades: each solution is a good start for the next
+        # decreasing alpha by decades: each solution is a good initial value of the next
         for exponent in range(math.floor(-math.log10(alpha)) + 1 if alpha < 1 else 0):
             if 10.0**-exponent > alpha:
                 _, active = self.solve(data, np.full(len(x), 10.0**-exponent), active)
@@ -165,19 +165,22 @@ class DualSolver:
         return dual
 
     def discrepancy(self, x: Array, factor: float) -> tuple[Array, Array]:
-        """Dual solutions with `factor` times the residual of the unregularised ones.
+        """Dual solutions with `factor` times the residual of the unregularised solutions.
 
         Parameters
         ----------
         x : ndarray of shape (V, N)
+            Signals.
         factor : float
-            Above 1.
+            Factor above 1.
 
         Returns
         -------
         dual : ndarray of shape (V, r)
+            Dual solutions.
         alpha : ndarray of shape (V,)
-            Between `SMALLEST_ALPHA` and 1; at these ends the factor is not met.
+            Between `SMALLEST_ALPHA` and 1; at these bounds the residual may differ from the
+            required one.
         """
         data, rest = self.compress(x)
         V = len(x)
@@ -190,9 +193,9 @@ class DualSolver:
             duals.append(dual)
             masks.append(active)
             residuals.append(self._rss(dual, alpha, rest))
-        rss = np.stack(residuals)  # falls with alpha, down the rows
+        rss = np.stack(residuals)  # decreases with alpha, that is, with the row
         target = factor * rss[-1]
-        # the first decade at which the residual is small enough, and the one above it
+        # the first decade with a sufficiently small residual, and the decade above
         lower = np.argmax(rss <= target, axis=0)
         upper = np.maximum(lower - 1, 0)
         rows = np.arange(V)

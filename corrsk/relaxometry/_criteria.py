@@ -1,4 +1,4 @@
-"""Criteria that choose among fits of different size."""
+"""Criteria that select the number of compartments of a fit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from scipy.special import fdtrc
 from corrsk.relaxometry._kernels import Array
 
 CRITERIA = ("bic", "aicc", "f-test")
-# Of a signal of norm 1: what rounding it to float32, in which signals come, leaves behind.
-# Smaller residuals would let a criterion choose among fits of rounding errors.
+# Squared rounding error of a signal of norm 1 in float32, the usual precision of signals. With
+# smaller residuals a criterion would compare fits of rounding errors.
 SMALLEST_RSS = float(np.finfo(np.float32).eps) ** 2
 
 
@@ -24,18 +24,19 @@ def information_criterion(
     rss : ndarray of shape (V, C)
         Residual sums of squares of C fits to each of V signals of norm 1.
     n_measurements : int
-        N.
+        Number of measurements N.
     n_parameters : ndarray of shape (C,)
-        Parameters k of each fit, the noise variance included.
+        Number of parameters k of each fit, including the noise variance.
     criterion : {"bic", "aicc"}
+        Bayesian or corrected Akaike information criterion.
 
     Returns
     -------
     ndarray of shape (V, C)
         ``N ln(RSS / N)`` plus ``k ln N`` (Schwarz, Ann. Stat. 6, 461 (1978)) or
         ``2 k + 2 k (k + 1) / (N - k - 1)`` (Hurvich and Tsai, Biometrika 76,
-        297 (1989)). Infinite where a fit has too many parameters for N
-        measurements, unless it is the smallest of the C.
+        297 (1989)). Infinite for fits with too many parameters for N
+        measurements, except for the smallest fit.
     """
     N, k = n_measurements, n_parameters.astype(np.float64)
     if criterion == "bic":
@@ -49,10 +50,10 @@ def information_criterion(
 
 
 def criterion_weights(values: Array) -> Array:
-    """``exp(-delta / 2)``, normalised over the fits: (V, C) to (V, C).
+    """Weights ``exp(-delta / 2)``, normalised over the fits: (V, C) to (V, C).
 
     Burnham and Anderson, Model Selection and Multimodel Inference (2002). With
-    BIC they approximate posterior probabilities under equal priors.
+    BIC the weights approximate posterior probabilities under equal priors.
     """
     weights = np.exp(-0.5 * (values - values.min(axis=1, keepdims=True)))
     return weights / weights.sum(axis=1, keepdims=True)
@@ -61,27 +62,28 @@ def criterion_weights(values: Array) -> Array:
 def f_test_choice(
     rss: Array, n_measurements: int, n_parameters: NDArray[np.int64], alpha: float
 ) -> NDArray[np.intp]:
-    """The fit at which a chain of nested F-tests, upwards, stops.
+    """Fit that a sequence of nested F-tests, from the smallest fit upwards, selects.
 
     Parameters
     ----------
     rss : ndarray of shape (V, C)
-        Of fits in ascending order of their parameters.
+        Residual sums of squares of fits in ascending order of their numbers of parameters.
     n_measurements : int
+        Number of measurements.
     n_parameters : ndarray of shape (C,)
-        Parameters of each fit, the noise variance not included.
+        Number of parameters of each fit, without the noise variance.
     alpha : float
-        The next fit is taken if the F-test rejects the present one at this level.
+        Level of the tests: the next fit is selected if the F-test rejects the current fit.
 
     Returns
     -------
     ndarray of shape (V,)
-        Index of the chosen fit.
+        Index of the selected fit.
 
     Notes
     -----
-    A further compartment of amplitude 0 leaves its times undetermined, so that
-    F holds only roughly under the null hypothesis.
+    The F distribution is only approximate under the null hypothesis, since the properties of an
+    additional compartment with amplitude 0 are undetermined.
     """
     rss = np.maximum(rss, SMALLEST_RSS)
     chosen = np.zeros(len(rss), dtype=np.intp)

@@ -1,10 +1,10 @@
-"""The kernels of a protocol over the logarithms of tissue properties, factor by factor.
+"""Factorised kernels of a protocol as functions of the logarithms of tissue properties.
 
 On a full grid of scan parameters the signal of a compartment is an outer
-product of one-dimensional kernels, and so is each of its derivatives. Inner
-products of two such signals are then products of short inner products, one per
-axis. A scattered protocol has a single axis, along which all its kernels are
-multiplied; everything else is the same.
+product of one-dimensional kernels, and so is each derivative of the signal. Inner
+products of two such signals are products of short inner products, one per
+axis. A scattered protocol has a single axis, along which all kernels are
+multiplied; the algorithms are the same.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from corrsk.physics import CONTRASTS, check_tissue_unit
 
 Array = NDArray[np.float64]
 
-# T1 and T2: the range of the paper's prior. D: from hindered tissue water to above free
+# T1 and T2: ranges of the paper's prior. D: from hindered water in tissue to above free
 # water at body temperature (3 um^2/ms).
 DEFAULT_BOUNDS: dict[str, tuple[float, float]] = {
     "T1": (50.0, 5000.0),
     "T2": (5.0, 500.0),
     "D": (0.05, 5.0),
 }
-# Central differences: at this step in the logarithm the truncation error (h^2 / 6) and the
-# rounding error (1e-16 / h) are both far below what a Gauss-Newton step notices.
+# Step of central differences in the logarithm: the truncation error (h^2 / 6) and the
+# rounding error (1e-16 / h) are negligible for a Gauss-Newton step.
 _STEP = 1e-4
 
 
 def checked_bounds(
     bounds: Mapping[str, tuple[float, float]] | None, properties: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
-    """The range of each tissue property, from `bounds` or else from the defaults.
+    """Range of each tissue property, from `bounds` or the defaults.
 
     Raises
     ------
     ValueError
-        If a bound is not a pair 0 < low < high, is for a property that the
-        protocol does not probe, can only be in the wrong unit, or is missing.
+        If a range is not a pair 0 < low < high, can only be in the wrong unit, is missing, or
+        if the protocol does not measure the property.
     """
     given = dict(bounds or {})
     unknown = [name for name in given if name not in properties]
     if unknown:
         raise ValueError(
-            f"bounds has {', '.join(map(repr, unknown))}, but the protocol probes "
+            f"bounds has {', '.join(map(repr, unknown))}, but the protocol measures "
             f"{', '.join(properties)}"
         )
     checked = {}
     for name in properties:
         pair = given.get(name, DEFAULT_BOUNDS.get(name))
         if pair is None:
-            raise ValueError(f"bounds must say the range of {name}: there is no default for it")
+            raise ValueError(f"bounds must have the range of {name}, which has no default")
         try:
             low, high = (float(value) for value in pair)
         except (TypeError, ValueError):
@@ -71,30 +71,30 @@ def checked_bounds(
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the measurements and the contrasts that vary along it."""
+    """Axis of the measurements, and the contrasts that vary along this axis."""
 
     contrasts: tuple[str, ...]
-    properties: tuple[int, ...]  # where their tissue properties stand among the model's
+    properties: tuple[int, ...]  # indices of their tissue properties in the model
     levels: tuple[Array, ...]  # distinct values of each scan parameter
-    positions: tuple[NDArray[np.intp], ...]  # which of them each point of the axis has
+    positions: tuple[NDArray[np.intp], ...]  # index of the level of each point of the axis
 
 
 class KernelModel:
-    """Kernels of a protocol as functions of theta, the logs of the tissue properties.
+    """Kernels of a protocol as functions of theta, the logarithms of the tissue properties.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol
-        In grid order, N measurements.
+        Protocol in grid order, with N measurements.
     bounds : mapping of str to (low, high)
-        Range of each tissue property that the protocol probes.
+        Range of each tissue property that the protocol measures.
     inversion_efficiency : float
-        eta in (0, 1].
+        Inversion efficiency eta in (0, 1].
 
     Attributes
     ----------
     properties : tuple of str
-        The P tissue properties, such as ("T1", "T2").
+        Names of the P tissue properties, such as ("T1", "T2").
     low, high : ndarray of shape (P,)
         Bounds of theta.
     shape : tuple of int
@@ -126,18 +126,20 @@ class KernelModel:
         self.shape = tuple(axis.positions[0].size for axis in axes)
 
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
-        """Kernels along each axis, and their derivatives with respect to theta.
+        """Kernels along each axis, and the derivatives with respect to theta.
 
         Parameters
         ----------
         theta : ndarray of shape (B, K, P)
+            Logarithms of the properties of K compartments.
         derivatives : bool
+            Whether to return the derivatives too.
 
         Returns
         -------
         list of ndarray of shape (B, q K, n_axis)
-            The K kernels; with `derivatives` then the K derivatives for each
-            of the axis' properties.
+            The K kernels, followed with `derivatives` by the K derivatives for each
+            property of the axis.
         """
         return [self._along(axis, theta, derivatives) for axis in self._axes]
 
@@ -164,9 +166,9 @@ class KernelModel:
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
     def columns(self, K: int) -> list[NDArray[np.intp]]:
-        """For each axis, which rows of its factor make up the columns of [Phi, D].
+        """Rows of the factor of each axis that form the columns of [Phi, D].
 
-        Phi has K columns, the compartments; D has P K, the derivatives with
+        Phi has K columns, one per compartment; D has P K columns, the derivatives with
         respect to the first property of each compartment, then the second, ..
         """
         base = np.arange(K)
@@ -180,7 +182,7 @@ class KernelModel:
         return indices
 
     def gram(self, factors: Sequence[Array], columns: Sequence[NDArray[np.intp]]) -> Array:
-        """Inner products of the columns, shape (B, J, J): a Hadamard product over axes."""
+        """Inner products of the columns, shape (B, J, J), as a Hadamard product over the axes."""
         gram = None
         for factor, index in zip(factors, columns, strict=True):
             along = np.matmul(factor, factor.transpose(0, 2, 1))[:, index[:, None], index]
@@ -203,7 +205,7 @@ class KernelModel:
         return partial.reshape(len(x), -1)
 
     def signals(self, factors: Sequence[Array], amplitudes: Array) -> Array:
-        """Sum over compartments ``Phi a``, shape (B, N), from (B, K, n_axis) and (B, K)."""
+        """Signals ``Phi a``, shape (B, N), from factors (B, K, n_axis) and amplitudes (B, K)."""
         B, K = amplitudes.shape
         outer = amplitudes[:, :, None]
         for factor in factors[:-1]:
@@ -211,14 +213,14 @@ class KernelModel:
         return np.matmul(outer.transpose(0, 2, 1), factors[-1][:, :K]).reshape(B, -1)
 
     def grid(self, n_points: Sequence[int]) -> tuple[list[Array], Array]:
-        """Log-spaced values of each property between its bounds, and all their combinations.
+        """Log-spaced values of each property between its bounds, and all combinations of values.
 
         Returns
         -------
         axes : list of ndarray of shape (n_p,)
-            In the units of the properties.
+            Values in the units of the properties.
         theta : ndarray of shape (M, P)
-            Combinations, the last property running fastest.
+            Logarithms of all combinations, in C order.
         """
         logs = [
             np.linspace(low, high, n)

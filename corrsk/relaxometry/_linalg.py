@@ -1,4 +1,4 @@
-"""Many small linear systems and non-negative least squares problems at once."""
+"""Batches of small linear systems and non-negative least squares problems."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-RIDGE = 1e-13  # relative; keeps the Gram matrix of two equal compartments regular
+RIDGE = 1e-13  # relative; regularises the Gram matrix of two equal compartments
 
 
 def solve_each(matrices: Array, right: Array) -> Array:
-    """Solve linear systems (B, K, K), (B, K, m); a singular one gives NaN, not an error."""
+    """Solve linear systems (B, K, K), (B, K, m); a singular system yields NaN, not an error."""
     solutions: Array
     try:
         solutions = np.linalg.solve(matrices, right).astype(np.float64, copy=False)
@@ -33,15 +33,15 @@ def nonnegative_amplitudes(gram: Array, projection: Array) -> Array:
     Parameters
     ----------
     gram : ndarray of shape (B, K, K)
-        G, with ones on the diagonal.
+        Gram matrices G, with ones on the diagonal.
     projection : ndarray of shape (B, K)
-        h.
+        Projections h.
 
     Returns
     -------
     ndarray of shape (B, K)
-        Exact: where the unconstrained minimum has a negative amplitude, the
-        best of all supports whose own minimum has none.
+        Exact minimum: if the unconstrained minimum has a negative amplitude, the
+        best minimum of all supports without negative amplitudes.
     """
     K = gram.shape[-1]
     gram = gram + RIDGE * np.eye(K)

@@ -1,4 +1,4 @@
-"""Maxima of spectra on a grid, and the mass that belongs to each."""
+"""Maxima of spectra on a grid, and the mass of each maximum."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from corrsk.relaxometry._kernels import Array
 
 
 def ascent(spectra: Array) -> NDArray[np.intp]:
-    """The largest cell in the neighbourhood of each cell.
+    """Largest cell in the neighbourhood of each cell.
 
     Parameters
     ----------
     spectra : ndarray of shape (V, n_1, .., n_P)
+        Spectra.
 
     Returns
     -------
     ndarray of shape (V, n_1 .. n_P)
-        Flat index of the largest of the 3^P cells around (and with) each cell;
-        its own index marks a local maximum. Of equal cells the one with the
-        lowest index counts as the largest, so that a plateau has one maximum.
+        Flat index of the largest of the 3^P cells around and including each cell;
+        a local maximum has its own index. Among equal cells the cell with the
+        lowest index counts as the largest, so that a plateau has a single maximum.
     """
     shape = spectra.shape[1:]
     padded = np.pad(spectra, [(0, 0)] + [(1, 1)] * len(shape), constant_values=-np.inf)
     index = np.pad(np.arange(np.prod(shape)).reshape(shape), 1, constant_values=-1)
     best, target = None, None
-    # shifts in ascending order of the neighbour's index: a later one must be truly larger
+    # shifts in ascending order of the neighbour's index: a later neighbour must be strictly larger
     for shift in product(range(3), repeat=len(shape)):
         window = tuple(slice(s, s + n) for s, n in zip(shift, shape, strict=True))
         values = padded[(slice(None), *window)]
@@ -43,13 +44,13 @@ def ascent(spectra: Array) -> NDArray[np.intp]:
 
 
 def peak_masses(spectra: Array) -> Array:
-    """Mass of each local maximum, at its cell: (V, n_1, .., n_P) to (V, n_1 .. n_P).
+    """Mass of each local maximum, in the cell of the maximum: (V, n_1, .., n_P) to (V, n_1 .. n_P).
 
-    Every cell belongs to the maximum at which steepest ascent from it ends.
+    The mass of every cell is added to the maximum that steepest ascent from the cell reaches.
     """
     V = len(spectra)
     target = ascent(spectra)
-    while True:  # pointer jumping: the paths halve each time
+    while True:  # pointer jumping: every iteration halves the paths
         further = np.take_along_axis(target, target, axis=1)
         if np.array_equal(further, target):
             break
@@ -61,17 +62,19 @@ def peak_masses(spectra: Array) -> Array:
 
 
 def count_peaks(spectra: Array, min_fraction: float) -> NDArray[np.int64]:
-    """Number of maxima that hold at least `min_fraction` of the mass of their spectrum.
+    """Number of maxima with at least `min_fraction` of the mass of the spectrum.
 
     Parameters
     ----------
     spectra : ndarray of shape (V, n_1, .., n_P)
-        Not negative.
+        Spectra without negative values.
     min_fraction : float
+        Smallest fraction of the mass.
 
     Returns
     -------
     ndarray of shape (V,)
+        Numbers of peaks.
     """
     masses = peak_masses(spectra)
     total = masses.sum(axis=1, keepdims=True)

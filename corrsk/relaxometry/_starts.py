@@ -1,4 +1,4 @@
-"""Where fits start: combinations of atoms of a dictionary."""
+"""Initial values of fits: combinations of the atoms of a dictionary."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from corrsk.relaxometry._varpro import Fit
 _MAX_ATOMS = 400
 _N_TUPLES = 512
 _STREAM = 11
-_SPLIT = 0.5  # half the distance of the halves, in the logarithm
+_SPLIT = 0.5  # half the distance between the two parts of a split compartment, in the logarithm
 
 
 class StartDictionary:
-    """Single compartments on a log grid, and tuples of them to start fits from.
+    """Dictionary of single compartments on a log grid, for the initial values of fits.
 
     Parameters
     ----------
     model : KernelModel
+        Kernels of the protocol.
     counts : iterable of int
-        The numbers K of compartments that will be fitted.
+        Numbers K of compartments to fit.
     seed : int
-        The tuples are drawn once, so that every voxel is tried with the same
-        and its fit depends on nothing but its signal.
+        Seed of the tuples of atoms. All voxels share the tuples, so that the fit of a voxel
+        depends on its signal only.
     """
 
     def __init__(self, model: KernelModel, counts: Iterable[int], seed: int) -> None:
@@ -52,31 +53,33 @@ class StartDictionary:
             self._tuples[K] = members, grams, np.linalg.inv(grams + 1e-6 * np.eye(K))
 
     def starts(self, x: Array, K: int, smaller: Fit | None, n_starts: int) -> Array:
-        """Where to start fits of K compartments.
+        """Initial values of fits of K compartments.
 
         Parameters
         ----------
         x : ndarray of shape (V, N)
-            Signals of norm 1.
+            Signals with norm 1.
         K : int
+            Number of compartments.
         smaller : Fit or None
-            Of K - 1 compartments to each signal; None where K is 1.
+            Fit of K - 1 compartments to each signal; None if K is 1.
         n_starts : int
+            Number of initial values from the dictionary.
 
         Returns
         -------
         ndarray of shape (V, S, K, P)
-            Half of `n_starts` tuples of atoms, half fits grown by an atom, and
-            the splits of the smaller fit.
+            `n_starts` initial values, half of them smaller fits with an additional atom and half
+            tuples of atoms, and the smaller fit with each compartment split.
         """
         if smaller is None:
-            return self._best_tuples(x, K, 1)  # a single compartment has a single basin
+            return self._best_tuples(x, K, 1)  # the fit of one compartment has a single minimum
         grown = self._grown(x, smaller, n_starts - n_starts // 2)
         tuples = self._best_tuples(x, K, n_starts // 2)
         return np.concatenate([grown, tuples, self._split(smaller)], axis=1)
 
     def _best_tuples(self, x: Array, K: int, n_starts: int) -> Array:
-        """The tuples with the smallest residual, their amplitudes clipped at 0."""
+        """Tuples with the smallest residual, with amplitudes clipped at 0."""
         members, grams, inverses = self._tuples[K]
         h = (x @ self._atoms.T)[:, members].transpose(1, 0, 2)  # (R, V, K)
         a = np.maximum(h @ inverses, 0.0)
@@ -85,11 +88,11 @@ class StartDictionary:
         return self._theta[members[best]]
 
     def _grown(self, x: Array, fit: Fit, n_starts: int) -> Array:
-        """A fit with a further atom, of those that lower its residual most locally.
+        """Smaller fits with an additional atom that reduces the residual most.
 
         Orthogonal least squares: the gain of an atom d is ``(d^T r)^2 / |d'|^2``
-        with d' what the fit cannot reach of d. Only local maxima of the gain
-        are taken as long as there are any: their neighbours lead to the same fit.
+        with d' the component of d orthogonal to the fit. Local maxima of the gain take precedence
+        over other atoms, since neighbouring atoms lead to the same fit.
         """
         V, K, P = fit.theta.shape
         factors = self._model.factors(fit.theta.reshape(V * K, 1, P))
@@ -107,12 +110,12 @@ class StartDictionary:
         return np.concatenate([kept, self._theta[best][:, :, None]], axis=2)
 
     def _split(self, fit: Fit) -> Array:
-        """Each compartment of a fit split in two, along every axis and diagonal."""
+        """Fits with one compartment split in two, along every axis and diagonal."""
         low, high = self._model.low, self._model.high
         splits = []
         for k in range(fit.theta.shape[1]):
             for direction in product((-1, 0, 1), repeat=fit.theta.shape[2]):
-                if direction <= (0,) * len(direction):  # the opposite ones give the same
+                if direction <= (0,) * len(direction):  # opposite directions are equivalent
                     continue
                 shift = _SPLIT * np.array(direction)
                 theta = np.concatenate([fit.theta, fit.theta[:, k : k + 1] + shift], axis=1)

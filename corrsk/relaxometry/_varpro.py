@@ -1,10 +1,10 @@
-"""Variable projection for sums of compartments: many voxels and starts at once.
+"""Variable projection for sums of compartments, for batches of voxels and initial values.
 
 Golub and Pereyra, SIAM J. Numer. Anal. 10, 413 (1973), in the variant of
 Kaufman, BIT 15, 49 (1975), algorithm 2 of Ruhe and Wedin, SIAM Rev. 22, 318
-(1980). The amplitudes a >= 0 are eliminated; Levenberg-Marquardt steps are
-taken in theta, the logarithms of the tissue properties, alone. With P the
-projector onto what the compartments cannot reach, the Jacobian is -P D a, so
+(1980). The amplitudes a >= 0 are eliminated; Levenberg-Marquardt steps change
+only theta, the logarithms of the tissue properties. With P the projector onto the
+orthogonal complement of the compartments' signals, the Jacobian is -P D a, so
 that J^T J is a Schur complement of the small Gram matrix of [Phi, D].
 """
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._linalg import RIDGE, nonnegative_amplitudes, solve_each
 
-MAX_COMPARTMENTS = 8  # 2^8 supports are enumerated where amplitudes come out negative
-_LONGEST_STEP = 1.5  # in the logarithm; the linearisation does not hold further out
+MAX_COMPARTMENTS = 8  # with negative amplitudes 2^8 supports are enumerated
+_LONGEST_STEP = 1.5  # in the logarithm; the linearisation is invalid for longer steps
 _DAMPING, _DAMPING_MAX = 1e-2, 1e8
-_NO_RESIDUAL = 1e-24  # of a signal of norm 1: nothing is left to fit
+_NO_RESIDUAL = 1e-24  # of a signal with norm 1: the fit is exact
 
 
 class Fit(NamedTuple):
@@ -35,14 +35,14 @@ class Fit(NamedTuple):
     rss: Array
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Fit:
-        """The fits of some of the signals."""
+        """Select the fits of some signals."""
         return Fit(self.theta[rows], self.amplitudes[rows], self.rss[rows])
 
 
 class _Linearised(NamedTuple):
     amplitudes: Array  # (B, K)
     rss: Array  # (B,)
-    gradient: Array  # (B, P K), of half the residual sum of squares
+    gradient: Array  # (B, P K), gradient of half the residual sum of squares
     hessian: Array  # (B, P K, P K), J^T J
 
 
@@ -52,8 +52,11 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
     Parameters
     ----------
     model : KernelModel
+        Kernels of the protocol.
     theta : ndarray of shape (B, K, P)
+        Logarithms of the tissue properties.
     x : ndarray of shape (B, N)
+        Signals.
     """
     K, P = theta.shape[1:]
     columns = model.columns(K)
@@ -68,7 +71,7 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
     projection = model.project(factors, value_columns, x) / size
     scaled = nonnegative_amplitudes(phi_phi, projection)
     amplitudes = scaled / size
-    # the residual itself, not ||x||^2 - h^T a, whose rounding would bury a good fit
+    # the residual itself, since rounding in ||x||^2 - h^T a is large for a good fit
     residual = x - model.signals(factors, amplitudes)
     rss = np.einsum("bn,bn->b", residual, residual)
 
@@ -86,7 +89,7 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
 def _step(
     theta: Array, state: _Linearised, damping: Array, low: Array, high: Array
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
-    """Damped Gauss-Newton step (B, P K), the decrease that it promises, and whether it is whole."""
+    """Damped Gauss-Newton step (B, P K), its predicted decrease, and whether it is a full step."""
     outwards = np.where(state.gradient > 0, theta <= low, theta >= high)
     free = ~(outwards | (state.gradient == 0))
     n = theta.shape[1]
@@ -106,29 +109,30 @@ def _step(
 def levenberg_marquardt(
     model: KernelModel, x: Array, theta: Array, *, max_steps: int, tol: float
 ) -> Fit:
-    """Fit compartments from given starts.
+    """Fit compartments from initial values.
 
     Parameters
     ----------
     model : KernelModel
+        Kernels of the protocol.
     x : ndarray of shape (B, N)
-        One signal per problem, of norm 1.
+        Signals with norm 1, one per problem.
     theta : ndarray of shape (B, K, P)
-        Starts within the bounds.
+        Initial values within the bounds.
     max_steps : int
         Largest number of steps.
     tol : float
-        A problem is done once a step lowers, or promises to lower, its
-        residual sum of squares by less than this fraction.
+        A problem has converged if the actual or predicted decrease of the residual sum of
+        squares in a step is less than this fraction.
 
     Returns
     -------
     Fit
-        Never with a larger residual than at the start; NaN where the signal
-        or the start gives no finite residual.
+        Fits whose residuals are never larger than those of the initial values; NaN if the signal
+        or the initial value yields no finite residual.
     """
     B, K, P = theta.shape
-    order = (0, 2, 1)  # the unknowns stand property by property, as the columns of D do
+    order = (0, 2, 1)  # the unknowns are ordered by property, as the columns of D
     flat = np.ascontiguousarray(theta.transpose(order)).reshape(B, P * K)
     low, high = np.repeat(model.low, K), np.repeat(model.high, K)
 
@@ -150,10 +154,10 @@ def levenberg_marquardt(
         better = trial.rss < state.rss
         gain = np.where(better, state.rss - trial.rss, 0.0)
         done = better & (gain <= tol * state.rss) & (promised <= 10 * tol * state.rss)
-        # a step cut short at the bounds may promise nothing where a shorter one does
+        # a step clipped at the bounds may predict no decrease although a shorter step would
         done |= whole & ~(promised > 0.1 * tol * state.rss)
         done |= ~np.isfinite(promised) | (trial.rss <= _NO_RESIDUAL)
-        # Nielsen's rule in steps: trust the model more the better its promise was kept
+        # Nielsen's rule in steps: the damping depends on the ratio of actual and predicted decrease
         kept = gain / np.where(promised > 0, promised, np.inf)
         damping *= np.where(kept > 0.75, 0.1, np.where(kept > 0.25, 0.5, 4.0))
         done |= damping > _DAMPING_MAX

@@ -1,4 +1,4 @@
-"""Voxels worked off in chunks, each of which may fail alone."""
+"""Processing of voxels in chunks, where single voxels may fail."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sklearn.exceptions import ConvergenceWarning
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk.relaxometry._kernels import Array
 
-# Not `for_each_block`, whose chunks of 32768 rows suit work that is a thousand times quicker:
-# a chunk's problems shall fit in a core's cache, and 1000 voxels keep all threads busy.
+# Not `for_each_block`, whose chunks of 32768 rows are for work that is a thousand times faster:
+# the problems of a chunk should fit in the cache of a core, and 1000 voxels should use all threads.
 _CHUNK_VOXELS = 64
 
 Solver = Callable[[Array], tuple[Array, ...]]
 
 
 def signal_norms(signals: NDArray[np.floating[Any]]) -> Array:
-    """2-norm of each signal (n, N), where its square would overflow too."""
+    """2-norms of signals (n_samples, n_measurements), without overflow of the squares."""
     signals = signals.astype(np.float64)
     largest = np.abs(signals).max(axis=1)
     safe = np.where(largest > 0, largest, 1.0)
@@ -36,29 +36,33 @@ def solve_voxels(
     n_jobs: int | None,
     verbose: bool,
 ) -> list[Array]:
-    """Apply `solve` to signals of norm 1, chunk by chunk, in threads.
+    """Apply `solve` to signals with norm 1, chunk by chunk, in threads.
 
-    A voxel without a finite answer costs that voxel only: its rows are NaN.
+    The results of voxels without a finite solution are NaN; other voxels are not affected.
 
     Parameters
     ----------
-    signals : ndarray of shape (n, N)
+    signals : ndarray of shape (n_samples, n_measurements)
+        Signals.
     solve : callable
-        From (V, N) to a tuple of arrays (V, ..); must treat each row alone.
+        Function from signals (V, N) to a tuple of arrays (V, ..); must solve each row
+        independently.
     shapes : sequence of tuple of int
-        Shape of each of these per voxel.
+        Shapes of the arrays per voxel.
     n_jobs : int or None
-        Threads.
+        Number of threads.
     verbose : bool
+        Whether to show progress.
 
     Returns
     -------
-    list of ndarray of shape (n, ..)
+    list of ndarray of shape (n_samples, ..)
+        Results.
 
     Warns
     -----
     ConvergenceWarning
-        Once, with the number of voxels without an answer.
+        Once, with the number of voxels that could not be solved.
     """
     n = len(signals)
     results = [np.full((n, *shape), np.nan) for shape in shapes]
@@ -67,7 +71,7 @@ def solve_voxels(
         rows = np.arange(part_of.start, part_of.stop)
         part = signals[rows].astype(np.float64)
         with np.errstate(all="ignore"):
-            # by the largest value first, so that no square overflows
+            # division by the largest value first, so that no square overflows
             part /= np.abs(part).max(axis=1, keepdims=True)
             part /= np.linalg.norm(part, axis=1, keepdims=True)
             possible = np.flatnonzero(np.isfinite(part).all(axis=1))
@@ -78,7 +82,7 @@ def solve_voxels(
         for result, values in zip(results, solved, strict=False):
             result[rows[possible[finite]]] = values[finite]
 
-    # matrices this small are several times slower with threads of the BLAS in each thread
+    # multithreaded BLAS within each thread is several times slower for matrices this small
     with one_blas_thread:
         for_each_chunk(
             chunk, n, _CHUNK_VOXELS, n_jobs=n_jobs, description="solving voxels", unit="voxels",
@@ -88,7 +92,7 @@ def solve_voxels(
     if failed:
         warnings.warn(
             f"{failed} of {n} voxels could not be solved (a signal that is all zero, or no "
-            "finite answer); they have NaN for their probabilities",
+            "finite solution); the results of these voxels are NaN",
             ConvergenceWarning,
             stacklevel=4,
         )
@@ -96,7 +100,7 @@ def solve_voxels(
 
 
 def _solve_one_by_one(solve: Solver, unit: Array) -> tuple[Array, ...]:
-    """The answers of a chunk; where the solver gives up on it, of its voxels one by one."""
+    """Solve a chunk of voxels; if the solver fails, solve the voxels one by one."""
     try:
         return solve(unit)
     except np.linalg.LinAlgError:

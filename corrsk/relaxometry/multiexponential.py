@@ -1,4 +1,4 @@
-"""Multi-exponential fits, and the count of compartments that a criterion chooses."""
+"""Multi-exponential fits, and the compartment count that a criterion selects."""
 
 from __future__ import annotations
 
@@ -28,74 +28,76 @@ from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquard
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.tissue.table import table_columns
 
-# A step that gains less than this fraction of the residual moves no criterion by more than
-# N times it; without noise the residual falls by orders of magnitude until rounding stops it.
+# A step that reduces the residual by less than this fraction changes a criterion by at most N
+# times the fraction; without noise the residual falls by orders of magnitude down to rounding.
 _TOLERANCE = 1e-5
 
 
 class MultiExponentialClassifier(_CompartmentCounter):
-    """Count compartments by fitting 1, 2, .. of them and comparing the fits.
+    """Classifier that fits 1, 2, .. compartments and selects the count by a criterion.
 
     For each voxel and each K up to the largest count, the amplitudes a_i >= 0
     and the tissue properties (T1_i, T2_i, ..) of K compartments are fitted to
-    the signal by least squares; a criterion chooses K. Nothing is learnt: `fit`
-    takes from y only which counts are possible.
+    the signal by least squares; a criterion selects K. The classifier is not trained: `fit`
+    uses y only for the set of possible counts.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol or str, default="auto"
-        What the columns of X measure, in grid order; a name stands for a
-        protocol that corrsk ships. "auto" reads it from the column names
-        (TI50_TE4.5); without such names 64 columns are taken for "ir-se-8x8".
+        Protocol of the columns of X, which must be in grid order, or the name of a
+        protocol that corrsk ships. "auto" derives the protocol from the column names
+        (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
     bounds : dict of str to (low, high), optional
-        Range of each tissue property in ms or um^2/ms. Those left out have
+        Range of each tissue property in ms or um^2/ms. The defaults are
         T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
     criterion : {"aicc", "bic", "f-test"}, default="aicc"
         Corrected Akaike or Bayesian information criterion, or nested F-tests
-        upwards. The noise variance is unknown to all three. On the paper's
-        64 measurements BIC is the most reluctant to add compartments.
+        from one compartment upwards, all with unknown noise variance. For the 64 measurements of
+        the paper BIC selects the fewest compartments.
     alpha : float, default=0.05
         Level of the F-tests.
     n_starts : int, default=4
-        Starts per voxel and K from a dictionary: half of them random tuples of
-        atoms that fit best, half the fit of K - 1 compartments with the best
-        further atom. Besides, each compartment of that fit is split.
+        Number of initial values per voxel and K from a dictionary: half of them the best
+        random tuples of atoms, half the fit of K - 1 compartments with the best
+        additional atoms. Further initial values split each compartment of that fit.
     max_steps : int, default=50
-        Largest number of Levenberg-Marquardt steps from each start.
+        Largest number of Levenberg-Marquardt steps from each initial value.
     inversion_efficiency : float, default=1.0
-        eta in (0, 1].
+        Inversion efficiency eta in (0, 1].
     random_state : int, RandomState, Generator or None, default=None
-        Seed of the random tuples, which are the same for every voxel.
+        Seed of the random tuples, which all voxels share.
     n_jobs : int or None, default=None
-        Threads; None uses every core (one within a joblib worker).
+        Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
-        Whether to show progress once it takes a few seconds.
+        Whether to show progress once the solution takes a few seconds.
 
     Attributes
     ----------
     classes_ : ndarray
         The labels in y, sorted.
     protocol_ : AcquisitionProtocol
-        The protocol in grid order: that of the columns.
+        The protocol in grid order, the order of the columns.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the measurements, if the signals of `fit` have names.
 
     Notes
     -----
     Variable projection after Golub and Pereyra, SIAM J. Numer. Anal. 10, 413
     (1973), in Kaufman's variant, over the logarithms of the properties. The
     amplitudes absorb the unknown scale of normalised signals. Fits are nested:
-    a further compartment never has a larger residual.
+    an additional compartment never increases the residual.
 
-    With P properties a fit has K (P + 1) + 1 parameters, the noise variance
-    included. Probabilities are ``exp(-delta / 2)`` of the criterion, normalised
-    over the classes (with BIC an approximation to the posterior); with the
-    F-test the chosen count has probability 1.
+    With P properties a fit has K (P + 1) + 1 parameters, including the noise
+    variance. Probabilities are ``exp(-delta / 2)`` of the criterion, normalised
+    over the classes (with BIC an approximation of the posterior); with the
+    F-test the selected count has probability 1.
 
-    Voxels that cannot be solved (signals that are all zero) have NaN for
-    probabilities, are predicted to have the smallest count, and are counted in
-    one ConvergenceWarning. scikit-learn's own scorers of probabilities refuse
-    NaN; those of `corrsk.evaluation.SCORERS` count such voxels as guesses.
+    The probabilities of voxels that cannot be solved (signals that are all zero) are NaN and the
+    prediction is the smallest count; one ConvergenceWarning has the number of such voxels. The
+    scorers of scikit-learn refuse NaN probabilities; those of `corrsk.evaluation.SCORERS` replace
+    NaN by uniform guesses.
 
     Examples
     --------
@@ -142,7 +144,20 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
-        """Old name of :meth:`estimate_compartments`, for one release."""
+        """Deprecated name of :meth:`estimate_compartments`, for one release.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals; see :meth:`estimate_compartments`.
+        n_compartments : int, optional
+            Number of compartments; see :meth:`estimate_compartments`.
+
+        Returns
+        -------
+        DataFrame of n_samples rows
+            Tissue table; see :meth:`estimate_compartments`.
+        """
 
     def estimate_compartments(
         self, X: ArrayLike, n_compartments: int | None = None
@@ -151,21 +166,21 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
         n_compartments : int, optional
-            Number of compartments to fit; None (default) for the count that
-            the criterion chooses in each voxel.
+            Number of compartments to fit; None (default) uses the count that
+            the criterion selects in each voxel.
 
         Returns
         -------
-        DataFrame of n rows
-            A tissue table, T1_1.., T2_1.., f_1.., with the compartments in
-            ascending order of T2 (of the first property where there is no T2).
-            Absent compartments have f = 0 and NaN. Then n_c (the count that
-            was fitted), scale (the sum of the amplitudes: M0 in the units of
+        DataFrame of n_samples rows
+            Tissue table, T1_1.., T2_1.., f_1.., with the compartments in
+            ascending order of T2 (or of the first property without T2).
+            Absent compartments have f = 0 and NaN properties. Further columns are n_c (the
+            fitted count), scale (the sum of the amplitudes: M0 in the units of
             X) and rss (residual sum of squares, in the squared units of X).
-            A voxel that cannot be solved has NaN throughout but for n_c.
+            For voxels that cannot be solved all columns except n_c are NaN.
 
         Raises
         ------
@@ -178,8 +193,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
             checked_count("n_compartments", n_compartments, at_least=1)
             if n_compartments > largest:
                 raise ValueError(
-                    f"n_compartments must be at most {largest}, the largest count that the "
-                    f"classifier was fitted with; got {n_compartments}"
+                    f"n_compartments must be at most {largest}, the largest count in "
+                    f"the y of fit; got {n_compartments}"
                 )
         P = len(self._model.properties)
 
@@ -229,8 +244,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
     def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
         if counts.max() > MAX_COMPARTMENTS:
             raise ValueError(
-                f"fits of up to {MAX_COMPARTMENTS} compartments are possible; y holds the count "
-                f"{counts.max()}"
+                f"y has the count {counts.max()}; fits are possible for up to {MAX_COMPARTMENTS} "
+                "compartments"
             )
         seed = entropy(self.random_state)
         self._starts = StartDictionary(model, range(1, counts.max() + 1), seed)
@@ -239,7 +254,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         return self._weights(self._fits(unit, int(self._counts.max())))
 
     def _fits(self, unit: Array, largest: int) -> list[Fit]:
-        """Fits of 1, 2, .., `largest` compartments to signals (V, N) of norm 1."""
+        """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1."""
         fits: list[Fit] = []
         for K in range(1, largest + 1):
             starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
@@ -270,7 +285,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
 
 def _nested(fit: Fit, smaller: Fit) -> Fit:
-    """Where a fit of fewer compartments is no worse: that one, and an absent compartment."""
+    """Replace fits that are not better than the smaller fit by the latter, in place."""
     rows = ~(fit.rss <= smaller.rss)
     if rows.any():
         fit.theta[rows, :-1], fit.theta[rows, -1] = smaller.theta[rows], smaller.theta[rows, 0]

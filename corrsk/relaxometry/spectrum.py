@@ -1,4 +1,4 @@
-"""Regularised spectra of tissue properties, and the count of their peaks."""
+"""Regularised spectra of tissue properties, and the number of peaks."""
 
 from __future__ import annotations
 
@@ -20,62 +20,64 @@ from corrsk.relaxometry._voxels import signal_norms
 
 
 class NNLSPeakClassifier(_CompartmentCounter):
-    """Count compartments as the peaks of a regularised non-negative spectrum.
+    """Classifier that counts the peaks of a regularised non-negative spectrum.
 
     The signal of each voxel is inverted to a spectrum s >= 0 on a log-spaced
-    grid of T1 x T2 (x D) by least squares with Tikhonov regularisation; its
-    peaks are counted. Nothing is learnt: `fit` takes from y only which counts
-    are possible.
+    grid of T1 x T2 (x D) by least squares with Tikhonov regularisation; the number of
+    peaks is the prediction. The classifier is not trained: `fit` uses y only for the set of
+    possible counts.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol or str, default="auto"
-        What the columns of X measure, in grid order; a name stands for a
-        protocol that corrsk ships. "auto" reads it from the column names
-        (TI50_TE4.5); without such names 64 columns are taken for "ir-se-8x8".
+        Protocol of the columns of X, which must be in grid order, or the name of a
+        protocol that corrsk ships. "auto" derives the protocol from the column names
+        (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
     n_bins : int or dict of str to int, default=32
-        Points of the grid along each tissue property, or by property.
+        Number of grid points along each tissue property, for all properties or by property.
     bounds : dict of str to (low, high), optional
-        Range of each tissue property in ms or um^2/ms. Those left out have
+        Range of each tissue property in ms or um^2/ms. The defaults are
         T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
     regularization : "chi2" or float, default="chi2"
         Weight of ``||s||^2`` relative to the largest squared singular value of
-        the kernel, or "chi2": the weight, voxel by voxel, at which the residual
-        sum of squares is `chi2_factor` times that of a spectrum that is nearly
-        unregularised (weight 1e-8).
+        the kernel, or "chi2": the weight of each voxel at which the residual
+        sum of squares is `chi2_factor` times that of a nearly unregularised spectrum
+        (weight 1e-8).
     chi2_factor : float, default=1.02
-        See above; 1.02 after Whittall and MacKay, J. Magn. Reson. 84, 134 (1989).
+        Factor for "chi2"; 1.02 as in Whittall and MacKay, J. Magn. Reson. 84, 134 (1989).
     min_fraction : float, default=0.02
-        Smallest share of the spectrum's mass that makes a peak count.
+        Smallest fraction of the spectrum's mass in a peak that is counted.
     inversion_efficiency : float, default=1.0
-        eta in (0, 1].
+        Inversion efficiency eta in (0, 1].
     n_jobs : int or None, default=None
-        Threads; None uses every core (one within a joblib worker).
+        Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
-        Whether to show progress once it takes a few seconds.
+        Whether to show progress once the solution takes a few seconds.
 
     Attributes
     ----------
     classes_ : ndarray
         The labels in y, sorted.
     protocol_ : AcquisitionProtocol
-        The protocol in grid order: that of the columns.
+        The protocol in grid order, the order of the columns.
     axes_ : dict of str to ndarray
         Values of each tissue property along the axes of :meth:`spectra`.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the measurements, if the signals of `fit` have names.
 
     Notes
     -----
     Butler, Reeds and Dawson, SIAM J. Numer. Anal. 18, 381 (1981), for many
-    voxels at once. A peak is a local maximum among all neighbours (diagonal
-    ones too) with all cells from which steepest ascent leads to it. The count
-    is clipped to the nearest of the classes, which has probability 1.
+    voxels at once. A peak consists of a local maximum among all neighbours, including diagonal
+    ones, and of all cells from which steepest ascent reaches this maximum. The class nearest to
+    the number of peaks has probability 1.
 
-    Voxels that cannot be solved (signals that are all zero) have NaN for
-    probabilities, are predicted to have the smallest count, and are counted in
-    one ConvergenceWarning. scikit-learn's own scorers of probabilities refuse
-    NaN; those of `corrsk.evaluation.SCORERS` count such voxels as guesses.
+    The probabilities of voxels that cannot be solved (signals that are all zero) are NaN and the
+    prediction is the smallest count; one ConvergenceWarning has the number of such voxels. The
+    scorers of scikit-learn refuse NaN probabilities; those of `corrsk.evaluation.SCORERS` replace
+    NaN by uniform guesses.
 
     Examples
     --------
@@ -117,17 +119,17 @@ class NNLSPeakClassifier(_CompartmentCounter):
         self.verbose = verbose
 
     def spectra(self, X: ArrayLike) -> Array:
-        """The spectrum of each voxel.
+        """Spectrum of each voxel.
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol, at any scale.
 
         Returns
         -------
-        ndarray of shape (n, n_T1, n_T2[, n_D])
-            Amplitudes in the units of X, over `axes_`; they sum to about M0.
+        ndarray of shape (n_samples, n_T1, n_T2[, n_D])
+            Amplitudes on the grid `axes_`, in the units of X; the sum is approximately M0.
             NaN for voxels that could not be solved.
 
         Warns
@@ -155,7 +157,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
             self._shape = (bins,) * len(model.properties)
         axes, theta = model.grid(self._shape)
         self.axes_ = dict(zip(model.properties, axes, strict=True))
-        # "chi2" passes the smallest weight on its way to a larger one; a fixed weight is meant
+        # "chi2" starts at the smallest weight; a fixed weight requires smaller singular values
         smallest = SMALLEST_ALPHA if self._chi2 else 1e-3 * float(self.regularization)
         self._solver = DualSolver(model.dictionary(theta).T, smallest)
 
@@ -164,7 +166,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         return isinstance(self.regularization, str)
 
     def _spectra(self, unit: Array) -> Array:
-        """Spectra (V, *bins) of signals (V, N) of norm 1."""
+        """Spectra (V, *bins) of signals (V, N) with norm 1."""
         if self._chi2:
             dual, _ = self._solver.discrepancy(unit, self.chi2_factor)
         else:
@@ -176,7 +178,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         solved = np.isfinite(spectra).reshape(len(spectra), -1).all(axis=1)
         n_peaks = count_peaks(np.where(solved.reshape(-1, *(1,) * len(self._shape)), spectra, 0.0),
                               self.min_fraction)  # fmt: skip
-        # of two classes as near the smaller one, whatever the order of the labels
+        # of two equally near classes the smaller one, for any order of the labels
         order = np.argsort(self._counts)
         nearest = order[np.abs(n_peaks[:, None] - self._counts[order]).argmin(axis=1)]
         probabilities = np.eye(len(self._counts))[nearest]

@@ -1,4 +1,4 @@
-"""From tissue and protocol to noisy signals: a transformer, data sets, streams and files."""
+"""Simulation of noisy signals: a transformer, data sets, streams and files."""
 
 from corrsk.simulation.datasets import (
     DATASETS,

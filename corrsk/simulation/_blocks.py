@@ -1,4 +1,4 @@
-"""The noisy signals of a block of voxels."""
+"""Simulation of the noisy signals of a block of voxels."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ from corrsk.tissue.table import TableLayout
 
 _Signals = NDArray[np.floating[Any]]
 
-_PIECE = 2**18  # numbers of signals worked on at a time: a block of 64 measurements each
+_PIECE = 2**18  # values processed at a time: a block of signals with 64 measurements
 
 
 @dataclass(frozen=True)
 class BlockSimulator:
-    """Simulates blocks of the voxels of a tissue table.
+    """Simulator of the blocks of a tissue table.
 
     Parameters
     ----------
     model : SignalModel
+        Model of the noise-free signals.
     layout : TableLayout
+        Columns of the tissue table.
     noise_levels : array of shape (k,) or SNRRange
-        What voxels get at random where the table has no column of levels.
+        Levels that are drawn at random if the table has no noise levels.
     noise_reference : {"m0", "max", "rms"}
     noise_distribution : {"gaussian", "rician"}
     seed, stream : int
         Key of the random draws, together with the number and the tissue of a block.
     norm : str, optional
-        What each signal is divided by, as :func:`corrsk.physics.signal_norm` names it.
+        Norm by which each signal is divided; see :func:`corrsk.physics.signal_norm`.
     """
 
     model: physics.SignalModel
@@ -47,12 +49,12 @@ class BlockSimulator:
     norm: str | None = None
 
     def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:
-        """Fill `out`, shape (n, N), with the signals of `voxels`, shape (n, columns)."""
+        """Fill `out` with the signals of `voxels`, rows of the tissue table."""
         groups = voxels.T[self.layout.columns].reshape(len(self.layout.groups), -1, len(voxels))
-        # compartment by compartment within a voxel: the order of the key
+        # ordered by compartment within a voxel, as the key requires
         groups = groups.swapaxes(1, 2).astype(out.dtype, order="C")
         *properties, fractions = groups
-        # an absent compartment's may have been NaN: the key must not tell
+        # the properties of absent compartments, such as NaN, must not change the key
         np.copyto(groups[:-1], 0, where=fractions == 0)
         key = (self.seed, self.stream, block, _content_key(fractions, *properties))
         np.copyto(groups[:-1], 1, where=fractions == 0)
@@ -79,7 +81,7 @@ class BlockSimulator:
     def _levels_of(self, voxels: NDArray[np.float64], key: tuple[int, ...]) -> NDArray[np.float64]:
         if self.layout.noise_level is not None:
             return voxels[:, self.layout.noise_level]
-        # a stream of its own, so that the noise does not depend on the number of levels
+        # a separate stream, so that the noise does not depend on the number of levels
         choice = keyed_generator(*key, Stream.LEVEL_CHOICE)
         if isinstance(self.noise_levels, SNRRange):
             return self.noise_levels.sample(choice, len(voxels))

@@ -15,20 +15,24 @@ from corrsk.simulation._source import SignalSource, fitted
 
 
 def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, Any]:
-    """Signals, counts, noise levels and tissue, in chunks that are drawn when computed.
+    """Signals, counts, noise levels and tissue as dask collections, simulated when computed.
 
     Parameters
     ----------
     source : SignalSource
+        Signals to simulate.
     chunk_rows : int
-        Rounded up to a multiple of `BLOCK_ROWS`, so that the bits are those of
-        one chunk of all.
+        Number of rows per chunk, rounded up to a multiple of `BLOCK_ROWS`, so that the result is
+        bit-identical to that of a single chunk.
 
     Returns
     -------
-    X, n_c, noise_level : dask arrays of shapes (n, N), (n,), (n,)
+    X : dask array of shape (n_samples, n_measurements)
+        Signals.
+    n_c, noise_level : dask array of shape (n_samples,)
+        Counts and noise levels.
     tissue : dask DataFrame
-        With the numbers of the rows as its index.
+        Tissue table, with the row numbers as index.
 
     Raises
     ------
@@ -40,14 +44,14 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
     import dask.dataframe
     from dask.delayed import delayed
 
-    da: Any = dask.array  # its functions have no types
+    da: Any = dask.array  # without type annotations
     dd: Any = dask.dataframe
 
     checked_count("chunk_rows", chunk_rows, at_least=1)
     step = -(-chunk_rows // BLOCK_ROWS) * BLOCK_ROWS
     n = source.n_samples
     runs = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    # one thread per chunk: dask's workers take a chunk each
+    # one thread per chunk, since dask computes chunks in parallel
     source = _in_one_thread(source)
     draw = delayed(_draw, nout=4, pure=True)
     parts = [draw(source, rows) for rows in runs]
@@ -61,7 +65,7 @@ def dask_signals(source: SignalSource, chunk_rows: int) -> tuple[Any, Any, Any, 
         )
 
     X = column(0, source.generator.dtype, source.generator.protocol_.n_measurements)
-    # the columns and their types, without a row
+    # columns and dtypes, without rows
     meta = source.rows(slice(0, 1))[1].table.iloc[:0]
     divisions = (*(rows.start for rows in runs), n - 1)
     tissue = dd.from_delayed([part[3] for part in parts], meta=meta, divisions=divisions)

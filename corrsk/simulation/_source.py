@@ -1,4 +1,4 @@
-"""Tissue and its signals, of which any run of rows can be drawn by itself."""
+"""Tissue and signals whose row ranges can be drawn independently."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> Correla
 
 @dataclass(frozen=True)
 class SignalSource:
-    """Signals of which any run of rows can be drawn by itself.
+    """Simulated signals whose row ranges can be drawn independently.
 
     Parameters
     ----------
     prior : TissuePrior
+        Distribution of the tissue.
     generator : CorrelationSignalGenerator
-        Fitted on tissue of the prior; with an integer `random_state`, which seeds the
-        tissue as well.
+        Generator fitted on tissue of the prior. Its integer `random_state` seeds the
+        tissue too.
     n_samples : int
-        Number of rows in all.
+        Number of all rows.
     norm : str or None
         Norm by which each signal is divided.
     """
@@ -59,13 +60,12 @@ class SignalSource:
     def rows(
         self, rows: slice, allocate_more: Callable[[int, slice, Strata], None] | None = None
     ) -> tuple[NDArray[np.float32], TissueRows]:
-        """Signals and tissue of rows from a multiple of `BLOCK_ROWS` on.
+        """Draw the signals and tissue of rows that start at a multiple of `BLOCK_ROWS`.
 
-        Their bits are those of :meth:`TissuePrior.sample` and of `fit_transform`. Each
-        block is taken from tissue to normalised signals while it is in the cache; the
-        checks of a table that may have come from anywhere are left out. `allocate_more` is
-        called with the first block of each run of blocks, its rows and their strata of
-        count and noise level.
+        The result is bit-identical to that of :meth:`TissuePrior.sample` and `fit_transform`.
+        Each block is simulated and normalised while its tissue is in the cache; the validation
+        of the tissue table is omitted. `allocate_more` is called with the first block of
+        consecutive blocks, their rows, and their strata of count and noise level.
         """
         generator = self.generator
         drawn = TissueRows(

@@ -1,4 +1,4 @@
-"""Simulated data sets: by parameters, or by name."""
+"""Simulated data sets, by parameters or by name."""
 
 from __future__ import annotations
 
@@ -18,24 +18,30 @@ from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
-# Of every ten samples of a stratum seven train, two validate and one tests. Each
-# part is spread out, so that any run of samples is split to within one sample.
+# Of ten samples of a stratum seven are for training, two for validation and one for testing. The
+# parts are interleaved, so that any consecutive samples are split to within one sample.
 PARTS = ("train", "validation", "test")
 _PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0], dtype=np.int8)
 
 
 @dataclass(frozen=True)
 class DatasetDefinition:
-    """What a data set is drawn from.
+    """Definition of a simulated data set.
 
     Parameters
     ----------
-    name, description : str
+    name : str
+        Name of the data set.
     prior : TissuePrior or str
+        Distribution of the tissue.
     protocol : AcquisitionProtocol or str
+        Acquisition protocol.
     noise_levels : tuple of float or SNRRange
-        As fractions of the noise reference, all equally frequent.
+        Noise levels as fractions of the noise reference, all equally frequent.
     noise_reference : {"m0", "max", "rms"}
+        Reference of the noise levels; see :func:`corrsk.physics.noise_sigma`.
+    description : str
+        Text for the `DESCR` of the data set.
     norm : {"l2", "rms", "max"} or None
         Norm by which each signal is divided.
     """
@@ -78,12 +84,22 @@ DATASETS: dict[str, DatasetDefinition] = {
 
 
 def dataset_definition(name: str) -> DatasetDefinition:
-    """The definition of a named data set.
+    """Return the definition of a named data set.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set; see :func:`load_dataset`.
+
+    Returns
+    -------
+    DatasetDefinition
+        The definition.
 
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists the known ones.
+        If the name is unknown; the message lists the valid names.
     """
     return lookup(DATASETS, name, "data set")
 
@@ -105,48 +121,52 @@ def make_correlation_signals(
     n_jobs: int | None = None,
     verbose: bool = True,
 ) -> Any:
-    """Draw tissue and simulate its signals, the way `make_blobs` makes blobs.
+    """Draw tissue and simulate its signals.
 
     Parameters
     ----------
     n_samples : int, default=1000
-        Number of voxels n.
+        Number of voxels.
     prior : TissuePrior or str, default="midl2024"
-        What the tissue is drawn from.
+        Distribution of the tissue.
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
-        What is measured, N measurements.
+        Acquisition protocol.
     noise_level : float, sequence of float or SNRRange
-        Noise level as a fraction. Of several, each is equally frequent, to
-        within one, in all and within each compartment count; of a range, each
-        voxel draws its own.
-    noise_reference, noise_distribution, inversion_efficiency
-        See :class:`CorrelationSignalGenerator`.
+        Noise level as a fraction. Several levels are equally frequent, to
+        within one voxel, overall and within each compartment count; from a range every
+        voxel draws its own level.
+    noise_reference : {"m0", "max", "rms"}, default="m0"
+        Reference of the noise level; see :class:`CorrelationSignalGenerator`.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        Distribution of the noise; see :class:`CorrelationSignalGenerator`.
+    inversion_efficiency : float, default=1.0
+        Inversion efficiency eta in (0, 1].
     norm : {"l2", "rms", "max"} or None, default="l2"
-        Norm by which each signal is divided: its 2-norm, as in the paper, its root mean square,
-        or its largest absolute value; None for none.
+        Norm by which each signal is divided: the 2-norm, as in the paper, the root mean square,
+        or the largest absolute value; None for no normalisation.
     random_state : int, RandomState, Generator or None
-        The same integer gives the same bits for any `n_jobs`.
+        Seed. An integer makes the result bit-identical for any `n_jobs`.
     return_tissue : bool, default=False
         Whether to return the noise levels and the tissue as well.
     chunk_rows : int, optional
-        Return dask arrays of chunks of about so many rows (and a dask DataFrame),
-        which are drawn when they are computed: for data larger than memory. The
-        bits are those of the call without it. Needs the extra `corrsk[dask]`.
+        Return dask arrays (and a dask DataFrame) with chunks of about this number of rows, which
+        are simulated when computed: for data larger than memory. The result is bit-identical
+        to that without chunks. Requires the extra `corrsk[dask]`.
     n_jobs : int, optional
-        Threads; None (default) for every core. Dask has workers of its own.
+        Number of threads; None uses every core. With `chunk_rows` dask controls the parallelism.
     verbose : bool, default=True
-        Whether to show progress once it takes more than a few seconds.
+        Whether to show progress once the simulation takes a few seconds.
 
     Returns
     -------
-    X : ndarray of shape (n, N), float32
+    X : ndarray of shape (n_samples, n_measurements), float32
         Signals in the grid order of the protocol.
-    y : ndarray of shape (n,)
+    y : ndarray of shape (n_samples,)
         Number of compartments n_c.
-    noise_level : ndarray of shape (n,)
+    noise_level : ndarray of shape (n_samples,)
         Noise level of each signal. Only with `return_tissue`.
     tissue : DataFrame
-        Tissue table with its noise_level column. Only with `return_tissue`.
+        Tissue table with a column noise_level. Only with `return_tissue`.
 
     Raises
     ------
@@ -192,25 +212,25 @@ def load_dataset(
     Parameters
     ----------
     name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
-        The paper's data with noise read literally (1 to 5 % of M0), or with a
-        tenth of it; or those of the thesis t1t2-detr (1 to 3 compartments).
+        The data of the paper with the literal noise levels (1 to 5 % of M0) or a tenth of these
+        levels, or the data of the thesis t1t2-detr (1 to 3 compartments).
     n_samples : int, default=1_000_000
-        Number of signals n, at least 10; the paper has 10^6.
+        Number of signals, at least 10; the paper has 10^6.
     random_state : int, RandomState, Generator or None, default=0
-        The same integer gives the same bits for any `n_jobs`.
+        Seed. An integer makes the result bit-identical for any `n_jobs`.
     n_jobs : int, optional
-        Threads; None (default) for every core.
+        Number of threads; None uses every core.
     verbose : bool, default=True
-        Whether to show progress once it takes more than a few seconds.
+        Whether to show progress once the simulation takes a few seconds.
 
     Returns
     -------
     Bunch
-        data : ndarray of shape (n, N), float32, signals, divided by their 2-norm
-        where the definition says so;
-        target : ndarray of shape (n,), the compartment counts;
-        noise_level : ndarray of shape (n,);
-        tissue : DataFrame, the tissue table with its noise_level column;
+        data : ndarray of shape (n_samples, n_measurements), float32, signals, divided by the
+        norm of the definition;
+        target : ndarray of shape (n_samples,), the compartment counts;
+        noise_level : ndarray of shape (n_samples,);
+        tissue : DataFrame, the tissue table with a column noise_level;
         train_indices, validation_indices, test_indices : ascending integers,
         70 / 20 / 10 %, stratified jointly by compartment count and noise level;
         feature_names : list of str; protocol : AcquisitionProtocol;
@@ -219,7 +239,7 @@ def load_dataset(
     Raises
     ------
     ValueError
-        If the name is unknown (the message lists the known ones) or n_samples
+        If the name is unknown (the message lists the valid names) or n_samples
         is too small to split.
 
     Examples
@@ -242,8 +262,32 @@ def simulate_dataset(
     n_jobs: int | None = None,
     verbose: bool = True,
 ) -> Bunch:
-    """Simulate a data set of one's own definition; see :func:`load_dataset`."""
-    # so many that training, validation and test data each get some
+    """Simulate a data set from its definition.
+
+    Parameters
+    ----------
+    definition : DatasetDefinition
+        Definition of the data set.
+    n_samples : int
+        Number of signals, at least 10.
+    random_state : int, RandomState, Generator or None, default=0
+        Seed. An integer makes the result bit-identical for any `n_jobs`.
+    n_jobs : int, optional
+        Number of threads; None uses every core.
+    verbose : bool, default=True
+        Whether to show progress once the simulation takes a few seconds.
+
+    Returns
+    -------
+    Bunch
+        The data set; see :func:`load_dataset`.
+
+    Raises
+    ------
+    ValueError
+        If n_samples is too small to split.
+    """
+    # enough samples for non-empty training, validation and test data
     checked_count("n_samples", n_samples, at_least=len(_PART_PATTERN))
     seed = entropy(random_state)
     generator = CorrelationSignalGenerator(
@@ -276,5 +320,5 @@ def _source(
     norm: str | None,
 ) -> SignalSource:
     prior = resolve_prior(prior)
-    # before the long work: it checks the parameters
+    # `fitted` validates the parameters before the simulation starts
     return SignalSource(prior, fitted(generator, prior), n_samples, norm)

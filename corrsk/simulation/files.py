@@ -1,4 +1,4 @@
-"""Data sets as files: .npz, .parquet, and the published code's .mat layout."""
+"""Files of data sets: .npz, .parquet, and the .mat layout of the published code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from corrsk._utils.files import read_mat, write_atomically
 from corrsk.simulation.datasets import PARTS
 
 SUFFIXES = (".npz", ".parquet", ".mat")
-_MAT_PARTS = {"train": "train", "validation": "val", "test": "test"}  # ours: theirs
+_MAT_PARTS = {
+    "train": "train",
+    "validation": "val",
+    "test": "test",
+}  # names in corrsk: names in the files
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a path whose suffix names no format that can be written.
+    """Refuse a path whose suffix is not that of a supported format.
 
     Raises
     ------
@@ -30,30 +34,35 @@ def check_suffix(path: Path) -> None:
         If the library for the format is not installed.
     """
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path} must end in one of {', '.join(SUFFIXES)} to name its format")
+        raise ValueError(
+            f"{path} must end in one of {', '.join(SUFFIXES)}, which selects the format"
+        )
     if path.suffix == ".parquet":
         require("pyarrow", extra="cli", purpose="the .parquet format")
 
 
 def write_dataset(data: Bunch, path: Path) -> None:
-    """Write what `load_dataset` returns; the suffix of the path names the format.
+    """Write a data set of `load_dataset`, in the format that the suffix of the path selects.
 
     Parameters
     ----------
     data : Bunch
+        Data set, as returned by :func:`load_dataset`.
     path : Path
-        ".npz" has the arrays by their names in the Bunch; ".parquet" one row per
+        File to write. ".npz" has the arrays by their names in the Bunch; ".parquet" one row per
         signal with columns for the measurements, n_c, noise_level, part and
-        tissue; ".mat" the layout that the code published with the paper reads:
-        `input_train` (n, 1, n_ti, n_te), `label_train`, .., `noiselevel_test`
-        in percent. That code takes the levels as the integers 1 to 5: those of
-        "midl2024-low-noise", 0.1 to 0.5, it would all round to 0.
+        tissue; ".mat" the layout of the code published with the paper:
+        `input_train` (n_samples, 1, n_ti, n_te), `label_train`, .., `noiselevel_test`
+        in percent. The published code converts the levels to the integers 1 to 5, so that all
+        levels of "midl2024-low-noise", 0.1 to 0.5, become 0.
 
     Raises
     ------
     ValueError
-        If the suffix is unknown, or the protocol is no two-dimensional grid,
-        which the .mat layout needs.
+        If the suffix is unknown, or the protocol is not a two-dimensional grid,
+        which the .mat layout requires.
+    ImportError
+        If the library for the format is not installed.
     """
     check_suffix(path)
     if path.suffix == ".npz":
@@ -96,7 +105,7 @@ def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
     shape = data.protocol.grid_shape
     if shape is None or len(shape) != 2:
         raise ValueError(
-            "the .mat layout needs a protocol that is a two-dimensional grid; write .npz or "
+            "the .mat layout requires a protocol on a two-dimensional grid; write .npz or "
             ".parquet instead"
         )
     content = {}
@@ -104,7 +113,7 @@ def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
         rows = data[f"{ours}_indices"]
         content[f"input_{theirs}"] = data.data[rows].reshape(-1, 1, *shape)
         content[f"label_{theirs}"] = data.target[rows].astype(np.int64)
-        # rounded, so that 0.03 is 3 % and not 3.0000000000000004 %
+        # rounded, so that 0.03 becomes 3 % instead of 3.0000000000000004 %
         content[f"noiselevel_{theirs}"] = np.round(100 * data.noise_level[rows], 9)
     return content
 
@@ -115,23 +124,23 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     Parameters
     ----------
     path : path-like
-        MATLAB file with `input_train` (n, 1, n_ti, n_te), `label_train`,
+        MATLAB file with `input_train` (n_samples, 1, n_ti, n_te), `label_train`,
         `input_test`, `label_test`; optionally `input_val`, `label_val` and
         `noiselevel_train`, .. in percent.
 
     Returns
     -------
     Bunch
-        As `load_dataset` returns, without tissue and protocol but with
-        `grid_shape`; `noise_level` is NaN where the file has none.
+        Data set as returned by `load_dataset`, without tissue and protocol but with
+        `grid_shape`; `noise_level` is NaN if the file has no noise levels.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it is not a readable MATLAB file, lacks a key, or its arrays do not
-        belong together; the message says what was expected.
+        If the file is not a readable MATLAB file, lacks a variable, or has arrays that
+        contradict each other; the message has the expected content.
     """
     content = read_mat(path)
     needed = [f"{kind}_{part}" for part in ("train", "test") for kind in ("input", "label")]
@@ -139,7 +148,8 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     if missing:
         raise ValueError(
             f"{path} lacks {', '.join(missing)}: expected the layout of the published code, "
-            f"input_train (n, 1, n_ti, n_te), label_train, .., found {sorted(content) or 'nothing'}"
+            f"input_train (n_samples, 1, n_ti, n_te), label_train, ..; "
+            f"found {sorted(content) or 'nothing'}"
         )
     parts = [part for part, theirs in _MAT_PARTS.items() if f"input_{theirs}" in content]
     signals: list[NDArray[np.float32]] = []
@@ -149,7 +159,7 @@ def read_dataset_mat(path: str | Path) -> Bunch:
         x, y, level = _read_part(content, _MAT_PARTS[part], str(path))
         if signals and x.shape[1:] != signals[0].shape[1:]:
             raise ValueError(
-                f"the inputs in {path} differ in their grid: {signals[0].shape[2:]}, {x.shape[2:]}"
+                f"the inputs in {path} have different grids: {signals[0].shape[2:]}, {x.shape[2:]}"
             )
         signals.append(x)
         labels.append(y)
@@ -157,9 +167,11 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     for part, y in zip(parts, labels, strict=True):
         extra = np.setdiff1d(y, labels[0]).tolist()
         if extra:
-            raise ValueError(f"label_{_MAT_PARTS[part]} in {path} holds {extra}, label_train not")
+            raise ValueError(
+                f"label_{_MAT_PARTS[part]} in {path} has labels that label_train lacks: {extra}"
+            )
         if np.unique(y).size < 2:
-            raise ValueError(f"label_{_MAT_PARTS[part]} in {path} holds a single class, {y[0]}")
+            raise ValueError(f"label_{_MAT_PARTS[part]} in {path} has a single class, {y[0]}")
     sizes = [len(y) for y in labels]
     grid_shape = signals[0].shape[2:]
     ends = np.cumsum(sizes)
@@ -181,7 +193,7 @@ def read_dataset_mat(path: str | Path) -> Bunch:
 def _read_part(
     content: dict[str, Any], part: str, path: str
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
-    """Signals, labels and noise levels of one part, checked."""
+    """Read and validate the signals, labels and noise levels of one part."""
     x = np.asarray(content[f"input_{part}"])
     y = np.ravel(content.get(f"label_{part}", ()))
     level = np.ravel(content.get(f"noiselevel_{part}", np.full(len(x), np.nan)))
@@ -192,7 +204,7 @@ def _read_part(
             raise ValueError(f"{name} in {path} must hold real numbers, not {values.dtype}")
     if x.ndim != 4 or x.shape[1] != 1:
         raise ValueError(
-            f"input_{part} in {path} must have shape (n, 1, n_ti, n_te), got {x.shape}"
+            f"input_{part} in {path} must have shape (n_samples, 1, n_ti, n_te), got {x.shape}"
         )
     for name, values in ((f"label_{part}", y), (f"noiselevel_{part}", level)):
         if len(values) != len(x):
@@ -201,7 +213,7 @@ def _read_part(
     if bad.any():
         raise ValueError(
             f"input_{part} in {path} holds NaN or infinite values, in {bad.sum()} of {len(x)} "
-            f"signals, the first of which is number {np.argmax(bad)}"
+            f"signals; the first is signal {np.argmax(bad)}"
         )
     try:
         counts = as_counts(y)

@@ -1,4 +1,4 @@
-"""The transformer from tissue to noisy signals."""
+"""Transformer from tissue to noisy signals."""
 
 from __future__ import annotations
 
@@ -23,54 +23,54 @@ from corrsk.tissue.table import TableLayout
 
 
 class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
-    """Simulate the noisy correlation signals of a table of voxels.
+    """Transformer that simulates the noisy correlation signals of a tissue table.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
-        What is measured; a name stands for a protocol that corrsk ships.
+        Acquisition protocol, or the name of a protocol that corrsk ships.
     noise_level : float, sequence of float or SNRRange, default=(0.01, 0.02, 0.03, 0.04, 0.05)
-        Noise level as a fraction (0.01 is "1 %"). Of several, each voxel gets
-        one at random, all equally likely; of a range, one of its own. A
-        `noise_level` column in the tissue table overrides it row by row.
+        Noise level as a fraction (0.01 is "1 %"). From several levels or a range every voxel
+        draws its own level, all with equal probability. A column `noise_level` in the tissue
+        table overrides this parameter.
     noise_reference : {"m0", "max", "rms"}, default="m0"
-        What the level is relative to: M0 = 1 (the literal reading of the
+        Reference of the noise level: M0 = 1 (the literal interpretation of the
         paper), the largest absolute value of the voxel's signal (the usual
-        SNR convention), or its root mean square.
+        SNR convention), or the root mean square of the signal.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         Gaussian for phased, signed signals; Rician for magnitude images.
     inversion_efficiency : float, default=1.0
-        eta in (0, 1].
+        Inversion efficiency eta in (0, 1].
     dtype : {"float32", "float64"}, default="float32"
         Precision of the signals.
     random_state : int, RandomState, Generator or None, default=None
-        Seed of the noise. With an integer the same call gives the same bits,
-        for any `n_jobs`. A Pipeline with `memory=` would freeze the noise of None.
+        Seed of the noise. An integer makes the result bit-identical for any `n_jobs`. With None,
+        a Pipeline with `memory=` would cache the first noise.
     n_jobs : int or None, default=None
-        Threads; None uses every core (one within a joblib worker).
+        Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once a simulation takes a few seconds.
 
     Attributes
     ----------
     protocol_ : AcquisitionProtocol
-        The protocol in grid order: that of the columns of the output.
+        The protocol in grid order, the order of the output columns.
     n_features_in_ : int
         Number of columns of the tissue table.
     feature_names_in_ : ndarray of str
-        Their names, if it had any.
+        Names of the columns, if the tissue table of `fit` has names.
 
     Notes
     -----
-    Fitting and predicting never share noise. With an integer `random_state`,
+    Training and test signals never share noise. With an integer `random_state`,
     `fit_transform` and `transform` draw from different streams, and each block
-    of voxels has a stream of its own that is keyed by the tissue in it, so
-    that two different tables (validation and test, say) differ in their noise
-    too. The noise level is not part of that key: tables and parameters that
-    differ in the noise level alone get the same draws, scaled.
+    of voxels has a separate stream whose key includes the tissue of the block, so
+    that two different tables (such as validation and test data) differ in their noise
+    too. The key does not include the noise level: tables and parameters that
+    differ in the noise level only have the same draws, scaled.
 
-    Signals follow Eq. 1 of Endt, Lachermeier and Menzel, MIDL 2024, or its
-    general form where the protocol has a TR.
+    Signals follow Eq. 1 of Endt, Lachermeier and Menzel, MIDL 2024, or the
+    general form with TR if the protocol has a TR.
 
     Examples
     --------
@@ -117,15 +117,16 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> CorrelationSignalGenerator:
-        """Check the parameters and the tissue table.
+        """Validate the parameters and the tissue table.
 
         Parameters
         ----------
-        X : DataFrame or array of shape (n, columns)
+        X : DataFrame or array of shape (n_samples, n_columns)
             Tissue table: T1_1.., T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
             fractions, optionally noise_level. An absent compartment has f = 0
-            and NaN (or 0) elsewhere. Without names: in this order.
-        y : ignored
+            and NaN (or 0) elsewhere. Columns without names must have this order.
+        y : None
+            Ignored.
 
         Returns
         -------
@@ -135,7 +136,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the table lacks a column or holds NaN where f > 0, relaxation
+            If the table lacks a column or has NaN where f > 0, relaxation
             times <= 0, or fractions that are negative or do not sum to 1.
         """
         table = self._fit(X)
@@ -151,24 +152,42 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def fit_transform(self, X: ArrayLike, y: Any = None) -> NDArray[np.floating[Any]]:
         """Fit and simulate, with noise that :meth:`transform` never draws.
 
-        Parameters and errors are those of :meth:`fit`.
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_columns)
+            Tissue table; see :meth:`fit`.
+        y : None
+            Ignored.
 
         Returns
         -------
-        ndarray of shape (n, N)
+        ndarray of shape (n_samples, n_measurements)
             Signals in the grid order of the protocol.
+
+        Raises
+        ------
+        ValueError
+            If the table is invalid; see :meth:`fit`.
         """
         return self._simulate(self._fit(X), Stream.FIT_TRANSFORM)
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
         """Simulate the signals of a tissue table.
 
-        Parameters and errors are those of :meth:`fit`.
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_columns)
+            Tissue table; see :meth:`fit`.
 
         Returns
         -------
-        ndarray of shape (n, N)
+        ndarray of shape (n_samples, n_measurements)
             Signals in the grid order of the protocol.
+
+        Raises
+        ------
+        ValueError
+            If the table is invalid; see :meth:`fit`.
         """
         check_is_fitted(self)
         return self._simulate(self._checked_table(X, reset=False), Stream.TRANSFORM)
@@ -178,7 +197,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return self._checked_table(X, reset=True)
 
     def _resolve(self) -> None:
-        # here, so that a bad level is an error of fit and not of a later transform
+        # here, so that `fit` refuses invalid levels, not a later `transform`
         checked_noise_levels(self.noise_level)
         self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
 
@@ -208,8 +227,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return self
 
     def _checked_table(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
-        # NaN has a meaning in a tissue table; where it has none, the layout's check refuses it
-        # the rows are checked block by block, by `fit` or in the pass that simulates them
+        # NaN marks absent compartments; the check of the layout refuses all other NaN.
+        # The rows are checked block by block, by `fit` or in the pass that simulates them.
         table = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
         self._layout().check_units(table)
         return table
@@ -220,7 +239,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return TableLayout.of(columns, self.protocol_.tissue_properties)
 
     def _block_simulator(self, stream: Stream, norm: str | None = None) -> BlockSimulator:
-        # of "fit_transform", it gives any block of a checked table the bits it has in the whole
+        # blocks that are simulated separately are bit-identical to those of `fit_transform`
         return BlockSimulator(
             physics.SignalModel(
                 self.protocol_.contrasts,
@@ -250,11 +269,13 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        input_features : ignored
+        input_features : None
+            Ignored.
 
         Returns
         -------
-        ndarray of str, shape (N,)
+        ndarray of str, shape (n_measurements,)
+            Names.
         """
         check_is_fitted(self)
         return np.asarray(self.protocol_.feature_names, dtype=object)
@@ -263,5 +284,5 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.non_deterministic = True  # the noise of a voxel depends on its row
         tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []  # the parameter `dtype` decides
+        tags.transformer_tags.preserves_dtype = []  # the parameter `dtype` determines the dtype
         return tags

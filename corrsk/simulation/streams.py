@@ -1,4 +1,4 @@
-"""Endless signals: drawn while a network trains on them, none of them twice."""
+"""Unlimited streams of signals, simulated while a network trains."""
 
 from __future__ import annotations
 
@@ -24,24 +24,30 @@ from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 @dataclass(frozen=True)
 class SignalStream:
-    """Labelled signals without end, in numbered chunks.
+    """Unlimited stream of labelled signals, in numbered chunks.
 
-    An immutable value. Its parameters, but for the last, are those of
-    :func:`corrsk.make_correlation_signals`. The data that such calls draw from a
-    small integer seed are no part of the stream of any such seed, so that they can
-    serve as test data.
+    Immutable. Data sets of :func:`corrsk.make_correlation_signals` with a small integer seed do
+    not occur in a stream with any small integer seed, so that such data sets are independent test
+    data.
 
     Parameters
     ----------
     prior : TissuePrior or str, default="midl2024"
+        Distribution of the tissue.
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
+        Acquisition protocol.
     noise_level : float, sequence of float or SNRRange
-    noise_reference, noise_distribution : str
-    inversion_efficiency : float
+        Noise level; see :func:`corrsk.make_correlation_signals`.
+    noise_reference : {"m0", "max", "rms"}, default="m0"
+        Reference of the noise level.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        Distribution of the noise.
+    inversion_efficiency : float, default=1.0
+        Inversion efficiency eta in (0, 1].
     norm : {"l2", "rms", "max"} or None, default="l2"
         Norm by which each signal is divided; see :class:`corrsk.SignalNormalizer`.
     random_state : int, default=0
-        Chunk number i of n signals has the same bits wherever it is drawn.
+        Seed. The chunk of a number and a length is bit-identical on every draw.
 
     Raises
     ------
@@ -73,22 +79,28 @@ class SignalStream:
         if not isinstance(levels, SNRRange):
             object.__setattr__(self, "noise_level", tuple(levels.tolist()))
         checked_count("random_state", self.random_state, at_least=0)
-        self.draw(0, 1)  # what is wrong with the other parameters shows here, not in a training
+        self.draw(0, 1)  # validates the other parameters before a training starts
 
     @classmethod
     def named(cls, name: str, random_state: int = 0) -> SignalStream:
-        """The stream of a named data set.
+        """Return the stream of a named data set.
 
         Parameters
         ----------
         name : str
-            Of :func:`corrsk.load_dataset`.
+            Name of the data set; see :func:`corrsk.load_dataset`.
         random_state : int, default=0
+            Seed.
+
+        Returns
+        -------
+        SignalStream
+            The stream.
 
         Raises
         ------
         ValueError
-            If the name is unknown; the message lists the known ones.
+            If the name is unknown; the message lists the valid names.
         """
         definition = dataset_definition(name)
         return cls(
@@ -100,22 +112,22 @@ class SignalStream:
     def draw(
         self, chunk: int, n_samples: int, *, n_jobs: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The signals and counts of one chunk.
+        """Draw the signals and counts of one chunk.
 
         Parameters
         ----------
         chunk : int
-            Its number, from 0 on.
+            Number of the chunk, from 0 on.
         n_samples : int
-            How many signals n; chunks of another length are other signals.
+            Number of signals; chunks of different lengths have different signals.
         n_jobs : int, optional
-            Threads; None (default) for every core.
+            Number of threads; None uses every core.
 
         Returns
         -------
-        X : ndarray of shape (n, N), float32
+        X : ndarray of shape (n_samples, n_measurements), float32
             Signals in the grid order of the protocol.
-        y : ndarray of shape (n,)
+        y : ndarray of shape (n_samples,)
             Number of compartments n_c.
         """
         checked_count("chunk", chunk, at_least=0)
@@ -129,7 +141,7 @@ class SignalStream:
 
     @cached_property
     def _generator(self) -> CorrelationSignalGenerator:
-        # fitted once, which takes as long as a few thousand signals
+        # fitted once, since fitting takes as long as the simulation of a few thousand signals
         generator = CorrelationSignalGenerator(
             self.protocol, self.noise_level, self.noise_reference, self.noise_distribution,
             self.inversion_efficiency, verbose=False,
@@ -138,20 +150,20 @@ class SignalStream:
 
     @property
     def classes(self) -> NDArray[np.int64]:
-        """The counts of the prior, ascending."""
+        """Compartment counts of the prior, ascending."""
         return np.asarray(resolve_prior(self.prior).n_compartments)
 
     @property
     def grid_shape(self) -> tuple[int, ...] | None:
-        """That of the protocol; None if it is no grid."""
+        """Grid shape of the protocol; None if the protocol is not a grid."""
         return resolve_protocol(self.protocol).grid_shape
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the bits of the stream depend on, in words."""
+        """Description of everything that determines the signals, stored in checkpoints."""
         protocol = resolve_protocol(self.protocol)
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        # stored checkpoints have the norms l2 and None as a flag
+        # stored checkpoints have a flag for the norms l2 and None
         content["norm"] = {"l2": True, None: False}.get(self.norm, self.norm)
         return {
             "normalize" if name == "norm" else name: repr(value) for name, value in content.items()
@@ -161,7 +173,7 @@ class SignalStream:
         }
 
 
-# for one release; a dataclass writes its own __init__
+# for one release; the dataclass decorator creates __init__
 SignalStream.__init__ = renamed_parameters(  # type: ignore[method-assign]
     normalize=RENAMED_NORMALIZE
 )(SignalStream.__init__)

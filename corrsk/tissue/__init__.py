@@ -1,4 +1,4 @@
-"""What a voxel is made of: priors, ranges, laws of fractions, and the tissue table."""
+"""The tissue of voxels: priors, ranges, fraction laws, and the tissue table."""
 
 from corrsk.tissue.fractions import FRACTION_LAWS
 from corrsk.tissue.prior import TissuePrior, resolve_prior

@@ -30,7 +30,7 @@ def _flat(weights: NDArray[Any]) -> float:
 
 
 def _log_normalized_uniform(weights: NDArray[Any]) -> NDArray[np.float64]:
-    # uniform v divided by their sum t: int t^(K - 1) 1[t max w <= 1] dt = (max w)^-K / K
+    # w = v / t, v uniform, t the sum of v: int t^(K - 1) 1[t max w <= 1] dt = (max w)^-K / K
     largest: NDArray[np.float64] = weights.max(axis=0).astype(np.float64)
     return -len(weights) * np.log(largest)
 
@@ -49,10 +49,10 @@ class FractionLaw:
         before their division by the sum; `present` is an array of that shape, 1 for a compartment
         and 0 elsewhere.
     log_density : callable
-        ``log_density(w)`` gives the logarithm of the density of weights of shape
+        ``log_density(w)`` returns the logarithm of the density of weights of shape
         (n_compartments, ..), up to a constant.
     is_random : bool, default=True
-        Whether the weights are random at all.
+        Whether the weights are random.
     """
 
     weights: Callable[[RandomDraws, Array], Array]
@@ -84,8 +84,8 @@ def floored_fractions(weights: Array, n_c: Array, min_fraction: float, *, axis: 
     Returns
     -------
     array
-        The fractions: `weights` itself. An absent compartment gets `min_fraction` and is left to
-        the caller.
+        The fractions: `weights` itself. The caller must set the fractions of absent compartments,
+        which are `min_fraction`, to 0.
     """
     weights /= weights.sum(axis=axis, keepdims=True)
     weights *= 1.0 - min_fraction * n_c

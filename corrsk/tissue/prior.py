@@ -1,4 +1,4 @@
-"""What voxels are made of: priors to draw tissue from, and the tissue table."""
+"""Priors: distributions of the tissue of voxels."""
 
 from __future__ import annotations
 
@@ -46,33 +46,33 @@ _MIDL2024_RANGES = {
 
 @dataclass(frozen=True)
 class TissuePrior:
-    """The distribution that compartment counts and tissue properties come from.
+    """Joint distribution of compartment counts and tissue properties.
 
-    An immutable value. The default is the paper's prior, as far as the paper
-    says it; the parameters are what it leaves open, and other priors.
+    Immutable. The default is the prior of the paper, as far as the paper specifies the prior; the
+    parameters set what the paper leaves open, or define other priors.
 
     Parameters
     ----------
     ranges : mapping of str to PropertyRange
-        For each tissue property ("T1", "T2", "D") the values it may take.
+        Range of each tissue property ("T1", "T2", "D").
     n_compartments : tuple of int, default=(1, 2, 3, 4)
-        The counts n_c, all equally frequent.
+        Compartment counts n_c, all equally frequent.
     min_fraction : float, default=0.05
         Smallest signal fraction of a compartment.
     fraction_law : {"dirichlet", "normalized-uniform", "equal"}
-        How the n_c fractions are drawn. "dirichlet" is uniform on the part of
-        the simplex where every fraction is at least `min_fraction` (a floored
-        flat Dirichlet); "normalized-uniform" divides independent uniform
-        weights by their sum, floored alike; "equal" gives 1 / n_c.
+        Distribution of the n_c fractions. "dirichlet" is uniform on the part of
+        the simplex where every fraction is at least `min_fraction` (a flat Dirichlet
+        distribution with a floor); "normalized-uniform" divides independent uniform
+        weights by their sum, with the same floor; "equal" sets all fractions to 1 / n_c.
     with_replacement : bool, default=True
         Whether two compartments of a voxel may have the same T1 (or T2, or D).
     t2_below_t1 : bool, default=False
-        Whether to demand T2 < T1 in each compartment.
+        Whether to require T2 < T1 in each compartment.
 
     Raises
     ------
     ValueError
-        If the parameters contradict each other or leave nothing to draw.
+        If the parameters contradict each other or allow no tissue.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class TissuePrior:
         unknown = [name for name in self.ranges if name not in known]
         if unknown or not self.ranges:
             raise ValueError(
-                f"ranges needs tissue properties among {', '.join(known)}; "
+                f"ranges must have tissue properties among {', '.join(known)}; "
                 f"got {', '.join(map(repr, unknown)) or 'none'}"
             )
         for name, values in self.ranges.items():
@@ -123,7 +123,7 @@ class TissuePrior:
             if not {"T1", "T2"} <= set(self.ranges):
                 raise ValueError("t2_below_t1 needs ranges for both T1 and T2")
             if self.ranges["T2"].low >= self.ranges["T1"].high:
-                raise ValueError("t2_below_t1, but no T2 of the range lies below any T1")
+                raise ValueError("t2_below_t1 is impossible: no T2 of the range lies below any T1")
         if not self.with_replacement:
             for name, values in self.ranges.items():
                 if values.n_values < max(counts):
@@ -136,30 +136,40 @@ class TissuePrior:
 
     @classmethod
     def named(cls, name: str, **changes: Any) -> TissuePrior:
-        """A named prior, optionally with some parameters changed.
+        """Return a named prior, optionally with changed parameters.
 
         Parameters
         ----------
         name : {"midl2024", "t1t2-detr"}
-            "midl2024" is the paper's: n_c in 1..4, T1 in {50, 100, .., 5000} ms,
-            T2 in {5, 10, .., 500} ms, fractions of at least 0.05. "t1t2-detr" is
-            that of the thesis of this name: n_c in 1..3, T1 50..3500 ms and T2
+            "midl2024" is the prior of the paper: n_c in 1..4, T1 in {50, 100, .., 5000} ms,
+            T2 in {5, 10, .., 500} ms, fractions of at least 0.05. "t1t2-detr" is the
+            prior of the thesis t1t2-detr: n_c in 1..3, T1 50..3500 ms and T2
             5..500 ms log-uniform with T2 < T1, fractions of at least 0.05.
         **changes
             Parameters of the class that replace those of the named prior.
 
+        Returns
+        -------
+        TissuePrior
+            The prior.
+
         Raises
         ------
         ValueError
-            If the name is unknown; the message lists the known ones.
+            If the name is unknown; the message lists the valid names.
         """
         return replace(lookup(_NAMED_PRIORS, name, "tissue prior"), **changes)
 
     def continuous(self) -> TissuePrior:
-        """The prior without grids: each property from a continuous range.
+        """Prior with a continuous range for each property.
 
-        The values of the paper stand on a grid (T1 in steps of 50 ms, T2 of 5 ms), which
-        tissue does not know. See :meth:`corrsk.PropertyRange.continuous`.
+        The values of the paper lie on a grid (T1 in steps of 50 ms, T2 in steps of 5 ms), unlike
+        those of real tissue. See :meth:`corrsk.PropertyRange.continuous`.
+
+        Returns
+        -------
+        TissuePrior
+            The prior without grids.
 
         Examples
         --------
@@ -216,7 +226,7 @@ class TissuePrior:
 
     @property
     def max_compartments(self) -> int:
-        """Largest compartment count, and number of column groups in the table."""
+        """Largest compartment count; the tissue table has columns for this many compartments."""
         return max(self.n_compartments)
 
     @property
@@ -238,26 +248,26 @@ class TissuePrior:
         Parameters
         ----------
         n_samples : int
-            Number of voxels n.
+            Number of voxels.
         random_state : int, RandomState, Generator or None
-            The same integer gives the same bits for any `n_jobs`.
+            Seed. An integer makes the result bit-identical for any `n_jobs`.
         noise_level : float, sequence of float or SNRRange, optional
-            Noise levels to deal out as a `noise_level` column, each equally
-            frequent within every compartment count, to within one; or a range
-            from which each voxel draws its own.
+            Noise levels of an additional column `noise_level`. Several levels are
+            equally frequent within every compartment count, to within one voxel; from
+            a range every voxel draws its own level.
         n_jobs : int, optional
-            Threads; None (default) for every core.
+            Number of threads; None uses every core.
         verbose : bool, default=True
-            Whether to show progress once it takes more than a few seconds.
+            Whether to show progress once the sampling takes a few seconds.
 
         Returns
         -------
-        tissue : DataFrame of shape (n, properties x C + C)
-            Columns T1_1..T1_C, T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
-            fractions, optionally noise_level. Absent compartments have f = 0
-            and NaN properties.
-        n_c : ndarray of shape (n,)
-            Number of compartments; all counts are equally frequent to within one.
+        tissue : DataFrame of shape (n_samples, n_columns)
+            Tissue table with the columns T1_1.., T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
+            fractions, optionally noise_level, each group up to the largest compartment count.
+            Absent compartments have f = 0 and NaN properties.
+        n_c : ndarray of shape (n_samples,)
+            Number of compartments; all counts are equally frequent, to within one voxel.
         """
         checked_count("n_samples", n_samples, at_least=1)
         seed = entropy(random_state)
@@ -268,9 +278,29 @@ class TissuePrior:
     def allocate_rows(
         self, first_block: int, rows: slice, n_samples: int, seed: int, *, n_levels: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Strata]:
-        """Which count and which noise level each row of a run of blocks gets, by their positions.
+        """Allocate a count and a noise level, as indices, to each row of consecutive blocks.
 
-        The strata, number ``count * n_levels + level``, are for dealing out more.
+        Parameters
+        ----------
+        first_block : int
+            Number of the first block.
+        rows : slice
+            Rows of the blocks within all samples.
+        n_samples : int
+            Number of all samples.
+        seed : int
+            Seed of the random streams.
+        n_levels : int
+            Number of noise levels.
+
+        Returns
+        -------
+        count : ndarray of shape (n_rows,)
+            Indices of `n_compartments`.
+        level : ndarray of shape (n_rows,)
+            Indices of the noise levels.
+        strata : Strata
+            Strata ``count * n_levels + level``, for further allocations.
         """
 
         def generators(stream: int) -> list[Generator]:
@@ -287,11 +317,11 @@ class TissuePrior:
         n_c: NDArray[np.int64],
         out: NDArray[np.float64],
     ) -> None:
-        """Fill `out` of shape (columns, rows), from one generator or those of the rows' blocks."""
+        """Fill `out` of shape (n_columns, n_rows), from one generator or one per block of rows."""
         rngs, step = ([rng], n_c.size) if isinstance(rng, Generator) else (rng, BLOCK_ROWS)
         n_compartments = self.max_compartments
         present = np.arange(n_compartments)[:, None] < np.arange(n_compartments + 1)
-        # sums and products with a mask of numbers take a third of the time of numpy's masks
+        # sums and products with a numeric mask take a third of the time of boolean masks
         blank = np.take(np.where(present, 0.0, np.nan), n_c, axis=1)
         one = np.take(present.astype(np.float64), n_c, axis=1)
         law = FRACTION_LAWS[self.fraction_law]
@@ -335,13 +365,13 @@ class TissuePrior:
             n_rejected = int(rejected.sum())
             if not n_rejected:
                 return properties
-            # whole voxels are redrawn: redrawing one compartment alone would not
-            # be uniform over the allowed combinations
+            # redrawing single compartments instead of voxels would not be uniform over the
+            # allowed combinations
             redrawn = self._draw_each(rng, (n_rejected, present.shape[1]))
             for name, values in redrawn.items():
                 properties[name][rejected] = values
         raise ValueError(
-            "t2_below_t1 leaves too little of the ranges of T1 and T2: no valid voxel in "
+            "t2_below_t1 leaves too little of the ranges of T1 and T2: no valid voxels after "
             f"{MAX_REDRAWS} draws"
         )
 
@@ -358,33 +388,37 @@ class TissuePrior:
         return tuple(getattr(self, f.name) for f in fields(self) if f.name != "ranges")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TissuePrior, (dict(self.ranges), *self._other_fields)  # a proxy has no pickle
+        return TissuePrior, (
+            dict(self.ranges),
+            *self._other_fields,
+        )  # a mappingproxy cannot be pickled
 
     def __hash__(self) -> int:
-        # as equality has it, the order of the ranges does not matter
+        # consistent with equality: the order of the ranges does not matter
         return hash((frozenset(self.ranges.items()), *self._other_fields))
 
 
 class TissueRows:
-    """Some rows of the table that :meth:`TissuePrior.sample` draws, to be drawn run by run.
+    """Rows of the table that :meth:`TissuePrior.sample` draws, filled block by block.
 
     Parameters
     ----------
     prior : TissuePrior
+        Distribution of the tissue.
     rows : slice
-        From a multiple of `corrsk._utils.rng.BLOCK_ROWS` on.
+        Rows to draw; the start must be a multiple of `corrsk._utils.rng.BLOCK_ROWS`.
     n_samples : int
-        Number of voxels of the whole table.
+        Number of voxels of the complete table.
     seed : int
+        Seed of the random streams.
     noise_level : float, sequence of float or SNRRange, optional
         As for :meth:`TissuePrior.sample`.
 
     Attributes
     ----------
-    values : ndarray of shape (n, columns)
-        The rows of the table; column by column in memory, which is how pandas keeps a
-        block, so that no copy is made.
-    n_c : ndarray of shape (n,)
+    values : ndarray of shape (n_rows, n_columns)
+        Values of the rows, column by column in memory, so that pandas need not copy them.
+    n_c : ndarray of shape (n_rows,)
         Number of compartments.
     """
 
@@ -405,12 +439,12 @@ class TissueRows:
         self.values = np.empty((self.n_c.size, len(self._columns)), order="F")
 
     def draw(self, first_block: int, part: slice) -> Strata:
-        """Draw a run of blocks, whose `part` of the rows counts from the first of them.
+        """Draw consecutive blocks, the rows `part` relative to the first row of the object.
 
         Returns
         -------
         Strata
-            Those of count and noise level, as :meth:`TissuePrior.allocate_rows` has them.
+            Strata of count and noise level, from :meth:`TissuePrior.allocate_rows`.
         """
         prior, seed, levels = self._prior, self._seed, self._levels
         start, n_rows = self._rows.start, part.stop - part.start
@@ -434,7 +468,7 @@ class TissueRows:
 
     @property
     def noise_levels(self) -> NDArray[np.float64]:
-        """Noise level of each row, if these are drawn."""
+        """Noise level of each row; only with `noise_level`."""
         return self.values[:, self._columns.index(NOISE_LEVEL_COLUMN)]
 
     @property
@@ -457,12 +491,28 @@ _NAMED_PRIORS = {
 
 
 def resolve_prior(prior: TissuePrior | str) -> TissuePrior:
-    """The prior itself, or the named one."""
+    """Return a prior, given the prior or its name.
+
+    Parameters
+    ----------
+    prior : TissuePrior or str
+        A prior, or the name of a prior; see :meth:`TissuePrior.named`.
+
+    Returns
+    -------
+    TissuePrior
+        The prior.
+
+    Raises
+    ------
+    TypeError
+        If `prior` is neither a prior nor a name.
+    """
     if isinstance(prior, TissuePrior):
         return prior
     if isinstance(prior, str):
         return TissuePrior.named(prior)
     raise TypeError(
-        f"prior must be a TissuePrior or the name of one ({', '.join(_NAMED_PRIORS)}), "
+        f"prior must be a TissuePrior or the name of a prior ({', '.join(_NAMED_PRIORS)}), "
         f"got {type(prior).__name__}"
     )

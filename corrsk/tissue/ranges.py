@@ -1,4 +1,4 @@
-"""The values that a tissue property may take."""
+"""Ranges of tissue properties."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from corrsk.physics._arrays import Array, promote
 
 @dataclass(frozen=True)
 class PropertyRange:
-    """The values that a tissue property may take, all equally likely.
+    """Range of a tissue property, with a uniform distribution over its values.
 
     Parameters
     ----------
@@ -22,12 +22,13 @@ class PropertyRange:
     step : float, optional
         Spacing of a grid low, low + step, .., high; None for a continuous range.
     scale : {"linear", "log"}
-        Uniform in the value, or in its logarithm (continuous ranges only).
+        Whether the value or its logarithm is uniformly distributed; "log" requires a continuous
+        range.
 
     Raises
     ------
     ValueError
-        If the bounds are not positive and ascending, or the rest contradicts.
+        If the bounds are not positive and ascending, or `step` and `scale` contradict them.
     """
 
     low: float
@@ -62,11 +63,16 @@ class PropertyRange:
         return round((self.high - self.low) / self.step) + 1
 
     def continuous(self) -> PropertyRange:
-        """The range without its grid, half a step further on either side.
+        """Continuous range that covers the grid cells of this range.
 
-        Each value of the grid then stands for a cell of its own size. A range that is
-        continuous stays as it is; the lower end of a grid that starts within half a step
-        of 0 goes half of the way to 0.
+        The range is extended by half a step at both ends, so that every grid point corresponds
+        to a cell of the same width. If the lower end would not be positive, the lower bound is
+        halved instead.
+
+        Returns
+        -------
+        PropertyRange
+            The range itself if it is continuous already.
         """
         if self.step is None:
             return self
@@ -111,7 +117,7 @@ class PropertyRange:
             return self.sample(rng, size)  # two draws are never equal
         cells: list[Array] = []
         for column in range(size[1]):
-            # the k-th of the values that the row has not used yet
+            # the k-th of the values that the row has not drawn yet
             k = rng.integers(0, int(self.n_values) - column, size[:1])
             xp = array_namespace(k)
             if cells:
@@ -121,7 +127,7 @@ class PropertyRange:
         return self._at(xp.stack(cells, axis=1))
 
     def _at(self, cells: Array) -> Array:
-        """Values of grid points, in float64 on every device, for the same rounding."""
+        """Values of grid points, in float64 on every device for identical rounding."""
         xp = array_namespace(cells)
         return xp.astype(cells, xp.float64) * self.step + self.low
 

@@ -1,4 +1,4 @@
-"""Reading and checking tissue tables."""
+"""Layout and validation of tissue tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from corrsk.physics import CONTRASTS, check_tissue_unit
 
 NOISE_LEVEL_COLUMN = "noise_level"
-_SUM_TOLERANCE = 1e-4  # a table that went through float32 or four decimals still passes
+_SUM_TOLERANCE = 1e-4  # accepts tables rounded to float32 or to four decimals
 
 
 def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]:
@@ -24,14 +24,14 @@ def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Where the quantities of a tissue table stand among its columns."""
+    """Column indices of the quantities of a tissue table."""
 
     groups: dict[str, NDArray[np.intp]]
     noise_level: int | None
 
     @cached_property
     def columns(self) -> NDArray[np.intp] | slice:
-        """Places of all columns but the noise level, group after group; a slice if they can be."""
+        """Indices of all columns but the noise level, by group; a slice if they are contiguous."""
         places = np.concatenate(list(self.groups.values()))
         one_run = (np.diff(places) == 1).all()
         return slice(places[0], places[-1] + 1) if one_run else places
@@ -40,13 +40,13 @@ class TableLayout:
     def of(cls, columns: Sequence[str] | int, properties: tuple[str, ...]) -> TableLayout:
         """Find T1_1.., T2_1.., f_1.. (and noise_level) among named columns.
 
-        Without names (an integer, the number of columns) the columns are taken
-        in their canonical order.
+        For an integer, the number of columns without names, the columns are assumed to have
+        their canonical order.
 
         Raises
         ------
         ValueError
-            If columns are missing or make no sense; the message says which.
+            If columns are missing or unknown; the message lists these columns.
         """
         names = (*properties, "f")
         if isinstance(columns, int):
@@ -62,20 +62,20 @@ class TableLayout:
         n_compartments = sum(bool(re.fullmatch(r"f_\d+", name)) for name in position)
         expected = table_columns(properties, max(n_compartments, 1))
         missing = [name for name in expected if name not in position]
-        # properties that this protocol does not probe, such as D, may stand there too
+        # properties that this protocol does not measure, such as D, are allowed too
         every = tuple(contrast.tissue for contrast in CONTRASTS.values())
         allowed = {NOISE_LEVEL_COLUMN, *table_columns(every, max(n_compartments, 1))}
         unexpected = [name for name in position if name not in allowed]
         if missing:
             raise ValueError(
-                f"the tissue table lacks the columns {', '.join(missing)}: the protocol needs "
+                f"the tissue table lacks the columns {', '.join(missing)}: the protocol requires "
                 f"{', '.join(names)} of every compartment"
-                + (f"; not known are {', '.join(unexpected)}" if unexpected else "")
+                + (f"; unknown columns: {', '.join(unexpected)}" if unexpected else "")
             )
         if unexpected:
             raise ValueError(
-                f"the tissue table has columns that mean nothing to it: {', '.join(unexpected)}; "
-                f"drop them. It takes {', '.join(expected)} and {NOISE_LEVEL_COLUMN}"
+                f"unknown columns in the tissue table: {', '.join(unexpected)}; drop these "
+                f"columns. Valid are {', '.join(expected)} and {NOISE_LEVEL_COLUMN}"
             )
         groups = {
             name: np.array([position[f"{name}_{i}"] for i in range(1, n_compartments + 1)])
@@ -84,11 +84,12 @@ class TableLayout:
         return cls(groups, position.get(NOISE_LEVEL_COLUMN))
 
     def check_units(self, table: NDArray[np.float64]) -> None:
-        """Refuse a whole table whose values can only be in another unit.
+        """Refuse a complete table whose values can only be in another unit.
 
         Raises
         ------
         ValueError
+            If the largest value of a property is too small for its unit.
         """
         for name, columns in self.groups.items():
             if name != "f" and table.shape[0]:
@@ -97,16 +98,16 @@ class TableLayout:
                     check_tissue_unit(name, float(largest))
 
     def check(self, table: NDArray[np.float64], first_row: int = 0) -> None:
-        """Check a block of rows; `first_row` is its place in the whole table.
+        """Validate a block of rows; `first_row` is the index of its first row in the table.
 
         Raises
         ------
         ValueError
-            Naming a bad row and what is wrong with it.
+            If a row is invalid; the message has its number and the reason.
         """
         fractions = table[:, self.groups["f"]]
         present = fractions > 0
-        # NaN makes every comparison false, so that each test is for what is right
+        # comparisons with NaN are false: each test is the negation of the valid case
         self._refuse(~np.isfinite(fractions).all(axis=1), first_row, "NaN or infinite fractions")
         self._refuse((fractions < 0).any(axis=1), first_row, "negative fractions")
         total = fractions.sum(axis=1)

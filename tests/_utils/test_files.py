@@ -123,15 +123,15 @@ def test_mat_without_validation_and_noise_levels(tmp_path):
     ("change", "message"),
     [
         ({"label_train": None}, "lacks label_train"),
-        ({"input_train": np.zeros((6, 64))}, r"must have shape \(n, 1, n_ti, n_te\)"),
+        ({"input_train": np.zeros((6, 64))}, r"must have shape \(n_samples, 1, n_ti, n_te\)"),
         ({"label_test": np.ones(5)}, "label_test in .* has 5 entries for 6 signals"),
         ({"label_test": np.zeros(6)}, "label_test .* must be compartment counts"),
-        ({"label_test": np.arange(6) + 1}, r"label_test .* holds \[5, 6\], label_train not"),
-        ({"label_train": np.ones(6), "label_test": np.ones(6)}, "holds a single class, 1"),
+        ({"label_test": np.arange(6) + 1}, r"label_test .* label_train lacks: \[5, 6\]"),
+        ({"label_train": np.ones(6), "label_test": np.ones(6)}, "has a single class, 1"),
         ({"label_train": np.array(list("121212"))}, "must hold real numbers"),
         ({"input_test": np.full((6, 1, 8, 8), np.nan)}, "input_test .* NaN .* in 6 of 6"),
         ({"input_train": np.full((6, 1, 8, 8), 1j)}, "must hold real numbers"),
-        ({"input_test": np.zeros((6, 1, 8, 7))}, "differ in their grid"),
+        ({"input_test": np.zeros((6, 1, 8, 7))}, "have different grids"),
     ],
 )
 def test_bad_mat_files(tmp_path, change, message):

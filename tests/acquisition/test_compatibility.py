@@ -233,7 +233,7 @@ def test_other_numbers_of_measurements_and_contrasts_are_refused(measured, messa
 
 def test_a_prior_must_have_a_range_for_every_measured_property():
     protocol = AcquisitionProtocol.from_grid(te=TE, b=[0, 1])
-    with pytest.raises(ValueError, match="probes D, of which the prior knows nothing"):
+    with pytest.raises(ValueError, match="measures D, but the prior has no range for D"):
         compare_protocols(protocol, protocol)
 
 

@@ -137,9 +137,9 @@ def test_repeats_are_allowed_but_are_not_a_grid():
         ({"ti": ["a"], "te": [5]}, "TI must be a list of numbers"),
         ({"ti": [50, 900], "te": [5, 10], "tr": 800}, "must exceed the largest TI"),
         ({"ti": [50], "te": [5], "tr": float("nan")}, "tr must be a positive time"),
-        ({}, "needs scan parameters among TI, TE, b"),
+        ({}, "must have scan parameters among TI, TE, b"),
         ({"contrasts": {"FA": [5]}}, "'FA'"),
-        ({"contrasts": {"TI": [50]}, "ti": [50]}, "given twice"),
+        ({"contrasts": {"TI": [50]}, "ti": [50]}, "passed twice"),
     ],
 )
 def test_bad_values(arguments, message):
@@ -175,7 +175,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match="in the format 'other'"):
         AcquisitionProtocol.from_json(text)
     text.write_text('{"units": {"TI": "s"}, ' + pair + "}")
-    with pytest.raises(ValueError, match="has TI in s; corrsk wants ms"):
+    with pytest.raises(ValueError, match="has TI in s; corrsk expects ms"):
         AcquisitionProtocol.from_json(text)
     savemat(tmp_path / "half.mat", {"ti": np.arange(50.0, 500)})
     with pytest.raises(ValueError, match="holds no protocol"):

@@ -85,7 +85,7 @@ def test_a_subset_keeps_order_and_tr():
         ([], "nothing is selected"),
         ([0, 64], r"0\.\.63, got 0\.\.64"),
         ([-1, 3], r"0\.\.63, got -1\.\.3"),
-        ([0, 1] * 32, "twice in the selection; a mask must be boolean"),
+        ([0, 1] * 32, "duplicate positions; a mask must be boolean"),
         ([0.0, 1.0], "mask of 64 booleans or a list of positions"),
         (np.ones((8, 8), bool), r"shape \(8, 8\)"),
     ],

@@ -523,7 +523,7 @@ class TestErrorsAndConventions:
             ({"T1": (500, 50)}, "0 < low < high"),
             ({"T2": (0, 50)}, "0 < low < high"),
             ({"T2": 50}, "0 < low < high"),
-            ({"D": (0.1, 3)}, "protocol probes T1, T2"),
+            ({"D": (0.1, 3)}, "protocol measures T1, T2"),
             ({"T1": (0.05, 5)}, "seconds"),
         ],
     )

@@ -526,7 +526,7 @@ def test_zero_signals_are_counted_and_give_nan():
     X, _ = draw(4, few(), GRID, noise_level=0.1)
     X[[1, 3]] = 0
     model = observer(few(), GRID, n_particles=256, noise_level=0.1).fit(X, [1, 2, 3, 3])
-    with pytest.warns(ConvergenceWarning, match="2 of 4 voxels have no answer"):
+    with pytest.warns(ConvergenceWarning, match="2 of 4 voxels have a signal that is all zero"):
         posterior = model.posterior(X)
     assert np.isnan(posterior.probabilities).all(axis=1).tolist() == [False, True, False, True]
     assert np.isnan(posterior.standard_error[1]).all()
@@ -543,7 +543,7 @@ def test_unreliable_results_are_counted():
     prior = TissuePrior.named("midl2024")
     X, y = draw(8, prior, "ir-se-8x8", noise_level=0.001)
     model = observer(prior, "ir-se-8x8", n_particles=64, n_runs=2, noise_level=0.001)
-    with pytest.warns(ConvergenceWarning, match=r"answers for \d of 8 voxels are not to be tr"):
+    with pytest.warns(ConvergenceWarning, match=r"probabilities of \d of 8 voxels are unreliable"):
         posterior = model.fit(X, y).posterior(X)
     assert not posterior.trustworthy.all()
     assert (posterior.standard_error.max(axis=1) > 0.1).tolist() == (
@@ -675,15 +675,15 @@ def test_ceilings_refuse_bad_input():
     lost = evidence.copy()
     lost[0, 3, 1] = np.nan
     for call, message in [
-        (lambda: accuracy_ceiling(lost, [1, 2, 3], y), "is NaN for 1 signals"),
-        (lambda: accuracy_ceiling(evidence[:1], [1, 2, 3], y), "at least two runs"),
+        (lambda: accuracy_ceiling(lost, [1, 2, 3], y), "NaN for 1 signals"),
+        (lambda: accuracy_ceiling(evidence[:1], [1, 2, 3], y), "at least two runs, got 1"),
         (lambda: accuracy_ceiling(evidence, [1, 2], y), "for 2 classes"),
         (lambda: accuracy_ceiling(evidence, [1, 2, 3], y[:4]), "one count per signal"),
-        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y, [1]), "groups must have the shape"),
+        (lambda: accuracy_ceiling(evidence, [1, 2, 3], y, [1]), "one per signal"),
         (lambda: regret(evidence, [1, 2, 3], [1, 2, 3, 4, 1]), "must be among the classes"),
         (lambda: regret(evidence, [1, 2, 3], y, task="both"), "task must be"),
         (lambda: regret(evidence, [1, 2, 3], y, task="multicompartment"), "booleans"),
-        (lambda: regret(evidence, [1, 2, 3], y[:2]), "answers must have the shape"),
+        (lambda: regret(evidence, [1, 2, 3], y[:2]), "one per signal"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -220,7 +220,7 @@ def test_the_error_names_the_bad_row(tissue):
 
 def test_unknown_columns_are_refused(two_voxels):
     for name in ("noise_levels", "T1_3", "T2star_1"):
-        with pytest.raises(ValueError, match=f"mean nothing to it: {name}"):
+        with pytest.raises(ValueError, match=f"unknown columns in the tissue table: {name}"):
             CorrelationSignalGenerator().fit(two_voxels.assign(**{name: 5.0}))
     # properties for other protocols are allowed
     CorrelationSignalGenerator().fit(two_voxels.assign(D_1=1.0, D_2=2.0))

@@ -1,9 +1,9 @@
-"""Inner products of the signals of compartments: all that a likelihood needs of them.
+"""Inner products of the signals of compartments, on which the likelihood depends.
 
 The signal of a voxel is ``S = sum_i f_i phi_i``. With ``c_i = x . phi_i`` and
 ``M_ij = phi_i . phi_j`` the likelihood of a measured x follows from
-``x . S = c . f`` and ``|S|^2 = f' M f``; the columns of a grid protocol, outer
-products of short kernels, are never formed.
+``x . S = c . f`` and ``|S|^2 = f' M f``; the signals of a grid protocol, outer
+products of short kernels, are never computed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from corrsk.tissue.ranges import PropertyRange
 Array = NDArray[np.float64]
 Units = NDArray[np.float32]  # coordinates of tissue properties, in [0, 1)
 
-_LARGEST_TABLE = 40_000  # combinations of the properties whose projections are tabulated
-_LARGEST_GRAM = 512  # values of one property
+_LARGEST_TABLE = (
+    40_000  # largest number of combinations of the properties for a table of projections
+)
+_LARGEST_GRAM = 512  # largest number of values of one property
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Forms:
     M : list of lists of arrays
         ``phi_i . phi_j``, the lower triangle: ``M[i][j]`` for j <= i.
     kernels : list of lists of arrays (V, n_axis, C)
-        For each compartment its kernel along each axis; empty unless the peak
-        of the signal is asked for.
+        Kernels of each compartment along each axis; empty unless the peak
+        of the signal is required.
     """
 
     c: list[Array]
@@ -48,14 +50,14 @@ class Forms:
     kernels: list[list[NDArray[Any]]]
 
     def projection(self, fractions: list[Array]) -> Array:
-        """``x . S``."""
+        """Projection ``x . S``."""
         total = fractions[0] * self.c[0]
         for f, c in zip(fractions[1:], self.c[1:], strict=True):
             total += f * c
         return total
 
     def squared(self, fractions: list[Array]) -> Array:
-        """``|S|^2``."""
+        """Squared norm ``|S|^2``."""
         total = np.zeros_like(self.c[0])
         for i, f in enumerate(fractions):
             inner = f * self.M[i][i]
@@ -66,7 +68,7 @@ class Forms:
         return total
 
     def peak(self, fractions: list[Array]) -> Array | None:
-        """``max |S|``, in single precision, if the kernels are at hand."""
+        """Peak ``max |S|`` in single precision; None without kernels."""
         if not self.kernels:
             return None
         *outer, _ = self.kernels[0]
@@ -84,24 +86,24 @@ class Forms:
 
 
 class CompartmentModel:
-    """Signals of compartments over coordinates in which their prior is uniform.
+    """Signals of compartments as functions of coordinates with a uniform prior.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol
-        In grid order, N measurements.
+        Protocol in grid order, with N measurements.
     ranges : mapping of str to PropertyRange
-        The P properties of the prior, among them all that the protocol probes.
+        The P properties of the prior, including all properties that the protocol measures.
     inversion_efficiency : float
-        eta in (0, 1].
+        Inversion efficiency eta in (0, 1].
     peak : bool
-        Whether the peaks of signals are needed.
+        Whether the peaks of signals are required.
 
     Notes
     -----
-    On a grid protocol, with a prior on a grid, the projections of a voxel's
-    signal are a table of all combinations of values, and inner products of
-    kernels one table for each axis. Otherwise kernels are evaluated for each
+    For a grid protocol and a prior on a grid, the projections of a voxel's
+    signal are tabulated for all combinations of values, and the inner products of
+    kernels for each axis. Otherwise kernels are evaluated for each
     compartment, along each axis of a grid or at the N points of a scattered
     protocol.
     """
@@ -149,11 +151,11 @@ class CompartmentModel:
             self._narrow = [np.ascontiguousarray(t.T, dtype=np.float32) for t in self._tables]
 
     def bind(self, x: Array) -> BoundModel:
-        """The model with the signals x of shape (V, N) to project on."""
+        """Bind the model to the signals x of shape (V, N)."""
         return BoundModel(self, x)
 
     def _kernels(self, values: list[Array]) -> list[Array]:
-        """Kernels (V, n_axis, C) along each axis of one compartment of properties (V, C)."""
+        """Kernels (V, n_axis, C) of one compartment with properties (V, C), along each axis."""
         along = []
         for axis in self._axes:
             product = None
@@ -166,14 +168,14 @@ class CompartmentModel:
 
 
 class BoundModel:
-    """A compartment model and the signals of V voxels."""
+    """Compartment model together with the signals of V voxels."""
 
     def __init__(self, model: CompartmentModel, x: Array) -> None:
         self._model = model
         grid = x.reshape(len(x), *model.shape)
         self.signal_squared = (x * x).sum(axis=1)[:, None]
         if model.tabulated:
-            # one axis after the other: (V, .., n_axis) to (V, .., n_values)
+            # axis by axis: (V, .., n_axis) to (V, .., n_values)
             table = grid
             for kernel in model._tables:
                 table = np.matmul(kernel, table.reshape(len(x), kernel.shape[1], -1))
@@ -183,19 +185,19 @@ class BoundModel:
             self._grid = grid
 
     def forms(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
-        """Inner products at coordinates.
+        """Inner products for coordinates of tissue properties.
 
         Parameters
         ----------
         units : ndarray of shape (P, K, V, C)
             C states of K compartments with P properties in each of V voxels.
         voxels : ndarray of int, shape (V,)
-            Which of the signals each voxel has.
+            Index of the signal of each voxel.
 
         Returns
         -------
         Forms
-            Of arrays of shape (V, C).
+            Inner products, arrays of shape (V, C).
         """
         if self._model.tabulated:
             return self._looked_up(units, voxels)
@@ -247,7 +249,7 @@ class BoundModel:
             ]
             along = model._kernels(values)
             kernels.append(along)
-            # the last axis is summed by a matrix product, the others one by one
+            # matrix product for the last axis, then sums over the other axes
             left = np.matmul(x.reshape(len(x), -1, x.shape[-1]), along[-1])
             for size, kernel in zip(model.shape[-2::-1], along[-2::-1], strict=True):
                 left = left.reshape(len(x), -1, size, left.shape[-1])

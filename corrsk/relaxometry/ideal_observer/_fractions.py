@@ -1,14 +1,14 @@
-"""Fractions drawn from what the likelihood says of them, given the tissue properties.
+"""Proposals of fractions from their conditional distribution given the tissue properties.
 
 For fixed properties the misfit is a quadratic form of the fractions,
 ``f' Q f`` on the plane ``sum f = 1``: with ``phi_i`` the compartments' signals,
 ``Q_ij = phi_i . phi_j - (x . phi_i)(x . phi_j)`` for signals x of norm 1 and
-unknown scale, ``(phi_i - x) . (phi_j - x)`` for a known scale. The fractions
-that go with it are a normal distribution, cut off at the smallest fraction. They
-are proposed one after the other, each from its conditional distribution where
-the later ones are not cut off (Geweke, Hajivassiliou and Keane; see
+unknown scale, ``(phi_i - x) . (phi_j - x)`` for a given scale. The corresponding
+distribution of the fractions is a normal distribution truncated at the smallest fraction. The
+fractions are proposed one after the other, each from its conditional distribution without
+the truncation of the later fractions (Geweke, Hajivassiliou and Keane; see
 Hajivassiliou, McFadden and Ruud, J. Econometrics 72, 85 (1996)); an acceptance
-step corrects for what this leaves out.
+step corrects for this approximation.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
 
 Array = NDArray[np.float64]
 
-_INFLATION = 1.1  # of the standard deviations: tails should be longer than the target's
+_INFLATION = 1.1  # of the standard deviations: a proposal needs longer tails than the target
 _FARTHEST = 30.0  # standard deviations; beyond 37 the tail of a normal distribution is 0
-_RIDGE = 1e-4  # of the noise variance: two equal compartments have no curvature at all
+_RIDGE = 1e-4  # of the noise variance: the curvature is 0 for two equal compartments
 
 
 @dataclass(frozen=True)
 class FractionProposal:
-    """The distribution of K fractions given the properties, for V x C states.
+    """Distribution of K fractions given the properties, for V x C states.
 
     Parameters
     ----------
     slopes : list of K - 1 arrays (V, C)
+        Linear coefficients of the quadratic form of the first K - 1 fractions.
     curvatures : list of lists of arrays (V, C)
-        The quadratic form of the first K - 1 fractions, the later ones eliminated.
+        Quadratic coefficients, after elimination of the later fractions.
     variance : ndarray of shape (V, C)
-        Of the noise, over the inverse temperature.
+        Variance of the noise over the inverse temperature.
     min_fraction : float
+        Smallest fraction.
     """
 
     slopes: list[Array]
@@ -50,11 +52,11 @@ class FractionProposal:
     min_fraction: float
 
     def draw(self, uniforms: NDArray[np.floating[Any]]) -> tuple[list[Array], Array]:
-        """Fractions from uniforms of shape (K - 1, V, C), and the logarithm of their density."""
+        """Draw fractions from uniforms (K - 1, V, C); returns fractions and log density."""
         return self._walk(uniforms, None)
 
     def log_density(self, fractions: list[Array]) -> Array:
-        """Logarithm of the density of K given fractions (V, C)."""
+        """Logarithm of the density of K fractions (V, C)."""
         return self._walk(None, fractions)[1]
 
     def _walk(
@@ -75,10 +77,10 @@ class FractionProposal:
             most = left - (K - 1 - m) * self.min_fraction
             low = (self.min_fraction - mean) / deviation
             high = (most - mean) / deviation
-            # in the left tail small probabilities are numbers, in the right one differences
+            # intervals in the right tail are mirrored: the left tail has no cancellation
             sign = np.where(low + high > 0, -1.0, 1.0)
             low, high = np.where(sign < 0, -high, low), np.where(sign < 0, -low, high)
-            # as good a proposal as any where the interval is out of reach
+            # for an interval too far in the tail any proposal within the interval is valid
             shift = np.maximum(-_FARTHEST - high, 0.0)
             low += shift
             high += shift
@@ -107,17 +109,20 @@ def fraction_proposal(
     temperature: Array,
     min_fraction: float,
 ) -> FractionProposal:
-    """The proposal that belongs to inner products of K >= 2 compartments.
+    """Proposal of fractions from the inner products of K >= 2 compartments.
 
     Parameters
     ----------
     forms : Forms
+        Inner products.
     noise : NoiseModel
+        Noise of the signals.
     signal_squared : ndarray of shape (V, 1)
-        ``|x|^2``.
+        Squared norm ``|x|^2``.
     temperature : ndarray of shape (V, 1)
         Power of the likelihood, in (0, 1].
     min_fraction : float
+        Smallest fraction.
     """
     c, last = forms.c, len(forms.c) - 1
     Q = [
@@ -129,7 +134,7 @@ def fraction_proposal(
         ]
         for i in range(last + 1)
     ]
-    # the last fraction is 1 less the others
+    # the last fraction is 1 minus the other fractions
     slopes = [Q[last][a] - Q[last][last] for a in range(last)]
     H = [[Q[a][b] - slopes[a] - Q[last][b] for b in range(a + 1)] for a in range(last)]
     ridge = _RIDGE * noise.smallest_variance

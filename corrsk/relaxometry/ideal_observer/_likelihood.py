@@ -1,4 +1,4 @@
-"""The likelihood of a signal, given the noise-free signal up to a few inner products."""
+"""Likelihood of a signal as a function of inner products with the noise-free signal."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from corrsk.relaxometry.ideal_observer._radial import RadialTables
 Array = NDArray[np.float64]
 
 _LOG_2PI = math.log(2 * math.pi)
-_SPACING = 0.002  # of the table over the logarithm of the misfit: an error below 5e-5
-# Bounds of the squared noise reference of signals of M0 = 1. Only proposals depend on them.
+_SPACING = 0.002  # of the table in the logarithm of the misfit: the error is below 5e-5
+# bounds of the squared noise reference of signals with M0 = 1; only proposals depend on the bounds
 _SQUARED_REFERENCE = {"m0": (1.0, 1.0), "max": (0.1, 1.0), "rms": (0.02, 1.0)}
 
 
 def noise_nodes(noise_level: NoiseLevels, n_measurements: int) -> tuple[Array, Array]:
     """Noise levels and the logarithms of their prior weights.
 
-    Of a range of signal-to-noise ratios s, uniform in s, the levels 1 / s are
-    the nodes of a Gauss-Legendre rule in log s. The likelihood is a peak in
-    log s of width ``1 / sqrt(2 N)``; the rule has two nodes for each, and more.
+    For a range of signal-to-noise ratios s, uniform in s, the levels 1 / s are
+    the nodes of a Gauss-Legendre rule in log s. The likelihood has a peak in
+    log s of width ``1 / sqrt(2 N)``; the rule has at least two nodes per width.
 
     Parameters
     ----------
     noise_level : float, sequence of float or SNRRange
+        Noise level, several levels, or a range.
     n_measurements : int
-        N.
+        Number of measurements N.
 
     Returns
     -------
     levels, log_weights : ndarray of shape (J,)
+        Levels and log weights.
 
     Raises
     ------
     ValueError
-        If a level is not a number above 0: without noise there is no likelihood.
+        If a level is not above 0: the likelihood is undefined without noise.
     """
     levels = checked_noise_levels(noise_level)
     if isinstance(levels, SNRRange):
@@ -54,31 +56,31 @@ def noise_nodes(noise_level: NoiseLevels, n_measurements: int) -> tuple[Array, A
         return np.exp(-log_s), np.log(weights / weights.sum())
     if not (levels > 0).all():
         raise ValueError(
-            "the ideal observer needs noise: every noise_level must be above 0, got "
+            "the ideal observer requires noise: every noise_level must be above 0, got "
             f"{noise_level!r}"
         )
     return levels, np.full(levels.size, -math.log(levels.size))
 
 
 class NoiseModel:
-    """Gaussian noise of a known or unknown level, marginalised.
+    """Gaussian noise, marginalised over the noise levels.
 
     Parameters
     ----------
     noise_level : float, sequence of float or SNRRange
-        A known level, several that are equally likely, or a range of
-        signal-to-noise ratios that are equally likely.
+        One level, several equally likely levels, or a range of equally likely
+        signal-to-noise ratios.
     noise_reference : {"m0", "max", "rms"}
-        What the level is relative to, as in :func:`corrsk.physics.noise_sigma`.
+        Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
     normalize : bool
         Whether signals were divided by their 2-norm after the noise was added.
     n_measurements : int
-        N.
+        Number of measurements N.
 
     Notes
     -----
     With sigma = level x reference the likelihood depends on the noise-free
-    signal S through ``x . S``, ``|S|^2`` and the reference alone:
+    signal S only through ``x . S``, ``|S|^2`` and the reference:
 
     - not normalised: ``(2 pi sigma^2)^(-N / 2) exp(-|x - S|^2 / (2 sigma^2))``, whose
       mean over the levels is a function of ``|x - S|^2 / reference^2``, tabulated;
@@ -105,9 +107,9 @@ class NoiseModel:
             self._tabulate()
 
     def _tabulate(self) -> None:
-        # the smallest precision is taken out, so that what is left has a limit at large misfits
+        # without the term of the smallest precision the remainder converges for large misfits
         least = self._precisions.min()
-        first = 1e-3 / self._precisions.max()  # is added to the misfit, whose logarithm is taken
+        first = 1e-3 / self._precisions.max()  # offset of the misfit before its logarithm
         last = 100.0 * self._N / least
         y = np.arange(math.log(first), math.log(last), _SPACING)
         misfit = np.maximum(np.exp(y) - first, 0.0)[:, None]
@@ -116,7 +118,7 @@ class NoiseModel:
         self._first, self._least, self._origin = first, least, float(y[0])
 
     def misfit(self, projection: Array, squared: Array, signal_squared: Array | float) -> Array:
-        """``|S|^2 - (x . S)^2`` of normalised signals, else ``|x - S|^2``; never negative."""
+        """Misfit ``|S|^2 - (x . S)^2`` of normalised signals, else ``|x - S|^2``; at least 0."""
         if self.normalize:
             misfit = squared - projection * projection
         else:
@@ -125,9 +127,9 @@ class NoiseModel:
         return np.maximum(misfit, 0.0, out=misfit)
 
     def proposal_variance(self, misfit: Array, n_fitted: int) -> Array:
-        """What the noise variance seems to be for a least-squares misfit of `n_fitted` parameters.
+        """Estimate the noise variance from a least-squares misfit with `n_fitted` parameters.
 
-        Only proposals depend on it.
+        Only proposals depend on this estimate.
         """
         return np.clip(misfit / max(1, self._N - n_fitted), *self._variances)
 
@@ -143,23 +145,23 @@ class NoiseModel:
         signal_squared: Array | float,
         peak: Array | None = None,
     ) -> Array:
-        """Logarithm of the density of signals x.
+        """Logarithm of the probability density of signals x.
 
         Parameters
         ----------
         projection : ndarray
-            ``x . S``.
+            Projection ``x . S``.
         squared : ndarray
-            ``|S|^2``, of the same shape.
+            Squared norm ``|S|^2``, of the same shape.
         signal_squared : ndarray or float
-            ``|x|^2``; not used for normalised signals, whose norm is 1.
+            Squared norm ``|x|^2``; not used for normalised signals, whose norm is 1.
         peak : ndarray, optional
-            ``max |S|``, for the reference "max".
+            Peak ``max |S|``, for the reference "max".
 
         Returns
         -------
         ndarray
-            On the unit sphere for normalised signals.
+            Log density; for normalised signals on the unit sphere.
         """
         misfit = self.misfit(projection, squared, signal_squared)
         constant = -0.5 * self._N * _LOG_2PI
@@ -170,7 +172,7 @@ class NoiseModel:
             else:
                 assert peak is not None
                 reference_squared = peak * peak
-            # a signal that vanishes has no noise either, and no likelihood
+            # without a signal the noise vanishes too, and the likelihood is undefined
             reference_squared = np.maximum(reference_squared, 1e-12)
             misfit /= reference_squared
             if self.normalize:

@@ -1,4 +1,4 @@
-"""Moves of Markov chains over tissue: proposals, and whether they are allowed."""
+"""Moves of Markov chains in tissue space: proposals, and whether the prior allows them."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from corrsk.tissue.prior import TissuePrior
 Units = NDArray[np.float32]
 
 BELOW_ONE = np.float32(1 - 2**-24)
-_REDRAW, _KEEP, _SWAP = 0.15, 0.05, 0.05  # shares of the moves
-_CONDITIONAL = 0.7  # share of moves that draw the fractions from their conditional distribution
-_STRETCH = (0.3, 0.6, 1.0)  # of the step that suits a normal distribution
+_REDRAW, _KEEP, _SWAP = 0.15, 0.05, 0.05  # fractions of the moves
+_CONDITIONAL = 0.7  # of the moves draw the fractions from their conditional distribution
+_STRETCH = (0.3, 0.6, 1.0)  # of the optimal step for a normal distribution
 _JITTER = (0.5, 2.0, 6.0)  # in grid points
 _CONTINUOUS_JITTER = 1e-4  # of the width of the prior
 
 
 @dataclass(frozen=True)
 class Move:
-    """A kind of proposal, the same for all chains in a step.
+    """Kind of proposal, the same for all chains in a step.
 
     Parameters
     ----------
     redrawn : tuple of int
-        Coordinates that are drawn anew from the prior.
+        Coordinates that are redrawn from the prior.
     stepped : tuple of int
-        Coordinates that make a step along the difference of two other states.
+        Coordinates that move along the difference of two other states.
     length : float
-        Of that step, as a multiple of the difference.
+        Length of the step, as a multiple of the difference.
     jitter : float
-        Of coordinates on a grid, in grid points.
+        Random displacement of coordinates on a grid, in grid points.
     weights : bool
-        Whether the weights of the fractions make that step too.
+        Whether the weights of the fractions move along the difference too.
     conditional : bool
-        Whether the fractions are drawn anew, given everything else.
+        Whether the fractions are drawn from their conditional distribution.
     shifts : tuple of int
-        How many places further the two other states stand.
+        Offsets of the indices of the two other states.
     swapped : int, optional
-        This compartment and the next one exchange all but the property that
-        orders them.
+        Index of a compartment that exchanges all properties with the next one, except the
+        property that defines the order.
     """
 
     redrawn: tuple[int, ...]
@@ -58,34 +58,34 @@ class Move:
 
     @property
     def n_uniforms(self) -> int:
-        """How many uniform numbers a state takes for its properties."""
+        """Number of uniform random numbers per state for the properties."""
         return len(self.redrawn) + len(self.stepped)
 
 
 class MoveSet:
-    """The moves of voxels with K compartments, and the prior that holds for them.
+    """Moves for voxels with K compartments, and the prior of these voxels.
 
     States are coordinates ``units`` of shape (P, K, V, C), uniform in [0, 1)
     for each of P properties, and weights (K, V, C) that sum to 1, the fractions
-    being ``min_fraction + (1 - K min_fraction) weights``. Which compartment is
-    called the first means nothing: states have their compartments in ascending
-    order of one property, and moves that break it are not allowed. Ties, which
-    grids have, are broken by the position within the cell.
+    being ``min_fraction + (1 - K min_fraction) weights``. Since compartments are
+    exchangeable, states have their compartments in ascending
+    order of one property, and moves that violate this order are not allowed. The position
+    within the grid cell resolves ties on grids.
 
     Parameters
     ----------
     prior : TissuePrior
-        Of a single count, K.
+        Prior with the single count K.
     order : int
-        Which of the P properties orders the compartments.
+        Index of the property that orders the compartments.
 
     Notes
     -----
-    Most moves step along the difference of two states of the population that
-    the chains started from (differential evolution: ter Braak, Stat. Comput.
+    Most moves step along the difference of two states of the initial population of
+    the chains (differential evolution: ter Braak, Stat. Comput.
     16, 239 (2006)), in a random subset of the coordinates (Vrugt et al., Int. J.
-    Nonlinear Sci. Numer. Simul. 10, 273 (2009)). That population does not change
-    while the chains move, so that each step is a Metropolis step.
+    Nonlinear Sci. Numer. Simul. 10, 273 (2009)). The initial population does not
+    change while the chains move, so that each step is a Metropolis step.
     """
 
     def __init__(self, prior: TissuePrior, order: int) -> None:
@@ -97,12 +97,12 @@ class MoveSet:
         self._P = len(self._ranges)
         self.min_fraction = prior.min_fraction
         self.free = 1.0 - self.K * prior.min_fraction
-        # whether the fractions are unknowns at all
+        # whether the fractions are random
         self._law = FRACTION_LAWS[prior.fraction_law]
         self.weighted = self.K > 1 and self._law.is_random and self.free > 1e-9
 
     def choose(self, rng: Generator, n_chains: int) -> Move:
-        """A kind of move at random; it depends on no state."""
+        """Draw a kind of move, independent of the states."""
         K, P = self.K, self._P
         first = int(rng.integers(1, n_chains))
         second = (first + int(rng.integers(1, n_chains))) % n_chains
@@ -134,7 +134,7 @@ class MoveSet:
 
     @staticmethod
     def _some(rng: Generator, P: int) -> list[int]:
-        """All properties half of the time, else some."""
+        """Draw indices of properties: all with probability 0.5, otherwise a random subset."""
         if P == 1 or rng.random() < 0.5:
             return list(range(P))
         return [p for p in range(P) if rng.random() < 0.5] or [int(rng.integers(P))]
@@ -148,27 +148,31 @@ class MoveSet:
         other_weights: Units,
         uniforms: Units,
     ) -> tuple[Units, Units, NDArray[np.bool_]]:
-        """Proposed states and whether the prior allows them (before a conditional draw).
+        """Propose states, and check whether the prior allows these (before a conditional draw).
 
         Parameters
         ----------
         move : Move
+            Kind of proposal.
         units, weights : ndarray of shapes (P, K, V, C), (K, V, C)
+            Current states.
         other_units, other_weights : ndarray of the same shapes
             Differences of two other states.
         uniforms : ndarray of shape (n_uniforms, V, C)
+            Uniform random numbers.
 
         Returns
         -------
-        units, weights, allowed : ndarray, the last of shape (V, C)
-            Where a move is not allowed the state is some state of the prior.
+        units, weights, allowed : ndarray
+            Proposed states, and a mask of shape (V, C). States that are not allowed are replaced
+            by arbitrary states of the prior.
         """
         proposed = units.copy()
         flat = proposed.reshape(-1, *units.shape[2:])
         others = other_units.reshape(flat.shape)
         for index, uniform in zip(move.redrawn, uniforms, strict=False):
             p, i = divmod(index, self.K)
-            if p == self.order:  # between its neighbours, which stay where they are
+            if p == self.order:  # between its neighbours, which do not move
                 low = units[p, i - 1] if i else np.float32(0)
                 high = units[p, i + 1] if i + 1 < self.K else np.float32(1)
                 uniform = low + uniform * (high - low)
@@ -199,7 +203,7 @@ class MoveSet:
         return proposed, weights, allowed
 
     def _restrict(self, units: Units, allowed: NDArray[np.bool_]) -> None:
-        """Disallow what breaks the prior's conditions on several properties or compartments."""
+        """Disallow states that violate the prior's conditions on properties or compartments."""
         prior = self._prior
         if prior.t2_below_t1:
             t1, t2 = (self._values(name, units) for name in ("T1", "T2"))
@@ -219,11 +223,11 @@ class MoveSet:
         return np.asarray(self._ranges[p].from_unit(unit))
 
     def fractions(self, weights: Units) -> list[NDArray[np.float64]]:
-        """K fractions (V, C) of weights (K, V, C)."""
+        """Convert weights (K, V, C) to K fractions (V, C)."""
         return [self.min_fraction + self.free * w.astype(np.float64) for w in weights]
 
     def weights(self, fractions: list[NDArray[np.float64]]) -> Units:
-        """Weights (K, V, C) of K fractions."""
+        """Convert K fractions (V, C) to weights (K, V, C)."""
         weights = (np.stack(fractions) - self.min_fraction) / self.free
         return np.clip(weights, 0, 1).astype(np.float32)
 

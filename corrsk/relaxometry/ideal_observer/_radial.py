@@ -1,4 +1,4 @@
-"""The density of a signal that was divided by its norm."""
+"""Density of a signal that was divided by its norm."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.special import logsumexp
 Array = NDArray[np.float64]
 
 _NODES = np.linspace(-5.0, 3.2, 165)
-_SPACING = 0.02  # of the spline, in asinh(t / sqrt(N)): an error below 1e-7
-_FINE = 0.002  # of the tables, in the same variable, at 64 measurements: an error below 5e-5
-_FARTHEST = 1e3  # |x . S| / (reference sqrt(N)) of the tables, far beyond 1
+_SPACING = 0.02  # of the spline, in asinh(t / sqrt(N)): the error is below 1e-7
+_FINE = 0.002  # of the tables, in this variable, for 64 measurements: the error is below 5e-5
+_FARTHEST = 1e3  # largest |x . S| / (reference sqrt(N)) of the tables, far above 1
 
 
 def log_radial_integral(t: ArrayLike, n_measurements: int) -> Array:
@@ -26,29 +26,30 @@ def log_radial_integral(t: ArrayLike, n_measurements: int) -> Array:
     Parameters
     ----------
     t : array
+        Shift of the normal distribution.
     n_measurements : int
-        N.
+        Number of measurements N.
 
     Returns
     -------
     ndarray of the shape of t
+        Logarithms of the integral.
 
     Notes
     -----
-    With u = exp(v) the integrand is smooth and falls off on both sides, where
-    the trapezoidal rule converges faster than any power. Its nodes lie at
-    ``v = v0 + s sinh(xi)`` about the mode ``u0^2 - t u0 = N`` with
-    ``s^-2 = u0^2 + N``, so that they reach the slow tail that small N have
-    towards u = 0.
+    With u = exp(v) the integrand is smooth and decays on both sides, so that
+    the trapezoidal rule converges faster than any power. The nodes are
+    ``v = v0 + s sinh(xi)`` around the mode ``u0^2 - t u0 = N`` with
+    ``s^-2 = u0^2 + N``, which covers the slow decay towards u = 0 for small N.
     """
     t = np.asarray(t, dtype=np.float64)[..., None]
     N = n_measurements
     root = np.sqrt(t * t + 4.0 * N)
-    # of the two forms of the root of a quadratic the one that does not cancel
+    # the form of the root of a quadratic equation without cancellation
     mode = np.where(t > 0, 0.5 * (t + root), 2.0 * N / (root - t))
     width = 1.0 / np.sqrt(mode**2 + N)
     v = np.log(mode) + width * np.sinh(_NODES)
-    # (u - t)^2 / 2 less its value at the mode, without the difference of large numbers
+    # (u - t)^2 / 2 minus its value at the mode, without the difference of large numbers
     u = np.exp(v)
     exponent = N * (v - np.log(mode)) - 0.5 * (u - mode) * (u + mode - 2 * t)
     weights = np.log(width * np.cosh(_NODES) * (_NODES[1] - _NODES[0]))
@@ -62,13 +63,14 @@ class RadialTables:
     Parameters
     ----------
     levels : ndarray of shape (J,)
+        Noise levels.
     n_measurements : int
-        N.
+        Number of measurements N.
     """
 
     def __init__(self, levels: Array, n_measurements: int) -> None:
         root = np.sqrt(n_measurements)
-        # one variable for all levels: y = asinh(b / scale)
+        # common variable of all levels: y = asinh(b / scale)
         self._scale = root * float(levels.min())
         last = np.arcsinh(_FARTHEST * root / self._scale)
         spacing = _FINE * min(1.0, np.sqrt(64 / n_measurements))
@@ -77,11 +79,11 @@ class RadialTables:
         b = self._scale * np.sinh(spacing * np.arange(-half, half + 1))
         knots = np.linspace(-last - 0.1, last + 0.1, int(2 * last / _SPACING) + 2)
         spline = CubicSpline(knots, log_radial_integral(root * np.sinh(knots), n_measurements))
-        # the smallest level has the largest t, which is as far as the spline reaches
+        # the smallest level has the largest t, the end of the spline
         self.tables = [spline(np.arcsinh(b / level / root)) for level in levels]
 
     def positions(self, b: Array) -> tuple[NDArray[np.intp], Array]:
-        """Where values of b (any shape) stand in the tables: an index and a remainder."""
+        """Positions of values b (any shape) in the tables: index and remainder."""
         y = np.arcsinh(b / self._scale)
         y *= self._per_unit
         y += self._zero
@@ -91,7 +93,7 @@ class RadialTables:
         return index, y
 
     def look_up(self, table: Array, index: NDArray[np.intp], remainder: Array) -> Array:
-        """Linear interpolation."""
+        """Interpolate a table linearly."""
         low = table.take(index)
         difference = table[1:].take(index)
         difference -= low

@@ -18,28 +18,31 @@ from corrsk.tissue.prior import TissuePrior
 Array = NDArray[np.float64]
 
 _MAX_CHAINS = 64
-_EFFECTIVE_SHARE = 0.3  # of the particles that remains after a step of the temperature
-_MAX_TEMPERATURES = 300  # a few dozen are enough for a sigma of 0.01 % of M0
+_EFFECTIVE_SHARE = 0.3  # effective fraction of the particles after a step of the temperature
+_MAX_TEMPERATURES = 300  # a few dozen suffice for a sigma of 0.01 % of M0
 _SEARCH_PARTICLES = 2048
 _BISECTIONS = 16
 
 
 class EvidenceSampler:
-    """Evidence of voxels with K compartments, from runs that know nothing of each other.
+    """Sampler of the evidence of K compartments, in independent runs.
 
     Parameters
     ----------
     prior : TissuePrior
+        Distribution of the tissue.
     K : int
         Number of compartments.
     noise : NoiseModel
+        Noise of the signals.
     n_particles : int
-        Of each run, at each temperature.
+        Number of particles of each run at each temperature.
     n_runs : int
+        Number of runs.
     seed : int
-        Chooses the kinds of moves, which are the same for all voxels.
+        Seed of the kinds of moves, which all voxels share.
     order : int
-        Which property of the prior orders the compartments.
+        Index of the property that orders the compartments.
 
     Notes
     -----
@@ -47,11 +50,11 @@ class EvidenceSampler:
     114 (2022)): at each temperature a few particles are resampled and start
     Markov chains, and all states of the chains are the particles of the next
     temperature. The likelihood is raised to powers from 0 to 1; the next power
-    is the one at which 30 % of the particles are effective (Jasra et al., Scand.
+    is that with an effective sample size of 30 % of the particles (Jasra et al., Scand.
     J. Stat. 38, 1 (2011)).
 
-    The runs of a voxel are independent but for the powers, and for the steps
-    of the chains, whose lengths and directions each takes from another.
+    The runs of a voxel are independent except for the powers and for the steps
+    of the chains: each run takes the lengths and directions of its steps from another run.
     """
 
     def __init__(
@@ -77,19 +80,20 @@ class EvidenceSampler:
         Parameters
         ----------
         model : BoundModel
-            With the signals of V voxels.
+            Compartment model with the signals of V voxels.
         streams : list of V Generators
-            The draws of each voxel: its answer depends on no other voxel.
+            Random streams of the voxels, so that the result of a voxel does not depend on others.
 
         Returns
         -------
         ndarray of shape (V, n_runs)
+            Log evidence.
         """
         return _Ladder(self, model, streams).climb()
 
 
 class _Ladder:
-    """The particles of V voxels on their way from the prior to the posterior."""
+    """Particles of V voxels between prior and posterior."""
 
     def __init__(
         self, sampler: EvidenceSampler, model: BoundModel, streams: list[Generator]
@@ -98,7 +102,7 @@ class _Ladder:
         self._prior, self._seed = sampler._prior, sampler._seed
         self._model, self._streams = model, streams
         self._R, self._M, self._L = sampler.n_runs, sampler.n_chains, sampler._length
-        self._voxels = np.arange(len(streams))  # those that are still on their way
+        self._voxels = np.arange(len(streams))  # voxels that have not reached the posterior
         self._temperature = np.zeros(len(streams))
 
     def climb(self) -> Array:
@@ -121,10 +125,10 @@ class _Ladder:
             units, weights, likelihood = self._move(*start, rng)
             step += 1
 
-    # -- the ladder ---------------------------------------------------------------
+    # -- temperatures --------------------------------------------------------------
 
     def _next_temperatures(self, likelihood: Array, *, last: bool) -> None:
-        """The largest increase of each voxel's power that leaves enough particles effective."""
+        """Set the largest increase of each voxel's power with enough effective particles."""
         every = max(1, likelihood[0].size // _SEARCH_PARTICLES)
         some = likelihood.reshape(len(likelihood), -1)[:, ::every]
         some = some - some.max(axis=1, keepdims=True)
@@ -151,19 +155,19 @@ class _Ladder:
     def _resample(
         self, tempered: Array, kept: NDArray[np.intp], units: Units, weights: Units
     ) -> tuple[Units, Units]:
-        """M states of each run by systematic resampling, their compartments sorted."""
+        """Resample M states of each run systematically, and sort their compartments."""
         V, R, n = tempered.shape
         M = self._M
         uniforms = np.array([self._streams[voxel].random((R, 1 + M)) for voxel in self._voxels])
         offset = uniforms[..., :1]
         cumulative = np.cumsum(tempered, axis=2)
         cumulative /= cumulative[..., -1:]
-        # state k stands for the points (m + offset) / M below its cumulative weight
+        # state k has the points (m + offset) / M up to its cumulative weight
         points = np.maximum(np.ceil(cumulative * M - offset), 0).astype(np.intp)
         points[..., -1] = M
         copies = np.diff(points, axis=2, prepend=0).ravel()
         chosen = np.repeat(np.arange(V * R * n), copies) % (R * n)
-        # neighbours have much in common: their differences shall be those of any two states
+        # neighbouring states are related; shuffled, so that differences are those of any two states
         shuffled = uniforms[..., 1:].argsort(axis=2)
         chosen = np.take_along_axis(chosen.reshape(V, R, M), shuffled, axis=2)
         where = kept[:, None], chosen.reshape(V, R * M)
@@ -195,7 +199,7 @@ class _Ladder:
                 weights[:, v] = 1.0 / K
         np.clip(weights, 0, 1, out=weights)
         likelihood = np.empty((V, C))
-        for first in range(0, C, self._R * self._M):  # in portions that fit in the cache
+        for first in range(0, C, self._R * self._M):  # in parts that fit in the cache
             part = slice(first, first + self._R * self._M)
             forms = self._model.forms(units[..., part], self._voxels)
             fractions = self._moves.fractions(weights[..., part])
@@ -208,7 +212,7 @@ class _Ladder:
     def _evaluate(
         self, units: Units, weights: Units, uniforms: Units | None
     ) -> tuple[Units, Array, Array | float, Array | float]:
-        """Weights, log likelihood, log prior and log density of the fractions' proposal."""
+        """Weights, log likelihood, log prior, and log density of the proposal of the fractions."""
         moves, noise = self._moves, self._noise
         squared = self._model.signal_squared[self._voxels]
         forms = self._model.forms(units, self._voxels)
@@ -230,14 +234,14 @@ class _Ladder:
         return weights, likelihood, moves.log_prior(weights), density
 
     def _move(self, units: Units, weights: Units, rng: Generator) -> tuple[Units, Units, Array]:
-        """All states of Markov chains from the given ones, the start included."""
+        """Run Markov chains, and return all their states, including the initial states."""
         V, R, M, L, K = len(self._voxels), self._R, self._M, self._L, self._moves.K
         P = len(units)
         all_units = np.empty((P, K, V, R, L, M), np.float32)
         all_weights = np.empty((K, V, R, L, M), np.float32)
         all_likelihoods = np.empty((V, R, L, M))
-        # Each run takes its differences from the next run's states: its own hold copies and
-        # relatives of the state that moves, which a Metropolis step must not depend on.
+        # Differences are taken from the states of the next run: the states of the same run include
+        # copies and relatives of the moving state, on which a Metropolis step must not depend.
         partners = [
             np.roll(each, -1, axis=-2)
             for each in (units.reshape(P, K, V, R, M), weights.reshape(K, V, R, M))
@@ -264,7 +268,7 @@ class _Ladder:
                 log_ratio = temperature * (new_likelihood - likelihood) + (new_prior - log_prior)
                 if move.conditional:
                     log_ratio += density - new_density
-                # 1 - u lies in (0, 1], whose logarithm exists
+                # 1 - u is in (0, 1], where the logarithm is finite
                 accepted = allowed & (np.log1p(-uniforms[0]) <= log_ratio)
                 units = np.where(accepted, new_units, units)
                 weights = np.where(accepted, new_weights, weights)
@@ -282,7 +286,7 @@ class _Ladder:
         )
 
     def _uniforms(self, move: Move) -> Units:
-        """For acceptance, direction, properties and fractions, of shape (.., V, R M)."""
+        """Uniforms (.., V, R M) for acceptance, direction, properties and fractions."""
         n = 2 + move.n_uniforms + (self._moves.K - 1 if move.conditional else 0)
         drawn = np.empty((len(self._voxels), n, self._R * self._M), np.float32)
         for voxel, out in zip(self._voxels, drawn, strict=True):
@@ -290,11 +294,10 @@ class _Ladder:
         return drawn.transpose(1, 0, 2)
 
     def _differences(self, doubled: Units, move: Move, uniform: Units) -> Units:
-        """Differences of two states, in either direction.
+        """Differences of two states, with random signs.
 
-        The two do not change while the chains move: without the choice of the
-        direction there would be no way back, and the step would be no
-        Metropolis step.
+        The two states do not change while the chains move: without random signs
+        the proposal would not be reversible, as a Metropolis step requires.
         """
         first, second = (doubled[..., s : s + self._M] for s in move.shifts)
         difference = first - second

@@ -1,4 +1,4 @@
-"""The ideal observer: Bayes' rule under the prior that signals are simulated from."""
+"""The ideal observer: Bayes' rule under the prior of the simulated signals."""
 
 from __future__ import annotations
 
@@ -28,58 +28,60 @@ from corrsk.relaxometry.ideal_observer._tempering import EvidenceSampler
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
-_CHUNK_STATES = 8192  # states of all voxels of a chunk at one step: they shall fit in a cache
-_MAX_COMPARTMENTS = 12  # far beyond what 64 measurements can tell apart
+_CHUNK_STATES = 8192  # states of all voxels of a chunk at one step, which should fit in the cache
+_MAX_COMPARTMENTS = 12  # far more than 64 measurements can resolve
 
 
 class IdealObserverClassifier(_CompartmentCounter):
-    """Count compartments by Bayes' rule, under the prior that the signals come from.
+    """Classifier by Bayes' rule under the prior of the signals.
 
-    The simulator defines the problem completely: tissue is drawn from a prior,
-    noise is added, and no classifier can do better on average than to answer
-    with ``P(n_c | x)``. Its parameters are those of the simulator. Nothing is
-    learnt: `fit` takes from y only which counts are possible.
+    The simulation defines the problem completely: tissue is drawn from a prior, and
+    noise is added. No classifier is better on average than the posterior
+    ``P(n_c | x)``, which this classifier computes from the parameters of the simulation. The
+    classifier is not trained: `fit` uses y only for the set of possible counts.
 
     Parameters
     ----------
     prior : TissuePrior or str, default="midl2024"
-        What tissue is drawn from.
+        Distribution of the tissue.
     protocol : AcquisitionProtocol or str, default="auto"
-        What the columns of X measure, in grid order; a name stands for a
-        protocol that corrsk ships. "auto" reads it from the column names
-        (TI50_TE4.5); without such names 64 columns are taken for "ir-se-8x8".
+        Protocol of the columns of X, which must be in grid order, or the name of a
+        protocol that corrsk ships. "auto" derives the protocol from the column names
+        (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
     noise_level : float, sequence of float or SNRRange, default=(0.01, 0.02, 0.03, 0.04, 0.05)
-        The level of the Gaussian noise as a fraction of the reference; of
-        several, all equally likely, the observer does not know which it was.
+        Level of the Gaussian noise as a fraction of the reference. The likelihood is averaged
+        over several levels, which are equally likely, or over a range.
     noise_reference : {"m0", "max", "rms"}, default="m0"
-        What the level is relative to, see :func:`corrsk.physics.noise_sigma`.
+        Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
     norm : {"l2", "rms", "max"} or None, default="l2"
         Norm by which each signal was divided after the noise was added. The scale
         of X is then arbitrary, and only the direction of a signal enters the
         likelihood, for any norm; None for signals with M0 = 1.
     inversion_efficiency : float, default=1.0
-        eta in (0, 1].
+        Inversion efficiency eta in (0, 1].
     n_particles : int, default=8192
-        Particles of each run at each temperature.
+        Number of particles of each run at each temperature.
     n_runs : int, default=8
-        Runs for each voxel and count that are independent of each other, at
-        least 2. Standard errors come from their spread.
+        Number of independent runs for each voxel and count, at
+        least 2. Standard errors are computed from the spread of the runs.
     random_state : int, RandomState, Generator or None, default=None
-        Seed. With an integer a signal gets the same answer to the bit, for any
-        `n_jobs` and in the company of any other signals.
+        Seed. An integer makes the result of a signal bit-identical for any
+        `n_jobs`, independent of the other signals in X.
     n_jobs : int or None, default=None
-        Threads; None uses every core (one within a joblib worker).
+        Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
-        Whether to show progress once it takes a few seconds.
+        Whether to show progress once the solution takes a few seconds.
 
     Attributes
     ----------
     classes_ : ndarray
         The labels in y, sorted.
     protocol_ : AcquisitionProtocol
-        The protocol in grid order: that of the columns.
+        The protocol in grid order, the order of the columns.
     n_features_in_ : int
+        Number of measurements.
     feature_names_in_ : ndarray of str
+        Names of the measurements, if the signals of `fit` have names.
 
     Notes
     -----
@@ -90,10 +92,10 @@ class IdealObserverClassifier(_CompartmentCounter):
     are equally likely. Noise is Gaussian; magnitude images (Rician noise) have
     no likelihood of this form.
 
-    With the defaults a voxel takes about half a second to a second of one
-    core. Signals with less noise than 0.1 % of M0 need more particles. Voxels
-    whose answer is not to be trusted are counted in one ConvergenceWarning, and
-    `posterior` tells which. Voxels that are all zero have NaN for probabilities.
+    With the defaults a voxel takes about half a second to a second on one
+    core. Signals with less noise than 0.1 % of M0 need more particles. One ConvergenceWarning
+    has the number of voxels with unreliable probabilities; `posterior` has a mask of
+    these voxels. The probabilities of voxels that are all zero are NaN.
 
     Examples
     --------
@@ -154,20 +156,20 @@ class IdealObserverClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol.
 
         Returns
         -------
-        ndarray of shape (n, n_classes)
-            In the order of `classes_`. NaN in the rows of signals that are all
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of `classes_`; NaN for signals that are all
             zero.
 
         Warns
         -----
         ConvergenceWarning
-            Once, with the number of voxels without an answer and of those
-            whose answer is not to be trusted.
+            Once, with the number of voxels that are all zero and the number of voxels with
+            unreliable probabilities.
         """
         return self.posterior(X).probabilities
 
@@ -176,19 +178,19 @@ class IdealObserverClassifier(_CompartmentCounter):
 
         Parameters
         ----------
-        X : array of shape (n, N) or (n, n_ti, n_te)
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals in the grid order of the protocol.
 
         Returns
         -------
         CountPosterior
-            With probabilities, standard_error, log_evidence (n, n_classes),
-            effective_sample_size, trustworthy (n,), and what each run says.
+            Arrays probabilities, standard_error and log_evidence (n_samples, n_classes),
+            effective_sample_size and trustworthy (n_samples,), and the results of each run.
 
         Warns
         -----
         ConvergenceWarning
-            As :meth:`predict_proba`.
+            See :meth:`predict_proba`.
         """
         signals = self._checked_signals(X).astype(np.float64)
         norms = signal_norms(signals)
@@ -217,13 +219,13 @@ class IdealObserverClassifier(_CompartmentCounter):
         problems = []
         if n_without:
             problems.append(
-                f"{n_without} of {n} voxels have no answer (a signal that is all zero) and NaN "
-                "for their probabilities"
+                f"{n_without} of {n} voxels have a signal that is all zero; the probabilities of "
+                "these voxels are NaN"
             )
         if untrusted:
             problems.append(
-                f"the answers for {untrusted} of {n} voxels are not to be trusted, since the runs "
-                "differ (see `posterior`); more n_particles or n_runs make them better"
+                f"the probabilities of {untrusted} of {n} voxels are unreliable, since the runs "
+                "differ (see `posterior`); increase n_particles or n_runs"
             )
         if problems:
             warnings.warn("; ".join(problems), ConvergenceWarning, stacklevel=4)
@@ -241,13 +243,13 @@ class IdealObserverClassifier(_CompartmentCounter):
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
             raise ValueError(
-                f"y holds counts that the prior never draws: {', '.join(map(str, unknown))}; it "
-                f"draws {', '.join(map(str, prior.n_compartments))}"
+                f"y has counts that the prior never draws: {', '.join(map(str, unknown))}; the "
+                f"prior draws {', '.join(map(str, prior.n_compartments))}"
             )
         if counts.max() > _MAX_COMPARTMENTS:
             raise ValueError(
-                f"the ideal observer counts up to {_MAX_COMPARTMENTS} compartments; y holds "
-                f"{counts.max()}"
+                f"y has the count {counts.max()}; the ideal observer supports up to "
+                f"{_MAX_COMPARTMENTS} compartments"
             )
         N = protocol.n_measurements
         noise = NoiseModel(self.noise_level, self.noise_reference, self.norm is not None, N)
@@ -267,7 +269,7 @@ class IdealObserverClassifier(_CompartmentCounter):
             )
             for K in counts
         ]
-        for K in counts:  # a prior that leaves next to nothing to draw says so here
+        for K in counts:  # raises an error if the prior allows almost no tissue
             replace(prior, n_compartments=(int(K),)).sample(1, 0, verbose=False)
         states = self._samplers[0].n_runs * self._samplers[0].n_chains
         self._chunk_voxels = max(1, _CHUNK_STATES // states)
@@ -285,6 +287,6 @@ class IdealObserverClassifier(_CompartmentCounter):
 
 
 def _content_key(signal: Array) -> tuple[int, int]:
-    """A signal's own stream, wherever it stands among others."""
+    """Key of the random stream of a signal, independent of the other signals."""
     digest = hashlib.blake2b(signal.tobytes(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

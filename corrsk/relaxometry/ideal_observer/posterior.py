@@ -1,4 +1,4 @@
-"""Probabilities of counts from runs of evidence, and how far to trust them."""
+"""Probabilities of counts from runs of evidence, and the reliability of the probabilities."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
 
-LARGEST_STANDARD_ERROR = 0.1  # of a probability that is trusted
+LARGEST_STANDARD_ERROR = 0.1  # of a reliable probability
 
 
 @dataclass(frozen=True)
 class CountPosterior:
-    """What the ideal observer knows of n voxels.
+    """Posterior of the compartment counts of n_samples voxels.
 
     Parameters
     ----------
-    classes : ndarray of shape (K,)
-        The labels: the order of the columns.
-    run_log_evidence : ndarray of shape (n_runs, n, K)
-        Logarithm of the evidence ``p(x | n_c)`` from each run. For normalised
+    classes : ndarray of shape (n_classes,)
+        Labels, in the order of the columns.
+    run_log_evidence : ndarray of shape (n_runs, n_samples, n_classes)
+        Logarithm of the evidence ``p(x | n_c)`` from each run; for normalised
         signals the density on the unit sphere. NaN for voxels without a signal.
 
     Notes
     -----
-    The evidence of a count is the mean over the runs, each of which is
-    unbiased; probabilities are its ratios, with the counts equally likely. Each
-    run being a particle population of its own, the spread between the runs
-    is all that is needed for the errors.
+    The evidence of a count is the mean over the runs, which are all
+    unbiased; probabilities are ratios of the evidence, with equally likely counts. Since each
+    run has its own particles, the spread between the runs determines the errors.
     """
 
     classes: NDArray[Any]
@@ -39,28 +38,28 @@ class CountPosterior:
 
     @property
     def log_evidence(self) -> Array:
-        """Logarithm of the mean evidence over the runs, (n, K)."""
+        """Logarithm of the mean evidence over the runs, (n_samples, n_classes)."""
         n_runs = len(self.run_log_evidence)
         return np.asarray(logsumexp(self.run_log_evidence, axis=0) - np.log(n_runs))
 
     @property
     def probabilities(self) -> Array:
-        """``P(n_c | x)``, (n, K)."""
+        """Probabilities ``P(n_c | x)``, (n_samples, n_classes)."""
         return _normalised(self.log_evidence)
 
     @property
     def run_probabilities(self) -> Array:
-        """The probabilities by each run alone, (n_runs, n, K)."""
+        """Probabilities from each single run, (n_runs, n_samples, n_classes)."""
         return _normalised(self.run_log_evidence)
 
     @property
     def log_evidence_error(self) -> Array:
-        """Standard error of `log_evidence`, (n, K).
+        """Standard error of `log_evidence`, (n_samples, n_classes).
 
         ``sqrt(v / (1 - v))`` with v the squared standard error of the mean
-        evidence over its square. v is at most 1, which it is where the whole
-        mean comes from one run: such a mean is worth nothing, and its error is
-        infinite. A run that finds less than the others does little harm.
+        evidence over the square of the mean. If a single run contributes the whole mean, v is 1,
+        its maximum, and the error is infinite. A run with a smaller evidence than the other runs
+        has little effect.
         """
         n_runs = len(self.run_log_evidence)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -70,12 +69,12 @@ class CountPosterior:
 
     @property
     def standard_error(self) -> Array:
-        """Monte-Carlo standard error of `probabilities`, (n, K); at most 0.5.
+        """Monte-Carlo standard error of `probabilities`, (n_samples, n_classes); at most 0.5.
 
-        The jackknife over the runs of each count, which are samples of their
-        own (Efron and Stein, Ann. Statist. 9, 586 (1981)). Unlike the
-        propagation of small errors it notices a probability of 1 that
-        comes from a single run.
+        Jackknife over the runs of each count, which are independent samples
+        (Efron and Stein, Ann. Statist. 9, 586 (1981)). Unlike the
+        propagation of small errors, the jackknife detects a probability of 1 that
+        depends on a single run.
         """
         n_runs, n, K = self.run_log_evidence.shape
         variance = np.zeros((n, K))
@@ -91,11 +90,11 @@ class CountPosterior:
 
     @property
     def effective_sample_size(self) -> Array:
-        """How many draws of n_c from the posterior would be as accurate, (n,).
+        """Number of posterior draws of n_c with the same accuracy, (n_samples,).
 
         ``sum_k p_k (1 - p_k) / sum_k SE_k^2``: the mean squared error of the
-        shares among m such draws is ``sum_k p_k (1 - p_k) / m``. Infinite where
-        nothing is uncertain.
+        frequencies in m draws is ``sum_k p_k (1 - p_k) / m``. Infinite if all
+        standard errors are 0.
         """
         p = self.probabilities
         squared = (self.standard_error**2).sum(axis=1)
@@ -105,9 +104,9 @@ class CountPosterior:
 
     @property
     def trustworthy(self) -> NDArray[np.bool_]:
-        """Which voxels have an answer to rely on, (n,): no standard error is above 0.1.
+        """Mask of reliable voxels, (n_samples,): all standard errors are at most 0.1.
 
-        Voxels without a signal have no answer.
+        False for voxels without a signal.
         """
         with np.errstate(invalid="ignore"):
             return np.asarray((self.standard_error <= LARGEST_STANDARD_ERROR).all(axis=1))
