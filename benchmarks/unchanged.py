@@ -169,7 +169,9 @@ def trainings() -> Iterator[tuple[str, str]]:
     yield "the paper's training", weights(recipe.fit(*arrays))
     held = CNN(**common, validation_fraction=0.2, n_iter_no_change=1, grid_shape=(8, 8))
     yield "early stopping", weights(held.fit(*arrays))
-    mlp = CNN.from_recipe("residual-mlp", **common | {"max_epochs": 2, "width": 32})
+    # the CNN's class trained this network too, before it had one of its own
+    MLP = getattr(corrsk, "ResidualMLPClassifier", CNN)
+    mlp = MLP.from_recipe("residual-mlp", **common | {"max_epochs": 2, "width": 32})
     yield "residual MLP", weights(mlp.fit(*arrays, **validation))
     stream = corrsk.SignalStream.named("midl2024-low-noise", random_state=1)
     yield "residual MLP on a stream", weights(mlp.fit_stream(stream, 6000))
@@ -201,7 +203,8 @@ def cut_off(folder: Path) -> Any:
     """Create a classifier with a checkpoint in the folder."""
     import corrsk
 
-    return corrsk.CorrelationCNNClassifier.from_recipe(
+    MLP = getattr(corrsk, "ResidualMLPClassifier", corrsk.CorrelationCNNClassifier)
+    return MLP.from_recipe(
         "residual-mlp", max_epochs=5, width=16, random_state=0, verbose=False,
         checkpoint=folder / "stream.checkpoint",
     )  # fmt: skip
