@@ -51,7 +51,7 @@ autodoc_default_options = {
     "inherited-members": (
         "ClassifierMixin,TransformerMixin,OneToOneFeatureMixin,OutlierMixin,MetaEstimatorMixin,"
         "BaseEstimator,_MetadataRequester,_SetOutputMixin,BaseSearchCV,GridSearchCV,_BaseScorer,"
-        "Module,Optimizer,Warning,Exception,object"
+        "Module,Optimizer,Warning,Exception,StrEnum,ReprEnum,Enum,str,object"
     ),
     # made by scikit-learn, with references to its own documents
     "exclude-members": (

@@ -63,8 +63,8 @@ def binary_metrics(
 ) -> dict[str, float]:
     """Metrics of the binary classification: one compartment or several.
 
-    Two decision rules are evaluated: P(n_c >= 2) > 0.5, which is optimal ("binary_..."), and
-    whether the most probable count is at least 2, as in the paper ("binary_argmax_...").
+    Two decision rules are evaluated: P(n_c >= 2) > 0.5, which is optimal (``binary_*``), and
+    whether the most probable count is at least 2, as in the paper (``binary_argmax_*``).
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Quantiles of the five statistics and of their combination on the calibration signals, at
         `tail_probabilities_`.
     tail_probabilities_ : ndarray of shape (n_quantiles,)
-        Descending probabilities; the last is 1 / (n_calibration_ + 1).
+        Descending probabilities; the last is ``1 / (n_calibration_ + 1)``.
     n_calibration_ : int
         Number of calibration signals.
     n_features_in_ : int

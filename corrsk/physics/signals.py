@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import device
 
 from corrsk.physics._arrays import NUMPY, Array, promote
-from corrsk.physics.contrasts import CONTRASTS
+from corrsk.physics.axes import measurement_axes
 
 
 def correlation_signals(
@@ -83,26 +83,17 @@ class SignalModel:
         tr: float | None = None,
         inversion_efficiency: float = 1.0,
     ) -> None:
-        unknown = [name for name in measurements if name not in CONTRASTS]
-        if unknown or not measurements:
-            raise KeyError(f"unknown scan parameters {unknown}; available: {sorted(CONTRASTS)}")
-        self._longitudinal = {"tr": tr, "inversion_efficiency": inversion_efficiency}
-        # the axes of a grid always have the same order: TI, TE, b
-        self._contrasts = [CONTRASTS[name] for name in CONTRASTS if name in measurements]
-        factors = [
-            np.unique(np.asarray(measurements[contrast.parameter], np.float64), return_inverse=True)
-            for contrast in self._contrasts
-        ]
-        self._levels = [levels for levels, _ in factors]  # the distinct values along each axis
-        self._positions = [positions for _, positions in factors]
+        (axis,) = measurement_axes(
+            measurements, grid=False, tr=tr, inversion_efficiency=inversion_efficiency
+        )
+        self._factors = axis.factors  # in the order of the axes of a grid: TI, TE, b
         self._tables: dict[tuple[int, Any, bool], np.ndarray] = {}
-        shape = tuple(levels.size for levels in self._levels)
-        n_measurements = self._positions[0].size
+        shape = tuple(factor.levels.size for factor in self._factors)
         # a scattered protocol: its levels span a grid much larger than the protocol
-        self._scattered = len(shape) == 1 or math.prod(shape) > 2 * n_measurements
+        self._scattered = len(shape) == 1 or math.prod(shape) > 2 * axis.size
         self._in_grid: np.ndarray | None = None
         if not self._scattered:
-            in_grid = np.ravel_multi_index(tuple(self._positions), shape)
+            in_grid = np.ravel_multi_index(tuple(f.positions for f in self._factors), shape)
             if not np.array_equal(in_grid, np.arange(math.prod(shape))):
                 self._in_grid = in_grid
 
@@ -112,10 +103,8 @@ class SignalModel:
         present, ones = fractions > 0, xp.ones_like(fractions)
         # any finite value is valid where the fraction is 0, but not NaN
         complete = {
-            contrast.tissue: xp.where(
-                present, xp.astype(tissue[contrast.tissue], fractions.dtype, copy=False), ones
-            )
-            for contrast in self._contrasts
+            name: xp.where(present, xp.astype(tissue[name], fractions.dtype, copy=False), ones)
+            for name in (factor.contrast.tissue for factor in self._factors)
         }
         return self.of_complete_tissue(complete, fractions)
 
@@ -135,14 +124,14 @@ class SignalModel:
             As :func:`correlation_signals` returns.
         """
         xp, fractions = promote(fractions)
-        properties = [tissue[contrast.tissue] for contrast in self._contrasts]
+        properties = [tissue[factor.contrast.tissue] for factor in self._factors]
         signals = self._of_scattered if self._scattered else self._of_grid
         return signals(xp, properties, fractions)
 
     def _of_scattered(self, xp: Any, properties: list[Array], fractions: Array) -> Array:
         product = fractions[..., None]
         for axis, values in enumerate(properties):
-            index = xp.asarray(self._positions[axis], device=device(fractions))
+            index = xp.asarray(self._factors[axis].positions, device=device(fractions))
             product = product * xp.take(self._kernel(xp, axis, values), index, axis=-1)
         return xp.sum(product, axis=-2)
 
@@ -169,7 +158,9 @@ class SignalModel:
             table = self._table(axis, values.dtype, found.largest, levels_first=True)
             # clip: numpy's own check of the indices takes longer, and all are within the table
             return np.take(table, found.places, axis=1, mode="clip")
-        return self._evaluate(axis, self._levels_like(xp, axis, values)[:, None, None], values)
+        return self._factors[axis].kernel(
+            self._levels_like(xp, axis, values)[:, None, None], values
+        )
 
     def _kernel(self, xp: Any, axis: int, values: Array) -> Array:
         """Kernel of an axis, shape (n, C, levels)."""
@@ -180,7 +171,7 @@ class SignalModel:
         # repeated instead of broadcast: numpy's inner loops are as long as the last axis
         levels = self._levels_like(xp, axis, values)
         repeated = xp.repeat(values, levels.shape[0], axis=-1)
-        kernel = self._evaluate(axis, xp.tile(levels, (values.shape[-1],)), repeated)
+        kernel = self._factors[axis].kernel(xp.tile(levels, (values.shape[-1],)), repeated)
         return xp.reshape(kernel, (*values.shape, -1))
 
     def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
@@ -190,17 +181,14 @@ class SignalModel:
         if table is None or largest >= table.shape[int(levels_first)]:
             numbers = np.arange(largest + 1, dtype=dtype)
             with np.errstate(all="ignore"):  # at 0 some kernels are infinite
-                table = self._evaluate(axis, self._levels_like(np, axis, numbers)[:, None], numbers)
+                table = self._factors[axis].kernel(
+                    self._levels_like(np, axis, numbers)[:, None], numbers
+                )
             table = self._tables[key] = table if levels_first else np.ascontiguousarray(table.T)
         return table
 
     def _levels_like(self, xp: Any, axis: int, values: Array) -> Array:
-        return xp.asarray(self._levels[axis], dtype=values.dtype, device=device(values))
-
-    def _evaluate(self, axis: int, levels: Array, values: Array) -> Array:
-        contrast = self._contrasts[axis]
-        options = self._longitudinal if contrast.longitudinal else {}
-        return contrast.kernel(levels, values, **options)
+        return xp.asarray(self._factors[axis].levels, dtype=values.dtype, device=device(values))
 
 
 class _Places(NamedTuple):

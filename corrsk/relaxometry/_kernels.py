@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics import CONTRASTS, check_tissue_unit
+from corrsk.physics import check_tissue_unit
+from corrsk.physics.axes import Axis, measurement_axes
 
 Array = NDArray[np.float64]
 
@@ -69,16 +69,6 @@ def checked_bounds(
     return checked
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """Axis of the measurements, and the contrasts that vary along this axis."""
-
-    contrasts: tuple[str, ...]
-    properties: tuple[int, ...]  # indices of their tissue properties in the model
-    levels: tuple[Array, ...]  # distinct values of each scan parameter
-    positions: tuple[NDArray[np.intp], ...]  # index of the level of each point of the axis
-
-
 class KernelModel:
     """Kernels of a protocol as functions of theta, the logarithms of the tissue properties.
 
@@ -109,21 +99,15 @@ class KernelModel:
     ) -> None:
         self.properties = protocol.tissue_properties
         self.low, self.high = np.log([bounds[name] for name in self.properties]).T
-        self._longitudinal = {"tr": protocol.tr, "inversion_efficiency": inversion_efficiency}
-        names = tuple(protocol.contrasts)
-        where = {name: index for index, name in enumerate(names)}
-        grid = protocol.grid_shape is not None
-        axes = []
-        for group in [(name,) for name in names] if grid else [names]:
-            levels, positions = zip(
-                *(np.unique(protocol.contrasts[name], return_inverse=True) for name in group),
-                strict=True,
-            )
-            if grid:  # an axis has each level once
-                positions = (np.arange(levels[0].size),)
-            axes.append(_Axis(group, tuple(where[name] for name in group), levels, positions))
-        self._axes = axes
-        self.shape = tuple(axis.positions[0].size for axis in axes)
+        self._axes = measurement_axes(
+            protocol.contrasts, grid=protocol.grid_shape is not None, tr=protocol.tr,
+            inversion_efficiency=inversion_efficiency,
+        )  # fmt: skip
+        self._properties_of = [  # of each axis, as positions among the model's
+            tuple(self.properties.index(factor.contrast.tissue) for factor in axis.factors)
+            for axis in self._axes
+        ]
+        self.shape = tuple(axis.size for axis in self._axes)
 
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
         """Kernels along each axis, and the derivatives with respect to theta.
@@ -141,22 +125,23 @@ class KernelModel:
             The K kernels, followed with `derivatives` by the K derivatives for each
             property of the axis.
         """
-        return [self._along(axis, theta, derivatives) for axis in self._axes]
+        return [
+            self._along(axis, columns, theta, derivatives)
+            for axis, columns in zip(self._axes, self._properties_of, strict=True)
+        ]
 
-    def _along(self, axis: _Axis, theta: Array, derivatives: bool) -> Array:
+    def _along(
+        self, axis: Axis, columns: tuple[int, ...], theta: Array, derivatives: bool
+    ) -> Array:
         K = theta.shape[1]
         values, slopes = [], []
-        for name, column, levels, positions in zip(
-            axis.contrasts, axis.properties, axis.levels, axis.positions, strict=True
-        ):
-            contrast = CONTRASTS[name]
+        for factor, column in zip(axis.factors, columns, strict=True):
             logs = theta[..., column]
             if derivatives:
                 logs = np.concatenate([logs, logs + _STEP, logs - _STEP], axis=1)
-            options = self._longitudinal if contrast.longitudinal else {}
-            kernel = contrast.kernel(levels, np.exp(logs)[..., None], **options)
-            if positions.size != levels.size or len(axis.contrasts) > 1:
-                kernel = kernel[..., positions]
+            kernel = factor.kernel(factor.levels, np.exp(logs)[..., None])
+            if factor.positions.size != factor.levels.size or len(axis.factors) > 1:
+                kernel = kernel[..., factor.positions]
             values.append(kernel[:, :K])
             if derivatives:
                 slopes.append((kernel[:, K : 2 * K] - kernel[:, 2 * K :]) / (2 * _STEP))
@@ -173,10 +158,10 @@ class KernelModel:
         """
         base = np.arange(K)
         indices = []
-        for axis in self._axes:
+        for properties in self._properties_of:
             blocks = [base]
             for column in range(len(self.properties)):
-                own = axis.properties.index(column) + 1 if column in axis.properties else 0
+                own = properties.index(column) + 1 if column in properties else 0
                 blocks.append(base + own * K)
             indices.append(np.concatenate(blocks))
         return indices

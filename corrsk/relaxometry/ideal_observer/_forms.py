@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics import CONTRASTS
+from corrsk.physics.axes import measurement_axes
 from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
@@ -118,23 +118,27 @@ class CompartmentModel:
         self._ranges = list(ranges.values())
         self._peak = peak
         names = list(ranges)
-        contrasts = [CONTRASTS[name] for name in protocol.contrasts]
-        where = [names.index(contrast.tissue) for contrast in contrasts]
-        self.last_probed = where[-1]
-        levels = [np.asarray(values) for values in protocol.contrasts.values()]
-        options = {"tr": protocol.tr, "inversion_efficiency": inversion_efficiency}
-        factors = [
-            (index, contrast.kernel, level, options if contrast.longitudinal else {})
-            for index, contrast, level in zip(where, contrasts, levels, strict=True)
-        ]
-        if protocol.grid_shape is None:
-            self._axes = [factors]
-        else:
-            self._axes = [[(i, k, np.unique(level), o)] for i, k, level, o in factors]
+        is_grid = protocol.grid_shape is not None
+        axes = measurement_axes(
+            protocol.contrasts, grid=is_grid, tr=protocol.tr,
+            inversion_efficiency=inversion_efficiency,
+        )  # fmt: skip
+        # of each factor: its property, and its kernel at each point of the axis
+        self._axes = [
+            [
+                (
+                    names.index(factor.contrast.tissue), factor.contrast.kernel,
+                    factor.levels[factor.positions], factor.options,
+                )
+                for factor in axis.factors
+            ]
+            for axis in axes
+        ]  # fmt: skip
+        self.last_probed = self._axes[-1][-1][0]
         self.shape = tuple(axis[0][2].size for axis in self._axes)
         sizes = [self._ranges[axis[0][0]].n_values for axis in self._axes]
         self.tabulated = (
-            protocol.grid_shape is not None
+            is_grid
             and all(self._ranges[axis[0][0]].step is not None for axis in self._axes)
             and math.prod(sizes) <= _LARGEST_TABLE
             and max(sizes) <= _LARGEST_GRAM
