@@ -194,7 +194,7 @@ def _encode_estimator(
 def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
     """Metadata requests of an estimator (set_fit_request and similar), by method."""
     routing = estimator.get_metadata_routing()
-    told = {
+    requests = {
         method: {
             key: value
             for key, value in getattr(routing, method).requests.items()
@@ -202,7 +202,7 @@ def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
         }
         for method in ("fit", "partial_fit", "predict", "predict_proba", "transform")
     }
-    return {method: wanted for method, wanted in told.items() if wanted}
+    return {method: wanted for method, wanted in requests.items() if wanted}
 
 
 def _is_tensor(value: Any) -> bool:

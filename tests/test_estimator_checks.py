@@ -67,7 +67,7 @@ class AnyTableGenerator(CorrelationSignalGenerator):
         return np.hstack([t1, t1 + 500, 0.1 * t1, 0.2 * t1, np.tile([0.3, 0.7], (len(X), 1))])
 
     def _layout(self) -> TableLayout:
-        return TableLayout.of(6, ("T1", "T2"))
+        return TableLayout.from_columns(6, ("T1", "T2"))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -45,8 +45,8 @@ def share_of_cores() -> int:
     """
     if not in_worker():
         return int(joblib.cpu_count())
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    cores = int(told) if told.isdigit() else 1
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    cores = int(given) if given.isdigit() else 1
     threads = _threads_of_dask_worker()
     if threads is None:
         return max(1, cores) if threading.current_thread() is threading.main_thread() else 1

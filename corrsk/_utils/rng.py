@@ -148,6 +148,9 @@ class RandomDraws(Protocol):
     def random(self, size: tuple[int, ...], /) -> Any:
         """Draw uniform numbers in [0, 1)."""
 
+    def uniform(self, low: float, high: float, size: tuple[int, ...], /) -> Any:
+        """Draw uniform numbers in [low, high)."""
+
     def integers(self, low: int, high: int, size: tuple[int, ...], /) -> Any:
         """Draw uniform integers low..high - 1."""
 

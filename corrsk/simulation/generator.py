@@ -236,7 +236,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def _layout(self) -> TableLayout:
         names = getattr(self, "feature_names_in_", None)
         columns = self.n_features_in_ if names is None else list(names)
-        return TableLayout.of(columns, self.protocol_.tissue_properties)
+        return TableLayout.from_columns(columns, self.protocol_.tissue_properties)
 
     def _block_simulator(self, stream: Stream, norm: str | None = None) -> BlockSimulator:
         # blocks that are simulated separately are bit-identical to those of `fit_transform`

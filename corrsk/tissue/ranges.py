@@ -94,9 +94,12 @@ class PropertyRange:
         array of shape `size`
             Values in the array library of `rng`.
         """
-        if self.step is None:
-            return self.from_unit(rng.random(size))
-        return self._at(rng.integers(0, int(self.n_values), size))
+        if self.step is not None:
+            return self._at(rng.integers(0, int(self.n_values), size))
+        if self.scale == "log":
+            drawn = rng.uniform(math.log(self.low), math.log(self.high), size)
+            return array_namespace(drawn).exp(drawn)
+        return rng.uniform(self.low, self.high, size)
 
     def sample_distinct(self, rng: RandomDraws, size: tuple[int, int]) -> Array:
         """Draw values that differ within each row.
@@ -149,8 +152,7 @@ class PropertyRange:
         if self.step is not None:
             return self._at(self.cells(unit))
         if self.scale == "log":
-            low, high = math.log(self.low), math.log(self.high)
-            return xp.exp(unit * (high - low) + low)
+            return self.low * xp.exp(math.log(self.high / self.low) * unit)
         return unit * (self.high - self.low) + self.low
 
     def cells(self, unit: Array) -> Array:

@@ -37,7 +37,7 @@ class TableLayout:
         return slice(places[0], places[-1] + 1) if one_run else places
 
     @classmethod
-    def of(cls, columns: Sequence[str] | int, properties: tuple[str, ...]) -> TableLayout:
+    def from_columns(cls, columns: Sequence[str] | int, properties: tuple[str, ...]) -> TableLayout:
         """Find T1_1.., T2_1.., f_1.. (and noise_level) among named columns.
 
         For an integer, the number of columns without names, the columns are assumed to have

@@ -83,11 +83,11 @@ def train_stack(
     try:
         return _trained(members, device, progress_delay)
     except torch.OutOfMemoryError as error:
-        told = str(error)
+        message = str(error)
     # after the handler, because its error refers to the stack and would keep the memory
     torch.cuda.empty_cache()
     if len(members) == 1:
-        return [torch.OutOfMemoryError(told)]
+        return [torch.OutOfMemoryError(message)]
     middle = len(members) // 2
     return [
         outcome

@@ -21,7 +21,7 @@ from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.fractions import FRACTION_LAWS, floored_fractions
 from corrsk.tissue.prior import resolve_prior
 
-VERSION = 2  # increases when the draws of a seed change
+VERSION = 1  # increases when the draws of a seed change
 
 
 class DeviceStream:
@@ -103,9 +103,7 @@ class DeviceStream:
         count = order % n_counts
         levels = checked_noise_levels(self.stream.noise_level)
         if isinstance(levels, SNRRange):
-            unit = torch.rand(n_samples, generator=rng, device=self.device)
-            snr = levels.low + (levels.high - levels.low) * unit
-            return count, 1 / snr
+            return count, 1 / _DeviceDraws(rng).uniform(levels.low, levels.high, (n_samples,))
         # the cycle of levels continues from one count to the next
         sizes = [len(range(k, n_samples, n_counts)) for k in range(n_counts)]
         before = torch.tensor([0, *accumulate(sizes)], device=self.device)
@@ -140,6 +138,10 @@ class _DeviceDraws:
 
     def random(self, size: tuple[int, ...]) -> Tensor:
         return torch.rand(size, generator=self._rng, device=self._rng.device)
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> Tensor:
+        drawn = torch.empty(size, device=self._rng.device)
+        return drawn.uniform_(low, high, generator=self._rng)
 
     def integers(self, low: int, high: int, size: tuple[int, ...]) -> Tensor:
         return torch.randint(low, high, size, generator=self._rng, device=self._rng.device)
