@@ -516,6 +516,7 @@ def test_muon_on_stacked_matrices_equals_muon_on_each_matrix():
 # -- on a GPU --------------------------------------------------------------------------
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("network", NETWORKS)
 def test_graphs_train_like_plain_steps(signals, network):
@@ -524,6 +525,7 @@ def test_graphs_train_like_plain_steps(signals, network):
     torch.testing.assert_close(weights(plain), weights(replayed), rtol=0, atol=5e-3)
 
 
+@pytest.mark.gpu
 @needs_gpu
 def test_an_epoch_of_graphs_does_not_wait_for_the_gpu(signals):
     X = torch.from_numpy(signals[0]).cuda()
@@ -542,6 +544,7 @@ def test_an_epoch_of_graphs_does_not_wait_for_the_gpu(signals):
     assert 0 < float(total) / n < 3
 
 
+@pytest.mark.gpu
 @needs_gpu
 def test_chunks_reach_the_gpu_unchanged():
     plan = StreamPlan(n_epochs=1, n_chunks=6, chunk_rows=50_000)
@@ -554,6 +557,7 @@ def test_chunks_reach_the_gpu_unchanged():
     assert [(float(a), float(b)) for a, b in means] == [(k, k) for k in range(6)]
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("source", ["arrays", "stream"])
 def test_an_interrupted_training_on_a_gpu_is_resumed(signals, tmp_path, monkeypatch, source):
@@ -570,6 +574,7 @@ def test_an_interrupted_training_on_a_gpu_is_resumed(signals, tmp_path, monkeypa
     torch.testing.assert_close(weights(whole), weights(resumed), rtol=0, atol=1e-3)
 
 
+@pytest.mark.gpu
 @needs_gpu
 def test_two_trainings_in_threads_on_one_gpu(signals):
     alone = classifier(device="cuda").fit(*signals)
