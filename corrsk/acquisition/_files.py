@@ -60,7 +60,7 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
         known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
         if unit != known:
             raise ValueError(f"{path} has {name} in {unit}; corrsk expects {known}")
-    return content
+    return {"contrasts": content["contrasts"], "tr": content.get("tr")}
 
 
 def write_protocol(path: str | Path, content: dict[str, Any]) -> None:

@@ -440,8 +440,13 @@ class AcquisitionProtocol:
         KeyError
             If there is no entry `contrasts`.
         ValueError
-            If the scan parameters are invalid.
+            If the scan parameters are invalid, or there is an unknown entry.
         """
+        unknown = sorted(content.keys() - {"contrasts", "tr"})
+        if unknown:  # a misspelt "TR" must not become full recovery
+            raise ValueError(
+                f"unknown entries of a protocol: {', '.join(unknown)}; valid are contrasts and tr"
+            )
         return cls(content["contrasts"], tr=content.get("tr"))
 
     def to_json(self, path: str | Path) -> None:

@@ -24,7 +24,7 @@ def noise_weighted_subspace(
     The strength is the mean square of the signals over that of the noise, descending.
     """
     n, n_columns = signals.shape
-    # the noise is estimated from the remaining columns, of which there must be enough
+    # the noise is estimated from the remaining columns, which must be numerous enough
     most = max(1, min(n_columns - 4 if n_columns >= 8 else n_columns, n // 2))
     weight, d = np.ones(n), min(16, most)
     for _ in range(_SUBSPACE_STEPS):

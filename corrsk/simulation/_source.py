@@ -27,7 +27,7 @@ def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> Correla
             f"the protocol measures {', '.join(missing)}, but the prior has no range for "
             f"{', '.join(missing)}; it has ranges for {', '.join(prior.ranges)}"
         )
-    return generator.fit_columns([*prior.columns, NOISE_LEVEL_COLUMN])
+    return generator._fit_columns([*prior.columns, NOISE_LEVEL_COLUMN])
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         checked_noise_levels(self.noise_level)
         self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
 
-    def fit_columns(self, columns: Sequence[str]) -> CorrelationSignalGenerator:
+    def _fit_columns(self, columns: Sequence[str]) -> CorrelationSignalGenerator:
         """Validate the parameters, and fit the generator to a table of these columns.
 
         Parameters

@@ -193,3 +193,5 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
     again = AcquisitionProtocol.from_dict(plain)
     assert again == protocol
     assert again.feature_names == protocol.feature_names
+    with pytest.raises(ValueError, match="unknown entries of a protocol: TR"):
+        AcquisitionProtocol.from_dict({"contrasts": plain["contrasts"], "TR": 5000.0})

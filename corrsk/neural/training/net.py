@@ -89,7 +89,7 @@ class SignalRows:
 
 
 class WholeBatches:
-    """Iterate over batches, each of which is indexed as a whole.
+    """Iterate over batches, and index each batch as a whole.
 
     A per-sample loader indexes and collates one signal at a time, which takes several times as
     long as the arithmetic of the paper's network.
