@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 STREAMS_VERSION = 2  # increases when the draws of a seed change
 BLOCK_ROWS = 4096  # part of the definition of the random streams: not a tuning parameter
-_PIECE = BLOCK_ROWS * 64  # numbers processed at a time; must be even
+PIECE = BLOCK_ROWS * 64  # numbers processed at a time; must be even
 
 
 class Stream(IntEnum):
@@ -112,8 +112,8 @@ def fill_with_normals(rng: Generator, out: NDArray[np.floating[Any]]) -> None:
         return
     _fill_with_uniforms(rng, flat)
     half = flat.size // 2
-    for start in range(0, half, _PIECE):
-        stop = min(start + _PIECE, half)
+    for start in range(0, half, PIECE):
+        stop = min(start + PIECE, half)
         radius, angle = flat[start:stop], flat[half + start : half + stop]
         scale = np.subtract(1, radius)  # in (0, 1], because the logarithm of 0 is infinite
         np.log(scale, out=scale)
@@ -132,8 +132,8 @@ def _fill_with_uniforms(rng: Generator, flat: NDArray[np.floating[Any]]) -> None
     if flat.dtype != np.float32:
         rng.random(dtype=flat.dtype.type, out=flat)
         return
-    for start in range(0, flat.size, _PIECE):
-        piece = flat[start : start + _PIECE]
+    for start in range(0, flat.size, PIECE):
+        piece = flat[start : start + PIECE]
         # numpy calls the generator for each float32 draw, but one 64-bit word holds two
         words = rng.bit_generator.random_raw(piece.size // 2)
         draws = words.astype("<u8", copy=False).view("<u4")  # the lower half comes first

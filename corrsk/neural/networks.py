@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from corrsk.neural._grid import MIN_GRID_SIDE
 
+# layers of torch that draw random numbers in training and have no rate
+_DRAWING = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+
 
 class CorrelationCNN(nn.Module):
     """The convolutional network of Endt, Lachermeier and Menzel, MIDL 2024.
@@ -365,3 +368,24 @@ class HalfWhitenedNetwork(nn.Module):
             components = (x.flatten(1) - self.mean) @ self.matrix
         logits: Tensor = self.network(components)
         return logits
+
+
+def is_of_known_parts(module: nn.Module) -> bool:
+    """Whether a module consists only of layers of torch and corrsk, without hooks."""
+    return all(
+        type(part).__module__.startswith(("torch.nn.", "corrsk."))
+        and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
+        for part in module.modules()
+    )
+
+
+def draws_in_training(module: nn.Module) -> bool:
+    """Whether a forward pass in training may draw from torch's global generator."""
+    parts = list(module.modules())
+    if not is_of_known_parts(module):
+        return True  # a module of the user may draw random numbers anywhere
+    # p of a dropout layer, or dropout of an attention or recurrent layer
+    rates = [getattr(part, name, 0) for part in parts for name in ("p", "dropout")]
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates) or any(
+        isinstance(part, _DRAWING) for part in parts
+    )

@@ -16,7 +16,7 @@ from corrsk.tissue.table import TableLayout
 
 _Signals = NDArray[np.floating[Any]]
 
-_PIECE = 2**18  # values processed at a time: a block of signals with 64 measurements
+PIECE = 2**18  # values processed at a time: a block of signals with 64 measurements
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BlockSimulator:
         if imaginary is not None:
             fill_with_normals(rng, imaginary)
         levels = self._levels_of(voxels, key)
-        rows = max(1, _PIECE // out.shape[1])
+        rows = max(1, PIECE // out.shape[1])
         for start in range(0, len(out), rows):
             piece = slice(start, start + rows)
             signals = out[piece]

@@ -21,7 +21,7 @@ def box_muller(uniform):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", SIZES)
 def test_normals_use_the_uniform_draws_of_numpy(monkeypatch, dtype, size):
-    monkeypatch.setattr("corrsk._utils.rng._PIECE", 256)
+    monkeypatch.setattr("corrsk._utils.rng.PIECE", 256)
     ours, numpys = keyed_generator(0, 1), keyed_generator(0, 1)
     for _ in range(2):  # the second call continues after the draws of the first
         got = np.empty(size, dtype)
@@ -36,7 +36,7 @@ def test_normals_use_the_uniform_draws_of_numpy(monkeypatch, dtype, size):
 def test_results_are_bit_identical_for_any_piece_size(monkeypatch, dtype):
     whole, pieces = np.empty((2, 33, 31), dtype)
     fill_with_normals(keyed_generator(5), whole)
-    monkeypatch.setattr("corrsk._utils.rng._PIECE", 100)
+    monkeypatch.setattr("corrsk._utils.rng.PIECE", 100)
     fill_with_normals(keyed_generator(5), pieces)
     np.testing.assert_array_equal(pieces, whole)
 

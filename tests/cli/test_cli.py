@@ -223,7 +223,7 @@ import resource, signal, sys
 import corrsk.neural.training.checkpoint
 from corrsk.cli import main
 
-corrsk.neural.training.checkpoint._INTERVAL = 0
+corrsk.neural.training.checkpoint.INTERVAL = 0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 sys.argv[1:] = sys.argv[2:]
@@ -256,7 +256,7 @@ def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
     out = tmp_path / "run"
     long = ["--samples", "6000", "--epochs", "20", "--device", "cpu"]
     code = (
-        "import corrsk.neural.training.checkpoint as c; c._INTERVAL = 0;"
+        "import corrsk.neural.training.checkpoint as c; c.INTERVAL = 0;"
         "from corrsk.cli import main; main()"
     )
     command = [sys.executable, "-c", code, "reproduce", "--out", str(out), *long]

@@ -66,7 +66,7 @@ def test_existing_models_and_bad_arguments_are_refused(folder, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_training_is_resumed(folder, tmp_path, monkeypatch):
     out, _ = folder
-    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint.INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):

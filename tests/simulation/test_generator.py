@@ -153,7 +153,7 @@ def test_rician_signals_are_magnitudes(tissue):
 def test_results_are_bit_identical_for_any_n_jobs_and_chunks(tissue, n_jobs, monkeypatch):
     expected = CorrelationSignalGenerator(random_state=0).fit_transform(tissue)
     monkeypatch.setattr("corrsk._utils.parallel._blocks_per_run", lambda n_rows, threads: n_jobs)
-    monkeypatch.setattr("corrsk.simulation._blocks._PIECE", 64_000 // n_jobs)
+    monkeypatch.setattr("corrsk.simulation._blocks.PIECE", 64_000 // n_jobs)
     got = CorrelationSignalGenerator(random_state=0, n_jobs=n_jobs).fit_transform(tissue)
     assert got.tobytes() == expected.tobytes()
 

@@ -259,7 +259,7 @@ def test_an_interrupted_stream_training_resumes_bit_identically(
         monkeypatch.setattr("corrsk.neural.training.streaming.DRAWING_DEVICES", {"cpu"})
     whole = mlp().fit_stream(LOW, 4000)
     path = tmp_path / "stream.checkpoint"
-    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint.INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):

@@ -18,9 +18,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from corrsk.neural.networks import NETWORKS, CorrelationCNN, ResidualMLP
+from corrsk.neural.networks import NETWORKS, CorrelationCNN, ResidualMLP, is_of_known_parts
 from corrsk.neural.training.callbacks import LearningRateSchedule
-from corrsk.neural.training.modules import is_of_known_parts
 from corrsk.neural.training.net import SignalNet, TensorSignals
 from corrsk.neural.training.settings import TrainingSettings, wants_bfloat16
 from corrsk.neural.training.steps import TorchStep
@@ -86,15 +85,14 @@ class CudaGraphs:
 GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}  # by type of device
 
 
-def can_be_captured(settings: TrainingSettings, device: torch.device) -> bool:
+def can_be_captured(settings: TrainingSettings) -> bool:
     """Whether the steps of a training can be captured.
 
     Only networks of corrsk can: a module of the user may wait for the GPU, or contain decisions
     on the processor, which a replay would not repeat.
     """
     network = settings.network
-    own = is_of_known_parts(network) if isinstance(network, _CLASSES) else network in NETWORKS
-    return own and device.type in GRAPHS
+    return is_of_known_parts(network) if isinstance(network, _CLASSES) else network in NETWORKS
 
 
 class GraphedStep:

@@ -26,9 +26,8 @@ from corrsk.neural.gpu.stacked_networks import (
     inner_network,
     scaled_input,
 )
-from corrsk.neural.training.device import share_of_threads
+from corrsk.neural.training.device import own_random_numbers, share_of_threads
 from corrsk.neural.training.net import SignalNet, WholeBatches, as_tensor, divergence
-from corrsk.neural.training.randomness import own_random_numbers
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
     ClassifierSettings,

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from skorch.callbacks import Callback
+from torch import nn
 
 from corrsk._utils.files import write_atomically
+from corrsk.neural.training.net import history_rows
 
 _FORMAT = 1
-_INTERVAL = 10.0  # least number of seconds between checkpoints, because epochs may be short
+INTERVAL = 10.0  # least number of seconds between checkpoints, because epochs may be short
 
 
 def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any]) -> str:
@@ -26,6 +28,25 @@ def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any]) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]
+
+
+def module_in_words(module: nn.Module) -> list[Any]:
+    """Names, classes and public attributes of a module and its parts, for fingerprints.
+
+    Tensors and the source code of the classes are not included.
+    """
+    return [
+        [
+            name,
+            f"{type(part).__module__}.{type(part).__qualname__}",
+            sorted(
+                (key, getattr(value, "__qualname__", None) or repr(value))
+                for key, value in vars(part).items()
+                if not key.startswith("_") and key != "training"
+            ),
+        ]
+        for name, part in module.named_modules()
+    ]
 
 
 class TrainingCheckpoint(Callback):
@@ -99,7 +120,7 @@ class TrainingCheckpoint(Callback):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         last = net.history[-1]["epoch"] == net.max_epochs
-        if last or time.monotonic() - self.written_at > _INTERVAL:
+        if last or time.monotonic() - self.written_at > INTERVAL:
             self.write(net)
 
     @staticmethod
@@ -125,11 +146,3 @@ class TrainingCheckpoint(Callback):
         with write_atomically(self.path) as partial:
             partial.write_bytes(file.getbuffer())
         self.written_at = time.monotonic()
-
-
-def history_rows(net: Any) -> list[dict[str, Any]]:
-    """Return the history of a net as one dictionary per epoch."""
-    return [
-        {("seconds" if key == "dur" else key): row[key] for key in row if key != "batches"}
-        for row in net.history
-    ]

@@ -1,4 +1,4 @@
-"""Choice of the device, and limits on the threads of torch."""
+"""State of torch that a training uses: device, threads and random numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 import torch
 
 from corrsk._utils.parallel import in_worker, share_of_cores
+
+# torch's layers draw from one generator, which all threads of a process share
+_global_generator = threading.RLock()
 
 _lock = threading.Lock()
 _limits_held = 0
@@ -81,4 +84,19 @@ def share_of_threads() -> Iterator[None]:
         yield
         return
     with limited_threads(min(share_of_cores(), torch.get_num_threads())):
+        yield
+
+
+@contextmanager
+def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generator; restore its state at the end. One thread at a time."""
+    with (
+        _global_generator,
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        # not torch.manual_seed, which would seed all GPUs, also those of other processes
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

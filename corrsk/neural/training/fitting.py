@@ -15,13 +15,12 @@ from corrsk._utils.rng import Stream
 from corrsk.neural.cpu.step import NumbaStep, cnn_on_processor, resolve_backend
 from corrsk.neural.gpu import stream as gpu_stream
 from corrsk.neural.gpu.graphs import GRAPHS, GraphedStep, can_be_captured
+from corrsk.neural.networks import draws_in_training
 from corrsk.neural.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
-from corrsk.neural.training.checkpoint import TrainingCheckpoint, fingerprint, history_rows
-from corrsk.neural.training.device import share_of_threads
-from corrsk.neural.training.modules import draws_in_training, module_in_words
-from corrsk.neural.training.net import SignalNet, Step, TensorSignals, WholeBatches
+from corrsk.neural.training.checkpoint import TrainingCheckpoint, fingerprint, module_in_words
+from corrsk.neural.training.device import own_random_numbers, share_of_threads
+from corrsk.neural.training.net import SignalNet, Step, TensorSignals, WholeBatches, history_rows
 from corrsk.neural.training.prediction import PREDICT_ROWS
-from corrsk.neural.training.randomness import own_random_numbers
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
     ClassifierSettings,
@@ -36,7 +35,7 @@ from corrsk.neural.training.streaming import StreamedSignals
 
 History = list[dict[str, Any]]
 
-_MICRO_BATCH = 3500  # number of signals for which the CNN's activations fit in the caches
+MICRO_BATCH = 3500  # number of signals for which the CNN's activations fit in the caches
 # names of backends in fingerprints, as in the checkpoints of earlier versions
 _STORED_BACKENDS = {"numba": "compiled", "graphs": "graphed"}
 
@@ -198,7 +197,7 @@ def train_further(
 
 def _backend(settings: TrainingSettings, device: torch.device) -> str:
     """Backend of a whole training: for "auto", "graphs" if possible."""
-    if settings.backend == "auto" and can_be_captured(settings, device):
+    if settings.backend == "auto" and device.type in GRAPHS and can_be_captured(settings):
         return "graphs"
     return resolve_backend(settings, device)
 
@@ -225,7 +224,7 @@ def _batch_step(settings: TrainingSettings, net: SignalNet, device: torch.device
         net,
         bfloat16=wants_bfloat16(settings.precision, device),
         # the CNN processes each signal of a batch independently
-        micro_batch=_MICRO_BATCH if cnn_on_processor(net.module_) is not None else None,
+        micro_batch=MICRO_BATCH if cnn_on_processor(net.module_) is not None else None,
     )
 
 

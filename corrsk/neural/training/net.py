@@ -337,3 +337,11 @@ class SignalNet(NeuralNet):
 
     def check_data(self, X: Any, y: Any = None) -> None:
         """Skip skorch's validation, because the estimator has validated the data."""
+
+
+def history_rows(net: Any) -> list[dict[str, Any]]:
+    """Return the history of a net as one dictionary per epoch."""
+    return [
+        {("seconds" if key == "dur" else key): row[key] for key in row if key != "batches"}
+        for row in net.history
+    ]

@@ -16,9 +16,8 @@ from corrsk.neural.networks import (
     NetworkShape,
     StandardizedNetwork,
 )
-from corrsk.neural.training.device import share_of_threads
+from corrsk.neural.training.device import own_random_numbers, share_of_threads
 from corrsk.neural.training.net import CountLoss, SignalNet, as_tensor
-from corrsk.neural.training.randomness import own_random_numbers
 
 PREDICT_ROWS = 2048  # signals at a time: a few MB of activations, which fit in a cache
 _PREDICT_VALUES = 2**18  # limit on their values: larger activations (32 MB) are freed each time

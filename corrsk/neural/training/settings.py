@@ -16,7 +16,6 @@ from corrsk.neural.networks import (
     NetworkShape,
     StandardizedNetwork,
 )
-from corrsk.neural.training.modules import check_module
 from corrsk.neural.training.net import CountLoss, SignalNet
 from corrsk.neural.training.optimizers import OPTIMIZERS
 
@@ -216,13 +215,31 @@ def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
         )  # fmt: skip
         network = NETWORKS[settings.network](shape)
     else:
-        check_module(settings.network)
+        _check_module(settings.network)
         network = copy.deepcopy(settings.network)  # a parameter is never changed by a fit
     if settings.input_scaling == "half-whiten":
         return HalfWhitenedNetwork.from_signals(network, X)
     if settings.input_scaling == "standardize":
         return StandardizedNetwork.from_signals(network, X)
     return network
+
+
+def _check_module(network: Any) -> None:
+    """Raise an error if a network cannot be trained.
+
+    Raises
+    ------
+    TypeError
+        If the network is not a torch module.
+    ValueError
+        If the network has no parameters to train.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"network must be a name or a torch module, such as ResidualMLP(64); got {network!r}"
+        )
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"the network {network!r} has no parameters to train")
 
 
 def _check_output(network: nn.Module, X: Tensor, n_outputs: int) -> None:

@@ -19,7 +19,7 @@ from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.neural.training.net import Batch
 from corrsk.simulation.streams import SignalStream
 
-_CHUNK_ROWS = 65_536  # 17 MB for 64 measurements; two chunks wait while one is in training
+CHUNK_ROWS = 65_536  # 17 MB for 64 measurements; two chunks wait while one is in training
 _AHEAD = 2
 DRAWING_DEVICES = {"cuda"}  # types of devices that simulate their training signals
 
@@ -45,7 +45,7 @@ class StreamPlan:
     def from_n_samples(cls, n_samples: int, n_epochs: int, batch_size: int) -> StreamPlan:
         """Plan at least `n_samples` signals, rounded up to whole batches in equal chunks."""
         batches = math.ceil(n_samples / n_epochs / batch_size)
-        n_chunks = math.ceil(batches * batch_size / max(_CHUNK_ROWS, batch_size))
+        n_chunks = math.ceil(batches * batch_size / max(CHUNK_ROWS, batch_size))
         return cls(n_epochs, n_chunks, math.ceil(batches / n_chunks) * batch_size)
 
     @property

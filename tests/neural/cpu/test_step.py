@@ -175,7 +175,7 @@ def test_torch_with_micro_batches_gives_the_same_training(training_data, monkeyp
         return forward(self, X)
 
     monkeypatch.setattr(CorrelationCNN, "forward", counting)
-    monkeypatch.setattr("corrsk.neural.training.fitting._MICRO_BATCH", 300)
+    monkeypatch.setattr("corrsk.neural.training.fitting.MICRO_BATCH", 300)
     parts = model(**arguments).fit(*training_data)
     assert {n for training, n in sizes if training} == {234, 232, 200}  # of 700 and 400
     if "dropout" in changes:  # other masks
@@ -328,7 +328,7 @@ def test_gpus_many_classes_and_padded_grids_are_not_supported():
 def test_an_interrupted_training_resumes_bit_identically(training_data, tmp_path, monkeypatch):
     arguments = {"backend": "numba", "dropout": 0.2, "max_epochs": 3}
     whole = model(**arguments).fit(*training_data)
-    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0.0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint.INTERVAL", 0.0)
     cut = model(**arguments, checkpoint=tmp_path / "kept")
     calls = []
     original = compiled.CompiledGradients.__call__

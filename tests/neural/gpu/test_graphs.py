@@ -205,7 +205,7 @@ def test_steps_in_bfloat16_can_be_captured(tapes, signals):
 
 @pytest.mark.slow
 def test_replays_train_on_the_chunks_of_a_stream(tapes, monkeypatch):
-    monkeypatch.setattr("corrsk.neural.training.streaming._CHUNK_ROWS", 400)
+    monkeypatch.setattr("corrsk.neural.training.streaming.CHUNK_ROWS", 400)
     settings = NETWORKS["residual-mlp"] | {"dropout": 0.1, "max_epochs": 2}
     plain, replayed = (
         classifier(**settings, backend=backend).fit_stream(LOW, 2000)
@@ -369,7 +369,7 @@ class PulledPlug(Exception):
 
 @contextmanager
 def cut_off_in_third_epoch(monkeypatch):
-    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint.INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):

@@ -81,7 +81,7 @@ def test_an_interrupted_training_resumes_bit_identically(signals, tmp_path, monk
     whole = classifier().fit(*signals)
 
     path = tmp_path / "training.checkpoint"
-    monkeypatch.setattr("corrsk.neural.training.checkpoint._INTERVAL", 0)
+    monkeypatch.setattr("corrsk.neural.training.checkpoint.INTERVAL", 0)
     on_epoch_end = EpochProgress.on_epoch_end
 
     def pull_the_plug(self, net, **kwargs):
