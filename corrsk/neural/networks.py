@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from corrsk.neural._grid import MIN_GRID_SIDE
+from corrsk.neural.training.device import limited_threads
 
 # layers of torch that draw random numbers in training and have no rate
 _DRAWING = (nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
@@ -277,7 +278,9 @@ def _mean_and_variance(X: Tensor) -> tuple[Tensor, Tensor]:
 
     The variance of a constant column is exactly 0. Sums over rows as products with a vector
     of ones, a few rows at a time, take a sixth of the time of `torch.var_mean`, which needs
-    half as long as an epoch of the compiled kernels.
+    half as long as an epoch of the compiled kernels. They are computed in one thread, because on
+    some processors the rounding of the products depends on the number of threads, and the compiled
+    kernels give the same bits for any number.
     """
     some_rows = 4096
     ones = X.new_ones(1, min(some_rows, len(X)))
@@ -288,9 +291,10 @@ def _mean_and_variance(X: Tensor) -> tuple[Tensor, Tensor]:
             X.new_zeros(X.shape[1], dtype=torch.float64),
         )
 
-    # differences from the first row, so that the mean of a constant column is exact
-    mean = (X[0] + column_sums(lambda rows: rows - X[0]) / len(X)).to(X.dtype)
-    variance = column_sums(lambda rows: (rows - mean).square_()) / len(X)
+    with limited_threads(1):
+        # differences from the first row, so that the mean of a constant column is exact
+        mean = (X[0] + column_sums(lambda rows: rows - X[0]) / len(X)).to(X.dtype)
+        variance = column_sums(lambda rows: (rows - mean).square_()) / len(X)
     return mean, variance.to(X.dtype)
 
 
