@@ -163,7 +163,7 @@ def test_priors_compare_by_value():
         ({"n_compartments": (1, 1)}, "distinct positive counts"),
         ({"min_fraction": 0.3}, "4 fractions can sum to 1"),
         ({"fraction_law": "gamma"}, "known fraction laws: dirichlet"),
-        ({"ranges": {"T2": PropertyRange(1, 2)}, "t2_below_t1": True}, "both T1 and T2"),
+        ({"ranges": {"T2": PropertyRange(10, 20)}, "t2_below_t1": True}, "both T1 and T2"),
         (
             {
                 "ranges": {"T1": PropertyRange(10, 50), "T2": PropertyRange(50, 90)},
