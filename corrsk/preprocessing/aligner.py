@@ -282,8 +282,11 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         names = _get_feature_names(X)
         if names is None or not all(map(_tells_measurement, names)):
             return None
-        named = AcquisitionProtocol.from_feature_names(names)
         given = self._given_protocol()
+        expected = self._trained_protocol() if given is None else given
+        if sorted(names) == sorted(expected.feature_names):
+            return expected._take(np.array([expected.feature_names.index(name) for name in names]))
+        named = AcquisitionProtocol.from_feature_names(names)
         if given is None:
             return with_tr_of(named, self._trained_protocol())
         named = with_tr_of(named, given)
