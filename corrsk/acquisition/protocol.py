@@ -152,7 +152,7 @@ class AcquisitionProtocol:
         ti, te, b : array of shape (n_ti,), (n_te,), (n_b,), optional
             Levels of each scan parameter, in any order.
         tr : float, optional
-            Repetition time in ms.
+            Repetition time in ms, of all measurements.
         units : str or mapping of str to str, optional
             Units of the levels and of TR; see :class:`AcquisitionProtocol`.
 
@@ -160,7 +160,17 @@ class AcquisitionProtocol:
         -------
         AcquisitionProtocol
             The protocol.
+
+        Raises
+        ------
+        ValueError
+            If the levels or TR are invalid; see :class:`AcquisitionProtocol`.
         """
+        if tr is not None and np.ndim(tr) > 0:
+            raise ValueError(
+                "the tr of a grid is a single number; pass a tr of each measurement as "
+                "AcquisitionProtocol(ti=.., te=.., tr=..)"
+            )
         levels = {
             name: np.sort(np.asarray(values, dtype=np.float64).ravel())
             for name, values in {"TI": ti, "TE": te, "b": b}.items()

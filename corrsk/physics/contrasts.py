@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from corrsk._utils.deprecation import Renamed, removed_parameters, renamed_parameters
-from corrsk._utils.validation import lookup
 from corrsk.physics._arrays import Array, promote
 from corrsk.physics.units import Quantity
 
@@ -261,8 +260,11 @@ def tissue_quantity(name: str) -> Quantity:
     ValueError
         If no contrast has the tissue property.
     """
-    found = {contrast.tissue: contrast.tissue_quantity for contrast in CONTRASTS.values()}
-    return lookup(found, name, "tissue property")
+    for contrast in CONTRASTS.values():
+        if contrast.tissue == name:
+            return contrast.tissue_quantity
+    known = ", ".join(contrast.tissue for contrast in CONTRASTS.values())
+    raise ValueError(f"unknown tissue property {name!r}; known ones are {known}")
 
 
 def scan_quantities() -> dict[str, Quantity]:

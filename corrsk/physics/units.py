@@ -49,13 +49,17 @@ class Quantity:
         """Units that can be converted, that of corrsk first."""
         return (self.unit, *_CONVERSIONS.get(self.unit, {}))
 
+    def is_plausible(self, largest: float) -> bool:
+        """Whether a largest value is plausible in the unit of the quantity; 0 is in every unit."""
+        return largest == 0 or self.smallest_maximum <= largest <= self.largest_maximum
+
     def check(self, largest: float, stated_by: str = "units={unit!r}") -> None:
         """Refuse values whose largest value is not plausible in the unit of the quantity.
 
         Parameters
         ----------
         largest : float
-            Largest value; 0 and infinite values are plausible in every unit.
+            Largest finite value.
         stated_by : str
             How the user states a unit, for the message; {unit!r} is replaced.
 
@@ -64,9 +68,9 @@ class Quantity:
         ValueError
             If the value is out of the plausible range.
         """
-        low, high = self.smallest_maximum, self.largest_maximum
-        if largest == 0 or not math.isfinite(largest) or low <= largest <= high:
+        if self.is_plausible(largest):
             return
+        low, high = self.smallest_maximum, self.largest_maximum
         # units in which the value is plausible, the nearest first
         powers = sorted(_CONVERSIONS.get(self.unit, {}).items(), key=lambda item: abs(item[1]))
         likely = [(unit, power) for unit, power in powers if low <= shifted(largest, power) <= high]

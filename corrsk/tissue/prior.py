@@ -72,7 +72,8 @@ class TissuePrior:
     Raises
     ------
     ValueError
-        If the parameters contradict each other or allow no tissue.
+        If the parameters contradict each other or allow no tissue, or the upper end of a range
+        is not plausible in ms or um^2/ms; see the parameter `units` of :class:`PropertyRange`.
 
     Examples
     --------

@@ -112,13 +112,15 @@ class TableLayout:
         converted = table
         for name, quantity in quantities.items():
             if name not in stated:
-                quantity.check(self._largest(table, name))
+                columns = self.groups[name]
+                largest = max(np.nanmax(table[:, column], initial=0.0) for column in columns)
+                if not quantity.is_plausible(float(largest)):  # perhaps of absent compartments
+                    quantity.check(self._largest(table, name))
             elif power := quantity.power_of(stated[name]):
                 converted = converted.copy() if converted is table else converted
                 # one rounding in each direction
-                scale, columns = 10.0 ** abs(power), self.groups[name]
-                values = table[:, columns]
-                converted[:, columns] = values * scale if power > 0 else values / scale
+                scale, values = 10.0 ** abs(power), table[:, self.groups[name]]
+                converted[:, self.groups[name]] = values * scale if power > 0 else values / scale
         return converted
 
     def _largest(self, table: NDArray[np.float64], name: str) -> float:

@@ -381,3 +381,8 @@ def test_equal_values_of_tr_are_a_single_one():
     assert protocol.tr == 4000
     assert protocol == AcquisitionProtocol(ti=[50, 900], te=[10, 20], tr=4000)
     assert AcquisitionProtocol(te=[10, 20], tr=np.inf).tr is None  # full recovery
+
+
+def test_a_grid_has_a_single_tr():
+    with pytest.raises(ValueError, match="tr of a grid is a single number"):
+        AcquisitionProtocol.from_grid(ti=[50, 400], te=[10, 40], tr=[1000, 2000, 3000, 4000])
