@@ -191,7 +191,8 @@ def test_no_inversion_and_a_tr_of_each_measurement(device):
         [AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=8000),
          AcquisitionProtocol(te=[10, 40, 90], tr=3000)]
     )  # fmt: skip
-    stream = DeviceStream(SignalStream(protocol=protocol, noise_level=0.0, norm=None), torch.device(device))
+    source = SignalStream(protocol=protocol, noise_level=0.0, norm=None)
+    stream = DeviceStream(source, torch.device(device))
     X, y = stream.draw(0, 500)
     rng = stream.generator(0)
     y, _ = stream.allocate(500, rng)
