@@ -31,6 +31,7 @@ from corrsk.neural.networks import NetworkShape
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import restored_net, weights_of
 from corrsk.novelty.detector import SignalNoveltyDetector
+from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
@@ -323,4 +324,4 @@ def _decode(value: Any) -> Any:
     if "value" in value:
         fields = {key: _decode(item) for key, item in value["fields"].items()}
         return _VALUES[value["value"]](**fields)
-    return AcquisitionProtocol.from_dict({"contrasts": value["protocol"], "tr": value["tr"]})
+    return AcquisitionProtocol(value["protocol"], tr=value["tr"], units=own_units())

@@ -56,7 +56,8 @@ plt.show()
 # %%
 # A voxel
 # -------
-# Two compartments, measured on the published 8 x 8 grid. A value in the wrong unit is an error.
+# Two compartments, measured on the published 8 x 8 grid. A value in the wrong unit is an error;
+# ``units`` states another unit, or that short times are meant.
 
 protocol = AcquisitionProtocol.named("ir-se-8x8")
 measurements = dict(protocol.contrasts)
@@ -70,6 +71,8 @@ try:
     check_tissue_unit("T1", largest=2.5)  # seconds
 except ValueError as error:
     print("error:", error)
+print(AcquisitionProtocol.from_grid(ti=[0.05, 0.4, 2.0], te=[0.01, 0.06], units="s"))
+print(AcquisitionProtocol.from_grid(ti=[0.1, 1, 15], te=[0.05, 2], units="ms"))  # rock
 
 # %%
 # Noise and norm

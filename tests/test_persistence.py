@@ -20,6 +20,8 @@ from corrsk import (
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     ModuleClassifier,
+    PropertyRange,
+    ProtocolAligner,
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalNoveltyDetector,
@@ -91,6 +93,21 @@ def test_labels_and_names_are_saved(labels, tissue, tmp_path):
     again = load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
     assert again.predict(X).dtype == y.dtype
+
+
+def test_protocols_and_priors_of_stated_units_are_saved(tmp_path):
+    rock = AcquisitionProtocol(ti=[0.1, 15, np.inf], te=[0.05, 0.1, 2], tr=[40, 50, 60], units="ms")
+    prior = TissuePrior(
+        {"T1": PropertyRange(0.5, 9, units="ms"), "T2": PropertyRange(0.1, 3, units="ms")},
+        n_compartments=(1, 2),
+    )
+    aligner = ProtocolAligner(rock, prior=prior).fit(np.ones((2, 3)))
+    save(aligner, tmp_path / "aligner")
+    loaded = load(tmp_path / "aligner")
+    assert loaded.protocol == rock
+    assert loaded.prior == prior
+    with safe_open(tmp_path / "aligner", "np") as file:
+        assert "Infinity" not in "".join(file.metadata().values())
 
 
 def test_the_file_can_be_inspected(pipeline, tmp_path):

@@ -2,52 +2,53 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
+from corrsk.physics.units import Units, units_by_name
 
-_SHORTEST_TR = 60.0  # ms; smaller values can only be in seconds
 
-
-def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+def checked_contrasts(
+    given: Mapping[str, ArrayLike], units: Units = None
+) -> dict[str, NDArray[np.float64]]:
     unknown = [name for name in given if name not in CONTRASTS]
     if unknown or not given:
         raise ValueError(
             f"a protocol must have scan parameters among {', '.join(CONTRASTS)}; "
             f"got {', '.join(map(repr, unknown)) or 'none'}"
         )
+    quantities = scan_quantities()
+    if isinstance(units, str):  # must be a unit of what is given
+        quantities = {
+            name: own for name, own in quantities.items() if name in (*given, REPETITION_TIME.name)
+        }
+    stated = units_by_name(units, quantities)
     checked = {}
     for name, contrast in CONTRASTS.items():
         if name not in given:
             continue
-        try:
-            if np.iscomplexobj(given[name]):
-                raise TypeError("complex")
-            values = np.array(given[name], dtype=np.float64).ravel()
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must be a list of numbers in {contrast.unit}") from error
+        values = _numbers(name, given[name], f"a list of numbers in {contrast.unit}")
         if values.size == 0:
             raise ValueError(f"{name} is empty; a protocol needs at least one measurement")
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name} holds NaN or infinite values")
-        if values.min() < 0 or (values.min() == 0 and not contrast.zero_allowed):
-            bound = "not be negative" if contrast.zero_allowed else "be positive"
-            raise ValueError(f"{name} must {bound}; the smallest is {values.min():g}")
-        weighted = values[values > 0]  # b = 0 is valid in every unit
-        if weighted.size and (
-            weighted.max() < contrast.smallest_maximum or weighted.min() > contrast.largest_minimum
-        ):
-            raise ValueError(
-                f"{name} must be in {contrast.unit}, but {weighted.min():g}..{weighted.max():g} "
-                f"can only be in {contrast.wrong_unit}; multiply by "
-                f"{1000 if contrast.smallest_maximum else 0.001:g}"
-            )
-        values.flags.writeable = False
-        checked[name] = values
+        if np.isnan(values).any():
+            raise ValueError(f"{name} holds NaN")
+        if np.isinf(values).any() and not (contrast.absent == np.inf and values.min() > -np.inf):
+            raise ValueError(f"{name} holds infinite values")
+        if values.min() < 0:
+            raise ValueError(f"{name} must not be negative; the smallest is {values.min():g}")
+        checked[name] = contrast.scan_quantity.converted(values, stated.get(name))
+    size = max(values.size for values in checked.values())
+    # a single number is the value of every measurement
+    checked = {
+        name: np.full(size, values) if values.ndim == 0 else values.ravel()
+        for name, values in checked.items()
+    }
     lengths = {name: values.size for name, values in checked.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -55,23 +56,44 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
             + ", ".join(f"{name} has {size}" for name, size in lengths.items())
             + "; for all combinations of levels use AcquisitionProtocol.from_grid"
         )
+    for values in checked.values():
+        values.flags.writeable = False
     return checked
 
 
-def checked_tr(tr: float | None, contrasts: Mapping[str, NDArray[np.float64]]) -> float | None:
+def checked_tr(
+    tr: ArrayLike | None, contrasts: Mapping[str, NDArray[np.float64]], units: Units = None
+) -> float | NDArray[np.float64] | None:
     if tr is None:
         return None
+    size = next(iter(contrasts.values())).size
+    wanted = f"a positive time in ms, a list of {size} such times (one per measurement) or None"
+    values = _numbers("tr", tr, wanted)
+    if values.shape not in ((), (1,), (size,)):
+        raise ValueError(f"tr must be {wanted}; got shape {values.shape}")
+    if not (values > 0).all():  # NaN included
+        raise ValueError(f"tr must be {wanted}; got {values[~(values > 0)].ravel()[0]}")
+    stated = units_by_name(units, scan_quantities())
+    values = REPETITION_TIME.converted(values, stated.get(REPETITION_TIME.name)).ravel()
+    if "TI" in contrasts:
+        ti = contrasts["TI"]
+        short = np.isfinite(ti) & (values <= ti)
+        if short.any():
+            first = int(np.argmax(short))
+            raise ValueError(
+                f"tr is the time from inversion to inversion and must exceed the largest TI "
+                f"({ti[short].max():g} ms), got {np.broadcast_to(values, ti.shape)[first]:g} ms"
+            )
+    if (values == values[0]).all():  # infinity is full recovery
+        return float(values[0]) if np.isfinite(values[0]) else None
+    values.flags.writeable = False
+    return values
+
+
+def _numbers(name: str, given: Any, wanted: str) -> NDArray[np.float64]:
     try:
-        tr = float(tr)
+        if np.iscomplexobj(given):
+            raise TypeError("complex")
+        return np.array(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"tr must be a positive time in ms or None, got {tr!r}") from error
-    if not math.isfinite(tr) or tr <= 0:
-        raise ValueError(f"tr must be a positive time in ms or None, got {tr}")
-    if tr < _SHORTEST_TR:
-        raise ValueError(f"tr must be in ms, but {tr:g} can only be in seconds; multiply by 1000")
-    if "TI" in contrasts and tr <= contrasts["TI"].max():
-        raise ValueError(
-            f"tr is the time from inversion to inversion and must exceed the largest TI "
-            f"({contrasts['TI'].max():g} ms), got {tr:g} ms"
-        )
-    return tr
+        raise ValueError(f"{name} must be {wanted}, got {reprlib.repr(given)}") from error

@@ -35,14 +35,26 @@ def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDAr
         return None
     by_grid = np.asarray(measured.to_grid(np.arange(sizes[1])[None]))[0]
     cost = np.zeros((sizes[0], sizes[1]))
-    for name, wanted in goal.contrasts.items():
-        had = measured.contrasts[name][by_grid]
-        floor = 1e-4 * max(wanted.max(), had.max(), 1e-300)  # b may be 0
-        wanted, had = (np.log(np.maximum(values, floor)) for values in (wanted, had))
+    axes = [(wanted, measured.contrasts[name]) for name, wanted in goal.contrasts.items()]
+    if isinstance(goal.tr, np.ndarray) or isinstance(measured.tr, np.ndarray):
+        axes.append((goal._tr_of_each, measured._tr_of_each))
+    for wanted, had in axes:
+        wanted, had = _comparable(wanted, had[by_grid])
         cost += (wanted[:, None] - had) ** 2
     if not cost.diagonal().any():  # equal in grid order; repeated measurements keep their order
         return by_grid
     return by_grid[linear_sum_assignment(cost)[1]]
+
+
+def _comparable(wanted: Array, had: Array) -> tuple[Array, Array]:
+    """Logarithms of the values of two protocols, finite for 0 and infinity too."""
+    both = np.concatenate([wanted, had])
+    largest = both[np.isfinite(both)].max(initial=1e-300)
+    # b may be 0; TI and TR may be infinite
+    first, second = (
+        np.log(np.clip(values, 1e-4 * largest, 1e4 * largest)) for values in (wanted, had)
+    )
+    return first, second
 
 
 @lru_cache(maxsize=8)

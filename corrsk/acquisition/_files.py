@@ -14,7 +14,7 @@ from corrsk.physics import CONTRASTS
 _JSON_FORMAT = "corrsk-protocol"
 
 
-def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float | None]:
+def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
     """Read the scan parameters of a MATLAB file and its TR.
 
     Raises
@@ -31,10 +31,10 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float
             f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
             f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
         )
-    tr = np.unique(content.get("tr", ()))
-    if tr.size > 1:
-        raise ValueError(f"{path} has {tr.size} values of tr; a protocol has a single one")
-    return contrasts, tr[0] if tr.size else None
+    tr = np.ravel(content.get("tr", ()))
+    if np.unique(tr).size <= 1:  # a vector of any length may repeat a single value
+        return contrasts, tr[0] if tr.size else None
+    return contrasts, tr
 
 
 def read_protocol(path: str | Path) -> dict[str, Any]:
@@ -56,14 +56,9 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
             f"{path} is in the format {content.get('format')!r}, version "
             f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
         )
-    for name, unit in content.get("units", {}).items():
-        known = CONTRASTS[name].unit if name in CONTRASTS else "ms"
-        if unit != known:
-            raise ValueError(f"{path} has {name} in {unit}; corrsk expects {known}")
-    return {"contrasts": content["contrasts"], "tr": content.get("tr")}
+    return {name: content.get(name) for name in ("contrasts", "tr", "units")}
 
 
 def write_protocol(path: str | Path, content: dict[str, Any]) -> None:
     """Write the plain values of a protocol, with their units, to a JSON file."""
-    units = {name: CONTRASTS[name].unit for name in content["contrasts"]} | {"tr": "ms"}
-    write_json(path, {"format": _JSON_FORMAT, "version": 1, "units": units} | content)
+    write_json(path, {"format": _JSON_FORMAT, "version": 1} | content)

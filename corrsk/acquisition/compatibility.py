@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from corrsk import physics
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition._differences import differences, pairing, reference_tissue
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol, span
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
@@ -217,7 +217,7 @@ def compare_protocols(
         float(inversion_efficiency),
         int(n_voxels),
         # equal protocols may differ in their order, which the cache must distinguish
-        tuple(value for axis in resolve_protocol(measured).contrasts.values() for value in axis),
+        _in_scan_order(resolve_protocol(measured)),
     )
 
 
@@ -241,7 +241,7 @@ def _compared(
         return ProtocolComparison(trained, measured, "same", columns, 0.0, 0.0, 0.0)
     tissue, fractions, n_drawn = reference_tissue(prior, n_voxels)
     difference, unexplained = differences(
-        trained, _reordered(measured, order), tissue, fractions,
+        trained, measured._take(order), tissue, fractions,
         noise_level=noise_level, noise_reference=noise_reference, norm=norm,
         inversion_efficiency=inversion_efficiency,
     )  # fmt: skip
@@ -256,10 +256,10 @@ def _compared(
     return ProtocolComparison(trained, measured, verdict, columns, largest, typical, rest)
 
 
-def _reordered(protocol: AcquisitionProtocol, order: NDArray[np.intp]) -> AcquisitionProtocol:
-    return AcquisitionProtocol(
-        {name: values[order] for name, values in protocol.contrasts.items()}, tr=protocol.tr
-    )
+def _in_scan_order(protocol: AcquisitionProtocol) -> tuple[float, ...]:
+    """All values of a protocol in the order of its measurements."""
+    axes = (*protocol.contrasts.values(), protocol._tr_of_each)
+    return tuple(value for axis in axes for value in axis)
 
 
 # -- messages ----------------------------------------------------------------
@@ -281,20 +281,28 @@ def what_differs(
         more = numbers[0] > numbers[1]
         hint = "; average repeated measurements, or drop surplus ones" if more else ""
         return f"{numbers[0]} measurements in place of {numbers[1]}{hint}"
-    found, said = _reordered(measured, np.fromiter(order, dtype=np.intp)), []
-    for name, wanted in trained.contrasts.items():
-        unit = physics.CONTRASTS[name].unit
-        had = found.contrasts[name]
-        pairs = dict.fromkeys(
-            (f"{b:.6g}", f"{a:.6g}") for a, b in zip(wanted, had, strict=True) if a != b
-        )
-        named = [f"{b} in place of {a}" for b, a in list(pairs)[:_MOST_NAMED]]
-        if named:
-            dots = ", .." if len(pairs) > _MOST_NAMED else ""
-            said.append(f"{name} {', '.join(named)}{dots} {unit}")
-    if trained.tr != measured.tr:
-        said.append(f"{_tr(measured)} in place of {_tr(trained)}")
-    return "; ".join(said)
+    found = measured._take(np.fromiter(order, dtype=np.intp))
+    said = [
+        _values_that_differ(name, physics.CONTRASTS[name].unit, wanted, found.contrasts[name])
+        for name, wanted in trained.contrasts.items()
+    ]
+    if isinstance(trained.tr, np.ndarray) or isinstance(found.tr, np.ndarray):
+        said.append(_values_that_differ("TR", "ms", trained._tr_of_each, found._tr_of_each))
+    elif trained.tr != found.tr:
+        said.append(f"{_tr(found)} in place of {_tr(trained)}")
+    return "; ".join(text for text in said if text)
+
+
+def _values_that_differ(
+    name: str, unit: str, wanted: NDArray[np.float64], had: NDArray[np.float64]
+) -> str:
+    """Text of the values of one scan parameter that differ; empty if all are equal."""
+    pairs = dict.fromkeys(
+        (f"{b:.6g}", f"{a:.6g}") for a, b in zip(wanted, had, strict=True) if a != b
+    )
+    named = [f"{b} in place of {a}" for b, a in list(pairs)[:_MOST_NAMED]]
+    dots = ", .." if len(pairs) > _MOST_NAMED else ""
+    return f"{name} {', '.join(named)}{dots} {unit}" if named else ""
 
 
 def _amount(value: float) -> str:
@@ -302,7 +310,7 @@ def _amount(value: float) -> str:
 
 
 def _tr(protocol: AcquisitionProtocol) -> str:
-    return "no TR (full recovery)" if protocol.tr is None else f"TR {protocol.tr:g} ms"
+    return "no TR (full recovery)" if protocol.tr is None else f"TR {span(protocol.tr)} ms"
 
 
 def _in_full(protocol: AcquisitionProtocol) -> str:

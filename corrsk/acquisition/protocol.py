@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
 from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import own_units
+from corrsk.physics.units import Units
 
 # Published 8 x 8 protocol (the file ti_te_dict.mat of the code of Endt et al., MIDL 2024), in grid
 # order. The file also has TR = 20 s; without TR the protocol yields Eq. 1 of the paper.
@@ -43,19 +46,26 @@ class AcquisitionProtocol:
     ----------
     contrasts : mapping of str to array of shape (n_measurements,), optional
         Scan parameters by name: "TI" and "TE" in ms, "b" in ms/um^2. Entry j
-        of each array is the value of measurement j. Repeated measurements are allowed.
+        of each array is the value of measurement j; a single number is the value of every
+        measurement. Repeated measurements are allowed. An infinite TI is a measurement without
+        inversion.
     ti, te, b : array of shape (n_measurements,), optional
         The same arrays by keyword.
-    tr : float, optional
-        Repetition time in ms, from inversion to inversion; None (default) for
+    tr : float or array of shape (n_measurements,), optional
+        Repetition time in ms, from inversion to inversion; None (default) or infinity for
         full recovery. TR acts on contrasts with longitudinal recovery (TI).
+    units : str or mapping of str to str, optional
+        Units of the values: "ms", "s" or "us" for all times, or units by name, such as
+        ``{"TE": "s", "b": "s/mm^2"}``; the values are converted to ms and ms/um^2. A stated unit
+        is believed: pass ``units="ms"`` for times that are shorter than usual. By default, times
+        are in ms and b in ms/um^2, and values that are not plausible in these units are refused.
 
     Attributes
     ----------
     contrasts : mapping of str to read-only array of shape (n_measurements,)
         Scan parameters in scanner order.
-    tr : float or None
-        Repetition time in ms.
+    tr : float, read-only array of shape (n_measurements,), or None
+        Repetition time in ms; an array only if it differs between the measurements.
     n_measurements : int
         Number of measurements.
     grid_shape : tuple of int or None
@@ -65,10 +75,10 @@ class AcquisitionProtocol:
     Raises
     ------
     ValueError
-        If the arrays differ in length or hold NaN, infinite or non-positive
-        values, if a name is unknown, or if the values can only be in the wrong
-        unit (every TE below 1, every TI below 20, TR below 60 "ms"; every b
-        above 100 "ms/um^2").
+        If the arrays differ in length or hold NaN or negative values (or infinite ones, except
+        TI), if a name or a unit is unknown, if a TR does not exceed its TI, or if the largest
+        value of a scan parameter is not plausible in its unit: TI of 20 to 60,000 ms, TE of 5 to
+        10,000 ms, TR of 60 to 100,000 ms and b of 0.01 to 50 ms/um^2 are.
 
     Examples
     --------
@@ -78,7 +88,7 @@ class AcquisitionProtocol:
     """
 
     contrasts: Mapping[str, NDArray[np.float64]]
-    tr: float | None
+    tr: float | NDArray[np.float64] | None
 
     def __init__(
         self,
@@ -87,7 +97,8 @@ class AcquisitionProtocol:
         ti: ArrayLike | None = None,
         te: ArrayLike | None = None,
         b: ArrayLike | None = None,
-        tr: float | None = None,
+        tr: ArrayLike | None = None,
+        units: Units = None,
     ) -> None:
         given = dict(contrasts or {})
         for name, values in {"TI": ti, "TE": te, "b": b}.items():
@@ -96,8 +107,8 @@ class AcquisitionProtocol:
             if name in given:
                 raise ValueError(f"{name} is passed twice, in `contrasts` and by keyword")
             given[name] = values
-        object.__setattr__(self, "contrasts", MappingProxyType(checked_contrasts(given)))
-        object.__setattr__(self, "tr", checked_tr(tr, self.contrasts))
+        object.__setattr__(self, "contrasts", MappingProxyType(checked_contrasts(given, units)))
+        object.__setattr__(self, "tr", checked_tr(tr, self.contrasts, units))
 
     # -- constructors ------------------------------------------------------
 
@@ -132,6 +143,7 @@ class AcquisitionProtocol:
         b: ArrayLike | None = None,
         *,
         tr: float | None = None,
+        units: Units = None,
     ) -> AcquisitionProtocol:
         """Protocol of all combinations of levels, in grid order.
 
@@ -140,33 +152,110 @@ class AcquisitionProtocol:
         ti, te, b : array of shape (n_ti,), (n_te,), (n_b,), optional
             Levels of each scan parameter, in any order.
         tr : float, optional
-            Repetition time in ms.
+            Repetition time in ms, of all measurements.
+        units : str or mapping of str to str, optional
+            Units of the levels and of TR; see :class:`AcquisitionProtocol`.
 
         Returns
         -------
         AcquisitionProtocol
             The protocol.
+
+        Raises
+        ------
+        ValueError
+            If the levels or TR are invalid; see :class:`AcquisitionProtocol`.
         """
+        if tr is not None and np.ndim(tr) > 0:
+            raise ValueError(
+                "the tr of a grid is a single number; pass a tr of each measurement as "
+                "AcquisitionProtocol(ti=.., te=.., tr=..)"
+            )
         levels = {
             name: np.sort(np.asarray(values, dtype=np.float64).ravel())
             for name, values in {"TI": ti, "TE": te, "b": b}.items()
             if values is not None
         }
-        return cls._outer(levels, tr=tr)
+        return cls._outer(levels, tr=tr, units=units)
 
     @classmethod
-    def _outer(cls, levels: Mapping[str, ArrayLike], tr: float | None) -> AcquisitionProtocol:
+    def _outer(
+        cls, levels: Mapping[str, ArrayLike], tr: float | None, units: Units = None
+    ) -> AcquisitionProtocol:
         mesh = np.meshgrid(*levels.values(), indexing="ij")
-        return cls({name: axis.ravel() for name, axis in zip(levels, mesh, strict=True)}, tr=tr)
+        contrasts = {name: axis.ravel() for name, axis in zip(levels, mesh, strict=True)}
+        return cls(contrasts, tr=tr, units=units)
 
     @classmethod
-    def from_mat(cls, path: str | Path) -> AcquisitionProtocol:
+    def concatenate(cls, protocols: Iterable[AcquisitionProtocol]) -> AcquisitionProtocol:
+        """Join series of measurements of the same slice to one protocol.
+
+        Parameters
+        ----------
+        protocols : iterable of AcquisitionProtocol
+            The series, in the order in which their signals are stacked:
+            ``np.hstack([X_first, X_second])``. The signals must have the same scale (receiver
+            gain) in all series.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            All measurements, those of the first series first, each with the TR of its series. A
+            series without TI was measured without inversion (TI is infinite), one without b
+            without diffusion weighting (b = 0).
+
+        Raises
+        ------
+        ValueError
+            If there is no protocol, or a series lacks a scan parameter that has no such value:
+            every measurement has a TE.
+        TypeError
+            If an element is no AcquisitionProtocol.
+
+        Examples
+        --------
+        >>> from corrsk import AcquisitionProtocol
+        >>> inversion = AcquisitionProtocol(ti=[50, 400, 1200, 3000], te=10, tr=8000)
+        >>> echoes = AcquisitionProtocol(te=[10, 30, 60, 120], tr=3000)
+        >>> protocol = AcquisitionProtocol.concatenate([inversion, echoes])
+        >>> protocol.ti
+        array([  50.,  400., 1200., 3000.,   inf,   inf,   inf,   inf])
+        """
+        series = list(protocols)
+        wrong = [one for one in series if not isinstance(one, AcquisitionProtocol)]
+        if wrong:
+            raise TypeError(f"protocols must be AcquisitionProtocol objects, got {wrong[0]!r}")
+        if not series:
+            raise ValueError("concatenate needs at least one protocol")
+        names = [name for name in CONTRASTS if any(name in one.contrasts for one in series)]
+        for name, (number, one) in itertools.product(names, enumerate(series)):
+            if name not in one.contrasts and CONTRASTS[name].absent is None:
+                raise ValueError(
+                    f"series {number}, {one!r}, has no {name}, and every measurement has one: pass "
+                    f"it, such as AcquisitionProtocol(.., {name.lower()}=10)"
+                )
+        contrasts = {
+            name: np.concatenate(
+                [
+                    one.contrasts.get(name, np.full(one.n_measurements, CONTRASTS[name].absent))
+                    for one in series
+                ]
+            )
+            for name in names
+        }
+        tr = np.concatenate([one._tr_of_each for one in series])
+        return cls(contrasts, tr=tr, units=own_units())
+
+    @classmethod
+    def from_mat(cls, path: str | Path, *, units: Units = None) -> AcquisitionProtocol:
         """Read a MATLAB file with vectors `ti` and `te`, or one of these and `b`.
 
         Parameters
         ----------
         path : path-like
-            MATLAB file; may also have `tr`.
+            MATLAB file; may also have `tr`, a number or a vector.
+        units : str or mapping of str to str, optional
+            Units of the file; see :class:`AcquisitionProtocol`.
 
         Returns
         -------
@@ -181,7 +270,7 @@ class AcquisitionProtocol:
             If the file is not a readable MATLAB file, or has fewer than two of the vectors.
         """
         contrasts, tr = contrasts_from_mat(path)
-        return cls(contrasts, tr=tr)
+        return cls(contrasts, tr=tr, units=units)
 
     @classmethod
     def from_json(cls, path: str | Path) -> AcquisitionProtocol:
@@ -207,13 +296,17 @@ class AcquisitionProtocol:
         return cls.from_dict(read_protocol(path))
 
     @classmethod
-    def from_feature_names(cls, names: Iterable[str]) -> AcquisitionProtocol:
+    def from_feature_names(
+        cls, names: Iterable[str], *, units: Units = None
+    ) -> AcquisitionProtocol:
         """Protocol of columns with names such as those of :attr:`feature_names`.
 
         Parameters
         ----------
         names : iterable of str
-            Names such as "TI50_TE4.5".
+            Names such as "TI50_TE4.5", or "TIinf_TE4.5" without inversion.
+        units : str or mapping of str to str, optional
+            Units of the numbers; see :class:`AcquisitionProtocol`.
 
         Returns
         -------
@@ -230,13 +323,17 @@ class AcquisitionProtocol:
             raise ValueError(
                 "feature names must have the form 'TI50_TE4.5', all with the same parts"
             )
-        return cls({key: [float(row[key]) for row in rows] for key in rows[0]})
+        contrasts = {key: [float(row[key]) for row in rows] for key in rows[0]}
+        return cls(contrasts, units=units)
 
     # -- content -----------------------------------------------------------
 
     @property
     def ti(self) -> NDArray[np.float64] | None:
-        """Inversion times in ms, shape (n_measurements,), read-only; None without "TI"."""
+        """Inversion times in ms, shape (n_measurements,), read-only; None without "TI".
+
+        Infinite for measurements without inversion.
+        """
         return self.contrasts.get("TI")
 
     @property
@@ -293,12 +390,24 @@ class AcquisitionProtocol:
     def _table(self) -> NDArray[np.float64]:
         return np.stack(list(self.contrasts.values()))
 
+    @property
+    def _tr_of_each(self) -> NDArray[np.float64]:
+        """TR of each measurement; infinite for full recovery."""
+        return np.full(self.n_measurements, np.inf if self.tr is None else self.tr)
+
+    def _take(self, positions: NDArray[np.intp]) -> AcquisitionProtocol:
+        """Measurements at positions, in the order of the positions."""
+        contrasts = {name: values[positions] for name, values in self.contrasts.items()}
+        tr = self.tr[positions] if isinstance(self.tr, np.ndarray) else self.tr
+        return AcquisitionProtocol(contrasts, tr=tr, units=own_units())
+
     # -- order -------------------------------------------------------------
 
     @property
     def _grid_permutation(self) -> NDArray[np.intp]:
         # the last key of lexsort is the primary key; the sort is stable for repeats
-        return np.lexsort(self._table[::-1])
+        keys = list(self._table[::-1])
+        return np.lexsort([self.tr, *keys] if isinstance(self.tr, np.ndarray) else keys)
 
     def in_grid_order(self) -> AcquisitionProtocol:
         """Sort the measurements by TI, then TE, then b.
@@ -308,10 +417,7 @@ class AcquisitionProtocol:
         AcquisitionProtocol
             The sorted protocol.
         """
-        order = self._grid_permutation
-        return AcquisitionProtocol(
-            {name: values[order] for name, values in self.contrasts.items()}, tr=self.tr
-        )
+        return self._take(self._grid_permutation)
 
     def to_grid(self, X: Any) -> Any:
         """Reorder columns from scanner order to grid order.
@@ -404,9 +510,7 @@ class AcquisitionProtocol:
         positions = np.flatnonzero(chosen) if is_mask else np.unique(chosen)
         if not is_mask and positions.size < chosen.size:  # such as zeros and ones meant as a mask
             raise ValueError("the selection has duplicate positions; a mask must be boolean")
-        return AcquisitionProtocol(
-            {name: values[positions] for name, values in self.contrasts.items()}, tr=self.tr
-        )
+        return self._take(positions)
 
     # -- files, equality and copies ----------------------------------------
 
@@ -416,10 +520,14 @@ class AcquisitionProtocol:
         Returns
         -------
         dict
-            Entries `contrasts` (a list of scan parameters by name, in scanner order) and `tr`.
+            Entries `contrasts` (a list of scan parameters by name, in scanner order), `tr` (a
+            number, a list or None) and `units` (units by name). Infinite values are "inf", which
+            JSON can store.
         """
-        contrasts = {name: values.tolist() for name, values in self.contrasts.items()}
-        return {"contrasts": contrasts, "tr": self.tr}
+        contrasts = {name: _plain(values) for name, values in self.contrasts.items()}
+        tr = _plain(self.tr) if isinstance(self.tr, np.ndarray) else self.tr
+        units = {name: unit for name, unit in own_units().items() if name in (*contrasts, "tr")}
+        return {"contrasts": contrasts, "tr": tr, "units": units}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AcquisitionProtocol:
@@ -428,7 +536,7 @@ class AcquisitionProtocol:
         Parameters
         ----------
         content : mapping
-            Entries `contrasts` and, optionally, `tr`.
+            Entries `contrasts` and, optionally, `tr` and `units`, as for the class.
 
         Returns
         -------
@@ -442,12 +550,13 @@ class AcquisitionProtocol:
         ValueError
             If the scan parameters are invalid, or there is an unknown entry.
         """
-        unknown = sorted(content.keys() - {"contrasts", "tr"})
+        unknown = sorted(content.keys() - {"contrasts", "tr", "units"})
         if unknown:  # a misspelt "TR" must not become full recovery
             raise ValueError(
-                f"unknown entries of a protocol: {', '.join(unknown)}; valid are contrasts and tr"
+                f"unknown entries of a protocol: {', '.join(unknown)}; valid are contrasts, tr "
+                "and units"
             )
-        return cls(content["contrasts"], tr=content.get("tr"))
+        return cls(content["contrasts"], tr=content.get("tr"), units=content.get("units"))
 
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a readable JSON file.
@@ -469,8 +578,10 @@ class AcquisitionProtocol:
 
     @property
     def _key(self) -> tuple[Any, ...]:
-        ordered = self._table[:, self._grid_permutation]
-        return tuple(self.contrasts), ordered.shape, ordered.tobytes(), self.tr
+        order = self._grid_permutation
+        ordered = self._table[:, order]
+        tr = self.tr[order].tobytes() if isinstance(self.tr, np.ndarray) else self.tr
+        return tuple(self.contrasts), ordered.shape, ordered.tobytes(), tr
 
     def __repr__(self) -> str:
         if self.grid_shape is not None:
@@ -480,10 +591,10 @@ class AcquisitionProtocol:
         else:
             what = f"{self.n_measurements} measurements of {', '.join(self.contrasts)}"
         spans = ", ".join(
-            f"{name} {values.min():g}..{values.max():g} {CONTRASTS[name].unit}"
+            f"{name} {span(values)} {CONTRASTS[name].unit}"
             for name, values in self.contrasts.items()
         )
-        tr = "" if self.tr is None else f", TR {self.tr:g} ms"
+        tr = "" if self.tr is None else f", TR {span(self.tr)} ms"
         return f"AcquisitionProtocol({what}: {spans}{tr})"
 
     def __copy__(self) -> AcquisitionProtocol:
@@ -496,12 +607,29 @@ class AcquisitionProtocol:
         return _rebuild, (dict(self.contrasts), self.tr)
 
 
-def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:
-    return AcquisitionProtocol(contrasts, tr=tr)
+def _rebuild(
+    contrasts: dict[str, NDArray[np.float64]], tr: float | NDArray[np.float64] | None
+) -> AcquisitionProtocol:
+    return AcquisitionProtocol(contrasts, tr=tr, units=own_units())
+
+
+def span(values: ArrayLike) -> str:
+    """Text of the smallest and largest value, such as "50..2000", "50..2000 and inf" or "3000"."""
+    given = np.atleast_1d(values)
+    finite = given[np.isfinite(given)]
+    if not finite.size:
+        return "inf"
+    text = f"{finite.min():g}" if np.ndim(values) == 0 else f"{finite.min():g}..{finite.max():g}"
+    return text if finite.size == given.size else f"{text} and inf"
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | str]:
+    """Values as a list; JSON has no infinite numbers."""
+    return [value if math.isfinite(value) else "inf" for value in values.tolist()]
 
 
 def _parts_of_name(name: str) -> dict[str, str]:
-    return dict(re.findall(r"([A-Za-z]\w*?)(\d[\d.]*(?:e[-+]?\d+)?)(?:_|$)", name))
+    return dict(re.findall(r"([A-Za-z]\w*?)(\d[\d.]*(?:e[-+]?\d+)?|inf)(?:_|$)", name))
 
 
 def protocol_of_columns(names: Iterable[str] | None) -> AcquisitionProtocol | None:

@@ -19,6 +19,7 @@ from corrsk._utils.counts import (
 from corrsk._utils.deprecation import renamed_parameters
 from corrsk._utils.validation import checked_count
 from corrsk.evaluation.tasks import Task
+from corrsk.physics.noise_levels import above_one
 
 N_BINS = 15
 _MOST_LEVELS, _BINS_OF_A_RANGE = 20, 5
@@ -222,13 +223,15 @@ def grouped_noise_levels(noise_level: ArrayLike, n_samples: int) -> NDArray[np.f
     Raises
     ------
     ValueError
-        If there are not n_samples levels, or one is NaN.
+        If there are not n_samples levels, or one is NaN or above 1.
     """
     levels = np.asarray(noise_level, dtype=np.float64)
     if levels.shape != (n_samples,) or np.isnan(levels).any():
         raise ValueError(
             f"noise_level must have the shape ({n_samples},) and no NaN, got shape {levels.shape}"
         )
+    if levels.size and levels.max() > 1:
+        raise ValueError(f"noise_level must not exceed 1: {above_one(levels.max())}")
     if np.unique(levels).size <= _MOST_LEVELS:
         return levels
     column = pd.Series(levels)

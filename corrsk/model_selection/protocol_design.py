@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import own_units
+from corrsk.physics.units import Units
 from corrsk.simulation.generator import CorrelationSignalGenerator
 
 
@@ -78,11 +80,13 @@ class ProtocolSelection:
     def time_saved(self) -> float | None:
         """Time saved in ms per phase-encoding step, or None without a TR.
 
-        Counts one TR for each dropped measurement. A sequence that
+        Counts the TR of each dropped measurement. A sequence that
         acquires several TE (or slices) within one TR saves less.
         """
-        tr = self.protocol.tr
-        return None if tr is None else (self.n_before - self.n_after) * tr
+        if self.dropped is None:
+            return None if self.protocol.tr is None else 0.0
+        saved = float(self.dropped._tr_of_each.sum())
+        return saved if math.isfinite(saved) else None
 
     def __repr__(self) -> str:
         text = f"{self.n_after} of {self.n_before} measurements, {100 * self.saving:.0f} % saved"
@@ -234,8 +238,8 @@ class ProtocolGrids:
 
     Each protocol measures every combination of its levels. The levels of a scan parameter are
     log-spaced between two end points, which are log-uniform within the bounds and at least a
-    factor of `min_ratio` apart. For a scan parameter that may be zero (b), the first level is 0
-    and the others are log-spaced.
+    factor of `min_ratio` apart. For a scan parameter whose absence is zero (b), the first level is
+    0 and the others are log-spaced.
 
     Parameters
     ----------
@@ -249,12 +253,15 @@ class ProtocolGrids:
         Least ratio of the largest to the smallest level that is not zero.
     tr : float, optional
         Repetition time in ms of every protocol.
+    units : str or mapping of str to str, optional
+        Units of the bounds and of TR, which are converted; see
+        :class:`corrsk.AcquisitionProtocol`.
 
     Raises
     ------
     ValueError
-        If a scan parameter is unknown, a bound is not positive or can only be
-        in the wrong unit, two bounds are closer than `min_ratio`, or a
+        If a scan parameter is unknown, a bound is not positive, an upper bound is not plausible
+        in its unit, two bounds are closer than `min_ratio`, or a
         TI could exceed `tr`.
     TypeError
         If a number of levels is not an integer.
@@ -275,6 +282,8 @@ class ProtocolGrids:
     n_levels: int | Mapping[str, int] = 8
     min_ratio: float = 4.0
     tr: float | None = None
+    # afterwards the units of corrsk, if any was stated; no part of the distribution
+    units: Units = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.bounds:
@@ -288,7 +297,7 @@ class ProtocolGrids:
             )
         for name, bounds in self.bounds.items():
             contrast = lookup(CONTRASTS, name, "scan parameter")
-            at_least = 3 if contrast.zero_allowed else 2
+            at_least = 3 if contrast.absent == 0 else 2
             checked_count(f"n_levels of {name}", self._n_levels(name), at_least=at_least)
             try:
                 low, high = map(float, bounds)
@@ -301,16 +310,13 @@ class ProtocolGrids:
                     f"the bounds of {name} must be positive, with high at least min_ratio = "
                     f"{self.min_ratio:g} times low; got {low:g} .. {high:g}"
                 )
-        # validate units and TR by creating protocols of the extremes
-        for end in ("smallest", "largest"):
-            AcquisitionProtocol(
-                {
-                    name: [low, low * self.min_ratio] if end == "smallest" else [high]
-                    for name, (low, high) in self.bounds.items()
-                },
-                tr=self.tr if end == "largest" else None,
-            )
-
+        # a protocol of the bounds validates and converts units and TR
+        ends = AcquisitionProtocol(self.bounds, tr=self.tr, units=self.units)
+        if self.units is not None:
+            converted = {name: tuple(ends.contrasts[name].tolist()) for name in self.bounds}
+            object.__setattr__(self, "bounds", converted)
+            object.__setattr__(self, "tr", ends.tr)
+            object.__setattr__(self, "units", own_units())
         object.__setattr__(self, "bounds", dict(self.bounds))
 
     def __hash__(self) -> int:
@@ -343,7 +349,9 @@ class ProtocolGrids:
         levels = [self._draw_levels(name, rng) for name in self.bounds]
         mesh = np.meshgrid(*levels, indexing="ij")
         contrasts = {name: axis.ravel() for name, axis in zip(self.bounds, mesh, strict=True)}
-        return AcquisitionProtocol(contrasts, tr=self.tr).in_grid_order()
+        # units are stated, since a grid of short times within the bounds is right
+        protocol = AcquisitionProtocol(contrasts, tr=self.tr, units=own_units())
+        return protocol.in_grid_order()
 
     def _draw_levels(self, name: str, rng: np.random.Generator) -> NDArray[np.float64]:
         low, high = self.bounds[name]
@@ -353,7 +361,7 @@ class ProtocolGrids:
         room = max(math.log(high / low) - gap, 0)
         first, last = np.sort(rng.uniform(0, room, 2))
         n = self._n_levels(name)
-        zero = [0.0] if CONTRASTS[name].zero_allowed else []
+        zero = [0.0] if CONTRASTS[name].absent == 0 else []
         spaced = np.exp(np.linspace(first, last + gap, n - len(zero)))
         return np.concatenate([zero, np.clip(low * spaced, low, high)])
 

@@ -6,30 +6,34 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from corrsk._utils.deprecation import Renamed, removed_parameters, renamed_parameters
 from corrsk.physics._arrays import Array, promote
+from corrsk.physics.units import Quantity
 
 
 def inversion_recovery(
-    ti: Array, t1: Array, *, tr: float | None = None, inversion_efficiency: float = 1.0
+    ti: Array, t1: Array, *, tr: Array | None = None, inversion_efficiency: float = 1.0
 ) -> Array:
     """Longitudinal magnetisation after an inversion pulse, for M0 = 1.
 
     Parameters
     ----------
     ti : array
-        Inversion times in ms, broadcast against `t1`.
+        Inversion times in ms, broadcast against `t1`; infinite for a measurement without
+        inversion.
     t1 : array
         Longitudinal relaxation times in ms.
-    tr : float, optional
-        Repetition time in ms, from inversion to inversion; None for full
-        recovery before each inversion.
+    tr : float or array, optional
+        Repetition time in ms, from inversion to inversion, broadcast against `ti`; None (or
+        infinity) for full recovery before each inversion.
     inversion_efficiency : float, default=1.0
         eta in (0, 1]; 1 is a perfect 180 degree inversion.
 
     Returns
     -------
     array
-        ``1 - (1 + eta) exp(-TI/T1) + eta exp(-TR/T1)``, of the broadcast shape.
+        ``1 - (1 + eta) exp(-TI/T1) + eta exp(-TR/T1)``, of the broadcast shape; without
+        inversion ``1 - exp(-TR/T1)``, the steady state of saturation recovery.
 
     Notes
     -----
@@ -42,7 +46,11 @@ def inversion_recovery(
     signal = 1 - (1 + inversion_efficiency) * xp.exp(-ti / t1)
     if tr is None:
         return signal
-    return signal + inversion_efficiency * xp.exp(-tr / t1)
+    if not isinstance(tr, (int, float)):
+        _, tr, _ = promote(tr, t1)
+    # where nothing inverts, the magnetisation is 1 - exp(-TR/T1): an efficiency of -1
+    efficiency = xp.where(xp.isinf(ti), -xp.ones_like(ti), inversion_efficiency * xp.ones_like(ti))
+    return signal + efficiency * xp.exp(-tr / t1)
 
 
 def spin_echo(te: Array, t2: Array) -> Array:
@@ -100,18 +108,14 @@ class Contrast:
         `longitudinal` is true it also takes `tr` and `inversion_efficiency`.
     unit, tissue_unit : str
         Units of the scan parameter and of the tissue property.
-    smallest_maximum, largest_minimum : float
-        Bounds that only values in a wrong unit violate: a protocol is refused if its largest
-        value is below `smallest_maximum` or its smallest value above `largest_minimum`.
-    wrong_unit : str
-        Unit of scan parameters that violate these bounds, for the error message.
-    tissue_smallest_maximum : float
-        Bound of the tissue property: a table or prior is refused if its largest value is
-        smaller.
-    tissue_wrong_unit : str
-        Unit of tissue properties that violate this bound, for the error message.
-    zero_allowed : bool
-        Whether the scan parameter may be 0 (a b-value may, a TE may not).
+    smallest_maximum, largest_maximum : float
+        Plausible range of the largest value of the scan parameter in a protocol; values out of
+        it are refused unless the user states their unit.
+    tissue_smallest_maximum, tissue_largest_maximum : float
+        The same for the tissue property in a prior, a tissue table or the bounds of a fit.
+    absent : float or None
+        Value of the scan parameter in a measurement without this contrast, whose kernel is 1: 0
+        for b, infinity for TI. None if every measurement has the contrast.
     longitudinal : bool
         Whether the kernel depends on TR and the inversion efficiency.
     """
@@ -122,12 +126,36 @@ class Contrast:
     unit: str = "ms"
     tissue_unit: str = "ms"
     smallest_maximum: float = 0.0
-    largest_minimum: float = math.inf
-    wrong_unit: str = "seconds"
+    largest_maximum: float = math.inf
     tissue_smallest_maximum: float = 0.0
-    tissue_wrong_unit: str = "seconds"
-    zero_allowed: bool = False
+    tissue_largest_maximum: float = math.inf
+    absent: float | None = None
     longitudinal: bool = False
+
+    @property
+    def scan_quantity(self) -> Quantity:
+        """The scan parameter, with its unit and plausible range."""
+        return Quantity(self.parameter, self.unit, self.smallest_maximum, self.largest_maximum)
+
+    @property
+    def tissue_quantity(self) -> Quantity:
+        """The tissue property, with its unit and plausible range."""
+        return Quantity(
+            self.tissue, self.tissue_unit,
+            self.tissue_smallest_maximum, self.tissue_largest_maximum,
+        )  # fmt: skip
+
+
+# for one release; applied here, because a dataclass generates its __init__
+Contrast.__init__ = removed_parameters(  # type: ignore[method-assign]
+    wrong_unit="messages derive it from `unit`",
+    tissue_wrong_unit="messages derive it from `tissue_unit`",
+)(
+    renamed_parameters(
+        largest_minimum="largest_maximum",
+        zero_allowed=Renamed("absent", lambda allowed: 0.0 if allowed else None),
+    )(Contrast.__init__)
+)
 
 
 CONTRASTS: dict[str, Contrast] = {}
@@ -161,18 +189,32 @@ def register_contrast(contrast: Contrast) -> None:
     CONTRASTS[contrast.parameter] = contrast
 
 
+# The table of plausible largest values. The limits lie far beyond all usual protocols and tissue,
+# and within a factor of 1000 of each other where that is possible, since a wrong unit changes
+# values by this factor.
 register_contrast(
     Contrast(
         "TI",
         "T1",
         inversion_recovery,
         smallest_maximum=20.0,
+        largest_maximum=60_000.0,
         tissue_smallest_maximum=10.0,
+        tissue_largest_maximum=60_000.0,
+        absent=math.inf,
         longitudinal=True,
     )
 )
 register_contrast(
-    Contrast("TE", "T2", spin_echo, smallest_maximum=1.0, tissue_smallest_maximum=1.0)
+    Contrast(
+        "TE",
+        "T2",
+        spin_echo,
+        smallest_maximum=5.0,
+        largest_maximum=10_000.0,
+        tissue_smallest_maximum=5.0,
+        tissue_largest_maximum=20_000.0,
+    )
 )
 register_contrast(
     Contrast(
@@ -181,13 +223,14 @@ register_contrast(
         diffusion,
         unit="ms/um^2",
         tissue_unit="um^2/ms",
-        largest_minimum=100.0,
-        wrong_unit="s/mm^2",
+        smallest_maximum=0.01,
+        largest_maximum=50.0,
         tissue_smallest_maximum=0.01,
-        tissue_wrong_unit="mm^2/s",
-        zero_allowed=True,
+        tissue_largest_maximum=100.0,
+        absent=0.0,
     )
 )
+REPETITION_TIME = Quantity("tr", "ms", smallest_maximum=60.0, largest_maximum=100_000.0)
 
 
 def check_tissue_unit(name: str, largest: float) -> None:
@@ -203,11 +246,33 @@ def check_tissue_unit(name: str, largest: float) -> None:
     Raises
     ------
     ValueError
-        If the value is too small for the unit of the property.
+        If the value is too small or too large for the unit of the property, or the property is
+        unknown.
+    """
+    tissue_quantity(name).check(largest)
+
+
+def tissue_quantity(name: str) -> Quantity:
+    """Tissue property with its unit and plausible range, by its name.
+
+    Raises
+    ------
+    ValueError
+        If no contrast has the tissue property.
     """
     for contrast in CONTRASTS.values():
-        if contrast.tissue == name and largest < contrast.tissue_smallest_maximum:
-            raise ValueError(
-                f"{name} must be in {contrast.tissue_unit}, but a largest value of {largest:g} "
-                f"can only be in {contrast.tissue_wrong_unit}; multiply by 1000"
-            )
+        if contrast.tissue == name:
+            return contrast.tissue_quantity
+    known = ", ".join(contrast.tissue for contrast in CONTRASTS.values())
+    raise ValueError(f"unknown tissue property {name!r}; known ones are {known}")
+
+
+def scan_quantities() -> dict[str, Quantity]:
+    """Scan parameters and TR, by name."""
+    contrasts = {name: contrast.scan_quantity for name, contrast in CONTRASTS.items()}
+    return contrasts | {REPETITION_TIME.name: REPETITION_TIME}
+
+
+def own_units() -> dict[str, str]:
+    """Unit of each scan parameter and of TR in corrsk: the statement that values have these."""
+    return {name: quantity.unit for name, quantity in scan_quantities().items()}

@@ -23,7 +23,8 @@ class SNRRange:
     Raises
     ------
     ValueError
-        If the bounds are not positive and ascending.
+        If the bounds are not ascending, or the smallest is below 1, which noise levels in place of
+        ratios are.
     """
 
     low: float
@@ -34,6 +35,11 @@ class SNRRange:
             raise ValueError(
                 "a range of signal-to-noise ratios needs 0 < low <= high < infinity, got "
                 f"{self.low} .. {self.high}"
+            )
+        if self.low < 1:
+            raise ValueError(
+                f"a signal-to-noise ratio of {self.low:g} is below 1; for noise levels as "
+                "fractions pass them without SNRRange"
             )
 
     def sample(self, rng: Generator, size: int) -> NDArray[np.float64]:
@@ -64,7 +70,7 @@ def checked_noise_levels(noise_level: NoiseLevels) -> NDArray[np.float64] | SNRR
     Raises
     ------
     ValueError
-        If there is no level, or a level is negative, NaN or infinite.
+        If there is no level, or a level is negative, NaN, infinite or above 1.
     """
     if isinstance(noise_level, SNRRange):
         return noise_level
@@ -74,7 +80,28 @@ def checked_noise_levels(noise_level: NoiseLevels) -> NDArray[np.float64] | SNRR
             "noise_level must be a number >= 0, a list of such numbers (0.01 is 1 %) or an "
             f"SNRRange, got {noise_level!r}"
         )
+    if levels.max() > 1:
+        raise ValueError(f"noise_level must not exceed 1: {above_one(levels.max())}")
     return levels
+
+
+def above_one(level: float) -> str:
+    """Text of what a noise level above 1 may mean, for messages.
+
+    Parameters
+    ----------
+    level : float
+        The noise level.
+
+    Returns
+    -------
+    str
+        The text.
+    """
+    return (
+        f"a noise level is a fraction, got {level:g}; for {level:g} % pass {level / 100:g}, for a "
+        f"signal-to-noise ratio of {level:g} pass 1/{level:g} or SNRRange({level:g}, {level:g})"
+    )
 
 
 def number_of_levels(noise_level: NoiseLevels) -> int:

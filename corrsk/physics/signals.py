@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ def correlation_signals(
     tissue: Mapping[str, Array],
     fractions: Array,
     *,
-    tr: float | None = None,
+    tr: Array | None = None,
     inversion_efficiency: float = 1.0,
 ) -> Array:
     """Noise-free signals of voxels with several compartments, for M0 = 1.
@@ -33,7 +33,7 @@ def correlation_signals(
         absent compartments are ignored.
     fractions : array of shape (n_samples, n_compartments)
         Signal fractions; 0 marks an absent compartment.
-    tr : float, optional
+    tr : float or array of shape (n_measurements,), optional
         Repetition time in ms; see :func:`inversion_recovery`.
     inversion_efficiency : float, default=1.0
         See :func:`inversion_recovery`.
@@ -65,7 +65,7 @@ class SignalModel:
     ----------
     measurements : mapping of str to array of shape (n_measurements,)
         Scan parameters by name; see :func:`correlation_signals`.
-    tr : float, optional
+    tr : float or array of shape (n_measurements,), optional
         Repetition time in ms; see :func:`inversion_recovery`.
     inversion_efficiency : float, default=1.0
         See :func:`inversion_recovery`.
@@ -80,7 +80,7 @@ class SignalModel:
         self,
         measurements: Mapping[str, Array],
         *,
-        tr: float | None = None,
+        tr: Array | None = None,
         inversion_efficiency: float = 1.0,
     ) -> None:
         (axis,) = measurement_axes(
@@ -158,9 +158,8 @@ class SignalModel:
             table = self._table(axis, values.dtype, found.largest, levels_first=True)
             # clip: numpy's own check of the indices takes longer, and all are within the table
             return np.take(table, found.places, axis=1, mode="clip")
-        return self._factors[axis].kernel(
-            self._levels_like(xp, axis, values)[:, None, None], values
-        )
+        like = _array_like(xp, values)
+        return self._factors[axis].kernel(values, lambda levels: like(levels)[:, None, None])
 
     def _kernel(self, xp: Any, axis: int, values: Array) -> Array:
         """Kernel of an axis, shape (n, C, levels)."""
@@ -169,9 +168,9 @@ class SignalModel:
             table = self._table(axis, values.dtype, found.largest, levels_first=False)
             return np.take(table, found.places, axis=0, mode="clip")
         # repeated instead of broadcast: numpy's inner loops are as long as the last axis
-        levels = self._levels_like(xp, axis, values)
-        repeated = xp.repeat(values, levels.shape[0], axis=-1)
-        kernel = self._factors[axis].kernel(xp.tile(levels, (values.shape[-1],)), repeated)
+        factor, like = self._factors[axis], _array_like(xp, values)
+        repeated = xp.repeat(values, factor.levels.size, axis=-1)
+        kernel = factor.kernel(repeated, lambda levels: xp.tile(like(levels), (values.shape[-1],)))
         return xp.reshape(kernel, (*values.shape, -1))
 
     def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
@@ -181,14 +180,15 @@ class SignalModel:
         if table is None or largest >= table.shape[int(levels_first)]:
             numbers = np.arange(largest + 1, dtype=dtype)
             with np.errstate(all="ignore"):  # at 0 some kernels are infinite
-                table = self._factors[axis].kernel(
-                    self._levels_like(np, axis, numbers)[:, None], numbers
-                )
+                like = _array_like(np, numbers)
+                table = self._factors[axis].kernel(numbers, lambda levels: like(levels)[:, None])
             table = self._tables[key] = table if levels_first else np.ascontiguousarray(table.T)
         return table
 
-    def _levels_like(self, xp: Any, axis: int, values: Array) -> Array:
-        return xp.asarray(self._factors[axis].levels, dtype=values.dtype, device=device(values))
+
+def _array_like(xp: Any, values: Array) -> Callable[[np.ndarray], Array]:
+    """Function that converts numpy arrays to the library, dtype and device of `values`."""
+    return lambda levels: xp.asarray(levels, dtype=values.dtype, device=device(values))
 
 
 class _Places(NamedTuple):

@@ -19,12 +19,14 @@ from sklearn.utils.validation import (
 
 from corrsk import physics
 from corrsk._utils.validation import EFFICIENCY, FLOATS, NOT_NEGATIVE, checked_signals
+from corrsk.acquisition._differences import pairing
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,
     ProtocolMismatchError,
     compare_protocols,
 )
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.tissue.prior import TissuePrior
 
@@ -280,11 +282,14 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         names = _get_feature_names(X)
         if names is None or not all(map(_tells_measurement, names)):
             return None
-        contrasts = AcquisitionProtocol.from_feature_names(names).contrasts
         given = self._given_protocol()
+        expected = self._trained_protocol() if given is None else given
+        if sorted(names) == sorted(expected.feature_names):
+            return expected._take(np.array([expected.feature_names.index(name) for name in names]))
+        named = AcquisitionProtocol.from_feature_names(names)
         if given is None:
-            return AcquisitionProtocol(contrasts, tr=self._trained_protocol().tr)
-        named = AcquisitionProtocol(contrasts, tr=given.tr)
+            return with_tr_of(named, self._trained_protocol())
+        named = with_tr_of(named, given)
         if sorted(named.feature_names) != sorted(given.feature_names):
             raise ValueError(
                 f"the column names {', '.join(names[:3])}, .. contradict measured_protocol="
@@ -307,6 +312,22 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         return tags
 
 
+def with_tr_of(named: AcquisitionProtocol, other: AcquisitionProtocol) -> AcquisitionProtocol:
+    """Protocol of column names, which have no TR, with the TR of another protocol.
+
+    Where TR differs between the measurements, each has that of the most similar one of the other
+    protocol.
+    """
+    tr = other.tr
+    if isinstance(tr, np.ndarray):
+        order = pairing(other, named)
+        if order is None:  # other contrasts or another number of measurements: refused anyway
+            return named
+        tr = np.empty_like(tr)
+        tr[order] = other.in_grid_order()._tr_of_each
+    return AcquisitionProtocol(named.contrasts, tr=tr, units=own_units())
+
+
 def _tells_measurement(name: str) -> bool:
     parameters = "|".join(map(re.escape, physics.CONTRASTS))
-    return re.match(rf"({parameters})\d", str(name)) is not None
+    return re.match(rf"({parameters})(\d|inf)", str(name)) is not None

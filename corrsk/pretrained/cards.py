@@ -225,12 +225,16 @@ class ModelCard:
             Markdown text.
         """
         contrasts = [
-            f"{parameter} {_listed(sorted(set(values)))} {CONTRASTS[parameter].unit}"
+            f"{parameter} {_listed(sorted(set(map(float, values))))} {CONTRASTS[parameter].unit}"
             for parameter, values in self.protocol["contrasts"].items()
         ]
         number = len(next(iter(self.protocol["contrasts"].values())))
         tr = self.protocol["tr"]
-        recovery = "no TR (full recovery)" if tr is None else f"TR {tr:g} ms"
+        recovery = (
+            "no TR (full recovery)"
+            if tr is None
+            else f"TR {_listed(sorted({float(value) for value in np.ravel(tr)}))} ms"
+        )
         metrics = [
             f"| {name.replace('_', ' ')} | {metric['value']:.4g} "
             f"| {metric['low']:.4g} to {metric['high']:.4g} |"
@@ -329,9 +333,10 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     }
     if architecture["network"] == "residual-mlp":
         network |= {name: architecture[name] for name in ("width", "n_blocks")}
+    protocol = resolve_protocol(aligner.protocol).in_grid_order().to_dict()
     return {
         "prior": resolve_prior(aligner.prior).to_dict(),
-        "protocol": resolve_protocol(aligner.protocol).in_grid_order().to_dict(),
+        "protocol": {key: protocol[key] for key in ("contrasts", "tr")},
         "noise": {
             "reference": aligner.noise_reference,
             "distribution": "gaussian",

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics import check_tissue_unit
 from corrsk.physics.axes import Axis, measurement_axes
+from corrsk.physics.contrasts import tissue_quantity
+from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
 
@@ -34,15 +35,15 @@ _STEP = 1e-4
 
 
 def checked_bounds(
-    bounds: Mapping[str, tuple[float, float]] | None, properties: Sequence[str]
+    bounds: Mapping[str, tuple[float, float] | PropertyRange] | None, properties: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """Range of each tissue property, from `bounds` or the defaults.
 
     Raises
     ------
     ValueError
-        If a range is not a pair 0 < low < high, can only be in the wrong unit, is missing, or
-        if the protocol does not measure the property.
+        If a range is neither a pair 0 < low < high nor a PropertyRange, is not plausible in the
+        unit of the property, is missing, or if the protocol does not measure the property.
     """
     given = dict(bounds or {})
     unknown = [name for name in given if name not in properties]
@@ -56,6 +57,10 @@ def checked_bounds(
         pair = given.get(name, DEFAULT_BOUNDS.get(name))
         if pair is None:
             raise ValueError(f"bounds must have the range of {name}, which has no default")
+        is_range = isinstance(pair, PropertyRange)
+        if isinstance(pair, PropertyRange):
+            pair.check_units(name)
+            pair = (pair.low, pair.high)
         try:
             low, high = (float(value) for value in pair)
         except (TypeError, ValueError):
@@ -64,7 +69,8 @@ def checked_bounds(
             raise ValueError(
                 f"the bounds of {name} must be a pair (low, high) with 0 < low < high, got {pair!r}"
             )
-        check_tissue_unit(name, high)
+        if not is_range:  # the unit of a range may have been stated
+            tissue_quantity(name).check(high, "PropertyRange(low, high, units={unit!r})")
         checked[name] = (low, high)
     return checked
 
@@ -139,7 +145,7 @@ class KernelModel:
             logs = theta[..., column]
             if derivatives:
                 logs = np.concatenate([logs, logs + _STEP, logs - _STEP], axis=1)
-            kernel = factor.kernel(factor.levels, np.exp(logs)[..., None])
+            kernel = factor.kernel(np.exp(logs)[..., None])
             if factor.positions.size != factor.levels.size or len(axis.factors) > 1:
                 kernel = kernel[..., factor.positions]
             values.append(kernel[:, :K])

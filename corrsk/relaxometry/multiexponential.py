@@ -47,8 +47,9 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Protocol of the columns of X, which must be in grid order, or the name of a
         protocol that corrsk ships. "auto" derives the protocol from the column names
         (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
-    bounds : dict of str to (low, high), optional
-        Range of each tissue property in ms or um^2/ms. The defaults are
+    bounds : dict of str to (low, high) or PropertyRange, optional
+        Range of each tissue property in ms or um^2/ms; a :class:`corrsk.PropertyRange` can state
+        another unit, or that shorter times than usual are meant. The defaults are
         T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
     criterion : {"aicc", "bic", "f-test"}, default="aicc"
         Corrected Akaike or Bayesian information criterion, or nested F-tests

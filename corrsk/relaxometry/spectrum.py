@@ -35,8 +35,9 @@ class NNLSPeakClassifier(_CompartmentCounter):
         (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
     n_bins : int or dict of str to int, default=32
         Number of grid points along each tissue property, for all properties or by property.
-    bounds : dict of str to (low, high), optional
-        Range of each tissue property in ms or um^2/ms. The defaults are
+    bounds : dict of str to (low, high) or PropertyRange, optional
+        Range of each tissue property in ms or um^2/ms; a :class:`corrsk.PropertyRange` can state
+        another unit, or that shorter times than usual are meant. The defaults are
         T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
     regularization : "chi2" or float, default="chi2"
         Weight of ``||s||^2`` relative to the largest squared singular value of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from corrsk._utils.rng import RandomStateLike, Stream, entropy
 from corrsk._utils.validation import EFFICIENCY, N_JOBS, NOT_NEGATIVE, RANDOM_STATE
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.physics.units import Units
 from corrsk.simulation._blocks import BlockSimulator
 from corrsk.tissue.table import TableLayout
 
@@ -50,6 +51,11 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once a simulation takes a few seconds.
+    units : str or mapping of str to str, optional
+        Units of the tissue table: "ms", "s" or "us" for all times, or units by property, such as
+        ``{"T1": "s", "D": "mm^2/s"}``. A stated unit is believed: pass "ms" for tissue with
+        shorter times than usual. By default, times are in ms and diffusivities in um^2/ms, and a
+        table whose largest T1, T2 or D is not plausible in these units is refused.
 
     Attributes
     ----------
@@ -91,6 +97,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         "random_state": RANDOM_STATE,
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
+        "units": [str, Mapping, None],
     }
 
     def __init__(
@@ -104,6 +111,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
+        units: Units = None,
     ) -> None:
         self.protocol = protocol
         self.noise_level = noise_level
@@ -114,6 +122,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.units = units
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> CorrelationSignalGenerator:
@@ -137,7 +146,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         ------
         ValueError
             If the table lacks a column or has NaN where f > 0, relaxation
-            times <= 0, or fractions that are negative or do not sum to 1.
+            times <= 0, fractions that are negative or do not sum to 1, or values that are not
+            plausible in its units.
         """
         table = self._fit(X)
         layout = self._layout()
@@ -230,8 +240,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         # NaN marks absent compartments; the check of the layout refuses all other NaN.
         # The rows are checked block by block, by `fit` or in the pass that simulates them.
         table = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
-        self._layout().check_units(table)
-        return table
+        return self._layout().in_own_units(table, self.units)
 
     def _layout(self) -> TableLayout:
         names = getattr(self, "feature_names_in_", None)

@@ -161,14 +161,14 @@ class SignalStream:
     @property
     def identity(self) -> dict[str, Any]:
         """Description of everything that determines the signals, stored in checkpoints."""
-        protocol = resolve_protocol(self.protocol)
+        protocol = resolve_protocol(self.protocol).to_dict()
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         # stored checkpoints have a flag for the norms l2 and None
         content["norm"] = {"l2": True, None: False}.get(self.norm, self.norm)
         return {
             "normalize" if name == "norm" else name: repr(value) for name, value in content.items()
         } | {
-            "protocol": protocol.to_dict()["contrasts"] | {"tr": protocol.tr},
+            "protocol": protocol["contrasts"] | {"tr": protocol["tr"]},
             "random_streams": STREAMS_VERSION,
         }
 

@@ -23,7 +23,7 @@ from corrsk._utils.rng import (
 )
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
-from corrsk.physics import CONTRASTS, check_tissue_unit
+from corrsk.physics import CONTRASTS
 from corrsk.physics._arrays import Array
 from corrsk.physics.noise_levels import (
     NoiseLevels,
@@ -72,7 +72,8 @@ class TissuePrior:
     Raises
     ------
     ValueError
-        If the parameters contradict each other or allow no tissue.
+        If the parameters contradict each other or allow no tissue, or the upper end of a range
+        is not plausible in ms or um^2/ms; see the parameter `units` of :class:`PropertyRange`.
 
     Examples
     --------
@@ -100,7 +101,7 @@ class TissuePrior:
         for name, values in self.ranges.items():
             if not isinstance(values, PropertyRange):
                 raise ValueError(f"the range of {name} must be a PropertyRange, got {values!r}")
-            check_tissue_unit(name, values.high)
+            values.check_units(name)
         if not isinstance(self.n_compartments, (tuple, list)):
             raise ValueError(
                 f"n_compartments must be a tuple of counts, such as (1, 2, 3); "
@@ -190,7 +191,11 @@ class TissuePrior:
         """
         content = {item.name: getattr(self, item.name) for item in fields(self)}
         return content | {
-            "ranges": {name: asdict(values) for name, values in self.ranges.items()},
+            "ranges": {
+                name: {key: value for key, value in asdict(values).items() if key != "units"}
+                | ({} if values.units is None else {"units": values.units})
+                for name, values in self.ranges.items()
+            },
             "n_compartments": list(self.n_compartments),
         }
 

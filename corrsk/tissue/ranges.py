@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from array_api_compat import array_namespace
 
 from corrsk._utils.rng import RandomDraws
 from corrsk.physics._arrays import Array, promote
+from corrsk.physics.contrasts import tissue_quantity
+from corrsk.physics.units import shifted, unit_and_power
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,39 @@ class PropertyRange:
     scale : {"linear", "log"}
         Whether the value or its logarithm is uniformly distributed; "log" requires a continuous
         range.
+    units : str, optional
+        Unit of the values: "ms", "s" or "us" for a time, "um^2/ms", "um^2/s" or "mm^2/s" for a
+        diffusivity; the values are converted to ms and um^2/ms. A stated unit is believed: pass
+        ``units="ms"`` for times that are shorter than usual. By default, values are in ms and
+        um^2/ms, and a prior refuses those that are not plausible in its units.
 
     Raises
     ------
     ValueError
-        If the bounds are not positive and ascending, or `step` and `scale` contradict them.
+        If the bounds are not positive and ascending, `step` and `scale` contradict them, or the
+        unit is unknown.
+
+    Examples
+    --------
+    >>> from corrsk import PropertyRange
+    >>> PropertyRange(0.0002, 0.009, scale="log", units="s")
+    PropertyRange(low=0.2, high=9.0, step=None, scale='log')
     """
 
     low: float
     high: float
     step: float | None = None
     scale: str = "linear"
+    # afterwards the unit of corrsk, or None if it was not stated; no part of the distribution
+    units: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.units is not None:
+            own, power = unit_and_power(self.units)
+            object.__setattr__(self, "units", own)
+            if power:
+                for name in ("low", "high") if self.step is None else ("low", "high", "step"):
+                    object.__setattr__(self, name, shifted(getattr(self, name), power))
         if not (0 < self.low <= self.high < math.inf):
             raise ValueError(
                 f"a range needs 0 < low <= high < infinity, got {self.low} .. {self.high}"
@@ -54,6 +76,28 @@ class PropertyRange:
                     f"high - low must be a multiple of step: {self.low} .. {self.high} "
                     f"in steps of {self.step}"
                 )
+
+    def check_units(self, name: str) -> None:
+        """Refuse a range of a tissue property whose values are in another unit.
+
+        Parameters
+        ----------
+        name : str
+            Tissue property, such as "T1".
+
+        Raises
+        ------
+        ValueError
+            If the stated unit is none of the property, or no unit was stated and the largest
+            value is not plausible.
+        """
+        quantity = tissue_quantity(name)
+        if self.units is None:
+            quantity.check(self.high)
+        elif self.units != quantity.unit:
+            raise ValueError(
+                f"the range of {name} is in {self.units}; {name} is a quantity in {quantity.unit}"
+            )
 
     @property
     def n_values(self) -> float:

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.physics import CONTRASTS, check_tissue_unit
+from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import tissue_quantity
+from corrsk.physics.noise_levels import above_one
+from corrsk.physics.units import Units, units_by_name
 
 NOISE_LEVEL_COLUMN = "noise_level"
 _SUM_TOLERANCE = 1e-4  # accepts tables rounded to float32 or to four decimals
@@ -83,19 +86,51 @@ class TableLayout:
         }
         return cls(groups, position.get(NOISE_LEVEL_COLUMN))
 
-    def check_units(self, table: NDArray[np.float64]) -> None:
-        """Refuse a complete table whose values can only be in another unit.
+    def in_own_units(self, table: NDArray[np.float64], units: Units) -> NDArray[np.float64]:
+        """Convert a complete table to the units of corrsk, or refuse values of another unit.
+
+        Parameters
+        ----------
+        table : array of shape (n_samples, n_columns)
+            Tissue table.
+        units : str, mapping of str to str, or None
+            Units of the properties; a property without a stated unit must be plausible.
+
+        Returns
+        -------
+        array of shape (n_samples, n_columns)
+            The table itself, or a converted copy.
 
         Raises
         ------
         ValueError
-            If the largest value of a property is too small for its unit.
+            If the largest value of a property is too small or too large for its unit, or a unit
+            is unknown.
         """
-        for name, columns in self.groups.items():
-            if name != "f" and table.shape[0]:
+        quantities = {name: tissue_quantity(name) for name in self.groups if name != "f"}
+        stated = units_by_name(units, quantities)
+        converted = table
+        for name, quantity in quantities.items():
+            if name not in stated:
+                columns = self.groups[name]
                 largest = max(np.nanmax(table[:, column], initial=0.0) for column in columns)
-                if largest > 0:
-                    check_tissue_unit(name, float(largest))
+                if not quantity.is_plausible(float(largest)):  # perhaps of absent compartments
+                    quantity.check(self._largest(table, name))
+            elif power := quantity.power_of(stated[name]):
+                converted = converted.copy() if converted is table else converted
+                # one rounding in each direction
+                scale, values = 10.0 ** abs(power), table[:, self.groups[name]]
+                converted[:, self.groups[name]] = values * scale if power > 0 else values / scale
+        return converted
+
+    def _largest(self, table: NDArray[np.float64], name: str) -> float:
+        """Largest finite value of a property among the compartments that are present."""
+        largest = 0.0
+        for column, fraction in zip(self.groups[name], self.groups["f"], strict=True):
+            values = table[:, column]
+            counted = (table[:, fraction] > 0) & np.isfinite(values)
+            largest = max(largest, float(values.max(initial=0.0, where=counted)))
+        return largest
 
     def check(self, table: NDArray[np.float64], first_row: int = 0) -> None:
         """Validate a block of rows; `first_row` is the index of its first row in the table.
@@ -132,6 +167,10 @@ class TableLayout:
             self._refuse(
                 ~(np.isfinite(level) & (level >= 0)), first_row,
                 "a noise_level that is NaN, infinite or negative",
+            )  # fmt: skip
+            self._refuse(
+                level > 1, first_row, "a noise_level above 1",
+                lambda row: f" ({above_one(level[row])})",
             )  # fmt: skip
 
     @staticmethod

@@ -337,3 +337,79 @@ def test_a_generator_with_a_range_of_ratios_can_be_saved(two_voxels, tmp_path):
     generator = CorrelationSignalGenerator(noise_level=SNRRange(30, 150), random_state=0)
     save(generator.fit(two_voxels), tmp_path / "generator")
     assert load(tmp_path / "generator").noise_level == SNRRange(30, 150)
+
+
+# -- no inversion, TR of each measurement -----------------------------------------
+
+SERIES = AcquisitionProtocol.concatenate(
+    [
+        AcquisitionProtocol(ti=[50, 400, 2000, 3500], te=10, tr=8000),
+        AcquisitionProtocol(te=[10, 40, 90, 150], tr=3000),
+    ]
+)
+
+
+def permuted(protocol, order):
+    return AcquisitionProtocol(
+        {name: values[order] for name, values in protocol.contrasts.items()}, tr=protocol.tr[order]
+    )
+
+
+def test_series_without_inversion_are_matched_in_any_order():
+    order = np.random.default_rng(0).permutation(8)
+    comparison = compare_protocols(SERIES, permuted(SERIES, order))
+    assert comparison.verdict == "same"
+    assert comparison.largest_difference == 0
+    np.testing.assert_array_equal(order[list(comparison.order)], np.arange(8))
+
+
+def test_a_long_inversion_time_in_place_of_none_is_a_difference():
+    long = AcquisitionProtocol(
+        ti=np.where(np.isinf(SERIES.ti), 6000, SERIES.ti), te=SERIES.te, tr=8000
+    )
+    comparison = compare_protocols(SERIES, long)
+    assert comparison.verdict == "different"
+    assert comparison.order == tuple(range(8))
+    assert "TI 6000 in place of inf ms; TR 8000 in place of 3000 ms" in comparison.describe()
+
+
+def test_another_tr_of_some_measurements_is_seen():
+    trained = AcquisitionProtocol(SERIES.contrasts, tr=SERIES.tr)
+    for changed, verdict in ((3001.0, "same"), (3100.0, "close"), (6000.0, "different")):
+        measured = AcquisitionProtocol(
+            SERIES.contrasts, tr=np.where(SERIES.tr == 3000, changed, SERIES.tr)
+        )
+        comparison = compare_protocols(trained, measured)
+        assert comparison.verdict == verdict
+        assert comparison.largest_difference > 0
+
+
+def test_repeated_measurements_with_different_tr_are_matched_by_tr():
+    trained = AcquisitionProtocol(ti=np.inf, te=[10, 10, 60, 60], tr=[1000, 4000, 1000, 4000])
+    measured = permuted(trained, np.array([1, 0, 3, 2]))
+    comparison = compare_protocols(trained, measured)
+    assert comparison.verdict == "same"
+    assert comparison.order == (1, 0, 3, 2)
+
+
+def test_named_columns_get_the_tr_of_their_measurement():
+    order = np.random.default_rng(1).permutation(8)
+    X = np.random.default_rng(0).normal(size=(5, 8))
+    aligner = ProtocolAligner(SERIES).fit(X)
+    named = pd.DataFrame(X[:, order], columns=np.array(SERIES.feature_names)[order])
+    np.testing.assert_array_equal(aligner.transform(named), X)
+    near = [name.replace("TE40", "TE40.5") for name in SERIES.feature_names]
+    with pytest.warns(ProtocolWarning, match="TE 40.5 in place of 40 ms. For tissue"):
+        moved = aligner.transform(pd.DataFrame(X[:, order], columns=np.array(near)[order]))
+    np.testing.assert_array_equal(moved, X)
+
+
+def test_named_columns_of_short_times_are_those_of_the_protocol():
+    rock = AcquisitionProtocol.from_grid(ti=[0.1, 1, 15], te=[0.05, 2], units="ms")
+    prior = TissuePrior(
+        {"T1": PropertyRange(0.5, 9, units="ms"), "T2": PropertyRange(0.1, 3, units="ms")}
+    )
+    X = np.random.default_rng(0).normal(size=(5, 6))
+    aligner = ProtocolAligner(rock, prior=prior).fit(X)
+    named = pd.DataFrame(X[:, ::-1], columns=rock.feature_names[::-1])
+    np.testing.assert_array_equal(aligner.transform(named), X)

@@ -129,9 +129,21 @@ def test_repeats_are_allowed_but_are_not_a_grid():
         ({"ti": [50 + 1j, 80], "te": [5, 10]}, "TI must be a list of numbers"),
         ({"ti": [50, 80], "te": [5, 10], "tr": "20 s"}, "tr must be a positive time"),
         ({"ti": [50, 80, 90], "te": [5, 10]}, "lengths differ: TI has 3, TE has 2"),
+        ({"ti": [50, 2000], "te": [0.002, 2.0]}, "TE must be in ms.*seconds.*units='s'"),
+        ({"te": [0.002, 0.02, 0.2, 2.0]}, "TE must be in ms.*seconds"),
+        ({"ti": [5e4, 2e6], "te": [5, 10]}, "TI must be in ms.*microseconds"),
+        ({"ti": [50, 2000], "te": [4500, 150_000]}, "TE must be in ms.*microseconds"),
+        ({"ti": [50, 900], "te": [5, 10], "tr": 2e6}, "tr must be in ms.*microseconds"),
+        ({"te": 60.0, "b": [0, 10, 20, 50, 100, 200, 400, 800]}, r"b must be in .*s/mm\^2"),
+        ({"te": [5, 10], "units": "km"}, "units='km' is no unit of TE"),
+        ({"te": [5, 10], "units": {"TE": "s/mm^2"}}, "TE has no unit 's/mm.2'; valid.*ms, s, us"),
+        ({"te": [5, np.inf]}, "TE holds infinite"),
+        ({"ti": [50, -np.inf], "te": [5, 10]}, "TI holds infinite"),
+        ({"ti": [50, 900], "te": [5, 10], "tr": [3000, 800]}, "must exceed.*900 ms.*got 800"),
+        ({"ti": [50, 900], "te": [5, 10], "tr": [1000, 2000, 3000]}, r"list of 2 .*\(3,\)"),
+        ({"ti": [50, 900], "te": [5, 10], "tr": [1000, -1]}, "tr must be a positive time.*-1"),
         ({"ti": [50, np.nan], "te": [5, 10]}, "TI holds NaN"),
-        ({"ti": [50, -80], "te": [5, 10]}, "TI must be positive"),
-        ({"ti": [50, 80], "te": [0, 10]}, "TE must be positive"),
+        ({"ti": [50, -80], "te": [5, 10]}, "TI must not be negative"),
         ({"te": [5, 10], "b": [-1, 0]}, "b must not be negative"),
         ({"ti": [], "te": []}, "TI is empty"),
         ({"ti": ["a"], "te": [5]}, "TI must be a list of numbers"),
@@ -174,8 +186,8 @@ def test_bad_files(tmp_path):
     text.write_text('{"format": "other", ' + pair + "}")
     with pytest.raises(ValueError, match="in the format 'other'"):
         AcquisitionProtocol.from_json(text)
-    text.write_text('{"units": {"TI": "s"}, ' + pair + "}")
-    with pytest.raises(ValueError, match="has TI in s; corrsk expects ms"):
+    text.write_text('{"units": {"TI": "weeks"}, ' + pair + "}")
+    with pytest.raises(ValueError, match="TI has no unit 'weeks'; valid units are ms, s, us"):
         AcquisitionProtocol.from_json(text)
     savemat(tmp_path / "half.mat", {"ti": np.arange(50.0, 500)})
     with pytest.raises(ValueError, match="holds no protocol"):
@@ -195,3 +207,182 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
     assert again.feature_names == protocol.feature_names
     with pytest.raises(ValueError, match="unknown entries of a protocol: TR"):
         AcquisitionProtocol.from_dict({"contrasts": plain["contrasts"], "TR": 5000.0})
+
+
+# -- units ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "arguments", "expected"),
+    [
+        ("ms", {"ti": [0.1, 15], "te": [0.05, 2]}, {"TI": [0.1, 15], "TE": [0.05, 2]}),
+        ("s", {"ti": [0.05, 2], "te": [0.0045, 0.15]}, {"TI": [50, 2000], "TE": [4.5, 150]}),
+        ("us", {"te": [4500, 150_000]}, {"TE": [4.5, 150]}),
+        ({"b": "s/mm^2"}, {"te": [60, 60], "b": [0, 800]}, {"TE": [60, 60], "b": [0, 0.8]}),
+        (
+            {"te": "s", "b": "s/mm^2"},
+            {"te": [0.06, 0.06], "b": [0, 800]},
+            {"TE": [60, 60], "b": [0, 0.8]},
+        ),
+    ],
+)
+def test_stated_units_are_believed_and_converted(units, arguments, expected):
+    protocol = AcquisitionProtocol(**arguments, units=units)
+    assert {name: values.tolist() for name, values in protocol.contrasts.items()} == expected
+
+
+def test_units_of_tr():
+    arguments = {"ti": [0.05, 2], "te": [0.005, 0.15], "tr": [3, 5]}
+    assert AcquisitionProtocol(**arguments, units="s").tr.tolist() == [3000, 5000]
+    with pytest.raises(ValueError, match="tr must be in ms, but a largest value of 5 .*seconds"):
+        AcquisitionProtocol(**arguments, units={"TI": "s", "TE": "s"})
+    rock = {"ti": [0.1, 15], "te": [0.05, 2], "tr": 40}
+    assert AcquisitionProtocol(**rock, units="ms").tr == 40
+
+
+def test_each_constructor_has_units(tmp_path):
+    seconds = {"ti": [0.05, 2.0], "te": [0.0045, 0.15]}
+    grid = AcquisitionProtocol.from_grid(ti=[50, 2000], te=[4.5, 150])
+    assert AcquisitionProtocol.from_grid(**seconds, units="s") == grid
+    names = ["TI0.05_TE0.0045", "TI0.05_TE0.15", "TI2_TE0.0045", "TI2_TE0.15"]
+    assert AcquisitionProtocol.from_feature_names(names, units="s") == grid
+    with pytest.raises(ValueError, match="TI must be in ms"):
+        AcquisitionProtocol.from_feature_names(names)
+    mat = tmp_path / "protocol.mat"
+    savemat(mat, {"ti": grid.ti / 1000, "te": grid.te / 1000})
+    assert AcquisitionProtocol.from_mat(mat, units="s") == grid
+    with pytest.raises(ValueError, match="TI must be in ms"):
+        AcquisitionProtocol.from_mat(mat)
+    path = tmp_path / "protocol.json"
+    path.write_text('{"units": {"TE": "s"}, "contrasts": {"TE": [0.01, 0.5]}}')
+    assert AcquisitionProtocol.from_json(path).te.tolist() == [10, 500]
+
+
+def test_short_times_stay_accepted_in_what_is_made_of_the_protocol(tmp_path):
+    rock = AcquisitionProtocol.from_grid(ti=[0.1, 1, 15], te=[0.05, 2], units="ms")
+    again = AcquisitionProtocol.from_json(_written(rock, tmp_path))
+    for made in (
+        again, AcquisitionProtocol.from_dict(rock.to_dict()), rock.in_grid_order(),
+        copy.deepcopy(rock), pickle.loads(pickle.dumps(rock)),
+        AcquisitionProtocol.concatenate([rock]), rock.subset(np.arange(6)),
+    ):  # fmt: skip
+        assert made == rock
+    published = AcquisitionProtocol.named("ir-se-8x8")
+    assert published.subset(published.te < 5).te.tolist() == [4.5] * 8
+
+
+def _written(protocol, folder):
+    protocol.to_json(folder / "protocol.json")
+    return folder / "protocol.json"
+
+
+def test_zero_is_a_valid_inversion_and_echo_time():
+    protocol = AcquisitionProtocol(ti=[0, 900, 900], te=[0, 0, 50])
+    assert protocol.feature_names == ["TI0_TE0", "TI900_TE0", "TI900_TE50"]
+    assert AcquisitionProtocol.from_feature_names(protocol.feature_names) == protocol
+    tissue = {"T1": np.array([[700.0]]), "T2": np.array([[80.0]])}
+    signal = physics.correlation_signals(protocol.contrasts, tissue, np.ones((1, 1)))
+    assert signal[0, 0] == -1
+
+
+def test_a_single_number_is_the_value_of_every_measurement():
+    protocol = AcquisitionProtocol(ti=[50, 400], te=10, b=0.5)
+    assert protocol == AcquisitionProtocol(ti=[50, 400], te=[10, 10], b=[0.5, 0.5])
+    assert AcquisitionProtocol(ti=400, te=10).n_measurements == 1
+
+
+# -- no inversion, TR of each measurement, several series -------------------------
+
+INVERSION = AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=8000)
+ECHOES = AcquisitionProtocol(te=[10, 40, 90], tr=3000)
+JOINED = AcquisitionProtocol.concatenate([INVERSION, ECHOES])
+
+
+def test_an_inversion_and_an_echo_series_become_one_protocol():
+    assert JOINED.ti.tolist() == [50, 400, 2000, np.inf, np.inf, np.inf]
+    assert JOINED.te.tolist() == [10, 10, 10, 10, 40, 90]
+    assert JOINED.tr.tolist() == [8000] * 3 + [3000] * 3
+    assert JOINED.n_measurements == 6
+    assert JOINED.grid_shape is None
+    assert "TI 50..2000 and inf ms" in repr(JOINED)
+    assert "TR 3000..8000 ms" in repr(JOINED)
+    tissue = {"T1": np.array([[900.0, 300.0]]), "T2": np.array([[80.0, 30.0]])}
+    fractions = np.array([[0.3, 0.7]])
+    signals = physics.correlation_signals(JOINED.contrasts, tissue, fractions, tr=JOINED.tr)
+    first = physics.correlation_signals(INVERSION.contrasts, tissue, fractions, tr=8000)
+    weights = fractions * (1 - np.exp(-3000 / tissue["T1"]))
+    second = physics.correlation_signals(ECHOES.contrasts, tissue, weights)
+    np.testing.assert_allclose(signals, np.hstack([first, second]), rtol=1e-12)
+
+
+def test_series_without_tr_and_with_b_are_joined():
+    diffusion = AcquisitionProtocol(te=60, b=[0, 0.5, 1])
+    joined = AcquisitionProtocol.concatenate([ECHOES, diffusion, INVERSION])
+    assert joined.b.tolist() == [0, 0, 0, 0, 0.5, 1, 0, 0, 0]
+    assert joined.ti.tolist() == [np.inf] * 6 + [50, 400, 2000]
+    assert joined.tr.tolist() == [3000] * 3 + [np.inf] * 3 + [8000] * 3  # infinite: full recovery
+    assert AcquisitionProtocol.concatenate([diffusion, diffusion]).tr is None
+    assert AcquisitionProtocol.concatenate([INVERSION]) == INVERSION
+
+
+def test_series_that_cannot_be_joined():
+    with pytest.raises(ValueError, match="series 1, .* has no TE, .*te=10"):
+        AcquisitionProtocol.concatenate([ECHOES, AcquisitionProtocol(ti=[50, 900])])
+    with pytest.raises(ValueError, match="at least one protocol"):
+        AcquisitionProtocol.concatenate([])
+    with pytest.raises(TypeError, match="must be AcquisitionProtocol objects, got 'x'"):
+        AcquisitionProtocol.concatenate([ECHOES, "x"])
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        JOINED,
+        AcquisitionProtocol(ti=np.inf, te=[10, 40, 90]),
+        AcquisitionProtocol(ti=[np.inf, 50], te=10, tr=[np.inf, 900]),
+    ],
+)
+def test_infinite_times_survive_files_names_and_copies(protocol, tmp_path):
+    text = json.dumps(protocol.to_dict(), allow_nan=False)  # JSON has no Infinity
+    for again in (
+        AcquisitionProtocol.from_dict(json.loads(text)),
+        AcquisitionProtocol.from_json(_written(protocol, tmp_path)),
+        pickle.loads(pickle.dumps(protocol)),
+    ):
+        assert again == protocol
+        assert hash(again) == hash(protocol)
+        assert again.feature_names == protocol.feature_names
+    assert "Infinity" not in (tmp_path / "protocol.json").read_text()
+    savemat(tmp_path / "p.mat", {"ti": protocol.ti, "te": protocol.te, "tr": protocol._tr_of_each})
+    assert AcquisitionProtocol.from_mat(tmp_path / "p.mat") == protocol
+    assert any("TIinf_TE" in name for name in protocol.feature_names)
+    named = AcquisitionProtocol.from_feature_names(protocol.feature_names)
+    assert named == AcquisitionProtocol(protocol.contrasts)  # names have no TR
+
+
+def test_tr_of_each_measurement_moves_with_the_measurements():
+    protocol = AcquisitionProtocol(ti=[900, 50, 900], te=[10, 20, 10], tr=[4000, 1000, 3000])
+    assert protocol.tr.tolist() == [4000, 1000, 3000]
+    with pytest.raises(ValueError, match="read-only"):
+        protocol.tr[0] = 1
+    # the two measurements with equal TI and TE are ordered by TR
+    assert protocol.in_grid_order().tr.tolist() == [1000, 3000, 4000]
+    reordered = AcquisitionProtocol(ti=[900, 900, 50], te=[10, 10, 20], tr=[3000, 4000, 1000])
+    assert reordered == protocol
+    assert hash(reordered) == hash(protocol)
+    assert protocol != AcquisitionProtocol(protocol.contrasts, tr=[1000, 4000, 3000])
+    assert protocol != AcquisitionProtocol(protocol.contrasts, tr=4000)
+    assert protocol.subset([0, 1]).tr.tolist() == [4000, 1000]
+    assert protocol.subset([1]).tr == 1000
+
+
+def test_equal_values_of_tr_are_a_single_one():
+    protocol = AcquisitionProtocol(ti=[50, 900], te=[10, 20], tr=[4000, 4000])
+    assert protocol.tr == 4000
+    assert protocol == AcquisitionProtocol(ti=[50, 900], te=[10, 20], tr=4000)
+    assert AcquisitionProtocol(te=[10, 20], tr=np.inf).tr is None  # full recovery
+
+
+def test_a_grid_has_a_single_tr():
+    with pytest.raises(ValueError, match="tr of a grid is a single number"):
+        AcquisitionProtocol.from_grid(ti=[50, 400], te=[10, 40], tr=[1000, 2000, 3000, 4000])

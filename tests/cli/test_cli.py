@@ -190,6 +190,8 @@ def test_simulate_your_own_protocol(tmp_path):
         (["data.npz", "--protocol", "x"], "known protocols"),
         (["data.npz", "--protocol", "x.json"], "no file x.json"),
         (["data.npz", "--noise-reference", "snr"], "noise_reference"),
+        (["data.npz", "--noise-level", "50"], "SNRRange(50, 50)"),
+        (["data.npz", "--noise-level", "1", "--noise-level", "3"], "for 3 % pass 0.03"),
     ],
 )
 def test_simulate_bad_options(tmp_path, monkeypatch, arguments, message):

@@ -150,6 +150,12 @@ def test_bad_predictions_are_refused(y, p, classes, message):
             function(y, p, classes)
 
 
+def test_noise_levels_are_fractions():
+    y, p = drawn(30)
+    with pytest.raises(ValueError, match=r"noise_level must not exceed 1.*1/50"):
+        calibration_by_noise_level(y, p, np.full(30, 50.0))
+
+
 def test_unknown_task():
     with pytest.raises(ValueError, match="task must be one of"):
         reliability_table([1, 2], [[0.5, 0.5]] * 2, task="both")

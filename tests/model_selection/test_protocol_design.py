@@ -40,7 +40,11 @@ from corrsk import (
     SignalNormalizer,
     TissuePrior,
 )
-from corrsk.model_selection.protocol_design import ProtocolGrids, selected_protocol
+from corrsk.model_selection.protocol_design import (
+    ProtocolGrids,
+    ProtocolSelection,
+    selected_protocol,
+)
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 SMALL = AcquisitionProtocol.from_grid(ti=[60, 500, 2000], te=[8, 40], tr=5000)
@@ -385,3 +389,32 @@ def test_a_sampler_draws_new_protocols_each_time():
     drawn = [parameters["p"] for parameters in ParameterSampler({"p": grids}, 5, random_state=1)]
     assert len(set(drawn)) == 5
     assert drawn == [p["p"] for p in ParameterSampler({"p": grids}, 5, random_state=1)]
+
+
+def test_grids_of_short_times():
+    with pytest.raises(ValueError, match="TI must be in ms.*units='ms'"):
+        ProtocolGrids({"TI": (0.1, 15)})
+    short = ProtocolGrids({"TI": (0.1, 15), "TE": (0.05, 2)}, 4, tr=50, units="ms")
+    assert short.rvs(random_state=0).ti.max() <= 15
+    seconds = ProtocolGrids({"TI": (0.02, 4), "TE": (0.004, 0.3)}, 8, tr=5, units="s")
+    plain = ProtocolGrids({"TI": (20, 4000), "TE": (4, 300)}, 8, tr=5000)
+    assert seconds == plain
+    assert hash(seconds) == hash(plain)
+    assert seconds.rvs(random_state=1) == plain.rvs(random_state=1)
+    # a drawn grid may be short, where the bounds are plausible
+    low = ProtocolGrids({"TE": (0.5, 300)}, 3, min_ratio=2)
+    assert min(protocol.te.max() for protocol in low.rvs(300, random_state=0)) < 5
+
+
+def test_the_time_saved_is_that_of_the_dropped_measurements():
+    protocol = AcquisitionProtocol(ti=[50, 400, 900, 2000], te=10, tr=[1000, 2000, 3000, 4000])
+
+    def selection(kept):
+        dropped = np.setdiff1d(np.arange(4), kept)
+        return ProtocolSelection(protocol.subset(kept), protocol.subset(dropped))
+
+    assert selection([0, 3]).time_saved == 5000
+    assert selection([2, 3]).time_saved == 3000
+    assert ProtocolSelection(protocol, None).time_saved == 0
+    without = AcquisitionProtocol(ti=[50, 900], te=10)
+    assert ProtocolSelection(without.subset([0]), without.subset([1])).time_saved is None

@@ -15,7 +15,7 @@ from corrsk import AcquisitionProtocol, physics
 
 def slow_signal(protocol, tissue, fractions, tr=None, efficiency=1.0):
     """Compute Eq. 1, one measurement and compartment at a time, with Python floats."""
-    signals = []
+    signals, n = [], protocol.n_measurements
     for voxel, weights in enumerate(fractions):
         row = []
         for j in range(protocol.n_measurements):
@@ -26,9 +26,12 @@ def slow_signal(protocol, tissue, fractions, tr=None, efficiency=1.0):
                 product = f
                 if protocol.ti is not None:
                     t1 = tissue["T1"][voxel][i]
-                    bracket = 1 - (1 + efficiency) * math.exp(-protocol.ti[j] / t1)
-                    if tr is not None:
-                        bracket += efficiency * math.exp(-tr / t1)
+                    recovery = 0.0 if tr is None else math.exp(-np.broadcast_to(tr, n)[j] / t1)
+                    if math.isinf(protocol.ti[j]):  # no inversion
+                        bracket = 1 - recovery
+                    else:
+                        bracket = 1 - (1 + efficiency) * math.exp(-protocol.ti[j] / t1)
+                        bracket += efficiency * recovery
                     product *= bracket
                 if protocol.te is not None:
                     product *= math.exp(-protocol.te[j] / tissue["T2"][voxel][i])
@@ -67,6 +70,12 @@ PROTOCOLS = {
     "shuffled grid with repeats": AcquisitionProtocol(
         ti=[400, 50, 400, 50, 400], te=[90, 10, 10, 90, 90]
     ),
+    "grid with TI of 0 and infinity": AcquisitionProtocol.from_grid(
+        ti=[0, 300, np.inf], te=[0, 30, 90]
+    ),
+    "two series": AcquisitionProtocol.concatenate(
+        [AcquisitionProtocol(ti=[40, 300, 2000], te=10), AcquisitionProtocol(te=[10, 40, 90])]
+    ),
 }
 
 
@@ -80,6 +89,49 @@ def test_signals_equal_a_slow_implementation_of_eq_1(name, tr, efficiency):
     )
     expected = slow_signal(protocol, tissue, fractions, tr, efficiency)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("by", ["inversion time", "measurement"])
+def test_one_tr_for_each_measurement(name, by):
+    protocol = PROTOCOLS[name]
+    rng = np.random.default_rng(3)
+    if by == "measurement" or protocol.ti is None:
+        tr = rng.uniform(3000, 9000, protocol.n_measurements)
+    else:
+        tr = 3000 + np.where(np.isinf(protocol.ti), 500, protocol.ti)
+    tissue, fractions = random_tissue(rng, 7, 3)
+    expected = slow_signal(protocol, tissue, fractions, tr, 0.9)
+    got = physics.correlation_signals(
+        protocol.contrasts, tissue, fractions, tr=tr, inversion_efficiency=0.9
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14)
+    on_torch = physics.correlation_signals(
+        protocol.contrasts,
+        {name: torch.from_numpy(values) for name, values in tissue.items()},
+        torch.from_numpy(fractions),
+        tr=tr, inversion_efficiency=0.9,
+    )  # fmt: skip
+    np.testing.assert_allclose(on_torch.numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_tr_needs_one_entry_per_measurement():
+    with pytest.raises(ValueError, match=r"one entry for each of the 3 measurements.*\(2,\)"):
+        physics.SignalModel({"TI": np.array([50.0, 300, 900])}, tr=[4000, 5000])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_without_inversion_the_magnetisation_is_that_of_saturation_recovery(dtype):
+    ti, t1 = np.array([np.inf, 400], dtype=dtype), np.array([[300.0], [2000]], dtype=dtype)
+    full = physics.inversion_recovery(ti, t1, inversion_efficiency=0.9)
+    assert full.dtype == dtype
+    np.testing.assert_array_equal(full[:, 0], 1)
+    steady = physics.inversion_recovery(ti, t1, tr=1500.0, inversion_efficiency=0.9)
+    assert steady.dtype == dtype
+    np.testing.assert_allclose(steady[:, 0], 1 - np.exp(-1500 / t1[:, 0]), rtol=1e-6)
+    each = physics.inversion_recovery(ti, t1, tr=[1500, np.inf], inversion_efficiency=0.9)
+    np.testing.assert_allclose(each[:, 0], steady[:, 0])
+    np.testing.assert_allclose(each[:, 1], full[:, 1])
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -18,7 +18,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from corrsk import (
     AcquisitionProtocol,
     CorrelationSignalGenerator,
+    PropertyRange,
     SignalNormalizer,
+    TissuePrior,
     load_dataset,
     make_correlation_signals,
 )
@@ -35,6 +37,15 @@ from corrsk.relaxometry._varpro import levenberg_marquardt
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 COUNTS = [1, 2, 3, 4]
+SERIES = AcquisitionProtocol.concatenate(
+    [
+        AcquisitionProtocol(ti=[50, 150, 400, 900, 1800, 4000], te=10, tr=9000),
+        AcquisitionProtocol(te=[10, 25, 50, 80, 120, 180], tr=3000),
+    ]
+)
+# a grid whose TR changes with TI has separable kernels, one whose TR changes with TE has not
+TR_BY_TI = AcquisitionProtocol(GRID.contrasts, tr=1500 + GRID.ti)
+TR_BY_TE = AcquisitionProtocol(GRID.contrasts, tr=2500 + 10 * GRID.te)
 SEPARATED = {
     "T1": [700.0, 4500.0, 1800.0, 200.0],
     "T2": [10.0, 30.0, 90.0, 300.0],  # ascending, the order of fits in results
@@ -97,8 +108,19 @@ def grid_model(**bounds):
             ti=[50, 60, 900, 900, 2000, 70], te=[5, 50, 5, 9, 70, 100], tr=3000
         ).in_grid_order(),
         AcquisitionProtocol(te=[5, 5, 20, 60], b=[0, 0, 1, 2]),  # repeated measurements: not a grid
+        SERIES,
+        TR_BY_TI,
+        TR_BY_TE,
     ],
-    ids=["grid", "three-dimensional", "scattered", "averages"],
+    ids=[
+        "grid",
+        "three-dimensional",
+        "scattered",
+        "averages",
+        "two series",
+        "TR by TI",
+        "TR by TE",
+    ],
 )
 def test_columns_gram_and_projections_agree_with_explicit_signals(protocol):
     properties = protocol.tissue_properties
@@ -171,8 +193,10 @@ def test_separated_compartments_are_recovered_at_any_scale(n_compartments):
          ("T1", "T2", "D"), 1.0),
         (AcquisitionProtocol(ti=np.geomspace(40, 3000, 60), te=5 + 10 * (np.arange(60) * 7 % 24),
                              tr=3500), ("T1", "T2"), 0.9),
+        (TR_BY_TI, ("T1", "T2"), 0.9),
+        (TR_BY_TE, ("T1", "T2"), 0.9),
     ],
-    ids=["T2-D", "T1-T2-D", "scattered with TR"],
+    ids=["T2-D", "T1-T2-D", "scattered with TR", "TR by TI", "TR by TE"],
 )  # fmt: skip
 def test_compartments_are_recovered_for_other_protocols(protocol, properties, efficiency):
     tissue = table([0, 3], properties)
@@ -189,6 +213,40 @@ def test_compartments_are_recovered_for_other_protocols(protocol, properties, ef
     ).fit(np.repeat(X, 3, axis=0), [1, 2, 3])
     assert counter.spectra(X).shape == (1, *(8,) * len(properties))
     assert counter.predict(X) == [2]
+
+
+def test_t1_and_t2_of_an_inversion_and_an_echo_series():
+    prior = TissuePrior(
+        {"T1": PropertyRange(200, 3000), "T2": PropertyRange(20, 200)}, n_compartments=(1,)
+    )
+    X, y, _, tissue = make_correlation_signals(
+        200, prior=prior, protocol=SERIES, noise_level=0.001, norm=None, random_state=0,
+        return_tissue=True,
+    )  # fmt: skip
+    fitted = MultiExponentialClassifier(SERIES).fit(X, y).estimate_compartments(X, 1)
+    for name in ("T1_1", "T2_1", "scale"):
+        true = 1.0 if name == "scale" else tissue[name]
+        deviation = np.abs(fitted[name] / true - 1)
+        assert deviation.median() < 0.01
+        assert deviation.max() < 0.1
+    # the same signals measured separately, stacked
+    inversion, echoes = SERIES.subset(np.isfinite(SERIES.ti)), SERIES.subset(np.isinf(SERIES.ti))
+    simulate = [
+        clean(tissue.drop(columns="noise_level"), one) for one in (inversion, echoes, SERIES)
+    ]
+    np.testing.assert_allclose(np.hstack(simulate[:2]), simulate[2], rtol=1e-12, atol=1e-15)
+
+
+def test_bounds_in_another_unit_need_a_range():
+    echoes = AcquisitionProtocol(te=[0.05, 0.2, 0.5, 1, 2, 4], units="ms")
+    X = np.exp(-echoes.te / 0.7)[None]
+    with pytest.raises(ValueError, match=r"T2 must be in ms.*PropertyRange\(low, high, units='ms'"):
+        MultiExponentialClassifier(echoes, bounds={"T2": (0.05, 4)}).fit(X, [1])
+    bounds = {"T2": PropertyRange(0.05, 4, units="ms")}
+    model = MultiExponentialClassifier(echoes, bounds=bounds).fit(X, [1])
+    assert model.estimate_compartments(X)["T2_1"][0] == pytest.approx(0.7, rel=1e-3)
+    with pytest.raises(ValueError, match="T2 must be in ms.*microseconds"):
+        MultiExponentialClassifier(echoes, bounds={"T2": (100, 1e5)}).fit(X, [1])
 
 
 def test_amplitudes_are_the_non_negative_least_squares_solution():

@@ -29,6 +29,12 @@ GRID = AcquisitionProtocol.from_grid(ti=[50, 300, 900, 2000], te=[5, 30, 100], t
 SCATTERED = AcquisitionProtocol(
     ti=[50, 300, 900, 2000, 600, 120], te=[5, 30, 100, 7, 60, 20]
 ).in_grid_order()
+SERIES = AcquisitionProtocol.concatenate(
+    [AcquisitionProtocol(ti=[50, 300, 1500], te=5, tr=6000),
+     AcquisitionProtocol(te=[5, 30, 100], tr=2000)]
+)  # fmt: skip
+TR_BY_TI = AcquisitionProtocol(GRID.contrasts, tr=1500 + GRID.ti)
+TR_BY_TE = AcquisitionProtocol(GRID.contrasts, tr=2500 + 10 * GRID.te)
 DIFFUSION = AcquisitionProtocol.from_grid(ti=[100, 1500], te=[10, 60], b=[0, 1, 3])
 FEW = {"T1": PropertyRange(200, 2000, step=600), "T2": PropertyRange(20, 120, step=50)}
 
@@ -349,7 +355,11 @@ def states(model_ranges, K, V=3, C=50, seed=0):
 
 
 @pytest.mark.parametrize("stepped", [True, False], ids=["tables", "kernels"])
-@pytest.mark.parametrize("protocol", [GRID, SCATTERED, DIFFUSION], ids=["grid", "scattered", "b"])
+@pytest.mark.parametrize(
+    "protocol",
+    [GRID, SCATTERED, DIFFUSION, SERIES, TR_BY_TI, TR_BY_TE],
+    ids=["grid", "scattered", "b", "two series", "TR by TI", "TR by TE"],
+)
 def test_inner_products_equal_those_of_the_signals(protocol, stepped):
     ranges = {
         "D": PropertyRange(0.2, 2.0, step=0.2 if stepped else None),
@@ -357,7 +367,7 @@ def test_inner_products_equal_those_of_the_signals(protocol, stepped):
         "T2": PropertyRange(10, 200, step=10) if stepped else PropertyRange(10, 200, scale="log"),
     }
     model = CompartmentModel(protocol, ranges, 0.9, peak=True)
-    assert model.tabulated == (stepped and protocol is not SCATTERED)
+    assert model.tabulated == (stepped and protocol in (GRID, DIFFUSION, TR_BY_TI))
     x = np.random.default_rng(1).normal(size=(3, protocol.n_measurements))
     units, fractions = states(ranges, K=3)
     forms = model.bind(x).forms(units, np.arange(3))

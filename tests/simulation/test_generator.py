@@ -14,6 +14,7 @@ from corrsk import (
     PropertyRange,
     SignalNormalizer,
     TissuePrior,
+    make_correlation_signals,
     physics,
 )
 
@@ -280,3 +281,72 @@ def test_normalizer_leaves_background_unchanged():
     X = np.zeros((2, 4))
     X[1] = 3
     np.testing.assert_array_equal(SignalNormalizer().fit_transform(X), [[0] * 4, [0.5] * 4])
+
+
+@pytest.mark.parametrize("units", ["s", {"T1": "s", "T2": "s"}, {"t1": "s", "T2": "s"}])
+def test_a_table_with_stated_units_is_converted(tissue, units):
+    times = [name for name in tissue if name[0] == "T"]
+    seconds = tissue.assign(**{name: tissue[name] / 1000 for name in times})
+    before = seconds.copy()
+    generator = CorrelationSignalGenerator(noise_level=0, dtype="float64", units=units)
+    expected = CorrelationSignalGenerator(noise_level=0, dtype="float64").fit_transform(tissue)
+    np.testing.assert_allclose(generator.fit_transform(seconds), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(generator.transform(seconds), expected, rtol=1e-9, atol=1e-12)
+    pd.testing.assert_frame_equal(seconds, before)
+    with pytest.raises(ValueError, match="must be in ms.*units='s'"):
+        generator.set_params(units=None).fit(seconds)
+
+
+def test_tissue_of_rock_and_gel_needs_the_statement_that_it_is_in_ms():
+    rock = AcquisitionProtocol.from_grid(ti=[0.1, 1, 15], te=[0.05, 0.5, 2], units="ms")
+    ranges = {"T1": PropertyRange(0.5, 9, units="ms"), "T2": PropertyRange(0.1, 3, units="ms")}
+    prior = TissuePrior(ranges, n_compartments=(1, 2))
+    table, _ = prior.sample(20, 0)
+    generator = CorrelationSignalGenerator(rock, noise_level=0.01, random_state=0)
+    for method in (generator.fit, generator.fit_transform):
+        with pytest.raises(ValueError, match="T1 must be in ms.*units='ms'"):
+            method(table)
+    X = generator.set_params(units="ms").fit_transform(table)
+    assert X.shape == (20, 9)
+    # tissue of a prior was judged with the prior
+    X, _ = make_correlation_signals(20, prior=prior, protocol=rock, random_state=0)
+    assert X.shape == (20, 9)
+
+
+@pytest.mark.parametrize("filler", [0.0, np.nan, 1e9, np.inf])
+def test_absent_compartments_are_not_judged(two_voxels, filler):
+    filled = two_voxels.copy()
+    filled.loc[filled["f_2"] == 0, ["T1_2", "T2_2"]] = filler
+    assert (filled["f_2"] == 0).any()
+    CorrelationSignalGenerator(noise_level=0).fit(filled)
+
+
+def test_tissue_in_microseconds_and_noise_in_percent_are_refused(two_voxels):
+    times = [name for name in two_voxels if name[0] == "T"]
+    with pytest.raises(ValueError, match="T1 must be in ms.*microseconds"):
+        CorrelationSignalGenerator().fit(two_voxels.assign(**dict.fromkeys(times, 8e5)))
+    for level in (50, (1, 2, 3)):
+        with pytest.raises(ValueError, match=r"noise_level must not exceed 1.*SNRRange"):
+            CorrelationSignalGenerator(noise_level=level).fit(two_voxels)
+    with pytest.raises(ValueError, match=r"row 0 .* noise_level above 1 .*for 2 % pass 0.02"):
+        CorrelationSignalGenerator().fit(two_voxels.assign(noise_level=2.0))
+
+
+def test_tr_of_each_measurement_and_no_inversion(two_voxels):
+    protocol = AcquisitionProtocol(ti=[np.inf, 500, 50], te=[10, 10, 40], tr=[2000, 5000, 9000])
+    X = CorrelationSignalGenerator(protocol, noise_level=0, dtype="float64").fit_transform(
+        two_voxels
+    )
+    ordered = protocol.in_grid_order()
+    columns = {name: i for i, name in enumerate(ordered.feature_names)}
+    for voxel, signals in zip(two_voxels.itertuples(), X, strict=True):
+        for ti, te, tr in zip(protocol.ti, protocol.te, protocol.tr, strict=True):
+            expected = sum(
+                f * np.exp(-te / t2) * physics.inversion_recovery(ti, t1, tr=tr)
+                for f, t1, t2 in (
+                    (voxel.f_1, voxel.T1_1, voxel.T2_1), (voxel.f_2, voxel.T1_2, voxel.T2_2),
+                )
+                if f > 0
+            )  # fmt: skip
+            name = f"TI{ti:g}_TE{te:g}"
+            assert signals[columns[name]] == pytest.approx(float(expected), rel=1e-12)

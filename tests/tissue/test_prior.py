@@ -163,7 +163,7 @@ def test_priors_compare_by_value():
         ({"n_compartments": (1, 1)}, "distinct positive counts"),
         ({"min_fraction": 0.3}, "4 fractions can sum to 1"),
         ({"fraction_law": "gamma"}, "known fraction laws: dirichlet"),
-        ({"ranges": {"T2": PropertyRange(1, 2)}, "t2_below_t1": True}, "both T1 and T2"),
+        ({"ranges": {"T2": PropertyRange(10, 20)}, "t2_below_t1": True}, "both T1 and T2"),
         (
             {
                 "ranges": {"T1": PropertyRange(10, 50), "T2": PropertyRange(50, 90)},
@@ -224,3 +224,60 @@ def test_a_prior_survives_the_conversion_to_plain_values(name):
     assert TissuePrior.from_dict(plain) == prior
     with pytest.raises(TypeError, match="t1_below_t2"):
         TissuePrior.from_dict(plain | {"t1_below_t2": True})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("T2", (0.08, 2.0), "T2 must be in ms.*seconds.*units='s'"),
+        ("T2", (5e3, 5e5), "T2 must be in ms.*microseconds"),
+        ("T1", (5e4, 5e6), "T1 must be in ms.*microseconds"),
+        ("D", (100, 3000), r"D must be in um\^2/ms.*um\^2/s; multiply by 0.001"),
+    ],
+)
+def test_ranges_in_another_unit_are_refused(name, values, message):
+    with pytest.raises(ValueError, match=message):
+        TissuePrior({name: PropertyRange(*values)})
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        ((0.0005, 0.008), {"units": "s"}, (0.5, 8, None)),
+        ((0.05, 5.0), {"units": "s", "step": 0.05}, (50, 5000, 50)),
+        ((0.5, 8), {"units": "ms", "step": 0.5}, (0.5, 8, 0.5)),
+        ((500, 8000), {"units": "us"}, (0.5, 8, None)),
+    ],
+)
+def test_ranges_with_stated_units(values, options, expected):
+    range_ = PropertyRange(*values, **options)
+    assert (range_.low, range_.high, range_.step) == expected
+    prior = TissuePrior({"T2": range_}, n_compartments=(1,))
+    assert prior == TissuePrior({"T2": PropertyRange(*expected[:2], expected[2], units="ms")}, (1,))
+    for again in (
+        TissuePrior.from_dict(json.loads(json.dumps(prior.to_dict()))), copy.deepcopy(prior),
+        pickle.loads(pickle.dumps(prior)),
+    ):  # fmt: skip
+        assert again == prior
+        assert again.continuous().ranges["T2"].high > 0  # still not judged
+    tissue, _ = prior.sample(50, 0)
+    assert tissue["T2_1"].between(*expected[:2]).all()
+
+
+def test_the_unit_of_a_range_must_be_one_of_the_property():
+    with pytest.raises(ValueError, match=r"range of T1 is in um\^2/ms; T1 is a quantity in ms"):
+        TissuePrior({"T1": PropertyRange(1e-4, 3e-3, units="mm^2/s")})
+    assert TissuePrior({"D": PropertyRange(1e-4, 3e-3, units="mm^2/s")}).ranges["D"].high == 3
+    with pytest.raises(ValueError, match="unknown unit 'weeks'; valid units are ms, s, us"):
+        PropertyRange(1, 2, units="weeks")
+
+
+def test_plain_values_of_a_prior_have_units_only_where_stated():
+    assert "units" not in TissuePrior().to_dict()["ranges"]["T1"]
+    stated = TissuePrior({"T2": PropertyRange(0.1, 5, units="ms")})
+    assert stated.to_dict()["ranges"]["T2"]["units"] == "ms"
+
+
+def test_noise_levels_of_samples_are_fractions():
+    with pytest.raises(ValueError, match="for 5 % pass 0.05"):
+        TissuePrior().sample(5, 0, noise_level=5)

@@ -12,13 +12,14 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics.axes import measurement_axes
+from corrsk.physics.axes import Factor, measurement_axes
 from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
@@ -118,24 +119,19 @@ class CompartmentModel:
         self._ranges = list(ranges.values())
         self._peak = peak
         names = list(ranges)
-        is_grid = protocol.grid_shape is not None
         axes = measurement_axes(
-            protocol.contrasts, grid=is_grid, tr=protocol.tr,
+            protocol.contrasts, grid=protocol.grid_shape is not None, tr=protocol.tr,
             inversion_efficiency=inversion_efficiency,
         )  # fmt: skip
-        # of each factor: its property, and its kernel at each point of the axis
+        # a TR that changes within an axis couples the axes of a grid
+        is_grid = protocol.grid_shape is not None and len(axes) == len(protocol.contrasts)
+        # each factor, with the index of its property
         self._axes = [
-            [
-                (
-                    names.index(factor.contrast.tissue), factor.contrast.kernel,
-                    factor.levels[factor.positions], factor.options,
-                )
-                for factor in axis.factors
-            ]
+            [(names.index(factor.contrast.tissue), factor) for factor in axis.factors]
             for axis in axes
-        ]  # fmt: skip
+        ]
         self.last_probed = self._axes[-1][-1][0]
-        self.shape = tuple(axis[0][2].size for axis in self._axes)
+        self.shape = tuple(axis.size for axis in axes)
         sizes = [self._ranges[axis[0][0]].n_values for axis in self._axes]
         self.tabulated = (
             is_grid
@@ -147,10 +143,10 @@ class CompartmentModel:
             self._sizes = [int(size) for size in sizes]
             self._tables = []
             for axis, size in zip(self._axes, self._sizes, strict=True):
-                index, kernel, level, own = axis[0]
+                index, factor = axis[0]
                 values = self._ranges[index]
                 grid = values.low + values.step * np.arange(size)  # type: ignore[operator]
-                self._tables.append(kernel(level, grid[:, None], **own))
+                self._tables.append(factor.kernel(grid[:, None]))
             self._grams = [(table @ table.T).ravel() for table in self._tables]
             self._narrow = [np.ascontiguousarray(t.T, dtype=np.float32) for t in self._tables]
 
@@ -163,12 +159,17 @@ class CompartmentModel:
         along = []
         for axis in self._axes:
             product = None
-            for index, kernel, level, options in axis:
-                factor = kernel(level[:, None], values[index][:, None, :], **options)
-                product = factor if product is None else np.multiply(product, factor, out=product)
+            for index, factor in axis:
+                kernel = factor.kernel(values[index][:, None, :], partial(_at_points, factor))
+                product = kernel if product is None else np.multiply(product, kernel, out=product)
             assert product is not None
             along.append(product)
         return along
+
+
+def _at_points(factor: Factor, levels: Array) -> Array:
+    """Levels at each point of the axis, shape (n_axis, 1)."""
+    return levels[factor.positions][:, None]
 
 
 class BoundModel:

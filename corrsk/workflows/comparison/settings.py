@@ -97,7 +97,7 @@ class ComparisonSettings:
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed comparison must share; models, sizes and seeds may be added."""
         definition = self.definition
-        protocol = resolve_protocol(definition.protocol).in_grid_order()
+        protocol = resolve_protocol(definition.protocol).in_grid_order().to_dict()
         return {
             "kind": "comparison",
             "dataset": self.dataset,
@@ -106,7 +106,7 @@ class ComparisonSettings:
             "random_streams": STREAMS_VERSION,
             "samples": self.n_samples,
             "test_samples": self.n_test_samples,
-            "protocol": protocol.to_dict()["contrasts"] | {"tr": protocol.tr},
+            "protocol": protocol["contrasts"] | {"tr": protocol["tr"]},
         }
 
     def runs(self) -> list[Run]:

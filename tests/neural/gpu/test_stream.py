@@ -183,3 +183,23 @@ def test_drawing_does_not_change_the_users_random_state():
 def test_bad_chunks(chunk, n):
     with pytest.raises(ValueError, match="must be at least"):
         DeviceStream(SignalStream(), CPU).draw(chunk, n)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_inversion_and_a_tr_of_each_measurement(device):
+    protocol = AcquisitionProtocol.concatenate(
+        [AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=8000),
+         AcquisitionProtocol(te=[10, 40, 90], tr=3000)]
+    )  # fmt: skip
+    source = SignalStream(protocol=protocol, noise_level=0.0, norm=None)
+    stream = DeviceStream(source, torch.device(device))
+    X, y = stream.draw(0, 500)
+    rng = stream.generator(0)
+    y, _ = stream.allocate(500, rng)
+    tissue, fractions = stream.tissue(torch.as_tensor(stream.stream.classes, device=device)[y], rng)
+    expected = physics.correlation_signals(
+        protocol.contrasts, {name: values.cpu().numpy() for name, values in tissue.items()},
+        fractions.cpu().numpy(), tr=protocol.tr,
+    )  # fmt: skip
+    assert X.isfinite().all()
+    np.testing.assert_allclose(X.cpu().numpy(), expected, atol=1e-6)
