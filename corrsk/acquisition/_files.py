@@ -1,7 +1,9 @@
-"""Files of protocols: MATLAB vectors of the published code, and readable JSON."""
+"""Files of protocols: MATLAB vectors of the published code, readable JSON, sidecars of BIDS."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.files import read_json, read_mat, write_json
+from corrsk.acquisition.column_names import unit_factors
 from corrsk.physics import CONTRASTS
 
 _JSON_FORMAT = "corrsk-protocol"
+_SIDECAR = {"InversionTime": "TI", "EchoTime": "TE", "RepetitionTime": "tr"}
+_SIDECAR_KEYS = {name: key for key, name in _SIDECAR.items()}
+_SIDECAR_EXPECTED = "InversionTime and EchoTime, or one of these,"
+_EXPECTED = (
+    'an object with the key \'contrasts\', such as {"contrasts": {"TI": [...], "TE": [...]}, '
+    '"tr": null}, one written by hand, such as {"ti": [...], "te": [...]}, or sidecars of BIDS '
+    "with InversionTime and EchoTime in seconds"
+)
 
 
 def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float | None]:
@@ -26,10 +37,10 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float
     contrasts = {
         name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
     }
-    if len(contrasts) < 2:
+    if not contrasts:
         raise ValueError(
-            f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
-            f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
+            f"{path} holds no protocol: expected one or several of the vectors 'ti' and 'te' (ms) "
+            f"and 'b' (ms/um^2), optionally 'tr' (ms); found {sorted(content) or 'nothing'}"
         )
     tr = np.unique(content.get("tr", ()))
     if tr.size > 1:
@@ -37,20 +48,39 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], float
     return contrasts, tr[0] if tr.size else None
 
 
-def read_protocol(path: str | Path) -> dict[str, Any]:
-    """Read the plain values of a protocol from a JSON file.
+def read_protocol(
+    path: str | Path | Sequence[str | Path],
+) -> tuple[dict[str, Any], bool]:
+    """Read the plain values of a protocol from a JSON file, or from several sidecars.
+
+    Returns
+    -------
+    content : dict
+        Entries contrasts and tr.
+    by_hand : bool
+        Whether the file is neither of :meth:`AcquisitionProtocol.to_json` nor a sidecar.
 
     Raises
     ------
     FileNotFoundError, ValueError
         See :meth:`AcquisitionProtocol.from_json`.
     """
+    if not isinstance(path, (str, Path)):
+        return _from_sidecars([(str(file), read_json(file)) for file in path]), False
     content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
-        raise ValueError(
-            f"{path} is not a protocol: expected an object with the key 'contrasts', "
-            'such as {"contrasts": {"TI": [...], "TE": [...]}, "tr": null}'
-        )
+    if isinstance(content, list) and content and all(isinstance(one, dict) for one in content):
+        named = [(f"entry {k} of {path}", one) for k, one in enumerate(content)]
+        return _from_sidecars(named), False
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}")
+    if isinstance(content.get("contrasts"), dict):
+        return _from_own_format(path, content), False
+    if content.keys() & _SIDECAR.keys():
+        return _from_sidecars([(str(path), content)]), False
+    return _written_by_hand(path, content), True
+
+
+def _from_own_format(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
     if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
         raise ValueError(
             f"{path} is in the format {content.get('format')!r}, version "
@@ -61,6 +91,91 @@ def read_protocol(path: str | Path) -> dict[str, Any]:
         if unit != known:
             raise ValueError(f"{path} has {name} in {unit}; corrsk expects {known}")
     return {"contrasts": content["contrasts"], "tr": content.get("tr")}
+
+
+def _written_by_hand(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
+    by_key = {name.casefold(): name for name in CONTRASTS}
+    given = {key.casefold(): value for key, value in content.items()}
+    units = given.pop("units", {})
+    names = {key: by_key[key] for key in given if key in by_key}
+    unknown = sorted(given.keys() - names.keys() - {"tr"})
+    if not names or unknown:
+        reason = f"; unknown entries: {', '.join(unknown)}" if unknown else ""
+        raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}{reason}")
+    if isinstance(units, str):  # a single unit is that of times
+        units = {key: units for key in given if _unit_of(by_key.get(key, "tr")) == "ms"}
+    units = {key.casefold(): unit for key, unit in units.items()}
+    superfluous = sorted(units.keys() - given.keys())
+    if superfluous:
+        raise ValueError(f"{path} has units of {', '.join(superfluous)}, which have no values")
+
+    def converted(key: str) -> Any:
+        name = by_key.get(key, "tr")
+        return _in_unit_of_corrsk(name, given[key], units.get(key, _unit_of(name)), str(path))
+
+    contrasts = {name: converted(key) for key, name in names.items()}
+    return {"contrasts": contrasts, "tr": None if given.get("tr") is None else converted("tr")}
+
+
+def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Join sidecars of BIDS, each of one or several measurements."""
+    measured: dict[str, list[float]] = {}
+    tr: list[float] = []
+    for where, content in named:
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} is not a sidecar of BIDS: expected an object")
+        columns = {
+            name: np.ravel(_in_unit_of_corrsk(name, content[key], "s", where))
+            for key, name in _SIDECAR.items()
+            if content.get(key) is not None
+        }
+        repetition = columns.pop("tr", None)
+        if not columns or (measured and columns.keys() != measured.keys()):
+            raise ValueError(
+                f"{where} must have the entries "
+                f"{' and '.join(_SIDECAR_KEYS[name] for name in measured) or _SIDECAR_EXPECTED} in "
+                f"seconds, as the other sidecars; found "
+                f"{', '.join(sorted(content.keys() & _SIDECAR.keys())) or 'none of them'}"
+            )
+        sizes = {name: values.size for name, values in columns.items()}
+        if len(set(sizes.values()) - {1}) > 1:
+            raise ValueError(f"the entries of {where} differ in length: {sizes}")
+        length = max(sizes.values())
+        for name, values in columns.items():
+            measured.setdefault(name, []).extend(np.broadcast_to(values, length).tolist())
+        if repetition is not None:
+            tr.extend(repetition.tolist())
+    if len(set(tr)) > 1:
+        raise ValueError(
+            f"the sidecars have {len(set(tr))} values of RepetitionTime "
+            f"({', '.join(f'{value:g}' for value in sorted(set(tr)))} ms); a protocol has a single "
+            "one"
+        )
+    return {"contrasts": measured, "tr": tr[0] if tr else None}
+
+
+def _in_unit_of_corrsk(name: str, values: Any, unit: str, where: str) -> Any:
+    """Convert the values of a scan parameter or of TR, a number or a list.
+
+    Raises
+    ------
+    ValueError
+        If the values are not numbers, or the unit is unknown.
+    """
+    factors = unit_factors("TI" if name == "tr" else name)
+    factor = factors.get(str(unit).lower())
+    if factor is None:
+        raise ValueError(f"{where} has {name} in {unit!r}; valid units are {', '.join(factors)}")
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{where} must have numbers for {name}, got {values!r}")
+    # decimal arithmetic: 0.143 s are 143 ms, without a rounding error
+    scaled = [float(Decimal(str(value)) * factor) for value in array.ravel().tolist()]
+    return scaled if array.ndim else scaled[0]
+
+
+def _unit_of(name: str) -> str:
+    return "ms" if name == "tr" else CONTRASTS[name].unit
 
 
 def write_protocol(path: str | Path, content: dict[str, Any]) -> None:

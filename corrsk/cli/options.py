@@ -28,7 +28,8 @@ Protocol = Annotated[
     str | None,
     typer.Option(
         help="Protocol in place of that of the data set: a .json file written by "
-        "AcquisitionProtocol.to_json, a .mat file with vectors ti and te (ms), or a name."
+        'AcquisitionProtocol.to_json or by hand ({"ti": [..], "te": [..]} in ms), a .mat file '
+        "with vectors ti and te (ms), or a name. Columns of signals are in its order."
     ),
 ]
 

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
-from corrsk._utils.validation import checked_signals
+from corrsk.preprocessing.signals import measured_signals
 
 
 class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -63,7 +63,7 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         SignalNormalizer
             The transformer itself.
         """
-        checked_signals(self, X, reset=True)
+        measured_signals(self, X, reset=True)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
@@ -80,7 +80,7 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Normalised signals.
         """
         check_is_fitted(self)
-        signals: NDArray[np.floating[Any]] = checked_signals(self, X, reset=False)
+        signals: NDArray[np.floating[Any]] = measured_signals(self, X, reset=False)
         if self.norm is None:
             return signals.copy()
         normalised: NDArray[np.floating[Any]] = physics.normalize_signals(signals, self.norm)

@@ -331,7 +331,7 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
         network |= {name: architecture[name] for name in ("width", "n_blocks")}
     return {
         "prior": resolve_prior(aligner.prior).to_dict(),
-        "protocol": resolve_protocol(aligner.protocol).in_grid_order().to_dict(),
+        "protocol": resolve_protocol(aligner.protocol).to_dict(),
         "noise": {
             "reference": aligner.noise_reference,
             "distribution": "gaussian",

@@ -150,6 +150,6 @@ def test_unknown_suffix(data, tmp_path):
     with pytest.raises(ValueError, match=r"\.npz, \.parquet, \.mat"):
         write_dataset(data, tmp_path / "data.csv")
     scattered = load_dataset("midl2024", 20)
-    scattered.protocol = type(scattered.protocol)(ti=[50, 90], te=[5, 9])
+    scattered.protocol = type(scattered.protocol)({"TI": [50, 90], "TE": [5, 9]})
     with pytest.raises(ValueError, match="two-dimensional grid"):
         write_dataset(scattered, tmp_path / "data.mat")

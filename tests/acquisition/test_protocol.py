@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -55,7 +56,11 @@ def test_scan_order_inverts_grid_order(seed, n):
     rng = np.random.default_rng(seed)
     # few levels, so that repeated values occur
     protocol = AcquisitionProtocol(
-        ti=rng.choice([50, 400, 900], n), te=rng.choice([5, 20], n), b=rng.choice([0, 1], n)
+        {
+            "TI": rng.choice([50, 400, 900], n),
+            "TE": rng.choice([5, 20], n),
+            "b": rng.choice([0, 1], n),
+        }
     )
     X = rng.normal(size=(3, n))
     np.testing.assert_array_equal(protocol.to_scan_order(protocol.to_grid(X)), X)
@@ -177,10 +182,7 @@ def test_bad_files(tmp_path):
     text.write_text('{"units": {"TI": "s"}, ' + pair + "}")
     with pytest.raises(ValueError, match="has TI in s; corrsk expects ms"):
         AcquisitionProtocol.from_json(text)
-    savemat(tmp_path / "half.mat", {"ti": np.arange(50.0, 500)})
-    with pytest.raises(ValueError, match="holds no protocol"):
-        AcquisitionProtocol.from_mat(tmp_path / "half.mat")
-    for content in ("{not json", "[1, 2]", '{"ti": [1]}'):
+    for content in ("{not json", "[1, 2]", '{"alpha": [1]}', "3", "[]"):
         text.write_text(content)
         with pytest.raises(ValueError, match="is not a"):
             AcquisitionProtocol.from_json(text)
@@ -195,3 +197,118 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
     assert again.feature_names == protocol.feature_names
     with pytest.raises(ValueError, match="unknown entries of a protocol: TR"):
         AcquisitionProtocol.from_dict({"contrasts": plain["contrasts"], "TR": 5000.0})
+
+
+def test_lists_of_levels_are_not_taken_for_a_grid_without_a_word(tmp_path):
+    with pytest.warns(UserWarning, match=r"8 measurements, one for each pair.*from_grid"):
+        diagonal = AcquisitionProtocol(ti=TI, te=TE)
+    assert diagonal.n_measurements == 8
+    savemat(tmp_path / "levels.mat", {"ti": TI, "te": TE})
+    with pytest.warns(UserWarning, match="from_grid"):
+        assert AcquisitionProtocol.from_mat(tmp_path / "levels.mat") == diagonal
+    (tmp_path / "levels.json").write_text(json.dumps({"ti": TI, "te": TE}))
+    with pytest.warns(UserWarning, match="from_grid"):
+        assert AcquisitionProtocol.from_json(tmp_path / "levels.json") == diagonal
+    with pytest.warns(UserWarning, match="TE and b"):
+        AcquisitionProtocol(te=[10, 20], b=[0, 1])
+    with warnings.catch_warnings():  # no warning:
+        warnings.simplefilter("error")
+        assert AcquisitionProtocol({"TI": TI, "TE": TE}) == diagonal  # pairs, as a mapping
+        diagonal.to_json(tmp_path / "own.json")
+        assert AcquisitionProtocol.from_json(tmp_path / "own.json") == diagonal
+        assert AcquisitionProtocol.from_feature_names(diagonal.feature_names) == diagonal
+        assert AcquisitionProtocol.named("ir-se-8x8").subset([0, 9, 18]).n_measurements == 3
+        assert pickle.loads(pickle.dumps(diagonal)) == copy.deepcopy(diagonal) == diagonal
+        AcquisitionProtocol(ti=[50, 50], te=[10, 20])
+        AcquisitionProtocol(ti=[50], te=[10])
+        AcquisitionProtocol(ti=TI)
+        AcquisitionProtocol(ti=TI[::-1], te=TE)
+
+
+def test_grid_layout_is_the_grid_shape_of_columns_in_grid_order():
+    grid = AcquisitionProtocol.from_grid(ti=[50, 400, 900], te=[5, 20])
+    assert grid.grid_layout == grid.grid_shape == (3, 2)
+    scan = grid.subset([0, 1, 2, 3, 4, 5]).from_dict(
+        {"contrasts": {name: values[::-1] for name, values in grid.contrasts.items()}}
+    )
+    assert (scan.grid_shape, scan.grid_layout) == ((3, 2), None)
+    assert grid.subset([0, 1, 2]).grid_layout is None
+    X = np.arange(12.0).reshape(2, 6)
+    assert grid.to_grid(X, copy=False) is X
+    assert grid.to_grid(X) is not X
+    np.testing.assert_array_equal(scan.to_grid(X, copy=False), X[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["TI", "TE", "b"])
+def test_a_matlab_file_may_have_a_single_vector(tmp_path, name):
+    values = {"TI": [412, 50, 2000], "TE": [91, 4.5, 12], "b": [0, 2, 1]}[name]
+    savemat(tmp_path / "one.mat", {name.lower(): values, "tr": 20_000})
+    protocol = AcquisitionProtocol.from_mat(tmp_path / "one.mat")
+    assert protocol.contrasts[name].tolist() == values  # in the order of the file
+    assert list(protocol.contrasts) == [name]
+    assert protocol.tr == 20_000
+
+
+def written(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_json_file_written_by_hand(tmp_path):
+    path = tmp_path / "hand.json"
+    expected = AcquisitionProtocol({"TI": [412, 50, 143], "TE": [4.5, 91, 4.5]}, tr=5000)
+    for content in (
+        {"ti": [412, 50, 143], "te": [4.5, 91, 4.5], "tr": 5000},
+        {"TI": [412, 50, 143], "TE": [4.5, 91, 4.5], "TR": 5000, "units": "ms"},
+        {"ti": [0.412, 0.05, 0.143], "te": [0.0045, 0.091, 0.0045], "tr": 5, "units": "s"},
+        {"ti": [0.412, 0.05, 0.143], "te": [4.5, 91, 4.5], "tr": 5000, "units": {"ti": "s"}},
+    ):
+        protocol = AcquisitionProtocol.from_json(written(path, content))
+        assert protocol == expected  # to the last bit, although 0.143 s are converted
+        assert protocol.feature_names == expected.feature_names
+    b = AcquisitionProtocol.from_json(
+        written(path, {"te": [60, 60, 60], "b": [1000, 0, 500], "units": {"b": "s/mm^2"}})
+    )
+    assert b.b.tolist() == [1, 0, 0.5]
+    assert AcquisitionProtocol.from_json(written(path, {"ti": [412, 50]})).ti.tolist() == [412, 50]
+    for content, message in (
+        ({"ti": [50, 60], "alpha": [1]}, "unknown entries: alpha"),
+        ({"ti": [0.05, 2]}, "can only be in seconds"),
+        ({"ti": [50, 60], "units": {"te": "s"}}, "units of te"),
+        ({"ti": [50, 60], "units": "minutes"}, "TI in 'minutes'; valid units are ms"),
+        ({"ti": ["50", "60"]}, "numbers for TI"),
+        ({"ti": [50, 60], "te": [5, 6, 7]}, "from_grid"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AcquisitionProtocol.from_json(written(path, content))
+
+
+def test_sidecars_of_bids(tmp_path):
+    sidecars = [
+        {"InversionTime": ti, "EchoTime": te, "RepetitionTime": 6, "Manufacturer": "X"}
+        for ti, te in [(0.412, 0.012), (0.05, 0.012), (0.143, 0.0045)]
+    ]
+    expected = AcquisitionProtocol({"TI": [412, 50, 143], "TE": [12, 12, 4.5]}, tr=6000)
+    files = [written(tmp_path / f"{k}.json", one) for k, one in enumerate(sidecars)]
+    for source in (files, list(map(str, files)), written(tmp_path / "all.json", sidecars)):
+        protocol = AcquisitionProtocol.from_json(source)
+        assert protocol == expected
+        assert protocol.feature_names == expected.feature_names
+    # several echoes in one sidecar
+    several = written(tmp_path / "s.json", {"InversionTime": 0.4, "EchoTime": [0.02, 0.01]})
+    one = AcquisitionProtocol.from_json(several)
+    assert one == AcquisitionProtocol({"TI": [400, 400], "TE": [20, 10]})
+    only_te = written(tmp_path / "te.json", [{"EchoTime": 0.08}, {"EchoTime": 0.02}])
+    assert AcquisitionProtocol.from_json(only_te).te.tolist() == [80, 20]
+    for content, message in (
+        ([{"EchoTime": 0.08}, {"InversionTime": 0.05}], "entry 1 of .*EchoTime"),
+        ([{"EchoTime": 0.08}, {"Manufacturer": "X"}], "entry 1 of .*none of them"),
+        (
+            [{"EchoTime": 0.08, "RepetitionTime": 2}, {"EchoTime": 0.02, "RepetitionTime": 3}],
+            "2 values of RepetitionTime",
+        ),
+        ({"EchoTime": "0.08"}, "numbers for TE"),
+        ({"EchoTime": [0.01, 0.02], "InversionTime": [0.1, 0.2, 0.3]}, "differ in length"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AcquisitionProtocol.from_json(written(tmp_path / "bad.json", content))

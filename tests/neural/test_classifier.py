@@ -158,8 +158,8 @@ def test_grid_shapes():
     assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
     assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
     assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
-    shuffled = named.iloc[:, ::-1]  # names that are not in grid order do not give a grid
-    assert quick(max_epochs=1).fit(shuffled.iloc[:, :36], y).grid_shape_ == (6, 6)
+    with pytest.raises(ValueError, match="full grid"):
+        quick(max_epochs=1).fit(named.iloc[:, :36], y)
     # an array of images has a layout, also as a list
     images = X.reshape(-1, 12, 4)
     assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)

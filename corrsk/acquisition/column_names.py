@@ -1,0 +1,189 @@
+"""Reader of column names: the scan parameters in names such as "TI50_TE4.5"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from functools import lru_cache
+from typing import NamedTuple
+
+from corrsk.physics import CONTRASTS
+
+_UNITS: dict[str, dict[str, Decimal]] = {
+    "ms": {
+        **dict.fromkeys(("ms", "msec"), Decimal(1)),
+        **dict.fromkeys(("s", "sec"), Decimal(1000)),
+        # the micro sign and the Greek letter
+        **dict.fromkeys(("us", "usec", "\N{MICRO SIGN}s", "\N{GREEK SMALL LETTER MU}s"),
+                        Decimal("0.001")),
+    },
+    "ms/um^2": {
+        **dict.fromkeys(("ms/um^2", "ms/um2"), Decimal(1)),
+        **dict.fromkeys(("s/mm^2", "s/mm2"), Decimal("0.001")),
+    },
+}  # fmt: skip
+_SEPARATORS = r"[\s_\-=,;:()\[\]]*"
+_NUMBER = r"((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf)"
+
+
+class _Name(NamedTuple):
+    """Values of the scan parameters in a name, in the units of corrsk, and the repeat."""
+
+    values: dict[str, float]
+    repeat: int
+
+
+def unit_factors(parameter: str) -> dict[str, Decimal]:
+    """Units of a scan parameter, and the factors that convert values to the unit of corrsk.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the scan parameter, such as "TI".
+
+    Returns
+    -------
+    dict of str to Decimal
+        Factors by unit, such as 1000 for "s".
+    """
+    unit = CONTRASTS[parameter].unit
+    return _UNITS.get(unit, {unit: Decimal(1)})
+
+
+def contrasts_of_names(names: Iterable[str]) -> dict[str, list[float]] | None:
+    """Read the scan parameters in the names of columns.
+
+    Case, separators (such as "TI_50_TE_4.5" and "TI=50 ms, TE=4.5 ms"), units (ms, s or us for
+    times; ms/um^2 or s/mm^2 for b), prefixes that end in "__" and suffixes of repeated
+    measurements ("_2") are understood.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of columns.
+
+    Returns
+    -------
+    dict of str to list of float, or None
+        Values by scan parameter, in the units of corrsk and in the order of the names. None if no
+        name has a scan parameter.
+
+    Raises
+    ------
+    ValueError
+        If some names have a scan parameter and another name is not understood; the message has
+        the first such name.
+    """
+    given = list(names)
+    if not any(map(_has_scan_parameter, given)):
+        return None
+    read = [_read(name) for name in given]
+    example = next((k for k, name in enumerate(read) if name is not None), None)
+    first = None if example is None else read[example]
+    rows: list[_Name] = []
+    for text, name in zip(given, read, strict=True):
+        if name is None or first is None:
+            other = "" if example is None else f", but {given[example]!r} is"
+            raise ValueError(
+                f"the column name {text!r} is not understood as a measurement{other}; if one name "
+                "has a scan parameter, every name must have the form 'TI50_TE4.5' (scan "
+                f"parameters {', '.join(CONTRASTS)}, in any case and with units such as ms or s)"
+            )
+        if name.values.keys() != first.values.keys():
+            raise ValueError(
+                f"the column name {text!r} has the scan parameters {', '.join(name.values)}, but "
+                f"{given[example or 0]!r} has {', '.join(first.values)}; all names must have the "
+                "same scan parameters"
+            )
+        rows.append(name)
+    _check_repeats(given, rows)
+    return {key: [row.values[key] for row in rows] for key in CONTRASTS if key in rows[0].values}
+
+
+def _check_repeats(names: list[str], rows: list[_Name]) -> None:
+    # "TE4_5" may be 4.5 ms or the fifth measurement at 4 ms: a repeat has predecessors
+    least: dict[tuple[float, ...], int] = {}
+    for row in rows:
+        key = tuple(row.values.values())
+        least[key] = min(least.get(key, row.repeat), row.repeat)
+    for name, row in zip(names, rows, strict=True):
+        if least[tuple(row.values.values())] > 1:
+            raise ValueError(
+                f"the column name {name!r} is ambiguous: it ends in the number of a repeat, "
+                f"_{row.repeat}, but no column has the first measurement of this combination"
+            )
+
+
+def _has_scan_parameter(name: str) -> bool:
+    return _mention().search(name) is not None or _read(name) is not None
+
+
+def _read(name: str) -> _Name | None:
+    """Read a name, with or without a prefix such as that of scikit-learn's ColumnTransformer."""
+    pieces = name.split("__")
+    for start in range(len(pieces)):
+        if _mention().search("__".join(pieces[:start])) is not None:
+            return None  # such as "TI50x__TE4.5": the prefix has a scan parameter itself
+        read = _read_whole("__".join(pieces[start:]))
+        if read is not None:
+            return read
+    return None
+
+
+def _read_whole(text: str) -> _Name | None:
+    values: dict[str, float] = {}
+    position = 0
+    while (found := _first_part(text, position)) is not None:
+        parameter, value, position = found
+        if parameter in values:
+            return None
+        values[parameter] = value
+    rest = re.fullmatch(r"[\s)\]]*(?:_([2-9]|[1-9]\d+))?", text[position:])
+    if not values or rest is None:
+        return None
+    return _Name(values, int(rest[1] or 1))
+
+
+def _first_part(text: str, position: int) -> tuple[str, float, int] | None:
+    """Scan parameter at a position of a name, its value, and the position after the value."""
+    for parameter, pattern in _patterns(tuple(CONTRASTS)).items():
+        match = pattern.match(text, position)
+        if match is None:
+            continue
+        before, number, after = match.groups()
+        if before and after:
+            return None
+        factors = unit_factors(parameter)
+        unit = (before or after or CONTRASTS[parameter].unit).lower()
+        # decimal arithmetic: 0.143 s are 143 ms, without a rounding error
+        return parameter, float(Decimal(number) * factors[unit]), match.end()
+    return None
+
+
+@lru_cache(maxsize=8)
+def _patterns(parameters: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
+    patterns = {}
+    for parameter in sorted(parameters, key=len, reverse=True):  # "TSL" before "T"
+        units = sorted(map(re.escape, unit_factors(parameter)), key=len, reverse=True)
+        unit = rf"({'|'.join(units)})(?![a-z])"
+        patterns[parameter] = re.compile(
+            rf"{_SEPARATORS}{re.escape(parameter)}{_SEPARATORS}(?:{unit}{_SEPARATORS})?"
+            rf"{_NUMBER}(?:{_SEPARATORS}{unit})?",
+            re.IGNORECASE,
+        )
+    return patterns
+
+
+def _mention() -> re.Pattern[str]:
+    """Pattern of a scan parameter with a number anywhere in a name.
+
+    One-letter names such as b are too frequent in other names ("sample_b_1").
+    """
+    names = [re.escape(name) for name in CONTRASTS if len(name) > 1]
+    some = "|".join(names) or r"(?!)"
+    # "sigTI50" and "sig_ti50", but not "multi5"
+    return re.compile(
+        rf"(?:(?<![A-Za-z])(?i:{some})|(?<=[a-z])(?:{some})){_SEPARATORS}(?:[a-zA-Z]{{1,4}}"
+        rf"{_SEPARATORS})?(?:\.?\d|inf)"
+    )
