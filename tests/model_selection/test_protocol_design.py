@@ -161,9 +161,7 @@ def test_columns_are_in_the_order_of_the_protocol(signals, tissue):
     generator = CorrelationSignalGenerator(scanned, noise_level=0.01, random_state=0)
     pipeline = make_pipeline(generator, SelectKBest(k=5)).fit(*tissue)
     found = selected_protocol(pipeline).protocol
-    assert found.feature_names == list(
-        np.array(scanned.feature_names)[pipeline[-1].get_support()]
-    )
+    assert found.feature_names == list(np.array(scanned.feature_names)[pipeline[-1].get_support()])
 
 
 def test_feature_names_replace_the_protocol(signals, tissue):

@@ -141,9 +141,7 @@ def test_labels_determine_the_order(label, protocol, signals):
 def test_pretrained_models_take_labels_in_any_order(label, signals):
     X, _ = signals
     model = load_pretrained("midl2024")
-    np.testing.assert_array_equal(
-        model.predict_proba(labelled(X)[label]), model.predict_proba(X)
-    )
+    np.testing.assert_array_equal(model.predict_proba(labelled(X)[label]), model.predict_proba(X))
 
 
 @pytest.mark.parametrize("label", [label for label in LABELS if "without" not in label])
@@ -186,7 +184,8 @@ def test_wrong_names_are_refused(name, signals):
             estimator.fit(frame, y)
     with pytest.raises(ValueError, match="'first' is not understood"):
         model.predict(frame)
-    for call in (lambda: cls(protocol=GRID, **settings).fit(other, y), lambda: model.predict(other)):
+    new = cls(protocol=GRID, **settings)
+    for call in (lambda: new.fit(other, y), lambda: model.predict(other)):
         with pytest.raises(ValueError, match="TI50_TE6.75.*are not among its measurements"):
             call()
     nameless = pd.DataFrame(X, columns=[f"c{k}" for k in range(64)])
@@ -195,7 +194,8 @@ def test_wrong_names_are_refused(name, signals):
 
 def test_names_that_differ_from_those_of_fit(signals):
     X, y = signals
-    frame = pd.DataFrame(X, columns=pd.MultiIndex.from_arrays([GRID.ti, GRID.te], names=["TI", "TE"]))
+    levels = pd.MultiIndex.from_arrays([GRID.ti, GRID.te], names=["TI", "TE"])
+    frame = pd.DataFrame(X, columns=levels)
     for estimator in (SignalNormalizer(), ResidualMLPClassifier(max_epochs=1, width=8)):
         estimator.fit(frame, y)
         assert estimator.feature_names_in_.tolist() == GRID.feature_names
@@ -272,7 +272,7 @@ def test_dimensions_of_samples(signals):
     assert SignalNormalizer().fit(no_scan_parameters).layout_ is None
     one = DataArray(X[:, :8], ("voxel", "te"), {"te": (np.unique(GRID.te), {"units": "ms"})})
     assert SignalNormalizer().fit(one).feature_names_in_[0] == "TE4.5"
-    bad = DataArray(X.reshape(-1, 8, 8), ("v", "TI", "TE"),
-                    {**levels_in_ms(), "TI": (np.unique(GRID.ti), {"units": "apples"})})  # fmt: skip
+    in_apples = {**levels_in_ms(), "TI": (np.unique(GRID.ti), {"units": "apples"})}
+    bad = DataArray(X.reshape(-1, 8, 8), ("v", "TI", "TE"), in_apples)
     with pytest.raises(ValueError, match="apples"):
         SignalNormalizer().fit(bad)
