@@ -116,14 +116,14 @@ def _check_repeats(names: list[str], rows: list[_Name]) -> None:
 
 
 def _has_scan_parameter(name: str) -> bool:
-    return _mention().search(name) is not None or _read(name) is not None
+    return _mention(tuple(CONTRASTS)).search(name) is not None or _read(name) is not None
 
 
 def _read(name: str) -> _Name | None:
     """Read a name, with or without a prefix such as that of scikit-learn's ColumnTransformer."""
     pieces = name.split("__")
     for start in range(len(pieces)):
-        if _mention().search("__".join(pieces[:start])) is not None:
+        if _mention(tuple(CONTRASTS)).search("__".join(pieces[:start])) is not None:
             return None  # such as "TI50x__TE4.5": the prefix has a scan parameter itself
         read = _read_whole("__".join(pieces[start:]))
         if read is not None:
@@ -175,12 +175,13 @@ def _patterns(parameters: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
     return patterns
 
 
-def _mention() -> re.Pattern[str]:
+@lru_cache(maxsize=8)
+def _mention(parameters: tuple[str, ...]) -> re.Pattern[str]:
     """Pattern of a scan parameter with a number anywhere in a name.
 
     One-letter names such as b are too frequent in other names ("sample_b_1").
     """
-    names = [re.escape(name) for name in CONTRASTS if len(name) > 1]
+    names = [re.escape(name) for name in parameters if len(name) > 1]
     some = "|".join(names) or r"(?!)"
     # "sigTI50" and "sig_ti50", but not "multi5"
     return re.compile(

@@ -88,7 +88,8 @@ def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
     Returns
     -------
     array or table
-        Array in the order of the protocol if the columns have such names, otherwise X.
+        Columns in the order of the protocol, without names, if the columns have such names,
+        otherwise X.
 
     Raises
     ------
@@ -96,7 +97,12 @@ def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
         If the names describe other measurements than the protocol has.
     """
     named = protocol_of_columns(column_names(X))
-    return X if named is None else np.take(np.asarray(X), column_order(protocol, named), axis=1)
+    if named is None:
+        return X
+    order = column_order(protocol, named)
+    if hasattr(X, "iloc"):  # with its types of columns
+        return X.iloc[:, order].set_axis(range(order.size), axis=1)
+    return np.take(np.asarray(X), order, axis=1)
 
 
 def _from_dimensions(X: Any) -> Any:

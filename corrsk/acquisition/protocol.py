@@ -111,7 +111,7 @@ class AcquisitionProtocol:
         object.__setattr__(self, "contrasts", MappingProxyType(checked_contrasts(given)))
         object.__setattr__(self, "tr", checked_tr(tr, self.contrasts))
         if not contrasts:
-            _warn_of_levels(self.contrasts, stacklevel=3)
+            _warn_of_levels(self.contrasts, stacklevel=2)
 
     # -- constructors ------------------------------------------------------
 
@@ -270,10 +270,7 @@ class AcquisitionProtocol:
                 "feature names must have the form 'TI50_TE4.5', all with the same parts; got "
                 f"{', '.join(map(repr, given[:3])) or 'none'}"
             )
-        try:
-            return cls(contrasts)
-        except ValueError as error:
-            raise ValueError(f"the column names {given[0]!r}, .. are invalid: {error}") from error
+        return _of_columns(contrasts, given[0])
 
     # -- content -----------------------------------------------------------
 
@@ -600,9 +597,15 @@ def protocol_of_columns(names: Iterable[str] | None) -> AcquisitionProtocol | No
         invalid.
     """
     given = [] if names is None else [str(name) for name in names]
-    if contrasts_of_names(given) is None:
-        return None
-    return AcquisitionProtocol.from_feature_names(given)
+    contrasts = contrasts_of_names(given)
+    return None if contrasts is None else _of_columns(contrasts, given[0])
+
+
+def _of_columns(contrasts: Mapping[str, ArrayLike], first: str) -> AcquisitionProtocol:
+    try:
+        return AcquisitionProtocol(contrasts)
+    except ValueError as error:
+        raise ValueError(f"the column names {first!r}, .. are invalid: {error}") from error
 
 
 def column_order(protocol: AcquisitionProtocol, named: AcquisitionProtocol) -> NDArray[np.intp]:

@@ -165,6 +165,11 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
+    protocol_ : AcquisitionProtocol
+        Protocol of the columns, if the network was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 
@@ -390,6 +395,11 @@ class ResidualMLPClassifier(NetworkClassifier):
         Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
+    protocol_ : AcquisitionProtocol
+        Protocol of the columns, if the network was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 
@@ -581,6 +591,11 @@ class ModuleClassifier(NetworkClassifier):
         Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
+    protocol_ : AcquisitionProtocol
+        Protocol of the columns, if the network was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 

@@ -102,6 +102,9 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Number of calibration signals.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the measurements, if the signals of `fit` have names.
 
@@ -301,7 +304,8 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
             :meth:`p_values`; reason: "explained" for an inlier, otherwise the first that applies
             of "no signal" (all zero), "noise below the trained range", "single measurement off",
             "signal shape outside the prior" and "noise above the trained range"; measurement:
-            the position of the measurement with the largest residual, counted from 0; and the
+            the position of the measurement with the largest residual, counted from 0 in the
+            columns of `fit`; and the
             p-value of each statistic, corrected for the multiple tests. A shape outside the
             subspace may be reported as noise.
         """

@@ -73,6 +73,9 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         Column order: ``X[:, order_]`` is in the order of the trained protocol.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the columns, if the signals of `fit` have names.
 

@@ -200,12 +200,14 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
 
 
 def test_lists_of_levels_are_not_taken_for_a_grid_without_a_word(tmp_path):
-    with pytest.warns(UserWarning, match=r"8 measurements, one for each pair.*from_grid"):
+    with pytest.warns(UserWarning, match=r"8 measurements, one for each pair.*from_grid") as caught:
         diagonal = AcquisitionProtocol(ti=TI, te=TE)
     assert diagonal.n_measurements == 8
+    assert caught[0].filename == __file__
     savemat(tmp_path / "levels.mat", {"ti": TI, "te": TE})
-    with pytest.warns(UserWarning, match="from_grid"):
+    with pytest.warns(UserWarning, match="from_grid") as caught:
         assert AcquisitionProtocol.from_mat(tmp_path / "levels.mat") == diagonal
+    assert caught[0].filename == __file__
     (tmp_path / "levels.json").write_text(json.dumps({"ti": TI, "te": TE}))
     with pytest.warns(UserWarning, match="from_grid"):
         assert AcquisitionProtocol.from_json(tmp_path / "levels.json") == diagonal

@@ -205,6 +205,19 @@ def test_names_that_differ_from_those_of_fit(signals):
             )
 
 
+@pytest.mark.parametrize("name", [None, "TI", "measurement"])
+def test_numbers_as_columns(name):
+    ti = np.array([800, 50, 200, 400, 3000])
+    protocol = AcquisitionProtocol(ti=ti)
+    X = 1 - 2 * np.exp(-ti / np.array([[300], [900]]))
+    frame = pd.DataFrame(X, columns=pd.Index(np.sort(ti), name=name))
+    model = NNLSPeakClassifier(AcquisitionProtocol(ti=np.sort(ti)), n_bins=6).fit(frame, [1, 2])
+    # numbers are times only if the columns are called TI
+    names = [f"TI{value}" for value in np.sort(ti)] if name == "TI" else None
+    assert getattr(model, "feature_names_in_", np.array(None)).tolist() == names
+    assert protocol == model.protocol_
+
+
 # -- axes ------------------------------------------------------------------------------
 
 
