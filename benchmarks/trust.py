@@ -105,7 +105,7 @@ def thresholds(y: Any, probabilities: Any, classes: Any) -> dict[str, Any]:
 def cases(name: str, n: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield signals with one kind of corruption each, before the normalisation."""
     definition = dataset_definition(name)
-    protocol = resolve_protocol(definition.protocol).in_grid_order()
+    protocol = resolve_protocol(definition.protocol)
     ti, te = np.unique(protocol.ti), np.unique(protocol.te)
     levels = definition.noise_levels
     low, high = (min(levels), max(levels)) if isinstance(levels, tuple) else (1 / 150, 1 / 30)

@@ -42,7 +42,8 @@ from corrsk.tissue.ranges import PropertyRange
 __all__ = ["load", "save"]
 
 _FORMAT = "corrsk-estimator"
-_VERSION = 3
+_VERSION = 4
+_OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
 _SMALL = 16  # largest number of entries of an array that is stored in the header
 _CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
@@ -132,7 +133,7 @@ def load(path: str | Path) -> Any:
         for name, values in stored.items()
     }
     try:
-        return _decode_estimator(content["estimator"], "", tensors)
+        return _decode_estimator(content["estimator"], "", tensors, content["version"])
     except (KeyError, AttributeError) as error:
         raise ValueError(f"{path} is incomplete: {error} is missing") from error
 
@@ -212,19 +213,21 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _decode_estimator(
-    content: dict[str, Any], prefix: str, tensors: dict[str, NDArray[Any]]
+    content: dict[str, Any], prefix: str, tensors: dict[str, NDArray[Any]], version: int
 ) -> Any:
     if content["class"] == "passthrough":
         return "passthrough"
     if content["class"] == "Pipeline":
         steps = [
-            (name, _decode_estimator(step, f"{prefix}{name}.", tensors))
+            (name, _decode_estimator(step, f"{prefix}{name}.", tensors, version))
             for name, step in content["steps"]
         ]
         return Pipeline(
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
     parameters = {key: _decode(value) for key, value in content["parameters"].items()}
+    if version < _OWN_ORDER and isinstance(parameters.get("protocol"), AcquisitionProtocol):
+        parameters["protocol"] = parameters["protocol"].in_grid_order()
     cls = _CLASSES[content["class"]]
     if cls is CorrelationCNNClassifier:
         cls, parameters = _current_classifier(parameters)

@@ -91,8 +91,8 @@ matrices
 # -----------------------------------------
 # The file is in the safetensors format, without pickle. On measured signals the fitted steps after
 # the generator are used. Here the signals are simulated; yours would be an array of shape
-# (n_samples, 64) in grid order:
-# ``AcquisitionProtocol.from_mat("ti_te_dict.mat").to_grid(signals_in_scanner_order)``.
+# (n_samples, 64) in the order of the generator's protocol. Of signals in scanner order
+# ``AcquisitionProtocol.from_mat("ti_te_dict.mat").to_grid(signals)`` has the order of "ir-se-8x8".
 
 measured = pipeline[:1].transform(test[:5])
 with tempfile.TemporaryDirectory() as folder:

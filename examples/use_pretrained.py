@@ -54,7 +54,7 @@ protocol = AcquisitionProtocol(ti=trained.ti[shuffled], te=trained.te[shuffled],
 
 tissue, n_c = TissuePrior.named("midl2024").sample(2000, random_state=0)
 scanner = CorrelationSignalGenerator(protocol, noise_level=0.003, random_state=0)
-measured = protocol.to_scan_order(scanner.fit_transform(tissue))
+measured = scanner.fit_transform(tissue)  # columns in the order of the protocol
 
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", ProtocolWarning)
@@ -88,7 +88,7 @@ print(comparison.verdict, f"{comparison.typical_difference:.1f} standard deviati
 # Columns by name
 # ---------------
 # The first step of the model brings columns into the order of the trained protocol. A DataFrame
-# whose columns are named such as ``TI50_TE4.5`` needs no protocol.
+# whose columns are named such as ``TI50_TE4.5`` or ``TI=50 ms, TE=4.5 ms`` needs no protocol.
 
 named = pd.DataFrame(measured, columns=protocol.feature_names)
 print("columns describe the grid:", protocol_of_columns(named.columns).in_grid_order().grid_shape)

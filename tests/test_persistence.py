@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -96,7 +97,7 @@ def test_labels_and_names_are_saved(labels, tissue, tmp_path):
 
 
 def test_protocols_and_priors_of_stated_units_are_saved(tmp_path):
-    rock = AcquisitionProtocol(ti=[0.1, 15, np.inf], te=[0.05, 0.1, 2], tr=[40, 50, 60], units="ms")
+    rock = AcquisitionProtocol(ti=[0.1, 15, np.inf], te=[0.05, 2, 0.1], tr=[40, 50, 60], units="ms")
     prior = TissuePrior(
         {"T1": PropertyRange(0.5, 9, units="ms"), "T2": PropertyRange(0.1, 3, units="ms")},
         n_compartments=(1, 2),
@@ -230,3 +231,66 @@ def test_a_saved_novelty_detector_loads_unchanged(tissue, tmp_path):
     np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
     np.testing.assert_array_equal(again.predict(X), detector.predict(X))
     pd.testing.assert_frame_equal(again.explain(X), detector.explain(X))
+
+
+GRID = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 80, 10))
+_ORDER = np.random.default_rng(0).permutation(21)
+SCAN = AcquisitionProtocol({"TI": GRID.ti[_ORDER], "TE": GRID.te[_ORDER]})
+
+
+def as_written_by_version_3(path, **fitted):
+    """Turn a file into that of version 3, whose fitted protocols were in grid order."""
+    with safe_open(path, framework="np") as file:
+        content = json.loads(file.metadata()["corrsk-estimator"])
+    content["version"] = 3
+    del content["estimator"]["fitted"]["protocol_"]
+    content["estimator"]["fitted"].pop("layout_", None)
+    content["estimator"]["fitted"] |= fitted
+    save_file(load_file(path), path, metadata={"corrsk-estimator": json.dumps(content)})
+
+
+def stored(protocol):
+    plain = protocol.to_dict()
+    return {"protocol": plain["contrasts"], "tr": plain["tr"]}
+
+
+def test_files_of_version_3_keep_their_order_of_columns(tissue, tmp_path):
+    path = tmp_path / "old.safetensors"
+    settings = {"noise_level": 0.02, "random_state": 0}
+    save(CorrelationSignalGenerator(SCAN, **settings).fit(tissue[0]), path)
+    in_own_order = load(path).transform(tissue[0])
+    as_written_by_version_3(path, protocol_=stored(GRID))
+    old = load(path)
+    expected = CorrelationSignalGenerator(GRID, **settings).fit(tissue[0]).transform(tissue[0])
+    np.testing.assert_array_equal(old.transform(tissue[0]), expected)  # in grid order, as then
+    np.testing.assert_array_equal(SCAN.to_grid(in_own_order), expected)
+    np.testing.assert_array_equal(  # the same after a new fit
+        clone(old).fit_transform(tissue[0]),
+        CorrelationSignalGenerator(GRID, **settings).fit_transform(tissue[0]),
+    )
+    X = expected
+    scanned = SCAN.to_scan_order(X)
+    save(ProtocolAligner(SCAN).fit(scanned), path)
+    np.testing.assert_array_equal(load(path).transform(scanned), scanned)
+    order = {"array": list(range(21)), "dtype": "<i8"}
+    as_written_by_version_3(
+        path, protocol_=stored(GRID), measured_protocol_=stored(GRID), order_=order
+    )
+    old = load(path)
+    np.testing.assert_array_equal(old.transform(X), X)
+    named = pd.DataFrame(scanned, columns=SCAN.feature_names)
+    np.testing.assert_array_equal(old.transform(named), X)
+    np.testing.assert_array_equal(clone(old).fit(X).transform(X), X)
+
+
+def test_the_order_of_columns_is_saved(tissue, tmp_path):
+    path = tmp_path / "model.safetensors"
+    pipeline = make_pipeline(
+        CorrelationSignalGenerator(SCAN, random_state=0),
+        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+    ).set_output(transform="pandas")
+    save(pipeline.fit(*tissue), path)
+    again = load(path)
+    np.testing.assert_array_equal(again.predict_proba(tissue[0]), pipeline.predict_proba(tissue[0]))
+    assert again[0].protocol_.feature_names == SCAN.feature_names
+    assert again[-1].grid_shape_ == (3, 7)

@@ -23,12 +23,13 @@ _STEP = 1e-3  # of the finite differences, in the logarithm of a tissue property
 
 
 def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDArray[np.intp] | None:
-    """Index of the measured column of each trained measurement, in grid order.
+    """Index of the measured column of each trained measurement, in the order of both protocols.
 
     The pairs minimise the sum of the squared distances in the logarithms of the scan parameters,
     so that nearly equal times are paired even if their order differs. None if the contrasts or
     the numbers of measurements differ.
     """
+    # pairs in grid order, for the same result in any order of the columns
     goal = trained.in_grid_order()
     sizes = goal.n_measurements, measured.n_measurements
     if goal.contrasts.keys() != measured.contrasts.keys() or sizes[0] != sizes[1]:
@@ -41,9 +42,10 @@ def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDAr
     for wanted, had in axes:
         wanted, had = _comparable(wanted, had[by_grid])
         cost += (wanted[:, None] - had) ** 2
-    if not cost.diagonal().any():  # equal in grid order; repeated measurements keep their order
-        return by_grid
-    return by_grid[linear_sum_assignment(cost)[1]]
+    if cost.diagonal().any():  # otherwise equal; repeated measurements keep their order
+        by_grid = by_grid[linear_sum_assignment(cost)[1]]
+    order: NDArray[np.intp] = trained.to_scan_order(by_grid[None])[0]
+    return order
 
 
 def _comparable(wanted: Array, had: Array) -> tuple[Array, Array]:

@@ -1,7 +1,8 @@
-"""Files of protocols: MATLAB vectors of the published code, and readable JSON."""
+"""Files of protocols: MATLAB vectors of the published code, readable JSON, sidecars of BIDS."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ from numpy.typing import NDArray
 
 from corrsk._utils.files import read_json, read_mat, write_json
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import scan_quantities
 
 _JSON_FORMAT = "corrsk-protocol"
+_SIDECAR = {"InversionTime": "TI", "EchoTime": "TE", "RepetitionTime": "tr"}
+_SIDECAR_KEYS = {name: key for key, name in _SIDECAR.items()}
+_SIDECAR_EXPECTED = "InversionTime and EchoTime, or one of these,"
+_EXPECTED = (
+    'an object with the key \'contrasts\', such as {"contrasts": {"TI": [...], "TE": [...]}, '
+    '"tr": null}, one written by hand, such as {"ti": [...], "te": [...]}, or sidecars of BIDS '
+    "with InversionTime and EchoTime in seconds"
+)
 
 
 def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArray[Any] | None]:
@@ -26,10 +36,10 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     contrasts = {
         name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
     }
-    if len(contrasts) < 2:
+    if not contrasts:
         raise ValueError(
-            f"{path} holds no protocol: expected vectors 'ti' and 'te' (ms), optionally "
-            f"'b' (ms/um^2) and 'tr' (ms); found {sorted(content) or 'nothing'}"
+            f"{path} holds no protocol: expected one or several of the vectors 'ti' and 'te' (ms) "
+            f"and 'b' (ms/um^2), optionally 'tr' (ms); found {sorted(content) or 'nothing'}"
         )
     tr = np.ravel(content.get("tr", ()))
     if np.unique(tr).size <= 1:  # a vector of any length may repeat a single value
@@ -37,26 +47,104 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     return contrasts, tr
 
 
-def read_protocol(path: str | Path) -> dict[str, Any]:
-    """Read the plain values of a protocol from a JSON file.
+def read_protocol(
+    path: str | Path | Sequence[str | Path],
+) -> tuple[dict[str, Any], bool]:
+    """Read the plain values of a protocol from a JSON file, or from several sidecars.
+
+    Returns
+    -------
+    content : dict
+        Entries contrasts and tr.
+    by_hand : bool
+        Whether the file is neither of :meth:`AcquisitionProtocol.to_json` nor a sidecar.
 
     Raises
     ------
     FileNotFoundError, ValueError
         See :meth:`AcquisitionProtocol.from_json`.
     """
+    if not isinstance(path, (str, Path)):
+        return _from_sidecars([(str(file), read_json(file)) for file in path]), False
     content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("contrasts"), dict):
-        raise ValueError(
-            f"{path} is not a protocol: expected an object with the key 'contrasts', "
-            'such as {"contrasts": {"TI": [...], "TE": [...]}, "tr": null}'
-        )
+    if isinstance(content, list) and content and all(isinstance(one, dict) for one in content):
+        named = [(f"entry {k} of {path}", one) for k, one in enumerate(content)]
+        return _from_sidecars(named), False
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}")
+    if isinstance(content.get("contrasts"), dict):
+        return _from_own_format(path, content), False
+    if content.keys() & _SIDECAR.keys():
+        return _from_sidecars([(str(path), content)]), False
+    return _written_by_hand(path, content), True
+
+
+def _from_own_format(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
     if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
         raise ValueError(
             f"{path} is in the format {content.get('format')!r}, version "
             f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
         )
     return {name: content.get(name) for name in ("contrasts", "tr", "units")}
+
+
+def _written_by_hand(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
+    by_key = {name.casefold(): name for name in CONTRASTS}
+    given = {key.casefold(): value for key, value in content.items()}
+    units, tr = given.pop("units", None), given.pop("tr", None)
+    contrasts = {by_key[key]: given[key] for key in given if key in by_key}
+    unknown = sorted(given.keys() - by_key.keys())
+    if not contrasts or unknown:
+        reason = f"; unknown entries: {', '.join(unknown)}" if unknown else ""
+        raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}{reason}")
+    return {"contrasts": contrasts, "tr": tr, "units": units}
+
+
+def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Join sidecars of BIDS, each of one or several measurements."""
+    measured: dict[str, list[float]] = {}
+    tr: list[float] = []
+    for where, content in named:
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} is not a sidecar of BIDS: expected an object")
+        columns = {
+            name: _from_seconds(name, content[key], where)
+            for key, name in _SIDECAR.items()
+            if content.get(key) is not None
+        }
+        repetition = columns.pop("tr", None)
+        if not columns or (measured and columns.keys() != measured.keys()):
+            raise ValueError(
+                f"{where} must have the entries "
+                f"{' and '.join(_SIDECAR_KEYS[name] for name in measured) or _SIDECAR_EXPECTED} in "
+                f"seconds, as the other sidecars; found "
+                f"{', '.join(sorted(content.keys() & _SIDECAR.keys())) or 'none of them'}"
+            )
+        sizes = {name: values.size for name, values in columns.items()}
+        if repetition is not None:
+            sizes["RepetitionTime"] = repetition.size
+        if len(set(sizes.values()) - {1}) > 1:
+            raise ValueError(f"the entries of {where} differ in length: {sizes}")
+        length = max(sizes.values())
+        for name, values in columns.items():
+            measured.setdefault(name, []).extend(np.broadcast_to(values, length).tolist())
+        # without a RepetitionTime, full recovery
+        tr.extend(np.broadcast_to(np.inf if repetition is None else repetition, length).tolist())
+    return {"contrasts": measured, "tr": tr}
+
+
+def _from_seconds(name: str, values: Any, where: str) -> NDArray[np.float64]:
+    """Convert the values of a scan parameter or of TR, a number or a list.
+
+    Raises
+    ------
+    ValueError
+        If the values are not numbers.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{where} must have numbers for {name}, got {values!r}")
+    return scan_quantities()[name].converted(np.ravel(array).astype(np.float64), "s")
 
 
 def write_protocol(path: str | Path, content: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ class ProtocolComparison:
     Parameters
     ----------
     trained : AcquisitionProtocol
-        Protocol of the model, in grid order.
+        Protocol of the model.
     measured : AcquisitionProtocol
         Protocol of the signals.
     verdict : {"same", "close", "different"}
@@ -55,7 +55,7 @@ class ProtocolComparison:
         measurements. "close": the signals differ by less than the noise. "different": a
         model of the trained protocol must not be applied to the signals.
     order : tuple of int or None
-        ``X[:, order]`` sorts the measured columns into the trained grid order; None
+        ``X[:, order]`` sorts the measured columns into the order of the trained protocol; None
         if the contrasts or the numbers of measurements differ.
     largest_difference : float
         Maximum over the measurements and the voxels, including voxels at the corners of the
@@ -199,7 +199,7 @@ def compare_protocols(
     'different'
     """
     checked_count("n_voxels", n_voxels, at_least=1)
-    goal, tissue = resolve_protocol(trained).in_grid_order(), resolve_prior(prior)
+    goal, tissue = resolve_protocol(trained), resolve_prior(prior)
     lacking = [name for name in goal.tissue_properties if name not in tissue.ranges]
     if lacking:
         raise ValueError(
@@ -217,7 +217,7 @@ def compare_protocols(
         float(inversion_efficiency),
         int(n_voxels),
         # equal protocols may differ in their order, which the cache must distinguish
-        _in_scan_order(resolve_protocol(measured)),
+        (_in_scan_order(goal), _in_scan_order(resolve_protocol(measured))),
     )
 
 
@@ -231,7 +231,7 @@ def _compared(
     norm: str | None,
     inversion_efficiency: float,
     n_voxels: int,
-    _scan_order: tuple[Any, ...],
+    _orders: tuple[Any, ...],
 ) -> ProtocolComparison:
     order = pairing(trained, measured)
     if order is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,9 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
 from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
+from corrsk.acquisition.column_names import contrasts_of_names
 from corrsk.physics import CONTRASTS
-from corrsk.physics.contrasts import own_units
-from corrsk.physics.units import Units
+from corrsk.physics.contrasts import own_units, scan_quantities
+from corrsk.physics.units import Units, units_by_name
 
 # Published 8 x 8 protocol (the file ti_te_dict.mat of the code of Endt et al., MIDL 2024), in grid
 # order. The file also has TR = 20 s; without TR the protocol yields Eq. 1 of the paper.
@@ -38,9 +40,10 @@ _NAMED_GRIDS: dict[str, tuple[dict[str, tuple[float, ...]], float | None]] = {
 class AcquisitionProtocol:
     """Combinations of scan parameters at which every voxel is measured.
 
-    Immutable. The measurements keep the order in which they are passed, the *scanner order*;
-    *grid order* sorts the measurements by TI, then TE, then b. Two protocols are equal if they
-    have the same measurements, in any order.
+    Immutable. The measurements keep the order in which they are passed, the *scanner order*,
+    which is the order of the columns of signals everywhere in corrsk; *grid order* sorts the
+    measurements by TI, then TE, then b. Two protocols are equal if they have the same
+    measurements, in any order.
 
     Parameters
     ----------
@@ -71,6 +74,9 @@ class AcquisitionProtocol:
     grid_shape : tuple of int or None
         (n_ti, n_te[, n_b]) if every combination of the levels is measured
         exactly once, else None.
+    grid_layout : tuple of int or None
+        The grid shape if the measurements are in grid order, so that a signal can be
+        reshaped to it, else None.
 
     Raises
     ------
@@ -79,6 +85,12 @@ class AcquisitionProtocol:
         TI), if a name or a unit is unknown, if a TR does not exceed its TI, or if the largest
         value of a scan parameter is not plausible in its unit: TI of 20 to 60,000 ms, TE of 5 to
         10,000 ms, TR of 60 to 100,000 ms and b of 0.01 to 50 ms/um^2 are.
+
+    Warns
+    -----
+    UserWarning
+        If two or more of `ti`, `te` and `b` are strictly ascending: these may be the levels of a
+        grid, for which there is :meth:`from_grid`. In `contrasts` such values give no warning.
 
     Examples
     --------
@@ -109,6 +121,8 @@ class AcquisitionProtocol:
             given[name] = values
         object.__setattr__(self, "contrasts", MappingProxyType(checked_contrasts(given, units)))
         object.__setattr__(self, "tr", checked_tr(tr, self.contrasts, units))
+        if not contrasts:
+            _warn_of_levels(self.contrasts, stacklevel=2)
 
     # -- constructors ------------------------------------------------------
 
@@ -248,7 +262,7 @@ class AcquisitionProtocol:
 
     @classmethod
     def from_mat(cls, path: str | Path, *, units: Units = None) -> AcquisitionProtocol:
-        """Read a MATLAB file with vectors `ti` and `te`, or one of these and `b`.
+        """Read a MATLAB file with one or several of the vectors `ti`, `te` and `b`.
 
         Parameters
         ----------
@@ -267,33 +281,55 @@ class AcquisitionProtocol:
         FileNotFoundError
             If the file does not exist.
         ValueError
-            If the file is not a readable MATLAB file, or has fewer than two of the vectors.
+            If the file is not a readable MATLAB file, or has none of the vectors.
+
+        Warns
+        -----
+        UserWarning
+            If two or more vectors are strictly ascending; see :class:`AcquisitionProtocol`.
         """
         contrasts, tr = contrasts_from_mat(path)
-        return cls(contrasts, tr=tr, units=units)
+        protocol = cls(contrasts, tr=tr, units=units)
+        _warn_of_levels(protocol.contrasts, stacklevel=2)
+        return protocol
 
     @classmethod
-    def from_json(cls, path: str | Path) -> AcquisitionProtocol:
-        """Read a protocol from a file of :meth:`to_json`.
+    def from_json(cls, path: str | Path | Sequence[str | Path]) -> AcquisitionProtocol:
+        """Read a protocol from a JSON file: of :meth:`to_json`, written by hand, or of BIDS.
 
         Parameters
         ----------
-        path : path-like
-            JSON file.
+        path : path-like or sequence of path-like
+            One of these: a file of :meth:`to_json`; a file written by hand, such as
+            ``{"ti": [50, 400], "te": [10, 10], "tr": 5000}``, in ms and ms/um^2 or with an entry
+            `units`, which is a unit of times such as "s" or a mapping such as
+            ``{"ti": "s", "b": "s/mm^2"}``; or sidecars of BIDS, with `InversionTime`, `EchoTime`
+            and `RepetitionTime` in seconds: a file with one sidecar or a list of sidecars, or a
+            sequence of files, in the order of the columns.
 
         Returns
         -------
         AcquisitionProtocol
-            The protocol, in the order of the file.
+            The protocol, in the order of the file or files.
 
         Raises
         ------
         FileNotFoundError
-            If the file does not exist.
+            If a file does not exist.
         ValueError
-            If the file is not JSON, or not a protocol.
+            If a file is not JSON, or not a protocol.
+
+        Warns
+        -----
+        UserWarning
+            If two or more of the lists written by hand are strictly ascending; see
+            :class:`AcquisitionProtocol`.
         """
-        return cls.from_dict(read_protocol(path))
+        content, by_hand = read_protocol(path)
+        protocol = cls.from_dict(content)
+        if by_hand:
+            _warn_of_levels(protocol.contrasts, stacklevel=2)
+        return protocol
 
     @classmethod
     def from_feature_names(
@@ -304,9 +340,11 @@ class AcquisitionProtocol:
         Parameters
         ----------
         names : iterable of str
-            Names such as "TI50_TE4.5", or "TIinf_TE4.5" without inversion.
+            Names such as "TI50_TE4.5", or "TIinf_TE4.5" without inversion. Other cases, separators,
+            units and prefixes are understood: "ti_50_te_4.5", "TI=0.05s TE=4.5ms",
+            "signals__TI50_TE4.5".
         units : str or mapping of str to str, optional
-            Units of the numbers; see :class:`AcquisitionProtocol`.
+            Units of the numbers without a unit; see :class:`AcquisitionProtocol`.
 
         Returns
         -------
@@ -316,15 +354,19 @@ class AcquisitionProtocol:
         Raises
         ------
         ValueError
-            If a name does not have the form "TI50_TE4.5".
+            If a name does not have the form "TI50_TE4.5", names have different scan parameters, or
+            a value is invalid.
         """
-        rows = [_parts_of_name(str(name)) for name in names]
-        if not rows or not rows[0] or any(row.keys() != rows[0].keys() for row in rows):
+        given = [str(name) for name in names]
+        stated = units_by_name(units, scan_quantities())
+        contrasts = contrasts_of_names(given, stated)
+        if contrasts is None:
             raise ValueError(
-                "feature names must have the form 'TI50_TE4.5', all with the same parts"
+                "feature names must have the form 'TI50_TE4.5', all with the same parts; got "
+                f"{', '.join(map(repr, given[:3])) or 'none'}"
             )
-        contrasts = {key: [float(row[key]) for row in rows] for key in rows[0]}
-        return cls(contrasts, units=units)
+        converted = {name: CONTRASTS[name].unit for name in stated if name in contrasts}
+        return _of_columns(contrasts, given[0], converted)
 
     # -- content -----------------------------------------------------------
 
@@ -362,6 +404,11 @@ class AcquisitionProtocol:
         shape = tuple(np.unique(values).size for values in self._table)
         distinct = np.unique(self._table, axis=1).shape[1]
         return shape if math.prod(shape) == distinct == self.n_measurements else None
+
+    @property
+    def grid_layout(self) -> tuple[int, ...] | None:
+        """Shape of a signal on its grid, as `grid_shape`; None unless in grid order."""
+        return self.grid_shape if self._is_in_grid_order else None
 
     @property
     def feature_names(self) -> list[str]:
@@ -409,6 +456,10 @@ class AcquisitionProtocol:
         keys = list(self._table[::-1])
         return np.lexsort([self.tr, *keys] if isinstance(self.tr, np.ndarray) else keys)
 
+    @cached_property
+    def _is_in_grid_order(self) -> bool:
+        return np.array_equal(self._grid_permutation, np.arange(self.n_measurements))
+
     def in_grid_order(self) -> AcquisitionProtocol:
         """Sort the measurements by TI, then TE, then b.
 
@@ -419,13 +470,18 @@ class AcquisitionProtocol:
         """
         return self._take(self._grid_permutation)
 
-    def to_grid(self, X: Any) -> Any:
+    def to_grid(self, X: Any, *, copy: bool = True) -> Any:
         """Reorder columns from scanner order to grid order.
+
+        Estimators of a protocol take columns in the order of the protocol. Grid order is for
+        displays of signals as images, and for other programs.
 
         Parameters
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements)
             Columns in the order of the protocol.
+        copy : bool, default=True
+            Whether to return a copy even if the protocol is in grid order.
 
         Returns
         -------
@@ -437,15 +493,17 @@ class AcquisitionProtocol:
         ValueError
             If X does not have n_measurements columns.
         """
-        return self._take_columns(X, self._grid_permutation)
+        return self._take_columns(X, self._grid_permutation, copy)
 
-    def to_scan_order(self, X: Any) -> Any:
+    def to_scan_order(self, X: Any, *, copy: bool = True) -> Any:
         """Reorder columns from grid order to scanner order; the inverse of :meth:`to_grid`.
 
         Parameters
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements)
             Columns in grid order.
+        copy : bool, default=True
+            Whether to return a copy even if the protocol is in grid order.
 
         Returns
         -------
@@ -457,16 +515,21 @@ class AcquisitionProtocol:
         ValueError
             If X does not have n_measurements columns.
         """
-        return self._take_columns(X, np.argsort(self._grid_permutation))
+        return self._take_columns(X, np.argsort(self._grid_permutation), copy)
 
-    def _take_columns(self, X: Any, order: NDArray[np.intp]) -> Any:
+    def _take_columns(self, X: Any, order: NDArray[np.intp], copy: bool) -> Any:
         X = X if hasattr(X, "shape") else np.asarray(X)
         if len(X.shape) != 2 or X.shape[1] != self.n_measurements:
             raise ValueError(
                 f"X must have shape (n_samples, {self.n_measurements}), one column for each of the "
                 f"protocol's {self.n_measurements} measurements; got {tuple(X.shape)}"
             )
-        return X.iloc[:, order] if hasattr(X, "iloc") else X[:, order]
+        if not copy and self._is_in_grid_order:
+            return X
+        if hasattr(X, "iloc"):
+            return X.iloc[:, order]
+        # C order in memory, on which the rounding of sums depends
+        return np.take(X, order, axis=1) if isinstance(X, np.ndarray) else X[:, order]
 
     # -- selection ---------------------------------------------------------
 
@@ -477,8 +540,7 @@ class AcquisitionProtocol:
         ----------
         selection : array of bool, shape (n_measurements,), or array of int
             Mask over the measurements, or positions of the measurements to keep, as returned
-            by the `get_support` of a selector. Columns of signals are in
-            grid order: call :meth:`in_grid_order` first if the selection refers to columns.
+            by the `get_support` of a selector that was fitted to signals of this protocol.
 
         Returns
         -------
@@ -628,30 +690,118 @@ def _plain(values: NDArray[np.float64]) -> list[float | str]:
     return [value if math.isfinite(value) else "inf" for value in values.tolist()]
 
 
-def _parts_of_name(name: str) -> dict[str, str]:
-    return dict(re.findall(r"([A-Za-z]\w*?)(\d[\d.]*(?:e[-+]?\d+)?|inf)(?:_|$)", name))
+def _warn_of_levels(lists: Mapping[str, NDArray[np.float64]], stacklevel: int) -> None:
+    """Warn if lists of measurements look like lists of levels."""
+    values = np.stack(list(lists.values()))
+    if len(values) > 1 and values.shape[1] > 1 and (values[:, 1:] > values[:, :-1]).all():
+        names = list(lists)
+        warnings.warn(
+            f"the lists {' and '.join(names)} are strictly ascending and give "
+            f"{values.shape[1]} measurements, one for each pair. For all combinations of these "
+            "levels use AcquisitionProtocol.from_grid; for pairs pass one mapping, "
+            f"AcquisitionProtocol({{{', '.join(f'{name!r}: ..' for name in names)}}}), which gives "
+            "no warning",
+            UserWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
-def protocol_of_columns(names: Iterable[str] | None) -> AcquisitionProtocol | None:
+def protocol_of_columns(
+    names: Iterable[str] | None, expected: AcquisitionProtocol | None = None
+) -> AcquisitionProtocol | None:
     """Protocol that the names of columns describe, if any.
 
     Parameters
     ----------
     names : iterable of str or None
-        Names of columns.
+        Names of columns; see :meth:`AcquisitionProtocol.from_feature_names`.
+    expected : AcquisitionProtocol, optional
+        Protocol that the columns should have. If the names are its feature names, in any order,
+        the result has its TR, and times that are shorter than usual are not refused.
 
     Returns
     -------
     AcquisitionProtocol or None
-        None without names, or if a name does not describe a measurement, such as "TI50_TE4.5".
+        Protocol in the order of the names, without TR unless `expected` gives it. None without
+        names, or if no name has a scan parameter.
+
+    Raises
+    ------
+    ValueError
+        If some names have a scan parameter and another name is not understood, or a value is
+        invalid.
     """
     given = [] if names is None else [str(name) for name in names]
-    if not given or not all(_parts_of_name(name).keys() & CONTRASTS.keys() for name in given):
-        return None
+    if expected is not None and sorted(given) == sorted(expected.feature_names):
+        position = {name: k for k, name in enumerate(expected.feature_names)}
+        return expected._take(np.array([position[name] for name in given]))
+    contrasts = contrasts_of_names(given)
+    return None if contrasts is None else _of_columns(contrasts, given[0])
+
+
+def _of_columns(
+    contrasts: Mapping[str, ArrayLike], first: str, units: Units = None
+) -> AcquisitionProtocol:
     try:
-        return AcquisitionProtocol.from_feature_names(given)
-    except ValueError:  # further parts, or values that are invalid in a protocol
-        return None
+        return AcquisitionProtocol(contrasts, units=units)
+    except ValueError as error:
+        raise ValueError(f"the column names {first!r}, .. are invalid: {error}") from error
+
+
+def column_order(protocol: AcquisitionProtocol, named: AcquisitionProtocol) -> NDArray[np.intp]:
+    """Positions of the measurements of a protocol among named columns.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        The protocol.
+    named : AcquisitionProtocol
+        Protocol of the names of the columns; its TR is ignored.
+
+    Returns
+    -------
+    ndarray of int, shape (n_measurements,)
+        ``X[:, positions]`` has the columns in the order of the protocol.
+
+    Raises
+    ------
+    ValueError
+        If the names describe other measurements than the protocol has.
+    """
+    found = {name: position for position, name in enumerate(named.feature_names)}
+    wanted = protocol.feature_names
+    lacking = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in set(wanted)]
+    if lacking or extra:
+        raise ValueError(
+            f"the names of the columns are not those of the protocol: {len(extra)} of the columns "
+            f"({', '.join(extra[:3]) or 'none'}) are not among its measurements, and "
+            f"{len(lacking)} of its measurements ({', '.join(lacking[:3]) or 'none'}) are missing"
+        )
+    return np.array([found[name] for name in wanted], dtype=np.intp)
+
+
+def in_order_of(protocol: AcquisitionProtocol, named: AcquisitionProtocol) -> AcquisitionProtocol:
+    """Reorder a protocol into the order of the names of columns.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        The protocol.
+    named : AcquisitionProtocol
+        Protocol of the names of the columns; its TR is ignored.
+
+    Returns
+    -------
+    AcquisitionProtocol
+        The measurements and the TR of `protocol`, in the order of `named`.
+
+    Raises
+    ------
+    ValueError
+        If the names describe other measurements than the protocol has.
+    """
+    return protocol._take(np.argsort(column_order(protocol, named)))
 
 
 def resolve_protocol(protocol: AcquisitionProtocol | str) -> AcquisitionProtocol:

@@ -28,7 +28,8 @@ Protocol = Annotated[
     str | None,
     typer.Option(
         help="Protocol in place of that of the data set: a .json file written by "
-        "AcquisitionProtocol.to_json, a .mat file with vectors ti and te (ms), or a name."
+        'AcquisitionProtocol.to_json or by hand ({"ti": [..], "te": [..]} in ms), a .mat file '
+        "with vectors ti and te (ms), or a name. Columns of signals are in its order."
     ),
 ]
 
@@ -46,5 +47,9 @@ def read_protocol(name: str) -> AcquisitionProtocol:
     AcquisitionProtocol
         The protocol.
     """
-    readers = {".json": AcquisitionProtocol.from_json, ".mat": AcquisitionProtocol.from_mat}
-    return readers.get(Path(name).suffix, AcquisitionProtocol.named)(name)
+    match Path(name).suffix:
+        case ".json":
+            return AcquisitionProtocol.from_json(name)
+        case ".mat":
+            return AcquisitionProtocol.from_mat(name)
+    return AcquisitionProtocol.named(name)

@@ -39,7 +39,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import checked_count, lookup
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import (
+    AcquisitionProtocol,
+    in_order_of,
+    protocol_of_columns,
+    resolve_protocol,
+)
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.units import Units
@@ -107,14 +112,14 @@ def selected_protocol(
         one or several selectors, or a fitted search over one of these
         (its `best_estimator_` is used).
     protocol : AcquisitionProtocol or str, optional
-        The protocol of the columns, in grid order. Not needed if the Pipeline has a
-        :class:`CorrelationSignalGenerator`, or if the columns have names like "TI50_TE4.5"
-        (which do not include TR).
+        The protocol of the columns, in their order; columns with names like "TI50_TE4.5" may
+        have another order. Not needed if the Pipeline has a :class:`CorrelationSignalGenerator`,
+        or if the columns have such names (which do not include TR).
 
     Returns
     -------
     ProtocolSelection
-        The selected and the dropped measurements, in grid order.
+        The selected and the dropped measurements, in the order of the columns.
 
     Raises
     ------
@@ -141,7 +146,7 @@ def selected_protocol(
         raise ValueError("the search has no best_estimator_; fit it with refit=True (or a metric)")
     steps = list(_steps(selector))
     generators = [i for i, step in enumerate(steps) if isinstance(step, CorrelationSignalGenerator)]
-    given = None if protocol is None else resolve_protocol(protocol).in_grid_order()
+    given = None if protocol is None else resolve_protocol(protocol)
     if generators:
         generator = steps[generators[-1]]
         steps = steps[generators[-1] + 1 :]
@@ -155,10 +160,7 @@ def selected_protocol(
         grid = _protocol_of_columns(selector, given)
     kept = _kept_columns(steps, grid.n_measurements)
     dropped = np.setdiff1d(np.arange(grid.n_measurements), kept)
-    selection = grid.subset(kept).in_grid_order()
-    return ProtocolSelection(
-        selection, grid.subset(dropped).in_grid_order() if dropped.size else None
-    )
+    return ProtocolSelection(grid.subset(kept), grid.subset(dropped) if dropped.size else None)
 
 
 def _steps(estimator: Any) -> Iterator[Any]:
@@ -180,12 +182,8 @@ def _protocol_of_columns(selector: Any, given: AcquisitionProtocol | None) -> Ac
                 "columns named like 'TI50_TE4.5'"
             )
         return AcquisitionProtocol.from_feature_names(names)
-    if set(names) & set(given.feature_names) and names != given.feature_names:
-        raise ValueError(
-            "the columns of the selector's fit are not in the grid order of `protocol`; reorder "
-            "them with protocol.to_grid(X), or omit `protocol`"
-        )
-    return given
+    named = protocol_of_columns(names, given)
+    return given if named is None else in_order_of(given, named)
 
 
 def _kept_columns(steps: list[Any], n_columns: int) -> NDArray[np.intp]:

@@ -33,9 +33,8 @@ from corrsk._utils.validation import (
     POSITIVE_INTEGER,
     RANDOM_STATE,
     checked_count,
-    checked_signals,
-    layout_of,
 )
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.neural.onnx import write_onnx
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.fitting import train_further, train_network
@@ -52,6 +51,7 @@ from corrsk.neural.training.settings import (
 )
 from corrsk.neural.training.sources import ArraySource, Source, Split, StreamSource
 from corrsk.neural.training.streaming import StreamPlan
+from corrsk.preprocessing.signals import layout_of_protocol, measured_signals, signals_of_protocol
 from corrsk.simulation.streams import SignalStream
 
 RENAMED_PARAMETERS = {
@@ -133,14 +133,20 @@ class NetworkEstimator(BaseEstimator):
 
     # -- the network ---------------------------------------------------------
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(self) -> None:
         """Store the properties of the network that depend on the signals of a fit.
 
-        Parameters
-        ----------
-        layout : tuple of int or None
-            Shape of each signal, if X has more than two dimensions.
+        The signals are described by `n_features_in_`, `layout_`, `feature_names_in_` if the
+        columns have names, and `protocol_` for the signals of a stream.
         """
+
+    def _in_order_of_network(self, signals: NDArray[Any]) -> NDArray[Any]:
+        """Reorder columns in the order of `fit` into that of the network's input."""
+        return signals
+
+    def _stream_of_network(self, stream: SignalStream) -> SignalStream:
+        """Return the stream with its columns in the order of the network's input."""
+        return stream
 
     def _architecture(self) -> dict[str, Any]:
         """Return the fields network, grid_shape, width, n_blocks and dropout of the settings.
@@ -153,8 +159,9 @@ class NetworkEstimator(BaseEstimator):
 
     def _reset(self) -> None:
         """Become unfitted, so that a failed fit does not leave the net of an earlier fit."""
-        if hasattr(self, "net_"):
-            delattr(self, "net_")
+        for attribute in ("net_", "protocol_"):
+            if hasattr(self, attribute):
+                delattr(self, attribute)
 
     def _check_combination(self) -> None:
         """Check that no parameter is without effect because of another one.
@@ -199,14 +206,32 @@ class NetworkEstimator(BaseEstimator):
         }
 
     def _first_signals(
-        self, X: ArrayLike, y: Any = "no_validation", layout: tuple[int, ...] | None = None
+        self, X: ArrayLike, y: Any = "no_validation", protocol: AcquisitionProtocol | None = None
     ) -> Any:
-        """Validate the signals of a new training, and choose the network."""
+        """Validate the signals of a new training, and choose the network.
+
+        `protocol` is that of the columns, if the signals are simulated for this training.
+        """
         self._check_combination()
-        layout = layout or layout_of(X)
-        checked = checked_signals(self, X, y, reset=True, dtype=np.float32, order="C")
-        self._choose_network(layout)
-        return checked
+        checked = measured_signals(self, X, y, reset=True, dtype=np.float32, order="C")
+        if hasattr(self, "protocol_"):
+            delattr(self, "protocol_")
+        if protocol is not None:
+            self.protocol_ = protocol
+            self.layout_ = layout_of_protocol(None, protocol)
+        self._choose_network()
+        if isinstance(checked, tuple):
+            signals, targets = checked
+            return self._in_order_of_network(signals), targets
+        return self._in_order_of_network(checked)
+
+    def _further_signals(self, X: ArrayLike, y: Any = "no_validation", **options: Any) -> Any:
+        """Validate signals, and targets if given, after :meth:`_first_signals`."""
+        checked = signals_of_protocol(self, X, y=y, order="C", **options)
+        if isinstance(checked, tuple):
+            signals, targets = checked
+            return self._in_order_of_network(signals), targets
+        return self._in_order_of_network(checked)
 
     def _train(
         self, settings: TrainingSettings, source: Source, validation: Split | None, device: Any
@@ -229,7 +254,7 @@ class NetworkEstimator(BaseEstimator):
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         """Validate signals; return the outputs of the network, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
-        signals = checked_signals(self, X, reset=False, order="C")
+        signals = self._further_signals(X)
         return predict_outputs(self.net_, signals, lambda outputs: outputs)
 
 
@@ -366,12 +391,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             )
         seed = self._checked_seed()
         X, y = stream.draw(0, 100)
-        self._first_labelled(X, y, stream.classes, stream.grid_shape)
+        self._first_labelled(X, y, stream.classes, resolve_protocol(stream.protocol))
         count = np.full(len(self.classes_), n_samples / len(self.classes_))
         settings = self._settings(count, seed, n_samples // self.max_epochs)
         plan = StreamPlan.from_n_samples(n_samples, self.max_epochs, settings.batch_size)
         validation = self._validation_data(X_val, y_val, self.classes_)
-        return self._train(settings, StreamSource(stream, plan), validation, device)
+        source = StreamSource(self._stream_of_network(stream), plan)
+        return self._train(settings, source, validation, device)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
@@ -417,7 +443,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             )
         if hasattr(self, "net_"):
             self._check_combination()
-            signals, labels = self._labelled(X, y, reset=False)
+            signals, labels = self._further_signals(X, y, dtype=np.float32)
+            check_classification_targets(labels)
             index = class_index(labels, self.classes_, "y", "the classes of the first call")
         else:
             signals, index = self._first_labelled(X, y, classes)
@@ -470,7 +497,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             # an invalid prior is an error before the prediction starts
             checked_class_prior(class_prior, self.classes_)
             self._check_kept("class_prior_", "class_prior")
-        signals = checked_signals(self, X, reset=False, order="C")
+        signals = self._further_signals(X)
         probabilities = predict_probabilities(self.net_, signals)
         if class_prior is None:
             return probabilities
@@ -549,26 +576,22 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         as JSON.
         """
         check_is_fitted(self)
-        write_onnx(self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist())
+        write_onnx(
+            self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist(),
+            order=getattr(self, "column_order_", None),
+        )  # fmt: skip
 
     # -- labels and settings -------------------------------------------------
-
-    def _labelled(
-        self, X: ArrayLike, y: ArrayLike, *, reset: bool
-    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        signals, labels = checked_signals(self, X, y, reset=reset, dtype=np.float32, order="C")
-        check_classification_targets(labels)
-        return signals, labels
 
     def _first_labelled(
         self,
         X: ArrayLike,
         y: ArrayLike,
         classes: ArrayLike | None,
-        layout: tuple[int, ...] | None = None,
+        protocol: AcquisitionProtocol | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Validate the data of a new training; store its classes and choose the network."""
-        signals, labels = self._first_signals(X, y, layout)
+        signals, labels = self._first_signals(X, y, protocol)
         check_classification_targets(labels)
         known = np.unique(labels if classes is None else np.asarray(classes))
         if known.size < 2:
@@ -589,7 +612,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 "validation data need both X_val and y_val; "
                 f"{'X_val' if X_val is None else 'y_val'} is None"
             )
-        signals = checked_signals(self, X_val, reset=False, dtype=np.float32, order="C")
+        signals = self._further_signals(X_val, dtype=np.float32)
         labels = column_or_1d(y_val)
         if signals.shape[0] != labels.shape[0]:
             raise ValueError(

@@ -5,20 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
-from corrsk.acquisition.protocol import protocol_of_columns
+import numpy as np
+from numpy.typing import NDArray
+
+from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
+from corrsk.preprocessing.signals import check_layout
 
 MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling reduce 6 x 6 to one pixel
+
+
+class ColumnGrid(NamedTuple):
+    """Grid of the columns of signals.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the grid.
+    order : ndarray of int, shape (n_measurements,), or None
+        ``X[:, order]`` is in grid order; None if X is.
+    """
+
+    shape: tuple[int, ...]
+    order: NDArray[np.intp] | None = None
 
 
 def resolve_grid(
     grid_shape: Sequence[int] | str,
     n_columns: int,
     layout: tuple[int, ...] | None = None,
-    feature_names: Iterable[str] | None = None,
-) -> tuple[int, ...]:
-    """Shape of the grid for the columns of signals.
+    protocol: AcquisitionProtocol | None = None,
+) -> ColumnGrid:
+    """Grid of the columns of signals.
 
     Parameters
     ----------
@@ -28,20 +47,21 @@ def resolve_grid(
         Number of columns.
     layout : tuple of int, optional
         Shape of each signal, if X has more than two dimensions.
-    feature_names : iterable of str, optional
-        Names of the columns.
+    protocol : AcquisitionProtocol, optional
+        Protocol of the columns, in their order, if known.
 
     Returns
     -------
-    tuple of int
-        The given `grid_shape`; for "auto" the layout, otherwise the grid of the feature
-        names (TI50_TE4.5, in grid order), otherwise a square, otherwise the smallest
-        grid of at least 6 x 6 with room for the columns.
+    ColumnGrid
+        The given `grid_shape`; for "auto" the layout, otherwise the grid of the protocol,
+        otherwise a square, otherwise the smallest grid of at least 6 x 6 with room for the columns.
+        The order is that of the protocol, if its grid has this shape.
 
     Raises
     ------
     ValueError
-        If `grid_shape` does not match the number of columns.
+        If `grid_shape` does not match the number of columns or the layout, or if it is "auto" and
+        the protocol is not a grid.
     """
     if grid_shape != "auto":
         shape: tuple[Any, ...] = tuple(grid_shape)
@@ -54,22 +74,51 @@ def resolve_grid(
                 f"grid_shape {shape} does not match the {n_columns} columns of X; give two or "
                 f"three positive integers with the product {n_columns}, or 'auto'"
             )
-        return shape
-    known = layout or (None if feature_names is None else _grid_of_names(feature_names))
-    if known is not None and len(known) > 1:
-        # further axes are merged into the third
-        return known if len(known) < 4 else (*known[:2], math.prod(known[2:]))
+        check_layout(None if layout is None else _merged(layout), shape, "grid_shape has")
+        of_protocol = protocol is not None and protocol.grid_shape == shape
+        return ColumnGrid(shape, _grid_positions(protocol) if of_protocol else None)
+    if layout is not None and len(layout) > 1:
+        return ColumnGrid(_merged(layout))
+    if protocol is None:
+        return ColumnGrid(_guessed(n_columns))
+    if protocol.grid_shape is None:
+        raise ValueError(
+            f"the convolutional network needs measurements on a full grid, but the {n_columns} "
+            f"columns are those of {protocol!r}; use ResidualMLPClassifier, which takes any "
+            "protocol, or pass grid_shape="
+        )
+    if len(protocol.grid_shape) == 1:
+        return ColumnGrid(_guessed(n_columns), _grid_positions(protocol))
+    return ColumnGrid(_merged(protocol.grid_shape), _grid_positions(protocol))
+
+
+def grid_in_fingerprint(
+    n_columns: int, layout: tuple[int, ...] | None, names: Iterable[str] | None
+) -> tuple[int, ...]:
+    """Grid in the checkpoints of networks that do not need one, as in those of earlier versions."""
+    try:
+        protocol = protocol_of_columns(names)
+    except ValueError:  # such a network takes any columns
+        protocol = None
+    known = layout or (None if protocol is None else protocol.grid_layout)
+    return _merged(known) if known is not None and len(known) > 1 else _guessed(n_columns)
+
+
+def _grid_positions(protocol: AcquisitionProtocol | None) -> NDArray[np.intp] | None:
+    if protocol is None or protocol.grid_layout is not None:
+        return None
+    order: NDArray[np.intp] = protocol.to_grid(np.arange(protocol.n_measurements)[None])[0]
+    return order
+
+
+def _merged(layout: tuple[int, ...]) -> tuple[int, ...]:
+    """Merge the axes after the second into a third one."""
+    return layout if len(layout) < 4 else (*layout[:2], math.prod(layout[2:]))
+
+
+def _guessed(n_columns: int) -> tuple[int, int]:
     side = math.isqrt(n_columns)
     return (side, side) if side * side == n_columns else smallest_grid(n_columns)
-
-
-def _grid_of_names(names: Iterable[str] | None) -> tuple[int, ...] | None:
-    """Grid shape from the names of columns, or None if they are not in grid order."""
-    protocol = protocol_of_columns(names)
-    if protocol is None:
-        return None
-    in_order = protocol.in_grid_order().feature_names == protocol.feature_names
-    return protocol.grid_shape if in_order else None
 
 
 def smallest_grid(n_columns: int) -> tuple[int, int]:

@@ -5,18 +5,27 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from corrsk._utils.deprecation import removed_parameters, renamed_parameters
 from corrsk._utils.rng import RandomStateLike
 from corrsk._utils.validation import POSITIVE_INTEGER, lookup
+from corrsk.acquisition.protocol import (
+    AcquisitionProtocol,
+    protocol_of_columns,
+    resolve_protocol,
+)
 from corrsk.neural._base import RENAMED_PARAMETERS, NetworkClassifier
-from corrsk.neural._grid import resolve_grid
+from corrsk.neural._grid import grid_in_fingerprint, resolve_grid
 from corrsk.neural.recipes import RECIPES
+from corrsk.simulation.streams import SignalStream
 
 _DROPOUT = [Interval(Real, 0, 1, closed="left")]
 
@@ -69,11 +78,13 @@ class CorrelationCNNClassifier(NetworkClassifier):
     Parameters
     ----------
     grid_shape : tuple of int or "auto", default="auto"
-        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns, which are in grid order. "auto"
-        is the shape of X if it is (n_samples, n_ti, n_te), otherwise the grid of the feature names
-        (TI50_TE4.5), otherwise a square, otherwise the smallest grid of at least 6 x 6 with room
-        for the columns, filled with zeros. If n_ti differs from n_te, give the grid or the feature
-        names; in a Pipeline, ``set_output(transform="pandas")`` passes the names on.
+        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns. "auto" is the shape of X if it is
+        (n_samples, n_ti, n_te), otherwise the grid of the feature names (TI50_TE4.5) or of the
+        stream, otherwise a square, otherwise the smallest grid of at least 6 x 6 with room for
+        the columns, filled with zeros. If n_ti differs from n_te, give the grid or the feature
+        names; in a Pipeline, ``set_output(transform="pandas")`` passes the names on. The columns
+        must be in grid order, unless they have such names or the signals are those of a stream:
+        then the classifier reorders them.
     dropout : float, default=0.0
         Dropout rate after the pooling and after each fully connected layer.
     input_scaling : {"standardize"} or None, default="standardize"
@@ -142,6 +153,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
         if given: the prior of the predicted probabilities, see :meth:`predict_proba`.
     grid_shape_ : tuple of int
         Layout of the columns.
+    column_order_ : ndarray of int or None
+        Order of the network's input: ``X[:, column_order_]`` is in grid order. None if X is.
     history_ : list of dict
         For each epoch: epoch, train_loss, learning_rate, seconds, and with validation data
         valid_loss and valid_accuracy. Losses are weighted by `class_weight`, if given.
@@ -152,6 +165,11 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
+    protocol_ : AcquisitionProtocol
+        Protocol of the columns, if the network was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 
@@ -266,10 +284,27 @@ class CorrelationCNNClassifier(NetworkClassifier):
             return classifier_from_recipe(name, **changes)
         return cls(**{**recipe.parameters, **changes})
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
-        self.grid_shape_ = resolve_grid(
-            self.grid_shape, self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
-        )
+    def _choose_network(self) -> None:
+        of_stream: AcquisitionProtocol | None = getattr(self, "protocol_", None)
+        protocol = of_stream or protocol_of_columns(getattr(self, "feature_names_in_", None))
+        layout = self.layout_ if of_stream is None else None
+        grid = resolve_grid(self.grid_shape, self.n_features_in_, layout, protocol)
+        self.grid_shape_, self.column_order_ = grid
+        if protocol is not None and grid.order is not None:
+            self.protocol_ = protocol
+        elif protocol is not None or self.grid_shape != "auto":
+            self.layout_ = self.grid_shape_
+
+    def _in_order_of_network(self, signals: NDArray[Any]) -> NDArray[Any]:
+        order = getattr(self, "column_order_", None)  # absent in files of earlier versions
+        return signals if order is None else np.take(signals, order, axis=1)
+
+    def _stream_of_network(self, stream: SignalStream) -> SignalStream:
+        if self.column_order_ is None:
+            return stream
+        # equal protocols have the same signals in any order of the columns
+        protocol = resolve_protocol(stream.protocol).in_grid_order()
+        return replace(stream, protocol=protocol)
 
     def _architecture(self) -> dict[str, Any]:
         return {"network": "cnn", "grid_shape": self.grid_shape_, "dropout": self.dropout}
@@ -360,6 +395,11 @@ class ResidualMLPClassifier(NetworkClassifier):
         Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
+    protocol_ : AcquisitionProtocol
+        Protocol of the columns, if the network was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 
@@ -457,10 +497,10 @@ class ResidualMLPClassifier(NetworkClassifier):
         known = {key: recipe for key, recipe in RECIPES.items() if recipe.estimator == cls.__name__}
         return cls(**{**lookup(known, name, "recipe").parameters, **changes})
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(self) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the network
-        self._stored_grid = resolve_grid(
-            "auto", self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
+        self._stored_grid = grid_in_fingerprint(
+            self.n_features_in_, self.layout_, getattr(self, "feature_names_in_", None)
         )
 
     def _architecture(self) -> dict[str, Any]:
@@ -551,6 +591,11 @@ class ModuleClassifier(NetworkClassifier):
         Number of epochs, or of calls of :meth:`partial_fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
+    protocol_ : AcquisitionProtocol
+        Protocol of the columns, if the network was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 
@@ -619,10 +664,10 @@ class ModuleClassifier(NetworkClassifier):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(self) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the module
-        self._stored_grid = resolve_grid(
-            "auto", self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
+        self._stored_grid = grid_in_fingerprint(
+            self.n_features_in_, self.layout_, getattr(self, "feature_names_in_", None)
         )
 
     def _architecture(self) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from corrsk._utils.extras import require
@@ -21,16 +23,24 @@ from corrsk.neural.training.net import SignalNet
 class _Probabilities(nn.Module):
     """Network with probabilities as outputs in place of logits."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, order: Tensor | None) -> None:
         super().__init__()
         self.network = network
+        self.order = order
 
     def forward(self, signals: Tensor) -> Tensor:
+        if self.order is not None:
+            signals = signals.index_select(1, self.order)
         return torch.softmax(self.network(signals), dim=1)
 
 
 def write_onnx(
-    net: SignalNet, path: str | Path, *, n_features: int, classes: Iterable[object]
+    net: SignalNet,
+    path: str | Path,
+    *,
+    n_features: int,
+    classes: Iterable[object],
+    order: NDArray[np.intp] | None = None,
 ) -> None:
     """Write a network with a softmax output to an ONNX file.
 
@@ -44,6 +54,8 @@ def write_onnx(
         Number of measurements of the network's input.
     classes : iterable of labels
         Labels of the output columns, stored in the metadata of the file.
+    order : ndarray of int, shape (n_features,), optional
+        Position of each input of the network among the measurements.
 
     Raises
     ------
@@ -51,7 +63,8 @@ def write_onnx(
         If onnx or onnxscript is not installed.
     """
     require("onnx", "onnxscript", extra="onnx", purpose="to_onnx")
-    network = _Probabilities(copy.deepcopy(net.module_).cpu()).eval()
+    positions = None if order is None else torch.as_tensor(order)
+    network = _Probabilities(copy.deepcopy(net.module_).cpu(), positions).eval()
     with write_atomically(path) as partial, _quiet():
         program = torch.onnx.export(
             network, (torch.zeros(2, n_features),),

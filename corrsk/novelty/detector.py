@@ -16,10 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from corrsk import physics
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
-from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE, checked_signals
+from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.novelty._mixture import NoisyMixture
 from corrsk.novelty._subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
 from corrsk.novelty._tail import LEAST_LOG, log_tail, upper_quantiles
+from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
 
 EXPLAINED, NO_SIGNAL = "explained", "no signal"
 # reasons by priority, specific ones first: if the noise is too low, all other statistics are
@@ -61,9 +63,16 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Number of threads for scoring; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the scoring takes a few seconds.
+    protocol : AcquisitionProtocol or str, default="auto"
+        Protocol of the columns of X, in their order, or the name of a protocol that corrsk ships.
+        With a protocol, signals whose columns have names (TI50_TE4.5) are reordered. "auto"
+        derives the protocol from the names of the columns of `fit`, if there are any; without a
+        protocol all signals must have the columns of `fit`, without such names.
 
     Attributes
     ----------
+    protocol_ : AcquisitionProtocol or None
+        The protocol, in the order of the columns of `fit`; None if there is none.
     offset_ : float
         ``log(false_alarm_rate)``: the least score of an inlier.
     subspace_ : ndarray of shape (n_measurements, d)
@@ -93,6 +102,9 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Number of calibration signals.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the measurements, if the signals of `fit` have names.
 
@@ -145,6 +157,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         "random_state": RANDOM_STATE,
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
+        "protocol": [AcquisitionProtocol, str],
     }
 
     def __init__(
@@ -154,12 +167,14 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
+        protocol: AcquisitionProtocol | str = "auto",
     ) -> None:
         self.false_alarm_rate = false_alarm_rate
         self.n_clusters = n_clusters
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.protocol = protocol
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> SignalNoveltyDetector:
@@ -181,9 +196,12 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If fewer than two signals are not zero, or a value is NaN or infinite.
+            If fewer than two signals are not zero, a value is NaN or infinite, or the columns or
+            axes of X contradict the protocol.
         """
         X = self._checked(X, reset=True)
+        given = None if self.protocol == "auto" else resolve_protocol(self.protocol)
+        self.protocol_ = protocol_of_fit(self, given)
         X = X[X.any(axis=1)]
         if len(X) < 2:
             raise ValueError(
@@ -286,7 +304,8 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
             :meth:`p_values`; reason: "explained" for an inlier, otherwise the first that applies
             of "no signal" (all zero), "noise below the trained range", "single measurement off",
             "signal shape outside the prior" and "noise above the trained range"; measurement:
-            the position of the measurement with the largest residual, counted from 0; and the
+            the position of the measurement with the largest residual, counted from 0 in the
+            columns of `fit`; and the
             p-value of each statistic, corrected for the multiple tests. A shape outside the
             subspace may be reported as noise.
         """
@@ -322,9 +341,10 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     # -- the statistics -------------------------------------------------------
 
     def _checked(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        least = 2 if reset else 1
-        signals: NDArray[Any] = checked_signals(
-            self, X, reset=reset, order="C", ensure_min_samples=least
+        signals: NDArray[Any] = (
+            measured_signals(self, X, reset=True, order="C", ensure_min_samples=2)
+            if reset
+            else signals_of_protocol(self, X, order="C")
         )
         return signals
 

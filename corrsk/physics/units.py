@@ -18,7 +18,10 @@ _CONVERSIONS: dict[str, dict[str, int]] = {
     "um^2/ms": {"mm^2/s": 3, "um^2/s": -3, "m^2/s": 9},
 }
 _IN_WORDS = {"s": "seconds", "us": "microseconds"}
-_SPELLINGS = {"²": "^2", "µ": "u", "μ": "u", "mm2": "mm^2", "um2": "um^2", "m2": "m^2"}
+_SPELLINGS = {
+    "²": "^2", "\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u",
+    "mm2": "mm^2", "um2": "um^2", "m2": "m^2", "sec": "s",
+}  # fmt: skip
 
 # Units of a whole set of quantities: one for all that have it, or one for each name.
 Units = str | Mapping[str, str] | None
@@ -48,6 +51,14 @@ class Quantity:
     def units(self) -> tuple[str, ...]:
         """Units that can be converted, that of corrsk first."""
         return (self.unit, *_CONVERSIONS.get(self.unit, {}))
+
+    @property
+    def spellings(self) -> list[str]:
+        """Spellings of the units, such as "us", "usec" and "ms/um2"; the longest first."""
+        found = set(self.units)
+        for spelling, own in _SPELLINGS.items():
+            found |= {unit.replace(own, spelling) for unit in found}
+        return sorted((unit for unit in found if self.has_unit(unit)), key=len, reverse=True)
 
     def is_plausible(self, largest: float) -> bool:
         """Whether a largest value is plausible in the unit of the quantity; 0 is in every unit."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from typing import Any
 
 import numpy as np
@@ -11,23 +10,25 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import (
-    _get_feature_names,
-    check_array,
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from corrsk import physics
-from corrsk._utils.validation import EFFICIENCY, FLOATS, NOT_NEGATIVE, checked_signals
+from corrsk._utils.validation import EFFICIENCY, FLOATS, NOT_NEGATIVE, layout_of
 from corrsk.acquisition._differences import pairing
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,
     ProtocolMismatchError,
     compare_protocols,
 )
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.labels import column_names, with_column_names
+from corrsk.acquisition.protocol import (
+    AcquisitionProtocol,
+    protocol_of_columns,
+    resolve_protocol,
+)
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
+from corrsk.preprocessing.signals import layout_of_protocol, measured_signals
 from corrsk.tissue.prior import TissuePrior
 
 
@@ -35,9 +36,12 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     """Reorder measured columns into the order of the trained protocol, and refuse other protocols.
 
     First step of a Pipeline whose model was trained on one protocol. The columns of a DataFrame
-    are identified by their names (TI50_TE4.5, ..), in any order; TR, which the names do not
+    are identified by their names (TI50_TE4.5, ..; see
+    :meth:`AcquisitionProtocol.from_feature_names`), in any order; TR, which the names do not
     include, is taken from `measured_protocol`, or else from the trained protocol. The columns of
-    an array are those of `measured_protocol`, or else of the trained protocol in grid order.
+    an array are those of `measured_protocol`, or else of the trained protocol, in its order. A
+    MultiIndex of columns with the levels TI and TE, and a DataArray with such dimensions, are
+    read like names.
 
     Protocols are compared by :func:`corrsk.compare_protocols`: the trained protocol is
     accepted in any order, a close one with a warning, and others are refused.
@@ -48,8 +52,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         The trained protocol.
     measured_protocol : AcquisitionProtocol or str, default="auto"
         The protocol of the columns, in their order; "auto" reads the protocol from the column
-        names (TI50_TE4.5), and takes columns without such names for the trained protocol in grid
-        order. None is an older spelling of "auto".
+        names (TI50_TE4.5), and takes columns without such names for the trained protocol. None is
+        an older spelling of "auto".
     prior : TissuePrior or str, default="midl2024"
         The tissue that the model was trained on.
     noise_level : float, sequence of float or SNRRange
@@ -64,13 +68,16 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     protocol_ : AcquisitionProtocol
-        The trained protocol in grid order: that of the output columns.
+        The trained protocol, whose order is that of the output columns.
     measured_protocol_ : AcquisitionProtocol
         The protocol of the columns passed to `fit`.
     order_ : ndarray of int, shape (n_measurements,)
-        Column order: ``X[:, order_]`` is in grid order.
+        Column order: ``X[:, order_]`` is in the order of the trained protocol.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the columns, if the signals of `fit` have names.
 
@@ -132,26 +139,29 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         ProtocolMismatchError
             If the signals have another protocol; a ValueError.
         ValueError
-            If the signals contain NaN or infinite values, or the column names contradict
-            `measured_protocol`.
+            If the signals contain NaN or infinite values, the column names contradict
+            `measured_protocol`, some of them have scan parameters and another is not understood,
+            or the axes of X are not those of the protocol.
 
         Warns
         -----
         ProtocolWarning
             If the protocol of the signals is close to the trained one.
         """
+        X = with_column_names(X)
         named = self._protocol_of_names(X)
-        signals = checked_signals(self, X, reset=True)
-        trained = self._trained_protocol().in_grid_order()
+        signals = measured_signals(self, X, reset=True)
+        trained = self._trained_protocol()
         measured = named or self._given_protocol() or trained
         if named is None:
             self._check_columns(signals, measured)
+            self.layout_ = layout_of_protocol(layout_of(X), measured)
         self.protocol_ = trained
         self._match(self.compare(measured).check(stacklevel=4), measured)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
-        """Reorder signals into the trained grid order.
+        """Reorder signals into the order of the trained protocol.
 
         Parameters
         ----------
@@ -161,12 +171,15 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_measurements)
-            Signals in the trained grid order.
+            Signals in the order of the trained protocol.
 
         Raises
         ------
         ProtocolMismatchError
             If the column names belong to another protocol; a ValueError.
+        ValueError
+            If some names of columns have scan parameters and another name is not understood, the
+            axes of X are not those of the protocol, or a value is NaN or infinite.
 
         Warns
         -----
@@ -175,9 +188,11 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             of `fit`.
         """
         check_is_fitted(self)
+        X = with_column_names(X)
         named = self._protocol_of_names(X)
         if named is None:
-            signals = checked_signals(self, X, reset=False)
+            layout_of_protocol(layout_of(X), self.measured_protocol_)
+            signals = measured_signals(self, X, reset=False)
             in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
             # no unnecessary copy; C order in memory, on which the rounding of sums depends
             return signals if in_order else np.take(signals, self.order_, axis=1)
@@ -245,10 +260,11 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         # the columns now belong to this protocol; the names of `fit` no longer apply
         if hasattr(matched, "feature_names_in_"):
             del matched.feature_names_in_
+        matched.layout_ = matched.measured_protocol_.grid_layout
         return matched
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the trained measurements, such as "TI50_TE4.5", in grid order.
+        """Names of the trained measurements, such as "TI50_TE4.5", in the order of the protocol.
 
         Parameters
         ----------
@@ -279,17 +295,16 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
 
     def _protocol_of_names(self, X: Any) -> AcquisitionProtocol | None:
         """Return the protocol of the column names; None if the names are no measurements."""
-        names = _get_feature_names(X)
-        if names is None or not all(map(_tells_measurement, names)):
-            return None
+        names = column_names(X)
         given = self._given_protocol()
         expected = self._trained_protocol() if given is None else given
-        if sorted(names) == sorted(expected.feature_names):
-            return expected._take(np.array([expected.feature_names.index(name) for name in names]))
-        named = AcquisitionProtocol.from_feature_names(names)
+        named = protocol_of_columns(names, expected)
+        if names is None or named is None:
+            return None
+        if named.tr is None:  # names have no TR
+            named = with_tr_of(named, expected)
         if given is None:
-            return with_tr_of(named, self._trained_protocol())
-        named = with_tr_of(named, given)
+            return named
         if sorted(named.feature_names) != sorted(given.feature_names):
             raise ValueError(
                 f"the column names {', '.join(names[:3])}, .. contradict measured_protocol="
@@ -326,8 +341,3 @@ def with_tr_of(named: AcquisitionProtocol, other: AcquisitionProtocol) -> Acquis
         tr = np.empty_like(tr)
         tr[order] = other.in_grid_order()._tr_of_each
     return AcquisitionProtocol(named.contrasts, tr=tr, units=own_units())
-
-
-def _tells_measurement(name: str) -> bool:
-    parameters = "|".join(map(re.escape, physics.CONTRASTS))
-    return re.match(rf"({parameters})(\d|inf)", str(name)) is not None

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
-from corrsk._utils.validation import checked_signals
+from corrsk.preprocessing.signals import measured_signals
 
 
 class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -28,6 +28,9 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the measurements, if the signals of `fit` have names.
 
@@ -63,7 +66,7 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         SignalNormalizer
             The transformer itself.
         """
-        checked_signals(self, X, reset=True)
+        measured_signals(self, X, reset=True)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
@@ -80,7 +83,7 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Normalised signals.
         """
         check_is_fitted(self)
-        signals: NDArray[np.floating[Any]] = checked_signals(self, X, reset=False)
+        signals: NDArray[np.floating[Any]] = measured_signals(self, X, reset=False)
         if self.norm is None:
             return signals.copy()
         normalised: NDArray[np.floating[Any]] = physics.normalize_signals(signals, self.norm)

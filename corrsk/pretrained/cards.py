@@ -333,7 +333,7 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     }
     if architecture["network"] == "residual-mlp":
         network |= {name: architecture[name] for name in ("width", "n_blocks")}
-    protocol = resolve_protocol(aligner.protocol).in_grid_order().to_dict()
+    protocol = resolve_protocol(aligner.protocol).to_dict()
     return {
         "prior": resolve_prior(aligner.prior).to_dict(),
         "protocol": {key: protocol[key] for key in ("contrasts", "tr")},

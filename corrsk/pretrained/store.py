@@ -84,8 +84,7 @@ def load_pretrained(
         Name of the model: that of its training data.
     protocol : AcquisitionProtocol or str, optional
         Protocol of the columns of the signals, in their order. None (default) for the trained
-        protocol: columns in grid order, or a DataFrame with column names (TI50_TE4.5, ..) in any
-        order.
+        protocol, in its order, or for a DataFrame with column names (TI50_TE4.5, ..) in any order.
     folder : path-like, optional
         Folder of the model; None (default) for the models shipped with corrsk.
 
@@ -143,7 +142,8 @@ def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassi
     definition : DatasetDefinition
         Definition of the training data.
     classifier : ResidualMLPClassifier or CorrelationCNNClassifier
-        Classifier fitted to signals in grid order, divided by the norm of the definition.
+        Classifier fitted to signals in the order of the definition's protocol, divided by the
+        norm of the definition.
 
     Returns
     -------
@@ -231,7 +231,7 @@ def _measured_cost(pipeline: Pipeline, comparison: ProtocolComparison) -> str:
             protocol, noise_level=aligner.noise_level, noise_reference=aligner.noise_reference,
             inversion_efficiency=aligner.inversion_efficiency, random_state=0, verbose=False,
         ).fit_transform(tissue)  # fmt: skip
-        return pipeline[1:].predict(protocol.to_scan_order(signals)[:, order]) == n_c
+        return pipeline[1:].predict(signals[:, order]) == n_c
 
     trained = is_right(comparison.trained, slice(None))
     measured = is_right(comparison.measured, list(comparison.order or ()))

@@ -14,12 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.counts import as_counts, is_multicompartment, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
-from corrsk._utils.validation import EFFICIENCY, N_JOBS, checked_signals
+from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
     resolve_protocol,
 )
+from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
 from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
 from corrsk.relaxometry._voxels import Solver, solve_voxels
 
@@ -50,7 +51,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
         y : array of shape (n_samples,)
             Compartment counts. Their distinct values are the classes.
 
@@ -63,16 +64,16 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If the signals have NaN or infinite values, the protocol has another
-            number of measurements, a label is not a compartment count, or a parameter is out
-            of range.
+            number of measurements, the names of the columns or the axes of X contradict the
+            protocol, a label is not a compartment count, or a parameter is out of range.
         """
         effective_n_jobs(self.n_jobs)  # so that `fit` refuses 0, not a later `predict`
-        _, labels = checked_signals(self, X, y, reset=True)
+        _, labels = measured_signals(self, X, y, reset=True)
         check_classification_targets(labels)
         classes = np.unique(labels)
         counts = self._as_counts(classes)
-        protocol = self._resolve_protocol().in_grid_order()
-        self._set_up(protocol, counts)
+        protocol = self._resolve_protocol()
+        self._set_up(protocol.in_grid_order(), counts)
         self._counts = counts
         self.protocol_ = protocol
         self.classes_ = classes
@@ -84,7 +85,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale.
 
         Returns
         -------
@@ -109,7 +110,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale.
 
         Returns
         -------
@@ -126,7 +127,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale.
 
         Returns
         -------
@@ -164,9 +165,9 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         return best
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
-        named = protocol_of_columns(getattr(self, "feature_names_in_", None))
         n = self.n_features_in_
         if isinstance(self.protocol, str) and self.protocol == "auto":
+            named = protocol_of_columns(getattr(self, "feature_names_in_", None))
             default = resolve_protocol(_DEFAULT_PROTOCOL)
             if named is None and n != default.n_measurements:
                 raise ValueError(
@@ -175,25 +176,17 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
                     f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
                     "pass protocol="
                 )
-            protocol = default if named is None else named
+            given = default if named is None else named
         else:
-            protocol = resolve_protocol(self.protocol)
-        if protocol.n_measurements != n:
-            raise ValueError(
-                f"X has {n} columns, but the protocol has {protocol.n_measurements} measurements"
-            )
-        if named is not None and named.feature_names != protocol.in_grid_order().feature_names:
-            raise ValueError(
-                "the names of the columns of X are not those of the protocol in grid order, "
-                f"{', '.join(protocol.in_grid_order().feature_names[:3])}, ..; reorder the columns "
-                "with protocol.to_grid(X)"
-            )
-        return protocol
+            given = resolve_protocol(self.protocol)
+        return protocol_of_fit(self, given) or given
 
     def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        """Validate signals in the order of `protocol_`, and reorder them to grid order."""
         check_is_fitted(self)
-        signals: NDArray[np.floating[Any]] = checked_signals(self, X, reset=False)
-        return signals
+        signals = signals_of_protocol(self, X)
+        in_grid_order: NDArray[np.floating[Any]] = self.protocol_.to_grid(signals, copy=False)
+        return in_grid_order
 
     def _solve_voxels(
         self, signals: NDArray[np.floating[Any]], solve: Solver, shapes: Sequence[tuple[int, ...]]

@@ -30,9 +30,9 @@ class NNLSPeakClassifier(_CompartmentCounter):
     Parameters
     ----------
     protocol : AcquisitionProtocol or str, default="auto"
-        Protocol of the columns of X, which must be in grid order, or the name of a
-        protocol that corrsk ships. "auto" derives the protocol from the column names
-        (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
+        Protocol of the columns of X, in their order, or the name of a protocol that corrsk
+        ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
+        the names; without such names the protocol of 64 columns is "ir-se-8x8".
     n_bins : int or dict of str to int, default=32
         Number of grid points along each tissue property, for all properties or by property.
     bounds : dict of str to (low, high) or PropertyRange, optional
@@ -60,11 +60,14 @@ class NNLSPeakClassifier(_CompartmentCounter):
     classes_ : ndarray
         The labels in y, sorted.
     protocol_ : AcquisitionProtocol
-        The protocol in grid order, the order of the columns.
+        The protocol, in the order of the columns of `fit`.
     axes_ : dict of str to ndarray
         Values of each tissue property along the axes of :meth:`spectra`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the measurements, if the signals of `fit` have names.
 
@@ -125,7 +128,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale.
 
         Returns
         -------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from corrsk import physics
 from corrsk._utils.rng import Stream, fill_with_normals, keyed_generator
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.tissue.table import TableLayout
 
@@ -25,8 +27,11 @@ class BlockSimulator:
 
     Parameters
     ----------
-    model : SignalModel
-        Model of the noise-free signals.
+    protocol : AcquisitionProtocol
+        Protocol, whose order is that of the columns. Signals and noise are computed in grid
+        order, so that they do not depend on the order of the protocol.
+    inversion_efficiency : float
+        Inversion efficiency eta in (0, 1].
     layout : TableLayout
         Columns of the tissue table.
     noise_levels : array of shape (k,) or SNRRange
@@ -39,7 +44,8 @@ class BlockSimulator:
         Norm by which each signal is divided; see :func:`corrsk.physics.signal_norm`.
     """
 
-    model: physics.SignalModel
+    protocol: AcquisitionProtocol
+    inversion_efficiency: float
     layout: TableLayout
     noise_levels: NDArray[np.float64] | SNRRange
     noise_reference: str
@@ -47,6 +53,13 @@ class BlockSimulator:
     seed: int
     stream: int
     norm: str | None = None
+
+    @cached_property
+    def _model(self) -> physics.SignalModel:
+        return physics.SignalModel(
+            self.protocol.in_grid_order().contrasts,
+            tr=self.protocol.tr, inversion_efficiency=self.inversion_efficiency,
+        )  # fmt: skip
 
     def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:
         """Fill `out` with the signals of `voxels`, rows of the tissue table."""
@@ -69,7 +82,7 @@ class BlockSimulator:
             piece = slice(start, start + rows)
             signals = out[piece]
             tissue = dict(zip(self.layout.groups, groups[:, piece], strict=True))
-            clean = self.model.of_complete_tissue(tissue, fractions[piece])
+            clean = self._model.of_complete_tissue(tissue, fractions[piece])
             sigma = physics.noise_sigma(clean, levels[piece], self.noise_reference)
             if imaginary is None:
                 physics.add_gaussian_noise(clean, sigma, signals, overwrite_normals=True)
@@ -77,6 +90,9 @@ class BlockSimulator:
                 signals[:] = physics.add_rician_noise(clean, sigma, signals, imaginary[piece])
             if self.norm is not None:
                 physics.normalize_signals(signals, self.norm, overwrite_signals=True)
+            ordered = self.protocol.to_scan_order(signals, copy=False)
+            if ordered is not signals:
+                signals[:] = ordered
 
     def _levels_of(self, voxels: NDArray[np.float64], key: tuple[int, ...]) -> NDArray[np.float64]:
         if self.layout.noise_level is not None:

@@ -160,7 +160,7 @@ def make_correlation_signals(
     Returns
     -------
     X : ndarray of shape (n_samples, n_measurements), float32
-        Signals in the grid order of the protocol.
+        Signals, with columns in the order of the protocol.
     y : ndarray of shape (n_samples,)
         Number of compartments n_c.
     noise_level : ndarray of shape (n_samples,)

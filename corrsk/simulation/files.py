@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,14 @@ def write_dataset(data: Bunch, path: Path) -> None:
     data : Bunch
         Data set, as returned by :func:`load_dataset`.
     path : Path
-        File to write. ".npz" has the arrays by their names in the Bunch; ".parquet" one row per
-        signal with columns for the measurements, n_c, noise_level, part and
-        tissue; ".mat" the layout of the code published with the paper:
-        `input_train` (n_samples, 1, n_ti, n_te), `label_train`, .., `noiselevel_test`
-        in percent. The published code converts the levels to the integers 1 to 5, so that all
-        levels of "midl2024-low-noise", 0.1 to 0.5, become 0.
+        File to write. ".npz" has the arrays by their names in the Bunch, and the protocol as
+        JSON; ".parquet" one row per signal with columns for the measurements, n_c, noise_level,
+        part and tissue, and the protocol in the metadata (``pandas.read_parquet(path).attrs``);
+        ".mat" the layout of the code published with the paper: `input_train` (n_samples, 1, n_ti,
+        n_te), in grid order whatever the order of the protocol, `label_train`, ..,
+        `noiselevel_test` in percent, and the vectors of the protocol in grid order, which
+        :meth:`AcquisitionProtocol.from_mat` reads. The published code converts the levels to the
+        integers 1 to 5, so that all levels of "midl2024-low-noise", 0.1 to 0.5, become 0.
 
     Raises
     ------
@@ -86,6 +89,7 @@ def _npz_content(data: Bunch) -> dict[str, NDArray[Any]]:
         "target": data.target,
         "noise_level": data.noise_level,
         "feature_names": np.asarray(data.feature_names),
+        "protocol": np.asarray(json.dumps(data.protocol.to_dict())),
         "tissue": data.tissue.to_numpy(),
         "tissue_columns": np.asarray(data.tissue.columns, dtype=str),
         **{f"{part}_indices": data[f"{part}_indices"] for part in PARTS},
@@ -98,7 +102,10 @@ def _parquet_table(data: Bunch) -> pd.DataFrame:
         part[data[f"{name}_indices"]] = name
     signals = pd.DataFrame(data.data, columns=data.feature_names, copy=False)
     answers = pd.DataFrame({"n_c": data.target, "part": pd.Categorical(part)})
-    return pd.concat([signals, answers, data.tissue], axis=1)
+    table = pd.concat([signals, answers, data.tissue], axis=1)
+    # pandas stores these in the metadata of the file; the names of the columns lack TR
+    table.attrs["protocol"] = data.protocol.to_dict()
+    return table
 
 
 def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
@@ -108,10 +115,14 @@ def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
             "the .mat layout requires a protocol on a two-dimensional grid; write .npz or "
             ".parquet instead"
         )
-    content = {}
+    protocol = data.protocol.in_grid_order()
+    content = {name.lower(): values for name, values in protocol.contrasts.items()}
+    if protocol.tr is not None:
+        content["tr"] = np.asarray(protocol.tr)
+    on_grid = data.protocol.to_grid(data.data, copy=False)
     for ours, theirs in _MAT_PARTS.items():
         rows = data[f"{ours}_indices"]
-        content[f"input_{theirs}"] = data.data[rows].reshape(-1, 1, *shape)
+        content[f"input_{theirs}"] = on_grid[rows].reshape(-1, 1, *shape)
         content[f"label_{theirs}"] = data.target[rows].astype(np.int64)
         # rounded, so that 0.03 becomes 3 % instead of 3.0000000000000004 %
         content[f"noiselevel_{theirs}"] = np.round(100 * data.noise_level[rows], 9)

@@ -60,7 +60,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     protocol_ : AcquisitionProtocol
-        The protocol in grid order, the order of the output columns.
+        The protocol, whose order is that of the output columns.
     n_features_in_ : int
         Number of columns of the tissue table.
     feature_names_in_ : ndarray of str
@@ -73,7 +73,9 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     of voxels has a separate stream whose key includes the tissue of the block, so
     that two different tables (such as validation and test data) differ in their noise
     too. The key does not include the noise level: tables and parameters that
-    differ in the noise level only have the same draws, scaled.
+    differ in the noise level only have the same draws, scaled. Equal protocols in
+    different orders have the same signals and noise, with the columns in the order
+    of each protocol.
 
     Signals follow Eq. 1 of Endt, Lachermeier and Menzel, MIDL 2024, or the
     general form with TR if the protocol has a TR.
@@ -172,7 +174,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_measurements)
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
 
         Raises
         ------
@@ -192,7 +194,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_measurements)
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
 
         Raises
         ------
@@ -209,7 +211,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def _resolve(self) -> None:
         # here, so that `fit` refuses invalid levels, not a later `transform`
         checked_noise_levels(self.noise_level)
-        self.protocol_ = resolve_protocol(self.protocol).in_grid_order()
+        self.protocol_ = resolve_protocol(self.protocol)
 
     def _fit_columns(self, columns: Sequence[str]) -> CorrelationSignalGenerator:
         """Validate the parameters, and fit the generator to a table of these columns.
@@ -250,10 +252,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def _block_simulator(self, stream: Stream, norm: str | None = None) -> BlockSimulator:
         # blocks that are simulated separately are bit-identical to those of `fit_transform`
         return BlockSimulator(
-            physics.SignalModel(
-                self.protocol_.contrasts,
-                tr=self.protocol_.tr, inversion_efficiency=self.inversion_efficiency,
-            ),
+            self.protocol_, self.inversion_efficiency,
             self._layout(), checked_noise_levels(self.noise_level),
             self.noise_reference, self.noise_distribution,
             entropy(self.random_state), stream, norm,
@@ -274,7 +273,7 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         return signals
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Names of the measurements, such as "TI50_TE4.5", in grid order.
+        """Names of the measurements, such as "TI50_TE4.5", in the order of the protocol.
 
         Parameters
         ----------

@@ -74,7 +74,7 @@ class SignalStream:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prior", resolve_prior(self.prior))
-        object.__setattr__(self, "protocol", resolve_protocol(self.protocol).in_grid_order())
+        object.__setattr__(self, "protocol", resolve_protocol(self.protocol))
         levels = checked_noise_levels(self.noise_level)
         if not isinstance(levels, SNRRange):
             object.__setattr__(self, "noise_level", tuple(levels.tolist()))
@@ -126,7 +126,7 @@ class SignalStream:
         Returns
         -------
         X : ndarray of shape (n_samples, n_measurements), float32
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
         y : ndarray of shape (n_samples,)
             Number of compartments n_c.
         """

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
-from corrsk import load_dataset
+from corrsk import AcquisitionProtocol, load_dataset
 from corrsk._utils.files import write_atomically
+from corrsk.simulation.datasets import dataset_definition, simulate_dataset
 from corrsk.simulation.files import read_dataset_mat, write_dataset
 
 
@@ -146,10 +149,39 @@ def test_a_protocol_file_is_not_a_data_file(ti_te_mat):
         read_dataset_mat(ti_te_mat)
 
 
+def test_files_carry_the_protocol(tmp_path):
+    import pandas as pd
+
+    grid = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=[10, 20, 40, 80], tr=5000)
+    order = np.random.default_rng(0).permutation(12)
+    scan = AcquisitionProtocol({"TI": grid.ti[order], "TE": grid.te[order]}, tr=5000)
+    definition = replace(dataset_definition("midl2024"), protocol=scan)
+    data = simulate_dataset(definition, 30)
+    assert data.feature_names == scan.feature_names
+    on_grid = simulate_dataset(replace(definition, protocol=grid), 30)
+    np.testing.assert_array_equal(scan.to_grid(data.data), on_grid.data)
+    for suffix in ("parquet", "npz", "mat"):
+        write_dataset(data, tmp_path / f"data.{suffix}")
+    table = pd.read_parquet(tmp_path / "data.parquet")
+    with np.load(tmp_path / "data.npz") as content:
+        plain = json.loads(str(content["protocol"]))
+        np.testing.assert_array_equal(content["data"], data.data)
+    for found in (table.attrs["protocol"], plain):
+        protocol = AcquisitionProtocol.from_dict(found)
+        assert protocol == scan  # TR included
+        assert protocol.feature_names == scan.feature_names
+    # the images of the .mat file are in grid order
+    assert AcquisitionProtocol.from_mat(tmp_path / "data.mat") == grid
+    images = read_dataset_mat(tmp_path / "data.mat")
+    assert images.grid_shape == (3, 4)
+    parts = [data[f"{part}_indices"] for part in ("train", "validation", "test")]
+    np.testing.assert_array_equal(images.data, on_grid.data[np.concatenate(parts)])
+
+
 def test_unknown_suffix(data, tmp_path):
     with pytest.raises(ValueError, match=r"\.npz, \.parquet, \.mat"):
         write_dataset(data, tmp_path / "data.csv")
     scattered = load_dataset("midl2024", 20)
-    scattered.protocol = type(scattered.protocol)(ti=[50, 90], te=[5, 9])
+    scattered.protocol = type(scattered.protocol)({"TI": [50, 90], "TE": [5, 9]})
     with pytest.raises(ValueError, match="two-dimensional grid"):
         write_dataset(scattered, tmp_path / "data.mat")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -55,7 +56,11 @@ def test_scan_order_inverts_grid_order(seed, n):
     rng = np.random.default_rng(seed)
     # few levels, so that repeated values occur
     protocol = AcquisitionProtocol(
-        ti=rng.choice([50, 400, 900], n), te=rng.choice([5, 20], n), b=rng.choice([0, 1], n)
+        {
+            "TI": rng.choice([50, 400, 900], n),
+            "TE": rng.choice([5, 20], n),
+            "b": rng.choice([0, 1], n),
+        }
     )
     X = rng.normal(size=(3, n))
     np.testing.assert_array_equal(protocol.to_scan_order(protocol.to_grid(X)), X)
@@ -189,10 +194,7 @@ def test_bad_files(tmp_path):
     text.write_text('{"units": {"TI": "weeks"}, ' + pair + "}")
     with pytest.raises(ValueError, match="TI has no unit 'weeks'; valid units are ms, s, us"):
         AcquisitionProtocol.from_json(text)
-    savemat(tmp_path / "half.mat", {"ti": np.arange(50.0, 500)})
-    with pytest.raises(ValueError, match="holds no protocol"):
-        AcquisitionProtocol.from_mat(tmp_path / "half.mat")
-    for content in ("{not json", "[1, 2]", '{"ti": [1]}'):
+    for content in ("{not json", "[1, 2]", '{"alpha": [1]}', "3", "[]"):
         text.write_text(content)
         with pytest.raises(ValueError, match="is not a"):
             AcquisitionProtocol.from_json(text)
@@ -215,8 +217,8 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
 @pytest.mark.parametrize(
     ("units", "arguments", "expected"),
     [
-        ("ms", {"ti": [0.1, 15], "te": [0.05, 2]}, {"TI": [0.1, 15], "TE": [0.05, 2]}),
-        ("s", {"ti": [0.05, 2], "te": [0.0045, 0.15]}, {"TI": [50, 2000], "TE": [4.5, 150]}),
+        ("ms", {"ti": [0.1, 15], "te": [2, 0.05]}, {"TI": [0.1, 15], "TE": [2, 0.05]}),
+        ("s", {"ti": [0.05, 2], "te": [0.15, 0.0045]}, {"TI": [50, 2000], "TE": [150, 4.5]}),
         ("us", {"te": [4500, 150_000]}, {"TE": [4.5, 150]}),
         ({"b": "s/mm^2"}, {"te": [60, 60], "b": [0, 800]}, {"TE": [60, 60], "b": [0, 0.8]}),
         (
@@ -232,11 +234,11 @@ def test_stated_units_are_believed_and_converted(units, arguments, expected):
 
 
 def test_units_of_tr():
-    arguments = {"ti": [0.05, 2], "te": [0.005, 0.15], "tr": [3, 5]}
+    arguments = {"ti": [0.05, 2], "te": [0.15, 0.005], "tr": [3, 5]}
     assert AcquisitionProtocol(**arguments, units="s").tr.tolist() == [3000, 5000]
     with pytest.raises(ValueError, match="tr must be in ms, but a largest value of 5 .*seconds"):
         AcquisitionProtocol(**arguments, units={"TI": "s", "TE": "s"})
-    rock = {"ti": [0.1, 15], "te": [0.05, 2], "tr": 40}
+    rock = {"ti": [0.1, 15], "te": [2, 0.05], "tr": 40}
     assert AcquisitionProtocol(**rock, units="ms").tr == 40
 
 
@@ -377,12 +379,130 @@ def test_tr_of_each_measurement_moves_with_the_measurements():
 
 
 def test_equal_values_of_tr_are_a_single_one():
-    protocol = AcquisitionProtocol(ti=[50, 900], te=[10, 20], tr=[4000, 4000])
+    protocol = AcquisitionProtocol(ti=[50, 900], te=[20, 10], tr=[4000, 4000])
     assert protocol.tr == 4000
-    assert protocol == AcquisitionProtocol(ti=[50, 900], te=[10, 20], tr=4000)
+    assert protocol == AcquisitionProtocol(ti=[50, 900], te=[20, 10], tr=4000)
     assert AcquisitionProtocol(te=[10, 20], tr=np.inf).tr is None  # full recovery
 
 
 def test_a_grid_has_a_single_tr():
     with pytest.raises(ValueError, match="tr of a grid is a single number"):
         AcquisitionProtocol.from_grid(ti=[50, 400], te=[10, 40], tr=[1000, 2000, 3000, 4000])
+
+
+def test_lists_of_levels_are_not_taken_for_a_grid_without_a_word(tmp_path):
+    with pytest.warns(UserWarning, match=r"8 measurements, one for each pair.*from_grid") as caught:
+        diagonal = AcquisitionProtocol(ti=TI, te=TE)
+    assert diagonal.n_measurements == 8
+    assert caught[0].filename == __file__
+    savemat(tmp_path / "levels.mat", {"ti": TI, "te": TE})
+    with pytest.warns(UserWarning, match="from_grid") as caught:
+        assert AcquisitionProtocol.from_mat(tmp_path / "levels.mat") == diagonal
+    assert caught[0].filename == __file__
+    (tmp_path / "levels.json").write_text(json.dumps({"ti": TI, "te": TE}))
+    with pytest.warns(UserWarning, match="from_grid"):
+        assert AcquisitionProtocol.from_json(tmp_path / "levels.json") == diagonal
+    with pytest.warns(UserWarning, match="TE and b"):
+        AcquisitionProtocol(te=[10, 20], b=[0, 1])
+    with warnings.catch_warnings():  # no warning:
+        warnings.simplefilter("error")
+        assert AcquisitionProtocol({"TI": TI, "TE": TE}) == diagonal  # pairs, as a mapping
+        diagonal.to_json(tmp_path / "own.json")
+        assert AcquisitionProtocol.from_json(tmp_path / "own.json") == diagonal
+        assert AcquisitionProtocol.from_feature_names(diagonal.feature_names) == diagonal
+        assert AcquisitionProtocol.named("ir-se-8x8").subset([0, 9, 18]).n_measurements == 3
+        assert pickle.loads(pickle.dumps(diagonal)) == copy.deepcopy(diagonal) == diagonal
+        AcquisitionProtocol(ti=[50, 50], te=[10, 20])
+        AcquisitionProtocol(ti=[50], te=[10])
+        AcquisitionProtocol(ti=TI)
+        AcquisitionProtocol(ti=TI[::-1], te=TE)
+
+
+def test_grid_layout_is_the_grid_shape_of_columns_in_grid_order():
+    grid = AcquisitionProtocol.from_grid(ti=[50, 400, 900], te=[5, 20])
+    assert grid.grid_layout == grid.grid_shape == (3, 2)
+    scan = grid.subset([0, 1, 2, 3, 4, 5]).from_dict(
+        {"contrasts": {name: values[::-1] for name, values in grid.contrasts.items()}}
+    )
+    assert (scan.grid_shape, scan.grid_layout) == ((3, 2), None)
+    assert grid.subset([0, 1, 2]).grid_layout is None
+    X = np.arange(12.0).reshape(2, 6)
+    assert grid.to_grid(X, copy=False) is X
+    assert grid.to_grid(X) is not X
+    np.testing.assert_array_equal(scan.to_grid(X, copy=False), X[:, ::-1])
+
+
+@pytest.mark.parametrize("name", ["TI", "TE", "b"])
+def test_a_matlab_file_may_have_a_single_vector(tmp_path, name):
+    values = {"TI": [412, 50, 2000], "TE": [91, 4.5, 12], "b": [0, 2, 1]}[name]
+    savemat(tmp_path / "one.mat", {name.lower(): values, "tr": 20_000})
+    protocol = AcquisitionProtocol.from_mat(tmp_path / "one.mat")
+    assert protocol.contrasts[name].tolist() == values  # in the order of the file
+    assert list(protocol.contrasts) == [name]
+    assert protocol.tr == 20_000
+
+
+def written(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_json_file_written_by_hand(tmp_path):
+    path = tmp_path / "hand.json"
+    expected = AcquisitionProtocol({"TI": [412, 50, 143], "TE": [4.5, 91, 4.5]}, tr=5000)
+    for content in (
+        {"ti": [412, 50, 143], "te": [4.5, 91, 4.5], "tr": 5000},
+        {"TI": [412, 50, 143], "TE": [4.5, 91, 4.5], "TR": 5000, "units": "ms"},
+        {"ti": [0.412, 0.05, 0.143], "te": [0.0045, 0.091, 0.0045], "tr": 5, "units": "s"},
+        {"ti": [0.412, 0.05, 0.143], "te": [4.5, 91, 4.5], "tr": 5000, "units": {"ti": "s"}},
+    ):
+        protocol = AcquisitionProtocol.from_json(written(path, content))
+        assert protocol == expected  # to the last bit, although 0.143 s are converted
+        assert protocol.feature_names == expected.feature_names
+    b = AcquisitionProtocol.from_json(
+        written(path, {"te": [60, 60, 60], "b": [1000, 0, 500], "units": {"b": "s/mm^2"}})
+    )
+    assert b.b.tolist() == [1, 0, 0.5]
+    assert AcquisitionProtocol.from_json(written(path, {"ti": [412, 50]})).ti.tolist() == [412, 50]
+    for content, message in (
+        ({"ti": [50, 60], "alpha": [1]}, "unknown entries: alpha"),
+        ({"ti": [0.05, 2]}, "can only be in seconds"),
+        ({"ti": [50, 60], "units": {"alpha": "s"}}, "units has 'alpha'"),
+        ({"ti": [50, 60], "units": "minutes"}, "'minutes' is no unit of TI.*; valid units are ms"),
+        ({"ti": ["short", "long"]}, "TI must be a list of numbers in ms"),
+        ({"ti": [50, 60], "te": [5, 6, 7]}, "from_grid"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AcquisitionProtocol.from_json(written(path, content))
+
+
+def test_sidecars_of_bids(tmp_path):
+    sidecars = [
+        {"InversionTime": ti, "EchoTime": te, "RepetitionTime": 6, "Manufacturer": "X"}
+        for ti, te in [(0.412, 0.012), (0.05, 0.012), (0.143, 0.0045)]
+    ]
+    expected = AcquisitionProtocol({"TI": [412, 50, 143], "TE": [12, 12, 4.5]}, tr=6000)
+    files = [written(tmp_path / f"{k}.json", one) for k, one in enumerate(sidecars)]
+    for source in (files, list(map(str, files)), written(tmp_path / "all.json", sidecars)):
+        protocol = AcquisitionProtocol.from_json(source)
+        assert protocol == expected
+        assert protocol.feature_names == expected.feature_names
+    # several echoes in one sidecar
+    several = written(tmp_path / "s.json", {"InversionTime": 0.4, "EchoTime": [0.02, 0.01]})
+    one = AcquisitionProtocol.from_json(several)
+    assert one == AcquisitionProtocol({"TI": [400, 400], "TE": [20, 10]})
+    only_te = written(tmp_path / "te.json", [{"EchoTime": 0.08}, {"EchoTime": 0.02}])
+    assert AcquisitionProtocol.from_json(only_te).te.tolist() == [80, 20]
+    changing = [{"EchoTime": 0.08, "RepetitionTime": 2}, {"EchoTime": 0.02, "RepetitionTime": 3}]
+    protocol = AcquisitionProtocol.from_json(written(tmp_path / "tr.json", changing))
+    assert protocol.tr.tolist() == [2000, 3000]
+    for content, message in (
+        ([{"EchoTime": 0.08}, {"InversionTime": 0.05}], "entry 1 of .*EchoTime"),
+        ([{"EchoTime": 0.08}, {"Manufacturer": "X"}], "entry 1 of .*none of them"),
+        ({"EchoTime": "0.08"}, "numbers for TE"),
+        ({"EchoTime": 80}, "TE must be in ms.*80000"),  # in ms, in place of seconds
+        ({"EchoTime": [0.01, 0.02, 0.03], "RepetitionTime": [2, 3]}, "differ in length"),
+        ({"EchoTime": [0.01, 0.02], "InversionTime": [0.1, 0.2, 0.3]}, "differ in length"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AcquisitionProtocol.from_json(written(tmp_path / "bad.json", content))

@@ -181,6 +181,16 @@ def test_simulate_your_own_protocol(tmp_path):
         assert set(content["noise_level"]) == {0.02, 0.1}
 
 
+def test_simulate_a_protocol_written_by_hand_in_scan_order(tmp_path):
+    (tmp_path / "mine.json").write_text('{"ti": [900, 60, 300], "te": [8, 90, 30]}')
+    out = tmp_path / "data.npz"
+    result = run("simulate", out, "--samples", 20, "--protocol", tmp_path / "mine.json")
+    assert result.exit_code == 0, result.output
+    with np.load(out) as content:
+        names = content["feature_names"].tolist()
+    assert names == ["TI900_TE8", "TI60_TE90", "TI300_TE30"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

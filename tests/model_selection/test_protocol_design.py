@@ -150,12 +150,22 @@ def test_sequential_selection_over_normalised_subsets(tissue):
     )
 
 
-def test_columns_are_in_grid_order_for_any_scan_order(signals, tissue):
+def test_columns_are_in_the_order_of_the_protocol(signals, tissue):
     order = np.random.default_rng(0).permutation(64)
-    scanned = GRID.subset(np.arange(64))
-    scanned = AcquisitionProtocol(ti=scanned.ti[order], te=scanned.te[order])
-    selector = SelectKBest(k=5).fit(signals, tissue[1])
-    assert selected_protocol(selector, scanned).protocol == GRID.subset(selector.get_support())
+    scanned = AcquisitionProtocol(ti=GRID.ti[order], te=GRID.te[order], tr=9000)
+    on_grid = SelectKBest(k=5).fit(signals, tissue[1])
+    selector = SelectKBest(k=5).fit(scanned.to_scan_order(signals), tissue[1])
+    chosen = selected_protocol(selector, scanned).protocol
+    assert chosen.feature_names == list(np.array(scanned.feature_names)[selector.get_support()])
+    assert set(chosen.feature_names) == set(GRID.subset(on_grid.get_support()).feature_names)
+    assert chosen.tr == 9000
+    # names determine the order of the columns, TR comes from the protocol
+    frame = pd.DataFrame(signals, columns=GRID.feature_names)
+    assert selected_protocol(SelectKBest(k=5).fit(frame, tissue[1]), scanned).protocol == chosen
+    generator = CorrelationSignalGenerator(scanned, noise_level=0.01, random_state=0)
+    pipeline = make_pipeline(generator, SelectKBest(k=5)).fit(*tissue)
+    found = selected_protocol(pipeline).protocol
+    assert found.feature_names == list(np.array(scanned.feature_names)[pipeline[-1].get_support()])
 
 
 def test_feature_names_replace_the_protocol(signals, tissue):
@@ -165,9 +175,10 @@ def test_feature_names_replace_the_protocol(signals, tissue):
     selection = selected_protocol(selector)
     names = selection.protocol.feature_names
     assert set(names) == set(selector.get_feature_names_out())
-    assert names == selection.protocol.in_grid_order().feature_names
-    with pytest.raises(ValueError, match="grid order"):
-        selected_protocol(selector, GRID)
+    assert names == list(selector.get_feature_names_out())
+    assert selected_protocol(selector, GRID).protocol.feature_names == names
+    with pytest.raises(ValueError, match="names of the columns are not those of the protocol"):
+        selected_protocol(selector, AcquisitionProtocol(ti=GRID.ti, te=1.1 * GRID.te))
     assert selected_protocol(selector.fit(signals, tissue[1]), "ir-se-8x8").n_after == 5
     with pytest.raises(ValueError, match="pass `protocol`"):
         selected_protocol(selector)

@@ -158,13 +158,49 @@ def test_grid_shapes():
     assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
     assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
     assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
-    shuffled = named.iloc[:, ::-1]  # names that are not in grid order do not give a grid
-    assert quick(max_epochs=1).fit(shuffled.iloc[:, :36], y).grid_shape_ == (6, 6)
+    with pytest.raises(ValueError, match="full grid"):
+        quick(max_epochs=1).fit(named.iloc[:, :36], y)
     # an array of images has a layout, also as a list
     images = X.reshape(-1, 12, 4)
     assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)
     assert quick(max_epochs=1).fit(images.tolist(), y).grid_shape_ == (12, 4)
     assert quick(max_epochs=1).fit(X.reshape(-1, 3, 4, 2, 2), y).grid_shape_ == (3, 4, 4)
+
+
+def test_columns_with_names_are_reordered_to_the_grid():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 48)).astype(np.float32)
+    y = np.arange(60) % 2
+    protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
+    named = pd.DataFrame(X, columns=protocol.feature_names)
+    expected = quick().fit(named, y).predict_proba(named)
+    mixed = named.iloc[:, rng.permutation(48)]
+    for changes in ({}, {"grid_shape": (6, 8)}):
+        model = quick(**changes).fit(mixed, y, X_val=mixed[:9], y_val=y[:9])
+        assert model.grid_shape_ == (6, 8)
+        losses = [row["valid_loss"] for row in model.history_]
+        on_grid = quick(**changes).fit(named, y, X_val=named[:9], y_val=y[:9])
+        assert losses == [row["valid_loss"] for row in on_grid.history_]
+        np.testing.assert_array_equal(model.predict_proba(mixed), expected)
+        model.partial_fit(mixed, y)
+        np.testing.assert_array_equal(
+            model.predict_proba(mixed), on_grid.partial_fit(named, y).predict_proba(named)
+        )
+        with pytest.raises(ValueError, match="same order"):
+            model.predict_proba(named)
+    with pytest.raises(ValueError, match="'first' is not understood"):
+        quick().fit(named.rename(columns={"TI100_TE10": "first"}), y)
+    # another network takes any columns
+    quick("residual-mlp", max_epochs=1).fit(named.rename(columns={"TI100_TE10": "age"}), y)
+
+
+def test_axes_are_compared_with_the_given_grid():
+    X, y = np.random.default_rng(0).normal(size=(40, 48)), np.arange(40) % 2
+    with pytest.raises(ValueError, match=r"\(n_samples, 4, 12\).*\(n_samples, 12, 4\)"):
+        quick(grid_shape=(12, 4)).fit(X.reshape(-1, 4, 12), y)
+    model = quick(max_epochs=1, grid_shape=(12, 4)).fit(X, y)
+    with pytest.raises(ValueError, match=r"\(n_samples, 4, 12\).*\(n_samples, 12, 4\)"):
+        model.predict(X.reshape(-1, 4, 12))
 
 
 def test_paper_recipe():

@@ -6,10 +6,16 @@ import importlib.util
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from corrsk import CorrelationCNNClassifier, load_pretrained, make_correlation_signals
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationCNNClassifier,
+    load_pretrained,
+    make_correlation_signals,
+)
 from tests._helpers import make_classifier
 
 pytest.importorskip("onnx")
@@ -51,6 +57,17 @@ def test_onnx_runtime_gives_the_same_probabilities(signals, changes, tmp_path):
     np.testing.assert_array_equal(  # the model is unchanged
         model.predict_proba(X), make_classifier(**options).fit(X, y).predict_proba(X)
     )
+
+
+@pytest.mark.slow
+def test_columns_keep_the_order_of_fit(signals, tmp_path):
+    X, y = signals
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    frame = pd.DataFrame(X, columns=protocol.feature_names).iloc[:, ::-1]
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False).fit(frame, y)
+    model.to_onnx(tmp_path / "model.onnx")
+    found, _ = answers(tmp_path / "model.onnx", np.ascontiguousarray(X[:, ::-1]))
+    np.testing.assert_allclose(found, model.predict_proba(frame), atol=1e-5)
 
 
 @pytest.mark.slow

@@ -596,10 +596,13 @@ class TestErrorsAndConventions:
         model = estimator().fit(frame, y)
         assert model.protocol_ == protocol
         assert list(model.feature_names_in_) == protocol.feature_names
-        with pytest.raises(ValueError, match="grid order"):
-            estimator().fit(frame.iloc[:, ::-1], y)
-        with pytest.raises(ValueError, match="grid order"):
-            estimator(protocol).fit(frame.iloc[:, ::-1], y)
+        expected = model.predict(frame)
+        for given in ("auto", protocol):
+            reversed_ = estimator(given).fit(frame.iloc[:, ::-1], y)
+            assert reversed_.protocol_.feature_names == protocol.feature_names[::-1]
+            np.testing.assert_array_equal(reversed_.predict(frame.iloc[:, ::-1]), expected)
+            with pytest.raises(ValueError, match="same order"):
+                reversed_.predict(frame)  # scikit-learn's own check of the names
 
     def test_labels_as_strings_are_ordered_as_numbers(self, estimator):
         X = np.repeat(clean(table(2)), 4, axis=0)

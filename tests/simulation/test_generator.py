@@ -46,10 +46,34 @@ def test_the_order_of_the_protocol_does_not_matter(tissue):
     grid = AcquisitionProtocol.named("ir-se-8x8")
     order = np.random.default_rng(0).permutation(64)
     shuffled = AcquisitionProtocol(ti=grid.ti[order], te=grid.te[order])
-    settings = {"random_state": 0, "noise_level": 0.02}
-    on_grid = CorrelationSignalGenerator(grid, **settings).fit_transform(tissue)
-    scanned = CorrelationSignalGenerator(shuffled, **settings).fit_transform(tissue)
-    np.testing.assert_array_equal(scanned, on_grid)  # X is in grid order, noise included
+    for distribution in ("gaussian", "rician"):
+        settings = {
+            "random_state": 0, "noise_level": 0.02, "noise_distribution": distribution,
+        }  # fmt: skip
+        on_grid = CorrelationSignalGenerator(grid, **settings).fit_transform(tissue)
+        scanned = CorrelationSignalGenerator(shuffled, **settings).fit(tissue)
+        signals = scanned.fit_transform(tissue)
+        # the same signals and noise, with columns in the order of each protocol
+        np.testing.assert_array_equal(signals, on_grid[:, order])
+        np.testing.assert_array_equal(shuffled.to_grid(signals), on_grid)
+        assert scanned.get_feature_names_out().tolist() == shuffled.feature_names
+        assert scanned.protocol_.feature_names == shuffled.feature_names
+
+
+def test_the_columns_of_a_protocol_in_scan_order_have_its_times():
+    scan = AcquisitionProtocol({"TI": [800, 50, 300], "TE": [10, 60, 30]})
+    X, tissue = make_correlation_signals(
+        5, protocol=scan, noise_level=0, norm=None, random_state=0, return_tissue=True
+    )[::3]
+    with_names = tissue.fillna(1.0)
+    for column, (ti, te) in enumerate(zip(scan.ti, scan.te, strict=True)):
+        expected = sum(
+            with_names[f"f_{i}"]
+            * np.exp(-te / with_names[f"T2_{i}"])
+            * (1 - 2 * np.exp(-ti / with_names[f"T1_{i}"]))
+            for i in range(1, 5)
+        )
+        np.testing.assert_allclose(X[:, column], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_tr_and_inversion_efficiency(two_voxels):

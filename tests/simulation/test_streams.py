@@ -6,6 +6,7 @@ import pickle
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -222,6 +223,67 @@ def test_the_cnn_learns_from_a_stream_with_its_grid():
     model.fit_stream(stream, 2000)
     assert model.grid_shape_ == (3, 7)
     assert model.n_features_in_ == 21
+
+
+@pytest.mark.parametrize("noise_distribution", ["gaussian", "rician"])
+def test_the_columns_of_a_stream_are_in_the_order_of_the_protocol(noise_distribution):
+    grid, scan = a_grid_and_its_scan_order()
+    on_grid, scanned = (
+        SignalStream(protocol=protocol, noise_distribution=noise_distribution)
+        for protocol in (grid, scan)
+    )
+    assert scanned.protocol.feature_names == scan.feature_names
+    X, y = scanned.draw(2, 5000)
+    expected, counts = on_grid.draw(2, 5000)
+    np.testing.assert_array_equal(scan.to_grid(X), expected)
+    np.testing.assert_array_equal(y, counts)
+    X, y = DeviceStream(scanned, CPU).draw(2, 300)
+    expected, counts = DeviceStream(on_grid, CPU).draw(2, 300)
+    torch.testing.assert_close(scan.to_grid(X), expected, rtol=0, atol=0)
+    torch.testing.assert_close(y, counts, rtol=0, atol=0)
+
+
+def a_grid_and_its_scan_order():
+    grid = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 80, 10))
+    order = np.random.default_rng(0).permutation(21)
+    return grid, AcquisitionProtocol({"TI": grid.ti[order], "TE": grid.te[order]})
+
+
+def test_the_cnn_reorders_the_columns_of_a_stream():
+    grid, scan = a_grid_and_its_scan_order()
+    X, y = make_correlation_signals(100, protocol=scan, random_state=3)
+    settings = {"max_epochs": 2, "random_state": 0, "verbose": False}
+    on_grid = CorrelationCNNClassifier(**settings).fit_stream(
+        SignalStream(protocol=grid), 2000, X_val=scan.to_grid(X), y_val=y
+    )
+    scanned = CorrelationCNNClassifier(**settings).fit_stream(
+        SignalStream(protocol=scan), 2000, X_val=X, y_val=y
+    )
+    assert scanned.grid_shape_ == (3, 7)
+    losses = [[row["valid_loss"] for row in model.history_] for model in (scanned, on_grid)]
+    assert losses[0] == losses[1]
+    expected = on_grid.predict_proba(scan.to_grid(X))
+    np.testing.assert_array_equal(scanned.predict_proba(X), expected)
+    # names determine the order, and axes are refused since the columns are not in grid order
+    names = pd.DataFrame(scan.to_grid(X), columns=grid.feature_names)
+    np.testing.assert_array_equal(scanned.predict_proba(names), expected)
+    with pytest.raises(ValueError, match="need a protocol in grid order"):
+        scanned.predict_proba(X.reshape(-1, 3, 7))
+    with pytest.raises(ValueError, match="full grid"):
+        CorrelationCNNClassifier(**settings).fit_stream(
+            SignalStream(protocol=scan.subset(np.arange(10))), 2000
+        )
+
+
+def test_a_network_trained_on_a_stream_reorders_named_columns():
+    grid, scan = a_grid_and_its_scan_order()
+    X, _ = make_correlation_signals(100, protocol=scan, random_state=3)
+    model = mlp(max_epochs=1).fit_stream(SignalStream(protocol=scan), 1000)
+    expected = model.predict_proba(X)
+    names = pd.DataFrame(scan.to_grid(X), columns=grid.feature_names)
+    np.testing.assert_array_equal(model.predict_proba(names), expected)
+    model.fit(X, np.arange(100) % 2)  # the protocol of the stream no longer applies
+    assert not hasattr(model, "protocol_")
 
 
 def test_fit_stream_supports_any_protocol_and_prior():

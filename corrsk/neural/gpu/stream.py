@@ -39,11 +39,12 @@ class DeviceStream:
         self.stream = stream
         self.device = device
         self.prior = resolve_prior(stream.prior)
-        protocol = resolve_protocol(stream.protocol)
+        self.protocol = resolve_protocol(stream.protocol)
+        # in grid order, so that signals and noise do not depend on the order of the protocol
         self._model = physics.SignalModel(
-            protocol.contrasts, tr=protocol.tr, inversion_efficiency=stream.inversion_efficiency
-        )
-        self._n_measurements = protocol.n_measurements
+            self.protocol.in_grid_order().contrasts,
+            tr=self.protocol.tr, inversion_efficiency=stream.inversion_efficiency,
+        )  # fmt: skip
 
     def draw(self, chunk: int, n_samples: int) -> tuple[Tensor, Tensor]:
         """Simulate the signals of one chunk, with their classes.
@@ -58,7 +59,7 @@ class DeviceStream:
         Returns
         -------
         X : Tensor of shape (n_samples, n_measurements), float32
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
         y : Tensor of shape (n_samples,), int64
             Positions of the counts n_c in `stream.classes`.
 
@@ -83,7 +84,7 @@ class DeviceStream:
             X = physics.add_gaussian_noise(X, sigma, normals, overwrite_normals=True)
         if self.stream.norm is not None:
             X = physics.normalize_signals(X, self.stream.norm, overwrite_signals=True)
-        return X, y
+        return self.protocol.to_scan_order(X, copy=False), y
 
     def generator(self, chunk: int) -> torch.Generator:
         """Return the random generator of a chunk."""
@@ -126,7 +127,7 @@ class DeviceStream:
         return properties, fractions * present
 
     def _normals(self, n_samples: int, rng: torch.Generator) -> Tensor:
-        shape = (n_samples, self._n_measurements)
+        shape = (n_samples, self.protocol.n_measurements)
         return torch.randn(shape, generator=rng, device=self.device)
 
 

@@ -45,9 +45,9 @@ class IdealObserverClassifier(_CompartmentCounter):
     prior : TissuePrior or str, default="midl2024"
         Distribution of the tissue.
     protocol : AcquisitionProtocol or str, default="auto"
-        Protocol of the columns of X, which must be in grid order, or the name of a
-        protocol that corrsk ships. "auto" derives the protocol from the column names
-        (TI50_TE4.5); without such names the protocol of 64 columns is "ir-se-8x8".
+        Protocol of the columns of X, in their order, or the name of a protocol that corrsk
+        ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
+        the names; without such names the protocol of 64 columns is "ir-se-8x8".
     noise_level : float, sequence of float or SNRRange, default=(0.01, 0.02, 0.03, 0.04, 0.05)
         Level of the Gaussian noise as a fraction of the reference. The likelihood is averaged
         over several levels, which are equally likely, or over a range.
@@ -77,9 +77,12 @@ class IdealObserverClassifier(_CompartmentCounter):
     classes_ : ndarray
         The labels in y, sorted.
     protocol_ : AcquisitionProtocol
-        The protocol in grid order, the order of the columns.
+        The protocol, in the order of the columns of `fit`.
     n_features_in_ : int
         Number of measurements.
+    layout_ : tuple of int or None
+        Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
+        known, else None.
     feature_names_in_ : ndarray of str
         Names of the measurements, if the signals of `fit` have names.
 
@@ -157,7 +160,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
 
         Returns
         -------
@@ -179,7 +182,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals in the grid order of the protocol.
+            Signals, with columns in the order of the protocol.
 
         Returns
         -------

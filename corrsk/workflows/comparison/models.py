@@ -54,8 +54,7 @@ class BuildOptions:
     @classmethod
     def from_definition(cls, definition: DatasetDefinition, seed: int) -> BuildOptions:
         """Create options with the protocol and the norm of a data set."""
-        protocol = resolve_protocol(definition.protocol).in_grid_order()
-        return cls(protocol, seed, norm=definition.norm)
+        return cls(resolve_protocol(definition.protocol), seed, norm=definition.norm)
 
 
 @dataclass(frozen=True)

@@ -85,19 +85,24 @@ class ComparisonSettings:
 
     @property
     def definition(self) -> DatasetDefinition:
-        """Definition of the data set, with the protocol of the settings if there is one."""
+        """Definition of the data set, with the protocol of the settings if there is one.
+
+        The protocol is in grid order, which the CNN needs.
+        """
         definition = dataset_definition(self.dataset)
         if self.protocol is None:
             return definition
         return dataclasses.replace(
-            definition, name=f"{definition.name} on another protocol", protocol=self.protocol
+            definition,
+            name=f"{definition.name} on another protocol",
+            protocol=self.protocol.in_grid_order(),
         )
 
     @property
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed comparison must share; models, sizes and seeds may be added."""
         definition = self.definition
-        protocol = resolve_protocol(definition.protocol).in_grid_order().to_dict()
+        protocol = resolve_protocol(definition.protocol).to_dict()
         return {
             "kind": "comparison",
             "dataset": self.dataset,

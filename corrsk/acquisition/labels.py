@@ -1,0 +1,150 @@
+"""Labels of signals: names of columns, levels of a MultiIndex, dimensions of a DataArray."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from corrsk.acquisition.column_names import contrasts_of_names
+from corrsk.acquisition.protocol import AcquisitionProtocol, column_order, protocol_of_columns
+from corrsk.physics import CONTRASTS
+
+
+def with_column_names(X: Any) -> Any:
+    """Convert labels that describe measurements to names of columns, such as "TI50_TE4.5".
+
+    Parameters
+    ----------
+    X : array, DataFrame or DataArray
+        Signals. A DataFrame may have a MultiIndex of columns, or numbers as columns, whose levels
+        are named after scan parameters. A DataArray (of xarray) has one dimension of samples and
+        one for each scan parameter, in any order and case (TI, te, ..), whose coordinates, if any,
+        are the values of the scan parameter, in the unit of the attribute "units" (default: the
+        unit of corrsk).
+
+    Returns
+    -------
+    array or DataFrame
+        DataFrame with names, if the labels describe measurements. A DataArray without coordinates
+        becomes an array (n_samples, n_ti, n_te), ... Other signals are returned as they are.
+
+    Raises
+    ------
+    ValueError
+        If some labels describe measurements and others do not, or a DataArray does not have
+        exactly one dimension of samples.
+    """
+    if hasattr(X, "dims") and hasattr(X, "transpose"):
+        return _from_dimensions(X)
+    columns = getattr(X, "columns", None)
+    levels = getattr(columns, "names", None)
+    if columns is None or levels is None or all(isinstance(column, str) for column in columns):
+        return X
+    names = [
+        "__".join(itertools.starmap(_label, zip(levels, _as_tuple(column), strict=True)))
+        for column in columns
+    ]
+    contrasts = contrasts_of_names(names)
+    return X if contrasts is None else X.set_axis(_names_of(contrasts), axis=1)
+
+
+def column_names(X: Any) -> list[str] | None:
+    """Names of the columns of a table.
+
+    Parameters
+    ----------
+    X : array or table
+        Signals.
+
+    Returns
+    -------
+    list of str or None
+        Names; None for arrays, and for columns that are not all named by strings.
+    """
+    columns = getattr(X, "columns", None)
+    if columns is None and hasattr(X, "__dataframe__"):
+        columns = X.__dataframe__().column_names()
+    if columns is None or callable(columns):
+        return None
+    names = list(columns)
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
+    """Reorder columns whose names describe measurements into the order of a protocol.
+
+    Parameters
+    ----------
+    X : array or table of shape (n_samples, n_measurements)
+        Signals; see :func:`with_column_names`.
+    protocol : AcquisitionProtocol
+        The protocol.
+
+    Returns
+    -------
+    array or table
+        Columns in the order of the protocol, without names, if the columns have such names,
+        otherwise X.
+
+    Raises
+    ------
+    ValueError
+        If the names describe other measurements than the protocol has.
+    """
+    named = protocol_of_columns(column_names(X), protocol)
+    if named is None:
+        return X
+    order = column_order(protocol, named)
+    if hasattr(X, "iloc"):  # with its types of columns
+        return X.iloc[:, order].set_axis(range(order.size), axis=1)
+    return np.take(np.asarray(X), order, axis=1)
+
+
+def _from_dimensions(X: Any) -> Any:
+    by_name = {name.casefold(): name for name in CONTRASTS}
+    found = {by_name[str(dim).casefold()]: dim for dim in X.dims if str(dim).casefold() in by_name}
+    if not found:
+        return np.asarray(X.values)
+    samples = [dim for dim in X.dims if dim not in found.values()]
+    if len(samples) != 1:
+        raise ValueError(
+            f"a DataArray must have one dimension of samples beside {', '.join(map(str, found))}; "
+            f"got the dimensions {', '.join(map(str, X.dims))}; combine the dimensions of voxels "
+            "with X.stack"
+        )
+    ordered = {name: found[name] for name in CONTRASTS if name in found}
+    values = np.asarray(X.transpose(*samples, *ordered.values()).values)
+    if any(dim not in X.coords for dim in ordered.values()):
+        return values
+    levels = []
+    for name, dim in ordered.items():
+        coordinate = X.coords[dim]
+        unit = coordinate.attrs.get("units", "")
+        levels.append([f"{_label(name, value)}{unit}" for value in np.asarray(coordinate.values)])
+    names = ["__".join(combination) for combination in itertools.product(*levels)]
+    contrasts = contrasts_of_names(names) or {}
+    return pd.DataFrame(
+        values.reshape(len(values), len(names)), columns=_names_of(contrasts), copy=False
+    )
+
+
+def _names_of(contrasts: dict[str, list[float]]) -> list[str]:
+    return AcquisitionProtocol(contrasts).feature_names
+
+
+def _label(level: Hashable, value: Any) -> str:
+    """Value of a level, preceded by the name of the level unless the value already has it."""
+    if isinstance(value, Real):
+        return f"{'' if level is None else level}{float(value):.10g}"
+    text = str(value)
+    named = level is None or text.casefold().startswith(str(level).casefold())
+    return text if named else f"{level}{text}"
+
+
+def _as_tuple(column: Any) -> Sequence[Any] | Iterable[Any]:
+    return column if isinstance(column, tuple) else (column,)

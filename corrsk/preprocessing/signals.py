@@ -1,0 +1,193 @@
+"""Validation of measured signals: names of columns, and axes of scan parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from corrsk._utils.validation import checked_signals, layout_of
+from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
+from corrsk.acquisition.protocol import AcquisitionProtocol, in_order_of, protocol_of_columns
+
+Layout = tuple[int, ...]
+
+
+def measured_signals(
+    estimator: Any, X: Any, y: Any = "no_validation", *, reset: bool, **options: Any
+) -> Any:
+    """Validate signals for an estimator, with the labels of their columns and axes.
+
+    Sets or compares `layout_`, the shape of each signal if X has more than two dimensions.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator; see :func:`corrsk._utils.validation.checked_signals`.
+    X : array, DataFrame or DataArray
+        Signals; see :func:`corrsk.acquisition.labels.with_column_names`.
+    y : array of shape (n_samples,), optional
+        Labels.
+    reset : bool
+        Whether to set the attributes (in `fit`), or to compare with them.
+    **options
+        Options of scikit-learn's `validate_data`.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_measurements)
+        Signals.
+    y : ndarray of shape (n_samples,)
+        Labels; returned only if given.
+
+    Raises
+    ------
+    ValueError
+        If the signals are invalid, or their layout differs from that of `fit`.
+    """
+    X = with_column_names(X)
+    layout = layout_of(X)
+    if not reset:
+        check_layout(layout, getattr(estimator, "layout_", None), "the signals of fit have")
+    checked = checked_signals(estimator, X, y, reset=reset, **options)
+    if reset:
+        estimator.layout_ = layout
+    return checked
+
+
+def protocol_of_fit(
+    estimator: Any, given: AcquisitionProtocol | None
+) -> AcquisitionProtocol | None:
+    """Protocol of the columns of `fit`, in their order, after :func:`measured_signals`.
+
+    Sets `layout_` to the grid of the protocol, if there is one.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator.
+    given : AcquisitionProtocol or None
+        The protocol that the user passed; None if there is none.
+
+    Returns
+    -------
+    AcquisitionProtocol or None
+        The given protocol, in the order of the names of the columns if these describe
+        measurements; otherwise the protocol of the names, if any.
+
+    Raises
+    ------
+    ValueError
+        If the number of columns, their names or the layout contradict the protocol.
+    """
+    named = protocol_of_columns(getattr(estimator, "feature_names_in_", None), given)
+    protocol = named if given is None else given
+    if protocol is None:
+        return None
+    if protocol.n_measurements != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {estimator.n_features_in_} columns, but the protocol has "
+            f"{protocol.n_measurements} measurements"
+        )
+    protocol = protocol if named is None else in_order_of(protocol, named)
+    estimator.layout_ = layout_of_protocol(estimator.layout_, protocol)
+    return protocol
+
+
+def signals_of_protocol(estimator: Any, X: Any, **options: Any) -> Any:
+    """Validate signals for a fitted estimator, in the order of its `protocol_`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted estimator with an attribute `protocol_`, which may be None.
+    X : array, DataFrame or DataArray
+        Signals. Columns whose names describe measurements are reordered if the signals of `fit`
+        had no names; otherwise scikit-learn compares the names.
+    **options
+        Options of scikit-learn's `validate_data`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_measurements)
+        Signals.
+
+    Raises
+    ------
+    ValueError
+        If the signals are invalid, or their names or layout contradict the protocol. Also if they
+        have names of measurements, those of fit had not, and the parameter `protocol` of the
+        estimator gives no protocol. (Other estimators warn, as scikit-learn's do.)
+    """
+    X = with_column_names(X)
+    protocol = getattr(estimator, "protocol_", None)  # absent in files of earlier versions
+    if protocol is not None:
+        layout_of_protocol(layout_of(X), protocol)
+    if not hasattr(estimator, "feature_names_in_"):
+        if protocol is not None:
+            X = in_protocol_order(X, protocol)
+        elif hasattr(estimator, "protocol"):
+            named = protocol_of_columns(column_names(X))
+            if named is not None:
+                raise ValueError(
+                    f"the columns of X have the names of measurements ({named.feature_names[0]}, "
+                    "..), but the signals of fit had no names, and there is no protocol to compare "
+                    "the names with; pass protocol=, the protocol of the signals of fit"
+                )
+    return measured_signals(estimator, X, reset=False, **options)
+
+
+def layout_of_protocol(layout: Layout | None, protocol: AcquisitionProtocol) -> Layout | None:
+    """Layout of the signals of a protocol, compared with that of given signals.
+
+    Parameters
+    ----------
+    layout : tuple of int or None
+        Shape of each signal, if the signals have more than two dimensions.
+    protocol : AcquisitionProtocol
+        Protocol of the columns.
+
+    Returns
+    -------
+    tuple of int or None
+        The grid of the protocol if its measurements are a grid in grid order, else `layout`.
+
+    Raises
+    ------
+    ValueError
+        If the layout is not the grid of the protocol, or the protocol is a grid in another order.
+    """
+    grid = protocol.grid_layout
+    if layout is not None and grid is None and protocol.grid_shape is not None:
+        raise ValueError(
+            f"signals with axes, of shape {_shape(layout)}, need a protocol in grid order, but "
+            f"the measurements of {protocol!r} have another order; pass "
+            "protocol.in_grid_order(), or signals of shape (n_samples, "
+            f"{protocol.n_measurements}) in the order of the protocol"
+        )
+    axes = ", ".join(protocol.contrasts)
+    check_layout(layout, grid, f"the protocol has a grid of {axes} of")
+    return layout if grid is None else grid
+
+
+def check_layout(layout: Layout | None, expected: Layout | None, whose: str) -> None:
+    """Compare the layout of signals with the expected one, where both are known.
+
+    Raises
+    ------
+    ValueError
+        If they differ, apart from axes of length 1.
+    """
+    if layout is None or expected is None or _long(layout) == _long(expected):
+        return
+    raise ValueError(
+        f"X has the shape {_shape(layout)}, but {whose} the shape {_shape(expected)}"
+        + ("; exchange the axes of X" if sorted(layout) == sorted(expected) else "")
+    )
+
+
+def _long(layout: Layout) -> Layout:
+    return tuple(side for side in layout if side != 1) if math.prod(layout) > 1 else layout
+
+
+def _shape(layout: Layout) -> str:
+    return f"({', '.join(map(str, ('n_samples', *layout)))})"
