@@ -18,7 +18,14 @@ from sklearn.utils.validation import (
 )
 
 from corrsk import physics
-from corrsk._utils.validation import EFFICIENCY, FLOATS, NOT_NEGATIVE, checked_signals
+from corrsk._utils.validation import (
+    EFFICIENCY,
+    FLOATS,
+    NOT_NEGATIVE,
+    checked_signals,
+    refuse_volume,
+)
+from corrsk._utils.voxels import as_rows
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,
     ProtocolMismatchError,
@@ -117,8 +124,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
-        y : None
-            Ignored.
+        y : array of shape (n_samples,), optional
+            Ignored, but for its shape: a volume with labels is refused.
 
         Returns
         -------
@@ -138,6 +145,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         ProtocolWarning
             If the protocol of the signals is close to the trained one.
         """
+        refuse_volume(X, y)
         named = self._protocol_of_names(X)
         signals = checked_signals(self, X, reset=True)
         trained = self._trained_protocol().in_grid_order()
@@ -154,11 +162,12 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals. Named columns may have any order.
+            Signals. Named columns may have any order. Also a volume, an array of shape
+            (.., n_measurements).
 
         Returns
         -------
-        ndarray of shape (n_samples, n_measurements)
+        ndarray of shape (n_samples, n_measurements), or of the shape of the volume
             Signals in the trained grid order.
 
         Raises
@@ -175,10 +184,12 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         named = self._protocol_of_names(X)
         if named is None:
-            signals = checked_signals(self, X, reset=False)
-            in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
-            # no unnecessary copy; C order in memory, on which the rounding of sums depends
-            return signals if in_order else np.take(signals, self.order_, axis=1)
+            rows, volume = as_rows(X, self.n_features_in_)
+            signals = checked_signals(self, rows, reset=False)
+            if not np.array_equal(self.order_, np.arange(len(self.order_))):
+                # C order in memory, on which the rounding of sums depends
+                signals = np.take(signals, self.order_, axis=1)
+            return signals if volume is None else signals.reshape(*volume, -1)
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
             order = np.asarray(comparison.order)  # `fit` has warned already
