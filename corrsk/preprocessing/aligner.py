@@ -33,7 +33,8 @@ from corrsk.acquisition.compatibility import (
 )
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
-from corrsk.tissue.prior import TissuePrior
+from corrsk.preprocessing._scale import check_unit_m0
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 
 class ProtocolAligner(TransformerMixin, BaseEstimator):
@@ -62,7 +63,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     noise_reference : {"m0", "max", "rms"}, default="m0"
         Reference of the noise level: M0, the largest absolute signal, or the root mean square.
     norm : {"l2", "rms", "max"} or None, default="l2"
-        Norm that the model divides signals by.
+        Norm that the model divides signals by. None is for a model of signals with M0 = 1:
+        :meth:`transform` refuses signals that cannot have M0 = 1.
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
 
@@ -174,12 +176,17 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         ------
         ProtocolMismatchError
             If the column names belong to another protocol; a ValueError.
+        ValueError
+            If the signals contain NaN or infinite values, or `norm` is None and the signals cannot
+            have M0 = 1.
 
         Warns
         -----
         ProtocolWarning
             If the column names belong to a protocol close to the trained one, and not to that
             of `fit`.
+        UserWarning
+            If `norm` is None, and M0 = 1 is improbable, or impossible for some of the signals.
         """
         check_is_fitted(self)
         named = self._protocol_of_names(X)
@@ -189,14 +196,16 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             if not np.array_equal(self.order_, np.arange(len(self.order_))):
                 # C order in memory, on which the rounding of sums depends
                 signals = np.take(signals, self.order_, axis=1)
+            self._check_scale(signals)
             return signals if volume is None else signals.reshape(*volume, -1)
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
             order = np.asarray(comparison.order)  # `fit` has warned already
         else:
             order = comparison.check(stacklevel=3)
-        signals = check_array(X, dtype=FLOATS, estimator=self)
-        return np.take(signals, order, axis=1)
+        signals = np.take(check_array(X, dtype=FLOATS, estimator=self), order, axis=1)
+        self._check_scale(signals)
+        return signals
 
     def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
         """Compare a protocol with the trained one, without refusing it.
@@ -271,6 +280,15 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return np.asarray(self.protocol_.feature_names, dtype=object)
+
+    def _check_scale(self, signals: NDArray[np.floating[Any]]) -> None:
+        """Refuse signals in grid order that cannot have M0 = 1, if the model needs that."""
+        if self.norm is None:
+            check_unit_m0(
+                signals, protocol=self.protocol_, prior=resolve_prior(self.prior),
+                noise_level=self.noise_level, noise_reference=self.noise_reference,
+                inversion_efficiency=self.inversion_efficiency,
+            )  # fmt: skip
 
     # -- the protocol of the columns ----------------------------------------
 

@@ -53,7 +53,7 @@ def model_card(name: str, folder: str | Path | None = None) -> ModelCard:
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
         Name of the model.
     folder : path-like, optional
         Folder of the model; None (default) for the models shipped with corrsk.
@@ -81,8 +81,9 @@ def load_pretrained(
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
-        Name of the model: that of its training data.
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
+        Name of the model: that of its training data, for signals of any scale. "t1t2-detr-m0" is
+        for signals with M0 = 1, as those of the data set "t1t2-detr".
     protocol : AcquisitionProtocol or str, optional
         Protocol of the columns of the signals, in their order. None (default) for the trained
         protocol: columns in grid order, or a DataFrame with column names (TI50_TE4.5, ..) in any
