@@ -65,8 +65,8 @@ def as_evaluated_counts(labels: Any, classes: Any = None) -> NDArray[np.int64]:
     if not binary and labels.dtype != bool and ((values >= 1) & (values == np.floor(values))).all():
         return values.astype(np.int64)
     raise ValueError(
-        "labels must be compartment counts (1, 2, 3, ..) or binary (False and True, or 0 and 1, for "
-        f"more than one compartment), got {_listed(labels)}"
+        "labels must be compartment counts (1, 2, 3, ..) or binary (False and True, or 0 and 1, "
+        f"for more than one compartment), got {_listed(labels)}"
         + ("" if classes is None else f" for the classes {_listed(known)}")
         + "; convert other labels first, for example y = labels == 'several'"
     )
@@ -112,7 +112,7 @@ def most_probable(probabilities: NDArray[np.float64], classes: NDArray[Any]) -> 
     ndarray of shape (..,)
         Labels; :func:`unanswered_label` for voxels without an answer.
     """
-    unanswered = np.isnan(probabilities).any(axis=-1)
+    unanswered = np.asarray(np.isnan(probabilities).any(axis=-1))
     if not unanswered.any():
         labels: NDArray[Any] = classes[probabilities.argmax(axis=-1)]
         return labels

@@ -176,7 +176,7 @@ def without_signal(rows: Any) -> NDArray[np.bool_]:
     values = _numbers(rows)
     if values is None or values.ndim != 2:  # the validation of the estimator raises the error
         return np.zeros(getattr(rows, "shape", (0,))[0], dtype=bool)
-    dark: NDArray[np.bool_] = ~values.any(axis=1)
+    dark = np.asarray(~values.any(axis=1))
     # a sum is faster than a mask of all values, and NaN if one of them is
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = np.flatnonzero(~np.isfinite(values.sum(axis=1)))

@@ -100,8 +100,8 @@ class ReliabilityDisplay:
             The display.
         """
         return cls.from_predictions(
-            y, measured_probabilities(estimator, X), classes=estimator.classes_, noise_level=noise_level,
-            n_bins=n_bins, task=task, dataset=dataset, ax=ax,
+            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            noise_level=noise_level, n_bins=n_bins, task=task, dataset=dataset, ax=ax,
         )  # fmt: skip
 
     @classmethod
@@ -244,8 +244,8 @@ class AccuracyCoverageDisplay:
             The display.
         """
         return cls.from_predictions(
-            y, measured_probabilities(estimator, X), classes=estimator.classes_, noise_level=noise_level,
-            dataset=dataset, ax=ax,
+            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            noise_level=noise_level, dataset=dataset, ax=ax,
         )  # fmt: skip
 
     @classmethod

@@ -346,7 +346,6 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.input_tags.allow_nan = True  # of the signals to judge, not of those of `fit`
         return tags
 
     # -- the statistics -------------------------------------------------------

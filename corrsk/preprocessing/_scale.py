@@ -124,13 +124,14 @@ def check_unit_m0(
     low, high = estimator.possible
     share, median = np.mean((m0 >= low) & (m0 <= high)), np.median(m0)
     found = (
-        f"the model is for signals with M0 = 1, but their shapes indicate M0 = {median:.3g} (median "
-        f"of {m0.size} voxels; {1 - share:.0%} outside of {low:.2f} to {high:.2f}, the estimates "
-        "that are possible for M0 = 1)"
+        f"the model is for signals with M0 = 1, but their shapes indicate M0 = {median:.3g} "
+        f"(median of {m0.size} voxels; {1 - share:.0%} outside of {low:.2f} to {high:.2f}, the "
+        "estimates that are possible for M0 = 1)"
     )
     cure = (
         "divide the signals by their M0, or use a model for signals of any scale, with a "
-        "SignalNormalizer that divides each signal by its norm, such as load_pretrained('t1t2-detr')"
+        "SignalNormalizer that divides each signal by its norm, such as "
+        "load_pretrained('t1t2-detr')"
     )
     if share < _LEAST_SHARE:
         raise ValueError(f"{found}; {cure}")

@@ -195,6 +195,5 @@ class SignalPipeline(Pipeline):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
         tags.input_tags.three_d_array = True
         return tags

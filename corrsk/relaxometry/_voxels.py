@@ -92,8 +92,8 @@ def solve_voxels(
     failed = int(np.isnan(results[0].reshape(n, -1)).any(axis=1).sum())
     if failed:
         warnings.warn(
-            f"{failed} of {n} voxels could not be solved (no finite solution); the results of these "
-            "voxels are NaN",
+            f"{failed} of {n} voxels could not be solved (no finite solution); the results of "
+            "these voxels are NaN",
             ConvergenceWarning,
             stacklevel=user_level(),
         )

@@ -202,8 +202,8 @@ class IdealObserverClassifier(_CompartmentCounter):
     def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
         return self._posterior(signals).probabilities
 
-    def _posterior(self, signals: NDArray[np.floating[Any]]) -> CountPosterior:
-        signals = signals.astype(np.float64)
+    def _posterior(self, given: NDArray[np.floating[Any]]) -> CountPosterior:
+        signals = given.astype(np.float64)
         norms = signal_norms(signals)
         possible = np.flatnonzero((norms > 0) & np.isfinite(norms))
         if self.norm is not None:
