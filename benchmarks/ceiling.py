@@ -41,8 +41,8 @@ from corrsk import load_pretrained, make_correlation_signals, pretrained_names
 from corrsk._utils.files import read_json, write_atomically, write_json
 from corrsk._utils.rng import STREAMS_VERSION
 from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
-from corrsk.pretrained.models import model_of_dataset
 from corrsk.physics.noise_levels import SNRRange
+from corrsk.pretrained.models import model_of_dataset
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import TissuePrior, resolve_prior

@@ -9,9 +9,9 @@ For each data set, on fresh signals that are in no training data:
   signals with one kind of corruption each: wrong protocols, noise, artefacts.
 
 The models are those of `corrsk.load_pretrained` for the very signals of each data set, so
-that "t1t2-detr", whose signals have M0 = 1, is judged with "t1t2-detr-m0". `--quick` trains a CNN for a few epochs
-instead and records nothing. Writes results/trust.json, and figures and tables to
-results/trust/.
+that "t1t2-detr", whose signals have M0 = 1, is judged with "t1t2-detr-m0". `--quick` trains a
+CNN for a few epochs instead and records nothing. Writes results/trust.json, and figures and tables
+to results/trust/.
 """
 
 from __future__ import annotations

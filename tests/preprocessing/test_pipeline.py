@@ -10,6 +10,7 @@ import pytest
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from corrsk import (
@@ -32,6 +33,7 @@ from corrsk import (
     predict_multicompartment_proba,
     save,
 )
+from corrsk.baselines import EncodedLabelsClassifier, ScaledBatchClassifier
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 SMALL = {"width": 8, "n_blocks": 1, "max_epochs": 1, "random_state": 0}
@@ -247,7 +249,10 @@ def test_the_label_of_voxels_without_signal_is_no_class(labels, expected, signal
 # -- unusable data ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*ALL, "detector", "normalizer", "aligner", "generator"])
+@pytest.mark.parametrize(
+    "name",
+    [*ALL, "detector", "normalizer", "aligner", "generator", "encoded labels", "scaled batches"],
+)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -264,6 +269,8 @@ def test_messages_say_what_to_do_without_the_values(name, change, message, signa
         "detector": SignalNoveltyDetector(n_clusters=2, random_state=0),
         "normalizer": SignalNormalizer(), "aligner": ProtocolAligner(),
         "generator": CorrelationSignalGenerator(random_state=0),
+        "encoded labels": EncodedLabelsClassifier(),
+        "scaled batches": ScaledBatchClassifier(MLPClassifier((4,), max_iter=2)),
     }  # fmt: skip
     model = (ALL | more)[name]
     X, y = signals[0][:100], signals[1][:100]
