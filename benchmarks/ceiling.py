@@ -42,6 +42,7 @@ from corrsk._utils.files import read_json, write_atomically, write_json
 from corrsk._utils.rng import STREAMS_VERSION
 from corrsk.evaluation import accuracy_ceiling, multicompartment_probability, regret
 from corrsk.physics.noise_levels import SNRRange
+from corrsk.pretrained.models import model_of_dataset
 from corrsk.relaxometry import CountPosterior, IdealObserverClassifier
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import TissuePrior, resolve_prior
@@ -253,7 +254,7 @@ def summary(task: Task, arrays: dict[str, Any], table: pd.DataFrame) -> dict[str
 
 def regrets(task: Task, arrays: dict[str, Any]) -> dict[str, Any]:
     """Measure the regret of the shipped model, in percentage points on the same signals."""
-    model = load_pretrained(task.definition.name)
+    model = load_pretrained(model_of_dataset(task.definition.name))
     evidence = arrays["run_log_evidence"].astype(np.float64)
     groups = task.groups(arrays["noise_level"])
     probabilities = model.predict_proba(arrays["X"])
@@ -322,7 +323,7 @@ def main() -> None:
             "settings": settings,
             **summary(task, arrays, table),
         }
-        if task.definition.name in pretrained_names():
+        if model_of_dataset(task.definition.name) in pretrained_names():
             results["regret of the model that comes with corrsk (%)"] = regrets(task, arrays)
         # an absolute path replaces the folder that it is joined to
         record(str(arguments.folder.resolve() / task.name), results)

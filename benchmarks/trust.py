@@ -8,9 +8,10 @@ For each data set, on fresh signals that are in no training data:
 - false alarms of a `SignalNoveltyDetector` fitted to the data set, and its detection rates for
   signals with one kind of corruption each: wrong protocols, noise, artefacts.
 
-The models are those of `corrsk.load_pretrained`; `--quick` trains a CNN for a few epochs
-instead and records nothing. Writes results/trust.json, and figures and tables to
-results/trust/.
+The models are those of `corrsk.load_pretrained` for the very signals of each data set, so
+that "t1t2-detr", whose signals have M0 = 1, is judged with "t1t2-detr-m0". `--quick` trains a
+CNN for a few epochs instead and records nothing. Writes results/trust.json, and figures and tables
+to results/trust/.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def quick_model(name: str) -> Any:
 
 def pretrained_model(name: str) -> Any:
     from corrsk import load_pretrained
+    from corrsk.pretrained.models import model_of_dataset
 
-    return load_pretrained(name)
+    return load_pretrained(model_of_dataset(name))
 
 
 def fresh(

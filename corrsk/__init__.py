@@ -18,12 +18,18 @@ if TYPE_CHECKING:
         ProtocolWarning,
         compare_protocols,
     )
+    from corrsk.evaluation import predict_multicompartment_proba
     from corrsk.model_selection import StackedGridSearchCV
     from corrsk.neural import CorrelationCNNClassifier, ModuleClassifier, ResidualMLPClassifier
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.physics.noise_levels import SNRRange
-    from corrsk.preprocessing import ProtocolAligner, SignalNormalizer
+    from corrsk.preprocessing import (
+        NoSignalWarning,
+        ProtocolAligner,
+        SignalNormalizer,
+        SignalPipeline,
+    )
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
     from corrsk.relaxometry import (
         IdealObserverClassifier,
@@ -55,6 +61,8 @@ _MODULES = {
     "ModuleClassifier": "neural",
     "MultiExponentialClassifier": "relaxometry",
     "NNLSPeakClassifier": "relaxometry",
+    "NoSignalWarning": "preprocessing",
+    "predict_multicompartment_proba": "evaluation",
     "pretrained_names": "pretrained",
     "PropertyRange": "tissue",
     "ProtocolAligner": "preprocessing",
@@ -64,6 +72,7 @@ _MODULES = {
     "save": "persistence",
     "SignalNormalizer": "preprocessing",
     "SignalNoveltyDetector": "novelty",
+    "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
     "SNRRange": "physics.noise_levels",
     "StackedGridSearchCV": "model_selection",
@@ -94,6 +103,7 @@ __all__ = [
     "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
+    "NoSignalWarning",
     "PropertyRange",
     "ProtocolAligner",
     "ProtocolMismatchError",
@@ -102,6 +112,7 @@ __all__ = [
     "SNRRange",
     "SignalNormalizer",
     "SignalNoveltyDetector",
+    "SignalPipeline",
     "SignalStream",
     "StackedGridSearchCV",
     "TissuePrior",
@@ -112,6 +123,7 @@ __all__ = [
     "load_pretrained",
     "make_correlation_signals",
     "model_card",
+    "predict_multicompartment_proba",
     "pretrained_names",
     "save",
 ]

@@ -37,7 +37,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk._utils.extras import install_command
-from corrsk._utils.validation import lookup
+from corrsk._utils.validation import lookup, refuse_unusable
 from corrsk.preprocessing.normalizer import SignalNormalizer
 
 __all__ = [
@@ -69,6 +69,7 @@ class _FittedInside(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Probability of each class, in the order of `classes_`.
         """
         check_is_fitted(self)
+        refuse_unusable(X)
         return np.asarray(self.estimator_.predict_proba(validate_data(self, X, reset=False)))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -123,6 +124,7 @@ class EncodedLabelsClassifier(_FittedInside):
         EncodedLabelsClassifier
             The classifier itself.
         """
+        refuse_unusable(X)
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         self.classes_, positions = np.unique(y, return_inverse=True)
@@ -172,6 +174,7 @@ class ScaledBatchClassifier(_FittedInside):
         ScaledBatchClassifier
             The classifier itself.
         """
+        refuse_unusable(X)
         signals, labels = validate_data(self, X, y)
         check_classification_targets(labels)
         estimator = clone(MLPClassifier() if self.estimator is None else self.estimator)

@@ -35,6 +35,7 @@ from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
@@ -52,6 +53,7 @@ _CLASSES: dict[str, type[BaseEstimator]] = {
         ResidualMLPClassifier, SignalNoveltyDetector,
     )
 }  # fmt: skip
+_PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline, SignalPipeline)}
 # classes of parameter values that are defined by corrsk
 _VALUES: dict[str, type[Any]] = {
     cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange)
@@ -155,18 +157,20 @@ def _encode_estimator(
     if estimator is None or estimator == "passthrough":
         return {"class": "passthrough"}
     if isinstance(estimator, Pipeline):
+        kind = SignalPipeline if isinstance(estimator, SignalPipeline) else Pipeline
         steps = [
             [name, _encode_estimator(step, f"{prefix}{name}.", tensors)]
             for name, step in estimator.steps
         ]
         return {
-            "class": "Pipeline", "steps": steps,
+            "class": kind.__name__, "steps": steps,
             "transform_input": estimator.transform_input, "verbose": estimator.verbose,
         }  # fmt: skip
     name = type(estimator).__name__
     if _CLASSES.get(name) is not type(estimator):
         raise TypeError(
-            f"cannot save a {name}; corrsk saves {', '.join(_CLASSES)} and Pipelines of them"
+            f"cannot save a {name}; corrsk saves {', '.join(_CLASSES)}, and a Pipeline or "
+            "SignalPipeline of them"
         )
     fitted = {
         key: value
@@ -217,12 +221,12 @@ def _decode_estimator(
 ) -> Any:
     if content["class"] == "passthrough":
         return "passthrough"
-    if content["class"] == "Pipeline":
+    if content["class"] in _PIPELINES:
         steps = [
             (name, _decode_estimator(step, f"{prefix}{name}.", tensors, version))
             for name, step in content["steps"]
         ]
-        return Pipeline(
+        return _PIPELINES[content["class"]](
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
     parameters = {key: _decode(value) for key, value in content["parameters"].items()}

@@ -2,7 +2,7 @@
 Count compartments with a trained model
 =======================================
 
-Three networks come with corrsk. The model is loaded with the protocol of your signals: the same
+Four networks come with corrsk. The model is loaded with the protocol of your signals: the same
 protocol is accepted in any order, a close one (here with a long repetition time) with a warning
 that measures its cost, and other inversion times are refused.
 """
@@ -16,13 +16,16 @@ import pandas as pd
 from corrsk import (
     AcquisitionProtocol,
     CorrelationSignalGenerator,
+    NoSignalWarning,
     ProtocolAligner,
     ProtocolMismatchError,
     ProtocolWarning,
+    SignalPipeline,
     TissuePrior,
     compare_protocols,
     load_pretrained,
     model_card,
+    predict_multicompartment_proba,
     pretrained_names,
 )
 from corrsk.acquisition import ProtocolComparison, protocol_of_columns
@@ -70,6 +73,33 @@ several = model.predict_proba(measured)[:, 1:].sum(axis=1)
 table = pd.crosstab(pd.Series(n_c, name="compartments"), pd.Series(counts, name="predicted"))
 table["P(more than one)"] = pd.Series(several).groupby(n_c).mean().round(3)
 print(f"accuracy {np.mean(counts == n_c):.3f}\n{table.to_string()}")
+
+# %%
+# A volume
+# --------
+# An array whose last axis has the measurements gives maps. Voxels without signal, all zero or with
+# NaN, have no probability; their label is 0.
+
+volume = measured[:800].reshape(10, 20, 4, 64).copy()
+volume[0] = 0  # background
+volume[1, 0, 0] = np.nan  # a voxel outside of the field of view
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", NoSignalWarning)
+    count_map = model.predict(volume)
+    several_map = model.predict_multicompartment_proba(volume)
+print("Warning:", caught[0].message)
+print("maps", count_map.shape, several_map.shape, "of the counts", np.unique(count_map))
+
+# %%
+# The classifier alone, or any other, needs the function of the same name. Steps fitted behind a
+# generator become a pipeline for measured voxels.
+
+own_steps = SignalPipeline(model[1:].steps)
+aligned = protocol.to_grid(measured)
+rows = predict_multicompartment_proba(own_steps, aligned)
+bright = ~np.isnan(several_map.ravel())
+difference = np.abs(rows[:800] - several_map.ravel())[bright].max()
+print(f"largest difference of a probability: {difference:.0e}")
 
 # %%
 # Another protocol

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator, RandomState
+from numpy.typing import NDArray
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
@@ -86,7 +88,7 @@ def checked_signals(
     estimator : estimator
         The estimator, whose `n_features_in_` and `feature_names_in_` are set or compared.
     X : array or DataFrame, shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-        Signals.
+        Signals, finite and real.
     y : array of shape (n_samples,), optional
         Labels; None is refused by an estimator that requires them.
     reset : bool
@@ -105,11 +107,118 @@ def checked_signals(
     Raises
     ------
     ValueError
-        If the signals contain NaN or infinite values, the number or the names of the columns differ
-        from those of `fit`, or y has another length than X.
+        If the signals are complex or contain NaN or infinite values, the number or the names of
+        the columns differ from those of `fit`, or y has another length than X.
     """
-    options = {"dtype": FLOATS} | options
-    return validate_data(estimator, flatten_signals(X), y, reset=reset, **options)
+    refuse_unusable(X)
+    refuse_volume(X, None if isinstance(y, str) else y)
+    rows = flatten_signals(X)
+    layout = layout_of(X)
+    if layout is not None and not reset:
+        _check_layout(estimator, layout, rows.shape[1])
+    # scikit-learn's check of finite values recommends imputation, and does not name the row
+    options = {"dtype": FLOATS, "ensure_all_finite": False} | options
+    checked = validate_data(estimator, rows, y, reset=reset, **options)
+    _check_finite(estimator, checked[0] if isinstance(checked, tuple) else checked, reset=reset)
+    return checked
+
+
+def refuse_unusable(X: Any) -> None:
+    """Refuse complex data, and a single signal without the axis of the voxels.
+
+    The messages of scikit-learn would show all values.
+
+    Parameters
+    ----------
+    X : array, DataFrame or list
+        Input of an estimator.
+
+    Raises
+    ------
+    ValueError
+        If X is complex or has one dimension.
+    """
+    shape = getattr(X, "shape", None)
+    if isinstance(X, (list, tuple)):
+        try:
+            X = np.asarray(X)
+        except ValueError:  # a ragged list: scikit-learn's validation raises the error
+            return
+        shape = X.shape
+    if shape is not None and len(shape) == 1:
+        raise ValueError(
+            f"X must have one row for each voxel, got an array of shape {tuple(shape)}. Reshape "
+            "your data: X.reshape(1, -1) is one voxel"
+        )
+    dtypes = X.dtypes if hasattr(X, "columns") else [getattr(X, "dtype", None)]
+    if any(getattr(dtype, "kind", "") == "c" for dtype in dtypes):
+        raise ValueError(
+            "Complex data not supported: take the magnitude, abs(X), of signals for a model of "
+            "magnitude (Rician) data, or the real part, X.real, after a phase correction"
+        )
+
+
+def refuse_volume(X: Any, y: Any) -> None:
+    """Refuse a volume in `fit`, which takes one row of X for each label.
+
+    Parameters
+    ----------
+    X : array or DataFrame
+        Signals.
+    y : array or None
+        Labels; without labels, a volume cannot be distinguished from (n_samples, n_ti, n_te).
+
+    Raises
+    ------
+    ValueError
+        If X has a label for each vector along its last axis.
+    """
+    layout = layout_of(X)
+    if layout is None or y is None:
+        return
+    volume, labelled = (len(X), *layout[:-1]), np.shape(y)
+    if (len(labelled) > 1 and labelled == volume) or (
+        len(labelled) == 1 and labelled[0] == math.prod(volume) != len(X)
+    ):
+        raise ValueError(
+            f"X has the shape {(*volume, layout[-1])} and y the shape {labelled}: a volume. fit "
+            f"takes one row for each voxel, X.reshape(-1, {layout[-1]}) and y.reshape(-1)"
+        )
+
+
+def _check_layout(estimator: Any, layout: tuple[int, ...], n_columns: int) -> None:
+    expected = getattr(estimator, "n_features_in_", n_columns)
+    if n_columns != expected:
+        shape = ", ".join(map(str, layout))
+        raise ValueError(
+            f"X has {n_columns} features, but {type(estimator).__name__} is expecting {expected} "
+            f"features as input: X has the shape (n_samples, {shape}). Valid are (n_samples, "
+            f"{expected}), (n_samples, n_ti, n_te) with {expected} measurements, or a volume whose "
+            f"last axis has {expected} entries"
+        )
+
+
+def _check_finite(estimator: Any, signals: NDArray[Any], *, reset: bool) -> None:
+    if signals.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(signals.sum()):  # as scikit-learn does: faster than a mask of all values
+            return
+    wrong = ~np.isfinite(signals).all(axis=1)
+    if not wrong.any():
+        return
+    row = int(wrong.argmax())
+    kind = (
+        "NaN"
+        if np.isnan(signals[row]).any()
+        else f"infinity, or a value too large for {signals.dtype},"
+    )
+    advice = "" if reset else ", or predict with SignalPipeline, whose results of such rows are NaN"
+    raise ValueError(
+        f"X contains {kind} in row {row}, the first of {int(wrong.sum())} such rows of "
+        f"{len(signals)}; {type(estimator).__name__} needs finite signals: leave out these rows"
+        + (advice if kind == "NaN" else "")
+    )
 
 
 def flatten_signals(X: Any) -> Any:

@@ -12,7 +12,13 @@ from corrsk.cli.output import clear_errors, logger
 
 
 def pretrain(
-    name: Annotated[str, typer.Argument(help=f"Named data set to train on: {NAMES}.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help=f"Model: {NAMES}, each for signals of any scale of the data set of its name, or "
+            "t1t2-detr-m0, for signals of t1t2-detr with M0 = 1."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the model and its card.")] = Path("models"),
     samples: Annotated[
         int | None,

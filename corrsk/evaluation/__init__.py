@@ -21,6 +21,7 @@ from corrsk.evaluation.intervals import (
     bootstrap_interval,
     mcnemar_test,
 )
+from corrsk.evaluation.predictions import predict_multicompartment_proba
 from corrsk.evaluation.scorers import (
     SCORERS,
     MulticompartmentScorer,
@@ -67,6 +68,7 @@ __all__ = [
     "multicompartment_probability",
     "multicompartment_roc_auc",
     "plot_confusion_matrices",
+    "predict_multicompartment_proba",
     "reliability_table",
     "regret",
     "results_table",

@@ -11,7 +11,7 @@ from scipy.stats import beta
 from sklearn.utils import check_consistent_length
 
 from corrsk._utils.counts import (
-    as_counts,
+    as_evaluated_counts,
     guess_unanswered,
     is_multicompartment,
     multicompartment_probability,
@@ -186,8 +186,8 @@ def checked_predictions(
     ValueError
         If shapes or labels are inconsistent; see :func:`expected_calibration_error`.
     """
-    counts = as_counts(y)
-    known = np.unique(counts) if classes is None else as_counts(classes)
+    counts = as_evaluated_counts(y, classes)
+    known = np.unique(counts) if classes is None else as_evaluated_counts(classes)
     rows = guess_unanswered(probabilities)
     check_consistent_length(counts, rows)
     if not counts.size:

@@ -18,7 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_curve
 
 from corrsk._utils.deprecation import removed_parameters
+from corrsk.evaluation.calibration import checked_predictions
 from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate
+from corrsk.evaluation.predictions import measured_probabilities
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
 _FALSE_POSITIVE_RATES = np.linspace(0, 1, 1001)
@@ -143,7 +145,7 @@ class CountRocDisplay:
             For the same reasons as in :meth:`from_predictions`.
         """
         return cls.from_predictions(
-            y, estimator.predict_proba(X), classes=estimator.classes_, dataset=dataset,
+            y, measured_probabilities(estimator, X), classes=estimator.classes_, dataset=dataset,
             reference=reference, ax=ax,
         )  # fmt: skip
 
@@ -159,7 +161,7 @@ class CountRocDisplay:
         y : array of shape (n_samples,)
             Reference counts.
         probabilities : array of shape (n_samples, n_classes)
-            Predicted probabilities.
+            Predicted probabilities; a row of NaN counts as a guess.
         classes : array of shape (n_classes,), optional
             The count of each column. Default: the distinct values of y, ascending.
         dataset : str
@@ -177,20 +179,20 @@ class CountRocDisplay:
         Raises
         ------
         ValueError
-            If `y` contains fewer than two of the classes, or the reference is for other classes.
+            If the predictions are invalid (see :func:`corrsk.evaluation.evaluate`), `y` contains
+            fewer than two of the classes, or the reference is for other classes.
         """
-        y, probabilities = np.asarray(y), np.asarray(probabilities)
-        classes = np.unique(y) if classes is None else np.asarray(classes)
+        y, rows, classes = checked_predictions(y, probabilities, classes)
         one_hot = y[:, None] == classes
         if one_hot.any(axis=0).sum() < 2:
             raise ValueError("ROC curves need signals of at least two classes in y")
         curves = {
-            str(label): _roc(one_hot[:, k], probabilities[:, k])
+            str(label): _roc(one_hot[:, k], rows[:, k])
             for k, label in enumerate(classes)
             if one_hot[:, k].any() and not one_hot[:, k].all()
         }
         each = list(curves.values())
-        curves["micro"] = _roc(one_hot.ravel(), probabilities.ravel())
+        curves["micro"] = _roc(one_hot.ravel(), rows.ravel())
         if len(each) == classes.size:  # a macro average needs all classes, like the metric
             mean = np.mean([true for _, true, _ in each], axis=0)
             area = float(np.mean([area for *_, area in each]))

@@ -18,6 +18,7 @@ from corrsk._utils.counts import is_multicompartment, multicompartment_probabili
 from corrsk._utils.files import read_json, write_json
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.metrics import binary_metrics, count_metrics
+from corrsk.evaluation.predictions import measured_probabilities
 
 _FORMAT = "corrsk-evaluation"
 
@@ -111,7 +112,7 @@ class Evaluation:
         model-based method could not fit. These signals count as guesses: every class is equally
         probable.
     classes : ndarray of shape (n_classes,)
-        The compartment counts.
+        The compartment counts; 1 and 2 (two or more) of binary labels.
     metrics : dict of str to float
         See :func:`corrsk.evaluation.metrics.count_metrics` and
         :func:`corrsk.evaluation.metrics.binary_metrics`.
@@ -154,9 +155,10 @@ class Evaluation:
         estimator : classifier
             Fitted classifier with `predict_proba` and `classes_`.
         X : array or DataFrame of shape (n_samples, ...)
-            Input of the estimator, usually signals.
+            Input of the estimator, usually signals. Voxels without signal (all zero, or with NaN
+            if the estimator refuses NaN) count as guesses.
         y : array of shape (n_samples,)
-            Reference counts.
+            Reference counts or binary labels; see :func:`evaluate`.
         noise_level : array of shape (n_samples,), optional
             Noise level of each signal, for the accuracy by level.
         dataset : str
@@ -171,9 +173,14 @@ class Evaluation:
         ------
         ValueError
             For the same reasons as in :func:`evaluate`.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
         """
         return evaluate(
-            y, estimator.predict_proba(X), classes=estimator.classes_,
+            y, measured_probabilities(estimator, X), classes=estimator.classes_,
             noise_level=noise_level, dataset=dataset,
         )  # fmt: skip
 
@@ -277,12 +284,13 @@ def evaluate(
     Parameters
     ----------
     y : array of shape (n_samples,)
-        Reference counts.
+        Reference counts; or binary labels, False and True or 0 and 1, of voxels with one
+        compartment and with more, which are evaluated as the counts 1 and 2.
     probabilities : array of shape (n_samples, n_classes)
         Predicted probabilities; rows sum to 1. A row of NaN is a signal without a prediction; it
         counts as a guess, with every class equally probable.
     classes : array of shape (n_classes,), optional
-        The count of each column. Default: the distinct values of y, ascending.
+        The label of each column. Default: the distinct values of y, ascending.
     noise_level : array of shape (n_samples,), optional
         Noise level of each signal, for the accuracy by level.
     dataset : str
@@ -296,8 +304,8 @@ def evaluate(
     Raises
     ------
     ValueError
-        If shapes are inconsistent, labels are not counts or not among the classes, or a row of
-        the probabilities is partly NaN, has a negative entry or does not sum to 1.
+        If shapes are inconsistent, labels are neither counts nor binary or not among the classes,
+        or a row of the probabilities is partly NaN, has a negative entry or does not sum to 1.
     """
     given = np.asarray(probabilities, dtype=np.float64)
     y, rows, classes = checked_predictions(y, given, classes)

@@ -13,6 +13,7 @@ from corrsk._utils.counts import (
     is_multicompartment,
     multicompartment_probability,
 )
+from corrsk.evaluation.predictions import measured_probabilities
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class MulticompartmentScorer:
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Score a fitted classifier on signals (n_samples, n_measurements) and counts."""
         probability = multicompartment_probability(
-            guess_unanswered(estimator.predict_proba(X)), estimator.classes_
+            guess_unanswered(measured_probabilities(estimator, X)), estimator.classes_
         )
-        return float(self.score(is_multicompartment(y), probability, sample_weight))
+        several = is_multicompartment(y, estimator.classes_)
+        return float(self.score(several, probability, sample_weight))
 
     def _accept_sample_weight(self) -> bool:
         return True  # scikit-learn's searches call this method of their scorers
@@ -82,7 +84,7 @@ class CountLogLossScorer:
 
     def __call__(self, estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Score a fitted classifier on signals (n_samples, n_measurements) and labels."""
-        probabilities = guess_unanswered(estimator.predict_proba(X))
+        probabilities = guess_unanswered(measured_probabilities(estimator, X))
         # sums in single precision deviate from 1 enough for a warning of scikit-learn
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         loss = metrics.log_loss(

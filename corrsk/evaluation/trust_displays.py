@@ -18,6 +18,7 @@ from corrsk.evaluation.calibration import (
     grouped_noise_levels,
     reliability_table,
 )
+from corrsk.evaluation.predictions import measured_probabilities
 from corrsk.evaluation.selective import accuracy_coverage_curve
 from corrsk.evaluation.tasks import Task
 
@@ -99,8 +100,8 @@ class ReliabilityDisplay:
             The display.
         """
         return cls.from_predictions(
-            y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
-            n_bins=n_bins, task=task, dataset=dataset, ax=ax,
+            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            noise_level=noise_level, n_bins=n_bins, task=task, dataset=dataset, ax=ax,
         )  # fmt: skip
 
     @classmethod
@@ -243,8 +244,8 @@ class AccuracyCoverageDisplay:
             The display.
         """
         return cls.from_predictions(
-            y, estimator.predict_proba(X), classes=estimator.classes_, noise_level=noise_level,
-            dataset=dataset, ax=ax,
+            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            noise_level=noise_level, dataset=dataset, ax=ax,
         )  # fmt: skip
 
     @classmethod

@@ -23,7 +23,11 @@ from sklearn.utils.validation import (
 )
 
 from corrsk._utils.class_prior import ClassPrior, checked_class_prior, reweighted
-from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.counts import (
+    is_multicompartment,
+    most_probable,
+    multicompartment_probability,
+)
 from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
 from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
@@ -34,6 +38,7 @@ from corrsk._utils.validation import (
     RANDOM_STATE,
     checked_count,
 )
+from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.neural.onnx import write_onnx
 from corrsk.neural.training.device import resolve_device
@@ -475,7 +480,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, in any number; they are processed in chunks.
+            Signals, in any number; they are processed in chunks. Also a volume, an array of shape
+            (.., n_measurements).
         class_prior : mapping of label to float, or array of shape (n_classes,), optional
             Frequency of each class in the tissue of the signals, up to a common factor. Bayes'
             rule gives the probabilities under this prior. By default, the prior is
@@ -484,24 +490,34 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Probabilities; the columns are in the order of `classes_`.
+            Probabilities; the columns are in the order of `classes_`. NaN for signals that are all
+            zero. Of a volume maps of shape (.., n_classes).
 
         Raises
         ------
         ValueError
             If the signals contain NaN or infinite values, the number or the names of the
             columns differ from those of `fit`, or `class_prior` does not match the classes.
+
+        Warns
+        -----
+        NoSignalWarning
+            If signals are all zero; once, with their number.
         """
         check_is_fitted(self)
         if class_prior is not None:
             # an invalid prior is an error before the prediction starts
             checked_class_prior(class_prior, self.classes_)
             self._check_kept("class_prior_", "class_prior")
-        signals = self._further_signals(X)
-        probabilities = predict_probabilities(self.net_, signals)
-        if class_prior is None:
-            return probabilities
-        return reweighted(probabilities, self.classes_, class_prior, self.class_prior_)
+
+        def probabilities(signals: NDArray[Any]) -> NDArray[np.float64]:
+            found = predict_probabilities(self.net_, signals)
+            if class_prior is None:
+                return found
+            return reweighted(found, self.classes_, class_prior, self.class_prior_)
+
+        voxels = Voxels.from_checked(X, self.n_features_in_, self._further_signals)
+        return voxels.answer(probabilities, len(self.classes_))
 
     def predict(self, X: ArrayLike, class_prior: ClassPrior | None = None) -> NDArray[Any]:
         """Predict the most probable class.
@@ -509,23 +525,22 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals.
+            Signals, or a volume; see :meth:`predict_proba`.
         class_prior : mapping of label to float, or array of shape (n_classes,), optional
             See :meth:`predict_proba`.
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Labels.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Labels. Signals that are all zero have the label 0 (no compartment), or, if 0 is a
+            class, one less than the smallest label; of text labels "0", or the empty text.
 
         Raises
         ------
         ValueError
             As for :meth:`predict_proba`.
         """
-        probabilities = self.predict_proba(X, class_prior)
-        labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
-        return labels
+        return most_probable(self.predict_proba(X, class_prior), self.classes_)
 
     def predict_multicompartment_proba(
         self, X: ArrayLike, class_prior: ClassPrior | None = None
@@ -535,19 +550,20 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals.
+            Signals, or a volume; see :meth:`predict_proba`.
         class_prior : mapping of label to float, or array of shape (n_classes,), optional
             See :meth:`predict_proba`.
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Sum of the probabilities of the counts >= 2.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Sum of the probabilities of the counts >= 2; NaN for signals that are all zero.
 
         Raises
         ------
         ValueError
-            If the labels are not compartment counts; or as for :meth:`predict_proba`.
+            If the labels are neither compartment counts nor binary (False and True, or 0 and 1,
+            for more than one compartment); or as for :meth:`predict_proba`.
         """
         check_is_fitted(self)
         is_multicompartment(self.classes_)  # other labels are an error before the prediction

@@ -17,10 +17,12 @@ from corrsk import physics
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE
+from corrsk._utils.voxels import Voxels
+from corrsk.acquisition.labels import with_column_names
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.novelty._mixture import NoisyMixture
 from corrsk.novelty._subspace import LEAST_VARIANCE, CoordinateRelation, noise_weighted_subspace
-from corrsk.novelty._tail import LEAST_LOG, log_tail, upper_quantiles
+from corrsk.novelty._tail import log_tail, upper_quantiles
 from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
 
 EXPLAINED, NO_SIGNAL = "explained", "no signal"
@@ -140,6 +142,8 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     that fits the prior the fraction `false_alarm_rate` is flagged, so that 3 % instead of 1 % in
     10^4 voxels indicate another protocol.
 
+    Voxels without signal (all zero, or with NaN) are outliers; their scores and p-values are NaN.
+
     Examples
     --------
     >>> from corrsk import make_correlation_signals
@@ -231,14 +235,19 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, processed in chunks.
+            Signals, processed in chunks. Also a volume, an array of shape (.., n_measurements).
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Logarithms of the p-values.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Logarithms of the p-values; NaN for voxels without signal.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
         """
-        scores: NDArray[np.float64] = self._log_p_values(X).min(axis=1)
+        scores: NDArray[np.float64] = self._log_p_values(X).min(axis=-1)
         return scores
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -247,12 +256,17 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, processed in chunks.
+            Signals, processed in chunks. Also a volume, an array of shape (.., n_measurements).
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Result of :meth:`score_samples` minus `offset_`.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Result of :meth:`score_samples` minus `offset_`; NaN for voxels without signal.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
         """
         check_is_fitted(self)
         return self.score_samples(X) - self.offset_
@@ -263,14 +277,19 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, processed in chunks.
+            Signals, processed in chunks. Also a volume, an array of shape (.., n_measurements).
 
         Returns
         -------
-        ndarray of int, shape (n_samples,)
-            Labels +1 and -1.
+        ndarray of int, shape (n_samples,), or of the shape of the volume
+            Labels +1 and -1; -1 for voxels without signal.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
         """
-        return np.where(self.decision_function(X) < 0, -1, 1)
+        return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def p_values(self, X: ArrayLike) -> NDArray[np.float64]:
         """P-value of each signal: probability that a signal of the prior is as unusual.
@@ -278,13 +297,18 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, processed in chunks.
+            Signals, processed in chunks. Also a volume, an array of shape (.., n_measurements).
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            P-values, not below ``1 / (n_calibration_ + 1)``. The p-values of signals of the
-            prior are uniform.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            P-values, not below ``1 / (n_calibration_ + 1)``; NaN for voxels without signal. The
+            p-values of signals of the prior are uniform.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
         """
         p = np.exp(self.score_samples(X))
         return np.maximum(p, 1 / (self.n_calibration_ + 1))
@@ -295,34 +319,39 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, processed in chunks.
+            Signals, processed in chunks. Also a volume, an array of shape (.., n_measurements).
 
         Returns
         -------
         DataFrame
-            One row per signal, with the index of X if X is a DataFrame. Columns: p_value, as in
+            One row per signal, with the index of X if X is a DataFrame; of a volume one row per
+            voxel, in the order of ``X.reshape(-1, n_measurements)``. Columns: p_value, as in
             :meth:`p_values`; reason: "explained" for an inlier, otherwise the first that applies
-            of "no signal" (all zero), "noise below the trained range", "single measurement off",
-            "signal shape outside the prior" and "noise above the trained range"; measurement:
+            of "no signal" (all zero, or NaN), "noise below the trained range", "single measurement
+            off", "signal shape outside the prior" and "noise above the trained range"; measurement:
             the position of the measurement with the largest residual, counted from 0 in the
-            columns of `fit`; and the
-            p-value of each statistic, corrected for the multiple tests. A shape outside the
-            subspace may be reported as noise.
+            columns of `fit`, and -1 without signal; and the p-value of each statistic, corrected
+            for the multiple tests. A shape outside the subspace may be reported as noise.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
         """
         check_is_fitted(self)
         index = X.index if isinstance(X, pd.DataFrame) else None
-        logs = self._log_p_values(X)
-        X = self._checked(X, reset=False)
-        reason = np.full(len(X), EXPLAINED, dtype=object)
+        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        logs = voxels.answer(self._log_p_values_of, len(REASONS)).reshape(-1, len(REASONS))
+        reason = np.full(len(logs), EXPLAINED, dtype=object)
         for k, name in reversed(list(enumerate(REASONS))):
             reason[logs[:, k] < self.offset_] = REASONS[name]
-        reason[~X.any(axis=1)] = NO_SIGNAL
+        reason[voxels.dark] = NO_SIGNAL
         least = 1 / (self.n_calibration_ + 1)
-        worst = np.empty(len(X), dtype=np.int64)
-        for start in range(0, len(X), _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
-            _, residuals = self._split(physics.normalize_signals(X[rows], "l2"))
-            worst[rows] = self._studentised(residuals).argmax(axis=1)
+        worst = np.full(len(logs), -1)
+        if not voxels.dark.all():
+            worst[~voxels.dark] = self._largest_residuals(
+                self._checked(voxels.signals, reset=False)
+            )
         return pd.DataFrame(
             {
                 "p_value": np.maximum(np.exp(logs.min(axis=1)), least),
@@ -440,15 +469,28 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         self.quantiles_ = np.array([*each, upper_quantiles(-np.min(logs, axis=0), tail)])
 
     def _log_p_values(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logarithms of the corrected p-values of the statistics, (n_samples, 5)."""
+        """Logarithms of the corrected p-values of the statistics, shape (.., 5)."""
         check_is_fitted(self)
-        X = self._checked(X, reset=False)
-        logs = np.empty((len(X), len(REASONS)))
-        for k, values in enumerate(self._all_statistics(X).T):
+        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        return voxels.answer(self._log_p_values_of, len(REASONS))
+
+    def _log_p_values_of(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logarithms of the corrected p-values of voxels with signal, (n_samples, 5)."""
+        signals = self._checked(X, reset=False)
+        logs = np.empty((len(signals), len(REASONS)))
+        for k, values in enumerate(self._all_statistics(signals).T):
             alone = log_tail(self.quantiles_[k], self.tail_probabilities_, values)
             logs[:, k] = log_tail(self.quantiles_[-1], self.tail_probabilities_, -alone)
-        logs[~X.any(axis=1)] = LEAST_LOG
         return logs
+
+    def _largest_residuals(self, X: NDArray[Any]) -> NDArray[np.int64]:
+        """Position of the measurement with the largest residual, (n_samples,)."""
+        worst = np.empty(len(X), dtype=np.int64)
+        for start in range(0, len(X), _CHUNK_ROWS):
+            rows = slice(start, start + _CHUNK_ROWS)
+            _, residuals = self._split(physics.normalize_signals(X[rows], "l2"))
+            worst[rows] = self._studentised(residuals).argmax(axis=1)
+        return worst
 
 
 def _as(dtype: Any, *arrays: NDArray[Any]) -> list[NDArray[Any]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from corrsk.physics._arrays import Array, promote
+from typing import Any
+
+import numpy as np
+
+from corrsk.physics._arrays import NUMPY, Array, promote
 
 NOISE_REFERENCES = ("m0", "max", "rms")
 NOISE_DISTRIBUTIONS = ("gaussian", "rician")
@@ -117,13 +121,11 @@ def signal_norm(signals: Array, norm: str = "l2") -> Array:
         If `norm` is invalid.
     """
     xp, signals = promote(signals)
-    if norm == "max":
-        return xp.max(xp.abs(signals), axis=-1)
-    if norm in ("l2", "rms"):
-        # vecdot squares and sums in a single pass; this sum is a bottleneck of the simulation
-        squared = xp.linalg.vecdot(signals, signals)
-        return xp.sqrt(squared if norm == "l2" else squared / signals.shape[-1])
-    raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
+    norms = _norm(xp, signals, norm)
+    scale = _scale_of_extreme(xp, signals, norms)
+    if scale is None:
+        return norms
+    return scale * _norm(xp, signals / scale[..., None], norm)
 
 
 def normalize_signals(
@@ -146,9 +148,45 @@ def normalize_signals(
         Normalised signals.
     """
     xp, signals = promote(signals)
-    norms = signal_norm(signals, norm)
+    norms = _norm(xp, signals, norm)
+    scale = _scale_of_extreme(xp, signals, norms)
+    if scale is not None:
+        if overwrite_signals:
+            signals /= scale[..., None]
+        else:
+            signals = signals / scale[..., None]
+        norms = _norm(xp, signals, norm)
     norms = xp.where(norms > 0, norms, xp.ones_like(norms))[..., None]
     if not overwrite_signals:
         return signals / norms
     signals /= norms
     return signals
+
+
+def _norm(xp: Any, signals: Array, norm: str) -> Array:
+    if norm == "max":
+        return xp.max(xp.abs(signals), axis=-1)
+    if norm in ("l2", "rms"):
+        # vecdot squares and sums in a single pass; this sum is a bottleneck of the simulation
+        with np.errstate(over="ignore", under="ignore"):
+            squared = xp.linalg.vecdot(signals, signals)
+        return xp.sqrt(squared if norm == "l2" else squared / signals.shape[-1])
+    raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
+
+
+def _scale_of_extreme(xp: Any, signals: Array, norms: Array) -> Array | None:
+    """Divisor of each signal: 1, or the largest value where squares over- or underflow.
+
+    None if no signal needs one. Arrays on a GPU always get the divisors, because a decision would
+    wait for the GPU.
+    """
+    limits = xp.finfo(signals.dtype)
+    # below, squares that are too small for full precision would contribute to the sum
+    smallest = float(limits.smallest_normal / limits.eps) ** 0.5
+    ordinary = (norms >= smallest) & (norms <= float(limits.max))
+    if xp is NUMPY and ordinary.all():
+        return None
+    largest = xp.max(xp.abs(signals), axis=-1)
+    # zero, NaN and infinite signals stay as they are
+    possible = (largest > 0) & (largest <= float(limits.max))
+    return xp.where(~ordinary & possible, largest, xp.ones_like(largest))

@@ -13,7 +13,14 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from corrsk import physics
-from corrsk._utils.validation import EFFICIENCY, FLOATS, NOT_NEGATIVE, layout_of
+from corrsk._utils.validation import (
+    EFFICIENCY,
+    FLOATS,
+    NOT_NEGATIVE,
+    layout_of,
+    refuse_volume,
+)
+from corrsk._utils.voxels import as_rows
 from corrsk.acquisition._differences import pairing
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,
@@ -28,8 +35,9 @@ from corrsk.acquisition.protocol import (
 )
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
+from corrsk.preprocessing._scale import check_unit_m0
 from corrsk.preprocessing.signals import layout_of_protocol, measured_signals
-from corrsk.tissue.prior import TissuePrior
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 
 class ProtocolAligner(TransformerMixin, BaseEstimator):
@@ -61,7 +69,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     noise_reference : {"m0", "max", "rms"}, default="m0"
         Reference of the noise level: M0, the largest absolute signal, or the root mean square.
     norm : {"l2", "rms", "max"} or None, default="l2"
-        Norm that the model divides signals by.
+        Norm that the model divides signals by. None is for a model of signals with M0 = 1:
+        :meth:`transform` refuses signals that cannot have M0 = 1.
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
 
@@ -126,8 +135,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
-        y : None
-            Ignored.
+        y : array of shape (n_samples,), optional
+            Ignored, but for its shape: a volume with labels is refused.
 
         Returns
         -------
@@ -148,6 +157,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         ProtocolWarning
             If the protocol of the signals is close to the trained one.
         """
+        refuse_volume(X, y)
         X = with_column_names(X)
         named = self._protocol_of_names(X)
         signals = measured_signals(self, X, reset=True)
@@ -166,11 +176,12 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals. Named columns may have any order.
+            Signals. Named columns may have any order. Also a volume, an array of shape
+            (.., n_measurements).
 
         Returns
         -------
-        ndarray of shape (n_samples, n_measurements)
+        ndarray of shape (n_samples, n_measurements), or of the shape of the volume
             Signals in the order of the trained protocol.
 
         Raises
@@ -179,30 +190,37 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             If the column names belong to another protocol; a ValueError.
         ValueError
             If some names of columns have scan parameters and another name is not understood, the
-            axes of X are not those of the protocol, or a value is NaN or infinite.
+            axes of X are not those of the protocol, a value is NaN or infinite, or `norm` is None
+            and the signals cannot have M0 = 1.
 
         Warns
         -----
         ProtocolWarning
             If the column names belong to a protocol close to the trained one, and not to that
             of `fit`.
+        UserWarning
+            If `norm` is None, and M0 = 1 is improbable, or impossible for some of the signals.
         """
         check_is_fitted(self)
         X = with_column_names(X)
         named = self._protocol_of_names(X)
         if named is None:
-            layout_of_protocol(layout_of(X), self.measured_protocol_)
-            signals = measured_signals(self, X, reset=False)
-            in_order = np.array_equal(self.order_, np.arange(len(self.order_)))
-            # no unnecessary copy; C order in memory, on which the rounding of sums depends
-            return signals if in_order else np.take(signals, self.order_, axis=1)
+            rows, volume = as_rows(X, self.n_features_in_)
+            layout_of_protocol(layout_of(rows), self.measured_protocol_)
+            signals = measured_signals(self, rows, reset=False)
+            if not np.array_equal(self.order_, np.arange(len(self.order_))):
+                # C order in memory, on which the rounding of sums depends
+                signals = np.take(signals, self.order_, axis=1)
+            self._check_scale(signals)
+            return signals if volume is None else signals.reshape(*volume, -1)
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
             order = np.asarray(comparison.order)  # `fit` has warned already
         else:
             order = comparison.check(stacklevel=3)
-        signals = check_array(X, dtype=FLOATS, estimator=self)
-        return np.take(signals, order, axis=1)
+        signals = np.take(check_array(X, dtype=FLOATS, estimator=self), order, axis=1)
+        self._check_scale(signals)
+        return signals
 
     def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
         """Compare a protocol with the trained one, without refusing it.
@@ -278,6 +296,17 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return np.asarray(self.protocol_.feature_names, dtype=object)
+
+    def _check_scale(self, signals: NDArray[np.floating[Any]]) -> None:
+        """Refuse signals that cannot have M0 = 1, if the model needs that."""
+        if self.norm is None:
+            check_unit_m0(
+                # in one order, because equal protocols share a cached estimator
+                self.protocol_.to_grid(signals, copy=False),
+                protocol=self.protocol_.in_grid_order(), prior=resolve_prior(self.prior),
+                noise_level=self.noise_level, noise_reference=self.noise_reference,
+                inversion_efficiency=self.inversion_efficiency,
+            )  # fmt: skip
 
     # -- the protocol of the columns ----------------------------------------
 

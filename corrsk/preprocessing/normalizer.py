@@ -12,6 +12,8 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
+from corrsk._utils.validation import refuse_volume
+from corrsk._utils.voxels import as_rows
 from corrsk.preprocessing.signals import measured_signals
 
 
@@ -58,14 +60,20 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals.
-        y : None
-            Ignored.
+        y : array of shape (n_samples,), optional
+            Ignored, but for its shape: a volume with labels is refused.
 
         Returns
         -------
         SignalNormalizer
             The transformer itself.
+
+        Raises
+        ------
+        ValueError
+            If the signals contain NaN or infinite values, or X and y are a volume.
         """
+        refuse_volume(X, y)
         measured_signals(self, X, reset=True)
         return self
 
@@ -75,19 +83,21 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals.
+            Signals. Also a volume, an array of shape (.., n_measurements).
 
         Returns
         -------
-        ndarray of shape (n_samples, n_measurements)
+        ndarray of shape (n_samples, n_measurements), or of the shape of the volume
             Normalised signals.
         """
         check_is_fitted(self)
-        signals: NDArray[np.floating[Any]] = measured_signals(self, X, reset=False)
+        rows, volume = as_rows(X, self.n_features_in_)
+        signals: NDArray[np.floating[Any]] = measured_signals(self, rows, reset=False)
         if self.norm is None:
-            return signals.copy()
-        normalised: NDArray[np.floating[Any]] = physics.normalize_signals(signals, self.norm)
-        return normalised
+            normalised = signals.copy()
+        else:
+            normalised = physics.normalize_signals(signals, self.norm)
+        return normalised if volume is None else normalised.reshape(*volume, -1)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "n_features_in_")

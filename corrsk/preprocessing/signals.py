@@ -181,7 +181,11 @@ def check_layout(layout: Layout | None, expected: Layout | None, whose: str) -> 
         return
     raise ValueError(
         f"X has the shape {_shape(layout)}, but {whose} the shape {_shape(expected)}"
-        + ("; exchange the axes of X" if sorted(layout) == sorted(expected) else "")
+        + (
+            "; exchange the axes of X"
+            if sorted(layout) == sorted(expected)
+            else f"; predictions also take a volume whose last axis has {math.prod(expected)} entries"
+        )
     )
 
 

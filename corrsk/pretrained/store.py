@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import existing_file
 from corrsk.acquisition.compatibility import ProtocolComparison
@@ -21,6 +21,7 @@ from corrsk.neural._base import NetworkClassifier
 from corrsk.persistence import load, save
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
 from corrsk.simulation.datasets import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
@@ -52,7 +53,7 @@ def model_card(name: str, folder: str | Path | None = None) -> ModelCard:
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
         Name of the model.
     folder : path-like, optional
         Folder of the model; None (default) for the models shipped with corrsk.
@@ -75,13 +76,14 @@ def load_pretrained(
     protocol: AcquisitionProtocol | str | None = None,
     *,
     folder: str | Path | None = None,
-) -> Pipeline:
+) -> SignalPipeline:
     """Load a pretrained model, ready for `predict` and `predict_proba`.
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
-        Name of the model: that of its training data.
+    name : {"midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
+        Name of the model: that of its training data, for signals of any scale. "t1t2-detr-m0" is
+        for signals with M0 = 1, as those of the data set "t1t2-detr".
     protocol : AcquisitionProtocol or str, optional
         Protocol of the columns of the signals, in their order. None (default) for the trained
         protocol, in its order, or for a DataFrame with column names (TI50_TE4.5, ..) in any order.
@@ -90,10 +92,11 @@ def load_pretrained(
 
     Returns
     -------
-    Pipeline
+    SignalPipeline
         Fitted pipeline of :class:`corrsk.ProtocolAligner`, :class:`corrsk.SignalNormalizer` and
-        :class:`corrsk.ResidualMLPClassifier`. A model with a norm takes noisy signals
-        of any scale, a model without a norm takes signals of M0 = 1.
+        :class:`corrsk.ResidualMLPClassifier`, for signals, volumes, and voxels without signal. A
+        model with a norm takes noisy signals of any scale; a model without a norm takes signals of
+        M0 = 1, and refuses signals that cannot have M0 = 1.
 
     Raises
     ------
@@ -121,8 +124,11 @@ def load_pretrained(
     card = model_card(name, folder)
     if _digest(path) != card.weights.get("sha256"):
         raise ValueError(f"the weights in {path} do not match the checksum of the model card")
-    pipeline: Pipeline = load(path)
-    aligner, *_ = steps_of(pipeline)
+    stored = load(path)
+    aligner, *_ = steps_of(stored)
+    pipeline = SignalPipeline(
+        stored.steps, transform_input=stored.transform_input, verbose=stored.verbose
+    )
     if protocol is None:
         return pipeline
     comparison = aligner.compare(protocol)
@@ -134,7 +140,9 @@ def load_pretrained(
     return pipeline
 
 
-def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassifier) -> Pipeline:
+def pretrained_pipeline(
+    definition: DatasetDefinition, classifier: NetworkClassifier
+) -> SignalPipeline:
     """Create the pipeline of a pretrained model from its fitted classifier.
 
     Parameters
@@ -147,7 +155,7 @@ def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassi
 
     Returns
     -------
-    Pipeline
+    SignalPipeline
         Fitted pipeline, for :func:`write_pretrained`.
     """
     aligner = ProtocolAligner(
@@ -156,9 +164,12 @@ def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassi
     )  # fmt: skip
     # the fits of these steps depend on the number of columns only
     any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
-    return make_pipeline(
-        aligner.fit(any_signals), SignalNormalizer(definition.norm).fit(any_signals), classifier
+    steps = (
+        aligner.fit(any_signals),
+        SignalNormalizer(definition.norm).fit(any_signals),
+        classifier,
     )
+    return SignalPipeline([(type(step).__name__.lower(), step) for step in steps])
 
 
 def write_pretrained(

@@ -12,9 +12,15 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from corrsk._utils.counts import as_counts, is_multicompartment, multicompartment_probability
+from corrsk._utils.counts import (
+    as_counts,
+    is_multicompartment,
+    most_probable,
+    multicompartment_probability,
+)
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
+from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
@@ -85,41 +91,42 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale. Also a volume, an
+            array of shape (.., n_measurements).
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Probabilities in the order of `classes_`. NaN for voxels that could
-            not be solved, such as signals that are all zero.
+            Probabilities in the order of `classes_`. NaN for signals that are all zero, and for
+            voxels that could not be solved. Of a volume maps of shape (.., n_classes).
 
         Warns
         -----
+        NoSignalWarning
+            If signals are all zero; once, with their number.
         ConvergenceWarning
             Once, with the number of voxels that could not be solved.
         """
-        signals = self._checked_signals(X)
-        (probabilities,) = self._solve_voxels(
-            signals, lambda unit: (self._probabilities(unit),), [(len(self.classes_),)]
-        )
-        return probabilities
+        check_is_fitted(self)
+        voxels = Voxels.from_checked(X, self.n_features_in_, self._checked_signals)
+        return voxels.answer(self._class_probabilities, len(self.classes_))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Predict the most probable count, or the smallest count for voxels that were not solved.
+        """Predict the most probable count.
 
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale, or a volume; see
+            :meth:`predict_proba`.
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Labels.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Labels; 0 for voxels without signal, and for voxels that could not be solved ("0" if
+            the labels are text).
         """
-        probabilities = self.predict_proba(X)
-        labels: NDArray[Any] = self.classes_[self._best(probabilities)]
-        return labels
+        return most_probable(self.predict_proba(X), self.classes_)
 
     def predict_multicompartment_proba(self, X: ArrayLike) -> Array:
         """Probability of more than one compartment, P(n_c >= 2).
@@ -127,12 +134,13 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale, or a volume; see
+            :meth:`predict_proba`.
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Probabilities; NaN for voxels that could not be solved.
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Probabilities; NaN for voxels without signal or solution.
         """
         check_is_fitted(self)
         is_multicompartment(self.classes_)
@@ -148,6 +156,13 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
 
     def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
         raise NotImplementedError
+
+    def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
+        """Probabilities (n_samples, n_classes) of valid signals."""
+        (probabilities,) = self._solve_voxels(
+            signals, lambda unit: (self._probabilities(unit),), [(len(self.classes_),)]
+        )
+        return probabilities
 
     def _probabilities(self, unit: Array) -> Array:
         """Probabilities (V, n_classes) of signals (V, N) with norm 1."""
@@ -191,7 +206,13 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     def _solve_voxels(
         self, signals: NDArray[np.floating[Any]], solve: Solver, shapes: Sequence[tuple[int, ...]]
     ) -> list[Array]:
-        return solve_voxels(signals, solve, shapes, n_jobs=self.n_jobs, verbose=self.verbose)
+        voxels = Voxels.from_rows(signals)
+        if voxels.dark.all():
+            return [voxels.fill(np.empty((0, *shape))) for shape in shapes]
+        results = solve_voxels(
+            voxels.signals, solve, shapes, n_jobs=self.n_jobs, verbose=self.verbose
+        )
+        return [voxels.fill(values) for values in results]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

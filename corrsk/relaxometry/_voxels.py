@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.voxels import user_level
 from corrsk.relaxometry._kernels import Array
 
 # Not `for_each_block`, whose chunks of 32768 rows are for work that is a thousand times faster:
@@ -91,10 +92,10 @@ def solve_voxels(
     failed = int(np.isnan(results[0].reshape(n, -1)).any(axis=1).sum())
     if failed:
         warnings.warn(
-            f"{failed} of {n} voxels could not be solved (a signal that is all zero, or no "
-            "finite solution); the results of these voxels are NaN",
+            f"{failed} of {n} voxels could not be solved (no finite solution); the results of "
+            "these voxels are NaN",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=user_level(),
         )
     return results
 

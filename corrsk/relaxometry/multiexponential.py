@@ -98,8 +98,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
     over the classes (with BIC an approximation of the posterior); with the
     F-test the selected count has probability 1.
 
-    The probabilities of voxels that cannot be solved (signals that are all zero) are NaN and the
-    prediction is the smallest count; one ConvergenceWarning has the number of such voxels. The
+    The probabilities of voxels without signal (all zero) and of voxels that cannot be solved are
+    NaN and the predicted label is 0; one warning of each kind has their number. The
     scorers of scikit-learn refuse NaN probabilities; those of `corrsk.evaluation.SCORERS` replace
     NaN by uniform guesses.
 
@@ -184,7 +184,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
             Absent compartments have f = 0 and NaN properties. Further columns are n_c (the
             fitted count), scale (the sum of the amplitudes: M0 in the units of
             X) and rss (residual sum of squares, in the squared units of X).
-            For voxels that cannot be solved all columns except n_c are NaN.
+            For voxels without signal (all zero), or that cannot be solved, n_c is 0 if it is
+            selected, and all other columns are NaN.
 
         Raises
         ------
@@ -219,7 +220,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         n_c, theta, amplitudes, rss = self._solve_voxels(
             signals, solve, [(), (largest, P), (largest,), ()]
         )
-        n_c[np.isnan(n_c)] = self._counts.min() if n_compartments is None else n_compartments
+        n_c[np.isnan(n_c)] = n_compartments or 0
         norm = signal_norms(signals)
         return (
             self._table(theta, amplitudes, norm)

@@ -78,8 +78,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
     ones, and of all cells from which steepest ascent reaches this maximum. The class nearest to
     the number of peaks has probability 1.
 
-    The probabilities of voxels that cannot be solved (signals that are all zero) are NaN and the
-    prediction is the smallest count; one ConvergenceWarning has the number of such voxels. The
+    The probabilities of voxels without signal (all zero) and of voxels that cannot be solved are
+    NaN and the predicted label is 0; one warning of each kind has their number. The
     scorers of scikit-learn refuse NaN probabilities; those of `corrsk.evaluation.SCORERS` replace
     NaN by uniform guesses.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,18 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from corrsk import physics
 from corrsk._utils.parallel import for_each_block
 from corrsk._utils.rng import RandomStateLike, Stream, entropy
-from corrsk._utils.validation import EFFICIENCY, N_JOBS, NOT_NEGATIVE, RANDOM_STATE
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk._utils.validation import (
+    EFFICIENCY,
+    N_JOBS,
+    NOT_NEGATIVE,
+    RANDOM_STATE,
+    refuse_unusable,
+)
+from corrsk.acquisition.protocol import (
+    AcquisitionProtocol,
+    protocol_of_columns,
+    resolve_protocol,
+)
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.physics.units import Units
 from corrsk.simulation._blocks import BlockSimulator
@@ -151,13 +162,14 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             times <= 0, fractions that are negative or do not sum to 1, or values that are not
             plausible in its units.
         """
-        table = self._fit(X)
-        layout = self._layout()
-        for_each_block(
-            lambda block, rows: layout.check(table[rows], rows.start),
-            table.shape[0], n_jobs=self.n_jobs, description="checking tissue",
-            verbose=self.verbose,
-        )  # fmt: skip
+        with self._advice_for_signals(X):
+            table = self._fit(X)
+            layout = self._layout()
+            for_each_block(
+                lambda block, rows: layout.check(table[rows], rows.start),
+                table.shape[0], n_jobs=self.n_jobs, description="checking tissue",
+                verbose=self.verbose,
+            )  # fmt: skip
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -181,7 +193,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
         ValueError
             If the table is invalid; see :meth:`fit`.
         """
-        return self._simulate(self._fit(X), Stream.FIT_TRANSFORM)
+        with self._advice_for_signals(X):
+            return self._simulate(self._fit(X), Stream.FIT_TRANSFORM)
 
     def transform(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
         """Simulate the signals of a tissue table.
@@ -202,7 +215,8 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
             If the table is invalid; see :meth:`fit`.
         """
         check_is_fitted(self)
-        return self._simulate(self._checked_table(X, reset=False), Stream.TRANSFORM)
+        with self._advice_for_signals(X):
+            return self._simulate(self._checked_table(X, reset=False), Stream.TRANSFORM)
 
     def _fit(self, X: ArrayLike) -> NDArray[np.float64]:
         self._resolve()
@@ -241,8 +255,33 @@ class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
     def _checked_table(self, X: ArrayLike, *, reset: bool) -> NDArray[np.float64]:
         # NaN marks absent compartments; the check of the layout refuses all other NaN.
         # The rows are checked block by block, by `fit` or in the pass that simulates them.
+        refuse_unusable(X)
         table = validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite=False)
         return self._layout().in_own_units(table, self.units)
+
+    @contextmanager
+    def _advice_for_signals(self, X: Any) -> Iterator[None]:
+        """Add to the errors of a table what to do if X consists of signals."""
+        try:
+            yield
+        except ValueError as error:
+            if not self._resembles_signals(X):
+                raise
+            raise ValueError(
+                f"{error}\nX has the form of signals, but {type(self).__name__} simulates signals "
+                "from a tissue table. Pass signals to the steps behind it: pipeline[1:]"
+            ) from error
+
+    def _resembles_signals(self, X: Any) -> bool:
+        """Return whether X has the names or the shape of signals of the protocol."""
+        names = getattr(X, "columns", None)
+        if names is not None:
+            return protocol_of_columns(map(str, names)) is not None
+        shape = np.shape(X) if isinstance(X, (list, tuple)) else getattr(X, "shape", ())
+        protocol = getattr(self, "protocol_", None)  # of a fit that has failed there is none
+        return len(shape) > 2 or (
+            protocol is not None and tuple(shape[-1:]) == (protocol.n_measurements,)
+        )
 
     def _layout(self) -> TableLayout:
         names = getattr(self, "feature_names_in_", None)

@@ -8,9 +8,20 @@ import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import check_scoring, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
 
+from corrsk import (
+    CorrelationSignalGenerator,
+    NoSignalWarning,
+    ResidualMLPClassifier,
+    SignalNormalizer,
+    SignalPipeline,
+    TissuePrior,
+    make_correlation_signals,
+)
 from corrsk.evaluation import (
     SCORERS,
     AccuracyOverNoiseDisplay,
@@ -23,7 +34,9 @@ from corrsk.evaluation import (
     expected_calibration_error,
     mcnemar_test,
     multicompartment_accuracy,
+    multicompartment_probability,
     plot_confusion_matrices,
+    predict_multicompartment_proba,
     results_table,
 )
 from corrsk.workflows.paper import PAPER
@@ -352,13 +365,11 @@ class HalfAnswered(DummyClassifier):
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_scorers_count_signals_without_a_result_as_guesses(name):
-    model = HalfAnswered(strategy="prior").fit(np.zeros((6, 1)), Y)
+    model = HalfAnswered(strategy="prior").fit(np.ones((6, 1)), Y)
     scorer = check_scoring(model, SCORERS[name])
     if name == "accuracy":  # from `predict`, which has no NaN
         return
-    rows = (
-        DummyClassifier(strategy="prior").fit(np.zeros((6, 1)), Y).predict_proba(np.zeros((6, 1)))
-    )
+    rows = DummyClassifier(strategy="prior").fit(np.ones((6, 1)), Y).predict_proba(np.ones((6, 1)))
     rows[::2] = 0.25
     result = evaluate(Y, rows).metrics
     expected = {
@@ -367,10 +378,111 @@ def test_scorers_count_signals_without_a_result_as_guesses(name):
         "multicompartment_roc_auc": result["binary_roc_auc"],
         "multicompartment_neg_log_loss": -result["binary_log_loss"],
     }
-    score = scorer(model, np.zeros((6, 1)), Y)
+    score = scorer(model, np.ones((6, 1)), Y)
     assert np.isfinite(score)
     if name in expected:
         assert score == pytest.approx(expected[name])
+
+
+@pytest.mark.parametrize(
+    "labels", [[False, True], [0, 1], ["0", "1"]], ids=["bool", "numbers", "numbers as text"]
+)
+def test_labels_of_one_compartment_or_several(labels):
+    labels, several = np.array(labels), (Y >= 2).astype(int)
+    rows = np.column_stack([P[:, 0], P[:, 1:].sum(axis=1)])
+    result = evaluate(labels[several], rows, classes=labels)
+    as_counts = evaluate(several + 1, rows, classes=[1, 2])
+    assert result.metrics == as_counts.metrics
+    assert result.metrics["binary_accuracy"] == evaluate(Y, P).metrics["binary_accuracy"]
+    # the classes decide, not the labels that happen to occur
+    only = evaluate(labels[[1, 1]], rows[3:5], classes=labels)
+    assert only.metrics["accuracy"] == 1
+    assert only.confusion_matrix.tolist() == [[0, 0], [0, 2]]
+    np.testing.assert_allclose(multicompartment_probability(rows, labels), rows[:, 1])
+    assert expected_calibration_error(labels[several], rows, labels) == pytest.approx(
+        as_counts.metrics["calibration_error"]
+    )
+
+
+def test_binary_labels_from_training_to_scores():
+    X, n_c = make_correlation_signals(600, noise_level=0.002, random_state=0)
+    model = LogisticRegression(max_iter=300)
+    for y in (n_c >= 2, (n_c >= 2).astype(int)):
+        fitted = model.fit(X, y)
+        result = Evaluation.from_estimator(fitted, X, y)
+        assert result.metrics["accuracy"] == fitted.score(X, y)
+        assert multicompartment_accuracy(fitted, X, y) == fitted.score(X, y)
+        assert multicompartment_accuracy(fitted, X[y == 1], y[y == 1]) <= 1
+        np.testing.assert_array_equal(
+            predict_multicompartment_proba(fitted, X), fitted.predict_proba(X)[:, 1]
+        )
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    network.fit(X, n_c >= 2)
+    np.testing.assert_array_equal(
+        network.predict_multicompartment_proba(X), network.predict_proba(X)[:, 1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "shown"),
+    [
+        (["several", "single"], None, r"\['several', 'single'\]; convert .* labels == 'several'"),
+        ([0, 1, 2], None, r"\['0', '1', '2'\]"),
+        ([1, 2], [0, 1], r"got \['1', '2'\] for the classes \['0', '1'\]"),
+        ([True, False], [1, 2], r"got \['False', 'True'\] for the classes \['1', '2'\]"),
+        ([1.5, 2], None, "1.5"),
+    ],
+)
+def test_labels_of_neither_task(y, classes, shown):
+    rows = np.full((len(y), 2 if classes else len(set(y))), 0.5)
+    with pytest.raises(ValueError, match=f"compartment counts .* or binary .*{shown}"):
+        evaluate(y, rows / rows.sum(axis=1, keepdims=True), classes=classes)
+
+
+@pytest.mark.parametrize("kind", ["learner", "network", "pipeline", "signal pipeline"])
+def test_measured_voxels_without_signal_are_counted_once(kind):
+    X, y = make_correlation_signals(400, noise_level=0.002, random_state=0)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    model = {
+        "learner": LogisticRegression(max_iter=300), "network": network,
+        "pipeline": make_pipeline(SignalNormalizer(), network),
+        "signal pipeline": SignalPipeline([("norm", SignalNormalizer()), ("net", network)]),
+    }[kind].fit(X, y)  # fmt: skip
+    measured = X.copy()
+    measured[3] = 0
+    measured[7, 2] = np.nan
+    expected = model.predict_proba(np.delete(X, [3, 7], axis=0))
+    with pytest.warns(NoSignalWarning, match="2 of 400 voxels have no signal") as caught:
+        result = Evaluation.from_estimator(model, measured, y)
+    assert len(caught) == 1
+    assert result.n_failed == 2
+    rows = np.insert(expected, [3, 6], 0.25, axis=0)
+    assert result.metrics == pytest.approx(evaluate(y, rows).metrics)
+    with pytest.warns(NoSignalWarning):
+        several = predict_multicompartment_proba(model, measured)
+    assert np.flatnonzero(np.isnan(several)).tolist() == [3, 7]
+    with pytest.warns(NoSignalWarning):
+        score = SCORERS["neg_log_loss"](model, measured, y)
+    assert score == pytest.approx(-result.metrics["log_loss"])
+    with pytest.warns(NoSignalWarning):
+        CountRocDisplay.from_estimator(model, measured, y)
+
+
+def test_nan_of_absent_compartments_is_no_missing_signal():
+    tissue, n_c = TissuePrior.named("midl2024").sample(300, random_state=0)
+    assert tissue.isna().any(axis=1).any()
+    pipeline = make_pipeline(
+        CorrelationSignalGenerator(random_state=0), SignalNormalizer(), LogisticRegression()
+    ).fit(tissue, n_c)
+    assert Evaluation.from_estimator(pipeline, tissue, n_c).n_failed == 0
+
+
+def test_volumes_of_any_classifier():
+    X, y = make_correlation_signals(240, noise_level=0.002, random_state=0)
+    model = LogisticRegression(max_iter=300).fit(X, y)
+    maps = predict_multicompartment_proba(model, X.reshape(4, 30, 2, 64))
+    assert maps.shape == (4, 30, 2)
+    np.testing.assert_array_equal(maps.ravel(), predict_multicompartment_proba(model, X))
 
 
 def test_noise_level_groups_of_a_range_with_many_equal_levels():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from corrsk import (
     AcquisitionProtocol,
+    NoSignalWarning,
     SignalNormalizer,
     SignalNoveltyDetector,
     make_correlation_signals,
@@ -154,14 +156,38 @@ def test_the_scale_of_a_signal_does_not_matter(fitted):
 
 def test_background_is_an_outlier_with_its_own_reason(fitted):
     _, detector = fitted
-    X = np.vstack([np.zeros((2, 64)), simulated(fitted[0], 100)])
-    assert (detector.predict(X)[:2] == -1).all()
-    found = detector.explain(X)
-    assert (found["reason"][:2] == "no signal").all()
-    assert found["p_value"][0] == pytest.approx(1 / (detector.n_calibration_ + 1))
-    assert np.isfinite(detector.decision_function(X)).all()
-    with pytest.raises(ValueError, match="NaN"):
-        detector.predict(np.full((1, 64), np.nan))
+    judged = simulated(fitted[0], 100).astype(np.float64)
+    X = np.vstack([np.zeros((2, 64)), judged, judged[:1]])
+    X[-1, 5] = np.nan
+    dark = [0, 1, 102]
+    with pytest.warns(NoSignalWarning, match="3 of 103 voxels have no signal") as caught:
+        found = detector.explain(X)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert (found["reason"][dark] == "no signal").all()
+    assert (found["measurement"][dark] == -1).all()
+    with pytest.warns(NoSignalWarning):
+        assert (detector.predict(X)[dark] == -1).all()
+    for method in ("score_samples", "decision_function", "p_values"):
+        with pytest.warns(NoSignalWarning):
+            answers = getattr(detector, method)(X)
+        assert np.flatnonzero(np.isnan(answers)).tolist() == dark
+        np.testing.assert_array_equal(np.delete(answers, dark), getattr(detector, method)(judged))
+    pd.testing.assert_frame_equal(found.drop(dark).reset_index(drop=True), detector.explain(judged))
+    with pytest.warns(NoSignalWarning):
+        assert (detector.predict(np.full((3, 64), np.nan)) == -1).all()
+    with pytest.raises(ValueError, match="NaN in row 102"):
+        clone(detector).fit(X)
+
+
+def test_volumes_give_maps(fitted):
+    _, detector = fitted
+    X = simulated(fitted[0], 24)
+    volume = X.reshape(2, 3, 4, 64)
+    for method in ("predict", "score_samples", "decision_function", "p_values"):
+        expected = getattr(detector, method)(X)
+        np.testing.assert_array_equal(getattr(detector, method)(volume), expected.reshape(2, 3, 4))
+    pd.testing.assert_frame_equal(detector.explain(volume), detector.explain(X))
 
 
 def test_scores_decisions_p_values_and_reasons_agree(fitted):
@@ -222,7 +248,8 @@ def test_in_a_pipeline_and_with_background_in_the_training():
     X[::10] = 0
     detector = SignalNoveltyDetector(n_clusters=4, random_state=0)
     pipeline = make_pipeline(SignalNormalizer(), detector).fit(X)
-    assert (pipeline.predict(X[::10]) == -1).all()
+    with pytest.warns(NoSignalWarning, match="300 of 300"):
+        assert (pipeline.predict(X[::10]) == -1).all()
     assert (pipeline.predict(X[1::10]) == -1).mean() < 0.05
     with pytest.raises(ValueError, match="at least two signals"):
         detector.fit(np.zeros((5, 64)))

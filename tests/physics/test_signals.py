@@ -305,6 +305,49 @@ def test_normalisation(norm, expected):
     np.testing.assert_array_equal(signals, got)
 
 
+@pytest.mark.parametrize("norm", physics.NORMS)
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("dtype", "exponents"), [("float32", (-37, -22, 19, 37)), ("float64", (-300, -200, 160, 300))]
+)
+def test_norms_at_any_scale(norm, library, dtype, exponents):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(size=(5, 64)).astype(dtype)
+    signals[0] = 0
+    scales = np.array([1, *(10.0**exponent for exponent in exponents)], dtype)
+    # each row at another scale; row 0 is background
+    scaled = signals * scales[:, None]
+    convert = np.asarray if library == "numpy" else torch.as_tensor
+    precision = 1e-5 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(
+        np.asarray(physics.normalize_signals(convert(scaled), norm)),
+        physics.normalize_signals(signals, norm),
+        rtol=precision,
+    )
+    np.testing.assert_allclose(
+        np.asarray(physics.signal_norm(convert(scaled), norm)),
+        physics.signal_norm(signals, norm) * scales,
+        rtol=precision,
+    )
+    own = convert(scaled.copy())
+    assert physics.normalize_signals(own, norm, overwrite_signals=True) is own
+    np.testing.assert_array_equal(own, physics.normalize_signals(convert(scaled), norm))
+
+
+@pytest.mark.parametrize("norm", physics.NORMS)
+def test_an_extreme_signal_leaves_the_bits_of_the_others(norm):
+    rng = np.random.default_rng(1)
+    ordinary = rng.normal(size=(50, 64)).astype(np.float32)
+    extreme = np.float32(1e-25) * ordinary[:1]
+    together = np.vstack([ordinary, extreme, np.zeros_like(extreme)])
+    np.testing.assert_array_equal(
+        physics.normalize_signals(together, norm)[:50], physics.normalize_signals(ordinary, norm)
+    )
+    np.testing.assert_array_equal(
+        physics.signal_norm(together, norm)[:50], physics.signal_norm(ordinary, norm)
+    )
+
+
 def test_a_new_contrast_needs_one_kernel(contrasts):
     """T1rho (spin-lock) contrast from one kernel function, through every public call."""
     from corrsk import CorrelationSignalGenerator, PropertyRange, TissuePrior

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors import safe_open
 
 from corrsk import (
     AcquisitionProtocol,
+    NoSignalWarning,
     ProtocolMismatchError,
     ProtocolWarning,
     ResidualMLPClassifier,
@@ -26,6 +28,7 @@ from corrsk import (
     save,
 )
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
+from corrsk.pretrained.models import MODELS, model_definition, model_of_dataset
 from corrsk.pretrained.store import SHIPPED_FOLDER
 from corrsk.simulation.datasets import DATASETS
 
@@ -125,8 +128,8 @@ def test_other_protocols_are_refused(folder, signals):
 
 
 def test_a_model_without_normalisation():
-    pipeline = trained(DATASETS["t1t2-detr"])
-    card = ModelCard.from_pipeline(pipeline, name="t1t2-detr", **FACTS)
+    pipeline = trained(model_definition("t1t2-detr-m0").data)
+    card = ModelCard.from_pipeline(pipeline, name="t1t2-detr-m0", **FACTS)
     assert card.norm is None
     assert card.noise == {"reference": "max", "distribution": "gaussian", "snr": [30.0, 150.0]}
     assert "SNR uniform from 30 to 150" in card.to_markdown()
@@ -257,24 +260,30 @@ needs_shipped = pytest.mark.skipif(not SHIPPED, reason="no pretrained models are
 
 
 @needs_shipped
-def test_every_data_set_has_its_model():
-    wanted = {f"{name}{end}" for name in DATASETS for end in (".json", ".safetensors")}
+def test_every_definition_has_its_model():
+    wanted = {f"{name}{end}" for name in MODELS for end in (".json", ".safetensors")}
     assert set(SHIPPED) == wanted
     assert sum((SHIPPED_FOLDER / name).stat().st_size for name in SHIPPED) < 6e6
+    # a model of signals of any scale for each data set
+    assert {MODELS[name].norm for name in DATASETS} == {"l2"}
+    assert model_of_dataset("midl2024") == "midl2024"
+    assert model_of_dataset("t1t2-detr") == "t1t2-detr-m0"
 
 
 @needs_shipped
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_model_has_the_accuracy_of_its_card(name):
-    definition, card = DATASETS[name], model_card(name)
-    assert name in card.training["command"]
+    definition, card = MODELS[name], model_card(name)
+    assert card.name == name
+    assert f"corrsk pretrain {name} " in card.training["command"]
     model = load_pretrained(name)
     assert model[0].protocol_ == AcquisitionProtocol(**card.protocol)
-    # the values of this data set
-    facts = pretrained_pipeline(definition, model[-1])
-    assert ModelCard.from_pipeline(facts, name=name, **FACTS).prior == card.prior
-    assert ModelCard.from_pipeline(facts, name=name, **FACTS).noise == card.noise
-    data = load_dataset(name, n_samples=20_000, random_state=12345)
+    # the values of this model
+    facts = ModelCard.from_pipeline(
+        pretrained_pipeline(definition.data, model[-1]), name=name, **FACTS
+    )
+    assert (facts.prior, facts.noise, facts.norm) == (card.prior, card.noise, definition.norm)
+    data = load_dataset(definition.dataset, n_samples=20_000, random_state=12345)
     accuracy = np.mean(model.predict(data.data) == data.target)
     error = np.sqrt(accuracy * (1 - accuracy) / 20_000)
     assert abs(accuracy - card.metrics["accuracy"]["value"]) < 4 * error + 0.002
@@ -282,6 +291,65 @@ def test_a_shipped_model_has_the_accuracy_of_its_card(name):
 
 @needs_shipped
 @pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_shipped_models_accept_signals_of_any_scale(name, dtype):
+    X = load_dataset(name, n_samples=200).data.astype(dtype)
+    model = load_pretrained(name)
+    expected = model.predict_proba(X)
+    for scale in (1e-30, 1e-22, 1e-3, 5, 1e4, 1e19, 1e37):
+        got = model.predict_proba(X * dtype(scale))
+        # the scaled signals are rounded
+        np.testing.assert_allclose(got, expected, atol=1e-3, err_msg=str(scale))
+
+
+@needs_shipped
+@pytest.mark.parametrize("scale", [1e-22, 0.2, 0.5, 2, 5, 1e4])
+def test_the_model_of_known_m0_refuses_another_scale(scale):
+    data = load_dataset("t1t2-detr", n_samples=300, random_state=5)
+    model = load_pretrained("t1t2-detr-m0")
+    assert model.score(data.data, data.target) > 0.8
+    X = np.float32(scale) * data.data
+    for method in (model.predict, model.predict_proba):
+        with pytest.raises(ValueError, match=r"SignalNormalizer.*'t1t2-detr'") as refused:
+            method(X)
+        shown = re.search(r"indicate M0 = (\S+)", str(refused.value))[1]
+        assert float(shown) == pytest.approx(scale, rel=0.05)
+    frame = pd.DataFrame(X, columns=data.protocol.feature_names).iloc[:, ::-1]
+    with pytest.raises(ValueError, match="with M0 = 1"):
+        model.predict(frame)
+    # the other model of this data set does not depend on the scale
+    assert load_pretrained("t1t2-detr").score(X, data.target) > 0.78
+
+
+@needs_shipped
+@pytest.mark.parametrize("scale", [0.8, 0.9, 1.1, 1.25])
+def test_the_model_of_known_m0_warns_of_an_improbable_scale(scale):
+    data = load_dataset("t1t2-detr", n_samples=300, random_state=5)
+    with pytest.warns(UserWarning, match=f"M0 = {scale:.1g}.*are wrong.*'t1t2-detr'") as caught:
+        load_pretrained("t1t2-detr-m0").predict(np.float32(scale) * data.data)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@needs_shipped
+def test_single_voxels_of_another_scale_do_not_refuse_the_others():
+    data = load_dataset("t1t2-detr", n_samples=300, random_state=5)
+    model = load_pretrained("t1t2-detr-m0")
+    X = data.data.copy()
+    expected = model.predict(X)
+    X[7] = 0
+    X[8] *= 0.01
+    with pytest.warns(NoSignalWarning, match="1 of 300"):
+        found = model.predict(X)
+    assert found[7] == 0
+    np.testing.assert_array_equal(np.delete(found, [7, 8]), np.delete(expected, [7, 8]))
+    X[:100] *= 0.01
+    with pytest.warns(UserWarning, match="31% outside"):
+        model.predict(X[9:])
+
+
+@needs_shipped
+@pytest.mark.parametrize("name", MODELS)
 def test_a_shipped_model_accepts_the_published_protocol_file(name, ti_te_mat):
     measured = AcquisitionProtocol.from_mat(ti_te_mat)
     if model_card(name).protocol["tr"] == measured.tr:

@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from corrsk import load_dataset, load_pretrained, model_card, pretrained_names
+from corrsk import (
+    SignalNormalizer,
+    SignalStream,
+    load_dataset,
+    load_pretrained,
+    model_card,
+    pretrained_names,
+)
 from corrsk.cli.app import app
 from corrsk.neural.training.callbacks import EpochProgress
 from corrsk.pretrained import training as pretraining
+from corrsk.pretrained.models import MODELS
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,6 +49,7 @@ def test_a_model_is_trained_evaluated_and_written(folder):
     ]  # fmt: skip
     assert "binary accuracy: 0." in shown
     model, card = load_pretrained("t1t2-detr", folder=out), model_card("t1t2-detr", folder=out)
+    assert (card.norm, model[1].norm) == ("l2", "l2")
     data = load_dataset("t1t2-detr", pretraining._N_TEST, random_state=2)
     # the card has the accuracy of the rounded weights in the file
     assert card.metrics == pretraining.measure(model, "t1t2-detr")
@@ -57,7 +66,7 @@ def test_existing_models_and_bad_arguments_are_refused(folder, tmp_path):
     assert again.exit_code == 1
     assert "--force" in again.output
     assert {path: path.read_bytes() for path in out.iterdir()} == before
-    assert "known data sets" in run("brain", "--out", tmp_path).output
+    assert "known models" in run("brain", "--out", tmp_path).output
     assert "does not exist" in run("midl2024", "--out", tmp_path / "a" / "b").output
     assert "is not available" in run("midl2024", "--out", tmp_path, "--device", "cuda:99").output
     assert not list(tmp_path.iterdir())
@@ -93,6 +102,18 @@ def test_an_interrupted_training_is_resumed(folder, tmp_path, monkeypatch):
 
 
 def test_the_defaults_equal_the_training_of_the_shipped_models():
-    assert set(pretraining.N_SAMPLES) == set(pretrained_names())
-    for name, n_signals in pretraining.N_SAMPLES.items():
-        assert model_card(name).training["signals"] == n_signals
+    assert set(MODELS) == set(pretrained_names())
+    for name, definition in MODELS.items():
+        assert model_card(name).training["signals"] == definition.n_samples
+    assert all(name in run("--help").output for name in MODELS)
+
+
+def test_a_model_is_a_data_set_and_a_norm():
+    plain, normalised = MODELS["t1t2-detr-m0"], MODELS["t1t2-detr"]
+    X, y = plain.stream(3).draw(0, 500)
+    np.testing.assert_array_equal(X, SignalStream.named("t1t2-detr", 3).draw(0, 500)[0])
+    got, labels = normalised.stream(3).draw(0, 500)
+    np.testing.assert_array_equal(got, SignalNormalizer("l2").fit_transform(X))
+    np.testing.assert_array_equal(labels, y)
+    assert (plain.data.norm, normalised.data.norm) == (None, "l2")
+    assert plain.data.name == normalised.data.name == "t1t2-detr"

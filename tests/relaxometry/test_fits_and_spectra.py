@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from corrsk import (
     AcquisitionProtocol,
     CorrelationSignalGenerator,
+    NoSignalWarning,
     PropertyRange,
     SignalNormalizer,
     TissuePrior,
@@ -493,25 +494,26 @@ def test_a_failed_voxel_does_not_affect_other_voxels(which, noisy, request):
         warnings.simplefilter("error")
         expected = model.predict_proba(X)
     broken = np.insert(X, [3, 7], 0.0, axis=0)
-    with pytest.warns(ConvergenceWarning, match="2 of 12 voxels") as caught:
+    with pytest.warns(NoSignalWarning, match="2 of 12 voxels") as caught:
         got = model.predict_proba(broken)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     zero = [3, 8]
     assert np.isnan(got[zero]).all()
     np.testing.assert_allclose(np.delete(got, zero, axis=0), expected, rtol=1e-6, atol=1e-9)
-    with pytest.warns(ConvergenceWarning):
-        assert (model.predict(broken)[zero] == 1).all()
-    with pytest.warns(ConvergenceWarning):
+    with pytest.warns(NoSignalWarning):
+        assert (model.predict(broken)[zero] == 0).all()
+    with pytest.warns(NoSignalWarning):
         assert np.isnan(model.predict_multicompartment_proba(broken)[zero]).all()
 
 
 def test_failed_voxels_are_nan_in_tables_and_spectra(noisy, multiexponential, peaks):
     X = np.insert(noisy[0][:3], 1, 0.0, axis=0)
-    with pytest.warns(ConvergenceWarning, match="1 of 4"):
+    with pytest.warns(NoSignalWarning, match="1 of 4"):
         fits = multiexponential.estimate_compartments(X)
     assert fits.drop(columns="n_c").iloc[1].isna().all()
-    assert fits["n_c"][1] == 1
-    with pytest.warns(ConvergenceWarning, match="1 of 4"):
+    assert fits["n_c"][1] == 0
+    with pytest.warns(NoSignalWarning, match="1 of 4"):
         spectra = peaks.spectra(X)
     assert np.isnan(spectra).all(axis=(1, 2)).tolist() == [False, True, False, False]
 
@@ -536,6 +538,8 @@ def test_a_singular_system_or_failed_solver_affects_one_voxel_only(
     with pytest.warns(ConvergenceWarning, match="1 of 5"):
         got = multiexponential.predict_proba(X)
     assert np.isnan(got[2]).all()
+    with pytest.warns(ConvergenceWarning, match="1 of 5"):
+        assert multiexponential.predict(X)[2] == 0
     rest = [0, 1, 3, 4]
     np.testing.assert_allclose(got[rest], expected[rest], rtol=1e-6, atol=1e-9)
 
@@ -612,8 +616,8 @@ class TestErrorsAndConventions:
             model.fit(X, ["10", "2", "2", "10"])  # sorted as strings, 10 comes first
             assert model.classes_.tolist() == ["10", "2"]
             assert (model.predict(X) == "2").all()
-        with pytest.warns(ConvergenceWarning):
-            assert model.predict(np.zeros((1, 64))) == ["2"]
+        with pytest.warns(NoSignalWarning):
+            assert model.predict(np.zeros((1, 64))) == ["0"]
 
     def test_in_a_pipeline(self, estimator, noisy):
         X, y = noisy[0][:20], noisy[1][:20]

@@ -15,7 +15,13 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from corrsk import AcquisitionProtocol, PropertyRange, TissuePrior, make_correlation_signals
+from corrsk import (
+    AcquisitionProtocol,
+    NoSignalWarning,
+    PropertyRange,
+    TissuePrior,
+    make_correlation_signals,
+)
 from corrsk.evaluation import accuracy_ceiling, regret
 from corrsk.physics import correlation_signals, noise_sigma
 from corrsk.physics.noise_levels import SNRRange
@@ -536,15 +542,15 @@ def test_zero_signals_are_counted_and_give_nan():
     X, _ = draw(4, few(), GRID, noise_level=0.1)
     X[[1, 3]] = 0
     model = observer(few(), GRID, n_particles=256, noise_level=0.1).fit(X, [1, 2, 3, 3])
-    with pytest.warns(ConvergenceWarning, match="2 of 4 voxels have a signal that is all zero"):
+    with pytest.warns(NoSignalWarning, match="2 of 4 voxels have no signal"):
         posterior = model.posterior(X)
     assert np.isnan(posterior.probabilities).all(axis=1).tolist() == [False, True, False, True]
     assert np.isnan(posterior.standard_error[1]).all()
     assert np.isnan(posterior.effective_sample_size[1])
     assert posterior.trustworthy.tolist() == [True, False, True, False]
-    with pytest.warns(ConvergenceWarning):
-        assert model.predict(X)[1] == 1
-    with pytest.warns(ConvergenceWarning):
+    with pytest.warns(NoSignalWarning):
+        assert model.predict(X)[1] == 0
+    with pytest.warns(NoSignalWarning):
         several = model.predict_multicompartment_proba(X)
     np.testing.assert_allclose(several[0], posterior.probabilities[0, 1:].sum())
 

@@ -17,6 +17,7 @@ from corrsk._utils.deprecation import RENAMED_NORMALIZE, renamed_parameters
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import POSITIVE, RANDOM_STATE
+from corrsk._utils.voxels import user_level, warn_of_voxels_without_signal
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import NOISE_REFERENCES, NORMS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
@@ -98,7 +99,7 @@ class IdealObserverClassifier(_CompartmentCounter):
     With the defaults a voxel takes about half a second to a second on one
     core. Signals with less noise than 0.1 % of M0 need more particles. One ConvergenceWarning
     has the number of voxels with unreliable probabilities; `posterior` has a mask of
-    these voxels. The probabilities of voxels that are all zero are NaN.
+    these voxels. The probabilities of voxels that are all zero are NaN, and their label is 0.
 
     Examples
     --------
@@ -160,21 +161,23 @@ class IdealObserverClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol.
+            Signals, with columns in the order of the protocol. Also a volume, an array of shape
+            (.., n_measurements).
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of `classes_`; NaN for signals that are all
-            zero.
+            zero. Of a volume maps of shape (.., n_classes).
 
         Warns
         -----
+        NoSignalWarning
+            If signals are all zero; once, with their number.
         ConvergenceWarning
-            Once, with the number of voxels that are all zero and the number of voxels with
-            unreliable probabilities.
+            Once, with the number of voxels with unreliable probabilities.
         """
-        return self.posterior(X).probabilities
+        return super().predict_proba(X)
 
     def posterior(self, X: ArrayLike) -> CountPosterior:
         """Probabilities with their Monte-Carlo errors.
@@ -192,10 +195,18 @@ class IdealObserverClassifier(_CompartmentCounter):
 
         Warns
         -----
+        NoSignalWarning
+            See :meth:`predict_proba`.
         ConvergenceWarning
             See :meth:`predict_proba`.
         """
-        signals = self._checked_signals(X).astype(np.float64)
+        return self._posterior(self._checked_signals(X))
+
+    def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
+        return self._posterior(signals).probabilities
+
+    def _posterior(self, given: NDArray[np.floating[Any]]) -> CountPosterior:
+        signals = given.astype(np.float64)
         norms = signal_norms(signals)
         possible = np.flatnonzero((norms > 0) & np.isfinite(norms))
         if self.norm is not None:
@@ -212,26 +223,17 @@ class IdealObserverClassifier(_CompartmentCounter):
                 description="ideal observer", unit="voxels", verbose=self.verbose,
             )  # fmt: skip
         posterior = CountPosterior(self.classes_, evidence)
-        self._warn(posterior, len(signals) - possible.size)
-        return posterior
-
-    @staticmethod
-    def _warn(posterior: CountPosterior, n_without: int) -> None:
-        n = posterior.run_log_evidence.shape[1]
-        untrusted = int((~posterior.trustworthy).sum()) - n_without
-        problems = []
-        if n_without:
-            problems.append(
-                f"{n_without} of {n} voxels have a signal that is all zero; the probabilities of "
-                "these voxels are NaN"
-            )
+        if possible.size < len(signals):
+            warn_of_voxels_without_signal(~np.isin(np.arange(len(signals)), possible))
+        untrusted = int((~posterior.trustworthy)[possible].sum())
         if untrusted:
-            problems.append(
-                f"the probabilities of {untrusted} of {n} voxels are unreliable, since the runs "
-                "differ (see `posterior`); increase n_particles or n_runs"
+            warnings.warn(
+                f"the probabilities of {untrusted} of {len(signals)} voxels are unreliable, since "
+                "the runs differ (see `posterior`); increase n_particles or n_runs",
+                ConvergenceWarning,
+                stacklevel=user_level(),
             )
-        if problems:
-            warnings.warn("; ".join(problems), ConvergenceWarning, stacklevel=4)
+        return posterior
 
     # -- solving ------------------------------------------------------------------
 

@@ -1,0 +1,104 @@
+"""The models that are shipped with corrsk: the data and the norm of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from corrsk._utils.validation import lookup
+from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
+from corrsk.simulation.streams import SignalStream
+
+
+@dataclass(frozen=True)
+class ModelDefinition:
+    """Definition of a shipped model: its training data, and the norm of its signals.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+    dataset : str
+        Name of the data set that the model is trained on; see :func:`corrsk.load_dataset`.
+    norm : {"l2", "rms", "max"} or None
+        Norm by which the model divides each signal, in place of that of the data set; None for a
+        model of signals with M0 = 1.
+    n_samples : int
+        Number of training signals of the shipped model.
+    """
+
+    name: str
+    dataset: str
+    norm: str | None
+    n_samples: int
+
+    @property
+    def data(self) -> DatasetDefinition:
+        """Definition of the data set, with the norm of the model."""
+        return dataclasses.replace(dataset_definition(self.dataset), norm=self.norm)
+
+    def stream(self, random_state: int = 0) -> SignalStream:
+        """Return the stream of the training signals.
+
+        Parameters
+        ----------
+        random_state : int, default=0
+            Seed.
+
+        Returns
+        -------
+        SignalStream
+            The stream.
+        """
+        stream = SignalStream.named(self.dataset, random_state)
+        return dataclasses.replace(stream, norm=self.norm)
+
+
+MODELS: dict[str, ModelDefinition] = {
+    model.name: model
+    for model in (
+        ModelDefinition("midl2024", "midl2024", "l2", 100_000_000),
+        ModelDefinition("midl2024-low-noise", "midl2024-low-noise", "l2", 40_000_000),
+        ModelDefinition("t1t2-detr", "t1t2-detr", "l2", 40_000_000),
+        ModelDefinition("t1t2-detr-m0", "t1t2-detr", None, 40_000_000),
+    )
+}
+
+
+def model_definition(name: str) -> ModelDefinition:
+    """Return the definition of a shipped model.
+
+    Parameters
+    ----------
+    name : str
+        Name of the model.
+
+    Returns
+    -------
+    ModelDefinition
+        The definition.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists the valid names.
+    """
+    return lookup(MODELS, name, "model")
+
+
+def model_of_dataset(name: str) -> str:
+    """Name of the shipped model of the very signals of a data set, with the data set's norm.
+
+    Parameters
+    ----------
+    name : str
+        Name of the data set.
+
+    Returns
+    -------
+    str
+        Name of the model: "t1t2-detr-m0" for "t1t2-detr", whose signals have M0 = 1.
+    """
+    norm = dataset_definition(name).norm
+    (model,) = (m.name for m in MODELS.values() if (m.dataset, m.norm) == (name, norm))
+    return model
