@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 from corrsk._utils.voxels import Voxels, has_nan
+from corrsk.acquisition.labels import with_column_names
 
 
 def measured_probabilities(estimator: Any, X: Any, **params: Any) -> NDArray[np.float64]:
@@ -47,7 +48,8 @@ def measured_probabilities(estimator: Any, X: Any, **params: Any) -> NDArray[np.
             return predict(X)
         except ValueError:
             pass
-    return Voxels.from_measured(with_column_names(X), n_features).answer(predict, len(estimator.classes_))
+    voxels = Voxels.from_measured(with_column_names(X), n_features)
+    return voxels.answer(predict, len(estimator.classes_))
 
 
 def predict_multicompartment_proba(estimator: Any, X: Any, **params: Any) -> NDArray[np.float64]:

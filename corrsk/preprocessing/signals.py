@@ -179,13 +179,12 @@ def check_layout(layout: Layout | None, expected: Layout | None, whose: str) -> 
     """
     if layout is None or expected is None or _long(layout) == _long(expected):
         return
+    if sorted(layout) == sorted(expected):
+        advice = "exchange the axes of X"
+    else:
+        advice = f"predictions also take a volume whose last axis has {math.prod(expected)} entries"
     raise ValueError(
-        f"X has the shape {_shape(layout)}, but {whose} the shape {_shape(expected)}"
-        + (
-            "; exchange the axes of X"
-            if sorted(layout) == sorted(expected)
-            else f"; predictions also take a volume whose last axis has {math.prod(expected)} entries"
-        )
+        f"X has the shape {_shape(layout)}, but {whose} the shape {_shape(expected)}; {advice}"
     )
 
 

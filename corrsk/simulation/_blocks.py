@@ -56,9 +56,10 @@ class BlockSimulator:
 
     @cached_property
     def _model(self) -> physics.SignalModel:
+        protocol = self.protocol.in_grid_order()
         return physics.SignalModel(
-            self.protocol.in_grid_order().contrasts,
-            tr=self.protocol.tr, inversion_efficiency=self.inversion_efficiency,
+            protocol.contrasts,
+            tr=protocol.tr, inversion_efficiency=self.inversion_efficiency,
         )  # fmt: skip
 
     def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:

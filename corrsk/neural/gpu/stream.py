@@ -41,9 +41,10 @@ class DeviceStream:
         self.prior = resolve_prior(stream.prior)
         self.protocol = resolve_protocol(stream.protocol)
         # in grid order, so that signals and noise do not depend on the order of the protocol
+        in_order = self.protocol.in_grid_order()
         self._model = physics.SignalModel(
-            self.protocol.in_grid_order().contrasts,
-            tr=self.protocol.tr, inversion_efficiency=stream.inversion_efficiency,
+            in_order.contrasts,
+            tr=in_order.tr, inversion_efficiency=stream.inversion_efficiency,
         )  # fmt: skip
 
     def draw(self, chunk: int, n_samples: int) -> tuple[Tensor, Tensor]:
