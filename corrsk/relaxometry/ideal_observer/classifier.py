@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -38,7 +39,8 @@ class IdealObserverClassifier(_CompartmentCounter):
     The simulation defines the problem completely: tissue is drawn from a prior, and
     noise is added. No classifier is better on average than the posterior
     ``P(n_c | x)``, which this classifier computes from the parameters of the simulation. The
-    classifier is not trained: `fit` uses y only for the set of possible counts.
+    classifier is not trained: `fit` uses y only for the set of possible
+    counts, which `counts` replaces.
 
     Parameters
     ----------
@@ -71,11 +73,16 @@ class IdealObserverClassifier(_CompartmentCounter):
         Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the solution takes a few seconds.
+    counts : sequence of int, optional
+        Possible compartment counts, such as (1, 2, 3). `fit` then needs no y; see
+        :meth:`fit` for labels beside `counts`. None (default) takes the counts from y.
 
     Attributes
     ----------
     classes_ : ndarray
-        The labels in y, sorted.
+        The labels in y, or `counts`; see :meth:`fit`.
+    counts_ : ndarray of int
+        The compartment count of each class.
     protocol_ : AcquisitionProtocol
         The protocol in grid order, the order of the columns.
     n_features_in_ : int
@@ -138,6 +145,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
+        counts: Sequence[int] | None = None,
     ) -> None:
         self.prior = prior
         self.protocol = protocol
@@ -150,6 +158,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.counts = counts
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Probability of each count, ``P(n_c | x)``.
@@ -243,13 +252,13 @@ class IdealObserverClassifier(_CompartmentCounter):
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
             raise ValueError(
-                f"y has counts that the prior never draws: {', '.join(map(str, unknown))}; the "
+                f"the prior never draws the counts {', '.join(map(str, unknown))}; the "
                 f"prior draws {', '.join(map(str, prior.n_compartments))}"
             )
         if counts.max() > _MAX_COMPARTMENTS:
             raise ValueError(
-                f"y has the count {counts.max()}; the ideal observer supports up to "
-                f"{_MAX_COMPARTMENTS} compartments"
+                f"the ideal observer supports up to {_MAX_COMPARTMENTS} compartments, got "
+                f"the count {counts.max()}"
             )
         N = protocol.n_measurements
         noise = NoiseModel(self.noise_level, self.noise_reference, self.norm is not None, N)
