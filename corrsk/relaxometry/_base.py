@@ -210,6 +210,11 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             return classes_of_counts(given, labels)
         assert labels is not None
         classes = np.unique(labels)
+        if classes[0] == 0:
+            raise ValueError(
+                f"labels must be compartment counts (1, 2, 3, ..), got {classes.astype(str).tolist()}"
+                "; for labels that a meta-estimator has encoded as 0, 1, .., pass counts="
+            )
         return classes, self._as_counts(classes)
 
     def _as_counts(self, classes: NDArray[Any]) -> NDArray[np.int64]:

@@ -308,7 +308,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     def _probabilities(self, unit: Array) -> tuple[Array, Array]:
         fits = self._fits(unit, int(self.counts_.max()))
         weights, misfit = self._weights(unit, fits)
-        return weights, misfit.significant.all(axis=1).astype(np.float64)
+        return weights, np.asarray(misfit.significant.all(axis=1), dtype=np.float64)
 
     def _fits(self, unit: Array, largest: int) -> list[Fit]:
         """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1."""

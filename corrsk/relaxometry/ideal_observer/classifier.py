@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -172,15 +173,18 @@ class IdealObserverClassifier(_CompartmentCounter):
         -------
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of `classes_`; NaN for signals that are all
-            zero.
+            zero, nearly equal ones for signals that no tissue of the prior explains.
 
         Warns
         -----
         ConvergenceWarning
-            Once, with the number of voxels that are all zero and the number of voxels with
-            unreliable probabilities.
+            Once, with the numbers of voxels that are all zero, that have unreliable
+            probabilities, and that no tissue of the prior explains.
         """
-        return self.posterior(X).probabilities
+        posterior = self.posterior(X)
+        unexplained = posterior.unexplained[:, None]
+        share = np.where(unexplained, posterior.probability_unexplained[:, None], 0.0)
+        return np.asarray((1 - share) * posterior.probabilities + share / len(self.classes_))
 
     def posterior(self, X: ArrayLike) -> CountPosterior:
         """Probabilities with their Monte-Carlo errors.
@@ -201,7 +205,9 @@ class IdealObserverClassifier(_CompartmentCounter):
         ConvergenceWarning
             See :meth:`predict_proba`.
         """
-        signals = self._checked_signals(X).astype(np.float64)
+        # in C order, since the last bit of a norm, on which the random stream of a signal depends,
+        # differs between memory layouts
+        signals = self._checked_signals(X).astype(np.float64, order="C")
         norms = signal_norms(signals)
         possible = np.flatnonzero((norms > 0) & np.isfinite(norms))
         if self.norm is not None:
@@ -217,14 +223,14 @@ class IdealObserverClassifier(_CompartmentCounter):
                 chunk, possible.size, self._chunk_voxels, n_jobs=self.n_jobs,
                 description="ideal observer", unit="voxels", verbose=self.verbose,
             )  # fmt: skip
-        posterior = CountPosterior(self.classes_, evidence)
+        posterior = CountPosterior(self.classes_, evidence, self._log_unexplained(signals))
         self._warn(posterior, len(signals) - possible.size)
         return posterior
 
     @staticmethod
     def _warn(posterior: CountPosterior, n_without: int) -> None:
         n = posterior.run_log_evidence.shape[1]
-        untrusted = int((~posterior.trustworthy).sum()) - n_without
+        untrusted = int((~posterior.trustworthy & ~posterior.unexplained).sum()) - n_without
         problems = []
         if n_without:
             problems.append(
@@ -235,6 +241,13 @@ class IdealObserverClassifier(_CompartmentCounter):
             problems.append(
                 f"the probabilities of {untrusted} of {n} voxels are unreliable, since the runs "
                 "differ (see `posterior`); increase n_particles or n_runs"
+            )
+        if posterior.unexplained.any():
+            problems.append(
+                f"{posterior.unexplained.sum()} of {n} voxels are not explained by any tissue of "
+                "the prior with this noise; possible causes are a flipped sign, magnitude images, "
+                "another protocol, and tissue or noise beyond the prior. The probabilities of "
+                "these voxels are nearly equal"
             )
         if problems:
             warnings.warn("; ".join(problems), ConvergenceWarning, stacklevel=4)
@@ -262,6 +275,7 @@ class IdealObserverClassifier(_CompartmentCounter):
             )
         N = protocol.n_measurements
         noise = NoiseModel(self.noise_level, self.noise_reference, self.norm is not None, N)
+        self._noise = noise
         self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
             protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"
@@ -282,6 +296,20 @@ class IdealObserverClassifier(_CompartmentCounter):
             replace(prior, n_compartments=(int(K),)).sample(1, 0, verbose=False)
         states = self._samplers[0].n_runs * self._samplers[0].n_chains
         self._chunk_voxels = max(1, _CHUNK_STATES // states)
+
+    def _log_unexplained(self, signals: Array) -> Array:
+        """Log density (V,) of signals (V, N) that are noise without tissue.
+
+        Every direction is equally likely; without normalisation the variance is that of the
+        signal, but not less than that of the noise.
+        """
+        N = signals.shape[1]
+        if self.norm is not None:
+            area = math.log(2) + N / 2 * math.log(math.pi) - math.lgamma(N / 2)
+            return np.full(len(signals), -area)
+        squares = np.einsum("vn,vn->v", signals, signals)
+        variance = np.maximum(squares / N, self._noise.largest_variance)
+        return np.asarray(-N / 2 * np.log(2 * math.pi * variance) - squares / (2 * variance))
 
     def _evidence(self, signals: Array) -> Array:
         """Log evidence (n_runs, V, n_classes) of signals (V, N)."""
