@@ -212,8 +212,9 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         classes = np.unique(labels)
         if classes[0] == 0:
             raise ValueError(
-                f"labels must be compartment counts (1, 2, 3, ..), got {classes.astype(str).tolist()}"
-                "; for labels that a meta-estimator has encoded as 0, 1, .., pass counts="
+                "labels must be compartment counts (1, 2, 3, ..), got "
+                f"{classes.astype(str).tolist()[:8]}; for labels that a meta-estimator has encoded "
+                "as 0, 1, .., pass counts="
             )
         return classes, self._as_counts(classes)
 

@@ -16,8 +16,8 @@ Bounds = Mapping[str, tuple[float, float]] | TissuePrior | str | None
 
 # Smallest resolved sensitivity, as a fraction of the largest, where the first level of the scan
 # parameter has it (a decay that is nearly over) and elsewhere (a decay that has hardly begun). For
-# an exponential the range is from a third of the shortest time, where 5 % of the signal are left, to
-# 26 times the longest one, where 4 % are gone. Less at the fast end would add tissue without a
+# an exponential the range is from a third of the shortest time, where 5 % of the signal are left,
+# to 26 times the longest one, where 4 % are gone. Less at the fast end would add tissue without a
 # signal, where spectra and fits put offsets and noise.
 _FAST, _SLOW = 0.4, 0.1
 # Twice the relaxation times of pure water at body temperature, about 4.5 s and 2.5 s: longer ones

@@ -52,7 +52,6 @@ class DualSolver:
     ) -> None:
         cutoff = _CUTOFF * math.sqrt(min(smallest_alpha, 1.0))
         left, values, right = compress_kernel(model, n_points, cutoff)
-        self.smallest_alpha = smallest_alpha
         self.scale = float(values[0])
         self._left = left
         self._kernel = (values / values[0])[:, None] * right  # (r, M)

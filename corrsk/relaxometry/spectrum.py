@@ -175,8 +175,10 @@ class NNLSPeakClassifier(_CompartmentCounter):
             self._shape = (bins,) * len(model.properties)
         axes, _ = model.grid(self._shape)
         self.axes_ = dict(zip(model.properties, axes, strict=True))
-        # "chi2" starts at the smallest weight; a fixed weight requires smaller singular values
+        # all singular values that the smallest weight needs: "chi2" starts there, and spectra of
+        # any other weight are compared with it where they do not explain the signal
         smallest = SMALLEST_ALPHA if self._chi2 else 1e-3 * float(self.regularization)
+        smallest = min(smallest, SMALLEST_ALPHA)
         self._solver = DualSolver(model, self._shape, smallest)
 
     @property
@@ -205,9 +207,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
         )
         rows = np.flatnonzero(misfit.significant[:, 0] & (total[:, 0] > 0))
         if rows.size:
-            smallest = self._solver.smallest_alpha
-            least = self._solver.fixed(unit[rows], smallest)
-            rss = self._solver.residual(unit[rows], least, np.full(rows.size, smallest))
+            least = self._solver.fixed(unit[rows], SMALLEST_ALPHA)
+            rss = self._solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))
             again = self._noise.misfit(unit[rows], rss[:, None], none_fitted, total[rows])
             misfit.chi2[rows], misfit.significant[rows] = again
         return misfit

@@ -265,7 +265,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
             raise ValueError(
-                f"the prior never draws the counts {', '.join(map(str, unknown))}; the "
+                f"there are counts that the prior never draws: {', '.join(map(str, unknown))}; the "
                 f"prior draws {', '.join(map(str, prior.n_compartments))}"
             )
         if counts.max() > _MAX_COMPARTMENTS:
@@ -275,7 +275,7 @@ class IdealObserverClassifier(_CompartmentCounter):
             )
         N = protocol.n_measurements
         noise = NoiseModel(self.noise_level, self.noise_reference, self.norm is not None, N)
-        self._noise = noise
+        self._noise_model = noise
         self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
             protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"
@@ -308,7 +308,7 @@ class IdealObserverClassifier(_CompartmentCounter):
             area = math.log(2) + N / 2 * math.log(math.pi) - math.lgamma(N / 2)
             return np.full(len(signals), -area)
         squares = np.einsum("vn,vn->v", signals, signals)
-        variance = np.maximum(squares / N, self._noise.largest_variance)
+        variance = np.maximum(squares / N, self._noise_model.largest_variance)
         return np.asarray(-N / 2 * np.log(2 * math.pi * variance) - squares / (2 * variance))
 
     def _evidence(self, signals: Array) -> Array:
