@@ -113,12 +113,13 @@ def relaxometry() -> Iterator[tuple[str, str]]:
     import corrsk
 
     X, y = corrsk.make_correlation_signals(300, noise_level=0.002, random_state=6, verbose=False)
+    bounds = {"T1": (50, 5000), "T2": (5, 500)}  # the defaults of earlier versions
     for criterion in ("aicc", "bic", "f-test"):
         fitted = corrsk.MultiExponentialClassifier(
-            criterion=criterion, random_state=0, verbose=False
+            bounds=bounds, criterion=criterion, random_state=0, verbose=False
         ).fit(X, y)
         yield f"multi-exponential, {criterion}", digest(fitted.predict_proba(X[:100]))
-    nnls = corrsk.NNLSPeakClassifier(n_bins=16, verbose=False).fit(X, y)
+    nnls = corrsk.NNLSPeakClassifier(n_bins=16, bounds=bounds, verbose=False).fit(X, y)
     yield "NNLS spectra", digest(nnls.predict_proba(X[:60]), nnls.spectra(X[:20]))
     observer = corrsk.IdealObserverClassifier(
         noise_level=(0.01, 0.05), n_particles=512, n_runs=2, random_state=0, verbose=False
