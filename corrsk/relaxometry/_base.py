@@ -210,16 +210,14 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             return classes_of_counts(given, labels)
         assert labels is not None
         classes = np.unique(labels)
-        if classes[0] == 0:
-            raise ValueError(
-                "labels must be compartment counts (1, 2, 3, ..), got "
-                f"{classes.astype(str).tolist()[:8]}; for labels that a meta-estimator has encoded "
-                "as 0, 1, .., pass counts="
-            )
         return classes, self._as_counts(classes)
 
     def _as_counts(self, classes: NDArray[Any]) -> NDArray[np.int64]:
-        return as_counts(classes)
+        try:
+            return as_counts(classes)
+        except ValueError as error:
+            hint = "; for labels that a meta-estimator has encoded as 0, 1, .., pass counts="
+            raise ValueError(f"{error}{hint if classes[0] == 0 else ''}") from None
 
     def _best(self, probabilities: Array) -> NDArray[np.intp]:
         best = np.where(np.isnan(probabilities), -1.0, probabilities).argmax(axis=1)
