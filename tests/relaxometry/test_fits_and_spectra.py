@@ -276,6 +276,7 @@ def test_fits_are_nested_and_within_bounds(noisy):
     assert (fractions >= 0).all(axis=None)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # at a bound, too few
 @pytest.mark.slow
 def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     X = noisy[0]
@@ -342,6 +343,7 @@ def test_f_tests_stop_at_the_first_that_does_not_reject():
     assert f_test_choice(rss, 64, p, 0.07).tolist() == [2, 2, 2, 1]
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # at a bound, too few
 @pytest.mark.slow
 def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
     X = noisy[0]
