@@ -110,6 +110,16 @@ class MultiExponentialClassifier(_CompartmentCounter):
     over the classes (with BIC an approximation of the posterior); with the
     F-test the selected count has probability 1.
 
+    The range that a protocol resolves holds the values of a property at which the kernel k still
+    changes: where the largest ``|dk / d log p|`` over the levels is at least a tenth of its
+    maximum, or 0.4 where the smallest level has it. For exponentials it is from a third of the
+    smallest to 26 times the largest level; T1 ends at 10 s and T2 at 5 s.
+
+    A voxel that no count explains (an F-test of the residual against the noise, which is estimated
+    from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
+    probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
+    fit; one ConvergenceWarning has the number of such voxels.
+
     The probabilities of voxels that cannot be solved (signals that are all zero) are NaN and the
     prediction is the smallest count; one ConvergenceWarning has the number of such voxels. The
     scorers of scikit-learn refuse NaN probabilities; those of `corrsk.evaluation.SCORERS` replace
@@ -197,13 +207,23 @@ class MultiExponentialClassifier(_CompartmentCounter):
             ascending order of T2 (or of the first property without T2).
             Absent compartments have f = 0 and NaN properties. Further columns are n_c (the
             fitted count), scale (the sum of the amplitudes: M0 in the units of
-            X) and rss (residual sum of squares, in the squared units of X).
-            For voxels that cannot be solved all columns except n_c are NaN.
+            X), rss (residual sum of squares, in the squared units of X), chi2 (reduced: residual
+            variance over that of the noise, NaN if the measurements are too few for an estimate
+            of the noise), misfit (whether the fit does not explain the signal) and at_bound
+            (whether a property of a compartment is at a bound). For voxels that cannot
+            be solved n_c is the smallest count or `n_compartments`, misfit and at_bound are False,
+            and all other columns are NaN.
 
         Raises
         ------
         ValueError
-            If n_compartments is larger than the largest count in `classes_`.
+            If n_compartments is larger than the largest count of the classifier.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Once each, with the numbers of voxels that could not be solved, that have a
+            compartment at a bound, and that the fit does not explain.
         """
         signals = self._checked_signals(X)
         largest = int(self.counts_.max())

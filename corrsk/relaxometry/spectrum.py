@@ -84,6 +84,16 @@ class NNLSPeakClassifier(_CompartmentCounter):
     ones, and of all cells from which steepest ascent reaches this maximum. The class nearest to
     the number of peaks has probability 1.
 
+    The range that a protocol resolves holds the values of a property at which the kernel k still
+    changes: where the largest ``|dk / d log p|`` over the levels is at least a tenth of its
+    maximum, or 0.4 where the smallest level has it. For exponentials it is from a third of the
+    smallest to 26 times the largest level; T1 ends at 10 s and T2 at 5 s.
+
+    A voxel that no count explains (an F-test of the residual against the noise, which is estimated
+    from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
+    probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
+    fit; one ConvergenceWarning has the number of such voxels.
+
     The probabilities of voxels that cannot be solved (signals that are all zero) are NaN and the
     prediction is the smallest count; one ConvergenceWarning has the number of such voxels. The
     scorers of scikit-learn refuse NaN probabilities; those of `corrsk.evaluation.SCORERS` replace
