@@ -116,26 +116,28 @@ def relaxometry() -> Iterator[tuple[str, str]]:
     import corrsk
 
     X, y = corrsk.make_correlation_signals(300, noise_level=0.002, random_state=6, verbose=False)
+    bounds = {"T1": (50, 5000), "T2": (5, 500)}  # the defaults of earlier versions
     for criterion in ("aicc", "bic", "f-test"):
         fitted = corrsk.MultiExponentialClassifier(
-            criterion=criterion, random_state=0, verbose=False
+            bounds=bounds, criterion=criterion, random_state=0, verbose=False
         ).fit(X, y)
         yield f"multi-exponential, {criterion}", digest(fitted.predict_proba(X[:100]))
-    nnls = corrsk.NNLSPeakClassifier(n_bins=16, verbose=False).fit(X, y)
+    nnls = corrsk.NNLSPeakClassifier(n_bins=16, bounds=bounds, verbose=False).fit(X, y)
     yield "NNLS spectra", digest(nnls.predict_proba(X[:60]), nnls.spectra(X[:20]))
     observer = corrsk.IdealObserverClassifier(
         noise_level=(0.01, 0.05), n_particles=512, n_runs=2, random_state=0, verbose=False
     ).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield "ideal observer", digest(observer.predict_proba(X[:6]))
+        # Bayes' rule alone: `predict_proba` also has signals that no tissue explains
+        yield "ideal observer", digest(observer.posterior(X[:6]).probabilities)
         detr = corrsk.IdealObserverClassifier(
             "t1t2-detr", corrsk.AcquisitionProtocol.named("ir-se-8x8-tr20s"),
             corrsk.SNRRange(30, 150), "max",
             **no_norm(corrsk.IdealObserverClassifier),
             n_particles=512, n_runs=2, random_state=0, verbose=False,
         ).fit(X[y < 4], y[y < 4])  # fmt: skip
-        yield "ideal observer of t1t2-detr", digest(detr.predict_proba(X[:4]))
+        yield "ideal observer of t1t2-detr", digest(detr.posterior(X[:4]).probabilities)
     detector = corrsk.SignalNoveltyDetector(n_clusters=8, random_state=0, verbose=False)
     many, _ = corrsk.make_correlation_signals(4000, random_state=7, verbose=False)
     yield "novelty detector", digest(detector.fit(many).score_samples(X))

@@ -33,10 +33,15 @@ signals = CorrelationSignalGenerator(protocol, noise_level=0.002, random_state=0
 )
 
 # %%
-# Both methods are classifiers. ``fit`` checks the signals and the classes; it learns nothing.
+# Both methods are classifiers. ``fit`` checks the signals and learns nothing, so that ``counts``
+# replaces labels. ``bounds`` takes the ranges of the prior; by default the bounds are what the
+# protocol resolves.
 
-fits = MultiExponentialClassifier(protocol, criterion="bic", random_state=0).fit(signals, n_c)
-spectrum = NNLSPeakClassifier(protocol, n_bins=24).fit(signals, n_c)
+counts = (1, 2)
+fits = MultiExponentialClassifier(
+    protocol, bounds=prior, criterion="bic", counts=counts, random_state=0
+).fit(signals)
+spectrum = NNLSPeakClassifier(protocol, n_bins=24, bounds=prior, counts=counts).fit(signals)
 for name, model in {"multi-exponential": fits, "NNLS peaks": spectrum}.items():
     print(f"{name}: accuracy {model.score(signals, n_c):.2f}")
 
@@ -46,7 +51,7 @@ for name, model in {"multi-exponential": fits, "NNLS peaks": spectrum}.items():
 
 voxel = int(np.flatnonzero(n_c == 2)[1])
 print("true:", tissue.iloc[voxel].dropna().round(2).to_dict())
-estimated = fits.estimate_compartments(signals[[voxel]], 2)
+estimated = fits.estimate_compartments(signals[[voxel]], 2)  # with chi2, misfit and at_bound
 print(estimated.round(2).to_string())
 
 # %%

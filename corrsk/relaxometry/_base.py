@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from corrsk._utils.counts import (
-    as_counts,
-    is_multicompartment,
-    most_probable,
-    multicompartment_probability,
-)
+from corrsk._utils.counts import as_counts, most_probable, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
-from corrsk._utils.voxels import Voxels
+from corrsk._utils.voxels import Voxels, user_level
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
     resolve_protocol,
 )
 from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
-from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
+from corrsk.relaxometry._bounds import Bounds, checked_bounds
+from corrsk.relaxometry._identifiability import check_levels
+from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._labels import checked_counts, classes_of_counts
+from corrsk.relaxometry._misfit import NoiseSubspace
 from corrsk.relaxometry._voxels import Solver, solve_voxels
+from corrsk.tissue.prior import TissuePrior
 
 _DEFAULT_PROTOCOL = "ir-se-8x8"
 
@@ -37,29 +39,35 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     """Base class of classifiers that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str
-    bounds: Mapping[str, tuple[float, float]] | None
+    bounds: Bounds
     inversion_efficiency: float
+    counts: Sequence[int] | None
     n_jobs: int | None
     verbose: bool
 
     _parameter_constraints: dict[str, list[Any]] = {
         "protocol": [AcquisitionProtocol, str],
-        "bounds": [dict, None],
+        "bounds": [dict, TissuePrior, str, None],
         "inversion_efficiency": EFFICIENCY,
+        "counts": ["array-like", None],
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Validate the parameters, the protocol and the labels; signals are not used for training.
 
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals, with columns in the order of the protocol.
-        y : array of shape (n_samples,)
-            Compartment counts. Their distinct values are the classes.
+        y : array of shape (n_samples,), optional
+            Compartment counts; required unless `counts` is given. Without `counts`, the distinct
+            values of y are the classes. With `counts`, the labels must be among them, and all
+            counts are classes. The labels may then also be the codes 0..n_classes - 1 that
+            meta-estimators such as `VotingClassifier` assign to the counts in ascending order;
+            the classes are then the codes.
 
         Returns
         -------
@@ -70,17 +78,32 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If the signals have NaN or infinite values, the protocol has another
-            number of measurements, the names of the columns or the axes of X contradict the
-            protocol, a label is not a compartment count, or a parameter is out of range.
+            number of measurements or cannot identify the tissue properties, the names of the
+            columns or the axes of X contradict the protocol, a label is not a compartment count or
+            not among `counts`, both y and `counts` are missing, or a parameter is out of range.
+
+        Warns
+        -----
+        UserWarning
+            If the measurements are too few for one of the counts.
         """
         effective_n_jobs(self.n_jobs)  # so that `fit` refuses 0, not a later `predict`
-        _, labels = measured_signals(self, X, y, reset=True)
-        check_classification_targets(labels)
-        classes = np.unique(labels)
-        counts = self._as_counts(classes)
+        given = None if self.counts is None else checked_counts(self.counts)
+        if y is None and given is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None; pass "
+                "the possible counts, counts=(1, 2, 3), if the signals have no labels"
+            )
+        labels = None
+        if y is None:
+            measured_signals(self, X, reset=True)
+        else:
+            _, labels = measured_signals(self, X, y, reset=True)
+            check_classification_targets(labels)
+        classes, counts = self._classes(given, labels)
         protocol = self._resolve_protocol()
         self._set_up(protocol.in_grid_order(), counts)
-        self._counts = counts
+        self.counts_ = counts
         self.protocol_ = protocol
         self.classes_ = classes
         return self
@@ -98,14 +121,17 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of `classes_`. NaN for signals that are all zero, and for
-            voxels that could not be solved. Of a volume maps of shape (.., n_classes).
+            voxels that could not be solved. Where no count explains the signal, the probabilities
+            approach equal ones with the misfit; see Notes of the class. Of a volume maps of shape
+            (.., n_classes).
 
         Warns
         -----
         NoSignalWarning
             If signals are all zero; once, with their number.
         ConvergenceWarning
-            Once, with the number of voxels that could not be solved.
+            Once, with the number of voxels that could not be solved, and once with the number of
+            voxels that no count explains.
         """
         check_is_fitted(self)
         voxels = Voxels.from_checked(X, self.n_features_in_, self._checked_signals)
@@ -143,40 +169,72 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             Probabilities; NaN for voxels without signal or solution.
         """
         check_is_fitted(self)
-        is_multicompartment(self.classes_)
-        return multicompartment_probability(self.predict_proba(X), self.classes_)
+        return multicompartment_probability(self.predict_proba(X), self.counts_)
 
     # -- methods of the subclasses ----------------------------------------------
 
     def _set_up(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
-        bounds = checked_bounds(self.bounds, protocol.tissue_properties)
+        check_levels(protocol)
+        bounds = checked_bounds(self.bounds, protocol, self.inversion_efficiency)
         model = KernelModel(protocol, bounds, self.inversion_efficiency)
-        self._prepare(model, counts)
+        self._prepare(protocol, model, counts)
         self._model = model
+        self._noise = NoiseSubspace(protocol, bounds, self.inversion_efficiency)
+        self.bounds_ = bounds
 
-    def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
+    def _prepare(
+        self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
+    ) -> None:
         raise NotImplementedError
 
     def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
         """Probabilities (n_samples, n_classes) of valid signals."""
-        (probabilities,) = self._solve_voxels(
-            signals, lambda unit: (self._probabilities(unit),), [(len(self.classes_),)]
+        probabilities, misfit = self._solve_voxels(
+            signals, self._probabilities, [(len(self.classes_),), ()]
         )
+        self._warn_of_misfits(misfit == 1)
         return probabilities
 
-    def _probabilities(self, unit: Array) -> Array:
-        """Probabilities (V, n_classes) of signals (V, N) with norm 1."""
+    def _probabilities(self, unit: Array) -> tuple[Array, Array]:
+        """Probabilities (V, n_classes), and 1 for misfits (V,), of signals (V, N) with norm 1."""
         raise NotImplementedError
+
+    _further_causes = ""  # of a misfit, besides those of every method
+
+    def _warn_of_misfits(self, misfit: NDArray[np.bool_]) -> None:
+        if misfit.any():
+            warnings.warn(
+                f"{misfit.sum()} of {misfit.size} voxels are not explained by the fitted "
+                "compartments: the residual exceeds the noise. Possible causes are a flipped sign, "
+                "magnitude images, another protocol or inversion efficiency, properties beyond the "
+                f"bounds, more compartments{self._further_causes}. The probabilities of these "
+                "voxels are nearly equal",
+                ConvergenceWarning,
+                stacklevel=user_level(),
+            )
 
     # -- labels, protocol and signals ----------------------------------------
 
+    def _classes(
+        self, given: NDArray[np.int64] | None, labels: NDArray[Any] | None
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        if given is not None:
+            return classes_of_counts(given, labels)
+        assert labels is not None
+        classes = np.unique(labels)
+        return classes, self._as_counts(classes)
+
     def _as_counts(self, classes: NDArray[Any]) -> NDArray[np.int64]:
-        return as_counts(classes)
+        try:
+            return as_counts(classes)
+        except ValueError as error:
+            hint = "; for labels that a meta-estimator has encoded as 0, 1, .., pass counts="
+            raise ValueError(f"{error}{hint if classes[0] == 0 else ''}") from None
 
     def _best(self, probabilities: Array) -> NDArray[np.intp]:
         best = np.where(np.isnan(probabilities), -1.0, probabilities).argmax(axis=1)
         # counts as strings are not in numerical order: "10" < "2"
-        best[np.isnan(probabilities).all(axis=1)] = self._counts.argmin()
+        best[np.isnan(probabilities).all(axis=1)] = self.counts_.argmin()
         return best
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
@@ -217,4 +275,5 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.target_tags.required = self.counts is None
         return tags

@@ -2,8 +2,7 @@
 
 Minimises ``||x - K s||^2 + alpha ||s||^2`` over s >= 0 in the space of the data:
 Butler, Reeds and Dawson, SIAM J. Numer. Anal. 18, 381 (1981), with the kernel
-compressed by its singular values as in Venkataramanan, Song and Hurlimann,
-IEEE Trans. Signal Process. 50, 1017 (2002). The solution is
+compressed by its singular values (`corrsk.relaxometry._compression`). The solution is
 ``s = max(0, K^T c)`` where c solves ``(K A K^T + alpha) c = x`` with the diagonal matrix A that is
 1 where s > 0. A Newton step solves this equation for the current A; the iteration has
 converged exactly if A does not change.
@@ -12,11 +11,13 @@ converged exactly if A does not change.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.relaxometry._kernels import Array
+from corrsk.relaxometry._compression import compress_kernel
+from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._linalg import solve_each
 
 SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
@@ -34,25 +35,26 @@ class DualSolver:
 
     Parameters
     ----------
-    kernel : ndarray of shape (N, M)
-        Signals of the M cells of the spectrum, as columns.
+    model : KernelModel
+        Kernels of the protocol.
+    n_points : sequence of int
+        Number of grid points of each tissue property; the spectrum has M cells.
     smallest_alpha : float
         Smallest regularisation that will be used, relative to the largest
-        squared singular value of the kernel; determines the number of singular values.
+        squared singular value of the kernel; determines the number r of singular values.
     """
 
-    def __init__(self, kernel: Array, smallest_alpha: float = SMALLEST_ALPHA) -> None:
-        left, values, right = np.linalg.svd(kernel, full_matrices=False)
-        keep = values > _CUTOFF * math.sqrt(min(smallest_alpha, 1.0)) * values[0]
+    def __init__(
+        self,
+        model: KernelModel,
+        n_points: Sequence[int],
+        smallest_alpha: float = SMALLEST_ALPHA,
+    ) -> None:
+        cutoff = _CUTOFF * math.sqrt(min(smallest_alpha, 1.0))
+        left, values, right = compress_kernel(model, n_points, cutoff)
         self.scale = float(values[0])
-        self._left = left[:, keep]
-        self._kernel = (values[keep] / values[0])[:, None] * right[keep]  # (r, M)
-        rank = self._kernel.shape[0]
-        self._pairs = np.triu_indices(rank)
-        # K A K^T for any A by one matrix product: the upper triangle of k k^T for each cell
-        self._outer = (self._kernel[self._pairs[0]] * self._kernel[self._pairs[1]]).T
-        self._full = np.zeros((rank, rank), dtype=np.intp)
-        self._full[self._pairs] = self._full[self._pairs[::-1]] = np.arange(len(self._pairs[0]))
+        self._left = left
+        self._kernel = (values / values[0])[:, None] * right  # (r, M)
 
     def compress(self, x: Array) -> tuple[Array, Array]:
         """Compressed data (V, r), and the residual sum of squares that no spectrum reduces (V,)."""
@@ -111,8 +113,14 @@ class DualSolver:
         return result, final
 
     def _newton_point(self, data: Array, alpha: Array, active: Mask) -> Array:
-        matrix = (active.astype(np.float64) @ self._outer)[:, self._full]
-        matrix[:, np.arange(data.shape[1]), np.arange(data.shape[1])] += alpha[:, None]
+        rank = data.shape[1]
+        matrix = np.empty((len(data), rank, rank))
+        # one product per voxel: most cells are zero, and products of all pairs of singular vectors
+        # would need r^2 / 2 numbers for each cell
+        for row, cells in enumerate(active):
+            part = self._kernel[:, cells]
+            np.matmul(part, part.T, out=matrix[row])
+        matrix[:, np.arange(rank), np.arange(rank)] += alpha[:, None]
         return solve_each(matrix, data[..., None])[..., 0]
 
     def _search(
@@ -150,6 +158,11 @@ class DualSolver:
             new_dual[rows] = dual[rows] + length * step[rows]
             new_correlation[rows] = correlation[rows] + length * change[rows]
         return new_dual, new_correlation, whole
+
+    def residual(self, x: Array, dual: Array, alpha: Array) -> Array:
+        """Residual sums of squares (V,) of the spectra of dual solutions for given alpha (V,)."""
+        _, rest = self.compress(x)
+        return self._rss(dual, alpha, rest)
 
     # -- choice of the regularisation -------------------------------------------
 
@@ -214,4 +227,4 @@ class DualSolver:
     @staticmethod
     def _rss(dual: Array, alpha: Array, rest: Array) -> Array:
         # at the solution the residual of the compressed data is alpha c
-        return alpha**2 * np.einsum("vr,vr->v", dual, dual) + rest
+        return np.asarray(alpha**2 * np.einsum("vr,vr->v", dual, dual) + rest)

@@ -14,6 +14,29 @@ CRITERIA = ("bic", "aicc", "f-test")
 SMALLEST_RSS = float(np.finfo(np.float32).eps) ** 2
 
 
+# Measurements beyond the fitted parameters that a criterion needs, itself included: an F-test one
+# degree of freedom, BIC also one for the noise variance, AICc a positive N - k - 1.
+_NEEDED = {"f-test": 1, "bic": 2, "aicc": 3}
+
+
+def needed_measurements(n_fitted: NDArray[np.int64], criterion: str) -> NDArray[np.int64]:
+    """Smallest number of measurements with which a criterion can select a fit.
+
+    Parameters
+    ----------
+    n_fitted : ndarray of int
+        Number of parameters of each fit, without the noise variance.
+    criterion : {"bic", "aicc", "f-test"}
+        Criterion.
+
+    Returns
+    -------
+    ndarray of int
+        Numbers of measurements.
+    """
+    return n_fitted + _NEEDED[criterion]
+
+
 def information_criterion(
     rss: Array, n_measurements: int, n_parameters: NDArray[np.int64], criterion: str
 ) -> Array:
@@ -39,14 +62,13 @@ def information_criterion(
         measurements, except for the smallest fit.
     """
     N, k = n_measurements, n_parameters.astype(np.float64)
+    enough = needed_measurements(n_parameters - 1, criterion) <= N
     if criterion == "bic":
-        spare = N - k
         penalty = k * np.log(N)
     else:
-        spare = N - k - 1
-        penalty = 2 * k + 2 * k * (k + 1) / np.where(spare > 0, spare, 1)
-    penalty = np.where((spare > 0) | (k == k.min()), penalty, np.inf)
-    return N * np.log(np.maximum(rss, SMALLEST_RSS) / N) + penalty
+        penalty = 2 * k + 2 * k * (k + 1) / np.where(enough, N - k - 1, 1)
+    penalty = np.where(enough | (k == k.min()), penalty, np.inf)
+    return np.asarray(N * np.log(np.maximum(rss, SMALLEST_RSS) / N) + penalty)
 
 
 def criterion_weights(values: Array) -> Array:
@@ -56,7 +78,7 @@ def criterion_weights(values: Array) -> Array:
     BIC the weights approximate posterior probabilities under equal priors.
     """
     weights = np.exp(-0.5 * (values - values.min(axis=1, keepdims=True)))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def f_test_choice(
@@ -90,9 +112,9 @@ def f_test_choice(
     going = np.isfinite(rss).all(axis=1)
     for index in range(1, rss.shape[1]):
         added = int(n_parameters[index] - n_parameters[index - 1])
-        spare = n_measurements - int(n_parameters[index])
-        if spare <= 0:
+        if needed_measurements(n_parameters[index], "f-test") > n_measurements:
             break
+        spare = n_measurements - int(n_parameters[index])
         decrease = np.maximum(rss[:, index - 1] - rss[:, index], 0.0)
         statistic = (decrease / added) / (rss[:, index] / spare)
         going = going & (fdtrc(added, spare, statistic) < alpha)

@@ -17,62 +17,12 @@ from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.axes import Axis, measurement_axes
-from corrsk.physics.contrasts import tissue_quantity
-from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
 
-# T1 and T2: ranges of the paper's prior. D: from hindered water in tissue to above free
-# water at body temperature (3 um^2/ms).
-DEFAULT_BOUNDS: dict[str, tuple[float, float]] = {
-    "T1": (50.0, 5000.0),
-    "T2": (5.0, 500.0),
-    "D": (0.05, 5.0),
-}
 # Step of central differences in the logarithm: the truncation error (h^2 / 6) and the
 # rounding error (1e-16 / h) are negligible for a Gauss-Newton step.
 _STEP = 1e-4
-
-
-def checked_bounds(
-    bounds: Mapping[str, tuple[float, float] | PropertyRange] | None, properties: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    """Range of each tissue property, from `bounds` or the defaults.
-
-    Raises
-    ------
-    ValueError
-        If a range is neither a pair 0 < low < high nor a PropertyRange, is not plausible in the
-        unit of the property, is missing, or if the protocol does not measure the property.
-    """
-    given = dict(bounds or {})
-    unknown = [name for name in given if name not in properties]
-    if unknown:
-        raise ValueError(
-            f"bounds has {', '.join(map(repr, unknown))}, but the protocol measures "
-            f"{', '.join(properties)}"
-        )
-    checked = {}
-    for name in properties:
-        pair = given.get(name, DEFAULT_BOUNDS.get(name))
-        if pair is None:
-            raise ValueError(f"bounds must have the range of {name}, which has no default")
-        is_range = isinstance(pair, PropertyRange)
-        if isinstance(pair, PropertyRange):
-            pair.check_units(name)
-            pair = (pair.low, pair.high)
-        try:
-            low, high = (float(value) for value in pair)
-        except (TypeError, ValueError):
-            low = high = math.nan
-        if not 0 < low < high < math.inf:
-            raise ValueError(
-                f"the bounds of {name} must be a pair (low, high) with 0 < low < high, got {pair!r}"
-            )
-        if not is_range:  # the unit of a range may have been stated
-            tissue_quantity(name).check(high, "PropertyRange(low, high, units={unit!r})")
-        checked[name] = (low, high)
-    return checked
 
 
 class KernelModel:
@@ -95,6 +45,10 @@ class KernelModel:
         Bounds of theta.
     shape : tuple of int
         Number of points of each axis; their product is N.
+    n_measurements : int
+        Number of measurements N.
+    is_separable : bool
+        Whether each axis has the kernel of a single property (always on a grid).
     """
 
     def __init__(
@@ -114,6 +68,8 @@ class KernelModel:
             for axis in self._axes
         ]
         self.shape = tuple(axis.size for axis in self._axes)
+        self.n_measurements = math.prod(self.shape)
+        self.is_separable = all(len(axis.factors) == 1 for axis in self._axes)
 
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
         """Kernels along each axis, and the derivatives with respect to theta.
@@ -224,3 +180,28 @@ class KernelModel:
         """Signals of single compartments of amplitude 1: (M, P) to (M, N)."""
         factors = self.factors(theta[:, None, :])
         return self.signals(factors, np.ones((len(theta), 1)))
+
+    def axis_kernels(self, n_points: Sequence[int]) -> list[Array]:
+        """Kernel of each axis on the grid of its property, of a separable model.
+
+        The Kronecker product of the kernels is ``dictionary(grid(n_points)).T``, since axes and
+        properties have the same order.
+
+        Parameters
+        ----------
+        n_points : sequence of int
+            Number of grid points of each property.
+
+        Returns
+        -------
+        list of ndarray of shape (n_axis, n_p)
+            The kernels.
+        """
+        kernels = []
+        for number, (axis, column) in enumerate(zip(self._axes, self._properties_of, strict=True)):
+            assert column == (number,)
+            (factor,) = axis.factors
+            logs = np.linspace(self.low[number], self.high[number], n_points[number])
+            along = factor.kernel(np.exp(logs)[:, None])
+            kernels.append(along[:, factor.positions].T)
+        return kernels

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
+from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
+from corrsk.relaxometry._bounds import Bounds
 from corrsk.relaxometry._criteria import (
     CRITERIA,
     criterion_weights,
     f_test_choice,
     information_criterion,
+    needed_measurements,
 )
+from corrsk.relaxometry._identifiability import check_number_of_measurements
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
 from corrsk.relaxometry._voxels import signal_norms
@@ -31,6 +38,8 @@ from corrsk.tissue.table import table_columns
 # A step that reduces the residual by less than this fraction changes a criterion by at most N
 # times the fraction; without noise the residual falls by orders of magnitude down to rounding.
 _TOLERANCE = 1e-5
+_NO_ESTIMATE = -1.0
+_AT_BOUND = 1e-6  # in the logarithm: steps that are clipped at a bound end there up to rounding
 
 
 class MultiExponentialClassifier(_CompartmentCounter):
@@ -39,7 +48,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     For each voxel and each K up to the largest count, the amplitudes a_i >= 0
     and the tissue properties (T1_i, T2_i, ..) of K compartments are fitted to
     the signal by least squares; a criterion selects K. The classifier is not trained: `fit`
-    uses y only for the set of possible counts.
+    uses y only for the set of possible counts, which `counts` replaces.
 
     Parameters
     ----------
@@ -47,10 +56,11 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Protocol of the columns of X, in their order, or the name of a protocol that corrsk
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
         the names; without such names the protocol of 64 columns is "ir-se-8x8".
-    bounds : dict of str to (low, high) or PropertyRange, optional
-        Range of each tissue property in ms or um^2/ms; a :class:`corrsk.PropertyRange` can state
-        another unit, or that shorter times than usual are meant. The defaults are
-        T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
+    bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
+        Range of each tissue property in ms or um^2/ms, or a prior (or its name), whose ranges
+        are used. A :class:`corrsk.PropertyRange` can state another unit, or that shorter times
+        than usual are meant. None, and properties that are not in the dictionary, have the range
+        that the protocol resolves; see Notes.
     criterion : {"aicc", "bic", "f-test"}, default="aicc"
         Corrected Akaike or Bayesian information criterion, or nested F-tests
         from one compartment upwards, all with unknown noise variance. For the 64 measurements of
@@ -71,11 +81,18 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the solution takes a few seconds.
+    counts : sequence of int, optional
+        Possible compartment counts, such as (1, 2, 3). `fit` then needs no y; see
+        :meth:`fit` for labels beside `counts`. None (default) takes the counts from y.
 
     Attributes
     ----------
     classes_ : ndarray
-        The labels in y, sorted.
+        The labels in y, or `counts`; see :meth:`fit`.
+    counts_ : ndarray of int
+        The compartment count of each class.
+    bounds_ : dict of str to (low, high)
+        Range of each tissue property.
     protocol_ : AcquisitionProtocol
         The protocol, in the order of the columns of `fit`.
     n_features_in_ : int
@@ -97,6 +114,16 @@ class MultiExponentialClassifier(_CompartmentCounter):
     variance. Probabilities are ``exp(-delta / 2)`` of the criterion, normalised
     over the classes (with BIC an approximation of the posterior); with the
     F-test the selected count has probability 1.
+
+    The range that a protocol resolves holds the values of a property at which the kernel k still
+    changes: where the largest ``|dk / d log p|`` over the levels is at least a tenth of its
+    maximum, or 0.4 where the smallest level has it. For exponentials it is from a third of the
+    smallest to 26 times the largest level; T1 ends at 10 s and T2 at 5 s.
+
+    A voxel that no count explains (an F-test of the residual against the noise, which is estimated
+    from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
+    probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
+    fit; one ConvergenceWarning has the number of such voxels.
 
     The probabilities of voxels without signal (all zero) and of voxels that cannot be solved are
     NaN and the predicted label is 0; one warning of each kind has their number. The
@@ -125,7 +152,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     def __init__(
         self,
         protocol: AcquisitionProtocol | str = "auto",
-        bounds: Mapping[str, tuple[float, float]] | None = None,
+        bounds: Bounds = None,
         criterion: str = "aicc",
         alpha: float = 0.05,
         n_starts: int = 4,
@@ -134,6 +161,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
+        counts: Sequence[int] | None = None,
     ) -> None:
         self.protocol = protocol
         self.bounds = bounds
@@ -145,6 +173,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.counts = counts
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
@@ -183,51 +212,91 @@ class MultiExponentialClassifier(_CompartmentCounter):
             ascending order of T2 (or of the first property without T2).
             Absent compartments have f = 0 and NaN properties. Further columns are n_c (the
             fitted count), scale (the sum of the amplitudes: M0 in the units of
-            X) and rss (residual sum of squares, in the squared units of X).
-            For voxels without signal (all zero), or that cannot be solved, n_c is 0 if it is
-            selected, and all other columns are NaN.
+            X), rss (residual sum of squares, in the squared units of X), chi2 (reduced: residual
+            variance over that of the noise, NaN if the measurements are too few for an estimate
+            of the noise), misfit (whether the fit does not explain the signal) and at_bound
+            (whether a property of a compartment is at a bound). For voxels without signal (all
+            zero), or that cannot be solved, n_c is 0 if it is selected, misfit and at_bound are
+            False, and all other columns are NaN.
 
         Raises
         ------
         ValueError
-            If n_compartments is larger than the largest count in `classes_`.
+            If n_compartments is larger than the largest count of the classifier.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Once each, with the numbers of voxels that could not be solved, that have a
+            compartment at a bound, and that the fit does not explain.
         """
         signals = self._checked_signals(X)
-        largest = int(self._counts.max())
+        largest = int(self.counts_.max())
         if n_compartments is not None:
             checked_count("n_compartments", n_compartments, at_least=1)
             if n_compartments > largest:
                 raise ValueError(
-                    f"n_compartments must be at most {largest}, the largest count in "
-                    f"the y of fit; got {n_compartments}"
+                    f"n_compartments must be at most {largest}, the largest count of the "
+                    f"classifier; got {n_compartments}"
                 )
         P = len(self._model.properties)
 
         def solve(unit: Array) -> tuple[Array, ...]:
             fits = self._fits(unit, n_compartments or largest)
             if n_compartments is None:
-                counts = self._counts[self._best(self._weights(fits))]
+                counts = self.counts_[self._best(self._weights(unit, fits)[0])]
             else:
                 counts = np.full(len(unit), n_compartments)
             theta = np.zeros((len(unit), largest, P))
             amplitudes = np.zeros((len(unit), largest))
-            rss = np.empty(len(unit))
+            rss, quality = np.empty(len(unit)), np.empty((len(unit), 2))
             for K in np.unique(counts):
                 rows = counts == K
-                theta[rows, :K], amplitudes[rows, :K], rss[rows] = fits[K - 1].take(rows)
-            return counts.astype(np.float64), theta, amplitudes, rss
+                theta[rows, :K], amplitudes[rows, :K], rss[rows] = fit = fits[K - 1].take(rows)
+                misfit = self._misfit(unit[rows], [fit])
+                quality[rows] = np.concatenate([misfit.chi2, misfit.significant], axis=1)
+            # NaN would be a voxel without solution
+            quality[np.isnan(quality)] = _NO_ESTIMATE
+            return counts.astype(np.float64), theta, amplitudes, rss, quality
 
-        n_c, theta, amplitudes, rss = self._solve_voxels(
-            signals, solve, [(), (largest, P), (largest,), ()]
+        n_c, theta, amplitudes, rss, quality = self._solve_voxels(
+            signals, solve, [(), (largest, P), (largest,), (), (2,)]
         )
         n_c[np.isnan(n_c)] = n_compartments or 0
         norm = signal_norms(signals)
+        at_bound: NDArray[np.bool_] = self._at_bound(theta) & (amplitudes > 0)[..., None]
+        chi2, misfit = quality[:, 0], quality[:, 1] == 1
+        chi2[chi2 == _NO_ESTIMATE] = np.nan
+        self._warn_of_bounds(np.asarray(at_bound.any(axis=1)))
+        self._warn_of_misfits(misfit)
         return (
             self._table(theta, amplitudes, norm)
             .assign(
-                n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss
+                n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss,
+                chi2=chi2, misfit=misfit, at_bound=at_bound.any(axis=(1, 2)),
             )
             .set_axis(X.index if hasattr(X, "index") and hasattr(X, "iloc") else range(len(n_c)))
+        )  # fmt: skip
+
+    def _at_bound(self, theta: Array) -> NDArray[np.bool_]:
+        low, high = self._model.low, self._model.high
+        return (theta <= low + _AT_BOUND) | (theta >= high - _AT_BOUND)
+
+    def _warn_of_bounds(self, at_bound: NDArray[np.bool_]) -> None:
+        """Warn of properties at a bound, from a mask (V, P)."""
+        if not at_bound.any():
+            return
+        where = [
+            f"{name} in {number} (bounds {self.bounds_[name][0]:g}, {self.bounds_[name][1]:g})"
+            for name, number in zip(self._model.properties, at_bound.sum(axis=0), strict=True)
+            if number
+        ]
+        warnings.warn(
+            f"{at_bound.any(axis=1).sum()} of {len(at_bound)} voxels have a compartment at a "
+            f"bound, {', '.join(where)}: the values of these compartments are limits and no "
+            "estimates (see the column at_bound)",
+            ConvergenceWarning,
+            stacklevel=user_level(),
         )
 
     def _table(self, theta: Array, amplitudes: Array, norm: Array) -> pd.DataFrame:
@@ -246,17 +315,25 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
     # -- solving ----------------------------------------------------------------
 
-    def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
+    def _prepare(
+        self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
+    ) -> None:
         if counts.max() > MAX_COMPARTMENTS:
             raise ValueError(
-                f"y has the count {counts.max()}; fits are possible for up to {MAX_COMPARTMENTS} "
-                "compartments"
+                f"fits are possible for up to {MAX_COMPARTMENTS} compartments, got the count "
+                f"{counts.max()}"
             )
+        self._check_measurements(protocol, counts)
         seed = entropy(self.random_state)
         self._starts = StartDictionary(model, range(1, counts.max() + 1), seed)
 
-    def _probabilities(self, unit: Array) -> Array:
-        return self._weights(self._fits(unit, int(self._counts.max())))
+    def _check_measurements(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
+        check_number_of_measurements(protocol, counts, self.criterion)
+
+    def _probabilities(self, unit: Array) -> tuple[Array, Array]:
+        fits = self._fits(unit, int(self.counts_.max()))
+        weights, misfit = self._weights(unit, fits)
+        return weights, np.asarray(misfit.significant.all(axis=1), dtype=np.float64)
 
     def _fits(self, unit: Array, largest: int) -> list[Fit]:
         """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1."""
@@ -273,20 +350,36 @@ class MultiExponentialClassifier(_CompartmentCounter):
             fits.append(best if not fits else _nested(best, fits[-1]))
         return fits
 
-    def _weights(self, fits: list[Fit]) -> Array:
-        order = np.argsort(self._counts)
-        counts = self._counts[order]
-        rss = np.stack([fits[K - 1].rss for K in counts], axis=1)
-        n_parameters = counts * (len(self._model.properties) + 1)
+    def _weights(self, unit: Array, fits: list[Fit]) -> tuple[Array, Misfit]:
+        """Probabilities (V, n_classes), and the misfits of the counts that can be selected."""
+        order = np.argsort(self.counts_)
+        counts = self.counts_[order]
+        rss: Array = np.stack([fits[K - 1].rss for K in counts], axis=1)
+        n_fitted = self._n_fitted(counts)
         N = self.n_features_in_
+        possible = needed_measurements(n_fitted, self.criterion) <= N
+        possible[0] = True
+        misfit = self._misfit(unit, [fits[K - 1] for K in counts[possible]])
         if self.criterion == "f-test":
-            weights = np.eye(len(counts))[f_test_choice(rss, N, n_parameters, self.alpha)]
+            weights: Array = np.eye(len(counts))[f_test_choice(rss, N, n_fitted, self.alpha)]
             weights[~np.isfinite(rss).all(axis=1)] = np.nan
         else:
-            weights = criterion_weights(
-                information_criterion(rss, N, n_parameters + 1, self.criterion)
-            )
-        return weights[:, np.argsort(order)]
+            values = information_criterion(rss, N, n_fitted + 1, self.criterion)
+            weights = criterion_weights(values)
+        return misfit.spread(weights, possible)[:, np.argsort(order)], misfit
+
+    def _misfit(self, unit: Array, fits: Sequence[Fit]) -> Misfit:
+        counts = np.array([fit.amplitudes.shape[1] for fit in fits])
+        return self._noise.misfit(
+            unit,
+            np.stack([fit.rss for fit in fits], axis=1),
+            self._n_fitted(counts),
+            np.stack([fit.amplitudes.sum(axis=1) for fit in fits], axis=1),
+        )
+
+    def _n_fitted(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of parameters of fits, without the noise variance."""
+        return counts * (len(self._model.properties) + 1)
 
 
 def _nested(fit: Fit, smaller: Fit) -> Fit:

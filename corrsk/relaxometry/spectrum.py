@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,8 +13,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
+from corrsk.relaxometry._bounds import Bounds
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._peaks import count_peaks
 from corrsk.relaxometry._voxels import signal_norms
 
@@ -25,7 +27,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
     The signal of each voxel is inverted to a spectrum s >= 0 on a log-spaced
     grid of T1 x T2 (x D) by least squares with Tikhonov regularisation; the number of
     peaks is the prediction. The classifier is not trained: `fit` uses y only for the set of
-    possible counts.
+    possible counts, which `counts` replaces.
 
     Parameters
     ----------
@@ -35,10 +37,11 @@ class NNLSPeakClassifier(_CompartmentCounter):
         the names; without such names the protocol of 64 columns is "ir-se-8x8".
     n_bins : int or dict of str to int, default=32
         Number of grid points along each tissue property, for all properties or by property.
-    bounds : dict of str to (low, high) or PropertyRange, optional
-        Range of each tissue property in ms or um^2/ms; a :class:`corrsk.PropertyRange` can state
-        another unit, or that shorter times than usual are meant. The defaults are
-        T1 50..5000, T2 5..500 (the paper's prior), D 0.05..5.
+    bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
+        Range of each tissue property in ms or um^2/ms, or a prior (or its name), whose ranges
+        are used. A :class:`corrsk.PropertyRange` can state another unit, or that shorter times
+        than usual are meant. None, and properties that are not in the dictionary, have the range
+        that the protocol resolves; see Notes.
     regularization : "chi2" or float, default="chi2"
         Weight of ``||s||^2`` relative to the largest squared singular value of
         the kernel, or "chi2": the weight of each voxel at which the residual
@@ -54,11 +57,18 @@ class NNLSPeakClassifier(_CompartmentCounter):
         Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the solution takes a few seconds.
+    counts : sequence of int, optional
+        Possible compartment counts, such as (1, 2, 3). `fit` then needs no y; see
+        :meth:`fit` for labels beside `counts`. None (default) takes the counts from y.
 
     Attributes
     ----------
     classes_ : ndarray
-        The labels in y, sorted.
+        The labels in y, or `counts`; see :meth:`fit`.
+    counts_ : ndarray of int
+        The compartment count of each class.
+    bounds_ : dict of str to (low, high)
+        Range of each tissue property.
     protocol_ : AcquisitionProtocol
         The protocol, in the order of the columns of `fit`.
     axes_ : dict of str to ndarray
@@ -77,6 +87,16 @@ class NNLSPeakClassifier(_CompartmentCounter):
     voxels at once. A peak consists of a local maximum among all neighbours, including diagonal
     ones, and of all cells from which steepest ascent reaches this maximum. The class nearest to
     the number of peaks has probability 1.
+
+    The range that a protocol resolves holds the values of a property at which the kernel k still
+    changes: where the largest ``|dk / d log p|`` over the levels is at least a tenth of its
+    maximum, or 0.4 where the smallest level has it. For exponentials it is from a third of the
+    smallest to 26 times the largest level; T1 ends at 10 s and T2 at 5 s.
+
+    A voxel that no count explains (an F-test of the residual against the noise, which is estimated
+    from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
+    probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
+    fit; one ConvergenceWarning has the number of such voxels.
 
     The probabilities of voxels without signal (all zero) and of voxels that cannot be solved are
     NaN and the predicted label is 0; one warning of each kind has their number. The
@@ -100,17 +120,20 @@ class NNLSPeakClassifier(_CompartmentCounter):
         "min_fraction": [Interval(Real, 0, 1, closed="both")],
     }
 
+    _further_causes = ", or a spectrum with too few points (n_bins)"
+
     def __init__(
         self,
         protocol: AcquisitionProtocol | str = "auto",
         n_bins: int | Mapping[str, int] = 32,
-        bounds: Mapping[str, tuple[float, float]] | None = None,
+        bounds: Bounds = None,
         regularization: float | str = "chi2",
         chi2_factor: float = 1.02,
         min_fraction: float = 0.02,
         inversion_efficiency: float = 1.0,
         n_jobs: int | None = None,
         verbose: bool = True,
+        counts: Sequence[int] | None = None,
     ) -> None:
         self.protocol = protocol
         self.n_bins = n_bins
@@ -121,6 +144,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         self.inversion_efficiency = inversion_efficiency
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.counts = counts
 
     def spectra(self, X: ArrayLike) -> Array:
         """Spectrum of each voxel.
@@ -142,11 +166,15 @@ class NNLSPeakClassifier(_CompartmentCounter):
             Once, with the number of voxels that could not be solved.
         """
         signals = self._checked_signals(X)
-        (spectra,) = self._solve_voxels(signals, lambda x: (self._spectra(x),), [self._shape])
+        (spectra,) = self._solve_voxels(
+            signals, lambda unit: (self._spectra(self._solved(unit)[0]),), [self._shape]
+        )
         norm = signal_norms(signals)
         return spectra * norm.reshape(-1, *(1,) * len(self._shape))
 
-    def _prepare(self, model: KernelModel, counts: NDArray[np.int64]) -> None:
+    def _prepare(
+        self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
+    ) -> None:
         bins = self.n_bins
         if isinstance(bins, Mapping):
             if set(bins) != set(model.properties):
@@ -159,32 +187,56 @@ class NNLSPeakClassifier(_CompartmentCounter):
             self._shape = tuple(bins[name] for name in model.properties)
         else:
             self._shape = (bins,) * len(model.properties)
-        axes, theta = model.grid(self._shape)
+        axes, _ = model.grid(self._shape)
         self.axes_ = dict(zip(model.properties, axes, strict=True))
-        # "chi2" starts at the smallest weight; a fixed weight requires smaller singular values
+        # all singular values that the smallest weight needs: "chi2" starts there, and spectra of
+        # any other weight are compared with it where they do not explain the signal
         smallest = SMALLEST_ALPHA if self._chi2 else 1e-3 * float(self.regularization)
-        self._solver = DualSolver(model.dictionary(theta).T, smallest)
+        smallest = min(smallest, SMALLEST_ALPHA)
+        self._solver = DualSolver(model, self._shape, smallest)
 
     @property
     def _chi2(self) -> bool:
         return isinstance(self.regularization, str)
 
-    def _spectra(self, unit: Array) -> Array:
-        """Spectra (V, *bins) of signals (V, N) with norm 1."""
+    def _solved(self, unit: Array) -> tuple[Array, Array]:
+        """Dual solutions (V, r) of signals (V, N) with norm 1, and their weights (V,)."""
         if self._chi2:
-            dual, _ = self._solver.discrepancy(unit, self.chi2_factor)
-        else:
-            dual = self._solver.fixed(unit, float(self.regularization))
+            return self._solver.discrepancy(unit, self.chi2_factor)
+        alpha = float(self.regularization)
+        return self._solver.fixed(unit, alpha), np.full(len(unit), alpha)
+
+    def _spectra(self, dual: Array) -> Array:
+        """Spectra (V, *bins) of dual solutions."""
         return self._solver.spectrum(dual).reshape(-1, *self._shape)
 
-    def _probabilities(self, unit: Array) -> Array:
-        spectra = self._spectra(unit)
+    def _misfit(self, unit: Array, dual: Array, alpha: Array) -> Misfit:
+        """Misfit of spectra, where the regularisation is not its cause."""
+        total = self._solver.spectrum(dual).sum(axis=1)[:, None]
+        none_fitted = np.zeros(
+            1, dtype=np.int64
+        )  # regularised spectra have no number of parameters
+        misfit = self._noise.misfit(
+            unit, self._solver.residual(unit, dual, alpha)[:, None], none_fitted, total
+        )
+        rows = np.flatnonzero(misfit.significant[:, 0] & (total[:, 0] > 0))
+        if rows.size:
+            least = self._solver.fixed(unit[rows], SMALLEST_ALPHA)
+            rss = self._solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))
+            again = self._noise.misfit(unit[rows], rss[:, None], none_fitted, total[rows])
+            misfit.chi2[rows], misfit.significant[rows] = again
+        return misfit
+
+    def _probabilities(self, unit: Array) -> tuple[Array, Array]:
+        dual, alpha = self._solved(unit)
+        spectra = self._spectra(dual)
         solved = np.isfinite(spectra).reshape(len(spectra), -1).all(axis=1)
         n_peaks = count_peaks(np.where(solved.reshape(-1, *(1,) * len(self._shape)), spectra, 0.0),
                               self.min_fraction)  # fmt: skip
         # of two equally near classes the smaller one, for any order of the labels
-        order = np.argsort(self._counts)
-        nearest = order[np.abs(n_peaks[:, None] - self._counts[order]).argmin(axis=1)]
-        probabilities = np.eye(len(self._counts))[nearest]
+        order = np.argsort(self.counts_)
+        nearest = order[np.abs(n_peaks[:, None] - self.counts_[order]).argmin(axis=1)]
+        misfit = self._misfit(unit, dual, alpha)
+        probabilities = misfit.spread(np.eye(order.size)[nearest], np.ones(order.size, dtype=bool))
         probabilities[~solved] = np.nan
-        return probabilities
+        return probabilities, misfit.significant[:, 0].astype(np.float64)

@@ -28,9 +28,10 @@ from corrsk import (
 from corrsk._utils.parallel import one_blas_thread
 from corrsk.physics import Contrast, register_contrast
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
+from corrsk.relaxometry._bounds import checked_bounds
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._criteria import criterion_weights, f_test_choice, information_criterion
-from corrsk.relaxometry._kernels import KernelModel, checked_bounds
+from corrsk.relaxometry._kernels import KernelModel
 from corrsk.relaxometry._linalg import nonnegative_amplitudes, solve_each
 from corrsk.relaxometry._peaks import count_peaks, peak_masses
 from corrsk.relaxometry._starts import StartDictionary
@@ -47,6 +48,7 @@ SERIES = AcquisitionProtocol.concatenate(
 # a grid whose TR changes with TI has separable kernels, one whose TR changes with TE has not
 TR_BY_TI = AcquisitionProtocol(GRID.contrasts, tr=1500 + GRID.ti)
 TR_BY_TE = AcquisitionProtocol(GRID.contrasts, tr=2500 + 10 * GRID.te)
+PRIOR_BOUNDS = {"T1": (50.0, 5000.0), "T2": (5.0, 500.0)}
 SEPARATED = {
     "T1": [700.0, 4500.0, 1800.0, 200.0],
     "T2": [10.0, 30.0, 90.0, 300.0],  # ascending, the order of fits in results
@@ -90,11 +92,11 @@ def multiexponential(noisy):
 
 @pytest.fixture(scope="module")
 def peaks(noisy):
-    return NNLSPeakClassifier(n_bins=12, n_jobs=2).fit(*noisy)
+    return NNLSPeakClassifier(n_bins=18, bounds="midl2024", n_jobs=2).fit(*noisy)
 
 
 def grid_model(**bounds):
-    return KernelModel(GRID, checked_bounds(bounds, ("T1", "T2")))
+    return KernelModel(GRID, checked_bounds({**PRIOR_BOUNDS, **bounds}, GRID))
 
 
 # -- kernels ---------------------------------------------------------------------
@@ -125,7 +127,7 @@ def grid_model(**bounds):
 )
 def test_columns_gram_and_projections_agree_with_explicit_signals(protocol):
     properties = protocol.tissue_properties
-    model = KernelModel(protocol, checked_bounds(None, properties), inversion_efficiency=0.9)
+    model = KernelModel(protocol, checked_bounds(None, protocol), inversion_efficiency=0.9)
     rng = np.random.default_rng(0)
     B, K, P = 5, 3, len(properties)
     theta = rng.uniform(model.low, model.high, (B, K, P))
@@ -155,16 +157,15 @@ def test_columns_gram_and_projections_agree_with_explicit_signals(protocol):
     )
 
 
-def test_a_new_contrast_needs_only_bounds(contrasts):
+def test_a_new_contrast_needs_no_bounds(contrasts):
     register_contrast(Contrast("TSL", "T1rho", lambda tsl, t1rho: np.exp(-tsl / t1rho)))
     tsl, te = (axis.ravel() for axis in np.meshgrid([1, 10, 40, 90], [5, 20, 60], indexing="ij"))
     protocol = AcquisitionProtocol({"TSL": tsl, "TE": te}).in_grid_order()
     X = np.exp(-protocol.contrasts["TSL"] / 45 - protocol.te / 70)[None]
-    with pytest.raises(ValueError, match="range of T1rho"):
-        MultiExponentialClassifier(protocol).fit(X, [1])
-    model = MultiExponentialClassifier(protocol, bounds={"T1rho": (5, 300)}).fit(X, [1])
-    fitted = model.estimate_compartments(X).iloc[0]
-    assert (fitted["T1rho_1"], fitted["T2_1"]) == pytest.approx((45, 70), rel=1e-3)
+    for bounds in (None, {"T1rho": (5, 300)}):
+        model = MultiExponentialClassifier(protocol, bounds=bounds).fit(X, [1])
+        fitted = model.estimate_compartments(X).iloc[0]
+        assert (fitted["T1rho_1"], fitted["T2_1"]) == pytest.approx((45, 70), rel=1e-3)
 
 
 # -- variable projection ----------------------------------------------------------
@@ -213,7 +214,9 @@ def test_compartments_are_recovered_for_other_protocols(protocol, properties, ef
         protocol, n_bins=8, regularization=1e-4, min_fraction=0.1, inversion_efficiency=efficiency
     ).fit(np.repeat(X, 3, axis=0), [1, 2, 3])
     assert counter.spectra(X).shape == (1, *(8,) * len(properties))
-    assert counter.predict(X) == [2]
+    with warnings.catch_warnings():  # exact signals are not explained on a coarse grid
+        warnings.filterwarnings("ignore", "1 of 1 voxels are not explained.*n_bins")
+        assert counter.predict(X) == [2]
 
 
 def test_t1_and_t2_of_an_inversion_and_an_echo_series():
@@ -316,7 +319,10 @@ def test_fits_are_nested_and_within_bounds(noisy):
     X, y = noisy
     bounds = {"T1": (300.0, 1500.0), "T2": (30.0, 100.0)}  # too narrow for most voxels
     model = MultiExponentialClassifier(bounds=bounds, n_starts=1, max_steps=10, random_state=0)
-    fits = [model.fit(X, y).estimate_compartments(X, K) for K in COUNTS]
+    model.fit(X, y)
+    with pytest.warns(ConvergenceWarning) as caught:
+        fits = [model.estimate_compartments(X, K) for K in COUNTS]
+    assert sum("at a bound" in str(warning.message) for warning in caught) == len(COUNTS)
     rss = np.stack([fit["rss"] for fit in fits])
     assert (np.diff(rss, axis=0) <= 0).all()
     for name, (low, high) in bounds.items():
@@ -329,6 +335,7 @@ def test_fits_are_nested_and_within_bounds(noisy):
     assert (fractions >= 0).all(axis=None)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # at a bound, too few
 @pytest.mark.slow
 def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     X = noisy[0]
@@ -395,6 +402,7 @@ def test_f_tests_stop_at_the_first_that_does_not_reject():
     assert f_test_choice(rss, 64, p, 0.07).tolist() == [2, 2, 2, 1]
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # at a bound, too few
 @pytest.mark.slow
 def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
     X = noisy[0]
@@ -419,7 +427,9 @@ def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
 @pytest.mark.parametrize("alpha", [1e-2, 1e-4, 1e-6])
 def test_spectra_equal_those_of_scipy_for_the_augmented_system(alpha, noisy):
     X, y = noisy
-    model = NNLSPeakClassifier(n_bins={"T1": 9, "T2": 11}, regularization=alpha).fit(X, y)
+    model = NNLSPeakClassifier(
+        n_bins={"T1": 9, "T2": 11}, bounds=PRIOR_BOUNDS, regularization=alpha
+    ).fit(X, y)
     spectra = model.spectra(X[:6])
     t1, t2 = (axis.ravel() for axis in np.meshgrid(*model.axes_.values(), indexing="ij"))
     kernel = clean(pd.DataFrame({"T1_1": t1, "T2_1": t2, "f_1": 1.0})).T
@@ -433,7 +443,7 @@ def test_spectra_equal_those_of_scipy_for_the_augmented_system(alpha, noisy):
 def test_chi2_factor_is_reached(noisy, peaks):
     X = noisy[0] / np.linalg.norm(noisy[0], axis=1, keepdims=True)
     solver = peaks._solver
-    kernel = peaks._model.dictionary(peaks._model.grid((12, 12))[1]).T
+    kernel = peaks._model.dictionary(peaks._model.grid((18, 18))[1]).T
 
     def residual(dual):
         return np.sum((X - solver.spectrum(dual) @ kernel.T) ** 2, axis=1)
@@ -477,7 +487,9 @@ def test_peaks_of_constructed_spectra():
 
 def test_counts_are_clipped_to_the_nearest_class():
     X = np.concatenate([clean(table(k)) for k in (1, 2, 3)])
-    model = NNLSPeakClassifier(n_bins=20, regularization=1e-6).fit(X, [1, 2, 3])
+    X += 0.001 * np.random.default_rng(0).normal(size=X.shape)
+    model = NNLSPeakClassifier(n_bins=20, bounds=PRIOR_BOUNDS, regularization=1e-6)
+    model.fit(X, [1, 2, 3])
     assert model.predict(X).tolist() == [1, 2, 3]
     assert model.fit(X, [2, 2, 4]).predict(X).tolist() == [2, 2, 2]  # 3 is as close to 2 as to 4
     assert set(np.unique(model.predict_proba(X))) == {0.0, 1.0}
@@ -509,10 +521,12 @@ def test_a_failed_voxel_does_not_affect_other_voxels(which, noisy, request):
 
 def test_failed_voxels_are_nan_in_tables_and_spectra(noisy, multiexponential, peaks):
     X = np.insert(noisy[0][:3], 1, 0.0, axis=0)
-    with pytest.warns(NoSignalWarning, match="1 of 4"):
-        fits = multiexponential.estimate_compartments(X)
-    assert fits.drop(columns="n_c").iloc[1].isna().all()
-    assert fits["n_c"][1] == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a compartment may be at a bound
+        with pytest.warns(NoSignalWarning, match="1 of 4"):
+            fits = multiexponential.estimate_compartments(X)
+    assert fits.drop(columns=["n_c", "misfit", "at_bound"]).iloc[1].isna().all()
+    assert (fits["n_c"][1], fits["misfit"][1], fits["at_bound"][1]) == (0, False, False)
     with pytest.warns(NoSignalWarning, match="1 of 4"):
         spectra = peaks.spectra(X)
     assert np.isnan(spectra).all(axis=(1, 2)).tolist() == [False, True, False, False]
@@ -596,6 +610,7 @@ class TestErrorsAndConventions:
     def test_protocol_from_column_names(self, estimator):
         protocol = AcquisitionProtocol.from_grid(ti=[60, 500, 2500], te=[8, 30, 90])
         X, y = make_correlation_signals(20, protocol=protocol, random_state=0)
+        y = np.minimum(y, 2)  # nine measurements are too few for three compartments
         frame = pd.DataFrame(X, columns=protocol.feature_names)
         model = estimator().fit(frame, y)
         assert model.protocol_ == protocol
@@ -624,7 +639,7 @@ class TestErrorsAndConventions:
         pipeline = make_pipeline(SignalNormalizer(), estimator(verbose=False))
         for name in pipeline.get_params():
             if name.endswith(("random_state", "n_bins")):
-                pipeline.set_params(**{name: 8})
+                pipeline.set_params(**{name: 24})
         probabilities = pipeline.fit(X, y).predict_proba(1e4 * X[:10])
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
         plain = clone(pipeline[-1]).fit(X, y).predict_proba(X[:10])
@@ -652,7 +667,7 @@ def test_parameters_out_of_range():
 def test_dual_solver_satisfies_the_optimality_conditions(noisy):
     model = grid_model()
     kernel = model.dictionary(model.grid((10, 10))[1]).T
-    solver = DualSolver(kernel, 1e-8)
+    solver = DualSolver(model, (10, 10), 1e-8)
     X = noisy[0][:20]
     spectra = solver.spectrum(solver.fixed(X, 1e-5))
     slope = (spectra @ kernel.T - X) @ kernel / solver.scale**2 + 1e-5 * spectra

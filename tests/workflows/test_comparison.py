@@ -29,7 +29,7 @@ from corrsk.simulation.datasets import DATASETS, dataset_definition
 from corrsk.workflows.comparison import MODELS, ComparedModel, ComparisonSettings, compare, figures
 from corrsk.workflows.comparison import worker as worker_module
 from corrsk.workflows.comparison.models import BuildOptions
-from corrsk.workflows.comparison.runs import Run, read_run, train_and_judge
+from corrsk.workflows.comparison.runs import Run, fingerprint, read_run, train_and_judge
 from corrsk.workflows.comparison.tables import best_rows, readable, summary_frame
 from corrsk.workflows.comparison.worker import RunContext, Worker, _serve
 from tests._helpers import ROOT
@@ -95,6 +95,20 @@ def test_a_run_equals_the_same_fit_without_the_comparison(finished):
     np.testing.assert_array_equal(kept.right, right)
     assert kept.content["metrics"]["accuracy"] == pytest.approx(right.mean())
     assert kept.content["n_test"] == 150
+
+
+@pytest.mark.parametrize("name", ["nnls", "multi-exponential"])
+def test_model_based_methods_have_the_ranges_of_the_data(name):
+    options = BuildOptions.from_definition(dataset_definition("midl2024"), 0)
+    assert options.bounds == {"T1": (50, 5000), "T2": (5, 500)}
+    assert MODELS[name].make(options)[-1].bounds == options.bounds
+    # these were the default bounds of the first stored runs, which stay valid
+    plain = replace(options, bounds=None)
+    assert fingerprint(MODELS[name], options) == fingerprint(MODELS[name], plain)
+    other = BuildOptions.from_definition(dataset_definition("t1t2-detr"), 0)
+    assert fingerprint(MODELS[name], other) != fingerprint(
+        MODELS[name], replace(other, bounds=None)
+    )
 
 
 def test_a_second_call_repeats_only_missing_runs(finished, tmp_path):

@@ -138,6 +138,11 @@ class NoiseModel:
         """Lower bound of :meth:`proposal_variance`."""
         return self._variances[0]
 
+    @property
+    def largest_variance(self) -> float:
+        """Upper bound of :meth:`proposal_variance`."""
+        return self._variances[1]
+
     def log_likelihood(
         self,
         projection: Array,

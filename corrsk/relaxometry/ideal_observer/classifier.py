@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -39,7 +41,8 @@ class IdealObserverClassifier(_CompartmentCounter):
     The simulation defines the problem completely: tissue is drawn from a prior, and
     noise is added. No classifier is better on average than the posterior
     ``P(n_c | x)``, which this classifier computes from the parameters of the simulation. The
-    classifier is not trained: `fit` uses y only for the set of possible counts.
+    classifier is not trained: `fit` uses y only for the set of possible
+    counts, which `counts` replaces.
 
     Parameters
     ----------
@@ -72,11 +75,16 @@ class IdealObserverClassifier(_CompartmentCounter):
         Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the solution takes a few seconds.
+    counts : sequence of int, optional
+        Possible compartment counts, such as (1, 2, 3). `fit` then needs no y; see
+        :meth:`fit` for labels beside `counts`. None (default) takes the counts from y.
 
     Attributes
     ----------
     classes_ : ndarray
-        The labels in y, sorted.
+        The labels in y, or `counts`; see :meth:`fit`.
+    counts_ : ndarray of int
+        The compartment count of each class.
     protocol_ : AcquisitionProtocol
         The protocol, in the order of the columns of `fit`.
     n_features_in_ : int
@@ -142,6 +150,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
+        counts: Sequence[int] | None = None,
     ) -> None:
         self.prior = prior
         self.protocol = protocol
@@ -154,6 +163,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.counts = counts
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Probability of each count, ``P(n_c | x)``.
@@ -168,14 +178,16 @@ class IdealObserverClassifier(_CompartmentCounter):
         -------
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of `classes_`; NaN for signals that are all
-            zero. Of a volume maps of shape (.., n_classes).
+            zero, nearly equal ones for signals that no tissue of the prior explains. Of a volume
+            maps of shape (.., n_classes).
 
         Warns
         -----
         NoSignalWarning
             If signals are all zero; once, with their number.
         ConvergenceWarning
-            Once, with the number of voxels with unreliable probabilities.
+            Once each, with the numbers of voxels that have unreliable probabilities, and that no
+            tissue of the prior explains.
         """
         return super().predict_proba(X)
 
@@ -203,10 +215,15 @@ class IdealObserverClassifier(_CompartmentCounter):
         return self._posterior(self._checked_signals(X))
 
     def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
-        return self._posterior(signals).probabilities
+        posterior = self._posterior(signals)
+        unexplained = posterior.unexplained[:, None]
+        share = np.where(unexplained, posterior.probability_unexplained[:, None], 0.0)
+        return np.asarray((1 - share) * posterior.probabilities + share / len(self.classes_))
 
     def _posterior(self, given: NDArray[np.floating[Any]]) -> CountPosterior:
-        signals = given.astype(np.float64)
+        # in C order, since the last bit of a norm, on which the random stream of a signal depends,
+        # differs between memory layouts
+        signals = given.astype(np.float64, order="C")
         norms = signal_norms(signals)
         possible = np.flatnonzero((norms > 0) & np.isfinite(norms))
         if self.norm is not None:
@@ -222,14 +239,24 @@ class IdealObserverClassifier(_CompartmentCounter):
                 chunk, possible.size, self._chunk_voxels, n_jobs=self.n_jobs,
                 description="ideal observer", unit="voxels", verbose=self.verbose,
             )  # fmt: skip
-        posterior = CountPosterior(self.classes_, evidence)
+        posterior = CountPosterior(self.classes_, evidence, self._log_unexplained(signals))
         if possible.size < len(signals):
             warn_of_voxels_without_signal(~np.isin(np.arange(len(signals)), possible))
-        untrusted = int((~posterior.trustworthy)[possible].sum())
+        unexplained = int(posterior.unexplained.sum())
+        untrusted = int((~posterior.trustworthy & ~posterior.unexplained)[possible].sum())
         if untrusted:
             warnings.warn(
                 f"the probabilities of {untrusted} of {len(signals)} voxels are unreliable, since "
                 "the runs differ (see `posterior`); increase n_particles or n_runs",
+                ConvergenceWarning,
+                stacklevel=user_level(),
+            )
+        if unexplained:
+            warnings.warn(
+                f"{unexplained} of {len(signals)} voxels are not explained by any tissue of the "
+                "prior with this noise; possible causes are a flipped sign, magnitude images, "
+                "another protocol, and tissue or noise beyond the prior. The probabilities of "
+                "these voxels are nearly equal",
                 ConvergenceWarning,
                 stacklevel=user_level(),
             )
@@ -248,16 +275,17 @@ class IdealObserverClassifier(_CompartmentCounter):
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
             raise ValueError(
-                f"y has counts that the prior never draws: {', '.join(map(str, unknown))}; the "
+                f"there are counts that the prior never draws: {', '.join(map(str, unknown))}; the "
                 f"prior draws {', '.join(map(str, prior.n_compartments))}"
             )
         if counts.max() > _MAX_COMPARTMENTS:
             raise ValueError(
-                f"y has the count {counts.max()}; the ideal observer supports up to "
-                f"{_MAX_COMPARTMENTS} compartments"
+                f"the ideal observer supports up to {_MAX_COMPARTMENTS} compartments, got "
+                f"the count {counts.max()}"
             )
         N = protocol.n_measurements
         noise = NoiseModel(self.noise_level, self.noise_reference, self.norm is not None, N)
+        self._noise_model = noise
         self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
             protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"
@@ -278,6 +306,20 @@ class IdealObserverClassifier(_CompartmentCounter):
             replace(prior, n_compartments=(int(K),)).sample(1, 0, verbose=False)
         states = self._samplers[0].n_runs * self._samplers[0].n_chains
         self._chunk_voxels = max(1, _CHUNK_STATES // states)
+
+    def _log_unexplained(self, signals: Array) -> Array:
+        """Log density (V,) of signals (V, N) that are noise without tissue.
+
+        Every direction is equally likely; without normalisation the variance is that of the
+        signal, but not less than that of the noise.
+        """
+        N = signals.shape[1]
+        if self.norm is not None:
+            area = math.log(2) + N / 2 * math.log(math.pi) - math.lgamma(N / 2)
+            return np.full(len(signals), -area)
+        squares = np.einsum("vn,vn->v", signals, signals)
+        variance = np.maximum(squares / N, self._noise_model.largest_variance)
+        return np.asarray(-N / 2 * np.log(2 * math.pi * variance) - squares / (2 * variance))
 
     def _evidence(self, signals: Array) -> Array:
         """Log evidence (n_runs, V, n_classes) of signals (V, N)."""

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 Array = NDArray[np.float64]
 
 LARGEST_STANDARD_ERROR = 0.1  # of a reliable probability
+_UNEXPLAINED = 1e-6  # prior probability of signals that no tissue of the prior explains
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class CountPosterior:
     run_log_evidence : ndarray of shape (n_runs, n_samples, n_classes)
         Logarithm of the evidence ``p(x | n_c)`` from each run; for normalised
         signals the density on the unit sphere. NaN for voxels without a signal.
+    log_unexplained : ndarray of shape (n_samples,), optional
+        Logarithm of the density of each signal if it were noise without tissue; without it no
+        voxel is `unexplained`.
 
     Notes
     -----
@@ -35,6 +39,7 @@ class CountPosterior:
 
     classes: NDArray[Any]
     run_log_evidence: Array
+    log_unexplained: Array | None = None
 
     @property
     def log_evidence(self) -> Array:
@@ -110,6 +115,29 @@ class CountPosterior:
         """
         with np.errstate(invalid="ignore"):
             return np.asarray((self.standard_error <= LARGEST_STANDARD_ERROR).all(axis=1))
+
+    @property
+    def probability_unexplained(self) -> Array:
+        """Probability that no tissue of the prior explains the signal, (n_samples,).
+
+        The posterior of the hypothesis that the signal is noise without tissue, with a prior
+        probability of 1e-6. 0 without `log_unexplained`, NaN for voxels without a signal.
+        """
+        evidence = np.asarray(logsumexp(self.log_evidence, axis=1)) - np.log(len(self.classes))
+        if self.log_unexplained is None:
+            return np.where(np.isnan(evidence), np.nan, 0.0)
+        odds = np.log(_UNEXPLAINED) + self.log_unexplained - evidence
+        return np.asarray(expit(odds))
+
+    @property
+    def unexplained(self) -> NDArray[np.bool_]:
+        """Mask of voxels that no tissue of the prior explains, (n_samples,).
+
+        The probability is above a half: a flipped sign, magnitude images, another protocol, tissue
+        beyond the ranges, or a wrong noise level.
+        """
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self.probability_unexplained > 0.5)
 
 
 def _normalised(log_evidence: Array) -> Array:

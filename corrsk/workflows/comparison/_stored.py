@@ -1,18 +1,21 @@
-"""Parameters of the networks under the names of stored runs.
+"""Parameters of models under the names of stored runs.
 
 The first version of the files had one class for all networks. A stored run is identified by the
 text of its parameters. The text must not change if only the name of a parameter changes, because
-stored runs would be repeated otherwise.
+stored runs would be repeated otherwise. The bounds of the model-based methods were the paper's
+ranges by default; they now are the ranges of the data set.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 
 from corrsk.neural._base import NetworkClassifier
+
+_FIRST_BOUNDS = {"T1": (50.0, 5000.0), "T2": (5.0, 500.0)}
 
 
 class CorrelationCNNClassifier(BaseEstimator):
@@ -51,19 +54,24 @@ class CorrelationCNNClassifier(BaseEstimator):
 
 
 def as_stored(model: Any) -> Any:
-    """Return a Pipeline with the parameters of its network under their stored names.
+    """Return a Pipeline with the parameters of its last step under their stored names.
 
     Parameters
     ----------
     model : Pipeline or classifier
-        Unfitted; returned unchanged unless it is a Pipeline that ends in a network classifier.
+        Unfitted; returned unchanged unless it is a Pipeline that ends in a network classifier or
+        in a model-based method with the bounds of the first version.
 
     Returns
     -------
     Pipeline or classifier
         The model whose parameters have the stored names.
     """
-    if not isinstance(model, Pipeline) or not isinstance(model[-1], NetworkClassifier):
+    if not isinstance(model, Pipeline):
+        return model
+    if model[-1].get_params().get("bounds") == _FIRST_BOUNDS:
+        return clone(model).set_params(**{f"{model.steps[-1][0]}__bounds": None})
+    if not isinstance(model[-1], NetworkClassifier):
         return model
     classifier = model[-1]
     parameters = classifier.get_params()

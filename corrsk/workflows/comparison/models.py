@@ -17,6 +17,8 @@ from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassi
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
 from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.tissue.prior import resolve_prior
+from corrsk.tissue.ranges import PropertyRange
 
 REFERENCE = "cnn"  # the model that McNemar's test compares with the others
 BOOSTING_PACKAGES = ("lightgbm", "xgboost", "xgboost-cpu")
@@ -26,7 +28,7 @@ _EPOCHS_OF_THE_MLP = 10  # more epochs on the same signals overfit
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """Options of a model: protocol, seed, norm and resources.
+    """Options of a model: protocol, seed, norm, tissue ranges and resources.
 
     Parameters
     ----------
@@ -36,6 +38,8 @@ class BuildOptions:
         Seed of the model.
     norm : str or None
         Norm that signals are divided by.
+    bounds : dict of str to PropertyRange or None
+        Ranges of the tissue of the data set, for the model-based methods.
     n_jobs : int
         Number of threads.
     device : str
@@ -47,14 +51,18 @@ class BuildOptions:
     protocol: AcquisitionProtocol
     seed: int
     norm: str | None = "l2"
+    bounds: dict[str, PropertyRange] | None = None
     n_jobs: int = 1
     device: str = "auto"
     checkpoint: Path | None = None
 
     @classmethod
     def from_definition(cls, definition: DatasetDefinition, seed: int) -> BuildOptions:
-        """Create options with the protocol and the norm of a data set."""
-        return cls(resolve_protocol(definition.protocol), seed, norm=definition.norm)
+        """Create options with the protocol, the norm and the tissue ranges of a data set."""
+        protocol = resolve_protocol(definition.protocol)
+        ranges = resolve_prior(definition.prior).ranges
+        bounds = {name: ranges[name] for name in protocol.tissue_properties}
+        return cls(protocol, seed, norm=definition.norm, bounds=bounds)
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ def _multi_exponential(options: BuildOptions) -> Any:
         SignalNormalizer(),
         MultiExponentialClassifier(
             protocol=options.protocol,
+            bounds=options.bounds,
             random_state=options.seed,
             n_jobs=options.n_jobs,
             verbose=False,
@@ -183,7 +192,12 @@ def _multi_exponential(options: BuildOptions) -> Any:
 def _nnls(options: BuildOptions) -> Any:
     return make_pipeline(
         SignalNormalizer(),
-        NNLSPeakClassifier(protocol=options.protocol, n_jobs=options.n_jobs, verbose=False),
+        NNLSPeakClassifier(
+            protocol=options.protocol,
+            bounds=options.bounds,
+            n_jobs=options.n_jobs,
+            verbose=False,
+        ),
     )
 
 

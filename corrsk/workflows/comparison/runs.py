@@ -159,7 +159,8 @@ def fingerprint(compared: ComparedModel, options: BuildOptions) -> str:
 
     The names are those of the first version of the files, so that stored runs stay valid.
     """
-    model = as_stored(compared.make(BuildOptions(options.protocol, options.seed, options.norm)))
+    plain = BuildOptions(options.protocol, options.seed, options.norm, options.bounds)
+    model = as_stored(compared.make(plain))
     parameters = {
         key: repr(value)
         for key, value in model.get_params().items()
@@ -168,7 +169,10 @@ def fingerprint(compared: ComparedModel, options: BuildOptions) -> str:
     return json.dumps(parameters, sort_keys=True)
 
 
-_NO_PARAMETER_OF_THE_RESULT = ("n_jobs", "verbose", "device", "checkpoint", "steps", "memory")
+# `counts` came later than the first stored runs; the labels of the comparison have all counts
+_NO_PARAMETER_OF_THE_RESULT = (
+    "n_jobs", "verbose", "device", "checkpoint", "steps", "memory", "counts",
+)  # fmt: skip
 
 
 def write_run(folder: Path, result: RunResult) -> None:
