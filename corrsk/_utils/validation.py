@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator, RandomState
+from sklearn import config_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
@@ -109,7 +110,27 @@ def checked_signals(
         from those of `fit`, or y has another length than X.
     """
     options = {"dtype": FLOATS} | options
-    return validate_data(estimator, flatten_signals(X), y, reset=reset, **options)
+    # with array_api_dispatch, scikit-learn would return tensors; corrsk computes with numpy arrays
+    with config_context(array_api_dispatch=False):
+        return validate_data(
+            estimator, flatten_signals(as_numpy(X)), as_numpy(y), reset=reset, **options
+        )
+
+
+def as_numpy(X: Any) -> Any:
+    """Return a tensor on another device, or with gradients, as an array; other objects unchanged.
+
+    Parameters
+    ----------
+    X : object
+        Array, tensor, DataFrame or list.
+
+    Returns
+    -------
+    object
+        The array, or the object itself.
+    """
+    return np.asarray(X.detach().cpu()) if hasattr(X, "detach") and hasattr(X, "cpu") else X
 
 
 def flatten_signals(X: Any) -> Any:

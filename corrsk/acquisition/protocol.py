@@ -492,11 +492,16 @@ class AcquisitionProtocol:
     def __deepcopy__(self, memo: dict[int, Any]) -> AcquisitionProtocol:
         return self  # immutable; a numpy deep copy would be writeable
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (dict(self.contrasts), self.tr)
+    def __getstate__(self) -> dict[str, Any]:
+        # plain types: a mappingproxy can neither be pickled nor stored by skops
+        return {"contrasts": dict(self.contrasts), "tr": self.tr}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        AcquisitionProtocol.__init__(self, state["contrasts"], tr=state["tr"])
 
 
 def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:
+    """Create a protocol; pickles of earlier versions name this function."""
     return AcquisitionProtocol(contrasts, tr=tr)
 
 

@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from corrsk._utils.counts import as_counts, is_multicompartment, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
+from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS, checked_signals
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
@@ -26,7 +27,7 @@ from corrsk.relaxometry._voxels import Solver, solve_voxels
 _DEFAULT_PROTOCOL = "ir-se-8x8"
 
 
-class _CompartmentCounter(ClassifierMixin, BaseEstimator):
+class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
     """Base class of classifiers that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str
@@ -44,7 +45,9 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     }
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Validate the parameters, the protocol and the labels; signals are not used for training.
 
         Parameters
@@ -53,6 +56,9 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             Signals in the grid order of the protocol.
         y : array of shape (n_samples,)
             Compartment counts. Their distinct values are the classes.
+        sample_weight : array of shape (n_samples,), optional
+            Validated, but without effect, because signals are not used for training; for
+            meta-estimators that pass weights to all their classifiers.
 
         Returns
         -------
@@ -69,6 +75,8 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
         effective_n_jobs(self.n_jobs)  # so that `fit` refuses 0, not a later `predict`
         _, labels = checked_signals(self, X, y, reset=True)
         check_classification_targets(labels)
+        if sample_weight is not None:
+            _check_sample_weight(sample_weight, labels, ensure_non_negative=True)
         classes = np.unique(labels)
         counts = self._as_counts(classes)
         protocol = self._resolve_protocol().in_grid_order()
