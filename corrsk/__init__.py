@@ -19,7 +19,12 @@ if TYPE_CHECKING:
         compare_protocols,
     )
     from corrsk.model_selection import StackedGridSearchCV
-    from corrsk.neural import CorrelationCNNClassifier, ModuleClassifier, ResidualMLPClassifier
+    from corrsk.neural import (
+        CorrelationCNNClassifier,
+        ModuleClassifier,
+        ResidualMLPClassifier,
+        to_onnx,
+    )
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.physics.noise_levels import SNRRange
@@ -68,6 +73,7 @@ _MODULES = {
     "SNRRange": "physics.noise_levels",
     "StackedGridSearchCV": "model_selection",
     "TissuePrior": "tissue",
+    "to_onnx": "neural",
 }
 _PACKAGES = (
     "acquisition",
@@ -114,6 +120,7 @@ __all__ = [
     "model_card",
     "pretrained_names",
     "save",
+    "to_onnx",
 ]
 
 

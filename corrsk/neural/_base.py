@@ -41,7 +41,7 @@ from corrsk._utils.validation import (
     checked_signals,
     layout_of,
 )
-from corrsk.neural.onnx import write_onnx
+from corrsk.neural.onnx import to_onnx
 from corrsk.neural.training.callbacks import checked_callbacks
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.fit_tasks import FitTasks
@@ -637,12 +637,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Notes
         -----
         The input of the file is "signals", float32 of shape (n_samples, n_measurements), in the
-        order and with the normalisation of the training signals. Its output is "probabilities",
+        order and with the normalisation of the training signals; :func:`corrsk.to_onnx` writes a
+        Pipeline with these steps. Its output is "probabilities",
         float32 of shape (n_samples, n_classes). Its metadata contain the labels, under "classes",
         as JSON.
         """
-        check_is_fitted(self)
-        write_onnx(self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist())
+        to_onnx(self, path)
 
     # -- labels and settings -------------------------------------------------
 
