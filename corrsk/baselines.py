@@ -94,8 +94,7 @@ class _FittedInside(LogProbabilityMixin, ClassifierMixin, MetaEstimatorMixin, Ba
         labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
-
-    def _weights(self, sample_weight: ArrayLike | None, X: NDArray[Any]) -> dict[str, Any]:
+    def _weights(self, sample_weight: ArrayLike | None, X: ArrayLike) -> dict[str, Any]:
         """Arguments of the inner fit: validated sample weights, if given."""
         if sample_weight is None:
             return {}

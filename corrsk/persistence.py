@@ -213,7 +213,8 @@ def _encode_estimator(
             "For other estimators use joblib.dump, whose files execute code when they are loaded, "
             "or skops.io.dump"
         )
-    if isinstance(estimator, _CompartmentCounter) and vars(estimator).get("random_state", 0) is None:
+    seed = getattr(estimator, "random_state", 0)
+    if isinstance(estimator, _CompartmentCounter) and seed is None:
         raise ValueError(
             f"a saved {name} needs an integer random_state, because the loaded one would draw "
             "other random numbers; got random_state=None"

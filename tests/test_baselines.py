@@ -81,9 +81,7 @@ def test_weights_of_zero_remove_signals(quiet_data):
         model = EncodedLabelsClassifier(learner)
         weighted = clone(model).fit(X, y, sample_weight=weight)
         removed = clone(model).fit(X[weight == 1], y[weight == 1])
-        np.testing.assert_allclose(
-            weighted.predict_proba(X), removed.predict_proba(X), atol=1e-3
-        )
+        np.testing.assert_allclose(weighted.predict_proba(X), removed.predict_proba(X), atol=1e-3)
         np.testing.assert_array_equal(
             weighted.predict_log_proba(X), np.log(weighted.predict_proba(X))
         )

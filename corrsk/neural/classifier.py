@@ -657,7 +657,7 @@ class ModuleClassifier(NetworkClassifier):
                 f"ModuleClassifier got unexpected parameters {', '.join(unknown)}; arguments of "
                 f"the module have the prefix {_MODULE_PREFIX}"
             )
-        vars(self).update(module_parameters)
+        self.__dict__.update(module_parameters)
         self.module = module
         self.input_scaling = input_scaling
         self.optimizer = optimizer
@@ -717,7 +717,7 @@ class ModuleClassifier(NetworkClassifier):
         """
         own = {name: value for name, value in params.items() if name.startswith(_MODULE_PREFIX)}
         super().set_params(**{name: params[name] for name in params.keys() - own.keys()})
-        vars(self).update(own)
+        self.__dict__.update(own)
         return self
 
     @property

@@ -105,7 +105,9 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
     >>> from corrsk import load_pretrained, to_onnx
     >>> to_onnx(load_pretrained("midl2024"), "midl2024.onnx")  # doctest: +SKIP
     """
-    steps = [step for _, step in estimator.steps] if isinstance(estimator, Pipeline) else [estimator]
+    steps = [estimator]
+    if isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps]
     classifier, columns = steps[-1], None
     if not hasattr(classifier, "to_onnx"):
         raise TypeError(
@@ -166,8 +168,8 @@ def write_onnx(
         If onnx or onnxscript is not installed.
     """
     require("onnx", "onnxscript", extra="onnx", purpose="to_onnx")
-    network = _Probabilities(copy.deepcopy(net.module_).cpu())
-    network = nn.Sequential(*before, network).eval()
+    probabilities = _Probabilities(copy.deepcopy(net.module_).cpu())
+    network = nn.Sequential(*before, probabilities).eval()
     with write_atomically(path) as partial, _quiet():
         program = torch.onnx.export(
             network, (torch.zeros(2, n_features),),

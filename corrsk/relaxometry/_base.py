@@ -45,9 +45,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
     }
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Validate the parameters, the protocol and the labels; signals are not used for training.
 
         Parameters

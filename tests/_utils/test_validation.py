@@ -40,6 +40,7 @@ def test_torch_tensors_are_signals_with_array_api_dispatch():
     # scipy reads the variable when it is imported
     environment = os.environ | {"SCIPY_ARRAY_API": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", TENSORS], env=environment, capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", TENSORS], env=environment, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -299,7 +299,9 @@ def test_a_shipped_model_accepts_the_published_protocol_file(name, ti_te_mat):
 def test_partial_fit_of_a_shipped_model_does_not_lower_its_accuracy():
     model = load_pretrained(NAME)
     X, y = make_correlation_signals(3000, noise_level=0.001, random_state=1, verbose=False)
-    X_test, y_test = make_correlation_signals(6000, noise_level=0.001, random_state=2, verbose=False)
+    X_test, y_test = make_correlation_signals(
+        6000, noise_level=0.001, random_state=2, verbose=False
+    )
     before = model.predict(X_test) == y_test
     model[-1].set_params(random_state=0, verbose=False)
     for _ in range(3):

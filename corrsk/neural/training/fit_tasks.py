@@ -28,7 +28,9 @@ class FitTasks:
         Number of classes; None for a regression.
     """
 
-    def __init__(self, estimator: Any, context: Any, data: dict[str, Any], n_classes: int | None) -> None:
+    def __init__(
+        self, estimator: Any, context: Any, data: dict[str, Any], n_classes: int | None
+    ) -> None:
         self._estimator = estimator
         self._context = context
         self._data = data

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from corrsk.neural.training.callbacks import StopTraining, TrainingCallback
 
-
 FORWARD_ROWS = 2048  # signals at a time, of a net that predicts by itself
 
 
@@ -389,9 +388,7 @@ class SignalNet(NeuralNet):
 
     # -- prediction ----------------------------------------------------------------
 
-    def forward_iter(
-        self, X: Any, training: bool = False, device: Any = "cpu"
-    ) -> Iterator[Tensor]:
+    def forward_iter(self, X: Any, training: bool = False, device: Any = "cpu") -> Iterator[Tensor]:
         """Yield the outputs of the network for signals, in chunks.
 
         Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from skorch.callbacks import (
     BatchScoring,
     Callback,
@@ -13,7 +14,6 @@ from skorch.callbacks import (
     GradientNormClipping,
     LRScheduler,
 )
-from sklearn.base import clone
 
 from corrsk import CorrelationCNNClassifier, SignalStream, make_correlation_signals
 from corrsk.neural.training.callbacks import StopTraining
