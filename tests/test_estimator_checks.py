@@ -170,7 +170,7 @@ EXPECTED_FAILURES = {
 
 
 def expected_failures(estimator):
-    if isinstance(estimator, NetworkClassifier):
+    if isinstance(estimator, NetworkClassifier | ScaledBatchClassifier):
         return {"check_sample_weight_equivalence_on_dense_data": BATCHES}
     return EXPECTED_FAILURES.get(repr(estimator), {})
 

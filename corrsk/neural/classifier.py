@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -21,6 +22,18 @@ from corrsk.neural.training.settings import ModuleFactory
 
 _MODULE_PREFIX = "module__"
 _DROPOUT = [Interval(Real, 0, 1, closed="left")]
+
+
+def _without_keywords(function: Callable[..., None]) -> Callable[..., None]:
+    """Hide `**kwargs` from the signature, which for scikit-learn is the list of parameters."""
+    signature = inspect.signature(function)
+    kept = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return function
 
 
 def _accepting_other_networks(function: Callable[..., None]) -> Callable[..., None]:
@@ -510,9 +523,11 @@ class ModuleClassifier(NetworkClassifier):
     module : torch.nn.Module, class of modules, or None, default=None
         Module that maps signals (n_samples, n_measurements) to logits (n_samples, n_classes). The
         training starts from the weights of the module and changes a copy only. A class, or
-        another function that returns a module, is called in each fit with the parameters
-        `module__*`, and draws its weights with `random_state`. None is a linear layer, that is,
-        logistic regression.
+        another function that returns a module, is called in each fit with the further parameters
+        whose names begin with `module__`, which may be set and searched like the others: with
+        ``ModuleClassifier(MyNetwork, module__hidden=64)`` as ``MyNetwork(hidden=64)``. Its
+        weights are drawn with `random_state`. None is a linear layer, that is, logistic
+        regression.
     input_scaling : {"standardize", "half-whiten"} or None, default="standardize"
         Transformation of the signals before the module. "standardize" scales each column to mean 0
         and variance 1 over the training signals; "half-whiten" replaces signals by their
@@ -572,10 +587,6 @@ class ModuleClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of those of `module`. `history_` has the epochs of the last fit.
-    **module_parameters
-        Arguments of a class in `module`, with the prefix `module__`: with
-        ``module__hidden=64`` the class is called with ``hidden=64``. They are parameters
-        like the others, for `set_params` and searches.
 
     Attributes
     ----------
@@ -626,6 +637,7 @@ class ModuleClassifier(NetworkClassifier):
     }
     _architecture_name: ClassVar[str] = "module"
 
+    @_without_keywords
     def __init__(
         self,
         module: nn.Module | Callable[..., nn.Module] | None = None,
