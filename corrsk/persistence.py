@@ -26,6 +26,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._metadata_requests import SIMPLE_METHODS
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
@@ -273,7 +274,7 @@ def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
             for key, value in getattr(routing, method).requests.items()
             if value is not None
         }
-        for method in ("fit", "partial_fit", "predict", "predict_proba", "transform")
+        for method in SIMPLE_METHODS
     }
     return {method: wanted for method, wanted in requests.items() if wanted}
 

@@ -182,10 +182,12 @@ def test_metadata_requests_of_all_methods_are_saved(tissue, tmp_path):
     model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
     with config_context(enable_metadata_routing=True):
         model.set_predict_proba_request(class_prior=True).set_fit_request(X_val=True)
+        model.set_predict_log_proba_request(class_prior=True)
         save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
         again = load(tmp_path / "model.safetensors")
         routing = again.get_metadata_routing()
     assert routing.predict_proba.requests == {"class_prior": True}
+    assert routing.predict_log_proba.requests == {"class_prior": True}
     assert routing.fit.requests["X_val"] is True
 
 
