@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     )
     from corrsk.evaluation import predict_multicompartment_proba
     from corrsk.model_selection import StackedGridSearchCV
-    from corrsk.neural import CorrelationCNNClassifier, ModuleClassifier, ResidualMLPClassifier
+    from corrsk.neural import (
+        CorrelationCNNClassifier,
+        ModuleClassifier,
+        ResidualMLPClassifier,
+        to_onnx,
+    )
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
     from corrsk.physics.noise_levels import SNRRange
@@ -77,6 +82,7 @@ _MODULES = {
     "SNRRange": "physics.noise_levels",
     "StackedGridSearchCV": "model_selection",
     "TissuePrior": "tissue",
+    "to_onnx": "neural",
 }
 _PACKAGES = (
     "acquisition",
@@ -126,6 +132,7 @@ __all__ = [
     "predict_multicompartment_proba",
     "pretrained_names",
     "save",
+    "to_onnx",
 ]
 
 

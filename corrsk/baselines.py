@@ -34,9 +34,15 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
 
 from corrsk._utils.extras import install_command
+from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import lookup, refuse_unusable
 from corrsk.preprocessing.normalizer import SignalNormalizer
 
@@ -52,7 +58,7 @@ __all__ = [
 _Steps = Sequence[Any]
 
 
-class _FittedInside(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class _FittedInside(LogProbabilityMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """Base class of classifiers that predict with a fitted `estimator_`."""
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -89,6 +95,16 @@ class _FittedInside(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         labels: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return labels
 
+    def _weights(self, sample_weight: ArrayLike | None, X: ArrayLike) -> dict[str, Any]:
+        """Arguments of the inner fit: validated sample weights, if given."""
+        if sample_weight is None:
+            return {}
+        if self.estimator is not None and not has_fit_parameter(self.estimator, "sample_weight"):
+            raise TypeError(
+                f"{type(self.estimator).__name__} has no sample weights; leave sample_weight None"
+            )
+        return {"sample_weight": _check_sample_weight(sample_weight, X)}
+
 
 class EncodedLabelsClassifier(_FittedInside):
     """Adapter of a classifier that requires the labels 0, 1, .. to labels of any kind.
@@ -109,7 +125,9 @@ class EncodedLabelsClassifier(_FittedInside):
     def __init__(self, estimator: Any = None) -> None:
         self.estimator = estimator
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> EncodedLabelsClassifier:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> EncodedLabelsClassifier:
         """Fit the classifier.
 
         Parameters
@@ -118,18 +136,26 @@ class EncodedLabelsClassifier(_FittedInside):
             Signals.
         y : array of shape (n_samples,)
             Labels.
+        sample_weight : array of shape (n_samples,), optional
+            Weight of each signal, if the classifier has sample weights.
 
         Returns
         -------
         EncodedLabelsClassifier
             The classifier itself.
+
+        Raises
+        ------
+        TypeError
+            If `sample_weight` is given, and the classifier has no sample weights.
         """
         refuse_unusable(X)
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         self.classes_, positions = np.unique(y, return_inverse=True)
         estimator = LogisticRegression() if self.estimator is None else self.estimator
-        self.estimator_ = clone(estimator).fit(X, positions)
+        self.estimator_ = clone(estimator)
+        self.estimator_.fit(X, positions, **self._weights(sample_weight, X))
         return self
 
 
@@ -159,7 +185,9 @@ class ScaledBatchClassifier(_FittedInside):
         self.estimator = estimator
         self.share = share
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> ScaledBatchClassifier:
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> ScaledBatchClassifier:
         """Fit the classifier.
 
         Parameters
@@ -168,11 +196,18 @@ class ScaledBatchClassifier(_FittedInside):
             Signals.
         y : array of shape (n_samples,)
             Labels.
+        sample_weight : array of shape (n_samples,), optional
+            Weight of each signal, if the classifier has sample weights.
 
         Returns
         -------
         ScaledBatchClassifier
             The classifier itself.
+
+        Raises
+        ------
+        TypeError
+            If `sample_weight` is given, and the classifier has no sample weights.
         """
         refuse_unusable(X)
         signals, labels = validate_data(self, X, y)
@@ -182,7 +217,7 @@ class ScaledBatchClassifier(_FittedInside):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.estimator_ = estimator.set_params(batch_size=min(batch_size, len(signals))).fit(
-                signals, labels
+                signals, labels, **self._weights(sample_weight, signals)
             )
         self.classes_ = self.estimator_.classes_
         return self

@@ -9,33 +9,56 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from sklearn import config_context
 from sklearn.base import BaseEstimator
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._metadata_requests import SIMPLE_METHODS
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.neural._base import NetworkClassifier
-from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassifier
+from corrsk.neural.classifier import (
+    NETWORK_CLASSIFIERS,
+    CorrelationCNNClassifier,
+    ModuleClassifier,
+    ResidualMLPClassifier,
+)
 from corrsk.neural.networks import NetworkShape
 from corrsk.neural.training.device import resolve_device
-from corrsk.neural.training.prediction import restored_net, weights_of
+from corrsk.neural.training.prediction import (
+    OPTIMIZER_PREFIX,
+    optimizer_state,
+    restore_optimizer,
+    restored_net,
+    weights_of,
+)
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
+from corrsk.relaxometry import (
+    IdealObserverClassifier,
+    MultiExponentialClassifier,
+    NNLSPeakClassifier,
+)
+from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
@@ -46,11 +69,16 @@ _FORMAT = "corrsk-estimator"
 _VERSION = 4
 _OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
 _SMALL = 16  # largest number of entries of an array that is stored in the header
-_CLASSES: dict[str, type[BaseEstimator]] = {
+# The classes that can be saved, by name. All are stored by parameters and fitted attributes, in
+# addition networks by their weights, and model-based classifiers by another `fit` on their classes.
+SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
-        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, CorrelationCNNClassifier,
-        ResidualMLPClassifier, SignalNoveltyDetector,
+        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, SignalNoveltyDetector,
+        *NETWORK_CLASSIFIERS.values(),
+        MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier,
+        # of the baselines those whose fitted attributes are plain arrays
+        StandardScaler, LogisticRegression, LinearDiscriminantAnalysis,
     )
 }  # fmt: skip
 _PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline, SignalPipeline)}
@@ -58,6 +86,8 @@ _PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline,
 _VALUES: dict[str, type[Any]] = {
     cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange)
 }
+# parameters without a meaning on another machine, or that are code
+_NOT_STORED = ("checkpoint", "callbacks")
 
 
 def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = False) -> None:
@@ -66,7 +96,10 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     Parameters
     ----------
     estimator : estimator
-        Fitted estimator of corrsk, or a fitted Pipeline of such estimators.
+        Fitted estimator of corrsk, of the baselines "logistic" and "lda", or a fitted Pipeline of
+        such estimators. The state of the optimiser is stored if `partial_fit` has trained the
+        network last. Of a ModuleClassifier, the weights and the name of the module are stored,
+        but no code; :func:`load` needs the module.
     path : path-like
         The file; ".safetensors" is the usual suffix.
     half_precision : bool, default=False
@@ -77,12 +110,18 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     Raises
     ------
     TypeError
-        If the estimator does not belong to corrsk, or has a parameter that
+        If the estimator cannot be stored, such as the other baselines, or has a parameter that
         cannot be stored, such as a random generator.
     ValueError
-        If a weight is too large for half precision.
+        If a weight is too large for half precision, or a model-based classifier draws random
+        numbers without a seed.
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
+
+    Warns
+    -----
+    UserWarning
+        If callbacks are not stored.
     """
     check_is_fitted(estimator)
     tensors: dict[str, NDArray[Any]] = {}
@@ -98,13 +137,16 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
         partial.write_bytes(file)
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, *, module: Any = None) -> Any:
     """Load a fitted estimator from a file written by :func:`save`.
 
     Parameters
     ----------
     path : path-like
         The file.
+    module : torch.nn.Module, or class of modules, optional
+        The parameter `module` of a ModuleClassifier in the file, whose code is not in the file.
+        Its weights are replaced by those of the file.
 
     Returns
     -------
@@ -117,7 +159,8 @@ def load(path: str | Path) -> Any:
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If the file was not written by :func:`save`, or by a newer version of corrsk.
+        If the file was not written by :func:`save`, or by a newer version of corrsk; or if
+        `module` is missing, superfluous, or does not match the weights in the file.
     """
     try:
         with safe_open(existing_file(path), framework="np") as file:
@@ -134,15 +177,18 @@ def load(path: str | Path) -> Any:
         name: values.astype(np.float32) if values.dtype == np.float16 else values
         for name, values in stored.items()
     }
+    if module is not None and not _has_module(content["estimator"]):
+        raise ValueError(f"module is for files with a ModuleClassifier; {path} has none")
     try:
-        return _decode_estimator(content["estimator"], "", tensors, content["version"])
+        return _decode_estimator(content["estimator"], "", tensors, module, content["version"])
     except (KeyError, AttributeError) as error:
         raise ValueError(f"{path} is incomplete: {error} is missing") from error
 
 
 def _halved(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Convert matrices to half precision; vectors are too small to matter."""
-    if values.dtype != np.float32 or values.ndim < 2:
+    # the squares in the state of an optimiser may be too small for half precision
+    if values.dtype != np.float32 or values.ndim < 2 or OPTIMIZER_PREFIX in name:
         return values
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise ValueError(
@@ -167,10 +213,17 @@ def _encode_estimator(
             "transform_input": estimator.transform_input, "verbose": estimator.verbose,
         }  # fmt: skip
     name = type(estimator).__name__
-    if _CLASSES.get(name) is not type(estimator):
+    if SAVED_CLASSES.get(name) is not type(estimator):
         raise TypeError(
-            f"cannot save a {name}; corrsk saves {', '.join(_CLASSES)}, and a Pipeline or "
-            "SignalPipeline of them"
+            f"cannot save a {name}; corrsk saves {', '.join(SAVED_CLASSES)}, and a Pipeline or "
+            "SignalPipeline of them. For other estimators use joblib.dump, whose files execute "
+            "code when they are loaded, or skops.io.dump"
+        )
+    seed = getattr(estimator, "random_state", 0)
+    if isinstance(estimator, _CompartmentCounter) and seed is None:
+        raise ValueError(
+            f"a saved {name} needs an integer random_state, because the loaded one would draw "
+            "other random numbers; got random_state=None"
         )
     fitted = {
         key: value
@@ -179,13 +232,21 @@ def _encode_estimator(
     }
     large = {key: value for key, value in fitted.items() if _is_tensor(value)}
     tensors |= {prefix + key: np.ascontiguousarray(value) for key, value in large.items()}
+    parameters = estimator.get_params(deep=False)
+    if parameters.get("callbacks"):
+        warnings.warn("the callbacks of the classifier are not saved", stacklevel=3)
+    parameters = {key: value for key, value in parameters.items() if key not in _NOT_STORED}
+    network: dict[str, Any] = {}
     if hasattr(estimator, "net_"):
         tensors |= {prefix + key: values for key, values in weights_of(estimator.net_).items()}
-    parameters = estimator.get_params(deep=False)
-    # a path on the training machine is meaningless elsewhere
-    parameters.pop("checkpoint", None)
+        state, content = optimizer_state(estimator.net_)
+        tensors |= {prefix + key: values for key, values in state.items()}
+        network = {"optimizer": content}
+    if isinstance(estimator, ModuleClassifier) and parameters["module"] is not None:
+        network["module"] = _name_of_module(parameters.pop("module"))
     return {
         "class": name,
+        **network,
         "parameters": {key: _encode(value, key) for key, value in parameters.items()},
         "fitted": {
             key: {"tensor": prefix + key} if key in large else _encode(value, key)
@@ -197,6 +258,18 @@ def _encode_estimator(
     }
 
 
+def _name_of_module(module: Any) -> str:
+    """Name of a module's class or function, for the message of a later :func:`load`."""
+    named = module if hasattr(module, "__qualname__") else type(module)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _has_module(content: dict[str, Any]) -> bool:
+    if content["class"] in _PIPELINES:
+        return any(_has_module(step) for _, step in content["steps"])
+    return "module" in content
+
+
 def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
     """Metadata requests of an estimator (set_fit_request and similar), by method."""
     routing = estimator.get_metadata_routing()
@@ -206,7 +279,7 @@ def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
             for key, value in getattr(routing, method).requests.items()
             if value is not None
         }
-        for method in ("fit", "partial_fit", "predict", "predict_proba", "transform")
+        for method in SIMPLE_METHODS
     }
     return {method: wanted for method, wanted in requests.items() if wanted}
 
@@ -217,13 +290,17 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _decode_estimator(
-    content: dict[str, Any], prefix: str, tensors: dict[str, NDArray[Any]], version: int
+    content: dict[str, Any],
+    prefix: str,
+    tensors: dict[str, NDArray[Any]],
+    module: Any,
+    version: int,
 ) -> Any:
     if content["class"] == "passthrough":
         return "passthrough"
     if content["class"] in _PIPELINES:
         steps = [
-            (name, _decode_estimator(step, f"{prefix}{name}.", tensors, version))
+            (name, _decode_estimator(step, f"{prefix}{name}.", tensors, module, version))
             for name, step in content["steps"]
         ]
         return _PIPELINES[content["class"]](
@@ -232,7 +309,14 @@ def _decode_estimator(
     parameters = {key: _decode(value) for key, value in content["parameters"].items()}
     if version < _OWN_ORDER and isinstance(parameters.get("protocol"), AcquisitionProtocol):
         parameters["protocol"] = parameters["protocol"].in_grid_order()
-    cls = _CLASSES[content["class"]]
+    cls = SAVED_CLASSES[content["class"]]
+    if "module" in content:
+        if module is None:
+            raise ValueError(
+                f"the file has the weights of the module {content['module']}, but not its code; "
+                "pass it to load as module="
+            )
+        parameters["module"] = module
     if cls is CorrelationCNNClassifier:
         cls, parameters = _current_classifier(parameters)
     estimator = cls(**parameters)
@@ -251,22 +335,46 @@ def _decode_estimator(
         own = {
             key.removeprefix(prefix): values
             for key, values in tensors.items()
-            if key.startswith(prefix)
+            if key.startswith(prefix) and key.removeprefix(prefix) not in content["fitted"]
         }
-        try:
-            device = resolve_device(estimator.device)
-        except ValueError:
-            device = resolve_device("cpu")
-        architecture: dict[str, Any] = {
-            "grid_shape": (), "width": 0, "n_blocks": 0, "dropout": 0.0,
-            **estimator._architecture(),
-        }  # fmt: skip
-        network = architecture.pop("network")
-        shape = NetworkShape(
-            n_features=estimator.n_features_in_, n_classes=len(estimator.classes_), **architecture
-        )
-        estimator.net_ = restored_net(own, network, shape, device)
+        _restore_net(estimator, own, content.get("optimizer"))
+    if isinstance(estimator, _CompartmentCounter):
+        _fit_again(estimator)
     return estimator
+
+
+def _restore_net(
+    estimator: NetworkClassifier, tensors: dict[str, NDArray[Any]], optimizer: Any
+) -> None:
+    """Restore the net of a classifier, and its optimiser if stored."""
+    try:
+        device = resolve_device(estimator.device)
+    except ValueError:
+        device = resolve_device("cpu")
+    architecture: dict[str, Any] = {
+        "grid_shape": (), "width": 0, "n_blocks": 0, "dropout": 0.0,
+        **estimator._architecture(),
+    }  # fmt: skip
+    network = architecture.pop("network")
+    shape = NetworkShape(
+        n_features=estimator.n_features_in_, n_classes=len(estimator.classes_), **architecture
+    )
+    weights = {key: value for key, value in tensors.items() if not key.startswith(OPTIMIZER_PREFIX)}
+    net = restored_net(weights, network, shape, device)
+    if optimizer is not None:
+        settings = estimator._settings(estimator.class_count_, 0, 1)
+        net = restore_optimizer(net, settings, optimizer, tensors)
+    estimator.net_ = net
+
+
+def _fit_again(estimator: Any) -> None:
+    """Restore a model-based classifier, whose `fit` depends on the classes and columns only."""
+    X: Any = np.ones((len(estimator.classes_), estimator.n_features_in_))
+    if hasattr(estimator, "feature_names_in_"):
+        X = pd.DataFrame(X, columns=estimator.feature_names_in_)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first fit has warned
+        estimator.fit(X, estimator.classes_)
 
 
 def _current_classifier(
@@ -278,8 +386,8 @@ def _current_classifier(
         given["input_scaling"] = "standardize" if given.pop("standardize") else None
     if "kernel" in given:  # versions 1 and 2 had one class for all networks
         given["backend"] = "numba" if given["kernel"] == "compiled" else given["kernel"]
-        if given["optimizer"] != "sgd":
-            given["momentum"] = None
+    if given.get("optimizer") != "sgd" and "momentum" in given:
+        given["momentum"] = None  # earlier versions had 0.9, without effect
     network = given.get("network", "cnn")
     cls = ResidualMLPClassifier if network == "residual-mlp" else CorrelationCNNClassifier
     names = cls._get_param_names()

@@ -50,14 +50,14 @@ autodoc_default_options = {
     # methods of corrsk's own base classes, without those of scikit-learn and Python
     "inherited-members": (
         "ClassifierMixin,TransformerMixin,OneToOneFeatureMixin,OutlierMixin,MetaEstimatorMixin,"
-        "BaseEstimator,_MetadataRequester,_SetOutputMixin,BaseSearchCV,GridSearchCV,_BaseScorer,"
-        "Module,Optimizer,Warning,Exception,StrEnum,ReprEnum,Enum,str,object"
+        "BaseEstimator,CallbackSupportMixin,_MetadataRequester,_SetOutputMixin,BaseSearchCV,"
+        "GridSearchCV,_BaseScorer,Module,Optimizer,Warning,Exception,StrEnum,ReprEnum,Enum,str,object"
     ),
     # made by scikit-learn, with references to its own documents
     "exclude-members": (
         "get_metadata_routing,get_params,n_features_in_,set_output,set_fit_request,"
         "set_partial_fit_request,set_predict_request,set_predict_proba_request,"
-        "set_score_request,set_transform_request"
+        "set_predict_log_proba_request,set_score_request,set_transform_request"
     ),
 }
 numpydoc_show_class_members = False  # autodoc lists them

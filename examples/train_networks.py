@@ -7,6 +7,7 @@ MLP, which takes any protocol, and a torch module of your own.
 """
 
 import matplotlib.pyplot as plt
+from skorch.callbacks import EpochScoring
 from torch import nn
 
 from corrsk import (
@@ -43,6 +44,29 @@ for name, model in models.items():
 module = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4))
 own = ModuleClassifier(module, batch_size=500, random_state=0).fit_stream(stream, 60_000)
 accuracies["module"] = own.score(X_test, n_c_test)
+
+# %%
+# The arguments of a class of modules are parameters of the classifier, for ``set_params`` and
+# searches. Callbacks of skorch follow the training.
+
+
+class Hidden(nn.Module):
+    """One hidden layer."""
+
+    def __init__(self, hidden):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, hidden), nn.GELU(), nn.Linear(hidden, 4))
+
+    def forward(self, signals):
+        return self.layers(signals)
+
+
+scoring = EpochScoring("f1_macro", name="F1", lower_is_better=False)
+small = ModuleClassifier(
+    Hidden, module__hidden=16, max_epochs=3, random_state=0, validation_fraction=0.2,
+    callbacks=[scoring],
+).fit(*stream.draw(0, 2_000))  # fmt: skip
+print([round(row["F1"], 3) for row in small.history_])
 
 # %%
 # Further training

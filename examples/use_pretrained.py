@@ -9,6 +9,7 @@ that measures its cost, and other inversion times are refused.
 
 import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from corrsk import (
     model_card,
     predict_multicompartment_proba,
     pretrained_names,
+    to_onnx,
 )
 from corrsk.acquisition import ProtocolComparison, protocol_of_columns
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
@@ -135,3 +137,16 @@ own = pretrained_pipeline(dataset_definition(MODEL), model[-1])
 with tempfile.TemporaryDirectory() as folder:
     print("wrote", write_pretrained(own, card, folder).name)
     print("read", load_pretrained(MODEL, folder=folder)[-1])
+
+# %%
+# Without torch
+# -------------
+# The whole pipeline, from measured columns to probabilities, as an ONNX file for other runtimes.
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "model.onnx"
+    try:
+        to_onnx(model, path)
+        print(f"wrote {path.name}, {path.stat().st_size / 1e6:.1f} MB")
+    except ImportError as error:
+        print(error)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
 from corrsk import load_dataset
 from corrsk.baselines import (
@@ -71,3 +72,18 @@ def test_encoded_labels():
     assert model.classes_.tolist() == ["a", "b"]
     assert model.estimator_.classes_.tolist() == [0, 1]
     np.testing.assert_array_equal(model.predict(X), plain.predict(X))
+
+
+def test_weights_of_zero_remove_signals(quiet_data):
+    X, y = quiet_data.data[:400], np.array(list("abcd"))[quiet_data.target[:400] - 1]
+    weight = np.arange(400) % 2
+    for learner in (LogisticRegression(), None):
+        model = EncodedLabelsClassifier(learner)
+        weighted = clone(model).fit(X, y, sample_weight=weight)
+        removed = clone(model).fit(X[weight == 1], y[weight == 1])
+        np.testing.assert_allclose(weighted.predict_proba(X), removed.predict_proba(X), atol=1e-3)
+        np.testing.assert_array_equal(
+            weighted.predict_log_proba(X), np.log(weighted.predict_proba(X))
+        )
+    with pytest.raises(TypeError, match="KNeighborsClassifier has no sample weights"):
+        EncodedLabelsClassifier(KNeighborsClassifier()).fit(X, y, sample_weight=weight)

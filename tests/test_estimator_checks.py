@@ -185,7 +185,7 @@ EXPECTED_FAILURES = {
 
 
 def expected_failures(estimator):
-    if isinstance(estimator, NetworkClassifier):
+    if isinstance(estimator, NetworkClassifier | ScaledBatchClassifier):
         return {"check_sample_weight_equivalence_on_dense_data": BATCHES}
     if isinstance(estimator, SignalNoveltyDetector):
         return {"check_estimators_nan_inf": NAN_IS_NO_SIGNAL}

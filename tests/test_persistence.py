@@ -13,14 +13,18 @@ from safetensors.numpy import load_file, save_file
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
+from skorch.callbacks import EarlyStopping
 
 from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
+    IdealObserverClassifier,
     ModuleClassifier,
+    MultiExponentialClassifier,
+    NNLSPeakClassifier,
     PropertyRange,
     ProtocolAligner,
     ResidualMLPClassifier,
@@ -30,6 +34,7 @@ from corrsk import (
     load,
     save,
 )
+from corrsk.baselines import make_baseline
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +134,8 @@ def test_unsupported_objects_are_not_saved(tissue, tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(NotFittedError):
         save(CorrelationCNNClassifier(), path)
-    with pytest.raises(TypeError, match="cannot save a LogisticRegression"):
-        save(LogisticRegression().fit([[0], [1]], [0, 1]), path)
+    with pytest.raises(TypeError, match="cannot save a GaussianNB"):
+        save(GaussianNB().fit([[0], [1]], [0, 1]), path)
     generator = CorrelationSignalGenerator(random_state=np.random.default_rng(0)).fit(tissue[0])
     with pytest.raises(TypeError, match="random_state.*use an integer"):
         save(generator, path)
@@ -194,19 +199,155 @@ def test_metadata_requests_of_all_methods_are_saved(tissue, tmp_path):
     model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
     with config_context(enable_metadata_routing=True):
         model.set_predict_proba_request(class_prior=True).set_fit_request(X_val=True)
+        model.set_predict_log_proba_request(class_prior=True)
         save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
         again = load(tmp_path / "model.safetensors")
         routing = again.get_metadata_routing()
     assert routing.predict_proba.requests == {"class_prior": True}
+    assert routing.predict_log_proba.requests == {"class_prior": True}
     assert routing.fit.requests["X_val"] is True
 
 
-def test_a_module_of_the_user_cannot_be_saved(tissue, tmp_path):
+class Hidden(torch.nn.Module):
+    def __init__(self, hidden=8):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(64, hidden), torch.nn.Linear(hidden, 4)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "given"),
+    [
+        (Hidden(), {}, Hidden()),
+        (Hidden, {"module__hidden": 5}, Hidden),
+        (Hidden(6), {"input_scaling": None}, lambda: Hidden(6)),
+        (None, {}, None),
+    ],
+)
+def test_weights_of_a_module_are_saved_without_its_code(tissue, tmp_path, module, arguments, given):
+    path = tmp_path / "model.safetensors"
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
-    model = ModuleClassifier(torch.nn.Linear(64, 4), max_epochs=1, verbose=False)
-    with pytest.raises(TypeError, match="cannot save a ModuleClassifier"):
-        save(model.fit(X, tissue[1]), tmp_path / "model.safetensors")
-    assert not (tmp_path / "model.safetensors").exists()
+    own = ModuleClassifier(module, max_epochs=1, random_state=0, verbose=False, **arguments)
+    model = make_pipeline(SignalNormalizer(), own).fit(X, tissue[1])
+    save(model, path)
+    again = load(path, module=given)
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    if given is None:
+        return
+    with pytest.raises(ValueError, match=r"weights of the module .*test_persistence\.Hidden"):
+        load(path)
+    with pytest.raises(ValueError, match="do not match the network"):
+        load(path, module=torch.nn.Linear(64, 4))
+
+
+def test_load_refuses_a_superfluous_module(pipeline, tmp_path):
+    save(pipeline, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="has none"):
+        load(tmp_path / "model.safetensors", module=Hidden)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        CorrelationCNNClassifier(random_state=0, verbose=False),
+        CorrelationCNNClassifier(optimizer="sgd", learning_rate=0.1, random_state=0, verbose=False),
+        ResidualMLPClassifier(width=8, n_blocks=2, random_state=0, verbose=False),
+        ModuleClassifier(Hidden, random_state=0, verbose=False),
+    ],
+    ids=["adamw", "sgd", "muon", "module"],
+)
+@pytest.mark.parametrize("half_precision", [False, True])
+def test_partial_fit_continues_after_loading(tissue, tmp_path, model, half_precision):
+    X, y = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0]), tissue[1]
+    model = clone(model).partial_fit(X, y).partial_fit(X, y)
+    save(model, tmp_path / "model.safetensors", half_precision=half_precision)
+    module = Hidden if isinstance(model, ModuleClassifier) else None
+    again = load(tmp_path / "model.safetensors", module=module)
+    before = again.predict_proba(X)
+    np.testing.assert_allclose(before, model.predict_proba(X), atol=0.02 if half_precision else 0)
+    found, expected = again.partial_fit(X, y), model.partial_fit(X, y)
+    atol = 0.02 if half_precision else 0
+    np.testing.assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=atol)
+    assert not np.array_equal(found.predict_proba(X), before)
+
+
+def test_a_fit_stores_no_optimiser(pipeline, tmp_path):
+    save(pipeline, tmp_path / "model.safetensors")
+    assert not [name for name in load_file(tmp_path / "model.safetensors") if "optimizer" in name]
+
+
+def test_classifiers_with_many_classes_are_saved(tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(200, 36)), np.arange(200) % 20
+    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False).fit(X, y)
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    np.testing.assert_array_equal(again.class_prior_, model.class_prior_)
+
+
+def test_callbacks_are_not_saved(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    model = CorrelationCNNClassifier(
+        max_epochs=1, random_state=0, verbose=False, callbacks=[EarlyStopping("train_loss")]
+    ).fit(X, tissue[1])
+    with pytest.warns(UserWarning, match="callbacks .* not saved"):
+        save(model, tmp_path / "model.safetensors")
+    assert load(tmp_path / "model.safetensors").callbacks is None
+
+
+@pytest.mark.parametrize("labels", [(1, 2, 3, 4), ("1", "2", "3", "4")])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MultiExponentialClassifier(n_starts=2, max_steps=3, random_state=0, verbose=False),
+        NNLSPeakClassifier(n_bins=5, regularization=1e-3, verbose=False),
+        IdealObserverClassifier(
+            noise_level=0.1, n_particles=64, n_runs=2, random_state=0, verbose=False
+        ),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_model_based_classifiers_are_saved(tissue, tmp_path, model, labels):
+    protocol = AcquisitionProtocol.named("ir-se-8x8")
+    X = CorrelationSignalGenerator(protocol, random_state=0).fit_transform(tissue[0])
+    X = pd.DataFrame(X[:20], columns=protocol.feature_names)
+    y = np.array(labels)[tissue[1][:20] - 1]
+    assert len(np.unique(y)) == 4
+    model = clone(model).fit(X, y)
+    save(model, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert again.classes_.tolist() == model.classes_.tolist()
+    assert again.protocol_ == model.protocol_
+    assert again.feature_names_in_.tolist() == protocol.feature_names
+
+
+def test_a_model_without_a_seed_is_not_saved(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    model = MultiExponentialClassifier(verbose=False).fit(X, tissue[1])
+    with pytest.raises(ValueError, match="integer random_state"):
+        save(model, tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["logistic", "lda"])
+def test_linear_baselines_are_saved(tissue, tmp_path, name):
+    X = CorrelationSignalGenerator(noise_level=0.05, random_state=0).fit_transform(tissue[0])
+    model = make_baseline(name, random_state=0).fit(X, tissue[1])
+    save(model, tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        load(tmp_path / "model.safetensors").predict_proba(X), model.predict_proba(X)
+    )
+
+
+def test_other_baselines_point_to_joblib_and_skops(tissue, tmp_path):
+    X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
+    model = make_baseline("extra-trees", random_state=0).fit(X, tissue[1])
+    with pytest.raises(TypeError, match=r"ExtraTreesClassifier; .*joblib\.dump.*skops\.io\.dump"):
+        save(model, tmp_path / "model.safetensors")
 
 
 def test_a_saved_residual_mlp_loads_unchanged(tissue, tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.random import Generator, RandomState
 from numpy.typing import NDArray
+from sklearn import config_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
@@ -110,6 +111,7 @@ def checked_signals(
         If the signals are complex or contain NaN or infinite values, the number or the names of
         the columns differ from those of `fit`, or y has another length than X.
     """
+    X, y = as_numpy(X), as_numpy(y)
     refuse_unusable(X)
     refuse_volume(X, None if isinstance(y, str) else y)
     rows = flatten_signals(X)
@@ -118,7 +120,9 @@ def checked_signals(
         _check_layout(estimator, layout, rows.shape[1])
     # scikit-learn's check of finite values recommends imputation, and does not name the row
     options = {"dtype": FLOATS, "ensure_all_finite": False} | options
-    checked = validate_data(estimator, rows, y, reset=reset, **options)
+    # with array_api_dispatch, scikit-learn would return tensors; corrsk computes with numpy arrays
+    with config_context(array_api_dispatch=False):
+        checked = validate_data(estimator, rows, y, reset=reset, **options)
     _check_finite(estimator, checked[0] if isinstance(checked, tuple) else checked, reset=reset)
     return checked
 
@@ -219,6 +223,22 @@ def _check_finite(estimator: Any, signals: NDArray[Any], *, reset: bool) -> None
         f"{len(signals)}; {type(estimator).__name__} needs finite signals: leave out these rows"
         + (advice if kind == "NaN" else "")
     )
+
+
+def as_numpy(X: Any) -> Any:
+    """Return a tensor on another device, or with gradients, as an array; other objects unchanged.
+
+    Parameters
+    ----------
+    X : object
+        Array, tensor, DataFrame or list.
+
+    Returns
+    -------
+    object
+        The array, or the object itself.
+    """
+    return np.asarray(X.detach().cpu()) if hasattr(X, "detach") and hasattr(X, "cpu") else X
 
 
 def flatten_signals(X: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
 
-from corrsk._utils.validation import layout_of
+from corrsk._utils.validation import as_numpy, layout_of
 
 
 class NoSignalWarning(UserWarning):
@@ -163,6 +163,7 @@ def as_rows(X: Any, n_features: int) -> tuple[Any, tuple[int, ...] | None]:
     shape : tuple of int or None
         Shape of the volume; None if X is none.
     """
+    X = as_numpy(X)
     layout = layout_of(X)
     # the axes of an array with names (of xarray) may have any order
     if layout is None or layout[-1] != n_features or hasattr(X, "dims"):

@@ -665,13 +665,18 @@ class AcquisitionProtocol:
     def __deepcopy__(self, memo: dict[int, Any]) -> AcquisitionProtocol:
         return self  # immutable; a numpy deep copy would be writeable
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (dict(self.contrasts), self.tr)
+    def __getstate__(self) -> dict[str, Any]:
+        # plain types: a mappingproxy can neither be pickled nor stored by skops
+        return {"contrasts": dict(self.contrasts), "tr": self.tr}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        AcquisitionProtocol.__init__(self, state["contrasts"], tr=state["tr"], units=own_units())
 
 
 def _rebuild(
     contrasts: dict[str, NDArray[np.float64]], tr: float | NDArray[np.float64] | None
 ) -> AcquisitionProtocol:
+    """Create a protocol; pickles of earlier versions name this function."""
     return AcquisitionProtocol(contrasts, tr=tr, units=own_units())
 
 

@@ -28,8 +28,9 @@ from sklearn.utils.metaestimators import _safe_split
 
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
 from corrsk.neural._base import NetworkClassifier
-from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassifier
+from corrsk.neural.classifier import NETWORK_CLASSIFIERS
 from corrsk.neural.gpu.stack import STACKED_OPTIMIZERS, Outcome, stack_key, train_stack
+from corrsk.neural.gpu.stacked_networks import STACKED_NETWORKS
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.settings import ClassifierSettings
 from corrsk.neural.training.sources import ArraySource, Source
@@ -37,9 +38,9 @@ from corrsk.neural.training.sources import ArraySource, Source
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]  # signals, class indices
 
 # classifiers whose networks are stacked
-STACKED_CLASSES: tuple[type[NetworkClassifier], ...] = (
-    CorrelationCNNClassifier, ResidualMLPClassifier,
-)  # fmt: skip
+STACKED_CLASSES: tuple[type[NetworkClassifier], ...] = tuple(
+    cls for cls in NETWORK_CLASSIFIERS.values() if cls._architecture_name in STACKED_NETWORKS
+)
 # parameters in which the members of a stack may differ, as far as a classifier has them
 STACKABLE = (
     "learning_rate", "learning_rate_schedule", "momentum", "weight_decay", "dropout",
@@ -73,7 +74,12 @@ class _Watched:
         return copied if prefetched.is_over else _watch(copied, prefetched)
 
     def _train(
-        self, settings: ClassifierSettings, source: Source, validation: Any, device: Any
+        self,
+        settings: ClassifierSettings,
+        source: Source,
+        validation: Any,
+        device: Any,
+        earlier: Any = None,
     ) -> Any:
         prefetched = self._prefetched
         if prefetched.is_recording:
@@ -83,11 +89,11 @@ class _Watched:
         classifier: Any = self
         unwatch(classifier)
         outcome = None
-        if validation is None and isinstance(source, ArraySource):
+        if validation is None and earlier is None and isinstance(source, ArraySource):
             asked = _Fit.from_classifier(classifier, settings, (source.X, source.y), device)
             outcome = prefetched.pop_outcome(asked)
         if outcome is None:
-            return classifier._train(settings, source, validation, device)
+            return classifier._train(settings, source, validation, device, earlier)
         if isinstance(outcome, Exception):
             raise outcome
         return classifier._set_fitted(*outcome)
@@ -337,6 +343,8 @@ class PrefetchedFits:
             and classifier.validation_fraction is None
             and classifier.n_iter_no_change is None
             and classifier.checkpoint is None
+            and not classifier.callbacks
+            and not getattr(classifier, "_skl_callbacks", None)
             and (self._any_device or resolve_device(classifier.device).type == "cuda")
         )
 

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
         ModuleClassifier,
         ResidualMLPClassifier,
     )
+    from corrsk.neural.onnx import to_onnx
 
-__all__ = ["CorrelationCNNClassifier", "ModuleClassifier", "ResidualMLPClassifier"]
+__all__ = ["CorrelationCNNClassifier", "ModuleClassifier", "ResidualMLPClassifier", "to_onnx"]
 
 
 def __getattr__(name: str) -> Any:
     # lazy, so that modules such as the recipes can be imported without torch
     if name in __all__:
-        return getattr(importlib.import_module("corrsk.neural.classifier"), name)
+        module = "onnx" if name == "to_onnx" else "classifier"
+        return getattr(importlib.import_module(f"corrsk.neural.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

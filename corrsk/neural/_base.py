@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -29,19 +31,24 @@ from corrsk._utils.counts import (
     multicompartment_probability,
 )
 from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
+from corrsk._utils.fit_callbacks import CallbackSupportMixin, with_callbacks
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
+from corrsk._utils.probabilities import log_probabilities
 from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
 from corrsk._utils.validation import (
     NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_INTEGER,
     RANDOM_STATE,
+    as_numpy,
     checked_count,
 )
 from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.neural.onnx import write_onnx
+from corrsk.neural.onnx import to_onnx
+from corrsk.neural.training.callbacks import checked_callbacks
 from corrsk.neural.training.device import resolve_device
+from corrsk.neural.training.fit_tasks import FitTasks
 from corrsk.neural.training.fitting import train_further, train_network
 from corrsk.neural.training.optimizers import OPTIMIZERS
 from corrsk.neural.training.prediction import predict_outputs, predict_probabilities
@@ -64,7 +71,16 @@ RENAMED_PARAMETERS = {
 }
 
 
-class NetworkEstimator(BaseEstimator):
+# The rate of partial_fit after a whole training, over `learning_rate`. Trainings with a schedule
+# end with small steps, and the full rate undoes the last third of the training.
+FINE_TUNING = 0.005
+# A training has probably memorised its signals if the loss is below this part of the loss of a
+# guess; smaller data sets, where this is common, are usually cross-validated.
+_MEMORISED = 0.2
+_MEMORISABLE = 2000  # signals
+
+
+class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
     """Base class of the network estimators, for any type of target.
 
     A subclass has the parameters below in its `__init__`, defines the network
@@ -88,6 +104,8 @@ class NetworkEstimator(BaseEstimator):
     checkpoint: Any
     random_state: RandomStateLike
     verbose: bool
+    callbacks: Any = None
+    warm_start: bool = False
 
     _parameter_constraints: dict[str, list[Any]] = {
         "input_scaling": [StrOptions(set(INPUT_SCALINGS)), None],
@@ -107,6 +125,8 @@ class NetworkEstimator(BaseEstimator):
         "checkpoint": [str, os.PathLike, None],
         "random_state": RANDOM_STATE,
         "verbose": ["verbose"],
+        "callbacks": [list, tuple, None],
+        "warm_start": ["boolean"],
     }
     _architecture_name: ClassVar[str]  # name of the network in files and model cards
     _largest_auto_batch: ClassVar[int] = 500
@@ -174,8 +194,14 @@ class NetworkEstimator(BaseEstimator):
         Raises
         ------
         ValueError
-            If momentum is given for an optimiser other than "sgd".
+            If momentum is given for an optimiser other than "sgd", or a checkpoint together with
+            callbacks or a warm start.
         """
+        if self.checkpoint is not None and (self.callbacks or self.warm_start):
+            raise ValueError(
+                "a checkpoint stores neither the state of callbacks nor the weights of an earlier "
+                "fit; with checkpoint=, callbacks must be None and warm_start False"
+            )
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(
                 f"momentum={self.momentum} is for optimizer='sgd'; with optimizer="
@@ -239,13 +265,24 @@ class NetworkEstimator(BaseEstimator):
         return self._in_order_of_network(checked)
 
     def _train(
-        self, settings: TrainingSettings, source: Source, validation: Split | None, device: Any
+        self,
+        settings: TrainingSettings,
+        source: Source,
+        validation: Split | None,
+        device: Any,
+        earlier: Any = None,
     ) -> Self:
+        """Train a net, from the weights of an earlier net if given; store the results."""
+        callbacks = checked_callbacks(self.callbacks, has_validation=validation is not None)
+        tasks = FitTasks.from_estimator(self, source, settings)
         net, history = train_network(
             settings, source, validation, device=device, checkpoint=self.checkpoint,
             progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
+            callbacks=[*callbacks, *tasks.callbacks], earlier=earlier,
         )  # fmt: skip
-        return self._set_fitted(net, history)
+        self._set_fitted(net, history)
+        tasks.end()
+        return self
 
     def _set_fitted(self, net: Any, history: list[dict[str, Any]]) -> Self:
         """Store the results of a training as fitted attributes."""
@@ -276,6 +313,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -311,10 +349,19 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             If the signals contain NaN or infinite values, y has a single class, the validation
             data do not match X and y, a parameter is invalid or without effect because of
             another one, or the training diverges.
+
+        Warns
+        -----
+        UserWarning
+            If the training signals are probably memorised: without validation data, the loss of
+            at least 2,000 signals, fewer than the weights of the network, has fallen to a fifth
+            of the loss of a guess.
         """
+        earlier = self._warm_net()
         self._reset()
         device = resolve_device(self.device)
         signals, index = self._first_labelled(X, y, None)
+        self._check_same_data(earlier)
         weights = self._checked_weights(sample_weight, signals)
         seed = self._checked_seed()
         validation = self._validation_data(X_val, y_val, self.classes_)
@@ -335,8 +382,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             weights = weights / weights.mean()  # the learning rate keeps its meaning
         count = np.bincount(index, minlength=len(self.classes_)).astype(np.float64)
         settings = self._settings(count, seed, len(index), (index, weights))
-        return self._train(settings, ArraySource(signals, index, weights), validation, device)
+        source = ArraySource(signals, index, weights)
+        self._train(settings, source, validation, device, earlier.net if earlier else None)
+        if validation is None:
+            self._warn_if_memorised(len(index))
+        return self
 
+    @with_callbacks
     @renamed_parameters(n_signals="n_samples")
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_stream(
@@ -381,6 +433,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         >>> model.fit_stream(SignalStream.named("midl2024"), n_samples=4000).n_iter_
         2
         """
+        earlier = self._warm_net()
         self._reset()
         device = resolve_device(self.device)
         if not isinstance(stream, SignalStream):
@@ -397,12 +450,13 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         seed = self._checked_seed()
         X, y = stream.draw(0, 100)
         self._first_labelled(X, y, stream.classes, resolve_protocol(stream.protocol))
+        self._check_same_data(earlier)
         count = np.full(len(self.classes_), n_samples / len(self.classes_))
         settings = self._settings(count, seed, n_samples // self.max_epochs)
         plan = StreamPlan.from_n_samples(n_samples, self.max_epochs, settings.batch_size)
         validation = self._validation_data(X_val, y_val, self.classes_)
         source = StreamSource(self._stream_of_network(stream), plan)
-        return self._train(settings, source, validation, device)
+        return self._train(settings, source, validation, device, earlier.net if earlier else None)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
@@ -414,7 +468,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     ) -> Self:
         """Continue the training of the network with one pass over some signals.
 
-        The pass uses the full `learning_rate`, without schedule, early stopping or checkpoint.
+        The pass has a constant learning rate, without schedule, early stopping, checkpoint or
+        callbacks. A network that only :meth:`partial_fit` has trained learns with the full
+        `learning_rate`. After :meth:`fit` or :meth:`fit_stream` with a schedule, also of a loaded
+        or pretrained model, the rate is 0.005 times `learning_rate`: schedules end with small
+        steps, and steps of the full size would undo the end of the training.
+
         Between calls the parameters of the learning rate, loss and precision may be changed;
         network, input scaling and optimiser are those of the first call.
 
@@ -462,6 +521,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         drawn = np.bincount(index, minlength=len(self.classes_))
         count = np.asarray(self.class_count_ + drawn, np.float64)
         settings = self._settings(count, self._checked_seed(), len(index))
+        settings = replace(settings, learning_rate=self._further_rate())
         self.net_, row = train_further(
             settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),
             call=self.n_iter_, device=device,
@@ -469,6 +529,14 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         self.n_iter_ += 1
         self.history_ = [*self.history_, row | {"epoch": self.n_iter_}]
         return self
+
+    def _further_rate(self) -> float:
+        """Learning rate of partial_fit."""
+        # only the epochs of a whole training have a rate, also in files of earlier versions
+        after_schedule = self.learning_rate_schedule != "constant" and any(
+            "learning_rate" in row for row in self.history_
+        )
+        return self.learning_rate * (FINE_TUNING if after_schedule else 1)
 
     # -- predictions ---------------------------------------------------------
 
@@ -518,6 +586,30 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         voxels = Voxels.from_checked(X, self.n_features_in_, self._further_signals)
         return voxels.answer(probabilities, len(self.classes_))
+
+    def predict_log_proba(
+        self, X: ArrayLike, class_prior: ClassPrior | None = None
+    ) -> NDArray[np.float64]:
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals.
+        class_prior : mapping of label to float, or array of shape (n_classes,), optional
+            See :meth:`predict_proba`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Natural logarithms of the probabilities; -inf for a probability of 0.
+
+        Raises
+        ------
+        ValueError
+            As for :meth:`predict_proba`.
+        """
+        return log_probabilities(self.predict_proba(X, class_prior))
 
     def predict(self, X: ArrayLike, class_prior: ClassPrior | None = None) -> NDArray[Any]:
         """Predict the most probable class.
@@ -587,17 +679,53 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Notes
         -----
         The input of the file is "signals", float32 of shape (n_samples, n_measurements), in the
-        order and with the normalisation of the training signals. Its output is "probabilities",
+        order and with the normalisation of the training signals; :func:`corrsk.to_onnx` writes a
+        Pipeline with these steps. Its output is "probabilities",
         float32 of shape (n_samples, n_classes). Its metadata contain the labels, under "classes",
         as JSON.
         """
-        check_is_fitted(self)
-        write_onnx(
-            self.net_, path, n_features=self.n_features_in_, classes=self.classes_.tolist(),
-            order=getattr(self, "column_order_", None),
-        )  # fmt: skip
+        to_onnx(self, path)
 
     # -- labels and settings -------------------------------------------------
+
+    def _warn_if_memorised(self, n_samples: int) -> None:
+        """Warn if a training without validation data has probably memorised its signals."""
+        if not hasattr(self, "net_") or n_samples < _MEMORISABLE:
+            return
+        n_weights = sum(parameter.numel() for parameter in self.net_.module_.parameters())
+        frequency = self.class_count_[self.class_count_ > 0] / self.class_count_.sum()
+        guess = float(-(frequency * np.log(frequency)).sum())
+        loss = self.history_[-1]["train_loss"]
+        if n_weights > n_samples and loss < _MEMORISED * guess:
+            warnings.warn(
+                f"the network, with {n_weights:,} weights, has probably memorised the "
+                f"{n_samples:,} training signals: the training loss fell to {loss:.2g}. "
+                "Predictions for other signals are then overconfident and less accurate. Keep the "
+                "best epoch with validation data (X_val and y_val, or validation_fraction=0.1), "
+                "use a smaller max_epochs, or train on fresh signals with fit_stream",
+                stacklevel=5,
+            )
+
+    def _warm_net(self) -> _EarlierFit | None:
+        """Return the earlier fit from which a fit starts; None without a warm start."""
+        if not self.warm_start or not hasattr(self, "net_"):
+            return None
+        return _EarlierFit(self.net_, self.classes_, self.n_features_in_)
+
+    def _check_same_data(self, earlier: _EarlierFit | None) -> None:
+        """Check that a warm start has the classes and the columns of the earlier fit."""
+        if earlier is None:
+            return
+        if not np.array_equal(earlier.classes, self.classes_):
+            raise ValueError(
+                f"warm_start=True needs the classes of the earlier fit, "
+                f"{earlier.classes.tolist()}; got {self.classes_.tolist()}"
+            )
+        if earlier.n_features != self.n_features_in_:
+            raise ValueError(
+                f"warm_start=True needs the {earlier.n_features} columns of the earlier fit; X "
+                f"has {self.n_features_in_}"
+            )
 
     def _first_labelled(
         self,
@@ -629,7 +757,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 f"{'X_val' if X_val is None else 'y_val'} is None"
             )
         signals = self._further_signals(X_val, dtype=np.float32)
-        labels = column_or_1d(y_val)
+        labels = column_or_1d(as_numpy(y_val))
         if signals.shape[0] != labels.shape[0]:
             raise ValueError(
                 f"X_val has {signals.shape[0]} signals but y_val has {labels.shape[0]} labels"
@@ -683,6 +811,15 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             softmax_before_loss=self.softmax_before_loss,
             class_weights=None if weights is None else tuple(map(float, weights)),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _EarlierFit:
+    """Net, classes and number of columns of an earlier fit, for a warm start."""
+
+    net: Any
+    classes: NDArray[Any]
+    n_features: int
 
 
 def class_index(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,23 @@ from corrsk.acquisition.protocol import (
 from corrsk.neural._base import RENAMED_PARAMETERS, NetworkClassifier
 from corrsk.neural._grid import grid_in_fingerprint, resolve_grid
 from corrsk.neural.recipes import RECIPES
+from corrsk.neural.training.settings import ModuleFactory
 from corrsk.simulation.streams import SignalStream
 
+_MODULE_PREFIX = "module__"
 _DROPOUT = [Interval(Real, 0, 1, closed="left")]
+
+
+def _without_keywords(function: Callable[..., None]) -> Callable[..., None]:
+    """Hide `**kwargs` from the signature, which for scikit-learn is the list of parameters."""
+    signature = inspect.signature(function)
+    kept = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return function
 
 
 def _accepting_other_networks(function: Callable[..., None]) -> Callable[..., None]:
@@ -139,13 +154,24 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
         Whether to show a progress bar if the training takes more than a few seconds.
+    callbacks : list of skorch callbacks, or of (name, callback), default=None
+        Callbacks of `fit` and `fit_stream`, such as skorch's EpochScoring and EarlyStopping or
+        optuna's pruning callback. A callback ends the training by raising
+        `corrsk.neural.training.callbacks.StopTraining`; other errors leave `fit`. The net of a
+        callback has the positions 0..n_classes-1 as classes. `set_callbacks` has
+        scikit-learn's callbacks (from version 1.9 on).
+    warm_start : bool, default=False
+        Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
+        the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels.
     net_ : skorch.NeuralNet
-        The trained net, whose `module_` is the torch module.
+        The trained net, whose `module_` is the torch module. Its `predict_proba` gives
+        probabilities and its `predict` positions in `classes_`; signals are not validated. The
+        estimator trains the net: `net_.fit` and `net_.partial_fit` are errors.
     class_count_ : ndarray of shape (n_classes,)
         Number of training signals of each class.
     class_prior_ : ndarray of shape (n_classes,)
@@ -225,6 +251,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
         checkpoint: Any = None,
         random_state: RandomStateLike = None,
         verbose: bool = True,
+        callbacks: Any = None,
+        warm_start: bool = False,
     ) -> None:
         self.grid_shape = grid_shape
         self.dropout = dropout
@@ -247,6 +275,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+        self.callbacks = callbacks
+        self.warm_start = warm_start
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> Any:
@@ -373,13 +403,24 @@ class ResidualMLPClassifier(NetworkClassifier):
         Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
         Whether to show a progress bar if the training takes more than a few seconds.
+    callbacks : list of skorch callbacks, or of (name, callback), default=None
+        Callbacks of `fit` and `fit_stream`, such as skorch's EpochScoring and EarlyStopping or
+        optuna's pruning callback. A callback ends the training by raising
+        `corrsk.neural.training.callbacks.StopTraining`; other errors leave `fit`. The net of a
+        callback has the positions 0..n_classes-1 as classes. `set_callbacks` has
+        scikit-learn's callbacks (from version 1.9 on).
+    warm_start : bool, default=False
+        Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
+        the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels.
     net_ : skorch.NeuralNet
-        The trained net, whose `module_` is the torch module.
+        The trained net, whose `module_` is the torch module. Its `predict_proba` gives
+        probabilities and its `predict` positions in `classes_`; signals are not validated. The
+        estimator trains the net: `net_.fit` and `net_.partial_fit` are errors.
     class_count_ : ndarray of shape (n_classes,)
         Number of training signals of each class.
     class_prior_ : ndarray of shape (n_classes,)
@@ -449,6 +490,8 @@ class ResidualMLPClassifier(NetworkClassifier):
         checkpoint: Any = None,
         random_state: RandomStateLike = None,
         verbose: bool = True,
+        callbacks: Any = None,
+        warm_start: bool = False,
     ) -> None:
         self.width = width
         self.n_blocks = n_blocks
@@ -471,6 +514,8 @@ class ResidualMLPClassifier(NetworkClassifier):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+        self.callbacks = callbacks
+        self.warm_start = warm_start
 
     @classmethod
     def from_recipe(cls, name: str = "residual-mlp", **changes: Any) -> ResidualMLPClassifier:
@@ -515,10 +560,14 @@ class ModuleClassifier(NetworkClassifier):
 
     Parameters
     ----------
-    module : torch.nn.Module or None, default=None
+    module : torch.nn.Module, class of modules, or None, default=None
         Module that maps signals (n_samples, n_measurements) to logits (n_samples, n_classes). The
-        training starts from the weights of the module and changes a copy only. None is a linear
-        layer, that is, logistic regression.
+        training starts from the weights of the module and changes a copy only. A class, or
+        another function that returns a module, is called in each fit with the further parameters
+        whose names begin with `module__`, which may be set and searched like the others: with
+        ``ModuleClassifier(MyNetwork, module__hidden=64)`` as ``MyNetwork(hidden=64)``. Its
+        weights are drawn with `random_state`. None is a linear layer, that is, logistic
+        regression.
     input_scaling : {"standardize", "half-whiten"} or None, default="standardize"
         Transformation of the signals before the module. "standardize" scales each column to mean 0
         and variance 1 over the training signals; "half-whiten" replaces signals by their
@@ -569,13 +618,24 @@ class ModuleClassifier(NetworkClassifier):
         Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
         Whether to show a progress bar if the training takes more than a few seconds.
+    callbacks : list of skorch callbacks, or of (name, callback), default=None
+        Callbacks of `fit` and `fit_stream`, such as skorch's EpochScoring and EarlyStopping or
+        optuna's pruning callback. A callback ends the training by raising
+        `corrsk.neural.training.callbacks.StopTraining`; other errors leave `fit`. The net of a
+        callback has the positions 0..n_classes-1 as classes. `set_callbacks` has
+        scikit-learn's callbacks (from version 1.9 on).
+    warm_start : bool, default=False
+        Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
+        the earlier fit, instead of those of `module`. `history_` has the epochs of the last fit.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels.
     net_ : skorch.NeuralNet
-        The trained net, whose `module_` is the torch module.
+        The trained net, whose `module_` is the torch module. Its `predict_proba` gives
+        probabilities and its `predict` positions in `classes_`; signals are not validated. The
+        estimator trains the net: `net_.fit` and `net_.partial_fit` are errors.
     class_count_ : ndarray of shape (n_classes,)
         Number of training signals of each class.
     class_prior_ : ndarray of shape (n_classes,)
@@ -622,9 +682,10 @@ class ModuleClassifier(NetworkClassifier):
     }
     _architecture_name: ClassVar[str] = "module"
 
+    @_without_keywords
     def __init__(
         self,
-        module: nn.Module | None = None,
+        module: nn.Module | Callable[..., nn.Module] | None = None,
         input_scaling: str | None = "standardize",
         optimizer: str = "adamw",
         learning_rate: float = 0.01,
@@ -643,7 +704,17 @@ class ModuleClassifier(NetworkClassifier):
         checkpoint: Any = None,
         random_state: RandomStateLike = None,
         verbose: bool = True,
+        callbacks: Any = None,
+        warm_start: bool = False,
+        **module_parameters: Any,
     ) -> None:
+        unknown = [name for name in module_parameters if not name.startswith(_MODULE_PREFIX)]
+        if unknown:
+            raise TypeError(
+                f"ModuleClassifier got unexpected parameters {', '.join(unknown)}; arguments of "
+                f"the module have the prefix {_MODULE_PREFIX}"
+            )
+        self.__dict__.update(module_parameters)
         self.module = module
         self.input_scaling = input_scaling
         self.optimizer = optimizer
@@ -663,6 +734,8 @@ class ModuleClassifier(NetworkClassifier):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+        self.callbacks = callbacks
+        self.warm_start = warm_start
 
     def _choose_network(self) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the module
@@ -670,11 +743,75 @@ class ModuleClassifier(NetworkClassifier):
             self.n_features_in_, self.layout_, getattr(self, "feature_names_in_", None)
         )
 
-    def _architecture(self) -> dict[str, Any]:
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters of the estimator.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Without effect, because no parameter is an estimator.
+
+        Returns
+        -------
+        dict
+            Values by parameter name, with the arguments of the module's class.
+        """
+        return super().get_params(deep=deep) | self._module_parameters
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the estimator.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by parameter name; names with the prefix `module__` are arguments of the
+            module's class.
+
+        Returns
+        -------
+        object
+            The estimator itself.
+        """
+        own = {name: value for name, value in params.items() if name.startswith(_MODULE_PREFIX)}
+        super().set_params(**{name: params[name] for name in params.keys() - own.keys()})
+        self.__dict__.update(own)
+        return self
+
+    @property
+    def _module_parameters(self) -> dict[str, Any]:
         return {
-            "network": "linear" if self.module is None else self.module,
+            name: value for name, value in vars(self).items() if name.startswith(_MODULE_PREFIX)
+        }
+
+    def _check_combination(self) -> None:
+        super()._check_combination()
+        given = self._module_parameters
+        if given and (self.module is None or isinstance(self.module, nn.Module)):
+            raise ValueError(
+                f"{', '.join(given)} are arguments of a class of modules, but module is "
+                f"{'None' if self.module is None else 'a module'}; pass the class itself"
+            )
+
+    def _architecture(self) -> dict[str, Any]:
+        network = "linear" if self.module is None else self.module
+        if not isinstance(network, str | nn.Module):
+            network = ModuleFactory(
+                network,
+                {
+                    name.removeprefix(_MODULE_PREFIX): value
+                    for name, value in self._module_parameters.items()
+                },
+            )
+        return {
+            "network": network,
             "grid_shape": getattr(self, "_stored_grid", ()),
         }
+
+
+# the network classifiers by class name
+NETWORK_CLASSIFIERS: dict[str, type[NetworkClassifier]] = {
+    cls.__name__: cls for cls in (CorrelationCNNClassifier, ResidualMLPClassifier, ModuleClassifier)
+}
 
 
 def classifier_from_recipe(name: str, **changes: Any) -> NetworkClassifier:
@@ -699,6 +836,4 @@ def classifier_from_recipe(name: str, **changes: Any) -> NetworkClassifier:
         If the name is unknown; the message lists the valid names.
     """
     recipe = lookup(RECIPES, name, "recipe")
-    classes = (CorrelationCNNClassifier, ResidualMLPClassifier)
-    (cls,) = (cls for cls in classes if cls.__name__ == recipe.estimator)
-    return cls(**{**recipe.parameters, **changes})
+    return NETWORK_CLASSIFIERS[recipe.estimator](**{**recipe.parameters, **changes})

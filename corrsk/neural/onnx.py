@@ -6,32 +6,140 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from corrsk._utils.extras import require
 from corrsk._utils.files import write_atomically
 from corrsk.neural.training.net import SignalNet
+from corrsk.preprocessing.aligner import ProtocolAligner
+from corrsk.preprocessing.normalizer import SignalNormalizer
 
 
 class _Probabilities(nn.Module):
     """Network with probabilities as outputs in place of logits."""
 
-    def __init__(self, network: nn.Module, order: Tensor | None) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.order = order
 
     def forward(self, signals: Tensor) -> Tensor:
-        if self.order is not None:
-            signals = signals.index_select(1, self.order)
         return torch.softmax(self.network(signals), dim=1)
+
+
+class _Reordered(nn.Module):
+    """Columns in the order of the next step."""
+
+    order: Tensor
+
+    def __init__(self, order: NDArray[np.intp]) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.from_numpy(np.asarray(order, np.int64)))
+
+    def forward(self, signals: Tensor) -> Tensor:
+        return signals.index_select(1, self.order)
+
+
+class _Normalized(nn.Module):
+    """Signals divided by their norm; a signal that is all zero stays zero."""
+
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, signals: Tensor) -> Tensor:
+        largest = signals.abs().amax(dim=1, keepdim=True)
+        # first by the largest value, so that no square overflows
+        scaled = signals / torch.where(largest > 0, largest, torch.ones_like(largest))
+        if self.norm == "max":
+            return scaled
+        squared = (scaled * scaled).sum(dim=1, keepdim=True)
+        if self.norm == "rms":
+            squared = squared / signals.shape[1]
+        norm = squared.sqrt()
+        return scaled / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def to_onnx(estimator: Any, path: str | Path) -> None:
+    """Write a trained network, with the steps before it, as an ONNX file.
+
+    The file runs without torch and corrsk.
+
+    Parameters
+    ----------
+    estimator : Pipeline or network classifier
+        Fitted Pipeline of a ProtocolAligner, a SignalNormalizer (each of them optional) and a
+        network classifier, such as a pretrained model; or a fitted network classifier.
+    path : path-like
+        Name of the file, which is written atomically.
+
+    Raises
+    ------
+    ImportError
+        If the libraries of the extra `onnx` are not installed.
+    TypeError
+        If the estimator has other steps.
+    FileNotFoundError
+        If the folder of the file does not exist.
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted.
+
+    Notes
+    -----
+    The input of the file is "signals", float32 of shape (n_samples, n_measurements): the columns
+    of the Pipeline, with a ProtocolAligner those of its measured protocol. The output is
+    "probabilities", float32 of shape (n_samples, n_classes). The metadata contain as JSON the
+    labels, under "classes", and with a ProtocolAligner the names of the columns, under "columns".
+
+    Examples
+    --------
+    >>> from corrsk import load_pretrained, to_onnx
+    >>> to_onnx(load_pretrained("midl2024"), "midl2024.onnx")  # doctest: +SKIP
+    """
+    steps = [estimator]
+    if isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps]
+    classifier, columns = steps[-1], None
+    if not hasattr(classifier, "to_onnx"):
+        raise TypeError(
+            f"to_onnx needs a network classifier or a Pipeline that ends in one; got "
+            f"{type(classifier).__name__}"
+        )
+    before: list[nn.Module] = []
+    for step in steps[:-1]:
+        if step is None or step == "passthrough":
+            continue
+        if not isinstance(step, ProtocolAligner | SignalNormalizer):
+            raise TypeError(
+                f"to_onnx supports the steps ProtocolAligner and SignalNormalizer, not "
+                f"{type(step).__name__}"
+            )
+        check_is_fitted(step)
+        if isinstance(step, ProtocolAligner):
+            before.append(_Reordered(step.order_))
+            columns = step.measured_protocol_.feature_names
+        elif step.norm is not None:
+            before.append(_Normalized(step.norm))
+    check_is_fitted(classifier)
+    order = getattr(classifier, "column_order_", None)
+    if order is not None:
+        before.append(_Reordered(order))
+    metadata = {"classes": classifier.classes_.tolist()}
+    if columns is not None:
+        metadata["columns"] = columns
+    write_onnx(
+        classifier.net_, path, n_features=classifier.n_features_in_, metadata=metadata,
+        before=before,
+    )  # fmt: skip
 
 
 def write_onnx(
@@ -39,8 +147,8 @@ def write_onnx(
     path: str | Path,
     *,
     n_features: int,
-    classes: Iterable[object],
-    order: NDArray[np.intp] | None = None,
+    metadata: Mapping[str, Any],
+    before: Sequence[nn.Module] = (),
 ) -> None:
     """Write a network with a softmax output to an ONNX file.
 
@@ -52,10 +160,10 @@ def write_onnx(
         Name of the file, which is written atomically.
     n_features : int
         Number of measurements of the network's input.
-    classes : iterable of labels
-        Labels of the output columns, stored in the metadata of the file.
-    order : ndarray of int, shape (n_features,), optional
-        Position of each input of the network among the measurements.
+    metadata : mapping
+        Entries of the metadata of the file, which are stored as JSON.
+    before : sequence of torch.nn.Module
+        Steps before the network.
 
     Raises
     ------
@@ -63,8 +171,8 @@ def write_onnx(
         If onnx or onnxscript is not installed.
     """
     require("onnx", "onnxscript", extra="onnx", purpose="to_onnx")
-    positions = None if order is None else torch.as_tensor(order)
-    network = _Probabilities(copy.deepcopy(net.module_).cpu(), positions).eval()
+    probabilities = _Probabilities(copy.deepcopy(net.module_).cpu())
+    network = nn.Sequential(*before, probabilities).eval()
     with write_atomically(path) as partial, _quiet():
         program = torch.onnx.export(
             network, (torch.zeros(2, n_features),),
@@ -72,7 +180,8 @@ def write_onnx(
             input_names=["signals"], output_names=["probabilities"], verbose=False, dynamo=True,
         )  # fmt: skip
         assert program is not None
-        program.model.metadata_props["classes"] = json.dumps(list(classes))
+        for name, value in metadata.items():
+            program.model.metadata_props[name] = json.dumps(value)
         program.save(partial)
 
 

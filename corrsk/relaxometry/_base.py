@@ -12,10 +12,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from corrsk._utils.counts import as_counts, most_probable, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
+from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk._utils.voxels import Voxels, user_level
 from corrsk.acquisition.protocol import (
@@ -35,7 +36,7 @@ from corrsk.tissue.prior import TissuePrior
 _DEFAULT_PROTOCOL = "ir-se-8x8"
 
 
-class _CompartmentCounter(ClassifierMixin, BaseEstimator):
+class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
     """Base class of classifiers that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str
@@ -55,7 +56,12 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     }
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Validate the parameters, the protocol and the labels; signals are not used for training.
 
         Parameters
@@ -68,6 +74,9 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             counts are classes. The labels may then also be the codes 0..n_classes - 1 that
             meta-estimators such as `VotingClassifier` assign to the counts in ascending order;
             the classes are then the codes.
+        sample_weight : array of shape (n_samples,), optional
+            Validated, but without effect, because signals are not used for training; for
+            meta-estimators that pass weights to all their classifiers.
 
         Returns
         -------
@@ -96,10 +105,12 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
             )
         labels = None
         if y is None:
-            measured_signals(self, X, reset=True)
+            signals = measured_signals(self, X, reset=True)
         else:
-            _, labels = measured_signals(self, X, y, reset=True)
+            signals, labels = measured_signals(self, X, y, reset=True)
             check_classification_targets(labels)
+        if sample_weight is not None:
+            _check_sample_weight(sample_weight, signals, ensure_non_negative=True)
         classes, counts = self._classes(given, labels)
         protocol = self._resolve_protocol()
         self._set_up(protocol.in_grid_order(), counts)

@@ -392,11 +392,12 @@ class TissuePrior:
     def _other_fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, f.name) for f in fields(self) if f.name != "ranges")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TissuePrior, (
-            dict(self.ranges),
-            *self._other_fields,
-        )  # a mappingproxy cannot be pickled
+    def __getstate__(self) -> dict[str, Any]:
+        # plain types: a mappingproxy can neither be pickled nor stored by skops
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"ranges": dict(self.ranges)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        TissuePrior.__init__(self, **state)
 
     def __hash__(self) -> int:
         # consistent with equality: the order of the ranges does not matter

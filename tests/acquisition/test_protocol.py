@@ -96,6 +96,12 @@ def test_priors_compare_by_value(tmp_path):
         assert twin == protocol
         assert not twin.ti.flags.writeable
         assert twin.feature_names == protocol.feature_names  # the order is kept too
+    state = protocol.__getstate__()  # plain types, for skops
+    assert type(state) is type(state["contrasts"]) is dict
+    twin = AcquisitionProtocol.__new__(AcquisitionProtocol)
+    twin.__setstate__(state)
+    assert twin == protocol
+    assert not twin.ti.flags.writeable
     assert protocol != "ir-se-8x8"
     assert "8 TI x 8 TE" in repr(protocol)
 

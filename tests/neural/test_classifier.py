@@ -11,6 +11,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import clone
+from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -19,6 +20,7 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
+    ModuleClassifier,
     ResidualMLPClassifier,
     SignalNormalizer,
     TissuePrior,
@@ -370,8 +372,10 @@ def test_a_checkpoint_depends_on_classes_and_attributes_of_a_module(train, tmp_p
 
 
 def test_modules_that_cannot_be_trained_are_refused(train):
-    with pytest.raises(TypeError, match="torch module"):
+    with pytest.raises(TypeError, match=r"cannot create the torch module Linear\(\).*module__"):
         quick(torch.nn.Linear).fit(*train)
+    with pytest.raises(TypeError, match="a function that returns a torch module; got 3"):
+        quick(lambda: 3).fit(*train)
     with pytest.raises(ValueError, match="no parameters to train"):
         quick(torch.nn.Identity()).fit(*train)
 
@@ -657,3 +661,131 @@ def test_old_names_of_parameters_warn_and_work(train):
     assert recipe.get_params() == ResidualMLPClassifier.from_recipe(max_epochs=2).get_params()
     with pytest.raises(TypeError, match="the same parameter"):
         CorrelationCNNClassifier(kernel="torch", backend="torch")
+
+
+# -- classes of modules ------------------------------------------------------------------
+
+
+class Hidden(torch.nn.Module):
+    def __init__(self, hidden=8, bias=True):
+        super().__init__()
+        self.first = torch.nn.Linear(64, hidden, bias=bias)
+        self.last = torch.nn.Linear(hidden, 4)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+
+
+def hidden_size(model):
+    return model.net_.module_.network.first.out_features
+
+
+def test_arguments_of_a_module_class_are_parameters(train):
+    model = ModuleClassifier(Hidden, module__hidden=5, max_epochs=1, random_state=0, verbose=False)
+    assert model.get_params()["module__hidden"] == 5
+    assert "module__hidden=5" in repr(model)
+    assert "module__hidden" in model._repr_html_()
+    copied = clone(model).set_params(module__hidden=6, module__bias=False, max_epochs=2)
+    assert model.get_params().keys() < copied.get_params().keys()
+    assert hidden_size(model.fit(*train)) == 5
+    assert hidden_size(copied.fit(*train)) == 6
+    assert copied.n_iter_ == 2
+    assert copied.net_.module_.network.first.bias is None
+    # the seed draws the weights
+    assert torch.equal(weights(model), weights(clone(model).fit(*train)))
+    other = clone(model).set_params(random_state=1).fit(*train)
+    assert not torch.equal(weights(model), weights(other))
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(model)).predict(train[0]), model.predict(train[0])
+    )
+
+
+def test_arguments_of_a_module_class_can_be_searched(train):
+    pipeline = make_pipeline(
+        SignalNormalizer(), ModuleClassifier(Hidden, max_epochs=1, random_state=0, verbose=False)
+    )
+    search = GridSearchCV(pipeline, {"moduleclassifier__module__hidden": [2, 3]}, cv=2).fit(*train)
+    chosen = search.best_params_["moduleclassifier__module__hidden"]
+    assert hidden_size(search.best_estimator_[-1]) == chosen
+
+
+def test_superfluous_arguments_of_a_module_are_refused(train):
+    with pytest.raises(TypeError, match=r"unexpected parameters hidden.*prefix module__"):
+        ModuleClassifier(Hidden, hidden=3)
+    for module in (None, Hidden()):
+        with pytest.raises(ValueError, match="module__hidden are arguments of a class"):
+            ModuleClassifier(module, module__hidden=3, verbose=False).fit(*train)
+    with pytest.raises(TypeError, match=r"Hidden\(width=3\)"):
+        ModuleClassifier(Hidden, module__width=3, verbose=False).fit(*train)
+
+
+def test_a_checkpoint_depends_on_the_arguments_of_a_module_class(train, tmp_path):
+    def fit(**arguments):
+        return ModuleClassifier(
+            Hidden, max_epochs=1, random_state=0, verbose=False, checkpoint=tmp_path / "c",
+            **arguments,
+        ).fit(*train)  # fmt: skip
+
+    fit(module__hidden=3)
+    fit(module__hidden=3)
+    with pytest.raises(ValueError, match="other parameters"):
+        fit(module__hidden=4)
+
+
+# -- warm start --------------------------------------------------------------------------
+
+
+def test_a_warm_start_continues_from_the_weights(train, tmp_path):
+    X, y = train
+    model = quick(warm_start=True, learning_rate=1e-9, learning_rate_schedule="constant").fit(X, y)
+    first = model.predict_proba(X)
+    model.set_params(random_state=1).fit(2 * X, y)  # of another seed, but with hardly any step
+    assert model.n_iter_ == len(model.history_) == 3
+    np.testing.assert_allclose(model.predict_proba(X), first, atol=1e-4)
+    cold = clone(model).set_params(warm_start=False).fit(X, y)
+    assert np.abs(cold.predict_proba(X) - first).max() > 0.01
+
+
+def test_a_warm_start_needs_the_same_classes_columns_and_network(train, tmp_path):
+    X, y = train
+    model = quick("residual-mlp", width=8, n_blocks=1, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"classes of the earlier fit, \[1, 2, 3, 4\]"):
+        copy.deepcopy(model).fit(X[y > 1], y[y > 1])
+    with pytest.raises(ValueError, match="64 columns of the earlier fit; X has 40"):
+        copy.deepcopy(model).fit(X[:, :40], y)
+    with pytest.raises(ValueError, match="another network or input scaling"):
+        copy.deepcopy(model).set_params(width=9).fit(X, y)
+    with pytest.raises(ValueError, match="checkpoint stores neither"):
+        model.set_params(checkpoint=tmp_path / "c").fit(X, y)
+
+
+# -- further -----------------------------------------------------------------------------
+
+
+def test_log_probabilities(train):
+    X, y = train
+    model = quick().fit(X, y)
+    np.testing.assert_array_equal(model.predict_log_proba(X), np.log(model.predict_proba(X)))
+    prior = [0.7, 0.1, 0.1, 0.1]
+    np.testing.assert_array_equal(
+        model.predict_log_proba(X, class_prior=prior), np.log(model.predict_proba(X, prior))
+    )
+    assert (model.predict_log_proba(X, class_prior=[1, 0, 0, 0])[:, 1:] == -np.inf).all()
+
+
+def test_boosting_passes_sample_weights(train):
+    boosted = AdaBoostClassifier(quick(max_epochs=20), n_estimators=2, random_state=0).fit(*train)
+    assert len(boosted.estimators_) == 2
+
+
+def test_a_memorised_training_set_gives_a_warning():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(2000, 20)).astype(np.float32), rng.integers(1, 3, 2000)
+    parameters = {
+        "width": 128, "n_blocks": 1, "batch_size": 200, "max_epochs": 30, "random_state": 0,
+        "precision": "float32", "verbose": False,
+    }  # fmt: skip
+    with pytest.warns(UserWarning, match=r"memorised the 2,000 training signals.*fit_stream"):
+        ResidualMLPClassifier(**parameters).fit(X, y)  # random labels can only be memorised
+    ResidualMLPClassifier(**parameters).fit(X, y, X_val=X, y_val=y)
+    ResidualMLPClassifier(**parameters | {"max_epochs": 2}).fit(X, y)

@@ -9,12 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
+    ProtocolAligner,
+    SignalNormalizer,
     load_pretrained,
     make_correlation_signals,
+    to_onnx,
 )
 from tests._helpers import make_classifier
 
@@ -76,6 +81,41 @@ def test_a_shipped_model_can_be_exported(signals, tmp_path):
     model[-1].to_onnx(tmp_path / "model.onnx")
     found, _ = answers(tmp_path / "model.onnx", signals[0])
     np.testing.assert_allclose(found, model.predict_proba(signals[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["l2", "rms", "max", None])
+def test_a_pipeline_is_exported_as_a_whole(signals, norm, tmp_path):
+    X, y = signals
+    grid = AcquisitionProtocol.named("ir-se-8x8")
+    order = np.random.default_rng(0).permutation(64)
+    measured = AcquisitionProtocol(ti=grid.ti[order], te=grid.te[order])
+    model = make_pipeline(
+        ProtocolAligner(measured_protocol=measured), "passthrough", SignalNormalizer(norm),
+        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+    )  # fmt: skip
+    X = X[:, order]
+    model.fit(X, y)
+    path = tmp_path / "model.onnx"
+    to_onnx(model, path)
+    X = X.astype(np.float32)
+    given = np.concatenate([1e15 * X[:50], X[50:100]]) if norm else X[:100]  # any scale
+    found, session = answers(path, given)
+    np.testing.assert_allclose(found, model.predict_proba(X[:100]), atol=1e-5)
+    assert np.isfinite(answers(path, np.zeros((1, 64), np.float32))[0]).all()
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["columns"]) == measured.feature_names
+    assert json.loads(metadata["classes"]) == [1, 2, 3, 4]
+
+
+def test_other_pipelines_are_not_exported(signals, tmp_path):
+    cnn = CorrelationCNNClassifier(max_epochs=1, verbose=False)
+    model = make_pipeline(StandardScaler(), cnn).fit(*signals)
+    with pytest.raises(TypeError, match="not StandardScaler"):
+        to_onnx(model, tmp_path / "model.onnx")
+    with pytest.raises(TypeError, match="network classifier.*SignalNormalizer"):
+        to_onnx(SignalNormalizer(), tmp_path / "model.onnx")
+    with pytest.raises(NotFittedError):
+        to_onnx(make_pipeline(SignalNormalizer(), cnn), tmp_path / "model.onnx")
 
 
 def test_a_failed_export_leaves_no_file(signals, tmp_path, monkeypatch):

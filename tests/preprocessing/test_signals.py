@@ -100,6 +100,7 @@ LABELS = list(labelled(np.zeros((1, 64))))
 
 
 @pytest.mark.filterwarnings("ignore:the probabilities of:sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.*voxels have a compartment at a bound")
 @pytest.mark.parametrize("name", MODEL_BASED)
 def test_columns_are_in_the_order_of_the_protocol(name, signals):
     cls, settings = MODEL_BASED[name]

@@ -361,3 +361,21 @@ def test_a_shipped_model_accepts_the_published_protocol_file(name, ti_te_mat):
             load_pretrained(name, measured)
     with pytest.raises(ProtocolMismatchError):
         load_pretrained(name, AcquisitionProtocol(ti=1.1 * measured.ti, te=measured.te, tr=20_000))
+
+
+@pytest.mark.slow
+def test_partial_fit_of_a_shipped_model_does_not_lower_its_accuracy():
+    model = load_pretrained(NAME)
+    X, y = make_correlation_signals(3000, noise_level=0.001, random_state=1, verbose=False)
+    X_test, y_test = make_correlation_signals(
+        6000, noise_level=0.001, random_state=2, verbose=False
+    )
+    before = model.predict(X_test) == y_test
+    model[-1].set_params(random_state=0, verbose=False)
+    for _ in range(3):
+        model[-1].partial_fit(model[:-1].transform(X), y)
+    after = model.predict(X_test) == y_test
+    # the full rate loses 6 percentage points; three standard errors of the paired difference
+    lost = before.astype(float) - after
+    assert lost.mean() < max(3 * lost.std() / np.sqrt(lost.size), 0.005)
+    assert (before != after).any()

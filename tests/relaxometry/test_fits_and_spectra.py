@@ -686,3 +686,17 @@ def test_the_number_of_blas_threads_is_restored():
             pass
         assert set(threads()) == {1}
     assert threads() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*voxels are not explained")  # by so coarse a spectrum
+def test_model_based_classifiers_accept_weights_and_give_log_probabilities():
+    X, y = make_correlation_signals(40, noise_level=0.001, random_state=0, verbose=False)
+    model = NNLSPeakClassifier(n_bins=5, regularization=1e-3, verbose=False)
+    plain = clone(model).fit(X, y)
+    weighted = clone(model).fit(X, y, sample_weight=np.arange(40))
+    np.testing.assert_array_equal(weighted.predict_proba(X), plain.predict_proba(X))
+    with pytest.raises(ValueError, match="sample_weight"):
+        clone(model).fit(X, y, sample_weight=-np.ones(40))
+    with np.errstate(divide="ignore"):
+        expected = np.log(plain.predict_proba(X))
+    np.testing.assert_array_equal(plain.predict_log_proba(X), expected)

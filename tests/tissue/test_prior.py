@@ -144,6 +144,13 @@ def test_priors_compare_by_value():
     for twin in (copy.deepcopy(prior), pickle.loads(pickle.dumps(prior))):
         assert twin == prior
         assert hash(twin) == hash(prior)
+    state = prior.__getstate__()  # plain types, for skops
+    assert type(state) is type(state["ranges"]) is dict
+    twin = TissuePrior.__new__(TissuePrior)
+    twin.__setstate__(state)
+    assert twin == prior
+    with pytest.raises(TypeError):
+        twin.ranges["T1"] = twin.ranges["T2"]
     assert prior != TissuePrior()
     turned = TissuePrior(ranges=dict(reversed(prior.ranges.items())), min_fraction=0.1)
     assert turned == prior

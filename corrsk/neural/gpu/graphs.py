@@ -92,7 +92,9 @@ def can_be_captured(settings: TrainingSettings) -> bool:
     on the processor, which a replay would not repeat.
     """
     network = settings.network
-    return is_of_known_parts(network) if isinstance(network, _CLASSES) else network in NETWORKS
+    if isinstance(network, str):
+        return network in NETWORKS
+    return isinstance(network, _CLASSES) and is_of_known_parts(network)
 
 
 class GraphedStep:

@@ -7,15 +7,35 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from skorch.callbacks import Callback
+from skorch.callbacks import (
+    BatchScoring,
+    Callback,
+    EpochScoring,
+    LRScheduler,
+    PassthroughScoring,
+    ProgressBar,
+)
 from tqdm.auto import tqdm
+
+# events of callbacks that occur for every batch
+_BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+_UNSUPPORTED = {
+    LRScheduler: "learning_rate_schedule sets the learning rate before every batch",
+    BatchScoring: "the history has one row for each epoch; use EpochScoring",
+    PassthroughScoring: "the history has one row for each epoch; use EpochScoring",
+    ProgressBar: "verbose=True shows a progress bar",
+}
 
 
 class StopTraining(Exception):
     """Exception that a callback raises to end the training early."""
 
 
-class LearningRateSchedule(Callback):
+class TrainingCallback(Callback):
+    """Base class of the callbacks that belong to a training, unlike those of the user."""
+
+
+class LearningRateSchedule(TrainingCallback):
     """Set the learning rate before every batch, as a function of the progress only.
 
     Parameters
@@ -58,7 +78,7 @@ class LearningRateSchedule(Callback):
         self.step = state["step"]
 
 
-class BestEpoch(Callback):
+class BestEpoch(TrainingCallback):
     """Keep a copy of the best epoch's weights, and stop the training without improvement.
 
     Parameters
@@ -103,7 +123,7 @@ class BestEpoch(Callback):
         self.weights = state["weights"]
 
 
-class EpochProgress(Callback):
+class EpochProgress(TrainingCallback):
     """Progress bar over the epochs, with their losses.
 
     Parameters
@@ -135,3 +155,67 @@ class EpochProgress(Callback):
         if hasattr(self, "bar"):
             self.bar.close()
             del self.bar
+
+
+def checked_callbacks(callbacks: Any, *, has_validation: bool) -> list[Any]:
+    """Validate callbacks of the user.
+
+    Parameters
+    ----------
+    callbacks : list of callbacks, classes of callbacks or (name, callback), or None
+        Parameter of the estimator.
+    has_validation : bool
+        Whether the training has validation data.
+
+    Returns
+    -------
+    list
+        The callbacks, for the parameter `callbacks` of a skorch net.
+
+    Raises
+    ------
+    TypeError
+        If an entry is no callback of skorch.
+    ValueError
+        If a callback would be without effect.
+    """
+    checked = []
+    for item in callbacks or ():
+        callback = item[1] if isinstance(item, (tuple, list)) and len(item) == 2 else item
+        if not (
+            isinstance(callback, Callback)
+            or (isinstance(callback, type) and issubclass(callback, Callback))
+        ):
+            raise TypeError(
+                "callbacks must be a list of skorch callbacks, or of (name, callback); got "
+                f"{item!r}"
+            )
+        kind = callback if isinstance(callback, type) else type(callback)
+        for unsupported, reason in _UNSUPPORTED.items():
+            if issubclass(kind, unsupported):
+                raise ValueError(f"the callback {kind.__name__} is not supported: {reason}")
+        if issubclass(kind, EpochScoring):
+            if getattr(callback, "on_train", False):
+                raise ValueError(
+                    "EpochScoring(on_train=True) is not supported; pass the training signals as "
+                    "X_val and y_val, and on_train=False"
+                )
+            if not has_validation:
+                raise ValueError(
+                    "EpochScoring needs validation data: pass X_val and y_val, or set "
+                    "validation_fraction"
+                )
+        checked.append(item)
+    return checked
+
+
+def needs_batches(callbacks: list[Any]) -> bool:
+    """Whether callbacks of the user need an event for every batch, or the gradients."""
+    for item in callbacks:
+        callback = item[1] if isinstance(item, (tuple, list)) else item
+        kind = callback if isinstance(callback, type) else type(callback)
+        if issubclass(kind, EpochScoring):  # collects the outputs of the validation only
+            continue
+        if any(getattr(kind, event) is not getattr(Callback, event) for event in _BATCH_EVENTS):
+            return True
+    return False

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skorch.callbacks import Callback
 from torch import nn
 
 from corrsk._utils.files import write_atomically
+from corrsk.neural.training.callbacks import TrainingCallback
 from corrsk.neural.training.net import history_rows
 
 _FORMAT = 1
@@ -49,7 +49,7 @@ def module_in_words(module: nn.Module) -> list[Any]:
     ]
 
 
-class TrainingCheckpoint(Callback):
+class TrainingCheckpoint(TrainingCallback):
     """Write the state of the training to a file every few seconds and after the last epoch.
 
     Parameters

@@ -16,7 +16,12 @@ from corrsk.neural.cpu.step import NumbaStep, cnn_on_processor, resolve_backend
 from corrsk.neural.gpu import stream as gpu_stream
 from corrsk.neural.gpu.graphs import GRAPHS, GraphedStep, can_be_captured
 from corrsk.neural.networks import draws_in_training
-from corrsk.neural.training.callbacks import BestEpoch, EpochProgress, LearningRateSchedule
+from corrsk.neural.training.callbacks import (
+    BestEpoch,
+    EpochProgress,
+    LearningRateSchedule,
+    needs_batches,
+)
 from corrsk.neural.training.checkpoint import TrainingCheckpoint, fingerprint, module_in_words
 from corrsk.neural.training.device import own_random_numbers, share_of_threads
 from corrsk.neural.training.net import SignalNet, Step, TensorSignals, WholeBatches, history_rows
@@ -24,6 +29,7 @@ from corrsk.neural.training.prediction import PREDICT_ROWS
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
     ClassifierSettings,
+    ModuleFactory,
     TrainingSettings,
     apply_settings,
     untrained_net,
@@ -49,6 +55,8 @@ def train_network(
     device: torch.device,
     progress_delay: float = math.inf,
     checkpoint: str | Path | None = None,
+    callbacks: list[Any] | None = None,
+    earlier: SignalNet | None = None,
 ) -> tuple[SignalNet, History]:
     """Train a network from its initial weights to the last epoch.
 
@@ -66,6 +74,10 @@ def train_network(
         Time in seconds before a progress bar appears.
     checkpoint : path-like, optional
         File in which the state is stored, and from which an interrupted training is resumed.
+    callbacks : list of callbacks or (name, callback), optional
+        Callbacks of skorch, by the user.
+    earlier : SignalNet, optional
+        Net with the same network, from whose weights and input scaling the training starts.
 
     Returns
     -------
@@ -77,7 +89,7 @@ def train_network(
     Raises
     ------
     ValueError
-        If the checkpoint belongs to another training.
+        If the checkpoint belongs to another training, or `earlier` has another network.
 
     Notes
     -----
@@ -86,7 +98,8 @@ def train_network(
     torch's global generator in every step; without dropout, only the initial weights are drawn
     from it.
     """
-    settings = replace(settings, backend=_backend(settings, device))
+    guests = callbacks or []
+    settings = replace(settings, backend=_backend(settings, device, guests))
     held_out = None if validation is None else tensor_signals(validation, device)
     order = torch.Generator(device).manual_seed(settings.stream_seed(Stream.ORDER))
     best = BestEpoch(
@@ -114,14 +127,20 @@ def train_network(
             settings, signals.X if isinstance(signals, TensorSignals) else signals.sample(),
             iterator_valid=WholeBatches,
             iterator_valid__batch_size=_validation_rows(settings, device),
-            # the checkpoint comes last, so that it stores the updated state of the others
+            # those of the user before the best epoch, which may end the training; the checkpoint
+            # comes last, so that it stores the updated state of the others
             callbacks=[
-                (type(callback).__name__, callback)
-                for callback in [*stateful, progress, keeper]
-                if callback is not None
+                (type(schedule).__name__, schedule), *guests,
+                *(
+                    (type(callback).__name__, callback)
+                    for callback in (best, progress, keeper)
+                    if callback is not None
+                ),
             ],
             **options,
         )  # fmt: skip
+        if earlier is not None:
+            _start_from(net, earlier)
         if keeper is not None and state is not None:
             keeper.restore(net, state)
         if isinstance(signals, StreamedSignals):
@@ -182,7 +201,7 @@ def train_further(
         if net is None or net.is_trimmed:
             earlier, net = net, untrained_net(settings, signals.X, callbacks=[])
             if earlier is not None:
-                net.module_.load_state_dict(earlier.module_.state_dict())
+                _start_from(net, earlier)
         else:
             apply_settings(settings, net)
         # not by set_params, which would initialise the dependent parts again
@@ -195,8 +214,26 @@ def train_further(
     return net, history_rows(net)[-1]
 
 
-def _backend(settings: TrainingSettings, device: torch.device) -> str:
+def _start_from(net: SignalNet, earlier: SignalNet) -> None:
+    """Copy the weights and the input scaling of an earlier net."""
+    try:
+        net.module_.load_state_dict(earlier.module_.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            "the earlier fit has another network or input scaling, so that the training cannot "
+            f"start from its weights: {error}"
+        ) from error
+
+
+def _backend(settings: TrainingSettings, device: torch.device, guests: list[Any]) -> str:
     """Backend of a whole training: for "auto", "graphs" if possible."""
+    if needs_batches(guests):
+        if settings.backend not in ("auto", "torch"):
+            raise ValueError(
+                f"backend={settings.backend!r} has no events within a batch, which a callback "
+                "uses; use backend='torch'"
+            )
+        return "torch"
     if settings.backend == "auto" and device.type in GRAPHS and can_be_captured(settings):
         return "graphs"
     return resolve_backend(settings, device)
@@ -247,6 +284,9 @@ def _fingerprint(
         tensors = [*settings.network.parameters(), *settings.network.buffers()]
         arrays += [tensor.detach().cpu().numpy() for tensor in tensors]
         described["module"] = module_in_words(settings.network)
+        settings = replace(settings, network="module")
+    elif isinstance(settings.network, ModuleFactory):
+        described["module"] = settings.network.description
         settings = replace(settings, network="module")
     described = asdict(settings) | described
     del described["n_features"]  # already given by the arrays or the stream

@@ -11,13 +11,16 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer
+from skorch.callbacks import EarlyStopping, EpochTimer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from corrsk.neural.training.callbacks import StopTraining
+from corrsk.neural.training.callbacks import StopTraining, TrainingCallback
+
+FORWARD_ROWS = 2048  # signals at a time, of a net that predicts by itself
 
 
 class Batch(NamedTuple):
@@ -253,7 +256,8 @@ class SignalNet(NeuralNet):
     """skorch's net without history rows and synchronisation per batch.
 
     The history has one row for each epoch. Losses are summed on the device and read once per
-    epoch, so that a GPU need not wait. A :class:`Step` does the arithmetic.
+    epoch, so that a GPU need not wait. A :class:`Step` does the arithmetic. The net predicts
+    (`forward`, `predict`, `predict_proba`); the estimator trains it.
     """
 
     step: Step | None = None
@@ -267,10 +271,44 @@ class SignalNet(NeuralNet):
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         return [("epoch_timer", EpochTimer())]
 
+    @property
+    def has_guests(self) -> bool:
+        """Whether the net has callbacks of the user."""
+        return any(
+            not isinstance(callback, TrainingCallback | EpochTimer)
+            for _, callback in self.callbacks_
+        )
+
+    # -- events ----------------------------------------------------------------
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call a method of the net and of all its callbacks.
+
+        A callback of the user that stops the training (StopTraining, or the KeyboardInterrupt of
+        skorch's EarlyStopping) stops it after the other callbacks, which restore the best epoch.
+        """
+        getattr(self, method_name)(self, **cb_kwargs)
+        stopped = False
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except StopTraining:
+                if isinstance(callback, TrainingCallback):
+                    raise
+                stopped = True
+            except KeyboardInterrupt:
+                if not isinstance(callback, EarlyStopping):
+                    raise
+                stopped = True
+        if stopped:
+            raise StopTraining
+
     def on_batch_begin(
         self, net: Any, batch: Any = None, training: bool = False, **kw: Any
     ) -> None:
         """Open no history row for the batch."""
+
+    # -- training ----------------------------------------------------------------
 
     def set_training(self, training: bool) -> None:
         """Switch the module to training or prediction mode, unless already in this mode."""
@@ -310,6 +348,8 @@ class SignalNet(NeuralNet):
             if not y.is_floating_point():
                 hits = (outputs.argmax(dim=1) == y).sum()
                 correct = hits if correct is None else correct + hits
+            if self.has_guests:  # skorch's EpochScoring collects the outputs
+                self.notify("on_batch_end", batch=(X, y), training=False, y_pred=outputs)
         return total, correct, n_samples
 
     def train(
@@ -337,6 +377,121 @@ class SignalNet(NeuralNet):
 
     def check_data(self, X: Any, y: Any = None) -> None:
         """Skip skorch's validation, because the estimator has validated the data."""
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """Raise an error: the estimator trains the net."""
+        raise _untrainable("fit")
+
+    def partial_fit(self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any) -> Any:
+        """Raise an error: the estimator trains the net."""
+        raise _untrainable("partial_fit")
+
+    # -- prediction ----------------------------------------------------------------
+
+    def forward_iter(self, X: Any, training: bool = False, device: Any = "cpu") -> Iterator[Tensor]:
+        """Yield the outputs of the network for signals, in chunks.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n_samples, n_measurements), or TensorSignals
+            Signals.
+        training : bool
+            Whether to use the network in training mode, with dropout.
+        device : str or torch.device
+            Device of the outputs.
+
+        Yields
+        ------
+        Tensor of shape (n_rows, n_outputs)
+            Outputs of the network.
+        """
+        self.check_is_fitted()
+        if isinstance(X, TensorSignals):
+            X = X.X
+        elif isinstance(X, Dataset):
+            raise TypeError(
+                f"the net predicts for arrays and tensors of signals, not for a {type(X).__name__}"
+            )
+        signals = torch.as_tensor(np.asarray(X) if not isinstance(X, Tensor) else X)
+        was_training = self.module_.training
+        try:
+            for rows in torch.split(signals.to(torch.float32), FORWARD_ROWS):
+                self.set_training(training)
+                with torch.set_grad_enabled(training):
+                    yield self.infer(rows).to(device)
+        finally:
+            self.set_training(was_training)
+
+
+class ClassifierNet(ClassifierMixin, SignalNet):
+    """Net of a classifier, as skorch's NeuralNetClassifier: `predict_proba` gives probabilities.
+
+    The classes of the net are the positions 0..n_outputs-1 of the classes of the estimator.
+    """
+
+    @property
+    def classes_(self) -> NDArray[np.int64]:
+        """Positions of the classes, shape (n_outputs,)."""
+        return np.arange(self.n_outputs)
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """Predict the position of the most probable class.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n_samples, n_measurements)
+            Signals.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Positions of the classes of the estimator.
+        """
+        positions: NDArray[np.int64] = self.predict_proba(X).argmax(axis=1)
+        return positions
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    # in double precision, the sums of rows are as close to 1 as scikit-learn's metrics require
+    return torch.softmax(logits.double(), dim=1)
+
+
+def make_net(module: nn.Module, criterion: nn.Module, n_classes: int | None, **options: Any) -> Any:
+    """Return an initialised net.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Network.
+    criterion : torch.nn.Module
+        Loss.
+    n_classes : int or None
+        Number of classes; None for a net that is no classifier.
+    **options
+        Further parameters of the net.
+
+    Returns
+    -------
+    SignalNet
+        ClassifierNet if there are classes.
+    """
+    cls = SignalNet if n_classes is None else ClassifierNet
+    nonlinearity = None if n_classes is None else _softmax
+    net = cls(
+        module=module, criterion=criterion, train_split=None, verbose=0,
+        predict_nonlinearity=nonlinearity, **options,
+    )  # fmt: skip
+    if n_classes is not None:
+        net.n_outputs = n_classes
+    net.initialize()
+    return net
+
+
+def _untrainable(method: str) -> TypeError:
+    return TypeError(
+        f"net_.{method} is not available, because the estimator validates the signals and trains "
+        f"its net; call {method} of the estimator"
+    )
 
 
 def history_rows(net: Any) -> list[dict[str, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from corrsk.neural.networks import (
     NETWORKS,
@@ -17,8 +18,15 @@ from corrsk.neural.networks import (
     StandardizedNetwork,
 )
 from corrsk.neural.training.device import own_random_numbers, share_of_threads
-from corrsk.neural.training.net import CountLoss, SignalNet, as_tensor
+from corrsk.neural.training.net import CountLoss, SignalNet, as_tensor, make_net
+from corrsk.neural.training.settings import (
+    ModuleFactory,
+    TrainingSettings,
+    created_module,
+    net_with_optimizer,
+)
 
+OPTIMIZER_PREFIX = "state of the optimizer/"  # in a name that no weight has
 PREDICT_ROWS = 2048  # signals at a time: a few MB of activations, which fit in a cache
 _PREDICT_VALUES = 2**18  # limit on their values: larger activations (32 MB) are freed each time
 
@@ -93,24 +101,133 @@ def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
 
 
 def restored_net(
-    weights: dict[str, NDArray[Any]], network: str, shape: NetworkShape, device: torch.device
+    weights: dict[str, NDArray[Any]],
+    network: str | nn.Module | ModuleFactory,
+    shape: NetworkShape,
+    device: torch.device,
 ) -> SignalNet:
-    """Build a net for prediction from the name, shape and weights of its network."""
+    """Build a net for prediction from the name, shape and weights of its network.
+
+    Parameters
+    ----------
+    weights : dict of str to ndarray
+        Weights and buffers; see :func:`weights_of`.
+    network : str, torch.nn.Module or ModuleFactory
+        Name of the network, or the module of the user.
+    shape : NetworkShape
+        Shape of a named network.
+    device : torch.device
+        Device of the net.
+
+    Returns
+    -------
+    SignalNet
+        The net.
+
+    Raises
+    ------
+    ValueError
+        If the weights do not match the network.
+    """
     state = {name: torch.from_numpy(values) for name, values in weights.items()}
     # the initial weights, which are replaced, must not use random numbers of a training
     with own_random_numbers(0, torch.device("cpu")):
-        module: torch.nn.Module = NETWORKS[network](shape)
-    if "scale" in state:
+        module = NETWORKS[network](shape) if isinstance(network, str) else created_module(network)
+    if "scale" in state and "mean" in state and "network" in _prefixes(state):
         module = StandardizedNetwork(module, state["mean"], state["scale"])
-    elif "matrix" in state:
+    elif "matrix" in state and "mean" in state and "network" in _prefixes(state):
         module = HalfWhitenedNetwork(module, state["mean"], state["matrix"])
-    module.load_state_dict(state)
-    net = SignalNet(
-        module=module, criterion=CountLoss(), device=device, train_split=None, verbose=0
-    )
-    net.initialize()
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights do not match the network: {error}") from error
+    return _for_prediction(module, shape.n_classes, device)
+
+
+def optimizer_state(net: SignalNet) -> tuple[dict[str, NDArray[Any]], Any]:
+    """Return the state of a net's optimiser: tensors by name, and the other values.
+
+    Parameters
+    ----------
+    net : SignalNet
+        Net that `partial_fit` may continue to train.
+
+    Returns
+    -------
+    tensors : dict of str to ndarray
+        Tensors; empty for a net without an optimiser.
+    content : object
+        Plain values, with {"tensor": name} in place of a tensor; None without an optimiser.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            name = f"{OPTIMIZER_PREFIX}{len(tensors)}"
+            # copied: safetensors refuses shared memory
+            tensors[name] = value.detach().cpu().contiguous().numpy().copy()
+            return {"tensor": name}
+        if isinstance(value, dict):
+            return {"pairs": [[key, plain(item)] for key, item in value.items()]}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value
+
+    if net.is_trimmed:
+        return {}, None
+    return tensors, plain(net.optimizer_.state_dict())
+
+
+def restore_optimizer(
+    net: SignalNet, settings: TrainingSettings, content: Any, tensors: dict[str, NDArray[Any]]
+) -> SignalNet:
+    """Return a net for further training, with a stored state of the optimiser.
+
+    Parameters
+    ----------
+    net : SignalNet
+        Net for prediction; see :func:`restored_net`.
+    settings : TrainingSettings
+        Settings of the training.
+    content : object
+        See :func:`optimizer_state`.
+    tensors : dict of str to ndarray
+        See :func:`optimizer_state`.
+
+    Returns
+    -------
+    SignalNet
+        The net.
+    """
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, list):
+            return [restored(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        if "tensor" in value:
+            return torch.from_numpy(tensors[value["tensor"]].copy())
+        return {key: restored(item) for key, item in value["pairs"]}
+
+    further = net_with_optimizer(settings, net.module_, _device_of(net))
+    further.optimizer_.load_state_dict(restored(content))
+    return further
+
+
+def snapshot(net: SignalNet, n_classes: int | None) -> SignalNet:
+    """Return a net for prediction with a copy of the present weights of a net in training."""
+    module = copy.deepcopy(net.module_)
+    return _for_prediction(module, n_classes, _device_of(net))
+
+
+def _for_prediction(module: nn.Module, n_classes: int | None, device: torch.device) -> SignalNet:
+    net: SignalNet = make_net(module, CountLoss(), n_classes, device=device)
     net.trim_for_prediction()
     return net
+
+
+def _prefixes(state: dict[str, Any]) -> set[str]:
+    return {name.partition(".")[0] for name in state}
 
 
 def device_name(net: SignalNet) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from corrsk.neural.networks import (
     NetworkShape,
     StandardizedNetwork,
 )
-from corrsk.neural.training.net import CountLoss, SignalNet
+from corrsk.neural.training.net import CountLoss, SignalNet, make_net
 from corrsk.neural.training.optimizers import OPTIMIZERS
 
 INPUT_SCALINGS = ("standardize", "half-whiten")
@@ -25,14 +26,53 @@ BACKENDS = ("auto", "torch", "numba")
 DEFAULT_MOMENTUM = 0.9
 
 
+@dataclass(frozen=True)
+class ModuleFactory:
+    """Class of a module, and the arguments with which a training creates the module.
+
+    Parameters
+    ----------
+    function : callable
+        Class of a torch module, or a function that returns a module.
+    arguments : dict
+        Keyword arguments.
+    """
+
+    function: Callable[..., nn.Module]
+    arguments: dict[str, Any]
+
+    def __call__(self) -> nn.Module:
+        """Create the module; weights are drawn from torch's global generator."""
+        try:
+            return self.function(**self.arguments)
+        except TypeError as error:
+            shown = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+            raise TypeError(
+                f"cannot create the torch module {self.name}({shown}): {error}; parameters with "
+                "the prefix module__ are its arguments"
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+    @property
+    def description(self) -> list[Any]:
+        """Name of the function and arguments, for fingerprints."""
+        where = getattr(self.function, "__module__", None)
+        return [where, self.name, sorted(self.arguments.items())]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Settings of a training that do not depend on the type of target.
 
     Parameters
     ----------
-    network : str or torch.nn.Module
-        Name in :data:`corrsk.neural.networks.NETWORKS`, or a module, which is copied.
+    network : str, torch.nn.Module or ModuleFactory
+        Name in :data:`corrsk.neural.networks.NETWORKS`, a module, which is copied, or a function
+        that creates the module.
     grid_shape : tuple of int
         Layout of the columns, for the CNN.
     width, n_blocks : int
@@ -67,7 +107,7 @@ class TrainingSettings:
         Seed of the random streams.
     """
 
-    network: str | nn.Module
+    network: str | nn.Module | ModuleFactory
     grid_shape: tuple[int, ...]
     width: int = 256
     n_blocks: int = 3
@@ -91,6 +131,11 @@ class TrainingSettings:
     def n_outputs(self) -> int:
         """Number of outputs of the network."""
         raise NotImplementedError
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the outputs are the logits of classes."""
+        return False
 
     def loss(self) -> nn.Module:
         """Return the loss: a module with outputs, targets and sample weights as input."""
@@ -123,6 +168,11 @@ class ClassifierSettings(TrainingSettings):
     def n_outputs(self) -> int:
         """Number of classes."""
         return self.n_classes
+
+    @property
+    def is_classifier(self) -> bool:
+        """True."""
+        return True
 
     def loss(self) -> CountLoss:
         """Return the cross-entropy."""
@@ -178,23 +228,46 @@ def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> Sign
     ValueError
         If a module of the user does not have one output for each class or target.
     """
-    net = SignalNet(
-        module=_scaled_network(settings, X),
-        criterion=settings.loss(),
+    net = net_with_optimizer(settings, _scaled_network(settings, X), X.device, **options)
+    if not isinstance(settings.network, str):
+        _check_output(net.module_, X[:2], settings.n_outputs)
+    return net
+
+
+def net_with_optimizer(
+    settings: TrainingSettings, module: nn.Module, device: torch.device, **options: Any
+) -> SignalNet:
+    """Return an initialised net with the loss and the optimiser of a training.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+        Settings of the training.
+    module : torch.nn.Module
+        Network with its input scaling.
+    device : torch.device
+        Device of the training.
+    **options
+        Further parameters of the net.
+
+    Returns
+    -------
+    SignalNet
+        The net.
+    """
+    net: SignalNet = make_net(
+        module,
+        settings.loss(),
+        settings.n_outputs if settings.is_classifier else None,
         optimizer=OPTIMIZERS[settings.optimizer],
         optimizer__weight_decay=settings.weight_decay,
         optimizer__momentum=settings.momentum,
         lr=settings.learning_rate,
         max_epochs=settings.max_epochs,
         batch_size=settings.batch_size,
-        device=X.device,
-        train_split=None,
-        verbose=0,
+        device=device,
         **options,
     )
-    net.initialize()
-    if not isinstance(settings.network, str):
-        _check_output(net.module_, X[:2], settings.n_outputs)
     return net
 
 
@@ -215,8 +288,7 @@ def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
         )  # fmt: skip
         network = NETWORKS[settings.network](shape)
     else:
-        _check_module(settings.network)
-        network = copy.deepcopy(settings.network)  # a parameter is never changed by a fit
+        network = created_module(settings.network)
     if settings.input_scaling == "half-whiten":
         return HalfWhitenedNetwork.from_signals(network, X)
     if settings.input_scaling == "standardize":
@@ -224,22 +296,36 @@ def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     return network
 
 
-def _check_module(network: Any) -> None:
-    """Raise an error if a network cannot be trained.
+def created_module(given: nn.Module | ModuleFactory) -> nn.Module:
+    """Return a copy of a module, or the module that a factory creates.
+
+    Parameters
+    ----------
+    given : torch.nn.Module or ModuleFactory
+        Module of the user, or its factory.
+
+    Returns
+    -------
+    torch.nn.Module
+        Module that a training may change.
 
     Raises
     ------
     TypeError
-        If the network is not a torch module.
+        If the result is not a torch module.
     ValueError
-        If the network has no parameters to train.
+        If the module has no parameters to train.
     """
+    # a parameter is never changed by a fit
+    network = given() if isinstance(given, ModuleFactory) else copy.deepcopy(given)
     if not isinstance(network, nn.Module):
         raise TypeError(
-            f"network must be a name or a torch module, such as ResidualMLP(64); got {network!r}"
+            "module must be a torch module, a class of torch modules, or a function that returns "
+            f"a torch module; got {network!r}"
         )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"the network {network!r} has no parameters to train")
+    return network
 
 
 def _check_output(network: nn.Module, X: Tensor, n_outputs: int) -> None:

@@ -41,7 +41,7 @@ def train_by_batches(net: SignalNet, batches: Iterable[Batch], step: BatchStep) 
         loss = step(*batch)
         total = total + loss.detach() * len(batch.y)
         n_samples += len(batch.y)
-        net.notify("on_batch_end", batch=batch, training=True, loss=loss)
+        net.notify("on_batch_end", batch=batch, training=True, loss=loss, y_pred=None)
     return total, n_samples
 
 
@@ -80,6 +80,11 @@ class TorchStep:
     def __call__(self, X: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Train on one batch; return its mean loss."""
         loss = self._add_gradients(X, y, weight)
+        if self._net.has_guests:
+            self._net.notify(
+                "on_grad_computed", named_parameters=list(self._net.module_.named_parameters()),
+                batch=Batch(X, y, weight), training=True,
+            )  # fmt: skip
         self._net.optimizer_.step()
         return loss
 

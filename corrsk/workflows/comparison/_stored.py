@@ -75,6 +75,8 @@ def as_stored(model: Any) -> Any:
         return model
     classifier = model[-1]
     parameters = classifier.get_params()
+    for name in ("callbacks", "warm_start"):  # no model of the comparison has them
+        parameters.pop(name)
     parameters["network"] = classifier._architecture_name
     parameters["kernel"] = parameters.pop("backend").replace("numba", "compiled")
     if parameters["momentum"] is None:
