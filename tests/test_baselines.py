@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
@@ -45,6 +46,17 @@ def test_each_baseline_learns_and_is_reproducible(name, quiet_data):
         assert np.mean(answer == (y[test] > 1)) > several
     again = clone(model).fit(X[train], y[train])
     np.testing.assert_array_equal(again.predict_proba(X[test]), probabilities)
+
+
+@pytest.mark.parametrize("name", ["logistic", "hist-gradient-boosting"])
+def test_the_global_output_of_transformers_does_not_matter(name, quiet_data):
+    X, y = quiet_data.data[:300], quiet_data.target[:300]
+    model = make_baseline(name, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    with config_context(transform_output="pandas"):  # warnings are errors
+        np.testing.assert_array_equal(model.predict_proba(X), expected)
+        model = clone(model).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,6 +26,7 @@ from corrsk import (
     SignalNoveltyDetector,
     TissuePrior,
     load,
+    make_correlation_signals,
     save,
 )
 
@@ -213,3 +215,27 @@ def test_a_saved_novelty_detector_loads_unchanged(tissue, tmp_path):
     np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
     np.testing.assert_array_equal(again.predict(X), detector.predict(X))
     pd.testing.assert_frame_equal(again.explain(X), detector.explain(X))
+
+
+def test_the_global_output_of_transformers_does_not_matter(tmp_path):
+    X, y = make_correlation_signals(200, random_state=0)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    model = make_pipeline(SignalNormalizer(), network).fit(X, y)
+    save(model, tmp_path / "arrays.safetensors")
+    expected, named = model.predict_proba(X), clone(model)
+    with config_context(transform_output="pandas"):  # warnings are errors
+        loaded = load(tmp_path / "arrays.safetensors")
+        np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+        # a model whose steps were fitted to named columns still passes them on
+        save(named.fit(X, y), tmp_path / "names.safetensors")
+        loaded = load(tmp_path / "names.safetensors")
+        np.testing.assert_array_equal(loaded.predict_proba(X), named.predict_proba(X))
+
+
+def test_a_chosen_output_is_kept(tmp_path):
+    X, y = make_correlation_signals(200, random_state=0)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    model = make_pipeline(SignalNormalizer(), network).fit(X, y)
+    model[0].set_output(transform="pandas")
+    save(model, tmp_path / "model.safetensors")
+    assert isinstance(load(tmp_path / "model.safetensors")[:1].transform(X), pd.DataFrame)

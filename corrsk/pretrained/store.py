@@ -156,9 +156,11 @@ def pretrained_pipeline(definition: DatasetDefinition, classifier: NetworkClassi
     )  # fmt: skip
     # the fits of these steps depend on the number of columns only
     any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
-    return make_pipeline(
+    pipeline = make_pipeline(
         aligner.fit(any_signals), SignalNormalizer(definition.norm).fit(any_signals), classifier
     )
+    # arrays between the steps, which were fitted to arrays, for any global transform_output
+    return pipeline.set_output(transform="default")
 
 
 def write_pretrained(
