@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import check_scoring, roc_auc_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, check_scoring, make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from corrsk.evaluation import (
@@ -17,6 +19,7 @@ from corrsk.evaluation import (
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
+    MulticompartmentScorer,
     bootstrap_difference,
     bootstrap_interval,
     evaluate,
@@ -339,6 +342,49 @@ def test_bootstrap_of_a_difference():
     for nothing in ([], [([], [])]):
         with pytest.raises(ValueError, match="a difference needs"):
             bootstrap_difference(nothing)
+
+
+class Counting(LogisticRegression):
+    """Classifier that counts the calls of `predict_proba`."""
+
+    calls = 0
+
+    def predict_proba(self, X):
+        type(self).calls += 1
+        return super().predict_proba(X)
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3, 4], [1, 3]])
+def test_one_prediction_serves_all_scorers_of_probabilities(small_data, counts):
+    rows = np.flatnonzero(np.isin(small_data.target, counts))[:200]
+    X, y = small_data.data[rows], small_data.target[rows]
+    scoring = {name: scorer for name, scorer in SCORERS.items() if name != "accuracy"}
+    Counting.calls = 0
+    together = cross_validate(Counting(), X, y, scoring=scoring, cv=2, error_score="raise")
+    assert Counting.calls == 2  # one for each fold
+    for name, scorer in scoring.items():
+        alone = cross_validate(Counting(), X, y, scoring=scorer, cv=2, error_score="raise")
+        np.testing.assert_allclose(together[f"test_{name}"], alone["test_score"], rtol=1e-12)
+    # another scorer's positive label does not change them
+    scoring = {"brier": make_scorer(
+        brier_score_loss, response_method="predict_proba", pos_label=counts[0]
+    )} | scoring  # fmt: skip
+    if len(counts) == 2:
+        mixed = cross_validate(Counting(), X, y, scoring=scoring, cv=2, error_score="raise")
+        np.testing.assert_array_equal(mixed["test_neg_log_loss"], together["test_neg_log_loss"])
+
+
+def test_scorers_with_metadata_routing(small_data):
+    X, y = small_data.data[:200], small_data.target[:200]
+    weight = (y > 1).astype(float)
+    with config_context(enable_metadata_routing=True):
+        scorer = MulticompartmentScorer("accuracy", multicompartment_accuracy.score)
+        scorer.set_score_request(sample_weight=True)
+        scores = cross_validate(
+            DummyClassifier().set_fit_request(sample_weight=False), X, y, scoring=scorer, cv=2,
+            params={"sample_weight": weight}, error_score="raise",
+        )  # fmt: skip
+    assert scores["test_score"].tolist() == [1, 1]
 
 
 class HalfAnswered(DummyClassifier):
