@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import check_distinct_properties
 
 _SHORTEST_TR = 60.0  # ms; smaller values can only be in seconds
 
@@ -20,6 +21,7 @@ def checked_contrasts(given: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.fl
             f"a protocol must have scan parameters among {', '.join(CONTRASTS)}; "
             f"got {', '.join(map(repr, unknown)) or 'none'}"
         )
+    check_distinct_properties(given)
     checked = {}
     for name, contrast in CONTRASTS.items():
         if name not in given:

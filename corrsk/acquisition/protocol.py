@@ -18,6 +18,7 @@ from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
 from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import Contrast, contrasts_beyond, restore_contrasts
 
 # Published 8 x 8 protocol (the file ti_te_dict.mat of the code of Endt et al., MIDL 2024), in grid
 # order. The file also has TR = 20 s; without TR the protocol yields Eq. 1 of the paper.
@@ -493,10 +494,14 @@ class AcquisitionProtocol:
         return self  # immutable; a numpy deep copy would be writeable
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (dict(self.contrasts), self.tr)
+        further = contrasts_beyond(parameters=self.contrasts)
+        return _rebuild, (dict(self.contrasts), self.tr, *([] if further is None else [further]))
 
 
-def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:
+def _rebuild(
+    contrasts: dict[str, NDArray[np.float64]], tr: float | None, further: Iterable[Contrast] = ()
+) -> AcquisitionProtocol:
+    restore_contrasts(further)
     return AcquisitionProtocol(contrasts, tr=tr)
 
 

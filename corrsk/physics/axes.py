@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from corrsk.physics._arrays import Array
-from corrsk.physics.contrasts import CONTRASTS, Contrast
+from corrsk.physics.contrasts import CONTRASTS, Contrast, check_distinct_properties
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,13 @@ def measurement_axes(
     ------
     KeyError
         If a scan parameter is unknown, or there is none.
+    ValueError
+        If two scan parameters encode the same tissue property.
     """
     unknown = [name for name in measurements if name not in CONTRASTS]
     if unknown or not measurements:
         raise KeyError(f"unknown scan parameters {unknown}; available: {sorted(CONTRASTS)}")
+    check_distinct_properties(measurements)
     longitudinal = {"tr": tr, "inversion_efficiency": inversion_efficiency}
     factors = []
     for contrast in (CONTRASTS[name] for name in CONTRASTS if name in measurements):

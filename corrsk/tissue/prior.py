@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.physics import CONTRASTS, check_tissue_unit
 from corrsk.physics._arrays import Array
+from corrsk.physics.contrasts import Contrast, contrasts_beyond, restore_contrasts
 from corrsk.physics.noise_levels import (
     NoiseLevels,
     SNRRange,
@@ -90,7 +91,7 @@ class TissuePrior:
     t2_below_t1: bool = False
 
     def __post_init__(self) -> None:
-        known = [contrast.tissue for contrast in CONTRASTS.values()]
+        known = list(dict.fromkeys(contrast.tissue for contrast in CONTRASTS.values()))
         unknown = [name for name in self.ranges if name not in known]
         if unknown or not self.ranges:
             raise ValueError(
@@ -388,14 +389,19 @@ class TissuePrior:
         return tuple(getattr(self, f.name) for f in fields(self) if f.name != "ranges")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TissuePrior, (
-            dict(self.ranges),
-            *self._other_fields,
-        )  # a mappingproxy cannot be pickled
+        # a mappingproxy cannot be pickled
+        parameters = (dict(self.ranges), *self._other_fields)
+        further = contrasts_beyond(tissue=self.ranges)
+        return (TissuePrior, parameters) if further is None else (_rebuild, (further, *parameters))
 
     def __hash__(self) -> int:
         # consistent with equality: the order of the ranges does not matter
         return hash((frozenset(self.ranges.items()), *self._other_fields))
+
+
+def _rebuild(further: Iterable[Contrast], *parameters: Any) -> TissuePrior:
+    restore_contrasts(further)
+    return TissuePrior(*parameters)
 
 
 class TissueRows:
