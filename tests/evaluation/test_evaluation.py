@@ -15,11 +15,13 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 
 from corrsk.evaluation import (
     SCORERS,
+    AccuracyCoverageDisplay,
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
     MulticompartmentScorer,
+    ReliabilityDisplay,
     bootstrap_difference,
     bootstrap_interval,
     evaluate,
@@ -257,6 +259,48 @@ def test_roc_of_some_of_the_classes():
     assert set(display.curves) == {"1", "2", "micro"}  # a macro average needs all classes
     with pytest.raises(ValueError, match="at least two classes"):
         CountRocDisplay.from_predictions([1, 1], P[:2], classes=[1, 2, 3, 4])
+
+
+def test_figures_of_two_classes_show_each_result_once():
+    y, one = np.array([1, 1, 3, 3, 3]), np.array([0.9, 0.4, 0.2, 0.6, 0.1])
+    rows = np.column_stack([one, 1 - one])
+    result = evaluate(y, rows, noise_level=[0.01, 0.02, 0.01, 0.02, 0.02])
+    (ax,) = plot_confusion_matrices(result).axes
+    assert [text.get_text() for text in ax.texts] == ["50.0%\n1", "50.0%\n1", "33.3%\n1", "66.7%\n2"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3"]
+    display = CountRocDisplay.from_predictions(y, rows)
+    area = result.metrics["binary_roc_auc"]
+    assert texts(display.ax_)[0] == f"n_c = 3: AUC {area:.3f}"
+    assert len(display.ax_.get_lines()) == 2  # the curve, and chance
+    accuracy = AccuracyOverNoiseDisplay(result).plot().ax_
+    assert len(accuracy.containers) == 1
+    # two counts of several compartments are another task than "more than one"
+    several = evaluate(np.array([2, 2, 3]), rows[:3], classes=[2, 3])
+    assert len(plot_confusion_matrices(several).axes) == 2
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("percent", ["1", "4"]), ("snr", ["100", "25"])])
+def test_noise_in_the_unit_of_the_data(unit, shown, tmp_path):
+    level = [0.01, 0.01, 0.01, 0.04, 0.04, 0.04]
+    evaluate(Y, P, noise_level=level, noise_unit=unit).to_json(tmp_path / "evaluation.json")
+    result = Evaluation.from_json(tmp_path / "evaluation.json")
+    ax = AccuracyOverNoiseDisplay(result).plot().ax_
+    assert ax.get_xlabel().startswith("SNR" if unit == "snr" else "noise level (%")
+    assert [text.get_text() for text in ax.get_xticklabels()] == shown
+    np.testing.assert_allclose(ax.containers[0][0].get_xdata(), np.array(shown, float))
+    for display in (ReliabilityDisplay, AccuracyCoverageDisplay):
+        drawn = display.from_predictions(Y, P, noise_level=level, noise_unit=unit)
+        labels = " ".join(texts(drawn.ax_))
+        assert ("SNR 25" if unit == "snr" else "noise 4 %") in labels
+
+
+def test_bad_units_of_noise():
+    with pytest.raises(ValueError, match="unknown noise_unit 'dB'; known noise_units: percent, s"):
+        evaluate(Y, P, noise_unit="dB")
+    with pytest.raises(ValueError, match="unknown noise_unit"):
+        ReliabilityDisplay.from_predictions(Y, P, noise_unit="dB")
+    with pytest.raises(ValueError, match="needs positive noise levels"):
+        AccuracyOverNoiseDisplay.from_predictions(Y, P, np.zeros(6), noise_unit="snr")
 
 
 def test_displays_from_estimator_on_given_axes(small_data):
