@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk._utils.validation import lookup
+from corrsk._utils.validation import check_entries, lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
 from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
 from corrsk.physics import CONTRASTS
@@ -149,7 +149,7 @@ class AcquisitionProtocol:
             The protocol.
         """
         levels = {
-            name: np.sort(np.asarray(values, dtype=np.float64).ravel())
+            name: values
             for name, values in {"TI": ti, "TE": te, "b": b}.items()
             if values is not None
         }
@@ -157,7 +157,8 @@ class AcquisitionProtocol:
 
     @classmethod
     def _outer(cls, levels: Mapping[str, ArrayLike], tr: float | None) -> AcquisitionProtocol:
-        mesh = np.meshgrid(*levels.values(), indexing="ij")
+        ascending = [np.sort(np.asarray(x, dtype=np.float64).ravel()) for x in levels.values()]
+        mesh = np.meshgrid(*ascending, indexing="ij")
         return cls({name: axis.ravel() for name, axis in zip(levels, mesh, strict=True)}, tr=tr)
 
     @classmethod
@@ -429,7 +430,8 @@ class AcquisitionProtocol:
         Parameters
         ----------
         content : mapping
-            Entries `contrasts` and, optionally, `tr`.
+            Entries `contrasts` (one entry per measurement) or `grid` (the levels of a grid) with
+            scan parameters by name, and, optionally, `tr`.
 
         Returns
         -------
@@ -439,16 +441,18 @@ class AcquisitionProtocol:
         Raises
         ------
         KeyError
-            If there is no entry `contrasts`.
+            If there is neither `contrasts` nor `grid`.
         ValueError
             If the scan parameters are invalid, or there is an unknown entry.
         """
-        unknown = sorted(content.keys() - {"contrasts", "tr"})
-        if unknown:  # a misspelt "TR" must not become full recovery
-            raise ValueError(
-                f"unknown entries of a protocol: {', '.join(unknown)}; valid are contrasts and tr"
-            )
-        return cls(content["contrasts"], tr=content.get("tr"))
+        # a misspelt "TR" must not become full recovery
+        check_entries("a protocol", content, allowed=["contrasts", "grid", "tr"])
+        if "contrasts" in content and "grid" in content:
+            raise ValueError("a protocol has either contrasts or grid, not both")
+        create = cls._outer if "grid" in content else cls
+        contrasts = content["grid"] if "grid" in content else content["contrasts"]
+        check_entries("the scan parameters of a protocol", contrasts, allowed=CONTRASTS)
+        return create(contrasts, tr=content.get("tr"))
 
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a readable JSON file.
@@ -474,6 +478,9 @@ class AcquisitionProtocol:
         return tuple(self.contrasts), ordered.shape, ordered.tobytes(), self.tr
 
     def __repr__(self) -> str:
+        return f"AcquisitionProtocol({self})"
+
+    def __str__(self) -> str:
         if self.grid_shape is not None:
             what = " x ".join(
                 f"{size} {name}" for size, name in zip(self.grid_shape, self.contrasts, strict=True)
@@ -485,7 +492,7 @@ class AcquisitionProtocol:
             for name, values in self.contrasts.items()
         )
         tr = "" if self.tr is None else f", TR {self.tr:g} ms"
-        return f"AcquisitionProtocol({what}: {spans}{tr})"
+        return f"{what}: {spans}{tr}"
 
     def __copy__(self) -> AcquisitionProtocol:
         return self

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_curve
 
 from corrsk._utils.deprecation import removed_parameters
-from corrsk.evaluation._noise_units import NOISE_UNITS, in_noise_unit
 from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate
+from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
 _FALSE_POSITIVE_RATES = np.linspace(0, 1, 1001)
@@ -56,7 +56,9 @@ def plot_confusion_matrices(
         _BINARY_LABELS,
     )  # fmt: skip
     counts = (
-        f"{evaluation.dataset}\nn_c by argmax", evaluation.confusion_matrix, evaluation.classes
+        f"{evaluation.dataset}\nn_c by argmax",
+        evaluation.confusion_matrix,
+        evaluation.classes,
     )
     shown: list[list[tuple[str, NDArray[np.int64], Any]]] = [[binary, counts]]
     if reference is not None:

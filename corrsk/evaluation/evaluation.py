@@ -16,9 +16,9 @@ from sklearn.utils import check_consistent_length
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability, tasks_coincide
 from corrsk._utils.files import read_json, write_json
-from corrsk.evaluation._noise_units import checked_noise_unit
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.metrics import binary_metrics, count_metrics
+from corrsk.evaluation.noise_units import checked_noise_unit
 
 _FORMAT = "corrsk-evaluation"
 

@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk.evaluation._noise_units import checked_noise_unit, noise_label
 from corrsk.evaluation.calibration import (
     N_BINS,
     checked_predictions,
     grouped_noise_levels,
     reliability_table,
 )
+from corrsk.evaluation.noise_units import checked_noise_unit, noise_label
 from corrsk.evaluation.selective import accuracy_coverage_curve
 from corrsk.evaluation.tasks import Task
 

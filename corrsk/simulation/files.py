@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def write_dataset(data: Bunch, path: Path) -> None:
         signal with columns for the measurements, n_c, noise_level, part and
         tissue; ".mat" the layout of the code published with the paper:
         `input_train` (n_samples, 1, n_ti, n_te), `label_train`, .., `noiselevel_test`
-        in percent. The published code converts the levels to the integers 1 to 5, so that all
+        in percent. Each format has the definition of the data set as well: as JSON under
+        `definition` in ".npz" and ".mat", in the `attrs` of the DataFrame in ".parquet". The
+        published code converts the levels to the integers 1 to 5, so that all
         levels of "midl2024-low-noise", 0.1 to 0.5, become 0.
 
     Raises
@@ -88,6 +91,7 @@ def _npz_content(data: Bunch) -> dict[str, NDArray[Any]]:
         "feature_names": np.asarray(data.feature_names),
         "tissue": data.tissue.to_numpy(),
         "tissue_columns": np.asarray(data.tissue.columns, dtype=str),
+        **_definition_entry(data),
         **{f"{part}_indices": data[f"{part}_indices"] for part in PARTS},
     }
 
@@ -98,7 +102,16 @@ def _parquet_table(data: Bunch) -> pd.DataFrame:
         part[data[f"{name}_indices"]] = name
     signals = pd.DataFrame(data.data, columns=data.feature_names, copy=False)
     answers = pd.DataFrame({"n_c": data.target, "part": pd.Categorical(part)})
-    return pd.concat([signals, answers, data.tissue], axis=1)
+    table = pd.concat([signals, answers, data.tissue], axis=1)
+    if "definition" in data:
+        table.attrs["definition"] = data.definition.to_dict()
+    return table
+
+
+def _definition_entry(data: Bunch) -> dict[str, NDArray[Any]]:
+    if "definition" not in data:  # data of another source
+        return {}
+    return {"definition": np.asarray(json.dumps(data.definition.to_dict()))}
 
 
 def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
@@ -108,7 +121,7 @@ def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
             "the .mat layout requires a protocol on a two-dimensional grid; write .npz or "
             ".parquet instead"
         )
-    content = {}
+    content: dict[str, NDArray[Any]] = _definition_entry(data)
     for ours, theirs in _MAT_PARTS.items():
         rows = data[f"{ours}_indices"]
         content[f"input_{theirs}"] = data.data[rows].reshape(-1, 1, *shape)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from array_api_compat import array_namespace
 
 from corrsk._utils.rng import RandomDraws
+from corrsk._utils.validation import check_number
 from corrsk.physics._arrays import Array, promote
 
 
@@ -28,7 +29,7 @@ class PropertyRange:
     Raises
     ------
     ValueError
-        If the bounds are not positive and ascending, or `step` and `scale` contradict them.
+        If the bounds are not positive numbers, ascending, or `step` and `scale` contradict them.
     """
 
     low: float
@@ -37,6 +38,10 @@ class PropertyRange:
     scale: str = "linear"
 
     def __post_init__(self) -> None:
+        check_number("low of a range", self.low)
+        check_number("high of a range", self.high)
+        if self.step is not None:
+            check_number("step of a range", self.step)
         if not (0 < self.low <= self.high < math.inf):
             raise ValueError(
                 f"a range needs 0 < low <= high < infinity, got {self.low} .. {self.high}"

@@ -195,3 +195,16 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
     assert again.feature_names == protocol.feature_names
     with pytest.raises(ValueError, match="unknown entries of a protocol: TR"):
         AcquisitionProtocol.from_dict({"contrasts": plain["contrasts"], "TR": 5000.0})
+
+
+def test_the_plain_values_of_a_grid():
+    levels = {"TI": [900, 50], "TE": [10, 40, 20]}
+    protocol = AcquisitionProtocol.from_dict({"grid": levels, "tr": 5000})
+    assert protocol == AcquisitionProtocol.from_grid(ti=[50, 900], te=[10, 20, 40], tr=5000)
+    for content, message in [
+        ({"grid": levels, "contrasts": levels}, "either contrasts or grid"),
+        ({"grid": {"TX": [1]}}, "unknown entries of the scan parameters of a protocol: TX"),
+        ({"contrasts": [50, 900]}, "must be a mapping"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            AcquisitionProtocol.from_dict(content)

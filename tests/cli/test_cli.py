@@ -189,7 +189,7 @@ def test_simulate_your_own_protocol(tmp_path):
         (["data.npz", "--dataset", "x"], "known data sets"),
         (["data.npz", "--protocol", "x"], "known protocols"),
         (["data.npz", "--protocol", "x.json"], "no file x.json"),
-        (["data.npz", "--noise-reference", "snr"], "noise_reference"),
+        (["data.npz", "--noise-reference", "snr"], "noise reference must be one of m0, max, rms"),
     ],
 )
 def test_simulate_bad_options(tmp_path, monkeypatch, arguments, message):

@@ -266,7 +266,8 @@ def test_figures_of_two_classes_show_each_result_once():
     rows = np.column_stack([one, 1 - one])
     result = evaluate(y, rows, noise_level=[0.01, 0.02, 0.01, 0.02, 0.02])
     (ax,) = plot_confusion_matrices(result).axes
-    assert [text.get_text() for text in ax.texts] == ["50.0%\n1", "50.0%\n1", "33.3%\n1", "66.7%\n2"]
+    shown = [text.get_text() for text in ax.texts]
+    assert shown == ["50.0%\n1", "50.0%\n1", "33.3%\n1", "66.7%\n2"]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3"]
     display = CountRocDisplay.from_predictions(y, rows)
     area = result.metrics["binary_roc_auc"]

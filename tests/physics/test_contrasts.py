@@ -52,7 +52,9 @@ def test_two_kernels_of_a_property_are_refused_in_one_protocol(saturation):
         AcquisitionProtocol({"TI": [50, 800], "TS": [100, 900]})
     with pytest.raises(ValueError, match="TI and TS both encode T1"):
         correlation_signals(
-            {"TI": np.array([50.0]), "TS": np.array([90.0])}, {"T1": np.array([[800.0]])}, np.ones((1, 1))
+            {"TI": np.array([50.0]), "TS": np.array([90.0])},
+            {"T1": np.array([[800.0]])},
+            np.ones((1, 1)),
         )
 
 
@@ -84,7 +86,8 @@ if __name__ == "__main__":
     ranges = {"T2": PropertyRange(20, 200), "T1rho": PropertyRange(30, 300)}
     tissue, n_c = TissuePrior(ranges=ranges, n_compartments=(1, 2)).sample(200, 0)
     model = make_pipeline(
-        CorrelationSignalGenerator(protocol, noise_level=0.001, random_state=0), make_baseline("lda")
+        CorrelationSignalGenerator(protocol, noise_level=0.001, random_state=0),
+        make_baseline("lda"),
     )
     alone, pooled = (cross_val_score(model, tissue, n_c, cv=2, n_jobs=n) for n in (None, 2))
     assert (alone == pooled).all()
