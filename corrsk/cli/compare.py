@@ -14,6 +14,7 @@ from corrsk.simulation.definition import read_protocol
 
 
 def compare(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="Folder for the results: new, empty, or one to --resume.")
     ] = Path("corrsk-compare"),
@@ -71,7 +72,7 @@ def compare(
                 typer.echo(f"{model.name:24}{model.description} ({model.kind})")
             return
         settings = ComparisonSettings(
-            dataset=chosen_dataset(dataset, config),
+            dataset=chosen_dataset(context, dataset, config),
             models=None if models == "all" else tuple(_names(models)),
             train_sizes=tuple(_numbers("--train-sizes", train_sizes)), n_seeds=seeds,
             n_samples=samples, n_test_samples=test_samples,

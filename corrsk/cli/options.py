@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from corrsk.simulation.datasets import DATASETS, resolve_dataset
@@ -42,11 +41,15 @@ Protocol = Annotated[
 ]
 
 
-def chosen_dataset(dataset: str, config: Path | None) -> DatasetDefinition | str:
-    """Return the data of the options --dataset and --config of the current command.
+def chosen_dataset(
+    context: typer.Context, dataset: str, config: Path | None
+) -> DatasetDefinition | str:
+    """Return the data of the options --dataset and --config of a command.
 
     Parameters
     ----------
+    context : typer.Context
+        Context of the command.
     dataset : str
         Name of a data set.
     config : Path or None
@@ -64,8 +67,8 @@ def chosen_dataset(dataset: str, config: Path | None) -> DatasetDefinition | str
     """
     if config is None:
         return dataset
-    given = click.get_current_context().get_parameter_source("dataset")
-    if given is not click.core.ParameterSource.DEFAULT:
+    source = context.get_parameter_source("dataset")
+    if source is not None and source.name != "DEFAULT":
         raise ValueError(
             f"--dataset {dataset} and --config {config} both define the data; pass only one"
         )

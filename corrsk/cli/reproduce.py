@@ -12,6 +12,7 @@ from corrsk.cli.output import clear_errors, logger, print_table
 
 
 def reproduce(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="Folder for the results: new, empty, or one to --resume.")
     ] = Path("corrsk-reproduce"),
@@ -57,7 +58,7 @@ def reproduce(
         if mat is not None and config is not None:
             raise ValueError(f"--mat {mat} and --config {config} both define the data")
         configuration = Configuration(
-            dataset=chosen_dataset(dataset, config), mat=None if mat is None else str(mat),
+            dataset=chosen_dataset(context, dataset, config), mat=None if mat is None else str(mat),
             n_samples=samples, recipe=recipe, epochs=epochs, seed=seed,
         )  # fmt: skip
         evaluation = run(configuration, out, resume=resume, device=device, n_jobs=jobs)

@@ -17,6 +17,7 @@ from corrsk.simulation.files import SUFFIXES, check_suffix, write_dataset
 
 
 def simulate(
+    context: typer.Context,
     out: Annotated[
         Path,
         typer.Argument(help=f"File to write; its suffix sets the format: {', '.join(SUFFIXES)}."),
@@ -55,7 +56,7 @@ def simulate(
             raise FileExistsError(f"{out} exists; choose another name or pass --force")
         if not out.parent.is_dir():
             raise FileNotFoundError(f"the folder {out.parent} does not exist")
-        definition = resolve_dataset(chosen_dataset(dataset, config))
+        definition = resolve_dataset(chosen_dataset(context, dataset, config))
         changes: dict[str, Any] = {}
         if protocol is not None:
             changes["protocol"] = read_protocol(protocol)

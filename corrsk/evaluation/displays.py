@@ -97,8 +97,8 @@ def _plot_confusion_matrix(
 class CountRocDisplay:
     """One-vs-rest, micro- and macro-averaged ROC curves (the paper's Fig. 2c).
 
-    Usually created by :meth:`from_predictions` or :meth:`from_estimator`. For two classes all
-    curves are equal up to a reflection, and that of the larger count is drawn.
+    Usually created by :meth:`from_predictions` or :meth:`from_estimator`. For two classes the
+    curves are reflections of each other, and that of the larger count is drawn alone.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ class CountRocDisplay:
         self.figure_ = _figure_of(self.ax_)
         names = list(self.curves)
         two_classes = len(names) == 4 and "macro" in names
-        if two_classes:  # the curves of both classes and their averages are one curve
+        if two_classes:  # the curves of both classes are reflections of each other
             names = names[1:2]
         for name in names:
             false, true, area = self.curves[name]

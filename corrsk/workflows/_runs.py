@@ -11,6 +11,7 @@ from corrsk._utils.files import read_json, write_json
 from corrsk.simulation.definition import DatasetDefinition
 
 CONFIGURATION = "run.json"
+_LONGEST = 200  # characters of two values in a message
 CONFIG = "config.json"  # definition of the data, if it is not that of a named data set
 
 
@@ -82,7 +83,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             changed += _differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            changed.append(f"{prefix}{key} was {old!r} and is {new!r}")
+            values = f"was {old!r} and is {new!r}"
+            changed.append(f"{prefix}{key} {values if len(values) <= _LONGEST else 'is another'}")
     return changed
 
 
