@@ -103,7 +103,8 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         smaller = re.sub(r"\b\d+(_\d{3})+\b", "600", block).replace("n_jobs=2", "n_jobs=1")
-        smaller = re.sub(r"\b((CorrelationCNN|ResidualMLP)Classifier)\(", r"\1(max_epochs=2, ", smaller)
+        network = r"\b((CorrelationCNN|ResidualMLP)Classifier)\("
+        smaller = re.sub(network, r"\1(max_epochs=2, ", smaller)
         exec(compile(smaller, str(page), "exec"), namespace)
 
 

@@ -19,7 +19,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_cu
 
 from corrsk._utils.deprecation import removed_parameters
 from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate
-from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit
+from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit, shown_numbers
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
 _FALSE_POSITIVE_RATES = np.linspace(0, 1, 1001)
@@ -400,7 +400,7 @@ class AccuracyOverNoiseDisplay:
             title=f"Accuracy over noise level\n{self.evaluation.dataset}",
             ylim=(0, 100),
         )  # fmt: skip
-        self.ax_.set_xticks(noise, [f"{value:.3g}" for value in noise])
+        self.ax_.set_xticks(noise, shown_numbers(noise))
         self.ax_.legend(fontsize=8, loc="lower left")
         return self
 

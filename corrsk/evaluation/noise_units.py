@@ -41,7 +41,12 @@ def in_noise_unit(noise_level: ArrayLike, noise_unit: str) -> NDArray[np.float64
     return 1 / levels
 
 
+def shown_numbers(values: NDArray[np.float64]) -> list[str]:
+    """Format percentages or signal-to-noise ratios for axes, with three digits."""
+    return [f"{value:.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+
+
 def noise_label(noise_level: float, noise_unit: str) -> str:
     """Format a noise level, as a fraction, for labels."""
-    value = f"{float(in_noise_unit(noise_level, noise_unit)):.3g}"
+    (value,) = shown_numbers(in_noise_unit([noise_level], noise_unit))
     return f"{value} %" if noise_unit == "percent" else f"SNR {value}"

@@ -84,7 +84,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
             changed += _differences(old, new, f"{prefix}{key}.")
         elif old != new:
             values = f"was {old!r} and is {new!r}"
-            changed.append(f"{prefix}{key} {values if len(values) <= _LONGEST else 'is another'}")
+            changed.append(f"{prefix}{key} {values if len(values) <= _LONGEST else 'differs'}")
     return changed
 
 

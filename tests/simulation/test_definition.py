@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 import yaml
 
-from corrsk import AcquisitionProtocol, PropertyRange, SignalStream, SNRRange, TissuePrior
-from corrsk import make_correlation_signals
+from corrsk import (
+    AcquisitionProtocol,
+    PropertyRange,
+    SignalStream,
+    SNRRange,
+    TissuePrior,
+    make_correlation_signals,
+)
 from corrsk.simulation import DATASETS, DatasetDefinition, resolve_dataset, simulate_dataset
 
 CONTENT = {

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from corrsk.evaluation import known_ceiling
-from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit
+from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit, shown_numbers
 from corrsk.workflows.comparison.models import MODELS, REFERENCE
 from corrsk.workflows.comparison.tables import best_rows
 
@@ -184,7 +184,7 @@ def plot_accuracy_over_noise(
         ax.set(title=question, xlabel=NOISE_UNITS[noise_unit], ylabel="accuracy (%)")
         levels = in_noise_unit(np.unique(noise["noise_level"]), noise_unit)
         if levels.size < 12:
-            ax.set_xticks(levels, [f"{level:.3g}" for level in levels])
+            ax.set_xticks(levels, shown_numbers(levels))
         ax.grid(alpha=0.3)
     figure.suptitle(f"Accuracy over noise level on {dataset} (training signals in brackets)")
     _legend(figure, axes[0])
