@@ -109,7 +109,7 @@ PICKLED = """
 import sys, pickle
 from corrsk.physics import CONTRASTS
 content = pickle.load(open(sys.argv[1], "rb"))
-print(list(CONTRASTS), content)
+print(list(CONTRASTS), repr(content))
 """
 
 
