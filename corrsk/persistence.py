@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,7 @@ def _decode_estimator(
             (name, _decode_estimator(step, f"{prefix}{name}.", tensors, version))
             for name, step in content["steps"]
         ]
+        _fix_outputs([step for _, step in steps])
         return Pipeline(
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
@@ -263,6 +265,21 @@ def _decode_estimator(
         )
         estimator.net_ = restored_net(own, network, shape, device)
     return estimator
+
+
+def _fix_outputs(steps: list[Any]) -> None:
+    """Let a step return arrays if the next step was fitted to an array.
+
+    With scikit-learn's global `transform_output`, the next step would get a table with names that
+    it does not have, and warn in each prediction. The setting of `set_output` has precedence.
+    """
+    fitted = [step for step in steps if step != "passthrough"]
+    for step, following in pairwise(fitted):
+        while isinstance(step, Pipeline):
+            step = step[-1]
+        chosen = "transform" in getattr(step, "_sklearn_output_config", {})
+        if not chosen and not hasattr(following, "feature_names_in_"):
+            step.set_output(transform="default")
 
 
 def _current_classifier(

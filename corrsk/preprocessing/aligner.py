@@ -64,6 +64,9 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         Norm that the model divides signals by.
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        Distribution of the noise that the model was trained on; for model cards, and for the
+        loss of accuracy on a close protocol that :func:`corrsk.load_pretrained` measures.
 
     Attributes
     ----------
@@ -98,6 +101,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
         "norm": [StrOptions(set(physics.NORMS)), None],
         "inversion_efficiency": EFFICIENCY,
+        "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
     }
 
     def __init__(
@@ -109,6 +113,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         noise_reference: str = "m0",
         norm: str | None = "l2",
         inversion_efficiency: float = 1.0,
+        noise_distribution: str = "gaussian",
     ) -> None:
         self.protocol = protocol
         self.measured_protocol = measured_protocol
@@ -117,6 +122,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         self.noise_reference = noise_reference
         self.norm = norm
         self.inversion_efficiency = inversion_efficiency
+        self.noise_distribution = noise_distribution
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> ProtocolAligner:

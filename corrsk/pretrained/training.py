@@ -22,13 +22,15 @@ from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.neural.training.prediction import device_name
 from corrsk.persistence import load, save
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
-from corrsk.simulation.datasets import DatasetDefinition, dataset_definition, load_dataset
+from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 
 _logger = logging.getLogger(__name__)
 
 # of the shipped models
 N_SAMPLES = {"midl2024": 100_000_000, "midl2024-low-noise": 40_000_000, "t1t2-detr": 40_000_000}
+_N_SAMPLES_OF_OTHERS = 40_000_000  # of models for other data
 _VALIDATION_SEED, _TEST_SEED = 1, 2  # of load_dataset, which is independent of all streams
 _N_VALIDATION, _N_TEST = 20_000, 100_000
 _N_RESAMPLES = 200
@@ -44,10 +46,10 @@ _LIMITS = (
 )
 
 
-@renamed_parameters(n_signals="n_samples")
+@renamed_parameters(n_signals="n_samples", name="dataset")
 @removed_parameters(say="the steps are logged to the logger 'corrsk' at level INFO")
 def pretrain(
-    name: str,
+    dataset: DatasetDefinition | str,
     out: str | Path,
     *,
     n_samples: int | None = None,
@@ -63,13 +65,16 @@ def pretrain(
 
     Parameters
     ----------
-    name : str
-        Name of a data set of :func:`corrsk.load_dataset`.
+    dataset : DatasetDefinition or str
+        Training data: a definition, whose name is that of the model, or the name of a data set of
+        :func:`corrsk.load_dataset`.
     out : path-like
         Folder for `<name>.safetensors`, `<name>.json` (the card), `<name>.md` (the
-        card as Markdown) and, during the training, `<name>.checkpoint`.
+        card as Markdown), for a definition `<name>.config.json`, and, during the training,
+        `<name>.checkpoint`.
     n_samples : int, optional
-        Number of signals to train on; None (default) for that of the shipped model.
+        Number of signals to train on; None (default) for that of the shipped model, or for
+        40 million with a definition.
     seed : int, default=0
         Seed of the stream and the network.
     device : str, default="auto"
@@ -90,15 +95,18 @@ def pretrain(
     Raises
     ------
     ValueError
-        If the name is unknown, or the device is not available.
+        If the name is unknown or belongs to other data, the prior has a single compartment
+        count, or the device is not available.
     FileExistsError
         If there is a model of this name, and `force` is False.
     FileNotFoundError
         If the parent folder of `out` does not exist.
     """
-    definition = dataset_definition(name)
+    definition = resolve_dataset(dataset)
+    definition.check_for_training()
+    name = definition.name
     resolve_device(device)
-    n_samples = N_SAMPLES[name] if n_samples is None else n_samples
+    n_samples = N_SAMPLES.get(name, _N_SAMPLES_OF_OTHERS) if n_samples is None else n_samples
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     if (out / f"{name}.json").exists() and not force:
@@ -113,7 +121,7 @@ def pretrain(
     with limited_threads(threads):
         _logger.info(f"training on {n_samples:,} signals of {name}")
         classifier = train(
-            name, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
+            definition, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
         )
         pipeline = pretrained_pipeline(definition, classifier.set_params(checkpoint=None))
         _logger.info(f"evaluating on {_N_TEST:,} fresh signals")
@@ -121,8 +129,11 @@ def pretrain(
             # the metrics are those of the stored weights, which may be rounded
             stored = Path(folder) / "stored.safetensors"
             save(pipeline, stored, half_precision=half_precision)
-            metrics = measure(load(stored), name, n_jobs=threads)
-        card = _card(definition, pipeline, metrics, n_samples, seed, threads)
+            metrics = measure(load(stored), definition, n_jobs=threads)
+        config = None if isinstance(dataset, str) else f"{name}.config.json"
+        card = _card(definition, pipeline, metrics, n_samples, seed, threads, config)
+        if config is not None:
+            definition.to_file(out / config)
         path = write_pretrained(pipeline, card, out, half_precision=half_precision)
     card = ModelCard.from_json(path.with_suffix(".json"))
     with write_atomically(path.with_suffix(".md")) as partial:
@@ -132,7 +143,7 @@ def pretrain(
 
 
 def train(
-    name: str,
+    dataset: DatasetDefinition | str,
     n_samples: int,
     *,
     seed: int = 0,
@@ -145,8 +156,8 @@ def train(
 
     Parameters
     ----------
-    name : str
-        Name of a data set.
+    dataset : DatasetDefinition or str
+        Training data: a definition or the name of a data set.
     n_samples : int
         Number of signals to train on.
     seed : int, default=0
@@ -165,12 +176,13 @@ def train(
     ResidualMLPClassifier
         The fitted classifier.
     """
-    validation = load_dataset(name, _N_VALIDATION, random_state=_VALIDATION_SEED, n_jobs=n_jobs)
+    definition = resolve_dataset(dataset)
+    validation = simulate_dataset(definition, _N_VALIDATION, _VALIDATION_SEED, n_jobs=n_jobs)
     classifier = ResidualMLPClassifier.from_recipe(
         random_state=seed, device=device, checkpoint=checkpoint, **changes
     )
     return classifier.fit_stream(
-        SignalStream.named(name, random_state=seed),
+        SignalStream.from_definition(definition, random_state=seed),
         n_samples,
         X_val=validation.data,
         y_val=validation.target,
@@ -184,17 +196,19 @@ def _card(
     n_samples: int,
     seed: int,
     threads: int,
+    config: str | None,
 ) -> ModelCard:
     classifier = pipeline[-1]
     counts = ", ".join(map(str, classifier.classes_[:-1])) + f" or {classifier.classes_[-1]}"
     options = f"--samples {n_samples}" + (f" --seed {seed}" if seed else "")
+    data = "" if config is None else f"--config {config} "
     machine = environment(threads)
     return ModelCard.from_pipeline(
         pipeline,
         name=definition.name,
         title=f"Predicts whether a voxel has {counts} compartments, from its correlation signal.",
         training={
-            "command": f"corrsk pretrain {definition.name} {options} --out models",
+            "command": f"corrsk pretrain {definition.name} {data}{options} --out models",
             "signals": n_samples,
             "epochs": classifier.n_iter_,
             "batch_size": classifier.batch_size,
@@ -215,16 +229,16 @@ def _card(
 
 
 def measure(
-    pipeline: Pipeline, name: str, *, n_jobs: int | None = None
+    pipeline: Pipeline, dataset: DatasetDefinition | str, *, n_jobs: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Measure metrics on fresh signals of a named data set, with 95 % intervals.
+    """Measure metrics on fresh signals of a data set, with 95 % intervals.
 
     Parameters
     ----------
     pipeline : Pipeline
         Fitted classifier of compartment counts.
-    name : str
-        Name of a data set.
+    dataset : DatasetDefinition or str
+        Definition or name of the data set.
     n_jobs : int, optional
         Number of threads of the simulation; None (default) for every core.
 
@@ -234,7 +248,7 @@ def measure(
         Metrics accuracy, binary_accuracy (P(n_c >= 2) > 0.5), log_loss and
         expected_calibration_error, each with value, low and high.
     """
-    data = load_dataset(name, _N_TEST, random_state=_TEST_SEED, n_jobs=n_jobs)
+    data = simulate_dataset(resolve_dataset(dataset), _N_TEST, _TEST_SEED, n_jobs=n_jobs)
     probabilities = pipeline.predict_proba(data.data)
     classes = pipeline.classes_
     right = classes[probabilities.argmax(axis=1)] == data.target

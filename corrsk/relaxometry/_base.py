@@ -23,6 +23,7 @@ from corrsk.acquisition.protocol import (
 from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
 from corrsk.relaxometry._kernels import Array, KernelModel, checked_bounds
 from corrsk.relaxometry._voxels import Solver, solve_voxels
+from corrsk.tissue.ranges import PropertyRange
 
 _DEFAULT_PROTOCOL = "ir-se-8x8"
 
@@ -31,7 +32,7 @@ class _CompartmentCounter(ClassifierMixin, BaseEstimator):
     """Base class of classifiers that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str
-    bounds: Mapping[str, tuple[float, float]] | None
+    bounds: Mapping[str, tuple[float, float] | PropertyRange] | None
     inversion_efficiency: float
     n_jobs: int | None
     verbose: bool

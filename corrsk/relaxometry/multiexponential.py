@@ -26,6 +26,7 @@ from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.tissue.ranges import PropertyRange
 from corrsk.tissue.table import table_columns
 
 # A step that reduces the residual by less than this fraction changes a criterion by at most N
@@ -125,7 +126,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     def __init__(
         self,
         protocol: AcquisitionProtocol | str = "auto",
-        bounds: Mapping[str, tuple[float, float]] | None = None,
+        bounds: Mapping[str, tuple[float, float] | PropertyRange] | None = None,
         criterion: str = "aicc",
         alpha: float = 0.05,
         n_starts: int = 4,

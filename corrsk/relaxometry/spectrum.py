@@ -17,6 +17,7 @@ from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._peaks import count_peaks
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.tissue.ranges import PropertyRange
 
 
 class NNLSPeakClassifier(_CompartmentCounter):
@@ -104,7 +105,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         self,
         protocol: AcquisitionProtocol | str = "auto",
         n_bins: int | Mapping[str, int] = 32,
-        bounds: Mapping[str, tuple[float, float]] | None = None,
+        bounds: Mapping[str, tuple[float, float] | PropertyRange] | None = None,
         regularization: float | str = "chi2",
         chi2_factor: float = 1.02,
         min_fraction: float = 0.02,

@@ -361,8 +361,7 @@ def test_tr_of_each_measurement_and_no_inversion(two_voxels):
     X = CorrelationSignalGenerator(protocol, noise_level=0, dtype="float64").fit_transform(
         two_voxels
     )
-    ordered = protocol.in_grid_order()
-    columns = {name: i for i, name in enumerate(ordered.feature_names)}
+    columns = {name: i for i, name in enumerate(protocol.feature_names)}
     for voxel, signals in zip(two_voxels.itertuples(), X, strict=True):
         for ti, te, tr in zip(protocol.ti, protocol.te, protocol.tr, strict=True):
             expected = sum(

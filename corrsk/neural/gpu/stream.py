@@ -41,10 +41,10 @@ class DeviceStream:
         self.prior = resolve_prior(stream.prior)
         self.protocol = resolve_protocol(stream.protocol)
         # in grid order, so that signals and noise do not depend on the order of the protocol
+        protocol = self.protocol.in_grid_order()
         self._model = physics.SignalModel(
-            self.protocol.in_grid_order().contrasts,
-            tr=self.protocol.tr, inversion_efficiency=stream.inversion_efficiency,
-        )  # fmt: skip
+            protocol.contrasts, tr=protocol.tr, inversion_efficiency=stream.inversion_efficiency
+        )
 
     def draw(self, chunk: int, n_samples: int) -> tuple[Tensor, Tensor]:
         """Simulate the signals of one chunk, with their classes.

@@ -16,7 +16,8 @@ from corrsk.baselines import BASELINES, Baseline, make_baseline
 from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassifier
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
-from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.simulation.definition import DatasetDefinition
+from corrsk.tissue.ranges import PropertyRange
 
 REFERENCE = "cnn"  # the model that McNemar's test compares with the others
 BOOSTING_PACKAGES = ("lightgbm", "xgboost", "xgboost-cpu")
@@ -42,6 +43,10 @@ class BuildOptions:
         Device of the networks.
     checkpoint : Path or None
         File for the state of an unfinished training.
+    inversion_efficiency : float
+        Inversion efficiency of the data, for model-based methods.
+    bounds : dict of str to PropertyRange, or None
+        Bounds of the tissue properties, for model-based methods; None for their defaults.
     """
 
     protocol: AcquisitionProtocol
@@ -50,11 +55,22 @@ class BuildOptions:
     n_jobs: int = 1
     device: str = "auto"
     checkpoint: Path | None = None
+    inversion_efficiency: float = 1.0
+    bounds: dict[str, PropertyRange] | None = None
 
     @classmethod
     def from_definition(cls, definition: DatasetDefinition, seed: int) -> BuildOptions:
-        """Create options with the protocol and the norm of a data set."""
-        return cls(resolve_protocol(definition.protocol), seed, norm=definition.norm)
+        """Create options with the protocol, the norm and the ranges of a data set."""
+        protocol = resolve_protocol(definition.protocol)
+        bounds = None
+        # the default bounds contain the named priors
+        if not isinstance(definition.prior, str):
+            ranges = definition.prior.ranges
+            bounds = {name: _span(ranges[name]) for name in protocol.tissue_properties}
+        return cls(
+            protocol, seed, norm=definition.norm,
+            inversion_efficiency=definition.inversion_efficiency, bounds=bounds,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,14 @@ class ComparedModel:
     def learns(self) -> bool:
         """Whether predictions depend on training signals."""
         return self.kind != "model-based"
+
+
+def _span(values: PropertyRange) -> PropertyRange:
+    """Bounds of a range, which must differ, with its stated unit."""
+    low, high = values.low, values.high
+    if low == high:
+        low, high = low / 2, 2 * high
+    return PropertyRange(low, high, units=values.units)
 
 
 def resolve_models(names: Iterable[str] | None) -> list[ComparedModel]:
@@ -173,6 +197,8 @@ def _multi_exponential(options: BuildOptions) -> Any:
         SignalNormalizer(),
         MultiExponentialClassifier(
             protocol=options.protocol,
+            bounds=options.bounds,
+            inversion_efficiency=options.inversion_efficiency,
             random_state=options.seed,
             n_jobs=options.n_jobs,
             verbose=False,
@@ -183,7 +209,13 @@ def _multi_exponential(options: BuildOptions) -> Any:
 def _nnls(options: BuildOptions) -> Any:
     return make_pipeline(
         SignalNormalizer(),
-        NNLSPeakClassifier(protocol=options.protocol, n_jobs=options.n_jobs, verbose=False),
+        NNLSPeakClassifier(
+            protocol=options.protocol,
+            bounds=options.bounds,
+            inversion_efficiency=options.inversion_efficiency,
+            n_jobs=options.n_jobs,
+            verbose=False,
+        ),
     )
 
 
