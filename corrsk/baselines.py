@@ -421,4 +421,7 @@ def make_baseline(
         raise ImportError(
             f"{name} needs the package {baseline.package}: {install_command('boosting')}"
         )
-    return make_pipeline(SignalNormalizer(norm), *baseline.steps(random_state, n_jobs))
+    pipeline = make_pipeline(SignalNormalizer(norm), *baseline.steps(random_state, n_jobs))
+    # arrays between the steps: with scikit-learn's global transform_output, the steps of a pipeline
+    # would warn if the setting differs between `fit` and `predict`
+    return pipeline.set_output(transform="default")

@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,7 @@ def _decode_estimator(
             (name, _decode_estimator(step, f"{prefix}{name}.", tensors, module, version))
             for name, step in content["steps"]
         ]
+        _fix_outputs([step for _, step in steps])
         return _PIPELINES[content["class"]](
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
@@ -375,6 +377,21 @@ def _fit_again(estimator: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first fit has warned
         estimator.fit(X, estimator.classes_)
+
+
+def _fix_outputs(steps: list[Any]) -> None:
+    """Let a step return arrays if the next step was fitted to an array.
+
+    With scikit-learn's global `transform_output`, the next step would get a table with names that
+    it does not have, and warn in each prediction. The setting of `set_output` has precedence.
+    """
+    fitted = [step for step in steps if step != "passthrough"]
+    for step, following in pairwise(fitted):
+        while isinstance(step, Pipeline):
+            step = step[-1]
+        chosen = "transform" in getattr(step, "_sklearn_output_config", {})
+        if not chosen and not hasattr(following, "feature_names_in_"):
+            step.set_output(transform="default")
 
 
 def _current_classifier(

@@ -19,6 +19,7 @@ from corrsk.simulation import (
     DatasetDefinition,
     dataset_definition,
     read_dataset_mat,
+    resolve_dataset,
     simulate_dataset,
     write_dataset,
 )
@@ -48,6 +49,36 @@ print(resolve_protocol(published.protocol))
 own = replace(published, name="half-noise", noise_levels=(0.005, 0.01, 0.02))
 data = simulate_dataset(own, 5_000, random_state=0)
 print({name: value.shape for name, value in data.items() if hasattr(value, "shape")})
+
+# %%
+# In a file, as YAML or JSON, a definition serves every command: ``corrsk compare --config
+# knee.yaml``. Wrong entries are errors that list the right ones.
+
+KNEE = """\
+prior:
+  ranges:
+    T1: {low: 200, high: 2000, scale: log}
+    T2: {low: 5, high: 100, scale: log}
+  n_compartments: [1, 2]
+protocol:
+  grid: {TI: [50, 200, 800, 2000], TE: [5, 15, 40, 90]}
+  tr: 8000
+noise: {snr: [50, 200], reference: max, distribution: rician}
+inversion_efficiency: 0.95
+"""
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "knee.yaml"
+    path.write_text(KNEE)
+    knee = DatasetDefinition.from_file(path)
+    path.write_text(KNEE.replace("reference", "refernce"))
+    try:
+        DatasetDefinition.from_file(path)
+    except ValueError as error:
+        print(error)
+print(resolve_dataset(knee).name, knee.to_dict()["noise"])
+print(simulate_dataset(knee, 1_000, random_state=0).data.shape)
+stream_of_knee = SignalStream.from_definition(knee, random_state=0)
 
 # %%
 # Signals without a split

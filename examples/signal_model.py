@@ -27,6 +27,7 @@ from corrsk.physics import (
     noise_sigma,
     normalize_signals,
     register_contrast,
+    saturation_recovery,
     signal_norm,
     spin_echo,
 )
@@ -120,4 +121,13 @@ def saturation(tau, rate):
 if "tau" not in CONTRASTS:
     register_contrast(Contrast("tau", tissue="k", kernel=saturation, tissue_unit="1/ms"))
 print(AcquisitionProtocol({"tau": [10, 20, 50, 100], "TE": [10, 10, 10, 10]}))
-CONTRASTS.pop("tau")  # this script leaves the registry as it was
+
+# %%
+# Several scan parameters may encode the same property; a protocol has one of them. Saturation
+# recovery takes the place of inversion recovery for T1:
+
+if "TS" not in CONTRASTS:
+    register_contrast(Contrast("TS", "T1", saturation_recovery, smallest_maximum=20))
+print(AcquisitionProtocol({"TS": [100, 500, 2000, 100], "TE": [10, 10, 10, 40]}))
+for name in ("tau", "TS"):  # this script leaves the registry as it was
+    CONTRASTS.pop(name)

@@ -6,8 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.neighbors import KNeighborsClassifier
 
 from corrsk import load_dataset
@@ -46,6 +49,17 @@ def test_each_baseline_learns_and_is_reproducible(name, quiet_data):
         assert np.mean(answer == (y[test] > 1)) > several
     again = clone(model).fit(X[train], y[train])
     np.testing.assert_array_equal(again.predict_proba(X[test]), probabilities)
+
+
+@pytest.mark.parametrize("name", ["logistic", "hist-gradient-boosting"])
+def test_the_global_output_of_transformers_does_not_matter(name, quiet_data):
+    X, y = quiet_data.data[:300], quiet_data.target[:300]
+    model = make_baseline(name, random_state=0).fit(X, y)
+    expected = model.predict_proba(X)
+    with config_context(transform_output="pandas"):  # warnings are errors
+        np.testing.assert_array_equal(model.predict_proba(X), expected)
+        model = clone(model).fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn"])
@@ -87,3 +101,17 @@ def test_weights_of_zero_remove_signals(quiet_data):
         )
     with pytest.raises(TypeError, match="KNeighborsClassifier has no sample weights"):
         EncodedLabelsClassifier(KNeighborsClassifier()).fit(X, y, sample_weight=weight)
+
+
+def test_temperature_scaling_with_encoded_labels(quiet_data):
+    """The cure of the user guide for the labels 1..K, which scikit-learn takes for positions."""
+    X, y = quiet_data.data[:1500], quiet_data.target[:1500]
+    fresh, truth = quiet_data.data[1500:3000], quiet_data.target[1500:3000]
+    learner = make_baseline("extra-trees", random_state=0, n_jobs=1)
+    calibrated = CalibratedClassifierCV(learner, method="temperature", cv=3)
+    model = EncodedLabelsClassifier(calibrated).fit(X, y)
+    expected = clone(calibrated).fit(X, y - 1).predict_proba(fresh)
+    np.testing.assert_allclose(model.predict_proba(fresh), expected)
+    assert model.classes_.tolist() == [1, 2, 3, 4]
+    plain = clone(learner).fit(X, y).predict_proba(fresh)
+    assert log_loss(truth, model.predict_proba(fresh)) < log_loss(truth, plain) + 0.01

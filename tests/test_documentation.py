@@ -12,9 +12,11 @@ from enum import Enum
 from typing import Any
 
 import pytest
+import yaml
 from numpydoc.validate import validate
 
 import corrsk
+from corrsk.simulation import DatasetDefinition
 from tests._helpers import ROOT
 
 PACKAGES = [
@@ -80,6 +82,37 @@ def test_docstring(path):
         left_out.add("PR01")  # the signature of an Enum is that of its functional API
     errors = [f"{code}: {text}" for code, text in validate(path)["errors"] if code not in left_out]
     assert not errors
+
+
+def blocks(path, language):
+    """Code blocks of a Markdown page in a language."""
+    text = path.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """All blocks of a page, in their order, with fewer signals and epochs."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page, "python"):
+        smaller = re.sub(r"\b\d+(_\d{3})+\b", "600", block).replace("n_jobs=2", "n_jobs=1")
+        network = r"\b((CorrelationCNN|ResidualMLP)Classifier)\("
+        smaller = re.sub(network, r"\1(max_epochs=2, ", smaller)
+        exec(compile(smaller, str(page), "exec"), namespace)
+
+
+def test_the_definitions_of_the_pages_are_valid():
+    found = [block for page in PAGES for block in blocks(page, "yaml")]
+    assert found
+    for block in found:
+        DatasetDefinition.from_dict({"name": "page"} | yaml.safe_load(block))
 
 
 def test_the_readme_is_short():

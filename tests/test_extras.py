@@ -11,7 +11,7 @@ import pytest
 WITHOUT_CLI = """
 import importlib.abc, importlib.util, sys
 
-MISSING = {"typer", "rich", "jinja2", "pyarrow"}
+MISSING = {"typer", "rich", "jinja2", "pyarrow", "yaml"}
 
 
 class Hidden(importlib.abc.MetaPathFinder):

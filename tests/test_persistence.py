@@ -32,6 +32,7 @@ from corrsk import (
     SignalNoveltyDetector,
     TissuePrior,
     load,
+    make_correlation_signals,
     save,
 )
 from corrsk.baselines import make_baseline
@@ -435,3 +436,27 @@ def test_the_order_of_columns_is_saved(tissue, tmp_path):
     np.testing.assert_array_equal(again.predict_proba(tissue[0]), pipeline.predict_proba(tissue[0]))
     assert again[0].protocol_.feature_names == SCAN.feature_names
     assert again[-1].grid_shape_ == (3, 7)
+
+
+def test_the_global_output_of_transformers_does_not_matter(tmp_path):
+    X, y = make_correlation_signals(200, random_state=0)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    model = make_pipeline(SignalNormalizer(), network).fit(X, y)
+    save(model, tmp_path / "arrays.safetensors")
+    expected, named = model.predict_proba(X), clone(model)
+    with config_context(transform_output="pandas"):  # warnings are errors
+        loaded = load(tmp_path / "arrays.safetensors")
+        np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+        # a model whose steps were fitted to named columns still passes them on
+        save(named.fit(X, y), tmp_path / "names.safetensors")
+        loaded = load(tmp_path / "names.safetensors")
+        np.testing.assert_array_equal(loaded.predict_proba(X), named.predict_proba(X))
+
+
+def test_a_chosen_output_is_kept(tmp_path):
+    X, y = make_correlation_signals(200, random_state=0)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    model = make_pipeline(SignalNormalizer(), network).fit(X, y)
+    model[0].set_output(transform="pandas")
+    save(model, tmp_path / "model.safetensors")
+    assert isinstance(load(tmp_path / "model.safetensors")[:1].transform(X), pd.DataFrame)

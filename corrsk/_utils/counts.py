@@ -146,6 +146,11 @@ def with_unanswered(
     return filled if classes.dtype.kind in "buUS" else filled.astype(classes.dtype, copy=False)
 
 
+def tasks_coincide(classes: Any) -> bool:
+    """Whether the classes are 1 and another count, so that both classification tasks are one."""
+    return len(classes) == 2 and is_multicompartment(classes).sum() == 1
+
+
 def guess_unanswered(probabilities: Any) -> NDArray[np.float64]:
     """Replace rows of NaN by equal class probabilities.
 

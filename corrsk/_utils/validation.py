@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -52,6 +52,63 @@ def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:
     if name not in registry:
         raise ValueError(f"unknown {kind} {name!r}; known {kind}s: {', '.join(registry)}")
     return registry[name]
+
+
+def check_entries(
+    what: str, content: Any, *, allowed: Iterable[str], required: Iterable[str] = ()
+) -> None:
+    """Raise an error if a value is not a mapping with valid keys.
+
+    Parameters
+    ----------
+    what : str
+        Type of the mapping, for the message.
+    content : object
+        The value.
+    allowed : iterable of str
+        All valid keys.
+    required : iterable of str
+        Keys that must be present.
+
+    Raises
+    ------
+    ValueError
+        If the value is not a mapping, or a key is unknown or missing.
+    """
+    allowed = list(allowed)
+    valid = f"the entries of {what} are {', '.join(allowed)}"
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{what} must be a mapping, got {content!r:.60}; {valid}")
+    unknown = [str(key) for key in content if key not in allowed]
+    if unknown:
+        raise ValueError(f"unknown entries of {what}: {', '.join(unknown)}; {valid}")
+    missing = [key for key in required if key not in content]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}; {valid}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raise an error if a value is not a real number.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter, for the message.
+    value : object
+        The value.
+
+    Raises
+    ------
+    ValueError
+        If the value is not a number, or is True or False.
+    """
+    if not is_number(value):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, and neither True nor False."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def checked_count(name: str, value: Any, *, at_least: int) -> None:

@@ -10,7 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk.physics import CONTRASTS
-from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
+from corrsk.physics.contrasts import (
+    REPETITION_TIME,
+    check_distinct_properties,
+    scan_quantities,
+)
 from corrsk.physics.units import Units, units_by_name
 
 
@@ -23,6 +27,7 @@ def checked_contrasts(
             f"a protocol must have scan parameters among {', '.join(CONTRASTS)}; "
             f"got {', '.join(map(repr, unknown)) or 'none'}"
         )
+    check_distinct_properties(given)
     quantities = scan_quantities()
     if isinstance(units, str):  # must be a unit of what is given
         quantities = {

@@ -16,12 +16,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk._utils.validation import lookup
+from corrsk._utils.validation import check_entries, lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
 from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
 from corrsk.acquisition.column_names import contrasts_of_names
 from corrsk.physics import CONTRASTS
-from corrsk.physics.contrasts import own_units, scan_quantities
+from corrsk.physics.contrasts import (
+    contrasts_beyond,
+    own_units,
+    restore_contrasts,
+    scan_quantities,
+)
 from corrsk.physics.units import Units, units_by_name
 
 # Published 8 x 8 protocol (the file ti_te_dict.mat of the code of Endt et al., MIDL 2024), in grid
@@ -180,13 +185,8 @@ class AcquisitionProtocol:
         ValueError
             If the levels or TR are invalid; see :class:`AcquisitionProtocol`.
         """
-        if tr is not None and np.ndim(tr) > 0:
-            raise ValueError(
-                "the tr of a grid is a single number; pass a tr of each measurement as "
-                "AcquisitionProtocol(ti=.., te=.., tr=..)"
-            )
         levels = {
-            name: np.sort(np.asarray(values, dtype=np.float64).ravel())
+            name: values
             for name, values in {"TI": ti, "TE": te, "b": b}.items()
             if values is not None
         }
@@ -196,8 +196,19 @@ class AcquisitionProtocol:
     def _outer(
         cls, levels: Mapping[str, ArrayLike], tr: float | None, units: Units = None
     ) -> AcquisitionProtocol:
-        mesh = np.meshgrid(*levels.values(), indexing="ij")
-        contrasts = {name: axis.ravel() for name, axis in zip(levels, mesh, strict=True)}
+        if tr is not None and np.ndim(tr) > 0:
+            raise ValueError(
+                "the tr of a grid is a single number; pass a tr of each measurement as "
+                "AcquisitionProtocol(ti=.., te=.., tr=..)"
+            )
+        # in grid order, whatever the order of the scan parameters and of their levels
+        ascending = {
+            name: np.sort(np.asarray(levels[name], dtype=np.float64).ravel())
+            for name in CONTRASTS
+            if name in levels
+        }
+        mesh = np.meshgrid(*ascending.values(), indexing="ij")
+        contrasts = {name: axis.ravel() for name, axis in zip(ascending, mesh, strict=True)}
         return cls(contrasts, tr=tr, units=units)
 
     @classmethod
@@ -598,7 +609,8 @@ class AcquisitionProtocol:
         Parameters
         ----------
         content : mapping
-            Entries `contrasts` and, optionally, `tr` and `units`, as for the class.
+            Entries `contrasts` (one entry per measurement) or `grid` (the levels of a grid) with
+            scan parameters by name, and, optionally, `tr` and `units`, as for the class.
 
         Returns
         -------
@@ -608,17 +620,18 @@ class AcquisitionProtocol:
         Raises
         ------
         KeyError
-            If there is no entry `contrasts`.
+            If there is neither `contrasts` nor `grid`.
         ValueError
             If the scan parameters are invalid, or there is an unknown entry.
         """
-        unknown = sorted(content.keys() - {"contrasts", "tr", "units"})
-        if unknown:  # a misspelt "TR" must not become full recovery
-            raise ValueError(
-                f"unknown entries of a protocol: {', '.join(unknown)}; valid are contrasts, tr "
-                "and units"
-            )
-        return cls(content["contrasts"], tr=content.get("tr"), units=content.get("units"))
+        # a misspelt "TR" must not become full recovery
+        check_entries("a protocol", content, allowed=["contrasts", "grid", "tr", "units"])
+        if "contrasts" in content and "grid" in content:
+            raise ValueError("a protocol has either contrasts or grid, not both")
+        create = cls._outer if "grid" in content else cls
+        contrasts = content["grid"] if "grid" in content else content["contrasts"]
+        check_entries("the scan parameters of a protocol", contrasts, allowed=CONTRASTS)
+        return create(contrasts, tr=content.get("tr"), units=content.get("units"))
 
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a readable JSON file.
@@ -646,6 +659,9 @@ class AcquisitionProtocol:
         return tuple(self.contrasts), ordered.shape, ordered.tobytes(), tr
 
     def __repr__(self) -> str:
+        return f"AcquisitionProtocol({self})"
+
+    def __str__(self) -> str:
         if self.grid_shape is not None:
             what = " x ".join(
                 f"{size} {name}" for size, name in zip(self.grid_shape, self.contrasts, strict=True)
@@ -657,7 +673,7 @@ class AcquisitionProtocol:
             for name, values in self.contrasts.items()
         )
         tr = "" if self.tr is None else f", TR {span(self.tr)} ms"
-        return f"AcquisitionProtocol({what}: {spans}{tr})"
+        return f"{what}: {spans}{tr}"
 
     def __copy__(self) -> AcquisitionProtocol:
         return self
@@ -667,15 +683,16 @@ class AcquisitionProtocol:
 
     def __getstate__(self) -> dict[str, Any]:
         # plain types: a mappingproxy can neither be pickled nor stored by skops
-        return {"contrasts": dict(self.contrasts), "tr": self.tr}
+        state = {"contrasts": dict(self.contrasts), "tr": self.tr}
+        further = contrasts_beyond(parameters=self.contrasts)
+        return state if further is None else state | {"registered": further}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        restore_contrasts(state.get("registered", ()))  # own_units() needs their units
         AcquisitionProtocol.__init__(self, state["contrasts"], tr=state["tr"], units=own_units())
 
 
-def _rebuild(
-    contrasts: dict[str, NDArray[np.float64]], tr: float | NDArray[np.float64] | None
-) -> AcquisitionProtocol:
+def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:
     """Create a protocol; pickles of earlier versions name this function."""
     return AcquisitionProtocol(contrasts, tr=tr, units=own_units())
 

@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from corrsk.cli.options import Dataset, Device, Jobs, Protocol, Samples, read_protocol
+from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.cli.options import Config, Dataset, Device, Jobs, Protocol, Samples, chosen_dataset
 from corrsk.cli.output import clear_errors, logger, print_table
+from corrsk.simulation.definition import read_protocol
 
 
 def compare(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="Folder for the results: new, empty, or one to --resume.")
     ] = Path("corrsk-compare"),
     dataset: Dataset = "midl2024",
+    config: Config = None,
     models: Annotated[
         str,
         typer.Option(help="Models to compare, separated by commas, or 'all'; see --list."),
@@ -68,10 +72,12 @@ def compare(
                 typer.echo(f"{model.name:24}{model.description} ({model.kind})")
             return
         settings = ComparisonSettings(
-            dataset=dataset, models=None if models == "all" else tuple(_names(models)),
+            dataset=chosen_dataset(context, dataset, config),
+            models=None if models == "all" else tuple(_names(models)),
             train_sizes=tuple(_numbers("--train-sizes", train_sizes)), n_seeds=seeds,
             n_samples=samples, n_test_samples=test_samples,
-            protocol=None if protocol is None else read_protocol(protocol), limits=limits,
+            protocol=None if protocol is None else resolve_protocol(read_protocol(protocol)),
+            limits=limits,
         )  # fmt: skip
         comparison = run(settings, out, resume=resume, device=device, n_jobs=jobs)
         best = readable(best_rows(comparison.summary))[SHORT_COLUMNS].set_index("model")

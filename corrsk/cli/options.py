@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.simulation.datasets import DATASETS
+from corrsk.simulation.datasets import DATASETS, resolve_dataset
+from corrsk.simulation.definition import DatasetDefinition
 
 NAMES = ", ".join(DATASETS)
 
@@ -24,6 +24,14 @@ Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
 Jobs = Annotated[int | None, typer.Option(help="Number of threads. Default: all cores.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Definition of the data in place of a named data set: a .json or .yaml file with the "
+        "entries prior, protocol, noise, inversion_efficiency and norm; see the user guide, "
+        "Simulation."
+    ),
+]
 Protocol = Annotated[
     str | None,
     typer.Option(
@@ -34,22 +42,35 @@ Protocol = Annotated[
 ]
 
 
-def read_protocol(name: str) -> AcquisitionProtocol:
-    """Read a protocol from a file, or return a named one.
+def chosen_dataset(
+    context: typer.Context, dataset: str, config: Path | None
+) -> DatasetDefinition | str:
+    """Return the data of the options --dataset and --config of a command.
 
     Parameters
     ----------
-    name : str
-        Path of a .json or .mat file, or name of a protocol.
+    context : typer.Context
+        Context of the command.
+    dataset : str
+        Name of a data set.
+    config : Path or None
+        File of a definition, which has precedence over the default of --dataset.
 
     Returns
     -------
-    AcquisitionProtocol
-        The protocol.
+    DatasetDefinition or str
+        The definition in the file, or the name.
+
+    Raises
+    ------
+    ValueError
+        If both options are given, or the file is invalid.
     """
-    match Path(name).suffix:
-        case ".json":
-            return AcquisitionProtocol.from_json(name)
-        case ".mat":
-            return AcquisitionProtocol.from_mat(name)
-    return AcquisitionProtocol.named(name)
+    if config is None:
+        return dataset
+    source = context.get_parameter_source("dataset")
+    if source is not None and source.name != "DEFAULT":
+        raise ValueError(
+            f"--dataset {dataset} and --config {config} both define the data; pass only one"
+        )
+    return resolve_dataset(DatasetDefinition.from_file(config))

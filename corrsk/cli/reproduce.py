@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from corrsk.cli.options import Dataset, Device, Jobs, Samples, Seed
+from corrsk.cli.options import Config, Dataset, Device, Jobs, Samples, Seed, chosen_dataset
 from corrsk.cli.output import clear_errors, logger, print_table
 
 
 def reproduce(
+    context: typer.Context,
     out: Annotated[
         Path, typer.Option(help="Folder for the results: new, empty, or one to --resume.")
     ] = Path("corrsk-reproduce"),
     dataset: Dataset = "midl2024-low-noise",
+    config: Config = None,
     mat: Annotated[
         Path | None,
         typer.Option(
@@ -51,12 +53,14 @@ def reproduce(
     from corrsk.workflows.reproduction import REPORT, Configuration, paper_reference
     from corrsk.workflows.reproduction import reproduce as run
 
-    configuration = Configuration(
-        dataset=dataset, mat=None if mat is None else str(mat), n_samples=samples,
-        recipe=recipe, epochs=epochs, seed=seed,
-    )  # fmt: skip
     stopped = f"stopped; the same command with --resume resumes the run (results in {out})"
     with clear_errors(stopped):
+        if mat is not None and config is not None:
+            raise ValueError(f"--mat {mat} and --config {config} both define the data")
+        configuration = Configuration(
+            dataset=chosen_dataset(context, dataset, config), mat=None if mat is None else str(mat),
+            n_samples=samples, recipe=recipe, epochs=epochs, seed=seed,
+        )  # fmt: skip
         evaluation = run(configuration, out, resume=resume, device=device, n_jobs=jobs)
         table = results_table(evaluation, paper_reference(evaluation))
         print_table(f"test set of {evaluation.n_samples:,}", table)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from corrsk.cli.options import Dataset, Jobs, Protocol, Samples, Seed, read_protocol
+from corrsk.cli.options import Config, Dataset, Jobs, Protocol, Samples, Seed, chosen_dataset
 from corrsk.cli.output import clear_errors, logger
-from corrsk.physics.noise_levels import SNRRange
-from corrsk.simulation.datasets import dataset_definition, simulate_dataset
+from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
+from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
+from corrsk.simulation.definition import read_protocol
 from corrsk.simulation.files import SUFFIXES, check_suffix, write_dataset
 
 
 def simulate(
+    context: typer.Context,
     out: Annotated[
         Path,
         typer.Argument(help=f"File to write; its suffix sets the format: {', '.join(SUFFIXES)}."),
     ],
     dataset: Dataset = "midl2024",
+    config: Config = None,
     samples: Samples = 1_000_000,
     protocol: Protocol = None,
     noise_level: Annotated[
@@ -53,14 +56,18 @@ def simulate(
             raise FileExistsError(f"{out} exists; choose another name or pass --force")
         if not out.parent.is_dir():
             raise FileNotFoundError(f"the folder {out.parent} does not exist")
-        definition = dataset_definition(dataset)
+        definition = resolve_dataset(chosen_dataset(context, dataset, config))
+        changes: dict[str, Any] = {}
         if protocol is not None:
-            definition = dataclasses.replace(definition, protocol=read_protocol(protocol))
+            changes["protocol"] = read_protocol(protocol)
         if noise_level:
-            definition = dataclasses.replace(definition, noise_levels=tuple(noise_level))
+            changes["noise_levels"] = tuple(noise_level)
         if noise_reference is not None:
-            definition = dataclasses.replace(definition, noise_reference=noise_reference)
-        logger.info("simulating %s signals of %s", f"{samples:,}", dataset)
+            changes["noise_reference"] = noise_reference
+        if changes:
+            changes["name"] = f"{definition.name} with other {' and '.join(changes)}"
+            definition = dataclasses.replace(definition, **changes)
+        logger.info("simulating %s signals of %s", f"{samples:,}", definition.name)
         data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
         if out.suffix == ".mat" and not _whole_percents(definition.noise_levels):
             logger.info(
@@ -71,5 +78,6 @@ def simulate(
         write_dataset(data, out)
 
 
-def _whole_percents(levels: tuple[float, ...] | SNRRange) -> bool:
-    return not isinstance(levels, SNRRange) and not any(round(100 * x, 9) % 1 for x in levels)
+def _whole_percents(levels: float | tuple[float, ...] | SNRRange) -> bool:
+    checked = checked_noise_levels(levels)
+    return not isinstance(checked, SNRRange) and not any(round(100 * x, 9) % 1 for x in checked)

@@ -20,6 +20,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_cu
 from corrsk._utils.deprecation import removed_parameters
 from corrsk.evaluation.calibration import checked_predictions
 from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate
+from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit, shown_numbers
 from corrsk.evaluation.predictions import measured_probabilities
 
 _Curve = tuple[NDArray[np.float64], NDArray[np.float64], float]
@@ -32,6 +33,8 @@ def plot_confusion_matrices(
     evaluation: Evaluation, *, reference: Reference | None = None
 ) -> Figure:
     """Plot both confusion matrices, and those of a reference below them.
+
+    For two classes, 1 and another count, both matrices are equal, and one is drawn.
 
     Parameters
     ----------
@@ -50,25 +53,31 @@ def plot_confusion_matrices(
     ValueError
         If the reference is for other classes.
     """
-    shown: list[list[tuple[str, NDArray[np.int64], Any]]] = [
-        [
-            (f"{evaluation.dataset}\nP(n_c ≥ 2) > 0.5",
-             evaluation.binary_confusion_matrix, _BINARY_LABELS),
-            (f"{evaluation.dataset}\nn_c by argmax",
-             evaluation.confusion_matrix, evaluation.classes),
-        ]
-    ]  # fmt: skip
+    binary = (
+        f"{evaluation.dataset}\nP(n_c ≥ 2) > 0.5", evaluation.binary_confusion_matrix,
+        _BINARY_LABELS,
+    )  # fmt: skip
+    counts = (
+        f"{evaluation.dataset}\nn_c by argmax",
+        evaluation.confusion_matrix,
+        evaluation.classes,
+    )
+    shown: list[list[tuple[str, NDArray[np.int64], Any]]] = [[binary, counts]]
     if reference is not None:
         reference.check(evaluation.classes)
-        counts, binary = reference.confusion_matrix, reference.binary_confusion_matrix
-        if counts is not None and binary is not None:
+        published, binary_published = (
+            reference.confusion_matrix, reference.binary_confusion_matrix
+        )  # fmt: skip
+        if published is not None and binary_published is not None:
             shown.append(
                 [
-                    (f"{reference.name}\nbinary, by argmax", binary, _BINARY_LABELS),
-                    (f"{reference.name}\nn_c by argmax", counts, evaluation.classes),
+                    (f"{reference.name}\nbinary, by argmax", binary_published, _BINARY_LABELS),
+                    (f"{reference.name}\nn_c by argmax", published, evaluation.classes),
                 ]
             )
-    figure, axes = _subplots(len(shown), 2, size=(4.6, 4.2))
+    if evaluation.tasks_coincide:
+        shown = [row[1:] for row in shown]
+    figure, axes = _subplots(len(shown), len(shown[0]), size=(4.6, 4.2))
     for row, matrices in zip(axes, shown, strict=True):
         for ax, (title, matrix, labels) in zip(row, matrices, strict=True):
             _plot_confusion_matrix(ax, matrix, labels, title)
@@ -90,7 +99,8 @@ def _plot_confusion_matrix(
 class CountRocDisplay:
     """One-vs-rest, micro- and macro-averaged ROC curves (the paper's Fig. 2c).
 
-    Usually created by :meth:`from_predictions` or :meth:`from_estimator`.
+    Usually created by :meth:`from_predictions` or :meth:`from_estimator`. For two classes the
+    curves are reflections of each other, and that of the larger count is drawn alone.
 
     Parameters
     ----------
@@ -226,20 +236,25 @@ class CountRocDisplay:
             reference.check(name for name in self.curves if name not in ("micro", "macro"))
         self.ax_ = _axes(6, 5.6) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
-        for name, (false, true, area) in self.curves.items():
+        names = list(self.curves)
+        two_classes = len(names) == 4 and "macro" in names
+        if two_classes:  # the curves of both classes are reflections of each other
+            names = names[1:2]
+        for name in names:
+            false, true, area = self.curves[name]
             average = name in ("micro", "macro")
             published = None if reference is None else reference.metrics.get(f"roc_auc_{name}")
             beside = "" if published is None else f" (published: {published:.2f})"
             shown = f"{name} average" if average else f"n_c = {name}"
             RocCurveDisplay(fpr=false, tpr=true).plot(
-                ax=self.ax_, plot_chance_level=name == "micro",
+                ax=self.ax_, plot_chance_level=two_classes or name == "micro",
                 curve_kwargs={
                     "label": f"{shown}: AUC {area:.3f}{beside}",
                     "linestyle": ":" if average else "-",
                 },
             )  # fmt: skip
         self.ax_.set(
-            title=f"ROC, one-vs-rest\n{self.dataset}",
+            title=f"{'ROC' if two_classes else 'ROC, one-vs-rest'}\n{self.dataset}",
             xlabel="false positive rate", ylabel="true positive rate",
         )  # fmt: skip
         self.ax_.legend(loc="lower right", fontsize=8)
@@ -282,6 +297,7 @@ class AccuracyOverNoiseDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: ArrayLike, noise_level: ArrayLike, *,
         dataset: str = "unnamed data", ax: Axes | None = None,
+        noise_unit: str = "percent",
     ) -> AccuracyOverNoiseDisplay:  # fmt: skip
         """Plot the accuracies of a fitted classifier.
 
@@ -299,6 +315,9 @@ class AccuracyOverNoiseDisplay:
             Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels on the axis; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -306,7 +325,7 @@ class AccuracyOverNoiseDisplay:
             The display.
         """
         evaluation = Evaluation.from_estimator(
-            estimator, X, y, noise_level=noise_level, dataset=dataset
+            estimator, X, y, noise_level=noise_level, dataset=dataset, noise_unit=noise_unit
         )
         return cls(evaluation).plot(ax=ax)
 
@@ -314,6 +333,7 @@ class AccuracyOverNoiseDisplay:
     def from_predictions(
         cls, y: ArrayLike, probabilities: ArrayLike, noise_level: ArrayLike, *,
         classes: ArrayLike | None = None, dataset: str = "unnamed data", ax: Axes | None = None,
+        noise_unit: str = "percent",
     ) -> AccuracyOverNoiseDisplay:  # fmt: skip
         """Plot the accuracies of predicted probabilities.
 
@@ -331,6 +351,9 @@ class AccuracyOverNoiseDisplay:
             Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels on the axis; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -338,8 +361,9 @@ class AccuracyOverNoiseDisplay:
             The display.
         """
         evaluation = evaluate(
-            y, probabilities, classes=classes, noise_level=noise_level, dataset=dataset
-        )
+            y, probabilities, classes=classes, noise_level=noise_level, dataset=dataset,
+            noise_unit=noise_unit,
+        )  # fmt: skip
         return cls(evaluation).plot(ax=ax)
 
     def plot(self, ax: Axes | None = None) -> AccuracyOverNoiseDisplay:
@@ -358,24 +382,27 @@ class AccuracyOverNoiseDisplay:
         self.ax_ = _axes(6, 4.4) if ax is None else ax
         self.figure_ = _figure_of(self.ax_)
         table = self.evaluation.by_noise_level
-        percent = 100 * table.index.to_numpy(dtype=np.float64)
-        for column, label in (
+        noise = in_noise_unit(table.index, self.evaluation.noise_unit)
+        lines = [
             ("binary_accuracy", "more than one compartment? P(n_c ≥ 2) > 0.5"),
             ("binary_argmax_accuracy", "more than one compartment? by argmax"),
             ("accuracy", "how many compartments?"),
-        ):
+        ]
+        # with two classes, all three are equal
+        for column, label in lines[-1:] if self.evaluation.tasks_coincide else lines:
             accuracy = table[column].to_numpy(dtype=np.float64)
             half_width = 1.96 * np.sqrt(accuracy * (1 - accuracy) / table["n_samples"])
             self.ax_.errorbar(
-                percent, 100 * accuracy, 100 * half_width, marker="o", capsize=3, label=label
+                noise, 100 * accuracy, 100 * half_width, marker="o", capsize=3, label=label
             )
         chance = 100 / self.evaluation.classes.size
         self.ax_.axhline(chance, color="grey", linestyle=":", label="chance (how many)")
         self.ax_.set(
-            xlabel="noise level (% of the noise reference)", ylabel="accuracy (%)",
+            xlabel=NOISE_UNITS[self.evaluation.noise_unit], ylabel="accuracy (%)",
             title=f"Accuracy over noise level\n{self.evaluation.dataset}",
-            ylim=(0, 100), xticks=percent,
+            ylim=(0, 100),
         )  # fmt: skip
+        self.ax_.set_xticks(noise, shown_numbers(noise))
         self.ax_.legend(fontsize=8, loc="lower left")
         return self
 

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
-from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.counts import is_multicompartment, multicompartment_probability, tasks_coincide
 from corrsk._utils.files import read_json, write_json
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.metrics import binary_metrics, count_metrics
+from corrsk.evaluation.noise_units import checked_noise_unit
 from corrsk.evaluation.predictions import measured_probabilities
 
 _FORMAT = "corrsk-evaluation"
@@ -126,6 +127,9 @@ class Evaluation:
         Columns accuracy, binary_accuracy, binary_argmax_accuracy and n_samples for each noise
         level. If there are more than 20 levels, each row is a fifth of the samples with its
         median level. Empty without noise levels.
+    noise_unit : {"percent", "snr"}, default="percent"
+        Unit of the noise levels in figures and tables; "snr" for data with a given
+        signal-to-noise ratio.
     """
 
     dataset: str
@@ -137,6 +141,7 @@ class Evaluation:
     binary_confusion_matrix: NDArray[np.int64]
     binary_argmax_confusion_matrix: NDArray[np.int64]
     by_noise_level: pd.DataFrame = field(repr=False)
+    noise_unit: str = "percent"
 
     @classmethod
     def from_estimator(
@@ -147,6 +152,7 @@ class Evaluation:
         *,
         noise_level: ArrayLike | None = None,
         dataset: str = "unnamed data",
+        noise_unit: str = "percent",
     ) -> Evaluation:
         """Evaluate a fitted classifier.
 
@@ -163,6 +169,9 @@ class Evaluation:
             Noise level of each signal, for the accuracy by level.
         dataset : str
             Name of the data, shown in every table and figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels in figures and tables; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -181,8 +190,13 @@ class Evaluation:
         """
         return evaluate(
             y, measured_probabilities(estimator, X), classes=estimator.classes_,
-            noise_level=noise_level, dataset=dataset,
+            noise_level=noise_level, dataset=dataset, noise_unit=noise_unit,
         )  # fmt: skip
+
+    @property
+    def tasks_coincide(self) -> bool:
+        """Whether the number of compartments and more than one compartment are the same task."""
+        return tasks_coincide(self.classes)
 
     def to_frame(self, reference: Reference | None = None) -> pd.DataFrame:
         """Table of all metrics, with those of a reference beside them.
@@ -229,6 +243,7 @@ class Evaluation:
             "binary_confusion_matrix": self.binary_confusion_matrix.tolist(),
             "binary_argmax_confusion_matrix": self.binary_argmax_confusion_matrix.tolist(),
             "by_noise_level": self.by_noise_level.reset_index().to_dict(orient="records"),
+            "noise_unit": self.noise_unit,
             **more,
         }  # fmt: skip
         write_json(path, content)
@@ -268,6 +283,7 @@ class Evaluation:
             binary_confusion_matrix=np.asarray(content["binary_confusion_matrix"]),
             binary_argmax_confusion_matrix=np.asarray(content["binary_argmax_confusion_matrix"]),
             by_noise_level=levels.set_index("noise_level") if len(levels) else _no_levels(),
+            noise_unit=content.get("noise_unit", "percent"),
         )  # fmt: skip
 
 
@@ -278,6 +294,7 @@ def evaluate(
     classes: ArrayLike | None = None,
     noise_level: ArrayLike | None = None,
     dataset: str = "unnamed data",
+    noise_unit: str = "percent",
 ) -> Evaluation:
     """Evaluate predicted probabilities of compartment counts.
 
@@ -295,6 +312,9 @@ def evaluate(
         Noise level of each signal, for the accuracy by level.
     dataset : str
         Name of the data, shown in every table and figure.
+    noise_unit : {"percent", "snr"}, default="percent"
+        Unit of the noise levels in figures and tables; "snr" for data with a given
+        signal-to-noise ratio.
 
     Returns
     -------
@@ -305,8 +325,10 @@ def evaluate(
     ------
     ValueError
         If shapes are inconsistent, labels are neither counts nor binary or not among the classes,
-        or a row of the probabilities is partly NaN, has a negative entry or does not sum to 1.
+        or a row of the probabilities is partly NaN, has a negative entry or does not sum to 1; or
+        the unit is unknown.
     """
+    checked_noise_unit(noise_unit)
     given = np.asarray(probabilities, dtype=np.float64)
     y, rows, classes = checked_predictions(y, given, classes)
     check_consistent_length(y, noise_level)
@@ -338,6 +360,7 @@ def evaluate(
                 "binary_argmax_accuracy": by_argmax == several,
             },
         ),
+        noise_unit=noise_unit,
     )
 
 

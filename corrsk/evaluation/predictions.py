@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from corrsk._utils.voxels import Voxels, has_nan
 from corrsk.acquisition.labels import with_column_names
 
 
-def measured_probabilities(estimator: Any, X: Any, **params: Any) -> NDArray[np.float64]:
+def measured_probabilities(
+    estimator: Any, X: Any, predict: Callable[[Any], Any] | None = None
+) -> NDArray[np.float64]:
     """Class probabilities of any fitted classifier; NaN for voxels without signal.
 
     Parameters
@@ -22,8 +25,8 @@ def measured_probabilities(estimator: Any, X: Any, **params: Any) -> NDArray[np.
     X : array or DataFrame of shape (n_samples, n_features)
         Input of the classifier, usually signals. Also a volume, an array of shape
         (.., n_features).
-    **params : dict
-        Parameters of `predict_proba`.
+    predict : callable, optional
+        Function from rows of X to probabilities; the default is ``estimator.predict_proba``.
 
     Returns
     -------
@@ -37,19 +40,19 @@ def measured_probabilities(estimator: Any, X: Any, **params: Any) -> NDArray[np.
         If voxels have no signal; once, with their number.
     """
 
-    def predict(rows: Any) -> NDArray[np.float64]:
-        return np.asarray(estimator.predict_proba(rows, **params))
+    def probabilities(rows: Any) -> NDArray[np.float64]:
+        return np.asarray((predict or estimator.predict_proba)(rows))
 
     n_features = getattr(estimator, "n_features_in_", None)
     if n_features is None:
-        return predict(X)
+        return probabilities(X)
     if has_nan(X):
         try:  # NaN is valid in a tissue table, for some learners, and for a SignalPipeline
-            return predict(X)
+            return probabilities(X)
         except ValueError:
             pass
     voxels = Voxels.from_measured(with_column_names(X), n_features)
-    return voxels.answer(predict, len(estimator.classes_))
+    return voxels.answer(probabilities, len(estimator.classes_))
 
 
 def predict_multicompartment_proba(estimator: Any, X: Any, **params: Any) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from corrsk.evaluation.calibration import (
     grouped_noise_levels,
     reliability_table,
 )
+from corrsk.evaluation.noise_units import checked_noise_unit, noise_label
 from corrsk.evaluation.predictions import measured_probabilities
 from corrsk.evaluation.selective import accuracy_coverage_curve
 from corrsk.evaluation.tasks import Task
@@ -71,7 +72,7 @@ class ReliabilityDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: ArrayLike, *, noise_level: ArrayLike | None = None,
         n_bins: int = N_BINS, task: str = Task.COUNT, dataset: str = "unnamed data",
-        ax: Axes | None = None,
+        ax: Axes | None = None, noise_unit: str = "percent",
     ) -> ReliabilityDisplay:  # fmt: skip
         """Plot the reliability of a fitted classifier.
 
@@ -93,6 +94,9 @@ class ReliabilityDisplay:
             Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels in the legend; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -102,13 +106,14 @@ class ReliabilityDisplay:
         return cls.from_predictions(
             y, measured_probabilities(estimator, X), classes=estimator.classes_,
             noise_level=noise_level, n_bins=n_bins, task=task, dataset=dataset, ax=ax,
+            noise_unit=noise_unit,
         )  # fmt: skip
 
     @classmethod
     def from_predictions(
         cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
         noise_level: ArrayLike | None = None, n_bins: int = N_BINS, task: str = Task.COUNT,
-        dataset: str = "unnamed data", ax: Axes | None = None,
+        dataset: str = "unnamed data", ax: Axes | None = None, noise_unit: str = "percent",
     ) -> ReliabilityDisplay:  # fmt: skip
         """Plot the reliability of predicted probabilities.
 
@@ -130,6 +135,9 @@ class ReliabilityDisplay:
             Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels in the legend; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -139,7 +147,7 @@ class ReliabilityDisplay:
         y, rows, labels = checked_predictions(y, probabilities, classes)
         tables = {
             name: reliability_table(y[at], rows[at], labels, n_bins=n_bins, task=task)
-            for name, at in _groups(noise_level, y.size).items()
+            for name, at in _groups(noise_level, y.size, noise_unit).items()
         }
         return cls(tables, task=task, dataset=dataset).plot(ax=ax)
 
@@ -219,7 +227,7 @@ class AccuracyCoverageDisplay:
     @classmethod
     def from_estimator(
         cls, estimator: Any, X: Any, y: ArrayLike, *, noise_level: ArrayLike | None = None,
-        dataset: str = "unnamed data", ax: Axes | None = None,
+        dataset: str = "unnamed data", ax: Axes | None = None, noise_unit: str = "percent",
     ) -> AccuracyCoverageDisplay:  # fmt: skip
         """Plot the curves of a fitted classifier.
 
@@ -237,6 +245,9 @@ class AccuracyCoverageDisplay:
             Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels in the legend; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -245,14 +256,14 @@ class AccuracyCoverageDisplay:
         """
         return cls.from_predictions(
             y, measured_probabilities(estimator, X), classes=estimator.classes_,
-            noise_level=noise_level, dataset=dataset, ax=ax,
+            noise_level=noise_level, dataset=dataset, ax=ax, noise_unit=noise_unit,
         )  # fmt: skip
 
     @classmethod
     def from_predictions(
         cls, y: ArrayLike, probabilities: ArrayLike, *, classes: ArrayLike | None = None,
         noise_level: ArrayLike | None = None, dataset: str = "unnamed data",
-        ax: Axes | None = None,
+        ax: Axes | None = None, noise_unit: str = "percent",
     ) -> AccuracyCoverageDisplay:  # fmt: skip
         """Plot the curves of predicted probabilities.
 
@@ -270,6 +281,9 @@ class AccuracyCoverageDisplay:
             Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
+        noise_unit : {"percent", "snr"}, default="percent"
+            Unit of the noise levels in the legend; "snr" for data with a given
+            signal-to-noise ratio.
 
         Returns
         -------
@@ -279,7 +293,7 @@ class AccuracyCoverageDisplay:
         y, rows, labels = checked_predictions(y, probabilities, classes)
         curves = {
             name: accuracy_coverage_curve(y[at], rows[at], labels)
-            for name, at in _groups(noise_level, y.size).items()
+            for name, at in _groups(noise_level, y.size, noise_unit).items()
         }
         return cls(curves, dataset=dataset).plot(ax=ax)
 
@@ -334,12 +348,18 @@ class AccuracyCoverageDisplay:
             )
 
 
-def _groups(noise_level: ArrayLike | None, n_samples: int) -> dict[str, NDArray[np.bool_]]:
+def _groups(
+    noise_level: ArrayLike | None, n_samples: int, noise_unit: str
+) -> dict[str, NDArray[np.bool_]]:
+    checked_noise_unit(noise_unit)
     groups = {ALL: np.ones(n_samples, dtype=bool)}
     if noise_level is None:
         return groups
     levels = grouped_noise_levels(noise_level, n_samples)
-    return groups | {f"noise {100 * level:.3g} %": levels == level for level in np.unique(levels)}
+    prefix = "noise " if noise_unit == "percent" else ""
+    return groups | {
+        prefix + noise_label(level, noise_unit): levels == level for level in np.unique(levels)
+    }
 
 
 def _colours(groups: Mapping[str, Any]) -> dict[str, Any]:

@@ -371,6 +371,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                     f"validation_fraction={self.validation_fraction} contradicts X_val and y_val; "
                     "with X_val and y_val leave it None"
                 )
+            check_held_out(index, self.classes_, self.validation_fraction)
             kept, held_out = train_test_split(
                 np.arange(len(index)), test_size=self.validation_fraction, stratify=index,
                 random_state=int(keyed_generator(seed, Stream.HELD_OUT).integers(2**32)),
@@ -850,6 +851,46 @@ def class_index(
     if extra:
         raise ValueError(f"{name} contains labels that are not in {known_from}: {extra}")
     return np.searchsorted(classes, labels)
+
+
+def check_held_out(index: NDArray[np.int64], classes: NDArray[Any], fraction: float) -> None:
+    """Check that a validation fraction leaves training and validation signals of every class.
+
+    Parameters
+    ----------
+    index : array of shape (n_samples,)
+        Position of the class of each signal.
+    classes : array of shape (n_classes,)
+        The labels.
+    fraction : float
+        Part of the signals that is held out.
+
+    Raises
+    ------
+    ValueError
+        If a class has a single signal, or one of the two parts has fewer signals than there are
+        classes.
+    """
+    instead = "or pass validation data as X_val and y_val, with validation_fraction=None"
+    count = np.bincount(index, minlength=len(classes))
+    rare = [repr(label) for label in classes[count == 1].tolist()]
+    if rare:
+        raise ValueError(
+            f"validation_fraction={fraction} needs at least 2 signals of each label, one to train "
+            f"and one to validate; y has 1 signal with the label {' and 1 with '.join(rare)}: add "
+            f"signals, remove the label, {instead}"
+        )
+    n_held_out = math.ceil(fraction * len(index))
+    sizes = {"validation": n_held_out, "training": len(index) - n_held_out}
+    for part, size in sizes.items():
+        if size < len(classes):
+            # rounded inwards
+            low = math.ceil(1000 * len(classes) / len(index)) / 1000
+            valid = f"{low:g} to {1 - low:g}" if low <= 0.5 else "none, add signals"
+            raise ValueError(
+                f"validation_fraction={fraction} of {len(index)} signals leaves {size} {part} "
+                f"signals for {len(classes)} classes; valid fractions: {valid}, {instead}"
+            )
 
 
 def class_weights(

@@ -18,6 +18,7 @@ from corrsk.physics.contrasts import (
     diffusion,
     inversion_recovery,
     register_contrast,
+    saturation_recovery,
     spin_echo,
 )
 from corrsk.physics.noise import (
@@ -48,6 +49,7 @@ __all__ = [
     "noise_sigma",
     "normalize_signals",
     "register_contrast",
+    "saturation_recovery",
     "signal_norm",
     "spin_echo",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from corrsk.physics._arrays import Array
-from corrsk.physics.contrasts import CONTRASTS, Contrast
+from corrsk.physics.contrasts import CONTRASTS, Contrast, check_distinct_properties
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,13 @@ def measurement_axes(
     KeyError
         If a scan parameter is unknown, or there is none.
     ValueError
-        If `tr` is an array and does not have one entry per measurement.
+        If two scan parameters encode the same tissue property, or `tr` is an array and does not
+        have one entry per measurement.
     """
     unknown = [name for name in measurements if name not in CONTRASTS]
     if unknown or not measurements:
         raise KeyError(f"unknown scan parameters {unknown}; available: {sorted(CONTRASTS)}")
+    check_distinct_properties(measurements)
     factors = [
         _factor(contrast, np.asarray(measurements[name], np.float64), tr, inversion_efficiency)
         for name, contrast in CONTRASTS.items()

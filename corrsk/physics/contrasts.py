@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from corrsk._utils.deprecation import Renamed, removed_parameters, renamed_parameters
 from corrsk.physics._arrays import Array, promote
@@ -51,6 +52,25 @@ def inversion_recovery(
     # where nothing inverts, the magnetisation is 1 - exp(-TR/T1): an efficiency of -1
     efficiency = xp.where(xp.isinf(ti), -xp.ones_like(ti), inversion_efficiency * xp.ones_like(ti))
     return signal + efficiency * xp.exp(-tr / t1)
+
+
+def saturation_recovery(ts: Array, t1: Array) -> Array:
+    """Longitudinal magnetisation after a saturation pulse, for M0 = 1.
+
+    Parameters
+    ----------
+    ts : array
+        Saturation times in ms, from the pulse to the excitation, broadcast against `t1`.
+    t1 : array
+        Longitudinal relaxation times in ms.
+
+    Returns
+    -------
+    array
+        ``1 - exp(-TS / T1)``, of the broadcast shape. The saturation removes the influence of TR.
+    """
+    xp, ts, t1 = promote(ts, t1)
+    return 1 - xp.exp(-ts / t1)
 
 
 def spin_echo(te: Array, t2: Array) -> Array:
@@ -164,9 +184,11 @@ CONTRASTS: dict[str, Contrast] = {}
 def register_contrast(contrast: Contrast) -> None:
     """Make `contrast` available to protocols, priors, tissue tables and generators.
 
-    The axes of a grid have the order of registration: TI, TE, b, then further contrasts.
-    Registration is per process: call this function at the top level of a module that worker
-    processes import too.
+    The axes of a grid have the order of registration: TI, TE, b, then further contrasts. Several
+    contrasts may encode the same tissue property, such as inversion and saturation recovery T1;
+    a protocol measures each property by one of them. Protocols and priors bring the registered
+    contrasts along to worker processes; where the column names alone define the protocol, call
+    this function at the top level of a module that worker processes import too.
 
     Parameters
     ----------
@@ -176,17 +198,47 @@ def register_contrast(contrast: Contrast) -> None:
     Raises
     ------
     ValueError
-        If another contrast has the same scan parameter or the same tissue property.
+        If another contrast has the same scan parameter, or the same tissue property in another
+        unit.
     """
     for known in CONTRASTS.values():
-        if known != contrast and (
-            known.parameter == contrast.parameter or known.tissue == contrast.tissue
-        ):
+        if known != contrast and known.parameter == contrast.parameter:
             raise ValueError(
                 f"the contrast ({known.parameter}, {known.tissue}) is registered already; "
-                f"({contrast.parameter}, {contrast.tissue}) needs other names"
+                f"({contrast.parameter}, {contrast.tissue}) needs another scan parameter"
+            )
+        if known.tissue == contrast.tissue and known.tissue_unit != contrast.tissue_unit:
+            raise ValueError(
+                f"the contrast ({known.parameter}, {known.tissue}) has {known.tissue} in "
+                f"{known.tissue_unit}, ({contrast.parameter}, {contrast.tissue}) in "
+                f"{contrast.tissue_unit}; the units must be equal"
             )
     CONTRASTS[contrast.parameter] = contrast
+
+
+def check_distinct_properties(parameters: Iterable[str]) -> None:
+    """Refuse scan parameters that encode the same tissue property.
+
+    Parameters
+    ----------
+    parameters : iterable of str
+        Names of registered scan parameters.
+
+    Raises
+    ------
+    ValueError
+        If two of the parameters encode the same property: the product of their kernels is no
+        signal.
+    """
+    encoding: dict[str, str] = {}
+    for name in parameters:
+        tissue = CONTRASTS[name].tissue
+        if tissue in encoding:
+            raise ValueError(
+                f"{encoding[tissue]} and {name} both encode {tissue}; a protocol measures each "
+                "tissue property by one scan parameter"
+            )
+        encoding[tissue] = name
 
 
 # The table of plausible largest values. The limits lie far beyond all usual protocols and tissue,
@@ -233,6 +285,59 @@ register_contrast(
 REPETITION_TIME = Quantity("tr", "ms", smallest_maximum=60.0, largest_maximum=100_000.0)
 
 
+_BUILT_IN = dict(CONTRASTS)
+
+
+def contrasts_beyond(parameters: Iterable[str] = (), tissue: Iterable[str] = ()) -> Any:
+    """Return the registered contrasts, for pickles, if any name needs more than the built-in ones.
+
+    A pickled protocol or prior includes the result, so that a process without the registrations,
+    such as a worker of joblib, can restore them. All contrasts are included, in the order of
+    registration, which is the order of the axes of a grid.
+
+    Parameters
+    ----------
+    parameters : iterable of str
+        Names of scan parameters.
+    tissue : iterable of str
+        Names of tissue properties.
+
+    Returns
+    -------
+    object or None
+        Object that is unpickled as the argument of :func:`restore_contrasts`; None if the built-in
+        contrasts have all names.
+    """
+    built_in_tissue = {contrast.tissue for contrast in _BUILT_IN.values()}
+    if set(parameters) <= _BUILT_IN.keys() and set(tissue) <= built_in_tissue:
+        return None
+    from joblib import wrap_non_picklable_objects
+
+    further = [contrast for name, contrast in CONTRASTS.items() if name not in _BUILT_IN]
+    # pickle alone cannot store a kernel that is defined in a script or is a lambda expression
+    return wrap_non_picklable_objects(further, keep_wrapper=False)
+
+
+def restore_contrasts(contrasts: Iterable[Contrast]) -> None:
+    """Register the contrasts that this process lacks.
+
+    Parameters
+    ----------
+    contrasts : iterable of Contrast
+        Contrasts of :func:`contrasts_beyond`, from a pickle.
+
+    Raises
+    ------
+    ValueError
+        If a contrast contradicts a registered one.
+    """
+    for contrast in contrasts:
+        known = CONTRASTS.get(contrast.parameter)
+        # a kernel that was restored is another function than the original
+        if known is None or replace(known, kernel=contrast.kernel) != contrast:
+            register_contrast(contrast)
+
+
 def check_tissue_unit(name: str, largest: float) -> None:
     """Refuse a tissue property whose largest value can only be in the wrong unit.
 
@@ -263,7 +368,7 @@ def tissue_quantity(name: str) -> Quantity:
     for contrast in CONTRASTS.values():
         if contrast.tissue == name:
             return contrast.tissue_quantity
-    known = ", ".join(contrast.tissue for contrast in CONTRASTS.values())
+    known = ", ".join(dict.fromkeys(contrast.tissue for contrast in CONTRASTS.values()))
     raise ValueError(f"unknown tissue property {name!r}; known ones are {known}")
 
 

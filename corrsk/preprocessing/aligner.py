@@ -73,6 +73,9 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         :meth:`transform` refuses signals that cannot have M0 = 1.
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        Distribution of the noise that the model was trained on; for model cards, and for the
+        loss of accuracy on a close protocol that :func:`corrsk.load_pretrained` measures.
 
     Attributes
     ----------
@@ -107,6 +110,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
         "norm": [StrOptions(set(physics.NORMS)), None],
         "inversion_efficiency": EFFICIENCY,
+        "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
     }
 
     def __init__(
@@ -118,6 +122,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         noise_reference: str = "m0",
         norm: str | None = "l2",
         inversion_efficiency: float = 1.0,
+        noise_distribution: str = "gaussian",
     ) -> None:
         self.protocol = protocol
         self.measured_protocol = measured_protocol
@@ -126,6 +131,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
         self.noise_reference = noise_reference
         self.norm = norm
         self.inversion_efficiency = inversion_efficiency
+        self.noise_distribution = noise_distribution
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> ProtocolAligner:

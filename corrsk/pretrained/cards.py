@@ -43,7 +43,8 @@ class ModelCard:
     prior : dict
         Tissue of the training: parameters of :class:`corrsk.TissuePrior`.
     protocol : dict
-        Entries `contrasts` (scan parameters by name, one entry per measurement) and `tr`.
+        Entries `contrasts` (scan parameters by name, one entry per measurement), `tr`, and
+        `inversion_efficiency` if it is not 1.
     noise : dict
         Entries `reference`, `distribution`, and `levels` or `snr` (lowest, highest).
     norm : str or None
@@ -235,6 +236,8 @@ class ModelCard:
             if tr is None
             else f"TR {_listed(sorted({float(value) for value in np.ravel(tr)}))} ms"
         )
+        if "inversion_efficiency" in self.protocol:
+            recovery += f"; inversion efficiency {self.protocol['inversion_efficiency']:g}"
         metrics = [
             f"| {name.replace('_', ' ')} | {metric['value']:.4g} "
             f"| {metric['low']:.4g} to {metric['high']:.4g} |"
@@ -334,12 +337,15 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     if architecture["network"] == "residual-mlp":
         network |= {name: architecture[name] for name in ("width", "n_blocks")}
     protocol = resolve_protocol(aligner.protocol).to_dict()
+    # an entry that the cards of perfect inversion lack
+    eta = aligner.inversion_efficiency
+    efficiency = {} if eta == 1 else {"inversion_efficiency": eta}
     return {
         "prior": resolve_prior(aligner.prior).to_dict(),
-        "protocol": {key: protocol[key] for key in ("contrasts", "tr")},
+        "protocol": {key: protocol[key] for key in ("contrasts", "tr")} | efficiency,
         "noise": {
             "reference": aligner.noise_reference,
-            "distribution": "gaussian",
+            "distribution": aligner.noise_distribution,
             **_plain_levels(aligner.noise_level),
         },
         "norm": normalizer.norm,
@@ -360,10 +366,16 @@ def _listed(values: list[float]) -> str:
 
 def _items(facts: Mapping[str, Any]) -> list[str]:
     return [
-        f"- {key.replace('_', ' ')}: {f'{value:,}' if isinstance(value, int) else value}"
+        f"- {key.replace('_', ' ')}: {_shown(value)}"
         for key, value in facts.items()
         if key != "command"
     ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_shown, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _tissue_in_words(prior: Mapping[str, Any]) -> str:

@@ -6,36 +6,37 @@ import dataclasses
 from dataclasses import dataclass
 
 from corrsk._utils.validation import lookup
-from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
+from corrsk.simulation.datasets import dataset_definition, resolve_dataset
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 
 
 @dataclass(frozen=True)
 class ModelDefinition:
-    """Definition of a shipped model: its training data, and the norm of its signals.
+    """Definition of a model: its training data, and the norm of its signals.
 
     Parameters
     ----------
     name : str
         Name of the model.
-    dataset : str
-        Name of the data set that the model is trained on; see :func:`corrsk.load_dataset`.
+    dataset : DatasetDefinition or str
+        Data set that the model is trained on, or its name; see :func:`corrsk.load_dataset`.
     norm : {"l2", "rms", "max"} or None
         Norm by which the model divides each signal, in place of that of the data set; None for a
         model of signals with M0 = 1.
     n_samples : int
-        Number of training signals of the shipped model.
+        Number of training signals.
     """
 
     name: str
-    dataset: str
+    dataset: DatasetDefinition | str
     norm: str | None
     n_samples: int
 
     @property
     def data(self) -> DatasetDefinition:
         """Definition of the data set, with the norm of the model."""
-        return dataclasses.replace(dataset_definition(self.dataset), norm=self.norm)
+        return dataclasses.replace(resolve_dataset(self.dataset), norm=self.norm)
 
     def stream(self, random_state: int = 0) -> SignalStream:
         """Return the stream of the training signals.
@@ -50,9 +51,10 @@ class ModelDefinition:
         SignalStream
             The stream.
         """
-        stream = SignalStream.named(self.dataset, random_state)
-        return dataclasses.replace(stream, norm=self.norm)
+        return SignalStream.from_definition(self.data, random_state=random_state)
 
+
+_N_SAMPLES = 40_000_000  # of models for other data
 
 MODELS: dict[str, ModelDefinition] = {
     model.name: model
@@ -84,6 +86,37 @@ def model_definition(name: str) -> ModelDefinition:
         If the name is unknown; the message lists the valid names.
     """
     return lookup(MODELS, name, "model")
+
+
+def resolve_model(model: DatasetDefinition | str) -> ModelDefinition:
+    """Return the definition of a model, given the name of a shipped model or other training data.
+
+    Parameters
+    ----------
+    model : DatasetDefinition or str
+        Name of a shipped model; or the definition of training data, whose name and norm are those
+        of the model.
+
+    Returns
+    -------
+    ModelDefinition
+        The definition.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or belongs to a shipped model or data set with other data.
+    """
+    if isinstance(model, str):
+        return model_definition(model)
+    definition = resolve_dataset(model)
+    shipped = MODELS.get(definition.name)
+    if shipped is not None and shipped.data != definition:
+        raise ValueError(
+            f"the name {definition.name!r} belongs to a shipped model; choose a name other than "
+            f"{', '.join(MODELS)}"
+        )
+    return ModelDefinition(definition.name, definition, definition.norm, _N_SAMPLES)
 
 
 def model_of_dataset(name: str) -> str:

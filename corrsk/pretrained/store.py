@@ -23,7 +23,7 @@ from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
-from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import resolve_prior
 
@@ -161,6 +161,8 @@ def pretrained_pipeline(
     aligner = ProtocolAligner(
         definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
         noise_reference=definition.noise_reference, norm=definition.norm,
+        inversion_efficiency=definition.inversion_efficiency,
+        noise_distribution=definition.noise_distribution,
     )  # fmt: skip
     # the fits of these steps depend on the number of columns only
     any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
@@ -169,7 +171,9 @@ def pretrained_pipeline(
         SignalNormalizer(definition.norm).fit(any_signals),
         classifier,
     )
-    return SignalPipeline([(type(step).__name__.lower(), step) for step in steps])
+    pipeline = SignalPipeline([(type(step).__name__.lower(), step) for step in steps])
+    # arrays between the steps, which were fitted to arrays, for any global transform_output
+    return pipeline.set_output(transform="default")
 
 
 def write_pretrained(
@@ -240,6 +244,7 @@ def _measured_cost(pipeline: Pipeline, comparison: ProtocolComparison) -> str:
     def is_right(protocol: AcquisitionProtocol, order: Any) -> Any:
         signals = CorrelationSignalGenerator(
             protocol, noise_level=aligner.noise_level, noise_reference=aligner.noise_reference,
+            noise_distribution=aligner.noise_distribution,
             inversion_efficiency=aligner.inversion_efficiency, random_state=0, verbose=False,
         ).fit_transform(tissue)  # fmt: skip
         return pipeline[1:].predict(signals[:, order]) == n_c

@@ -22,8 +22,9 @@ from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.neural.training.prediction import device_name
 from corrsk.persistence import load, save
 from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
-from corrsk.pretrained.models import ModelDefinition, model_definition
-from corrsk.simulation.datasets import load_dataset, simulate_dataset
+from corrsk.pretrained.models import ModelDefinition, resolve_model
+from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
+from corrsk.simulation.definition import DatasetDefinition
 
 _logger = logging.getLogger(__name__)
 
@@ -46,10 +47,10 @@ _LIMIT_OF_M0 = (
 )
 
 
-@renamed_parameters(n_signals="n_samples")
+@renamed_parameters(n_signals="n_samples", name="model")
 @removed_parameters(say="the steps are logged to the logger 'corrsk' at level INFO")
 def pretrain(
-    name: str,
+    model: DatasetDefinition | str,
     out: str | Path,
     *,
     n_samples: int | None = None,
@@ -65,13 +66,16 @@ def pretrain(
 
     Parameters
     ----------
-    name : str
-        Name of a shipped model, such as "midl2024" or "t1t2-detr-m0".
+    model : DatasetDefinition or str
+        Name of a shipped model, such as "midl2024" or "t1t2-detr-m0"; or the definition of
+        other training data, whose name is that of the new model.
     out : path-like
         Folder for `<name>.safetensors`, `<name>.json` (the card), `<name>.md` (the
-        card as Markdown) and, during the training, `<name>.checkpoint`.
+        card as Markdown), for a definition `<name>.config.json`, and, during the training,
+        `<name>.checkpoint`.
     n_samples : int, optional
-        Number of signals to train on; None (default) for that of the shipped model.
+        Number of signals to train on; None (default) for that of the shipped model, or for
+        40 million with a definition.
     seed : int, default=0
         Seed of the stream and the network.
     device : str, default="auto"
@@ -92,13 +96,16 @@ def pretrain(
     Raises
     ------
     ValueError
-        If the name is unknown, or the device is not available.
+        If the name is unknown or belongs to other data, the prior has a single compartment
+        count, or the device is not available.
     FileExistsError
         If there is a model of this name, and `force` is False.
     FileNotFoundError
         If the parent folder of `out` does not exist.
     """
-    definition = model_definition(name)
+    definition = resolve_model(model)
+    definition.data.check_for_training()
+    name = definition.name
     resolve_device(device)
     n_samples = definition.n_samples if n_samples is None else n_samples
     threads = effective_n_jobs(n_jobs)
@@ -115,10 +122,10 @@ def pretrain(
     with limited_threads(threads):
         _logger.info(f"training on {n_samples:,} signals of {name}")
         classifier = train(
-            name, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
+            definition, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
         )
         card = write_trained(
-            name, classifier, out, n_samples=n_samples, seed=seed, threads=threads,
+            definition, classifier, out, n_samples=n_samples, seed=seed, threads=threads,
             half_precision=half_precision,
         )  # fmt: skip
     checkpoint.unlink(missing_ok=True)
@@ -126,7 +133,7 @@ def pretrain(
 
 
 def write_trained(
-    name: str,
+    definition: ModelDefinition,
     classifier: ResidualMLPClassifier,
     out: Path,
     *,
@@ -139,8 +146,8 @@ def write_trained(
 
     Parameters
     ----------
-    name : str
-        Name of a shipped model.
+    definition : ModelDefinition
+        Definition of the model.
     classifier : ResidualMLPClassifier
         Result of :func:`train`.
     out : Path
@@ -159,7 +166,6 @@ def write_trained(
     ModelCard
         Card of the model.
     """
-    definition = model_definition(name)
     pipeline = pretrained_pipeline(definition.data, classifier.set_params(checkpoint=None))
     _logger.info(f"evaluating on {_N_TEST:,} fresh signals")
     with TemporaryDirectory() as folder:
@@ -167,7 +173,11 @@ def write_trained(
         stored = Path(folder) / "stored.safetensors"
         save(pipeline, stored, half_precision=half_precision)
         metrics = measure(load(stored), definition.dataset, n_jobs=threads)
-    card = _card(definition, pipeline, metrics, n_samples, seed, threads)
+    config = None
+    if isinstance(definition.dataset, DatasetDefinition):
+        config = f"{definition.name}.config.json"
+        definition.dataset.to_file(out / config)
+    card = _card(definition, pipeline, metrics, n_samples, seed, threads, config)
     path = write_pretrained(pipeline, card, out, half_precision=half_precision)
     card = ModelCard.from_json(path.with_suffix(".json"))
     with write_atomically(path.with_suffix(".md")) as partial:
@@ -176,7 +186,7 @@ def write_trained(
 
 
 def train(
-    name: str,
+    definition: ModelDefinition,
     n_samples: int,
     *,
     seed: int = 0,
@@ -189,8 +199,8 @@ def train(
 
     Parameters
     ----------
-    name : str
-        Name of a shipped model.
+    definition : ModelDefinition
+        Definition of the model.
     n_samples : int
         Number of signals to train on.
     seed : int, default=0
@@ -209,7 +219,6 @@ def train(
     ResidualMLPClassifier
         The fitted classifier.
     """
-    definition = model_definition(name)
     validation = simulate_dataset(
         definition.data, _N_VALIDATION, random_state=_VALIDATION_SEED, n_jobs=n_jobs
     )
@@ -231,17 +240,19 @@ def _card(
     n_samples: int,
     seed: int,
     threads: int,
+    config: str | None,
 ) -> ModelCard:
     classifier = pipeline[-1]
     counts = ", ".join(map(str, classifier.classes_[:-1])) + f" or {classifier.classes_[-1]}"
     options = f"--samples {n_samples}" + (f" --seed {seed}" if seed else "")
+    data = "" if config is None else f"--config {config} "
     machine = environment(threads)
     return ModelCard.from_pipeline(
         pipeline,
         name=definition.name,
         title=f"Predicts whether a voxel has {counts} compartments, from its correlation signal.",
         training={
-            "command": f"corrsk pretrain {definition.name} {options} --out models",
+            "command": f"corrsk pretrain {definition.name} {data}{options} --out models",
             "signals": n_samples,
             "epochs": classifier.n_iter_,
             "batch_size": classifier.batch_size,
@@ -255,23 +266,23 @@ def _card(
             "minutes": round(sum(row["seconds"] for row in classifier.history_) / 60, 1),
             "machine": machine.get("processor") or machine.get("machine", "unknown"),
         },
-        test_data=f"{_N_TEST:,} fresh signals of {definition.dataset}",
+        test_data=f"{_N_TEST:,} fresh signals of {resolve_dataset(definition.dataset).name}",
         metrics=metrics,
         limits=_LIMITS if definition.norm is not None else (_LIMIT_OF_M0, *_LIMITS),
     )
 
 
 def measure(
-    pipeline: Pipeline, name: str, *, n_jobs: int | None = None
+    pipeline: Pipeline, dataset: DatasetDefinition | str, *, n_jobs: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Measure metrics on fresh signals of a named data set, with 95 % intervals.
+    """Measure metrics on fresh signals of a data set, with 95 % intervals.
 
     Parameters
     ----------
     pipeline : Pipeline
         Fitted classifier of compartment counts.
-    name : str
-        Name of a data set.
+    dataset : DatasetDefinition or str
+        Definition or name of the data set.
     n_jobs : int, optional
         Number of threads of the simulation; None (default) for every core.
 
@@ -281,7 +292,7 @@ def measure(
         Metrics accuracy, binary_accuracy (P(n_c >= 2) > 0.5), log_loss and
         expected_calibration_error, each with value, low and high.
     """
-    data = load_dataset(name, _N_TEST, random_state=_TEST_SEED, n_jobs=n_jobs)
+    data = simulate_dataset(resolve_dataset(dataset), _N_TEST, _TEST_SEED, n_jobs=n_jobs)
     probabilities = pipeline.predict_proba(data.data)
     classes = pipeline.classes_
     right = classes[probabilities.argmax(axis=1)] == data.target

@@ -2,12 +2,13 @@
 
 from corrsk.simulation.datasets import (
     DATASETS,
-    DatasetDefinition,
     dataset_definition,
     load_dataset,
     make_correlation_signals,
+    resolve_dataset,
     simulate_dataset,
 )
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.files import read_dataset_mat, write_dataset
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.simulation.streams import SignalStream
@@ -21,6 +22,7 @@ __all__ = [
     "load_dataset",
     "make_correlation_signals",
     "read_dataset_mat",
+    "resolve_dataset",
     "simulate_dataset",
     "write_dataset",
 ]

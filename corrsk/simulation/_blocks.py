@@ -58,9 +58,8 @@ class BlockSimulator:
     def _model(self) -> physics.SignalModel:
         protocol = self.protocol.in_grid_order()
         return physics.SignalModel(
-            protocol.contrasts,
-            tr=protocol.tr, inversion_efficiency=self.inversion_efficiency,
-        )  # fmt: skip
+            protocol.contrasts, tr=protocol.tr, inversion_efficiency=self.inversion_efficiency
+        )
 
     def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:
         """Fill `out` with the signals of `voxels`, rows of the tissue table."""

@@ -11,22 +11,32 @@ from numpy.typing import NDArray
 from corrsk._utils.parallel import blocks_of_run, for_each_run
 from corrsk._utils.rng import Stream, entropy
 from corrsk._utils.strata import Strata
-from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics import NORMS
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, TissueRows
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN
 
 
-def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:
-    """Validate the generator's parameters, and fit it to the tissue table of a prior."""
-    measured = resolve_protocol(generator.protocol).tissue_properties
-    missing = [name for name in measured if name not in prior.ranges]
+def check_measurable(prior: TissuePrior, protocol: AcquisitionProtocol) -> None:
+    """Check that a prior has a range for each tissue property that a protocol measures.
+
+    Raises
+    ------
+    ValueError
+        If a range is missing.
+    """
+    missing = [name for name in protocol.tissue_properties if name not in prior.ranges]
     if missing:
         raise ValueError(
             f"the protocol measures {', '.join(missing)}, but the prior has no range for "
             f"{', '.join(missing)}; it has ranges for {', '.join(prior.ranges)}"
         )
+
+
+def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:
+    """Validate the generator's parameters, and fit it to the tissue table of a prior."""
+    check_measurable(prior, resolve_protocol(generator.protocol))
     return generator._fit_columns([*prior.columns, NOISE_LEVEL_COLUMN])
 
 

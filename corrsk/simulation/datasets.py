@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.simulation._source import SignalSource, fitted
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
@@ -22,37 +22,6 @@ from corrsk.tissue.prior import TissuePrior, resolve_prior
 # parts are interleaved, so that any consecutive samples are split to within one sample.
 PARTS = ("train", "validation", "test")
 _PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0], dtype=np.int8)
-
-
-@dataclass(frozen=True)
-class DatasetDefinition:
-    """Definition of a simulated data set.
-
-    Parameters
-    ----------
-    name : str
-        Name of the data set.
-    prior : TissuePrior or str
-        Distribution of the tissue.
-    protocol : AcquisitionProtocol or str
-        Acquisition protocol.
-    noise_levels : tuple of float or SNRRange
-        Noise levels as fractions of the noise reference, all equally frequent.
-    noise_reference : {"m0", "max", "rms"}
-        Reference of the noise levels; see :func:`corrsk.physics.noise_sigma`.
-    description : str
-        Text for the `DESCR` of the data set.
-    norm : {"l2", "rms", "max"} or None
-        Norm by which each signal is divided.
-    """
-
-    name: str
-    prior: TissuePrior | str
-    protocol: AcquisitionProtocol | str
-    noise_levels: tuple[float, ...] | SNRRange
-    noise_reference: str
-    description: str
-    norm: str | None = "l2"
 
 
 _PAPER_DATA = (
@@ -102,6 +71,43 @@ def dataset_definition(name: str) -> DatasetDefinition:
         If the name is unknown; the message lists the valid names.
     """
     return lookup(DATASETS, name, "data set")
+
+
+def resolve_dataset(dataset: DatasetDefinition | str) -> DatasetDefinition:
+    """Return the definition of a data set, given the definition or the name of the data set.
+
+    Parameters
+    ----------
+    dataset : DatasetDefinition or str
+        A definition, or the name of a data set; see :func:`load_dataset`.
+
+    Returns
+    -------
+    DatasetDefinition
+        The definition.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or another definition has the name of a data set of corrsk, whose
+        published results and models would be taken for those of the definition.
+    TypeError
+        If `dataset` is neither a definition nor a name.
+    """
+    if isinstance(dataset, str):
+        return dataset_definition(dataset)
+    if not isinstance(dataset, DatasetDefinition):
+        raise TypeError(
+            f"dataset must be a DatasetDefinition or the name of a data set "
+            f"({', '.join(DATASETS)}), got {type(dataset).__name__}"
+        )
+    known = DATASETS.get(dataset.name)
+    if known is not None and known.resolved().to_dict() != dataset.resolved().to_dict():
+        raise ValueError(
+            f"the name {dataset.name!r} belongs to another data set; choose a name other than "
+            f"{', '.join(DATASETS)}"
+        )
+    return dataset
 
 
 @renamed_parameters(normalize=RENAMED_NORMALIZE)
@@ -234,7 +240,7 @@ def load_dataset(
         train_indices, validation_indices, test_indices : ascending integers,
         70 / 20 / 10 %, stratified jointly by compartment count and noise level;
         feature_names : list of str; protocol : AcquisitionProtocol;
-        name, DESCR : str.
+        name, DESCR : str; definition : DatasetDefinition.
 
     Raises
     ------
@@ -292,6 +298,7 @@ def simulate_dataset(
     seed = entropy(random_state)
     generator = CorrelationSignalGenerator(
         definition.protocol, definition.noise_levels, definition.noise_reference,
+        definition.noise_distribution, definition.inversion_efficiency,
         random_state=seed, n_jobs=n_jobs, verbose=verbose,
     )  # fmt: skip
     part = np.empty(n_samples, dtype=_PART_PATTERN.dtype)
@@ -309,7 +316,7 @@ def simulate_dataset(
         data=data, target=tissue.n_c, noise_level=tissue.noise_levels, tissue=tissue.table,
         **indices,
         feature_names=generator.protocol_.feature_names, protocol=generator.protocol_,
-        name=definition.name, DESCR=definition.description,
+        name=definition.name, DESCR=definition.description, definition=definition,
     )  # fmt: skip
 
 

@@ -56,8 +56,10 @@ def write_dataset(data: Bunch, path: Path) -> None:
         ".mat" the layout of the code published with the paper: `input_train` (n_samples, 1, n_ti,
         n_te), in grid order whatever the order of the protocol, `label_train`, ..,
         `noiselevel_test` in percent, and the vectors of the protocol in grid order, which
-        :meth:`AcquisitionProtocol.from_mat` reads. The published code converts the levels to the
-        integers 1 to 5, so that all levels of "midl2024-low-noise", 0.1 to 0.5, become 0.
+        :meth:`AcquisitionProtocol.from_mat` reads. Each format has the definition of the data set
+        as well: as JSON under `definition` in ".npz" and ".mat", in the metadata of ".parquet".
+        The published code converts the levels to the integers 1 to 5, so that all levels of
+        "midl2024-low-noise", 0.1 to 0.5, become 0.
 
     Raises
     ------
@@ -92,6 +94,7 @@ def _npz_content(data: Bunch) -> dict[str, NDArray[Any]]:
         "protocol": np.asarray(json.dumps(data.protocol.to_dict())),
         "tissue": data.tissue.to_numpy(),
         "tissue_columns": np.asarray(data.tissue.columns, dtype=str),
+        **_definition_entry(data),
         **{f"{part}_indices": data[f"{part}_indices"] for part in PARTS},
     }
 
@@ -105,7 +108,15 @@ def _parquet_table(data: Bunch) -> pd.DataFrame:
     table = pd.concat([signals, answers, data.tissue], axis=1)
     # pandas stores these in the metadata of the file; the names of the columns lack TR
     table.attrs["protocol"] = data.protocol.to_dict()
+    if "definition" in data:
+        table.attrs["definition"] = data.definition.to_dict()
     return table
+
+
+def _definition_entry(data: Bunch) -> dict[str, NDArray[Any]]:
+    if "definition" not in data:  # data of another source
+        return {}
+    return {"definition": np.asarray(json.dumps(data.definition.to_dict()))}
 
 
 def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
@@ -117,6 +128,7 @@ def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
         )
     protocol = data.protocol.in_grid_order()
     content = {name.lower(): values for name, values in protocol.contrasts.items()}
+    content |= _definition_entry(data)
     if protocol.tr is not None:
         content["tr"] = np.asarray(protocol.tr)
     on_grid = data.protocol.to_grid(data.data, copy=False)

@@ -18,6 +18,7 @@ from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.datasets import dataset_definition
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
@@ -102,11 +103,28 @@ class SignalStream:
         ValueError
             If the name is unknown; the message lists the valid names.
         """
-        definition = dataset_definition(name)
+        return cls.from_definition(dataset_definition(name), random_state)
+
+    @classmethod
+    def from_definition(cls, definition: DatasetDefinition, random_state: int = 0) -> SignalStream:
+        """Return the stream of a data set with a definition.
+
+        Parameters
+        ----------
+        definition : DatasetDefinition
+            Definition of the data set.
+        random_state : int, default=0
+            Seed.
+
+        Returns
+        -------
+        SignalStream
+            The stream.
+        """
         return cls(
             definition.prior, definition.protocol, definition.noise_levels,
-            definition.noise_reference, norm=definition.norm,
-            random_state=random_state,
+            definition.noise_reference, definition.noise_distribution,
+            definition.inversion_efficiency, definition.norm, random_state,
         )  # fmt: skip
 
     def draw(

@@ -22,9 +22,10 @@ from corrsk._utils.rng import (
     entropy,
 )
 from corrsk._utils.strata import Strata
-from corrsk._utils.validation import checked_count, lookup
+from corrsk._utils.validation import check_entries, check_number, checked_count, lookup
 from corrsk.physics import CONTRASTS
 from corrsk.physics._arrays import Array
+from corrsk.physics.contrasts import contrasts_beyond, restore_contrasts
 from corrsk.physics.noise_levels import (
     NoiseLevels,
     SNRRange,
@@ -36,6 +37,11 @@ from corrsk.tissue.ranges import PropertyRange
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN, table_columns
 
 MAX_REDRAWS = 1000
+
+
+def tissue_properties() -> list[str]:
+    """List the tissue properties of the registered contrasts."""
+    return list(dict.fromkeys(contrast.tissue for contrast in CONTRASTS.values()))
 
 
 _MIDL2024_RANGES = {
@@ -91,7 +97,7 @@ class TissuePrior:
     t2_below_t1: bool = False
 
     def __post_init__(self) -> None:
-        known = [contrast.tissue for contrast in CONTRASTS.values()]
+        known = tissue_properties()
         unknown = [name for name in self.ranges if name not in known]
         if unknown or not self.ranges:
             raise ValueError(
@@ -114,6 +120,10 @@ class TissuePrior:
             raise ValueError(
                 f"n_compartments must be distinct positive counts, got {self.n_compartments}"
             )
+        for name in ("with_replacement", "t2_below_t1"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_number("min_fraction", self.min_fraction)
         if not 0 <= self.min_fraction <= 1 / max(counts):
             raise ValueError(
                 f"min_fraction must lie in [0, {1 / max(counts):g}], so that {max(counts)} "
@@ -215,17 +225,24 @@ class TissuePrior:
 
         Raises
         ------
-        TypeError
-            If there is an unknown parameter.
         ValueError
-            If the parameters are invalid.
+            If there is an unknown parameter, or the parameters are invalid.
         """
+        check_entries("a prior", content, allowed=[item.name for item in fields(cls)])
         parameters = dict(content)
         if "ranges" in parameters:
+            ranges = parameters["ranges"]
+            check_entries("ranges", ranges, allowed=tissue_properties())
+            for name, values in ranges.items():
+                check_entries(
+                    f"the range of {name}", values,
+                    allowed=[item.name for item in fields(PropertyRange)],
+                    required=["low", "high"],
+                )  # fmt: skip
             parameters["ranges"] = {
-                name: PropertyRange(**values) for name, values in parameters["ranges"].items()
+                name: PropertyRange(**values) for name, values in ranges.items()
             }
-        if "n_compartments" in parameters:
+        if isinstance(parameters.get("n_compartments"), list):
             parameters["n_compartments"] = tuple(parameters["n_compartments"])
         return cls(**parameters)
 
@@ -394,10 +411,15 @@ class TissuePrior:
 
     def __getstate__(self) -> dict[str, Any]:
         # plain types: a mappingproxy can neither be pickled nor stored by skops
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"ranges": dict(self.ranges)}
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        state["ranges"] = dict(self.ranges)
+        further = contrasts_beyond(tissue=self.ranges)
+        return state if further is None else state | {"registered": further}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        TissuePrior.__init__(self, **state)
+        restore_contrasts(state.get("registered", ()))
+        parameters = {name: value for name, value in state.items() if name != "registered"}
+        TissuePrior.__init__(self, **parameters)
 
     def __hash__(self) -> int:
         # consistent with equality: the order of the ranges does not matter

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from array_api_compat import array_namespace
 
 from corrsk._utils.rng import RandomDraws
+from corrsk._utils.validation import check_number
 from corrsk.physics._arrays import Array, promote
 from corrsk.physics.contrasts import tissue_quantity
 from corrsk.physics.units import shifted, unit_and_power
@@ -35,8 +36,8 @@ class PropertyRange:
     Raises
     ------
     ValueError
-        If the bounds are not positive and ascending, `step` and `scale` contradict them, or the
-        unit is unknown.
+        If the bounds are not positive numbers and ascending, `step` and `scale` contradict them,
+        or the unit is unknown.
 
     Examples
     --------
@@ -53,6 +54,10 @@ class PropertyRange:
     units: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_number("low of a range", self.low)
+        check_number("high of a range", self.high)
+        if self.step is not None:
+            check_number("step of a range", self.step)
         if self.units is not None:
             own, power = unit_and_power(self.units)
             object.__setattr__(self, "units", own)

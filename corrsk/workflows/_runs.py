@@ -8,8 +8,24 @@ from typing import Any
 import pandas as pd
 
 from corrsk._utils.files import read_json, write_json
+from corrsk.simulation.definition import DatasetDefinition
 
 CONFIGURATION = "run.json"
+_LONGEST = 200  # characters of two values in a message
+CONFIG = "config.json"  # definition of the data, if it is not that of a named data set
+
+
+def data_identity(definition: DatasetDefinition) -> dict[str, Any]:
+    """Return what determines the data of a definition, for the identity of a run."""
+    content = definition.resolved().to_dict()
+    del content["description"]
+    return content
+
+
+def write_config(out: Path, dataset: DatasetDefinition | str) -> None:
+    """Write the definition of the data to the folder of a run, unless it has a name."""
+    if not isinstance(dataset, str):
+        dataset.to_file(out / CONFIG)
 
 
 def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
@@ -47,11 +63,7 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
         before = read_json(marker)
     except ValueError as error:
         raise FileExistsError(f"{marker} is not readable; choose another folder") from error
-    changed = [
-        f"{key} was {before.get(key)!r} and is {identity.get(key)!r}"
-        for key in {**before, **identity}
-        if before.get(key) != identity.get(key)
-    ]
+    changed = _differences(before, identity)
     if changed:
         raise FileExistsError(
             f"{out} contains a run of another configuration ({'; '.join(changed)}); "
@@ -62,6 +74,18 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
             f"{out} contains a run of this configuration; resume the run (--resume) or choose "
             "another folder"
         )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    changed = []
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            values = f"was {old!r} and is {new!r}"
+            changed.append(f"{prefix}{key} {values if len(values) <= _LONGEST else 'differs'}")
+    return changed
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import sklearn
+from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import Bunch
 
@@ -21,6 +22,7 @@ from corrsk._utils.extras import require
 from corrsk._utils.files import write_atomically
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import checked_count, lookup
+from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.evaluation import (
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
@@ -31,6 +33,8 @@ from corrsk.evaluation import (
     plot_confusion_matrices,
     results_table,
 )
+from corrsk.evaluation.evaluation import SHOWN_METRICS
+from corrsk.evaluation.noise_units import noise_label
 from corrsk.neural._base import NetworkClassifier
 from corrsk.neural.classifier import CorrelationCNNClassifier, classifier_from_recipe
 from corrsk.neural.recipes import RECIPES
@@ -38,9 +42,16 @@ from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.neural.training.prediction import device_name
 from corrsk.persistence import save
 from corrsk.preprocessing.normalizer import SignalNormalizer
-from corrsk.simulation.datasets import dataset_definition, load_dataset
+from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.files import read_dataset_mat
-from corrsk.workflows._runs import claim_folder, markdown_table
+from corrsk.workflows._runs import (
+    CONFIG,
+    claim_folder,
+    data_identity,
+    markdown_table,
+    write_config,
+)
 from corrsk.workflows.paper import PAPER, PAPER_NOTE
 
 __all__ = ["RECIPES", "Configuration", "paper_reference", "reproduce"]
@@ -62,8 +73,8 @@ class Configuration:
 
     Parameters
     ----------
-    dataset : str
-        Name of a data set; ignored if `mat` is given.
+    dataset : DatasetDefinition or str
+        Definition of the data, or the name of a data set; ignored if `mat` is given.
     mat : str or None
         Data file in the .mat layout of the published code, in place of simulated data.
     n_samples : int
@@ -76,7 +87,7 @@ class Configuration:
         Seed of the data and of the training.
     """
 
-    dataset: str = "midl2024-low-noise"
+    dataset: DatasetDefinition | str = "midl2024-low-noise"
     mat: str | None = None
     n_samples: int = 1_000_000
     recipe: str = "default"
@@ -86,7 +97,7 @@ class Configuration:
     @property
     def norm(self) -> str | None:
         """Norm that signals are divided by; the 2-norm, as in the paper, for a data file."""
-        return "l2" if self.mat else dataset_definition(self.dataset).norm
+        return "l2" if self.mat else resolve_dataset(self.dataset).norm
 
     def check(self) -> None:
         """Validate the configuration before any long computation.
@@ -94,10 +105,18 @@ class Configuration:
         Raises
         ------
         ValueError
-            If a name is unknown, or a number is too small.
+            If a name is unknown or belongs to other data, the prior has a single compartment
+            count, the recipe is a CNN's and the protocol no grid, or a number is too small.
         """
-        dataset_definition(self.dataset)
-        lookup(RECIPES, self.recipe, "recipe")
+        definition = resolve_dataset(self.dataset)
+        definition.check_for_training()
+        recipe = lookup(RECIPES, self.recipe, "recipe")
+        protocol = resolve_protocol(definition.protocol)
+        if recipe.estimator == CorrelationCNNClassifier.__name__ and protocol.grid_shape is None:
+            raise ValueError(
+                f"the recipe {self.recipe!r} needs a protocol on a full grid, not {protocol}; the "
+                "recipe 'residual-mlp' takes any protocol"
+            )
         checked_count("n_samples", self.n_samples, at_least=_SMALLEST_RUN)
         checked_count("seed", self.seed, at_least=0)
         if self.epochs is not None:
@@ -111,9 +130,12 @@ class Configuration:
         dict of str to object
             Values by name.
         """
-        content = asdict(self)
+        content = {item.name: getattr(self, item.name) for item in fields(self)}
         content["samples"] = content.pop("n_samples")
-        return {name: content[name] for name in _STORED_ORDER}
+        stored = {name: content[name] for name in _STORED_ORDER}
+        if not isinstance(self.dataset, str):
+            stored |= {"dataset": self.dataset.name, "config": self.dataset.to_dict()}
+        return stored
 
     def identity(self) -> dict[str, Any]:
         """Return the configuration that a resumed run must share with the first run.
@@ -127,6 +149,8 @@ class Configuration:
         if self.mat is not None:
             digest = hashlib.blake2b(Path(self.mat).read_bytes()).hexdigest()[:32]
             content |= {"mat": digest, "dataset": None, "samples": None}
+        elif not isinstance(self.dataset, str):
+            content["config"] = data_identity(self.dataset)
         return content
 
 
@@ -183,6 +207,8 @@ def reproduce(
     # the data file is read before the folder is claimed: an invalid file leaves no folder behind
     data = None if configuration.mat is None else _read(configuration.mat)
     claim_folder(out, configuration.identity(), resume=resume)
+    if data is None:
+        write_config(out, configuration.dataset)
     if (out / METRICS).exists():
         _logger.info(f"{out} contains a finished run of this configuration")
         return Evaluation.from_json(out / METRICS)
@@ -220,12 +246,13 @@ def _run(
     _logger.info(f"evaluating on {len(data.test_indices):,} test signals")
     started = time.perf_counter()
     test = data.test_indices
-    probabilities = model.predict_proba(data.data[test])
+    probabilities = model.predict_proba(_signals(data, test, classifier))
     predicting = time.perf_counter() - started
     levels = data.noise_level[test]
     evaluation = evaluate(
         data.target[test], probabilities, classes=model.classes_,
         noise_level=None if np.isnan(levels).any() else levels, dataset=data.name,
+        noise_unit=data.definition.noise_unit if "definition" in data else "percent",
     )  # fmt: skip
 
     _write_figures(evaluation, classifier, data.target[test], probabilities, out)
@@ -264,10 +291,9 @@ def _read(path: str) -> Bunch:
 
 
 def _simulate(configuration: Configuration, threads: int) -> Bunch:
-    _logger.info(f"simulating {configuration.n_samples:,} signals of {configuration.dataset}")
-    return load_dataset(
-        configuration.dataset, configuration.n_samples, configuration.seed, n_jobs=threads
-    )
+    definition = resolve_dataset(configuration.dataset)
+    _logger.info(f"simulating {configuration.n_samples:,} signals of {definition.name}")
+    return simulate_dataset(definition, configuration.n_samples, configuration.seed, n_jobs=threads)
 
 
 def _fit(configuration: Configuration, data: Bunch, out: Path, device: str) -> Pipeline:
@@ -286,16 +312,32 @@ def _fit(configuration: Configuration, data: Bunch, out: Path, device: str) -> P
         f"training on {len(train):,} signals for {classifier.max_epochs} epochs "
         f"(recipe {configuration.recipe!r})"
     )
+    X = _signals(data, train, classifier)
     with sklearn.config_context(enable_metadata_routing=True):
+        normalizer = SignalNormalizer(configuration.norm)
+        if isinstance(X, pd.DataFrame):
+            normalizer.set_output(transform="pandas")
         pipeline = make_pipeline(
-            SignalNormalizer(configuration.norm),
+            normalizer,
             classifier.set_fit_request(X_val=True, y_val=True),
             transform_input=["X_val"],
         )
         routed = {}
         if validation is not None:
-            routed = {"X_val": data.data[validation], "y_val": data.target[validation]}
-        return pipeline.fit(data.data[train], data.target[train], **routed)
+            X_val = _signals(data, validation, classifier)
+            routed = {"X_val": X_val, "y_val": data.target[validation]}
+        return pipeline.fit(X, data.target[train], **routed)
+
+
+def _signals(
+    data: Bunch, rows: NDArray[np.integer[Any]], classifier: NetworkClassifier
+) -> NDArray[np.floating[Any]] | pd.DataFrame:
+    """Signals of a part; with names, by which the CNN finds a grid that is in another order."""
+    signals = data.data[rows]
+    in_grid_order = "protocol" not in data or data.protocol.grid_layout is not None
+    if in_grid_order or not isinstance(classifier, CorrelationCNNClassifier):
+        return cast("NDArray[np.floating[Any]]", signals)
+    return pd.DataFrame(signals, columns=data.feature_names)
 
 
 def _write_figures(
@@ -321,8 +363,23 @@ def _write_figures(
             figure.savefig(partial, dpi=150)
 
 
+def _noise_table(evaluation: Evaluation) -> pd.DataFrame:
+    """Accuracies by noise level as text, with the headings of the table of results."""
+    table = evaluation.by_noise_level
+    shown = pd.DataFrame(
+        {
+            SHOWN_METRICS[name].format(K=evaluation.classes.size): table[name].map("{:.4f}".format)
+            for name in ("accuracy", "binary_accuracy", "binary_argmax_accuracy")
+        }
+    ).assign(signals=table["n_samples"].map("{:,}".format))
+    labels = [noise_label(level, evaluation.noise_unit) for level in table.index]
+    return shown.set_index(pd.Index(labels, name="noise level"))
+
+
 def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
-    configuration, parts = run["configuration"], []
+    configuration, parts = dict(run["configuration"]), []
+    if configuration.get("config") is not None:
+        configuration |= {"dataset": None, "config": CONFIG}
     environment = ", ".join(f"{key} {value}" for key, value in run["environment"].items())
     options = [
         f"--{key} {value}"
@@ -344,10 +401,7 @@ def _report(evaluation: Evaluation, run: dict[str, Any]) -> str:
     else:
         parts.append("## Results\n\n" + table)
     if not evaluation.by_noise_level.empty:
-        table = evaluation.by_noise_level.copy()
-        table.index = pd.Index([f"{100 * level:g} %" for level in table.index], name="noise level")
-        shown = table.map("{:.4f}".format).assign(n_samples=table["n_samples"].astype(str))
-        parts.append("## Accuracy over noise level\n\n" + markdown_table(shown))
+        parts.append("## Accuracy over noise level\n\n" + markdown_table(_noise_table(evaluation)))
         parts.append("![accuracy over noise level](accuracy_over_noise.png)")
     parts.append("## Confusion matrices\n\n![confusion matrices](confusion_matrices.png)")
     parts.append("## ROC curves\n\n![ROC curves](roc_curves.png)")

@@ -512,3 +512,24 @@ def test_sidecars_of_bids(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             AcquisitionProtocol.from_json(written(tmp_path / "bad.json", content))
+
+
+def test_the_plain_values_of_a_grid():
+    levels = {"TI": [900, 50], "TE": [10, 40, 20]}
+    protocol = AcquisitionProtocol.from_dict({"grid": levels, "tr": 5000})
+    assert protocol == AcquisitionProtocol.from_grid(ti=[50, 900], te=[10, 20, 40], tr=5000)
+    assert protocol.grid_layout == (2, 3)
+    # in grid order, whatever the order of the entries
+    swapped = AcquisitionProtocol.from_dict({"grid": {"TE": [10, 40, 20], "TI": [900, 50]}})
+    assert swapped.feature_names == protocol.feature_names
+    seconds = {"TI": [0.9, 0.05], "TE": [0.01, 0.04, 0.02]}
+    assert AcquisitionProtocol.from_dict({"grid": seconds, "tr": 5, "units": "s"}) == protocol
+    for content, message in [
+        ({"grid": seconds}, "can only be in seconds"),
+        ({"grid": levels, "tr": [3000, 4000]}, "tr of a grid is a single number"),
+        ({"grid": levels, "contrasts": levels}, "either contrasts or grid"),
+        ({"grid": {"TX": [1]}}, "unknown entries of the scan parameters of a protocol: TX"),
+        ({"contrasts": [50, 900]}, "must be a mapping"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            AcquisitionProtocol.from_dict(content)

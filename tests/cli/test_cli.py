@@ -199,7 +199,7 @@ def test_simulate_a_protocol_written_by_hand_in_scan_order(tmp_path):
         (["data.npz", "--dataset", "x"], "known data sets"),
         (["data.npz", "--protocol", "x"], "known protocols"),
         (["data.npz", "--protocol", "x.json"], "no file x.json"),
-        (["data.npz", "--noise-reference", "snr"], "noise_reference"),
+        (["data.npz", "--noise-reference", "snr"], "noise reference must be one of m0, max, rms"),
         (["data.npz", "--noise-level", "50"], "SNRRange(50, 50)"),
         (["data.npz", "--noise-level", "1", "--noise-level", "3"], "for 3 % pass 0.03"),
     ],

@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import check_scoring, roc_auc_score
+from sklearn.metrics import brier_score_loss, check_scoring, make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 
@@ -24,10 +25,13 @@ from corrsk import (
 )
 from corrsk.evaluation import (
     SCORERS,
+    AccuracyCoverageDisplay,
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
     Evaluation,
     LossCurveDisplay,
+    MulticompartmentScorer,
+    ReliabilityDisplay,
     bootstrap_difference,
     bootstrap_interval,
     evaluate,
@@ -269,6 +273,49 @@ def test_roc_of_some_of_the_classes():
         CountRocDisplay.from_predictions([1, 1], P[:2], classes=[1, 2, 3, 4])
 
 
+def test_figures_of_two_classes_show_each_result_once():
+    y, one = np.array([1, 1, 3, 3, 3]), np.array([0.9, 0.4, 0.2, 0.6, 0.1])
+    rows = np.column_stack([one, 1 - one])
+    result = evaluate(y, rows, noise_level=[0.01, 0.02, 0.01, 0.02, 0.02])
+    (ax,) = plot_confusion_matrices(result).axes
+    shown = [text.get_text() for text in ax.texts]
+    assert shown == ["50.0%\n1", "50.0%\n1", "33.3%\n1", "66.7%\n2"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "3"]
+    display = CountRocDisplay.from_predictions(y, rows)
+    area = result.metrics["binary_roc_auc"]
+    assert texts(display.ax_)[0] == f"n_c = 3: AUC {area:.3f}"
+    assert len(display.ax_.get_lines()) == 2  # the curve, and chance
+    accuracy = AccuracyOverNoiseDisplay(result).plot().ax_
+    assert len(accuracy.containers) == 1
+    # two counts of several compartments are another task than "more than one"
+    several = evaluate(np.array([2, 2, 3]), rows[:3], classes=[2, 3])
+    assert len(plot_confusion_matrices(several).axes) == 2
+
+
+@pytest.mark.parametrize(("unit", "shown"), [("percent", ["1", "4"]), ("snr", ["100", "25"])])
+def test_noise_in_the_unit_of_the_data(unit, shown, tmp_path):
+    level = [0.01, 0.01, 0.01, 0.04, 0.04, 0.04]
+    evaluate(Y, P, noise_level=level, noise_unit=unit).to_json(tmp_path / "evaluation.json")
+    result = Evaluation.from_json(tmp_path / "evaluation.json")
+    ax = AccuracyOverNoiseDisplay(result).plot().ax_
+    assert ax.get_xlabel().startswith("SNR" if unit == "snr" else "noise level (%")
+    assert [text.get_text() for text in ax.get_xticklabels()] == shown
+    np.testing.assert_allclose(ax.containers[0][0].get_xdata(), np.array(shown, float))
+    for display in (ReliabilityDisplay, AccuracyCoverageDisplay):
+        drawn = display.from_predictions(Y, P, noise_level=level, noise_unit=unit)
+        labels = " ".join(texts(drawn.ax_))
+        assert ("SNR 25" if unit == "snr" else "noise 4 %") in labels
+
+
+def test_bad_units_of_noise():
+    with pytest.raises(ValueError, match="unknown noise_unit 'dB'; known noise_units: percent, s"):
+        evaluate(Y, P, noise_unit="dB")
+    with pytest.raises(ValueError, match="unknown noise_unit"):
+        ReliabilityDisplay.from_predictions(Y, P, noise_unit="dB")
+    with pytest.raises(ValueError, match="needs positive noise levels"):
+        AccuracyOverNoiseDisplay.from_predictions(Y, P, np.zeros(6), noise_unit="snr")
+
+
 def test_displays_from_estimator_on_given_axes(small_data):
     from matplotlib.figure import Figure
 
@@ -352,6 +399,49 @@ def test_bootstrap_of_a_difference():
     for nothing in ([], [([], [])]):
         with pytest.raises(ValueError, match="a difference needs"):
             bootstrap_difference(nothing)
+
+
+class Counting(LogisticRegression):
+    """Classifier that counts the calls of `predict_proba`."""
+
+    calls = 0
+
+    def predict_proba(self, X):
+        type(self).calls += 1
+        return super().predict_proba(X)
+
+
+@pytest.mark.parametrize("counts", [[1, 2, 3, 4], [1, 3]])
+def test_one_prediction_serves_all_scorers_of_probabilities(small_data, counts):
+    rows = np.flatnonzero(np.isin(small_data.target, counts))[:200]
+    X, y = small_data.data[rows], small_data.target[rows]
+    scoring = {name: scorer for name, scorer in SCORERS.items() if name != "accuracy"}
+    Counting.calls = 0
+    together = cross_validate(Counting(), X, y, scoring=scoring, cv=2, error_score="raise")
+    assert Counting.calls == 2  # one for each fold
+    for name, scorer in scoring.items():
+        alone = cross_validate(Counting(), X, y, scoring=scorer, cv=2, error_score="raise")
+        np.testing.assert_allclose(together[f"test_{name}"], alone["test_score"], rtol=1e-12)
+    # another scorer's positive label does not change them
+    scoring = {"brier": make_scorer(
+        brier_score_loss, response_method="predict_proba", pos_label=counts[0]
+    )} | scoring  # fmt: skip
+    if len(counts) == 2:
+        mixed = cross_validate(Counting(), X, y, scoring=scoring, cv=2, error_score="raise")
+        np.testing.assert_array_equal(mixed["test_neg_log_loss"], together["test_neg_log_loss"])
+
+
+def test_scorers_with_metadata_routing(small_data):
+    X, y = small_data.data[:200], small_data.target[:200]
+    weight = (y > 1).astype(float)
+    with config_context(enable_metadata_routing=True):
+        scorer = MulticompartmentScorer("accuracy", multicompartment_accuracy.score)
+        scorer.set_score_request(sample_weight=True)
+        scores = cross_validate(
+            DummyClassifier().set_fit_request(sample_weight=False), X, y, scoring=scorer, cv=2,
+            params={"sample_weight": weight}, error_score="raise",
+        )  # fmt: skip
+    assert scores["test_score"].tolist() == [1, 1]
 
 
 class HalfAnswered(DummyClassifier):

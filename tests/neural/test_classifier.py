@@ -630,6 +630,31 @@ def test_partial_fit_accepts_sample_weights(train):
     assert (model.predict(X) == 3).mean() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("counts", "fraction", "message"),
+    [
+        ({1: 50, 2: 50, 4: 1}, 0.1, "needs at least 2 signals of each label.* 1 signal with the "
+         "label 4: .*X_val"),
+        ({1: 50, 2: 1, 4: 1}, 0.1, "1 signal with the label 2 and 1 with 4:"),
+        ({"1": 50, "2": 1}, 0.1, "1 signal with the label '2':"),
+        ({1: 50, 2: 50, 4: 50}, 0.01, "leaves 2 validation signals for 3 classes; valid fractions: "
+         "0.02 to 0.98"),
+        ({1: 50, 2: 50, 4: 50}, 0.999, "leaves 0 training signals for 3 classes"),
+        ({1: 2, 2: 2, 4: 1 + 1}, 0.9, "leaves 0 training signals"),
+    ],
+)  # fmt: skip
+def test_a_rare_class_with_a_validation_fraction_is_named(train, counts, fraction, message):
+    y = np.repeat(list(counts), list(counts.values()))
+    with pytest.raises(ValueError, match=message):
+        quick(validation_fraction=fraction).fit(train[0][: len(y)], y)
+
+
+def test_the_smallest_validation_fraction_of_the_message_is_valid(train):
+    y = np.repeat([1, 2, 4], 50)
+    for fraction in (0.02, 0.98):
+        quick(validation_fraction=fraction, batch_size=3).fit(train[0][:150], y)
+
+
 def test_validation_data_with_a_validation_fraction_are_an_error(train, test):
     with pytest.raises(ValueError, match="with X_val and y_val leave it None"):
         quick(validation_fraction=0.2).fit(*train, X_val=test[0], y_val=test[1])

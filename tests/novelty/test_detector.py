@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
@@ -327,3 +328,15 @@ def test_tail_probabilities_equal_those_of_the_ranks():
     assert upper_quantiles(values, tail).tolist() == pytest.approx([1, 50, 90, 99])
     logs = log_tail(upper_quantiles(values, tail), tail, np.array([-5.0, 50.0, 99.0]))
     assert np.exp(logs) == pytest.approx([1, 0.5, 0.01])
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_the_global_output_of_transformers_does_not_matter(kind):
+    pytest.importorskip(kind)
+    X, _ = make_correlation_signals(1000, random_state=0)
+    make = SignalNoveltyDetector(n_clusters=4, random_state=0, verbose=False)
+    expected = clone(make).fit(X).score_samples(X)
+    with config_context(transform_output=kind):
+        detector = clone(make).fit(X)
+        np.testing.assert_array_equal(detector.score_samples(X), expected)
+        assert len(detector.explain(X[:5])) == 5

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors import safe_open
+from sklearn import config_context
 
 from corrsk import (
     AcquisitionProtocol,
@@ -86,6 +87,15 @@ def test_a_saved_model_loads_unchanged(pipeline, folder, signals, recwarn):
     np.testing.assert_array_equal(again.predict(signals), model.predict(signals))
     assert pretrained_names(folder) == [NAME]
     assert not recwarn.list
+
+
+def test_the_global_output_of_transformers_does_not_matter(pipeline, folder, signals):
+    expected = pipeline.predict_proba(signals)
+    with config_context(transform_output="pandas"):  # warnings are errors
+        for model in (pipeline, load_pretrained(NAME, folder=folder)):
+            np.testing.assert_array_equal(model.predict_proba(signals), expected)
+        model = load_pretrained(NAME, "ir-se-8x8", folder=folder)
+        np.testing.assert_array_equal(model.predict_proba(signals), expected)
 
 
 def test_columns_may_have_any_order(folder, signals):

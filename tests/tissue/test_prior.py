@@ -229,8 +229,19 @@ def test_a_prior_survives_the_conversion_to_plain_values(name):
     prior = TissuePrior.named(name, min_fraction=0.03)
     plain = json.loads(json.dumps(prior.to_dict()))
     assert TissuePrior.from_dict(plain) == prior
-    with pytest.raises(TypeError, match="t1_below_t2"):
-        TissuePrior.from_dict(plain | {"t1_below_t2": True})
+    for change, message in [
+        ({"t1_below_t2": True}, "unknown entries of a prior: t1_below_t2; the entries .* t2_below"),
+        ({"ranges": {"T3": {"low": 1, "high": 2}}}, "of ranges: T3; the entries .* T1, T2, D"),
+        ({"ranges": {"T1": {"low": 50}}}, "the range of T1 lacks high"),
+        ({"ranges": {"T1": {"low": 50, "hihg": 900}}}, "unknown entries of the range of T1: hihg"),
+        ({"ranges": {"T1": [50, 900]}}, r"the range of T1 must be a mapping, got \[50, 900\]"),
+        ({"ranges": {"T1": {"low": "50", "high": 900}}}, "low of a range must be a number.*'50'"),
+        ({"n_compartments": 3}, "n_compartments must be a tuple"),
+        ({"min_fraction": "small"}, "min_fraction must be a number, got 'small'"),
+        ({"with_replacement": "no"}, "with_replacement must be True or False, got 'no'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            TissuePrior.from_dict(plain | change)
 
 
 @pytest.mark.parametrize(

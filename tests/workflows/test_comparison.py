@@ -30,6 +30,7 @@ from corrsk.workflows.comparison import MODELS, ComparedModel, ComparisonSetting
 from corrsk.workflows.comparison import worker as worker_module
 from corrsk.workflows.comparison.models import BuildOptions
 from corrsk.workflows.comparison.runs import Run, fingerprint, read_run, train_and_judge
+from corrsk.workflows.comparison.settings import about
 from corrsk.workflows.comparison.tables import best_rows, readable, summary_frame
 from corrsk.workflows.comparison.worker import RunContext, Worker, _serve
 from tests._helpers import ROOT
@@ -155,7 +156,10 @@ def test_a_run_with_other_parameters_is_repeated(finished, monkeypatch):
         ({"dataset": "midl2024"}, "dataset was 'midl2024-low-noise' and is 'midl2024'"),
         ({"n_samples": 3000}, "samples was 2000 and is 3000"),
         ({"n_test_samples": None}, "test_samples was 150 and is None"),
-        ({"protocol": AcquisitionProtocol.from_grid(ti=[50, 900], te=[9, 80])}, "protocol was"),
+        (
+            {"protocol": AcquisitionProtocol.from_grid(ti=[50, 900], te=[9, 80])},
+            "protocol.TI differs",
+        ),
     ],
 )
 def test_a_folder_of_another_configuration_is_refused(finished, change, named):
@@ -466,6 +470,39 @@ def test_the_figures_show_the_ceiling(finished, monkeypatch):
     curves = figures.plot_learning_curves(comparison.summary, dataset="known")
     (line,) = [line for line in curves.axes[0].lines if line.get_label() == figures.CEILING]
     np.testing.assert_allclose(line.get_ydata(), 65)
+
+
+def test_figures_of_two_classes_and_of_an_snr(finished):
+    _, comparison = finished
+    summary, noise = comparison.summary.copy(), comparison.noise.copy()
+    for end in ("", "_low", "_high"):
+        summary[f"binary_accuracy{end}"] = summary[f"accuracy{end}"]
+    assert len(figures.plot_learning_curves(comparison.summary, dataset="any").axes) == 4
+    assert len(figures.plot_learning_curves(summary, dataset="any").axes) == 2
+    assert len(figures.plot_accuracy_over_noise(noise, comparison.summary, dataset="any").axes) == 2
+    (ax,) = figures.plot_accuracy_over_noise(noise, summary, dataset="any", noise_unit="snr").axes
+    assert ax.get_xlabel().startswith("SNR")
+    shown = [text.get_text() for text in ax.get_xticklabels()]
+    assert shown == ["1000", "500", "333", "250", "200"]
+
+
+def test_data_of_a_definition_are_in_grid_order():
+    grid = AcquisitionProtocol.from_grid(ti=[50, 900], te=[10, 40])
+    scan = AcquisitionProtocol({name: values[::-1] for name, values in grid.contrasts.items()})
+    definition = replace(dataset_definition("midl2024"), name="mine", protocol=scan)
+    for settings in (
+        ComparisonSettings(dataset=definition),
+        ComparisonSettings(dataset="midl2024", protocol=scan),
+    ):
+        assert settings.definition.protocol.feature_names == grid.feature_names
+    options = BuildOptions.from_definition(ComparisonSettings(dataset=definition).definition, 0)
+    assert options.protocol.feature_names == grid.feature_names
+
+
+def test_a_report_describes_a_protocol_in_words():
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 900], te=[9, 80], tr=4000)
+    text = about(replace(SETTINGS, protocol=protocol))
+    assert "on the protocol 2 TI x 2 TE: TI 50..900 ms, TE 9..80 ms, TR 4000 ms for each" in text
 
 
 def test_known_ceilings_equal_those_of_the_benchmark():

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from corrsk.evaluation import known_ceiling
+from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit, shown_numbers
 from corrsk.workflows.comparison.models import MODELS, REFERENCE
 from corrsk.workflows.comparison.tables import best_rows
 
@@ -21,6 +22,14 @@ _QUESTIONS = {
     "accuracy": "how many compartments?",
     "binary_accuracy": "more than one compartment? P(n_c ≥ 2) > 0.5",
 }
+
+
+def _questions(summary: pd.DataFrame) -> dict[str, str]:
+    """Titles by metric; a single one if both accuracies of every model are equal."""
+    done = summary[summary["n_seeds"] > 0]
+    if (done["accuracy"] == done["binary_accuracy"]).all():
+        return {"accuracy": _QUESTIONS["accuracy"]}
+    return _QUESTIONS
 
 
 def _styles() -> dict[str, dict[str, Any]]:
@@ -41,7 +50,8 @@ def _styles() -> dict[str, dict[str, Any]]:
 def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
     """Plot both accuracies over the training size and over the time of `fit`.
 
-    Model-based methods are horizontal lines. Error bars are 95 % intervals.
+    Model-based methods are horizontal lines. Error bars are 95 % intervals. For two classes, 1 and
+    another count, both accuracies are equal, and one is drawn.
 
     Parameters
     ----------
@@ -55,11 +65,12 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
     matplotlib.figure.Figure
         The figure.
     """
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
-    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    questions = _questions(summary)
+    figure = Figure(figsize=(13, 4.75 * len(questions)), layout="constrained")
+    axes = figure.subplots(len(questions), 2, sharex="col", sharey="row", squeeze=False)
     done = summary[summary["n_seeds"] > 0]
     styles = _styles()
-    for row, (metric, question) in zip(axes, _QUESTIONS.items(), strict=True):
+    for row, (metric, question) in zip(axes, questions.items(), strict=True):
         for ax, over in zip(row, ("n_train", "seconds_fit"), strict=True):
             for name, group in done.groupby("model", sort=False):
                 _plot_curve(ax, group, over, metric, styles[str(name)], str(name))
@@ -71,10 +82,10 @@ def plot_learning_curves(summary: pd.DataFrame, *, dataset: str) -> Figure:
     for ax in axes[0]:
         _leave_out_the_tail(ax, 100 * done["accuracy"])
     sizes = sorted(done.loc[done["n_train"] > 0, "n_train"].unique())
-    axes[1, 0].set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axes[1, 0].xaxis.set_minor_locator(NullLocator())
-    axes[1, 0].set_xlabel("training signals")
-    axes[1, 1].set_xlabel("time of fit (s)")
+    axes[-1, 0].set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes[-1, 0].xaxis.set_minor_locator(NullLocator())
+    axes[-1, 0].set_xlabel("training signals")
+    axes[-1, 1].set_xlabel("time of fit (s)")
     figure.suptitle(f"Accuracy on {dataset}, over training size and over time of fit")
     _legend(figure, axes[0, 0])
     return figure
@@ -105,15 +116,18 @@ def _plot_curve(
     )  # fmt: skip
 
 
-def _draw_ceiling(ax: Axes, dataset: str, metric: str, *, over_noise: bool = False) -> None:
-    """Draw the accuracy of the best possible classifier, between its two estimates."""
+def _draw_ceiling(ax: Axes, dataset: str, metric: str, *, noise_unit: str | None = None) -> None:
+    """Draw the accuracy of the best possible classifier, between its two estimates.
+
+    With the unit of an axis of noise levels, the accuracy is drawn over that axis.
+    """
     ceiling = known_ceiling(dataset)
     if ceiling is None:
         return
     best, low, high = (100 * ceiling[metric + end] for end in ("", "_low", "_high"))
     style: dict[str, Any] = {"color": "tab:gray", "zorder": 1}
-    if over_noise:
-        x = 100 * ceiling["noise_level"][1:]
+    if noise_unit is not None:
+        x = in_noise_unit(ceiling["noise_level"][1:], noise_unit)
         ax.plot(x, best[1:], "k:", label=CEILING, zorder=1)
         ax.fill_between(x, low[1:], high[1:], alpha=0.25, linewidth=0, **style)
     else:
@@ -128,8 +142,12 @@ def _leave_out_the_tail(ax: Axes, values: pd.Series) -> None:
         ax.set_ylim(bottom=bottom)
 
 
-def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, dataset: str) -> Figure:
+def plot_accuracy_over_noise(
+    noise: pd.DataFrame, summary: pd.DataFrame, *, dataset: str, noise_unit: str = "percent"
+) -> Figure:
     """Plot both accuracies over the noise level, each model at its largest training size.
+
+    For two classes, 1 and another count, both accuracies are equal, and one is drawn.
 
     Parameters
     ----------
@@ -139,32 +157,34 @@ def plot_accuracy_over_noise(noise: pd.DataFrame, summary: pd.DataFrame, *, data
         See :func:`corrsk.workflows.comparison.summary_frame`.
     dataset : str
         Name of the data, for the title.
+    noise_unit : {"percent", "snr"}, default="percent"
+        Unit of the noise levels on the axis.
 
     Returns
     -------
     matplotlib.figure.Figure
         The figure.
     """
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
-    axes = figure.subplots(1, 2)
+    questions = _questions(summary)
+    figure = Figure(figsize=(1 + 6 * len(questions), 5.2), layout="constrained")
+    axes = figure.subplots(1, len(questions), squeeze=False)[0]
     best = best_rows(summary)
     styles = _styles()
-    for ax, (metric, question) in zip(axes, _QUESTIONS.items(), strict=True):
+    for ax, (metric, question) in zip(axes, questions.items(), strict=True):
         for name, n_train in zip(best["model"], best["n_train"], strict=True):
             rows = noise[(noise["model"] == name) & (noise["n_train"] == n_train)]
             if len(rows):
                 style = styles[name] | ({} if MODELS[name].learns else {"linestyle": "--"})
                 label = f"{name} ({n_train:,})" if n_train else name
                 ax.plot(
-                    100 * rows["noise_level"], 100 * rows[metric], markersize=5, label=label,
-                    **style,
+                    in_noise_unit(rows["noise_level"], noise_unit), 100 * rows[metric],
+                    markersize=5, label=label, **style,
                 )  # fmt: skip
-        _draw_ceiling(ax, dataset, metric, over_noise=True)
-        levels = 100 * np.unique(noise["noise_level"])
-        ax.set(
-            title=question, xlabel="noise level (% of the noise reference)",
-            ylabel="accuracy (%)", xticks=levels if levels.size < 12 else ax.get_xticks(),
-        )  # fmt: skip
+        _draw_ceiling(ax, dataset, metric, noise_unit=noise_unit)
+        ax.set(title=question, xlabel=NOISE_UNITS[noise_unit], ylabel="accuracy (%)")
+        levels = in_noise_unit(np.unique(noise["noise_level"]), noise_unit)
+        if levels.size < 12:
+            ax.set_xticks(levels, shown_numbers(levels))
         ax.grid(alpha=0.3)
     figure.suptitle(f"Accuracy over noise level on {dataset} (training signals in brackets)")
     _legend(figure, axes[0])

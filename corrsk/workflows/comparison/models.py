@@ -16,7 +16,7 @@ from corrsk.baselines import BASELINES, Baseline, make_baseline
 from corrsk.neural.classifier import CorrelationCNNClassifier, ResidualMLPClassifier
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
-from corrsk.simulation.datasets import DatasetDefinition
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.tissue.prior import resolve_prior
 from corrsk.tissue.ranges import PropertyRange
 
@@ -46,6 +46,8 @@ class BuildOptions:
         Device of the networks.
     checkpoint : Path or None
         File for the state of an unfinished training.
+    inversion_efficiency : float
+        Inversion efficiency of the data, for model-based methods.
     """
 
     protocol: AcquisitionProtocol
@@ -55,14 +57,18 @@ class BuildOptions:
     n_jobs: int = 1
     device: str = "auto"
     checkpoint: Path | None = None
+    inversion_efficiency: float = 1.0
 
     @classmethod
     def from_definition(cls, definition: DatasetDefinition, seed: int) -> BuildOptions:
-        """Create options with the protocol, the norm and the tissue ranges of a data set."""
+        """Create options with the protocol, the norm and the ranges of a data set."""
         protocol = resolve_protocol(definition.protocol)
         ranges = resolve_prior(definition.prior).ranges
-        bounds = {name: ranges[name] for name in protocol.tissue_properties}
-        return cls(protocol, seed, norm=definition.norm, bounds=bounds)
+        return cls(
+            protocol, seed, norm=definition.norm,
+            inversion_efficiency=definition.inversion_efficiency,
+            bounds={name: _span(ranges[name]) for name in protocol.tissue_properties},
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,14 @@ class ComparedModel:
     def learns(self) -> bool:
         """Whether predictions depend on training signals."""
         return self.kind != "model-based"
+
+
+def _span(values: PropertyRange) -> PropertyRange:
+    """Bounds of a range, which must differ, with its stated unit."""
+    low, high = values.low, values.high
+    if low == high:
+        low, high = low / 2, 2 * high
+    return PropertyRange(low, high, units=values.units)
 
 
 def resolve_models(names: Iterable[str] | None) -> list[ComparedModel]:
@@ -182,6 +196,7 @@ def _multi_exponential(options: BuildOptions) -> Any:
         MultiExponentialClassifier(
             protocol=options.protocol,
             bounds=options.bounds,
+            inversion_efficiency=options.inversion_efficiency,
             random_state=options.seed,
             n_jobs=options.n_jobs,
             verbose=False,
@@ -195,6 +210,7 @@ def _nnls(options: BuildOptions) -> Any:
         NNLSPeakClassifier(
             protocol=options.protocol,
             bounds=options.bounds,
+            inversion_efficiency=options.inversion_efficiency,
             n_jobs=options.n_jobs,
             verbose=False,
         ),

@@ -87,7 +87,7 @@ def write_report(
     noise : DataFrame
         See :func:`corrsk.workflows.comparison.tables.noise_frame`.
     run : dict
-        Entries dataset, about, commands and environment, for the text.
+        Entries dataset, config, about, commands and environment, for the text.
     """
     name = run["dataset"]
     for stem, frame in {"results": results, "summary": summary, "noise": noise}.items():
@@ -96,9 +96,12 @@ def write_report(
     write_json(out / "summary.json", {"run": run, "summary": summary.to_dict(orient="records")})
     figures = {}
     if (summary["n_seeds"] > 0).any():
+        unit = "snr" if "snr" in run["config"]["noise"] else "percent"
         figures["learning_curves"] = plot_learning_curves(summary, dataset=name)
         if len(noise):
-            figures["accuracy_over_noise"] = plot_accuracy_over_noise(noise, summary, dataset=name)
+            figures["accuracy_over_noise"] = plot_accuracy_over_noise(
+                noise, summary, dataset=name, noise_unit=unit
+            )
     images = {stem: _png(figure) for stem, figure in figures.items()}
     for stem, image in images.items():
         with write_atomically(out / f"{stem}.png") as partial:

@@ -11,8 +11,8 @@ from rich.console import Console
 from corrsk._utils.files import read_json, write_json
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.neural.training.device import resolve_device
-from corrsk.simulation.datasets import DatasetDefinition
-from corrsk.workflows._runs import claim_folder
+from corrsk.simulation.definition import DatasetDefinition
+from corrsk.workflows._runs import claim_folder, write_config
 from corrsk.workflows.comparison.models import MODELS, BuildOptions
 from corrsk.workflows.comparison.progress import RunProgress
 from corrsk.workflows.comparison.report import write_report
@@ -99,6 +99,7 @@ def compare(
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
     claim_folder(out, settings.identity, resume=resume)
+    write_config(out, settings.dataset)
     folder = out / RUNS_FOLDER
     folder.mkdir(exist_ok=True)
     n_test = settings.n_test_samples or settings.n_samples
@@ -126,6 +127,7 @@ def _report(
     write_json(out / _COMMANDS, commands)
     run = {
         "dataset": settings.definition.name,
+        "config": settings.definition.to_dict(),
         "about": about(settings)
         + (f" Stopped early: {missing} runs are missing." if missing else ""),
         "commands": commands,

@@ -9,7 +9,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def fingerprint(compared: ComparedModel, options: BuildOptions) -> str:
 
     The names are those of the first version of the files, so that stored runs stay valid.
     """
-    plain = BuildOptions(options.protocol, options.seed, options.norm, options.bounds)
+    plain = replace(options, n_jobs=1, device="auto", checkpoint=None)
     model = as_stored(compared.make(plain))
     parameters = {
         key: repr(value)

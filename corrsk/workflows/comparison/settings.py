@@ -11,9 +11,11 @@ from corrsk._utils.deprecation import renamed_parameters
 from corrsk._utils.rng import STREAMS_VERSION
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.physics.noise_levels import SNRRange
-from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
+from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
+from corrsk.simulation.datasets import resolve_dataset
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.tissue.prior import resolve_prior
+from corrsk.workflows._runs import CONFIG, data_identity
 from corrsk.workflows.comparison.models import resolve_models
 from corrsk.workflows.comparison.runs import Run
 
@@ -27,8 +29,8 @@ class ComparisonSettings:
 
     Parameters
     ----------
-    dataset : str
-        Name of a data set.
+    dataset : DatasetDefinition or str
+        Definition of the data, or the name of a data set.
     models : tuple of str or None
         Names of `MODELS`; None for all.
     train_sizes : tuple of int
@@ -46,7 +48,7 @@ class ComparisonSettings:
         Whether to skip models beyond the training size that takes minutes.
     """
 
-    dataset: str = "midl2024"
+    dataset: DatasetDefinition | str = "midl2024"
     models: tuple[str, ...] | None = None
     train_sizes: tuple[int, ...] = (1000, 10_000, 100_000)
     n_seeds: int = 1
@@ -63,9 +65,11 @@ class ComparisonSettings:
         TypeError
             If a number is not an integer.
         ValueError
-            If a name is unknown, a number is too small, or a training size exceeds the data.
+            If a name is unknown or belongs to other data, the prior has a single compartment count
+            or no range for a property that the protocol measures, a number is too small, or a
+            training size exceeds the data.
         """
-        dataset_definition(self.dataset)
+        self.definition.check_for_training()
         resolve_models(self.models)
         checked_count("n_samples", self.n_samples, at_least=1000)
         checked_count("n_seeds", self.n_seeds, at_least=1)
@@ -89,28 +93,32 @@ class ComparisonSettings:
 
         The protocol is in grid order, which the CNN needs.
         """
-        definition = dataset_definition(self.dataset)
-        if self.protocol is None:
+        definition = resolve_dataset(self.dataset)
+        if self.protocol is not None:
+            definition = dataclasses.replace(
+                definition, name=f"{definition.name} on another protocol", protocol=self.protocol
+            )
+        if isinstance(definition.protocol, str):
             return definition
-        return dataclasses.replace(
-            definition,
-            name=f"{definition.name} on another protocol",
-            protocol=self.protocol.in_grid_order(),
-        )
+        return dataclasses.replace(definition, protocol=definition.protocol.in_grid_order())
 
     @property
     def identity(self) -> dict[str, Any]:
         """Settings that a resumed comparison must share; models, sizes and seeds may be added."""
         definition = self.definition
         protocol = resolve_protocol(definition.protocol).to_dict()
-        return {
+        data = {
             "kind": "comparison",
-            "dataset": self.dataset,
-            "prior": repr(resolve_prior(definition.prior)),
-            "noise": [definition.noise_reference, *_described(definition.noise_levels)],
+            "dataset": self.dataset if isinstance(self.dataset, str) else definition.name,
             "random_streams": STREAMS_VERSION,
             "samples": self.n_samples,
             "test_samples": self.n_test_samples,
+        }
+        if not isinstance(self.dataset, str):
+            return data | {"config": data_identity(definition)}
+        return data | {
+            "prior": repr(resolve_prior(definition.prior)),
+            "noise": [definition.noise_reference, *_described(definition.noise_levels)],
             "protocol": protocol["contrasts"] | {"tr": protocol["tr"]},
         }
 
@@ -144,24 +152,28 @@ ComparisonSettings.__init__ = renamed_parameters(  # type: ignore[method-assign]
 )(ComparisonSettings.__init__)
 
 
-def _described(levels: tuple[float, ...] | SNRRange) -> tuple[Any, ...]:
-    return (repr(levels),) if isinstance(levels, SNRRange) else levels
+def _described(levels: float | tuple[float, ...] | SNRRange) -> list[Any]:
+    checked = checked_noise_levels(levels)
+    return [repr(checked)] if isinstance(checked, SNRRange) else checked.tolist()
 
 
 def about(settings: ComparisonSettings) -> str:
     """Describe the data in one sentence, for reports."""
-    protocol = "" if settings.protocol is None else f" on the protocol {settings.protocol!r}"
+    name = resolve_dataset(settings.dataset).name
+    protocol = "" if settings.protocol is None else f" on the protocol {settings.protocol}"
     test = settings.n_test_samples or round(0.1 * settings.n_samples)
     return (
-        f"{settings.n_samples:,} simulated signals of {settings.dataset}{protocol} for each of "
+        f"{settings.n_samples:,} simulated signals of {name}{protocol} for each of "
         f"{settings.n_seeds} seeds, tested on up to {test:,} test signals."
     )
 
 
 def command_line(settings: ComparisonSettings, device: str, n_jobs: int | None) -> str:
     """Return the command line of a comparison with these settings."""
+    named = isinstance(settings.dataset, str)
     options = {
-        "dataset": settings.dataset,
+        "dataset": settings.dataset if named else None,
+        "config": None if named else CONFIG,
         "models": settings.models and ",".join(settings.models),
         "train-sizes": ",".join(map(str, settings.train_sizes)),
         "seeds": settings.n_seeds,

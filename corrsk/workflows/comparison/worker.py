@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from corrsk._utils.environment import environment
 from corrsk.neural.training.device import limited_threads
-from corrsk.simulation.datasets import DatasetDefinition, simulate_dataset
+from corrsk.simulation.datasets import simulate_dataset
+from corrsk.simulation.definition import DatasetDefinition
 from corrsk.workflows.comparison.models import BOOSTING_PACKAGES, MODELS, BuildOptions
 from corrsk.workflows.comparison.runs import Run, RunResult, fingerprint, train_and_judge
 

@@ -187,9 +187,9 @@ def test_bad_chunks(chunk, n):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_no_inversion_and_a_tr_of_each_measurement(device):
-    protocol = AcquisitionProtocol.concatenate(
-        [AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=8000),
-         AcquisitionProtocol(te=[10, 40, 90], tr=3000)]
+    protocol = AcquisitionProtocol.concatenate(  # not in grid order
+        [AcquisitionProtocol(te=[10, 40, 90], tr=3000),
+         AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=8000)]
     )  # fmt: skip
     source = SignalStream(protocol=protocol, noise_level=0.0, norm=None)
     stream = DeviceStream(source, torch.device(device))
