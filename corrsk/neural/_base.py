@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,9 +26,10 @@ from sklearn.utils.validation import (
 from corrsk._utils.class_prior import ClassPrior, checked_class_prior, reweighted
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
-from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
+from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs, in_worker
 from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
 from corrsk._utils.validation import (
+    N_JOBS,
     NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_INTEGER,
@@ -37,10 +39,15 @@ from corrsk._utils.validation import (
     layout_of,
 )
 from corrsk.neural.onnx import write_onnx
-from corrsk.neural.training.device import resolve_device
+from corrsk.neural.networks import n_multiplications
+from corrsk.neural.training.device import resolve_device, threads_for
 from corrsk.neural.training.fitting import train_further, train_network
 from corrsk.neural.training.optimizers import OPTIMIZERS
-from corrsk.neural.training.prediction import predict_outputs, predict_probabilities
+from corrsk.neural.training.prediction import (
+    SMALL_PREDICTION,
+    predict_outputs,
+    predict_probabilities,
+)
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
     DEFAULT_MOMENTUM,
@@ -48,6 +55,7 @@ from corrsk.neural.training.settings import (
     PRECISIONS,
     ClassifierSettings,
     TrainingSettings,
+    has_small_steps,
     resolve_batch_size,
 )
 from corrsk.neural.training.sources import ArraySource, Source, Split, StreamSource
@@ -83,6 +91,7 @@ class NetworkEstimator(BaseEstimator):
     checkpoint: Any
     random_state: RandomStateLike
     verbose: bool
+    n_jobs: int | None = None
 
     _parameter_constraints: dict[str, list[Any]] = {
         "input_scaling": [StrOptions(set(INPUT_SCALINGS)), None],
@@ -102,6 +111,7 @@ class NetworkEstimator(BaseEstimator):
         "checkpoint": [str, os.PathLike, None],
         "random_state": RANDOM_STATE,
         "verbose": ["verbose"],
+        "n_jobs": N_JOBS,
     }
     _architecture_name: ClassVar[str]  # name of the network in files and model cards
     _largest_auto_batch: ClassVar[int] = 500
@@ -162,8 +172,9 @@ class NetworkEstimator(BaseEstimator):
         Raises
         ------
         ValueError
-            If momentum is given for an optimiser other than "sgd".
+            If momentum is given for an optimiser other than "sgd", or `n_jobs` is 0.
         """
+        effective_n_jobs(self.n_jobs)
         if self.momentum is not None and self.optimizer != "sgd":
             raise ValueError(
                 f"momentum={self.momentum} is for optimizer='sgd'; with optimizer="
@@ -211,10 +222,11 @@ class NetworkEstimator(BaseEstimator):
     def _train(
         self, settings: TrainingSettings, source: Source, validation: Split | None, device: Any
     ) -> Self:
-        net, history = train_network(
-            settings, source, validation, device=device, checkpoint=self.checkpoint,
-            progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
-        )  # fmt: skip
+        with threads_for(self.n_jobs, small=has_small_steps(settings)):
+            net, history = train_network(
+                settings, source, validation, device=device, checkpoint=self.checkpoint,
+                progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
+            )  # fmt: skip
         return self._set_fitted(net, history)
 
     def _set_fitted(self, net: Any, history: list[dict[str, Any]]) -> Self:
@@ -230,7 +242,12 @@ class NetworkEstimator(BaseEstimator):
         """Validate signals; return the outputs of the network, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
         signals = checked_signals(self, X, reset=False, order="C")
-        return predict_outputs(self.net_, signals, lambda outputs: outputs)
+        with self._threads_for_prediction(signals):
+            return predict_outputs(self.net_, signals, lambda outputs: outputs)
+
+    def _threads_for_prediction(self, signals: NDArray[Any]) -> AbstractContextManager[None]:
+        small = len(signals) * n_multiplications(self.net_.module_) < SMALL_PREDICTION
+        return threads_for(self.n_jobs, small=small)
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
@@ -430,10 +447,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         drawn = np.bincount(index, minlength=len(self.classes_))
         count = np.asarray(self.class_count_ + drawn, np.float64)
         settings = self._settings(count, self._checked_seed(), len(index))
-        self.net_, row = train_further(
-            settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),
-            call=self.n_iter_, device=device,
-        )  # fmt: skip
+        with threads_for(self.n_jobs, small=has_small_steps(settings)):
+            self.net_, row = train_further(
+                settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),
+                call=self.n_iter_, device=device,
+            )  # fmt: skip
         self.n_iter_ += 1
         self.history_ = [*self.history_, row | {"epoch": self.n_iter_}]
         return self
@@ -471,7 +489,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             checked_class_prior(class_prior, self.classes_)
             self._check_kept("class_prior_", "class_prior")
         signals = checked_signals(self, X, reset=False, order="C")
-        probabilities = predict_probabilities(self.net_, signals)
+        with self._threads_for_prediction(signals):
+            probabilities = predict_probabilities(self.net_, signals)
         if class_prior is None:
             return probabilities
         return reweighted(probabilities, self.classes_, class_prior, self.class_prior_)

@@ -128,6 +128,11 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
         Whether to show a progress bar if the training takes more than a few seconds.
+    n_jobs : int or None, default=None
+        Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
+        training, or the whole prediction, are so small that threads would mostly wait for each
+        other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
+        forked process has one thread.
 
     Attributes
     ----------
@@ -207,6 +212,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         checkpoint: Any = None,
         random_state: RandomStateLike = None,
         verbose: bool = True,
+        n_jobs: int | None = None,
     ) -> None:
         self.grid_shape = grid_shape
         self.dropout = dropout
@@ -229,6 +235,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> Any:
@@ -338,6 +345,11 @@ class ResidualMLPClassifier(NetworkClassifier):
         Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
         Whether to show a progress bar if the training takes more than a few seconds.
+    n_jobs : int or None, default=None
+        Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
+        training, or the whole prediction, are so small that threads would mostly wait for each
+        other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
+        forked process has one thread.
 
     Attributes
     ----------
@@ -409,6 +421,7 @@ class ResidualMLPClassifier(NetworkClassifier):
         checkpoint: Any = None,
         random_state: RandomStateLike = None,
         verbose: bool = True,
+        n_jobs: int | None = None,
     ) -> None:
         self.width = width
         self.n_blocks = n_blocks
@@ -431,6 +444,7 @@ class ResidualMLPClassifier(NetworkClassifier):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
 
     @classmethod
     def from_recipe(cls, name: str = "residual-mlp", **changes: Any) -> ResidualMLPClassifier:
@@ -529,6 +543,11 @@ class ModuleClassifier(NetworkClassifier):
         Seed of the initial weights, the order of the signals, dropout and the split.
     verbose : bool, default=True
         Whether to show a progress bar if the training takes more than a few seconds.
+    n_jobs : int or None, default=None
+        Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
+        training, or the whole prediction, are so small that threads would mostly wait for each
+        other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
+        forked process has one thread.
 
     Attributes
     ----------
@@ -598,6 +617,7 @@ class ModuleClassifier(NetworkClassifier):
         checkpoint: Any = None,
         random_state: RandomStateLike = None,
         verbose: bool = True,
+        n_jobs: int | None = None,
     ) -> None:
         self.module = module
         self.input_scaling = input_scaling
@@ -618,6 +638,7 @@ class ModuleClassifier(NetworkClassifier):
         self.checkpoint = checkpoint
         self.random_state = random_state
         self.verbose = verbose
+        self.n_jobs = n_jobs
 
     def _choose_network(self, layout: tuple[int, ...] | None) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the module

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from corrsk._utils.extras import require
 from corrsk._utils.files import write_atomically
+from corrsk.neural.training.device import standard_torch
 from corrsk.neural.training.net import SignalNet
 
 
@@ -29,6 +30,7 @@ class _Probabilities(nn.Module):
         return torch.softmax(self.network(signals), dim=1)
 
 
+@standard_torch()
 def write_onnx(
     net: SignalNet, path: str | Path, *, n_features: int, classes: Iterable[object]
 ) -> None:

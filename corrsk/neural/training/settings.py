@@ -15,6 +15,7 @@ from corrsk.neural.networks import (
     HalfWhitenedNetwork,
     NetworkShape,
     StandardizedNetwork,
+    n_multiplications,
 )
 from corrsk.neural.training.net import CountLoss, SignalNet
 from corrsk.neural.training.optimizers import OPTIMIZERS
@@ -23,6 +24,7 @@ INPUT_SCALINGS = ("standardize", "half-whiten")
 PRECISIONS = ("float32", "bfloat16", "auto")
 BACKENDS = ("auto", "torch", "numba")
 DEFAULT_MOMENTUM = 0.9
+SMALL_STEP = 2**24  # multiplications: half a millisecond on one core
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,18 @@ def resolve_batch_size(batch_size: int | str, n_samples: int, largest: int) -> i
     return min(n_samples, int(batch_size))
 
 
+def has_small_steps(settings: TrainingSettings) -> bool:
+    """Whether training steps are so small that threads would mostly wait for each other."""
+    network: Any = settings.network
+    if isinstance(network, str):
+        with torch.device("meta"):  # without memory and random numbers
+            network = NETWORKS[network](_shape(settings))
+    if not isinstance(network, nn.Module):
+        return False
+    # the backward pass has two products for each one of the forward pass
+    return 3 * settings.batch_size * n_multiplications(network) < SMALL_STEP
+
+
 def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> SignalNet:
     """Return the initialised net of a training.
 
@@ -209,19 +223,24 @@ def apply_settings(settings: TrainingSettings, net: SignalNet) -> None:
 
 def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     if isinstance(settings.network, str):
-        shape = NetworkShape(
-            settings.n_features, settings.n_outputs, settings.grid_shape, settings.width,
-            settings.n_blocks, settings.dropout,
-        )  # fmt: skip
-        network = NETWORKS[settings.network](shape)
+        network = NETWORKS[settings.network](_shape(settings))
     else:
         _check_module(settings.network)
-        network = copy.deepcopy(settings.network)  # a parameter is never changed by a fit
+        # a parameter is never changed by a fit; a module made under another default data type of
+        # torch becomes one of single precision, as the signals
+        network = copy.deepcopy(settings.network).float()
     if settings.input_scaling == "half-whiten":
         return HalfWhitenedNetwork.from_signals(network, X)
     if settings.input_scaling == "standardize":
         return StandardizedNetwork.from_signals(network, X)
     return network
+
+
+def _shape(settings: TrainingSettings) -> NetworkShape:
+    return NetworkShape(
+        settings.n_features, settings.n_outputs, settings.grid_shape, settings.width,
+        settings.n_blocks, settings.dropout,
+    )  # fmt: skip
 
 
 def _check_module(network: Any) -> None:
