@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.random import Generator, RandomState
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
@@ -109,7 +110,22 @@ def checked_signals(
         from those of `fit`, or y has another length than X.
     """
     options = {"dtype": FLOATS} | options
-    return validate_data(estimator, flatten_signals(X), y, reset=reset, **options)
+    X = flatten_signals(X)
+    if not reset:
+        X = _with_names_of_fit(estimator, X)
+    return validate_data(estimator, X, y, reset=reset, **options)
+
+
+def _with_names_of_fit(estimator: Any, X: Any) -> Any:
+    """Name the columns of an array as those of `fit`.
+
+    An array has the order of `fit`, for which scikit-learn would warn in each step of a Pipeline:
+    measured signals are arrays, also for a model that was trained on named columns.
+    """
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or not isinstance(X, np.ndarray) or X.shape[1:] != names.shape:
+        return X
+    return pd.DataFrame(X, columns=names, copy=False)
 
 
 def flatten_signals(X: Any) -> Any:

@@ -38,8 +38,9 @@ from corrsk._utils.validation import (
     checked_signals,
     layout_of,
 )
-from corrsk.neural.onnx import write_onnx
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.neural.networks import n_multiplications
+from corrsk.neural.onnx import write_onnx
 from corrsk.neural.training.device import resolve_device, threads_for
 from corrsk.neural.training.fitting import train_further, train_network
 from corrsk.neural.training.optimizers import OPTIMIZERS
@@ -143,13 +144,17 @@ class NetworkEstimator(BaseEstimator):
 
     # -- the network ---------------------------------------------------------
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(
+        self, layout: tuple[int, ...] | None, protocol: AcquisitionProtocol | None
+    ) -> None:
         """Store the properties of the network that depend on the signals of a fit.
 
         Parameters
         ----------
         layout : tuple of int or None
             Shape of each signal, if X has more than two dimensions.
+        protocol : AcquisitionProtocol or None
+            Protocol of the signals of a stream.
         """
 
     def _architecture(self) -> dict[str, Any]:
@@ -210,13 +215,19 @@ class NetworkEstimator(BaseEstimator):
         }
 
     def _first_signals(
-        self, X: ArrayLike, y: Any = "no_validation", layout: tuple[int, ...] | None = None
+        self,
+        X: ArrayLike,
+        y: Any = "no_validation",
+        protocol: AcquisitionProtocol | None = None,
     ) -> Any:
-        """Validate the signals of a new training, and choose the network."""
+        """Validate the signals of a new training, and choose the network.
+
+        `protocol` is that of the signals of a stream.
+        """
         self._check_combination()
-        layout = layout or layout_of(X)
+        layout = layout_of(X) if protocol is None else protocol.grid_shape
         checked = checked_signals(self, X, y, reset=True, dtype=np.float32, order="C")
-        self._choose_network(layout)
+        self._choose_network(layout, protocol)
         return checked
 
     def _train(
@@ -383,7 +394,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             )
         seed = self._checked_seed()
         X, y = stream.draw(0, 100)
-        self._first_labelled(X, y, stream.classes, stream.grid_shape)
+        self._first_labelled(X, y, stream.classes, resolve_protocol(stream.protocol))
         count = np.full(len(self.classes_), n_samples / len(self.classes_))
         settings = self._settings(count, seed, n_samples // self.max_epochs)
         plan = StreamPlan.from_n_samples(n_samples, self.max_epochs, settings.batch_size)
@@ -584,10 +595,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         X: ArrayLike,
         y: ArrayLike,
         classes: ArrayLike | None,
-        layout: tuple[int, ...] | None = None,
+        protocol: AcquisitionProtocol | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Validate the data of a new training; store its classes and choose the network."""
-        signals, labels = self._first_signals(X, y, layout)
+        signals, labels = self._first_signals(X, y, protocol)
         check_classification_targets(labels)
         known = np.unique(labels if classes is None else np.asarray(classes))
         if known.size < 2:

@@ -14,8 +14,13 @@ from torch import nn
 from corrsk._utils.deprecation import removed_parameters, renamed_parameters
 from corrsk._utils.rng import RandomStateLike
 from corrsk._utils.validation import POSITIVE_INTEGER, lookup
+from corrsk.acquisition.protocol import (
+    AcquisitionProtocol,
+    protocol_of_columns,
+    resolve_protocol,
+)
 from corrsk.neural._base import RENAMED_PARAMETERS, NetworkClassifier
-from corrsk.neural._grid import resolve_grid
+from corrsk.neural._grid import grid_in_fingerprint, resolve_grid
 from corrsk.neural.recipes import RECIPES
 
 _DROPOUT = [Interval(Real, 0, 1, closed="left")]
@@ -69,11 +74,11 @@ class CorrelationCNNClassifier(NetworkClassifier):
     Parameters
     ----------
     grid_shape : tuple of int or "auto", default="auto"
-        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns, which are in grid order. "auto"
-        is the shape of X if it is (n_samples, n_ti, n_te), otherwise the grid of the feature names
-        (TI50_TE4.5), otherwise a square, otherwise the smallest grid of at least 6 x 6 with room
-        for the columns, filled with zeros. If n_ti differs from n_te, give the grid or the feature
-        names; in a Pipeline, ``set_output(transform="pandas")`` passes the names on.
+        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns, which are in grid order; (n_te,) is
+        a single series. "auto" is the grid of `protocol`, otherwise that of the feature names
+        (TI50_TE4.5), otherwise the shape of X if it is (n_samples, n_ti, n_te), otherwise the
+        published 8 x 8 grid for 64 columns. Other columns get a guessed layout, with a warning: a
+        square, or the smallest grid of at least 6 x 6 with room for the columns.
     dropout : float, default=0.0
         Dropout rate after the pooling and after each fully connected layer.
     input_scaling : {"standardize"} or None, default="standardize"
@@ -133,6 +138,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
         training, or the whole prediction, are so small that threads would mostly wait for each
         other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
         forked process has one thread.
+    protocol : AcquisitionProtocol, str or "auto", default="auto"
+        Protocol of the columns, in their order, or its name; its measurements must be a full grid
+        in grid order. "auto" reads the protocol from the feature names, if any.
 
     Attributes
     ----------
@@ -162,6 +170,12 @@ class CorrelationCNNClassifier(NetworkClassifier):
 
     Notes
     -----
+    A Pipeline hands only arrays from step to step, so that the classifier cannot see the protocol
+    of a :class:`corrsk.CorrelationSignalGenerator` before it. There are two ways to pass the
+    protocol on: ``CorrelationCNNClassifier(protocol=protocol)``, with the protocol of the
+    generator, or ``pipeline.set_output(transform="pandas")``, upon which the columns have names,
+    also in a search over protocols.
+
     Endt, Lachermeier and Menzel, "Classification of multiparametric correlation MRI signals using
     deep neural networks", MIDL 2024.
 
@@ -184,6 +198,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         "input_scaling": [StrOptions({"standardize"}), None],
         "backend": [StrOptions({"auto", "torch", "numba"})],
         "softmax_before_loss": ["boolean"],
+        "protocol": [AcquisitionProtocol, str],
     }
     _architecture_name: ClassVar[str] = "cnn"
 
@@ -213,6 +228,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         random_state: RandomStateLike = None,
         verbose: bool = True,
         n_jobs: int | None = None,
+        protocol: AcquisitionProtocol | str = "auto",
     ) -> None:
         self.grid_shape = grid_shape
         self.dropout = dropout
@@ -236,6 +252,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         self.random_state = random_state
         self.verbose = verbose
         self.n_jobs = n_jobs
+        self.protocol = protocol
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> Any:
@@ -273,10 +290,26 @@ class CorrelationCNNClassifier(NetworkClassifier):
             return classifier_from_recipe(name, **changes)
         return cls(**{**recipe.parameters, **changes})
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(
+        self, layout: tuple[int, ...] | None, protocol: AcquisitionProtocol | None
+    ) -> None:
         self.grid_shape_ = resolve_grid(
-            self.grid_shape, self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
+            self.grid_shape, self.n_features_in_, layout, self._protocol_of_columns(protocol)
         )
+
+    def _protocol_of_columns(
+        self, of_stream: AcquisitionProtocol | None
+    ) -> AcquisitionProtocol | None:
+        """Return the protocol of the columns, in their order; None if unknown."""
+        given = None if self.protocol == "auto" else resolve_protocol(self.protocol)
+        named = protocol_of_columns(getattr(self, "feature_names_in_", None))
+        found = of_stream or named
+        if given is None or found is None:
+            return given or found
+        if sorted(given.feature_names) != sorted(found.feature_names):
+            whose = "names of the columns describe" if of_stream is None else "stream has"
+            raise ValueError(f"protocol is {given!r}, but the {whose} {found!r}")
+        return found
 
     def _architecture(self) -> dict[str, Any]:
         return {"network": "cnn", "grid_shape": self.grid_shape_, "dropout": self.dropout}
@@ -471,10 +504,12 @@ class ResidualMLPClassifier(NetworkClassifier):
         known = {key: recipe for key, recipe in RECIPES.items() if recipe.estimator == cls.__name__}
         return cls(**{**lookup(known, name, "recipe").parameters, **changes})
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(
+        self, layout: tuple[int, ...] | None, protocol: AcquisitionProtocol | None
+    ) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the network
-        self._stored_grid = resolve_grid(
-            "auto", self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
+        self._stored_grid = grid_in_fingerprint(
+            self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
         )
 
     def _architecture(self) -> dict[str, Any]:
@@ -640,10 +675,12 @@ class ModuleClassifier(NetworkClassifier):
         self.verbose = verbose
         self.n_jobs = n_jobs
 
-    def _choose_network(self, layout: tuple[int, ...] | None) -> None:
+    def _choose_network(
+        self, layout: tuple[int, ...] | None, protocol: AcquisitionProtocol | None
+    ) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the module
-        self._stored_grid = resolve_grid(
-            "auto", self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
+        self._stored_grid = grid_in_fingerprint(
+            self.n_features_in_, layout, getattr(self, "feature_names_in_", None)
         )
 
     def _architecture(self) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def _run(
         "parameters": {
             key: value
             for key, value in classifier.get_params().items()
-            if key not in ("checkpoint", "verbose")
+            if key not in ("checkpoint", "verbose", "n_jobs", "protocol")
         },
         "n_train": len(data.train_indices),
         # times of the epochs, including those before an interruption

@@ -16,7 +16,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from corrsk import (
-    AcquisitionProtocol,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     ResidualMLPClassifier,
@@ -147,26 +146,6 @@ def test_class_weight(train):
     assert (heavy == 3).mean() > 0.9 > (plain == 3).mean()
 
 
-def test_grid_shapes():
-    X = np.random.default_rng(0).normal(size=(40, 48))
-    y = np.arange(40) % 2
-    protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
-    named = pd.DataFrame(X, columns=protocol.feature_names)
-    assert quick(max_epochs=1).fit(named, y).grid_shape_ == (6, 8)
-    assert quick(max_epochs=1).fit(X[:, :47], y).grid_shape_ == (6, 8)  # 47 columns in 48 places
-    assert quick(max_epochs=1).fit(X[:, :36], y).grid_shape_ == (6, 6)
-    assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
-    assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
-    assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
-    shuffled = named.iloc[:, ::-1]  # names that are not in grid order do not give a grid
-    assert quick(max_epochs=1).fit(shuffled.iloc[:, :36], y).grid_shape_ == (6, 6)
-    # an array of images has a layout, also as a list
-    images = X.reshape(-1, 12, 4)
-    assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)
-    assert quick(max_epochs=1).fit(images.tolist(), y).grid_shape_ == (12, 4)
-    assert quick(max_epochs=1).fit(X.reshape(-1, 3, 4, 2, 2), y).grid_shape_ == (3, 4, 4)
-
-
 def test_paper_recipe():
     model = CorrelationCNNClassifier.from_recipe("paper")
     assert {
@@ -249,7 +228,7 @@ def test_wrong_number_of_columns(train):
     with pytest.raises(ValueError, match="does not match the 64 columns"):
         quick(grid_shape=(8, 9)).fit(*train)
     with pytest.raises(ValueError, match="does not match"):
-        quick(grid_shape=(64,)).fit(*train)
+        quick(grid_shape=(63,)).fit(*train)
 
 
 def test_bad_validation_data(train, test):
@@ -476,13 +455,6 @@ def test_pipeline(pipeline, tissue):
         pipeline[1:].predict(measured[:, :63])
 
 
-def test_pandas_output_gives_the_classifier_its_grid(pipeline, tissue):
-    protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 130, 10))
-    pipeline.set_params(correlationsignalgenerator__protocol=protocol)
-    pipeline.set_output(transform="pandas").fit(*tissue)
-    assert pipeline[-1].grid_shape_ == (3, 12)
-
-
 @pytest.mark.slow
 def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     grid = {
@@ -496,18 +468,6 @@ def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     )
     assert len(set(search.cv_results_["mean_test_score"])) > 1
     assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
-
-
-@pytest.mark.slow
-def test_grid_search_over_protocols(pipeline, tissue):
-    protocols = [
-        "ir-se-8x8",
-        AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[5, 20, 80, 150]),
-    ]
-    search = GridSearchCV(
-        pipeline, {"correlationsignalgenerator__protocol": protocols}, cv=2, error_score="raise"
-    ).fit(*tissue)
-    assert list(search.cv_results_["param_correlationsignalgenerator__protocol"]) == protocols
 
 
 def test_a_pipeline_transforms_validation_data(small_data):
