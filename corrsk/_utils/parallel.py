@@ -126,7 +126,8 @@ def for_each_chunk(
                 return
             rows = slice(start, min(start + chunk_rows, n_rows))
             try:
-                work(rows)
+                with np.errstate(under="ignore"):  # exponentials vanish, whatever users set
+                    work(rows)
             except BaseException:
                 waiting.clear()  # the other threads end after their current chunks
                 raise
