@@ -5,8 +5,10 @@ Every public estimator gives the same results, to the last bit, under each of th
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ from corrsk import (
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalNoveltyDetector,
+    SignalStream,
     StackedGridSearchCV,
     TissuePrior,
     load,
@@ -37,6 +40,7 @@ from corrsk import (
     save,
 )
 from corrsk.baselines import EncodedLabelsClassifier, ScaledBatchClassifier, make_baseline
+from corrsk.evaluation import accuracy_ceiling
 from tests.test_estimator_checks import public_estimators
 
 PROTOCOL = AcquisitionProtocol.named("ir-se-8x8")
@@ -173,18 +177,37 @@ def searched():
 
 def pretrained():
     X, _ = signals()
-    return load_pretrained("midl2024-low-noise").predict_proba(X), None
+    model = load_pretrained("midl2024-low-noise")
+    return model.predict_proba(X), model.predict_proba(X, class_prior={1: 1, 2: 0, 3: 1e-300, 4: 1})
 
 
-def pipeline_of_all(path):
+def streamed():
+    X, _ = signals()
+    model = ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2, random_state=0, verbose=False)
+    return model.fit_stream(SignalStream(), n_samples=200).predict_proba(X), None
+
+
+def posterior():
+    X, y = signals(8)
+    observer = IdealObserverClassifier(
+        protocol=PROTOCOL, noise_level=0.001, n_particles=64, n_runs=2, random_state=0,
+        verbose=False,
+    ).fit(X, y)  # fmt: skip
+    found = observer.posterior(X)
+    ceiling = accuracy_ceiling(found.run_log_evidence, observer.classes_, y)
+    return found.standard_error, ceiling.to_numpy(np.float64)
+
+
+def stored_pipeline():
     tissue, n_c = TissuePrior.named("midl2024").sample(60, random_state=0, verbose=False)
     pipeline = make_pipeline(
         CorrelationSignalGenerator(random_state=0, verbose=False),
         SignalNormalizer(),
         CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
     ).fit(tissue, n_c)
-    save(pipeline, path / "model.safetensors")
-    loaded = load(path / "model.safetensors")
+    with tempfile.TemporaryDirectory() as folder:
+        save(pipeline, Path(folder) / "model.safetensors")
+        loaded = load(Path(folder) / "model.safetensors")
     return pipeline.predict_proba(tissue), loaded.predict_proba(tissue)
 
 
@@ -219,6 +242,9 @@ MAKERS = {
     SignalNoveltyDetector: novelty,
     StackedGridSearchCV: searched,
     "pretrained": pretrained,
+    "stored pipeline": stored_pipeline,
+    "stream": streamed,
+    "posterior": posterior,
     "compiled kernels": network(CorrelationCNNClassifier),
     "baseline": classifier(lambda: make_baseline("logistic", random_state=0), n=120),
 }

@@ -58,6 +58,7 @@ from corrsk.neural.training.settings import (
     TrainingSettings,
     has_small_steps,
     resolve_batch_size,
+    without_single_signals,
 )
 from corrsk.neural.training.sources import ArraySource, Source, Split, StreamSource
 from corrsk.neural.training.streaming import StreamPlan
@@ -333,6 +334,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             weights = weights / weights.mean()  # the learning rate keeps its meaning
         count = np.bincount(index, minlength=len(self.classes_)).astype(np.float64)
         settings = self._settings(count, seed, len(index), (index, weights))
+        settings = without_single_signals(settings, len(index))
         return self._train(settings, ArraySource(signals, index, weights), validation, device)
 
     @renamed_parameters(n_signals="n_samples")
@@ -458,6 +460,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         drawn = np.bincount(index, minlength=len(self.classes_))
         count = np.asarray(self.class_count_ + drawn, np.float64)
         settings = self._settings(count, self._checked_seed(), len(index))
+        settings = without_single_signals(settings, len(index))
         with threads_for(self.n_jobs, small=has_small_steps(settings)):
             self.net_, row = train_further(
                 settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),

@@ -548,7 +548,8 @@ class ModuleClassifier(NetworkClassifier):
         Largest number of epochs.
     batch_size : int or "auto", default="auto"
         Number of signals of a training step. "auto" is a hundredth of the training signals, but at
-        least 16 and at most 500.
+        least 16 and at most 500. If the module has batch normalisation, batches are
+        enlarged where the last one would be a single signal.
     precision : {"float32", "bfloat16", "auto"}, default="float32"
         Precision of the matrix products in training; "auto" is bfloat16 if the machine has
         instructions for bfloat16. Predictions are in float32.

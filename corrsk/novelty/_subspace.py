@@ -107,5 +107,6 @@ def _log_square(error: NDArray[Any], variance: NDArray[Any]) -> NDArray[Any]:
 
 def _polynomials(leading: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Monomials up to third and up to second degree, the constant first."""
-    cubic = PolynomialFeatures(3).fit_transform(leading)
+    # an array, also if scikit-learn's configuration sets another output
+    cubic = PolynomialFeatures(3).set_output(transform="default").fit_transform(leading)
     return cubic, cubic[:, : comb(leading.shape[1] + 2, 2)]

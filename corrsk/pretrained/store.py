@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from corrsk._utils.files import existing_file
@@ -124,6 +125,14 @@ def load_pretrained(
         raise ValueError(f"the weights in {path} do not match the checksum of the model card")
     pipeline: Pipeline = load(path)
     aligner, *_ = steps_of(pipeline)
+    for step in pipeline[:-1]:
+        # the steps were fitted to arrays, and would warn of named columns if scikit-learn's
+        # configuration sets the output of all transformers
+        step.set_output(transform="default")
+    with config_context(enable_metadata_routing=True):
+        # with metadata routing, a Pipeline passes only requested parameters on
+        pipeline[-1].set_predict_request(class_prior=True)
+        pipeline[-1].set_predict_proba_request(class_prior=True)
     if protocol is None:
         return pipeline
     comparison = aligner.compare(protocol)

@@ -146,8 +146,9 @@ class _Stack:
         self._loss = _StackedLoss(self._settings, device)
         self._optimizer = STACKED_OPTIMIZERS[common.optimizer](self._weights.rows, self._settings)
         self._autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device)
-        )
+            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device),
+            cache_enabled=False,  # see TorchStep
+        )  # fmt: skip
         self._histories: list[History] = [[] for _ in members]
         self._errors: dict[int, Exception] = {}
         self.n_epochs = common.max_epochs

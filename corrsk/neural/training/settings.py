@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -156,6 +156,46 @@ def resolve_batch_size(batch_size: int | str, n_samples: int, largest: int) -> i
         # small data sets need small batches for a sufficient number of steps per epoch
         batch_size = max(16, min(largest, n_samples // 100))
     return min(n_samples, int(batch_size))
+
+
+def without_single_signals(settings: TrainingSettings, n_samples: int) -> TrainingSettings:
+    """Enlarge batches, if necessary, so that batch normalisation never gets a single signal.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+        Settings of a training.
+    n_samples : int
+        Number of signals of an epoch, the last batch of which has the remainder.
+
+    Returns
+    -------
+    TrainingSettings
+        The settings; unchanged for networks without batch normalisation.
+
+    Raises
+    ------
+    ValueError
+        If the network has batch normalisation, and there is only one signal, or one per batch.
+    """
+    network = settings.network
+    if isinstance(network, str) or not _has_batch_normalisation(network):
+        return settings
+    if min(settings.batch_size, n_samples) < 2:
+        raise ValueError(
+            "the batch normalisation of the module needs at least two signals per batch; got "
+            f"{n_samples} signals and batch_size={settings.batch_size}"
+        )
+    size = settings.batch_size
+    while n_samples % size == 1:
+        size += 1
+    return replace(settings, batch_size=size)
+
+
+def _has_batch_normalisation(network: Any) -> bool:
+    return isinstance(network, nn.Module) and any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()
+    )
 
 
 def has_small_steps(settings: TrainingSettings) -> bool:

@@ -14,6 +14,10 @@ Array = NDArray[np.float64]
 LARGEST_STANDARD_ERROR = 0.1  # of a reliable probability
 
 
+# probabilities vanish where the evidence is small, whatever error state users set
+_vanishing = np.errstate(under="ignore")
+
+
 @dataclass(frozen=True)
 class CountPosterior:
     """Posterior of the compartment counts of n_samples voxels.
@@ -37,6 +41,7 @@ class CountPosterior:
     run_log_evidence: Array
 
     @property
+    @_vanishing
     def log_evidence(self) -> Array:
         """Logarithm of the mean evidence over the runs, (n_samples, n_classes)."""
         n_runs = len(self.run_log_evidence)
@@ -53,6 +58,7 @@ class CountPosterior:
         return _normalised(self.run_log_evidence)
 
     @property
+    @_vanishing
     def log_evidence_error(self) -> Array:
         """Standard error of `log_evidence`, (n_samples, n_classes).
 
@@ -68,6 +74,7 @@ class CountPosterior:
             return np.asarray(np.sqrt(v / (1.0 - v)))
 
     @property
+    @_vanishing
     def standard_error(self) -> Array:
         """Monte-Carlo standard error of `probabilities`, (n_samples, n_classes); at most 0.5.
 
@@ -89,6 +96,7 @@ class CountPosterior:
         return np.asarray(np.minimum(np.sqrt(variance), 0.5))
 
     @property
+    @_vanishing
     def effective_sample_size(self) -> Array:
         """Number of posterior draws of n_c with the same accuracy, (n_samples,).
 
@@ -112,6 +120,7 @@ class CountPosterior:
             return np.asarray((self.standard_error <= LARGEST_STANDARD_ERROR).all(axis=1))
 
 
+@_vanishing
 def _normalised(log_evidence: Array) -> Array:
     with np.errstate(invalid="ignore"):
         return np.asarray(np.exp(log_evidence - logsumexp(log_evidence, axis=-1, keepdims=True)))
