@@ -12,6 +12,7 @@ import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import SequentialFeatureSelector
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
@@ -581,3 +582,60 @@ def test_old_names_of_parameters_warn_and_work(train):
     assert recipe.get_params() == ResidualMLPClassifier.from_recipe(max_epochs=2).get_params()
     with pytest.raises(TypeError, match="the same parameter"):
         CorrelationCNNClassifier(kernel="torch", backend="torch")
+
+
+@pytest.mark.parametrize("network", ["cnn", "residual-mlp", torch.nn.Linear(1, 4)])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.filterwarnings("ignore:the layout of the:UserWarning")
+def test_one_column(train, network, constant):
+    X, y = train[0][:300, :1], train[1][:300]
+    X = np.ones_like(X) if constant else X
+    model = quick(network).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.slow
+def test_forward_selection_of_columns(train):
+    model = ResidualMLPClassifier.from_recipe(max_epochs=2, random_state=0, verbose=False)
+    selector = SequentialFeatureSelector(model, n_features_to_select=2, cv=2)
+    selector.fit(train[0][:300, ::16], train[1][:300])
+    assert selector.get_support().sum() == 2
+
+
+def normalised_module():
+    return torch.nn.Sequential(
+        torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4)
+    )
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(33, 16), (33, 32), (17, 16), (17, 2)])
+def test_the_last_batch_is_no_single_signal_for_batch_normalisation(train, n, batch_size):
+    model = quick(normalised_module(), batch_size=batch_size)
+    model.fit(train[0][:n], train[1][:n])
+    model.partial_fit(train[0][:n], train[1][:n])
+    assert model.predict(train[0][:1]).shape == (1,)
+
+
+def test_batch_normalisation_of_single_signals_is_an_error(train):
+    model = quick(normalised_module())
+    with pytest.raises(ValueError, match="at least two signals per batch.*batch_size=1"):
+        clone(model).set_params(batch_size=1).fit(*train)
+    model.partial_fit(*train)
+    with pytest.raises(ValueError, match="at least two signals per batch; got 1 signal"):
+        model.partial_fit(train[0][:1], train[1][:1])
+
+
+def test_a_module_that_drops_the_axis_of_single_signals_is_refused(train):
+    class Squeezed(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).squeeze()
+
+    with pytest.raises(ValueError, match=r"\(1, 64\) to outputs of shape \(1, 4\)"):
+        quick(Squeezed(64, 4)).fit(*train)
+
+
+def test_a_module_in_double_precision_is_trained_in_single_precision(train):
+    module = torch.nn.Linear(64, 4)
+    expected = quick(module).fit(*train).predict_proba(train[0][:5])
+    found = quick(copy.deepcopy(module).double()).fit(*train).predict_proba(train[0][:5])
+    np.testing.assert_array_equal(found, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from corrsk.neural.networks import (
 )
 from corrsk.neural.training.net import CountLoss, SignalNet
 from corrsk.neural.training.optimizers import OPTIMIZERS
+
+Settings = TypeVar("Settings", bound="TrainingSettings")
 
 INPUT_SCALINGS = ("standardize", "half-whiten")
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -158,7 +160,7 @@ def resolve_batch_size(batch_size: int | str, n_samples: int, largest: int) -> i
     return min(n_samples, int(batch_size))
 
 
-def without_single_signals(settings: TrainingSettings, n_samples: int) -> TrainingSettings:
+def without_single_signals(settings: Settings, n_samples: int) -> Settings:
     """Enlarge batches, if necessary, so that batch normalisation never gets a single signal.
 
     Parameters
@@ -303,13 +305,14 @@ def _check_module(network: Any) -> None:
 
 def _check_output(network: nn.Module, X: Tensor, n_outputs: int) -> None:
     network.eval()
-    with torch.inference_mode():
-        shape = tuple(network(X).shape)
-    if shape != (len(X), n_outputs):
-        raise ValueError(
-            f"the network must map signals of shape {tuple(X.shape)} to outputs of shape "
-            f"({len(X)}, {n_outputs}), one for each class; got outputs of shape {shape}"
-        )
+    for signals in (X, X[:1]):  # the last batch of an epoch may be a single signal
+        with torch.inference_mode():
+            shape = tuple(network(signals).shape)
+        if shape != (len(signals), n_outputs):
+            raise ValueError(
+                f"the network must map signals of shape {tuple(signals.shape)} to outputs of shape "
+                f"({len(signals)}, {n_outputs}), one for each class; got outputs of shape {shape}"
+            )
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:
