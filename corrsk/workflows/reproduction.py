@@ -160,7 +160,7 @@ def reproduce(
     device : str, default="auto"
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
-        Number of threads; None (default) for every core.
+        Number of threads; None (default) for OMP_NUM_THREADS, or every core.
 
     Returns
     -------

@@ -185,7 +185,8 @@ def test_threads_wait_passively_unless_the_user_decides(given, first, expected):
     script = f"{first}import os; before = dict(os.environ); import corrsk.neural.classifier;"
     result = subprocess.run(
         [sys.executable, "-c", f"{script} print(dict(os.environ) == before)"],
-        env=env | given | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True, check=True,
+        env=env | given | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True,
+        check=True,
     )  # fmt: skip
     assert result.stdout.split()[-1] == "True"  # processes of the user inherit no variable
     assert ("GOMP_SPINCOUNT = '0'" in result.stderr) == expected
