@@ -202,7 +202,11 @@ def instances(cls):
     return INSTANCES[cls] if cls in INSTANCES else [cls()]
 
 
+GUESSED = pytest.mark.filterwarnings("ignore:the layout of the .* columns is unknown:UserWarning")
+
+
 @pytest.mark.slow
+@GUESSED  # random numbers have no protocol
 @parametrize_with_checks(
     [instance for cls in public_estimators() for instance in instances(cls)],
     expected_failed_checks=expected_failures,
@@ -225,6 +229,7 @@ def test_html_representation(cls):
         assert type(instance).__name__ in instance._repr_html_()
 
 
+@GUESSED
 def test_a_second_fit_replaces_the_first():
     X = np.random.default_rng(0).normal(size=(60, 36))
     model = CorrelationCNNClassifier(max_epochs=1, random_state=0)

@@ -50,7 +50,7 @@ def pipeline(tissue):
         CorrelationSignalGenerator(protocol, random_state=0),
         SignalNormalizer("max"),
         CorrelationCNNClassifier(
-            max_epochs=2, random_state=0, class_weight={1: 2, 2: 1, 3: 1, 4: 1}
+            protocol=protocol, max_epochs=2, random_state=0, class_weight={1: 2, 2: 1, 3: 1, 4: 1}
         ),
     ).fit(*tissue)
 
@@ -95,7 +95,9 @@ def test_labels_and_names_are_saved(labels, tissue, tmp_path):
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 36)))
     X.columns = [f"m{i}" for i in range(36)]
     y = np.array(labels)[tissue[1] - 1]
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, input_scaling=None).fit(X, y)
+    model = CorrelationCNNClassifier(
+        grid_shape=(6, 6), max_epochs=1, random_state=0, input_scaling=None
+    ).fit(X, y)
     save(model, tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
@@ -282,7 +284,7 @@ def test_a_fit_stores_no_optimiser(pipeline, tmp_path):
 def test_classifiers_with_many_classes_are_saved(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(200, 36)), np.arange(200) % 20
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False).fit(X, y)
+    model = CorrelationCNNClassifier((6, 6), max_epochs=1, random_state=0, verbose=False).fit(X, y)
     save(model, tmp_path / "model.safetensors")
     again = load(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))

@@ -122,12 +122,13 @@ def reweighted(
             f"array of shape {rows.shape}"
         )
     ratio = wanted / trained
-    weighted = rows * (ratio / ratio.max())
-    total = weighted.sum(axis=1, keepdims=True)
-    excluded = total == 0
-    answer: NDArray[np.float64] = np.where(
-        excluded, wanted, weighted / np.where(excluded, 1.0, total)
-    )
+    with np.errstate(under="ignore"):  # small probabilities vanish
+        weighted = rows * (ratio / ratio.max())
+        total = weighted.sum(axis=1, keepdims=True)
+        excluded = total == 0
+        answer: NDArray[np.float64] = np.where(
+            excluded, wanted, weighted / np.where(excluded, 1.0, total)
+        )
     return answer
 
 

@@ -36,16 +36,18 @@ def in_worker() -> bool:
 
 
 def share_of_cores() -> int:
-    """Number of cores for this code: all cores, but in a worker only its share.
+    """Number of cores for this code: all cores or OMP_NUM_THREADS, but in a worker only its share.
 
     The share of a worker process is OMP_NUM_THREADS, which loky (cores divided by
     workers) and dask's nanny (1) set; the threads of a dask worker divide it by
     their number. Without OMP_NUM_THREADS, and in a worker thread, the share is one
     core, because the other workers use the other cores.
     """
+    # a list, such as "4,2", has the numbers of nested levels
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if not in_worker():
-        return int(joblib.cpu_count())
-    given = os.environ.get("OMP_NUM_THREADS", "")
+        cores = int(joblib.cpu_count())
+        return max(1, min(cores, int(given))) if given.isdigit() else cores
     cores = int(given) if given.isdigit() else 1
     threads = _threads_of_dask_worker()
     if threads is None:
@@ -124,7 +126,8 @@ def for_each_chunk(
                 return
             rows = slice(start, min(start + chunk_rows, n_rows))
             try:
-                work(rows)
+                with np.errstate(under="ignore"):  # exponentials vanish, whatever users set
+                    work(rows)
             except BaseException:
                 waiting.clear()  # the other threads end after their current chunks
                 raise

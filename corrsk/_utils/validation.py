@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.random import Generator, RandomState
 from numpy.typing import NDArray
 from sklearn import config_context
@@ -175,6 +176,8 @@ def checked_signals(
     layout = layout_of(X)
     if layout is not None and not reset:
         _check_layout(estimator, layout, rows.shape[1])
+    if not reset:
+        rows = _with_names_of_fit(estimator, rows)
     # scikit-learn's check of finite values recommends imputation, and does not name the row
     options = {"dtype": FLOATS, "ensure_all_finite": False} | options
     # with array_api_dispatch, scikit-learn would return tensors; corrsk computes with numpy arrays
@@ -296,6 +299,18 @@ def as_numpy(X: Any) -> Any:
         The array, or the object itself.
     """
     return np.asarray(X.detach().cpu()) if hasattr(X, "detach") and hasattr(X, "cpu") else X
+
+
+def _with_names_of_fit(estimator: Any, X: Any) -> Any:
+    """Name the columns of an array as those of `fit`.
+
+    An array has the order of `fit`, for which scikit-learn would warn in each step of a Pipeline:
+    measured signals are arrays, also for a model that was trained on named columns.
+    """
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or not isinstance(X, np.ndarray) or X.shape[1:] != names.shape:
+        return X
+    return pd.DataFrame(X, columns=names, copy=False)
 
 
 def flatten_signals(X: Any) -> Any:

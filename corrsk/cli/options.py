@@ -22,7 +22,9 @@ Dataset = Annotated[
 ]
 Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed; the same seed gives the same result.")]
-Jobs = Annotated[int | None, typer.Option(help="Number of threads. Default: all cores.")]
+Jobs = Annotated[
+    int | None, typer.Option(help="Number of threads. Default: OMP_NUM_THREADS, or all cores.")
+]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda.")]
 Config = Annotated[
     Path | None,

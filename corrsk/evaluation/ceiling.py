@@ -255,6 +255,7 @@ def _checked(
     return evidence, counts, is_multicompartment(counts)
 
 
+@np.errstate(under="ignore")  # probabilities vanish where the evidence is small
 def _answers(evidence: Array, several: NDArray[np.bool_], task: Task) -> Array:
     """Probabilities pooled over the runs, (n_samples, n_classes) or (n_samples, 2)."""
     pooled = logsumexp(evidence, axis=0)

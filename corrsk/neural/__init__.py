@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from corrsk.neural import _openmp  # noqa: F401  (before any other module imports torch)
+
 if TYPE_CHECKING:
     from corrsk.neural.classifier import (
         CorrelationCNNClassifier,
@@ -17,7 +19,7 @@ __all__ = ["CorrelationCNNClassifier", "ModuleClassifier", "ResidualMLPClassifie
 
 
 def __getattr__(name: str) -> Any:
-    # lazy, so that modules such as the recipes can be imported without torch
+    # lazy, so that the modules of the package can be imported one by one
     if name in __all__:
         module = "onnx" if name == "to_onnx" else "classifier"
         return getattr(importlib.import_module(f"corrsk.neural.{module}"), name)

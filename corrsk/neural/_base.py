@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -32,10 +33,11 @@ from corrsk._utils.counts import (
 )
 from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
 from corrsk._utils.fit_callbacks import CallbackSupportMixin, with_callbacks
-from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
+from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs, in_worker
 from corrsk._utils.probabilities import log_probabilities
 from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
 from corrsk._utils.validation import (
+    N_JOBS,
     NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_INTEGER,
@@ -45,13 +47,18 @@ from corrsk._utils.validation import (
 )
 from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.neural.networks import n_multiplications
 from corrsk.neural.onnx import to_onnx
 from corrsk.neural.training.callbacks import checked_callbacks
-from corrsk.neural.training.device import resolve_device
+from corrsk.neural.training.device import resolve_device, threads_for
 from corrsk.neural.training.fit_tasks import FitTasks
 from corrsk.neural.training.fitting import train_further, train_network
 from corrsk.neural.training.optimizers import OPTIMIZERS
-from corrsk.neural.training.prediction import predict_outputs, predict_probabilities
+from corrsk.neural.training.prediction import (
+    SMALL_PREDICTION,
+    predict_outputs,
+    predict_probabilities,
+)
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
     DEFAULT_MOMENTUM,
@@ -59,7 +66,9 @@ from corrsk.neural.training.settings import (
     PRECISIONS,
     ClassifierSettings,
     TrainingSettings,
+    has_small_steps,
     resolve_batch_size,
+    without_single_signals,
 )
 from corrsk.neural.training.sources import ArraySource, Source, Split, StreamSource
 from corrsk.neural.training.streaming import StreamPlan
@@ -106,6 +115,7 @@ class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
     verbose: bool
     callbacks: Any = None
     warm_start: bool = False
+    n_jobs: int | None = None
 
     _parameter_constraints: dict[str, list[Any]] = {
         "input_scaling": [StrOptions(set(INPUT_SCALINGS)), None],
@@ -127,6 +137,7 @@ class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
         "verbose": ["verbose"],
         "callbacks": [list, tuple, None],
         "warm_start": ["boolean"],
+        "n_jobs": N_JOBS,
     }
     _architecture_name: ClassVar[str]  # name of the network in files and model cards
     _largest_auto_batch: ClassVar[int] = 500
@@ -194,9 +205,10 @@ class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If momentum is given for an optimiser other than "sgd", or a checkpoint together with
-            callbacks or a warm start.
+            If momentum is given for an optimiser other than "sgd", `n_jobs` is 0, or a checkpoint
+            is given together with callbacks or a warm start.
         """
+        effective_n_jobs(self.n_jobs)
         if self.checkpoint is not None and (self.callbacks or self.warm_start):
             raise ValueError(
                 "a checkpoint stores neither the state of callbacks nor the weights of an earlier "
@@ -275,11 +287,12 @@ class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
         """Train a net, from the weights of an earlier net if given; store the results."""
         callbacks = checked_callbacks(self.callbacks, has_validation=validation is not None)
         tasks = FitTasks.from_estimator(self, source, settings)
-        net, history = train_network(
-            settings, source, validation, device=device, checkpoint=self.checkpoint,
-            progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
-            callbacks=[*callbacks, *tasks.callbacks], earlier=earlier,
-        )  # fmt: skip
+        with threads_for(self.n_jobs, small=has_small_steps(settings)):
+            net, history = train_network(
+                settings, source, validation, device=device, checkpoint=self.checkpoint,
+                progress_delay=PROGRESS_DELAY if self.verbose and not in_worker() else math.inf,
+                callbacks=[*callbacks, *tasks.callbacks], earlier=earlier,
+            )  # fmt: skip
         self._set_fitted(net, history)
         tasks.end()
         return self
@@ -297,7 +310,12 @@ class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
         """Validate signals; return the outputs of the network, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
         signals = self._further_signals(X)
-        return predict_outputs(self.net_, signals, lambda outputs: outputs)
+        with self._threads_for_prediction(signals):
+            return predict_outputs(self.net_, signals, lambda outputs: outputs)
+
+    def _threads_for_prediction(self, signals: NDArray[Any]) -> AbstractContextManager[None]:
+        small = len(signals) * n_multiplications(self.net_.module_) < SMALL_PREDICTION
+        return threads_for(self.n_jobs, small=small)
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
@@ -383,6 +401,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             weights = weights / weights.mean()  # the learning rate keeps its meaning
         count = np.bincount(index, minlength=len(self.classes_)).astype(np.float64)
         settings = self._settings(count, seed, len(index), (index, weights))
+        settings = without_single_signals(settings, len(index))
         source = ArraySource(signals, index, weights)
         self._train(settings, source, validation, device, earlier.net if earlier else None)
         if validation is None:
@@ -523,10 +542,12 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         count = np.asarray(self.class_count_ + drawn, np.float64)
         settings = self._settings(count, self._checked_seed(), len(index))
         settings = replace(settings, learning_rate=self._further_rate())
-        self.net_, row = train_further(
-            settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),
-            call=self.n_iter_, device=device,
-        )  # fmt: skip
+        settings = without_single_signals(settings, len(index))
+        with threads_for(self.n_jobs, small=has_small_steps(settings)):
+            self.net_, row = train_further(
+                settings, ArraySource(signals, index, weights), net=getattr(self, "net_", None),
+                call=self.n_iter_, device=device,
+            )  # fmt: skip
         self.n_iter_ += 1
         self.history_ = [*self.history_, row | {"epoch": self.n_iter_}]
         return self
@@ -580,7 +601,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             self._check_kept("class_prior_", "class_prior")
 
         def probabilities(signals: NDArray[Any]) -> NDArray[np.float64]:
-            found = predict_probabilities(self.net_, signals)
+            with self._threads_for_prediction(signals):
+                found = predict_probabilities(self.net_, signals)
             if class_prior is None:
                 return found
             return reweighted(found, self.classes_, class_prior, self.class_prior_)

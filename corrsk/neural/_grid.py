@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
-from corrsk.preprocessing.signals import check_layout
+from corrsk.preprocessing.signals import check_layout, layout_of_protocol
 
 MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling reduce 6 x 6 to one pixel
+_PUBLISHED_GRID = (8, 8)
 
 
 class ColumnGrid(NamedTuple):
@@ -53,43 +56,57 @@ def resolve_grid(
     Returns
     -------
     ColumnGrid
-        The given `grid_shape`; for "auto" the layout, otherwise the grid of the protocol,
-        otherwise a square, otherwise the smallest grid of at least 6 x 6 with room for the columns.
-        The order is that of the protocol, if its grid has this shape.
+        The given `grid_shape`; for "auto" the grid of the protocol, otherwise the layout, otherwise
+        the published 8 x 8 grid for 64 columns, otherwise a square, otherwise the smallest grid of
+        at least 6 x 6 with room for the columns. A single series is a grid with one row. The order
+        is that of the protocol.
 
     Raises
     ------
     ValueError
-        If `grid_shape` does not match the number of columns or the layout, or if it is "auto" and
-        the protocol is not a grid.
+        If `grid_shape`, the layout, the protocol and the number of columns contradict each other,
+        or the measurements of the protocol are not a full grid.
+
+    Warns
+    -----
+    UserWarning
+        If the layout is guessed.
     """
+    of_protocol = order = None
+    if protocol is not None:
+        of_protocol, order = _grid_of_protocol(protocol, n_columns), _grid_positions(protocol)
+        layout_of_protocol(layout, protocol)
     if grid_shape != "auto":
-        shape: tuple[Any, ...] = tuple(grid_shape)
+        sides: tuple[Any, ...] = tuple(grid_shape)
         if (
-            not all(isinstance(side, Integral) and int(side) > 0 for side in shape)
-            or len(shape) not in (2, 3)
-            or math.prod(shape) != n_columns
+            not all(isinstance(side, Integral) and int(side) > 0 for side in sides)
+            or len(sides) not in (1, 2, 3)
+            or math.prod(sides) != n_columns
         ):
             raise ValueError(
-                f"grid_shape {shape} does not match the {n_columns} columns of X; give two or "
+                f"grid_shape {sides} does not match the {n_columns} columns of X; give one to "
                 f"three positive integers with the product {n_columns}, or 'auto'"
             )
-        check_layout(None if layout is None else _merged(layout), shape, "grid_shape has")
-        of_protocol = protocol is not None and protocol.grid_shape == shape
-        return ColumnGrid(shape, _grid_positions(protocol) if of_protocol else None)
-    if layout is not None and len(layout) > 1:
-        return ColumnGrid(_merged(layout))
-    if protocol is None:
-        return ColumnGrid(_guessed(n_columns))
-    if protocol.grid_shape is None:
-        raise ValueError(
-            f"the convolutional network needs measurements on a full grid, but the {n_columns} "
-            f"columns are those of {protocol!r}; use ResidualMLPClassifier, which takes any "
-            "protocol, or pass grid_shape="
+        given = sides if len(sides) > 1 else (1, *sides)
+        check_layout(None if layout is None else _merged(layout), given, "grid_shape has")
+        if of_protocol is not None and given != of_protocol:
+            raise ValueError(
+                f"grid_shape is {given}, but the grid of the protocol is {of_protocol}"
+            )
+        return ColumnGrid(given, order)
+    known = of_protocol or (_merged(layout) if layout is not None and len(layout) > 1 else None)
+    if known is not None:
+        return ColumnGrid(known, order)
+    guess = _guessed(n_columns)
+    if guess != _PUBLISHED_GRID or n_columns != math.prod(guess):
+        warnings.warn(
+            f"the layout of the {n_columns} columns is unknown, and a grid of {guess} is a guess; "
+            "pass protocol= (the protocol of the columns, such as that of the generator), "
+            "grid_shape=, signals of shape (n_samples, n_ti, n_te), or a DataFrame whose columns "
+            "have names such as TI50_TE4.5",
+            stacklevel=user_level(),
         )
-    if len(protocol.grid_shape) == 1:
-        return ColumnGrid(_guessed(n_columns), _grid_positions(protocol))
-    return ColumnGrid(_merged(protocol.grid_shape), _grid_positions(protocol))
+    return ColumnGrid(guess)
 
 
 def grid_in_fingerprint(
@@ -104,8 +121,23 @@ def grid_in_fingerprint(
     return _merged(known) if known is not None and len(known) > 1 else _guessed(n_columns)
 
 
-def _grid_positions(protocol: AcquisitionProtocol | None) -> NDArray[np.intp] | None:
-    if protocol is None or protocol.grid_layout is not None:
+def _grid_of_protocol(protocol: AcquisitionProtocol, n_columns: int) -> tuple[int, ...]:
+    if protocol.n_measurements != n_columns:
+        raise ValueError(
+            f"X has {n_columns} columns, but the protocol has {protocol.n_measurements} "
+            f"measurements: {protocol!r}"
+        )
+    if protocol.grid_shape is None:
+        raise ValueError(
+            f"the {n_columns} measurements of {protocol!r} are no full grid, which the "
+            "convolutions of the network need; use ResidualMLPClassifier, which takes any protocol"
+        )
+    grid = protocol.grid_shape
+    return _merged(grid) if len(grid) > 1 else (1, *grid)
+
+
+def _grid_positions(protocol: AcquisitionProtocol) -> NDArray[np.intp] | None:
+    if protocol.grid_layout is not None:
         return None
     order: NDArray[np.intp] = protocol.to_grid(np.arange(protocol.n_measurements)[None])[0]
     return order

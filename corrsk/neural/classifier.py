@@ -93,13 +93,12 @@ class CorrelationCNNClassifier(NetworkClassifier):
     Parameters
     ----------
     grid_shape : tuple of int or "auto", default="auto"
-        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns. "auto" is the shape of X if it is
-        (n_samples, n_ti, n_te), otherwise the grid of the feature names (TI50_TE4.5) or of the
-        stream, otherwise a square, otherwise the smallest grid of at least 6 x 6 with room for
-        the columns, filled with zeros. If n_ti differs from n_te, give the grid or the feature
-        names; in a Pipeline, ``set_output(transform="pandas")`` passes the names on. The columns
-        must be in grid order, unless they have such names or the signals are those of a stream:
-        then the classifier reorders them.
+        Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns; (n_te,) is a single series. "auto"
+        is the grid of `protocol`, otherwise that of the feature names (TI50_TE4.5) or of the
+        stream, otherwise the shape of X if it is (n_samples, n_ti, n_te), otherwise the published
+        8 x 8 grid for 64 columns. Other columns get a guessed layout, with a warning: a square, or
+        the smallest grid of at least 6 x 6 with room for the columns. Columns of a known protocol
+        may have any order; other columns must be in grid order.
     dropout : float, default=0.0
         Dropout rate after the pooling and after each fully connected layer.
     input_scaling : {"standardize"} or None, default="standardize"
@@ -163,6 +162,14 @@ class CorrelationCNNClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
+    n_jobs : int or None, default=None
+        Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
+        training, or the whole prediction, are so small that threads would mostly wait for each
+        other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
+        forked process has one thread.
+    protocol : AcquisitionProtocol, str or "auto", default="auto"
+        Protocol of the columns, in their order, or its name; its measurements must be a full grid.
+        "auto" reads the protocol from the feature names, if any.
 
     Attributes
     ----------
@@ -201,6 +208,12 @@ class CorrelationCNNClassifier(NetworkClassifier):
 
     Notes
     -----
+    A Pipeline hands only arrays from step to step, so that the classifier cannot see the protocol
+    of a :class:`corrsk.CorrelationSignalGenerator` before it. There are two ways to pass the
+    protocol on: ``CorrelationCNNClassifier(protocol=protocol)``, with the protocol of the
+    generator, or ``pipeline.set_output(transform="pandas")``, upon which the columns have names,
+    also in a search over protocols.
+
     Endt, Lachermeier and Menzel, "Classification of multiparametric correlation MRI signals using
     deep neural networks", MIDL 2024.
 
@@ -223,6 +236,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         "input_scaling": [StrOptions({"standardize"}), None],
         "backend": [StrOptions({"auto", "torch", "numba"})],
         "softmax_before_loss": ["boolean"],
+        "protocol": [AcquisitionProtocol, str],
     }
     _architecture_name: ClassVar[str] = "cnn"
 
@@ -253,6 +267,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
         verbose: bool = True,
         callbacks: Any = None,
         warm_start: bool = False,
+        n_jobs: int | None = None,
+        protocol: AcquisitionProtocol | str = "auto",
     ) -> None:
         self.grid_shape = grid_shape
         self.dropout = dropout
@@ -277,6 +293,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
         self.verbose = verbose
         self.callbacks = callbacks
         self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.protocol = protocol
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> Any:
@@ -316,13 +334,13 @@ class CorrelationCNNClassifier(NetworkClassifier):
 
     def _choose_network(self) -> None:
         of_stream: AcquisitionProtocol | None = getattr(self, "protocol_", None)
-        protocol = of_stream or protocol_of_columns(getattr(self, "feature_names_in_", None))
+        protocol = self._protocol_of_columns(of_stream)
         layout = self.layout_ if of_stream is None else None
         grid = resolve_grid(self.grid_shape, self.n_features_in_, layout, protocol)
         self.grid_shape_, self.column_order_ = grid
-        if protocol is not None and grid.order is not None:
+        if protocol is not None:
             self.protocol_ = protocol
-        elif protocol is not None or self.grid_shape != "auto":
+        if grid.order is None and (protocol is not None or self.grid_shape != "auto"):
             self.layout_ = self.grid_shape_
 
     def _in_order_of_network(self, signals: NDArray[Any]) -> NDArray[Any]:
@@ -335,6 +353,20 @@ class CorrelationCNNClassifier(NetworkClassifier):
         # equal protocols have the same signals in any order of the columns
         protocol = resolve_protocol(stream.protocol).in_grid_order()
         return replace(stream, protocol=protocol)
+
+    def _protocol_of_columns(
+        self, of_stream: AcquisitionProtocol | None
+    ) -> AcquisitionProtocol | None:
+        """Return the protocol of the columns, in their order; None if unknown."""
+        given = None if self.protocol == "auto" else resolve_protocol(self.protocol)
+        named = protocol_of_columns(getattr(self, "feature_names_in_", None))
+        found = of_stream or named
+        if given is None or found is None:
+            return given or found
+        if sorted(given.feature_names) != sorted(found.feature_names):
+            whose = "names of the columns describe" if of_stream is None else "stream has"
+            raise ValueError(f"protocol is {given!r}, but the {whose} {found!r}")
+        return found
 
     def _architecture(self) -> dict[str, Any]:
         return {"network": "cnn", "grid_shape": self.grid_shape_, "dropout": self.dropout}
@@ -412,6 +444,11 @@ class ResidualMLPClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
+    n_jobs : int or None, default=None
+        Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
+        training, or the whole prediction, are so small that threads would mostly wait for each
+        other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
+        forked process has one thread.
 
     Attributes
     ----------
@@ -492,6 +529,7 @@ class ResidualMLPClassifier(NetworkClassifier):
         verbose: bool = True,
         callbacks: Any = None,
         warm_start: bool = False,
+        n_jobs: int | None = None,
     ) -> None:
         self.width = width
         self.n_blocks = n_blocks
@@ -516,6 +554,7 @@ class ResidualMLPClassifier(NetworkClassifier):
         self.verbose = verbose
         self.callbacks = callbacks
         self.warm_start = warm_start
+        self.n_jobs = n_jobs
 
     @classmethod
     def from_recipe(cls, name: str = "residual-mlp", **changes: Any) -> ResidualMLPClassifier:
@@ -588,7 +627,8 @@ class ModuleClassifier(NetworkClassifier):
         Largest number of epochs.
     batch_size : int or "auto", default="auto"
         Number of signals of a training step. "auto" is a hundredth of the training signals, but at
-        least 16 and at most 500.
+        least 16 and at most 500. If the module has batch normalisation, batches are
+        enlarged where the last one would be a single signal.
     precision : {"float32", "bfloat16", "auto"}, default="float32"
         Precision of the matrix products in training; "auto" is bfloat16 if the machine has
         instructions for bfloat16. Predictions are in float32.
@@ -627,6 +667,11 @@ class ModuleClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of those of `module`. `history_` has the epochs of the last fit.
+    n_jobs : int or None, default=None
+        Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
+        training, or the whole prediction, are so small that threads would mostly wait for each
+        other, and otherwise torch's number (OMP_NUM_THREADS; one within a joblib worker). A
+        forked process has one thread.
 
     Attributes
     ----------
@@ -706,6 +751,7 @@ class ModuleClassifier(NetworkClassifier):
         verbose: bool = True,
         callbacks: Any = None,
         warm_start: bool = False,
+        n_jobs: int | None = None,
         **module_parameters: Any,
     ) -> None:
         unknown = [name for name in module_parameters if not name.startswith(_MODULE_PREFIX)]
@@ -736,6 +782,7 @@ class ModuleClassifier(NetworkClassifier):
         self.verbose = verbose
         self.callbacks = callbacks
         self.warm_start = warm_start
+        self.n_jobs = n_jobs
 
     def _choose_network(self) -> None:
         # the grid is part of a checkpoint's fingerprint, but without effect on the module

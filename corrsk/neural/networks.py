@@ -348,6 +348,8 @@ class HalfWhitenedNetwork(nn.Module):
         covariance = (values - mean).T.cov(correction=0)
         # the covariance of a single feature is a number
         variances, components = torch.linalg.eigh(covariance.reshape(mean.numel(), mean.numel()))
+        if variances.max() <= 0:  # constant signals have no components
+            return cls(network, mean.to(X.dtype), torch.zeros_like(components, dtype=X.dtype))
         # in constant directions the variance is a rounding error
         variances = variances.clamp(min=max(float(variances.max()) * 1e-12, 1e-300)).flip(0)
         matrix = components.flip(1) * variances**-0.25 / variances.sqrt().mean().sqrt()
@@ -372,6 +374,21 @@ class HalfWhitenedNetwork(nn.Module):
             components = (x.flatten(1) - self.mean) @ self.matrix
         logits: Tensor = self.network(components)
         return logits
+
+
+def n_multiplications(module: nn.Module) -> int:
+    """Approximate number of multiplications per signal of a forward pass.
+
+    Each weight is used once, but those of the CNN's convolutions once per position; the
+    convolutions of other modules are not recognised.
+    """
+    total = sum(parameter.numel() for parameter in module.parameters())
+    for part in module.modules():
+        if isinstance(part, CorrelationCNN):
+            height, width = (max(side, MIN_GRID_SIDE) for side in part.grid_shape[:2])
+            total += part.conv1.weight.numel() * ((height - 2) * (width - 2) - 1)
+            total += part.conv2.weight.numel() * ((height - 4) * (width - 4) - 1)
+    return total
 
 
 def is_of_known_parts(module: nn.Module) -> bool:

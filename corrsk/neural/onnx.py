@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from corrsk._utils.extras import require
 from corrsk._utils.files import write_atomically
+from corrsk.neural.training.device import standard_torch
 from corrsk.neural.training.net import SignalNet
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
@@ -142,6 +143,7 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
     )  # fmt: skip
 
 
+@standard_torch()
 def write_onnx(
     net: SignalNet,
     path: str | Path,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import existing_file
@@ -129,6 +130,10 @@ def load_pretrained(
     pipeline = SignalPipeline(
         stored.steps, transform_input=stored.transform_input, verbose=stored.verbose
     )
+    with config_context(enable_metadata_routing=True):
+        # with metadata routing, a Pipeline passes only requested parameters on
+        pipeline[-1].set_predict_request(class_prior=True)
+        pipeline[-1].set_predict_proba_request(class_prior=True)
     if protocol is None:
         return pipeline
     comparison = aligner.compare(protocol)

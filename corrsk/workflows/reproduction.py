@@ -184,7 +184,7 @@ def reproduce(
     device : str, default="auto"
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
-        Number of threads; None (default) for every core.
+        Number of threads; None (default) for OMP_NUM_THREADS, or every core.
 
     Returns
     -------
@@ -264,7 +264,7 @@ def _run(
         "parameters": {
             key: value
             for key, value in classifier.get_params().items()
-            if key not in ("checkpoint", "verbose")
+            if key not in ("checkpoint", "verbose", "n_jobs", "protocol")
         },
         "n_train": len(data.train_indices),
         # times of the epochs, including those before an interruption

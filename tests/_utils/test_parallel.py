@@ -103,3 +103,14 @@ def test_progress_is_shown_for_long_work(monkeypatch, capsys):
         lambda rows: None, 10, 2, n_jobs=2, description="counting", unit="rows", verbose=True
     )
     assert "counting" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("1", 1), ("2,4", 2), ("1000", 8), ("", 8), ("many", 8)]
+)
+def test_the_number_of_threads_respects_omp_num_threads(monkeypatch, given, expected):
+    monkeypatch.setattr("corrsk._utils.parallel.joblib.cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert effective_n_jobs(None) == expected
+    assert effective_n_jobs(-1) == 8
+    assert effective_n_jobs(3) == 3

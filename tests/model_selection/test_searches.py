@@ -226,6 +226,9 @@ def test_a_network_in_a_worker_thread_uses_one_thread(table, monkeypatch, backen
         counts.add((True, self._n_threads))
         return step(self, X, y, weight)
 
+    # small work would have one thread in any case
+    monkeypatch.setattr("corrsk.neural.training.settings.SMALL_STEP", 0)
+    monkeypatch.setattr("corrsk.neural._base.SMALL_PREDICTION", 0)
     monkeypatch.setattr(CorrelationCNN, "forward", counting_forward)
     monkeypatch.setattr(CompiledGradients, "__call__", counting_step)
     with limited_threads(2):

@@ -13,6 +13,7 @@ import torch
 from sklearn.base import clone
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import SequentialFeatureSelector
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 
@@ -149,26 +150,6 @@ def test_class_weight(train):
     assert (heavy == 3).mean() > 0.9 > (plain == 3).mean()
 
 
-def test_grid_shapes():
-    X = np.random.default_rng(0).normal(size=(40, 48))
-    y = np.arange(40) % 2
-    protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
-    named = pd.DataFrame(X, columns=protocol.feature_names)
-    assert quick(max_epochs=1).fit(named, y).grid_shape_ == (6, 8)
-    assert quick(max_epochs=1).fit(X[:, :47], y).grid_shape_ == (6, 8)  # 47 columns in 48 places
-    assert quick(max_epochs=1).fit(X[:, :36], y).grid_shape_ == (6, 6)
-    assert quick(max_epochs=1).fit(X[:, :5], y).grid_shape_ == (6, 6)
-    assert quick(max_epochs=1, grid_shape=(4, 12)).fit(X, y).grid_shape_ == (4, 12)
-    assert quick(max_epochs=1, grid_shape=(4, 4, 3)).fit(X, y).grid_shape_ == (4, 4, 3)
-    with pytest.raises(ValueError, match="full grid"):
-        quick(max_epochs=1).fit(named.iloc[:, :36], y)
-    # an array of images has a layout, also as a list
-    images = X.reshape(-1, 12, 4)
-    assert quick(max_epochs=1).fit(images, y).grid_shape_ == (12, 4)
-    assert quick(max_epochs=1).fit(images.tolist(), y).grid_shape_ == (12, 4)
-    assert quick(max_epochs=1).fit(X.reshape(-1, 3, 4, 2, 2), y).grid_shape_ == (3, 4, 4)
-
-
 def test_columns_with_names_are_reordered_to_the_grid():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 48)).astype(np.float32)
@@ -287,7 +268,7 @@ def test_wrong_number_of_columns(train):
     with pytest.raises(ValueError, match="does not match the 64 columns"):
         quick(grid_shape=(8, 9)).fit(*train)
     with pytest.raises(ValueError, match="does not match"):
-        quick(grid_shape=(64,)).fit(*train)
+        quick(grid_shape=(63,)).fit(*train)
 
 
 def test_bad_validation_data(train, test):
@@ -516,13 +497,6 @@ def test_pipeline(pipeline, tissue):
         pipeline[1:].predict(measured[:, :63])
 
 
-def test_pandas_output_gives_the_classifier_its_grid(pipeline, tissue):
-    protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 800], te=np.arange(10, 130, 10))
-    pipeline.set_params(correlationsignalgenerator__protocol=protocol)
-    pipeline.set_output(transform="pandas").fit(*tissue)
-    assert pipeline[-1].grid_shape_ == (3, 12)
-
-
 @pytest.mark.slow
 def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     grid = {
@@ -536,18 +510,6 @@ def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
     )
     assert len(set(search.cv_results_["mean_test_score"])) > 1
     assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
-
-
-@pytest.mark.slow
-def test_grid_search_over_protocols(pipeline, tissue):
-    protocols = [
-        "ir-se-8x8",
-        AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[5, 20, 80, 150]),
-    ]
-    search = GridSearchCV(
-        pipeline, {"correlationsignalgenerator__protocol": protocols}, cv=2, error_score="raise"
-    ).fit(*tissue)
-    assert list(search.cv_results_["param_correlationsignalgenerator__protocol"]) == protocols
 
 
 def test_a_pipeline_transforms_validation_data(small_data):
@@ -814,3 +776,60 @@ def test_a_memorised_training_set_gives_a_warning():
         ResidualMLPClassifier(**parameters).fit(X, y)  # random labels can only be memorised
     ResidualMLPClassifier(**parameters).fit(X, y, X_val=X, y_val=y)
     ResidualMLPClassifier(**parameters | {"max_epochs": 2}).fit(X, y)
+
+
+@pytest.mark.parametrize("network", ["cnn", "residual-mlp", torch.nn.Linear(1, 4)])
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.filterwarnings("ignore:the layout of the:UserWarning")
+def test_one_column(train, network, constant):
+    X, y = train[0][:300, :1], train[1][:300]
+    X = np.ones_like(X) if constant else X
+    model = quick(network).fit(X, y)
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
+@pytest.mark.slow
+def test_forward_selection_of_columns(train):
+    model = ResidualMLPClassifier.from_recipe(max_epochs=2, random_state=0, verbose=False)
+    selector = SequentialFeatureSelector(model, n_features_to_select=2, cv=2)
+    selector.fit(train[0][:300, ::16], train[1][:300])
+    assert selector.get_support().sum() == 2
+
+
+def normalised_module():
+    return torch.nn.Sequential(
+        torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 4)
+    )
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(33, 16), (33, 32), (17, 16), (17, 2)])
+def test_the_last_batch_is_no_single_signal_for_batch_normalisation(train, n, batch_size):
+    model = quick(normalised_module(), batch_size=batch_size)
+    model.fit(train[0][:n], train[1][:n])
+    model.partial_fit(train[0][:n], train[1][:n])
+    assert model.predict(train[0][:1]).shape == (1,)
+
+
+def test_batch_normalisation_of_single_signals_is_an_error(train):
+    model = quick(normalised_module())
+    with pytest.raises(ValueError, match="at least two signals per batch.*batch_size=1"):
+        clone(model).set_params(batch_size=1).fit(*train)
+    model.partial_fit(*train)
+    with pytest.raises(ValueError, match="at least two signals per batch; got 1 signal"):
+        model.partial_fit(train[0][:1], train[1][:1])
+
+
+def test_a_module_that_drops_the_axis_of_single_signals_is_refused(train):
+    class Squeezed(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).squeeze()
+
+    with pytest.raises(ValueError, match=r"\(1, 64\) to outputs of shape \(1, 4\)"):
+        quick(Squeezed(64, 4)).fit(*train)
+
+
+def test_a_module_in_double_precision_is_trained_in_single_precision(train):
+    module = torch.nn.Linear(64, 4)
+    expected = quick(module).fit(*train).predict_proba(train[0][:5])
+    found = quick(copy.deepcopy(module).double()).fit(*train).predict_proba(train[0][:5])
+    np.testing.assert_array_equal(found, expected)

@@ -198,3 +198,16 @@ def test_a_new_learning_rate_reaches_both_optimisers():
         for group in each.param_groups:
             group["lr"] = 7.0
         assert [g["lr"] for part in each.parts for g in part.param_groups] == [7.0, 7.0]
+
+
+@pytest.mark.parametrize("n_columns", [1, 3])
+def test_half_whitening_of_constant_columns_is_zero(n_columns):
+    X = torch.full((10, n_columns), 0.3)
+    scaled = HalfWhitenedNetwork.from_signals(torch.nn.Identity(), X)
+    assert torch.equal(scaled(X), torch.zeros(10, n_columns))
+
+
+def test_half_whitening_of_one_column_has_mean_square_one():
+    X = torch.linspace(1.0, 2.0, 10)[:, None]
+    scaled = HalfWhitenedNetwork.from_signals(torch.nn.Identity(), X)
+    assert scaled(X).square().mean().item() == pytest.approx(1.0)

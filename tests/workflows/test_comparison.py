@@ -185,6 +185,17 @@ def test_bad_requests_are_errors_before_any_run(tmp_path):
     assert "--train-sizes must be integers" in result.output
 
 
+def test_the_cnn_takes_a_single_series(tmp_path):
+    protocol = AcquisitionProtocol(te=[10, 20, 40, 80, 120, 160, 240, 320])
+    settings = ComparisonSettings(
+        "midl2024", ("cnn",), (500,), n_samples=1000, n_test_samples=50, protocol=protocol
+    )
+    comparison = compare(settings, tmp_path / "out", n_jobs=1, console=QUIET)
+    (row,) = comparison.summary.to_dict("records")
+    assert row["note"] == ""
+    assert 0 < row["accuracy"] < 1
+
+
 def test_a_model_that_cannot_run_is_a_row_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "lda", replace(MODELS["lda"], max_train=500))
     rng = np.random.default_rng(0)

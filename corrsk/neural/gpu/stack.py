@@ -26,7 +26,7 @@ from corrsk.neural.gpu.stacked_networks import (
     inner_network,
     scaled_input,
 )
-from corrsk.neural.training.device import own_random_numbers, share_of_threads
+from corrsk.neural.training.device import own_random_numbers, standard_torch
 from corrsk.neural.training.net import SignalNet, WholeBatches, as_tensor, divergence
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
@@ -50,7 +50,7 @@ def stack_key(settings: ClassifierSettings, n_samples: int) -> Hashable:
     return shared, math.ceil(n_samples / settings.batch_size)
 
 
-@share_of_threads()
+@standard_torch()
 def train_stack(
     members: Sequence[Member], *, device: torch.device, progress_delay: float = math.inf
 ) -> list[Outcome]:
@@ -146,8 +146,9 @@ class _Stack:
         self._loss = _StackedLoss(self._settings, device)
         self._optimizer = STACKED_OPTIMIZERS[common.optimizer](self._weights.rows, self._settings)
         self._autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device)
-        )
+            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device),
+            cache_enabled=False,  # see TorchStep
+        )  # fmt: skip
         self._histories: list[History] = [[] for _ in members]
         self._errors: dict[int, Exception] = {}
         self.n_epochs = common.max_epochs

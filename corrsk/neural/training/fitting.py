@@ -23,7 +23,7 @@ from corrsk.neural.training.callbacks import (
     needs_batches,
 )
 from corrsk.neural.training.checkpoint import TrainingCheckpoint, fingerprint, module_in_words
-from corrsk.neural.training.device import own_random_numbers, share_of_threads
+from corrsk.neural.training.device import own_random_numbers, standard_torch
 from corrsk.neural.training.net import SignalNet, Step, TensorSignals, WholeBatches, history_rows
 from corrsk.neural.training.prediction import PREDICT_ROWS
 from corrsk.neural.training.schedules import SCHEDULES
@@ -46,7 +46,7 @@ MICRO_BATCH = 3500  # number of signals for which the CNN's activations fit in t
 _STORED_BACKENDS = {"numba": "compiled", "graphs": "graphed"}
 
 
-@share_of_threads()
+@standard_torch()
 def train_network(
     settings: TrainingSettings,
     source: Source,
@@ -158,7 +158,7 @@ def train_network(
     return net, history
 
 
-@share_of_threads()
+@standard_torch()
 def train_further(
     settings: TrainingSettings,
     source: ArraySource,

@@ -17,7 +17,7 @@ from corrsk.neural.networks import (
     NetworkShape,
     StandardizedNetwork,
 )
-from corrsk.neural.training.device import own_random_numbers, share_of_threads
+from corrsk.neural.training.device import own_random_numbers, standard_torch
 from corrsk.neural.training.net import CountLoss, SignalNet, as_tensor, make_net
 from corrsk.neural.training.settings import (
     ModuleFactory,
@@ -28,10 +28,11 @@ from corrsk.neural.training.settings import (
 
 OPTIMIZER_PREFIX = "state of the optimizer/"  # in a name that no weight has
 PREDICT_ROWS = 2048  # signals at a time: a few MB of activations, which fit in a cache
+SMALL_PREDICTION = 2**27  # multiplications: a few milliseconds on one core
 _PREDICT_VALUES = 2**18  # limit on their values: larger activations (32 MB) are freed each time
 
 
-@share_of_threads()
+@standard_torch()
 def predict_outputs(
     net: SignalNet, X: NDArray[np.floating[Any]], finish: Callable[[Tensor], Tensor]
 ) -> NDArray[np.float64]:
@@ -100,6 +101,7 @@ def weights_of(net: SignalNet) -> dict[str, NDArray[Any]]:
     }
 
 
+@standard_torch()
 def restored_net(
     weights: dict[str, NDArray[Any]],
     network: str | nn.Module | ModuleFactory,

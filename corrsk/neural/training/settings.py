@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,18 @@ from corrsk.neural.networks import (
     HalfWhitenedNetwork,
     NetworkShape,
     StandardizedNetwork,
+    n_multiplications,
 )
 from corrsk.neural.training.net import CountLoss, SignalNet, make_net
 from corrsk.neural.training.optimizers import OPTIMIZERS
+
+Settings = TypeVar("Settings", bound="TrainingSettings")
 
 INPUT_SCALINGS = ("standardize", "half-whiten")
 PRECISIONS = ("float32", "bfloat16", "auto")
 BACKENDS = ("auto", "torch", "numba")
 DEFAULT_MOMENTUM = 0.9
+SMALL_STEP = 2**24  # multiplications: half a millisecond on one core
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,58 @@ def resolve_batch_size(batch_size: int | str, n_samples: int, largest: int) -> i
     return min(n_samples, int(batch_size))
 
 
+def without_single_signals(settings: Settings, n_samples: int) -> Settings:
+    """Enlarge batches, if necessary, so that batch normalisation never gets a single signal.
+
+    Parameters
+    ----------
+    settings : TrainingSettings
+        Settings of a training.
+    n_samples : int
+        Number of signals of an epoch, the last batch of which has the remainder.
+
+    Returns
+    -------
+    TrainingSettings
+        The settings; unchanged for networks without batch normalisation.
+
+    Raises
+    ------
+    ValueError
+        If the network has batch normalisation, and there is only one signal, or one per batch.
+    """
+    network = settings.network
+    if isinstance(network, str) or not _has_batch_normalisation(network):
+        return settings
+    if min(settings.batch_size, n_samples) < 2:
+        raise ValueError(
+            "the batch normalisation of the module needs at least two signals per batch; got "
+            f"{n_samples} signals and batch_size={settings.batch_size}"
+        )
+    size = settings.batch_size
+    while n_samples % size == 1:
+        size += 1
+    return replace(settings, batch_size=size)
+
+
+def _has_batch_normalisation(network: Any) -> bool:
+    return isinstance(network, nn.Module) and any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules()
+    )
+
+
+def has_small_steps(settings: TrainingSettings) -> bool:
+    """Whether training steps are so small that threads would mostly wait for each other."""
+    network: Any = settings.network
+    if isinstance(network, str):
+        with torch.device("meta"):  # without memory and random numbers
+            network = NETWORKS[network](_shape(settings))
+    if not isinstance(network, nn.Module):
+        return False
+    # the backward pass has two products for each one of the forward pass
+    return 3 * settings.batch_size * n_multiplications(network) < SMALL_STEP
+
+
 def untrained_net(settings: TrainingSettings, X: Tensor, **options: Any) -> SignalNet:
     """Return the initialised net of a training.
 
@@ -282,11 +338,7 @@ def apply_settings(settings: TrainingSettings, net: SignalNet) -> None:
 
 def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     if isinstance(settings.network, str):
-        shape = NetworkShape(
-            settings.n_features, settings.n_outputs, settings.grid_shape, settings.width,
-            settings.n_blocks, settings.dropout,
-        )  # fmt: skip
-        network = NETWORKS[settings.network](shape)
+        network = NETWORKS[settings.network](_shape(settings))
     else:
         network = created_module(settings.network)
     if settings.input_scaling == "half-whiten":
@@ -294,6 +346,13 @@ def _scaled_network(settings: TrainingSettings, X: Tensor) -> nn.Module:
     if settings.input_scaling == "standardize":
         return StandardizedNetwork.from_signals(network, X)
     return network
+
+
+def _shape(settings: TrainingSettings) -> NetworkShape:
+    return NetworkShape(
+        settings.n_features, settings.n_outputs, settings.grid_shape, settings.width,
+        settings.n_blocks, settings.dropout,
+    )  # fmt: skip
 
 
 def created_module(given: nn.Module | ModuleFactory) -> nn.Module:
@@ -325,18 +384,20 @@ def created_module(given: nn.Module | ModuleFactory) -> nn.Module:
         )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"the network {network!r} has no parameters to train")
-    return network
+    # a module made under another default data type of torch gets single precision, as the signals
+    return network.float()
 
 
 def _check_output(network: nn.Module, X: Tensor, n_outputs: int) -> None:
     network.eval()
-    with torch.inference_mode():
-        shape = tuple(network(X).shape)
-    if shape != (len(X), n_outputs):
-        raise ValueError(
-            f"the network must map signals of shape {tuple(X.shape)} to outputs of shape "
-            f"({len(X)}, {n_outputs}), one for each class; got outputs of shape {shape}"
-        )
+    for signals in (X, X[:1]):  # the last batch of an epoch may be a single signal
+        with torch.inference_mode():
+            shape = tuple(network(signals).shape)
+        if shape != (len(signals), n_outputs):
+            raise ValueError(
+                f"the network must map signals of shape {tuple(signals.shape)} to outputs of shape "
+                f"({len(signals)}, {n_outputs}), one for each class; got outputs of shape {shape}"
+            )
 
 
 def wants_bfloat16(precision: str, device: torch.device) -> bool:

@@ -111,7 +111,10 @@ class TorchStep:
 
     def _outputs(self, X: Tensor) -> Tensor:
         mixed = (
-            torch.autocast(X.device.type, dtype=torch.bfloat16) if self._bfloat16 else nullcontext()
+            # within autocast of the user, a cache would keep the weights of earlier steps
+            torch.autocast(X.device.type, dtype=torch.bfloat16, cache_enabled=False)
+            if self._bfloat16
+            else nullcontext()
         )
         with mixed:
             outputs: Tensor = self._net.infer(X)

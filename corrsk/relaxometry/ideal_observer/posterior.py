@@ -15,6 +15,10 @@ LARGEST_STANDARD_ERROR = 0.1  # of a reliable probability
 _UNEXPLAINED = 1e-6  # prior probability of signals that no tissue of the prior explains
 
 
+# probabilities vanish where the evidence is small, whatever error state users set
+_vanishing = np.errstate(under="ignore")
+
+
 @dataclass(frozen=True)
 class CountPosterior:
     """Posterior of the compartment counts of n_samples voxels.
@@ -42,6 +46,7 @@ class CountPosterior:
     log_unexplained: Array | None = None
 
     @property
+    @_vanishing
     def log_evidence(self) -> Array:
         """Logarithm of the mean evidence over the runs, (n_samples, n_classes)."""
         n_runs = len(self.run_log_evidence)
@@ -58,6 +63,7 @@ class CountPosterior:
         return _normalised(self.run_log_evidence)
 
     @property
+    @_vanishing
     def log_evidence_error(self) -> Array:
         """Standard error of `log_evidence`, (n_samples, n_classes).
 
@@ -73,6 +79,7 @@ class CountPosterior:
             return np.asarray(np.sqrt(v / (1.0 - v)))
 
     @property
+    @_vanishing
     def standard_error(self) -> Array:
         """Monte-Carlo standard error of `probabilities`, (n_samples, n_classes); at most 0.5.
 
@@ -94,6 +101,7 @@ class CountPosterior:
         return np.asarray(np.minimum(np.sqrt(variance), 0.5))
 
     @property
+    @_vanishing
     def effective_sample_size(self) -> Array:
         """Number of posterior draws of n_c with the same accuracy, (n_samples,).
 
@@ -123,11 +131,12 @@ class CountPosterior:
         The posterior of the hypothesis that the signal is noise without tissue, with a prior
         probability of 1e-6. 0 without `log_unexplained`, NaN for voxels without a signal.
         """
-        evidence = np.asarray(logsumexp(self.log_evidence, axis=1)) - np.log(len(self.classes))
-        if self.log_unexplained is None:
-            return np.where(np.isnan(evidence), np.nan, 0.0)
-        odds = np.log(_UNEXPLAINED) + self.log_unexplained - evidence
-        return np.asarray(expit(odds))
+        with np.errstate(under="ignore"):  # terms that do not matter, and a probability of 0
+            evidence = np.asarray(logsumexp(self.log_evidence, axis=1)) - np.log(len(self.classes))
+            if self.log_unexplained is None:
+                return np.where(np.isnan(evidence), np.nan, 0.0)
+            odds = np.log(_UNEXPLAINED) + self.log_unexplained - evidence
+            return np.asarray(expit(odds))
 
     @property
     def unexplained(self) -> NDArray[np.bool_]:
@@ -140,6 +149,7 @@ class CountPosterior:
             return np.asarray(self.probability_unexplained > 0.5)
 
 
+@_vanishing
 def _normalised(log_evidence: Array) -> Array:
     with np.errstate(invalid="ignore"):
         return np.asarray(np.exp(log_evidence - logsumexp(log_evidence, axis=-1, keepdims=True)))

@@ -81,5 +81,12 @@ def as_stored(model: Any) -> Any:
     parameters["kernel"] = parameters.pop("backend").replace("numba", "compiled")
     if parameters["momentum"] is None:
         del parameters["momentum"]
-    stored = CorrelationCNNClassifier(**parameters)
+    # later parameters count only where they have another value than the default, which is the
+    # behaviour of the first version
+    names = CorrelationCNNClassifier._get_param_names()
+    default = type(classifier)().get_params()
+    later = {name for name in default.keys() - set(names) if parameters.get(name) == default[name]}
+    stored = CorrelationCNNClassifier(
+        **{name: value for name, value in parameters.items() if name not in later}
+    )
     return Pipeline([*model.steps[:-1], ("correlationcnnclassifier", stored)])

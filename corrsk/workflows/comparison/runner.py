@@ -77,7 +77,7 @@ def compare(
     device : str, default="auto"
         See :class:`corrsk.CorrelationCNNClassifier`.
     n_jobs : int, optional
-        Number of threads of each model; None (default) for every core.
+        Number of threads of each model; None (default) for OMP_NUM_THREADS, or every core.
     console : rich.console.Console, optional
         Where to show the progress. Default: the standard error.
 
