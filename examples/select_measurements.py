@@ -126,7 +126,7 @@ for ax, name in zip(curves.subplots(2, 1, sharex=True), table.columns[:2], stric
     ax.annotate(
         "one point below all 64",
         (SIZES[-1], 100 * table[name].iloc[-1] - 1),
-        xytext=(0, -12), textcoords="offset points", ha="right", color="grey", fontsize=8,
+        xytext=(0, 3), textcoords="offset points", ha="right", color="grey", fontsize=8,
     )  # fmt: skip
     ax.set(ylabel=f"{name} (%)", xticks=SIZES)
 ax.set_xlabel("number of measurements")

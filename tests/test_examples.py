@@ -30,7 +30,7 @@ PROMISED = {
     "signal_model.py": "AcquisitionProtocol(1 TE x 4 tau",
     "simulate_signals.py": "AcquisitionProtocol(10 TI x 8 TE",
     "train_networks.py": "b 0..2 ms/um^2): accuracy 0.",
-    "use_pretrained.py": "read ResidualMLPClassifier(",
+    "use_pretrained.py": "read ResidualMLPClassifier",
 }
 PAGES = ("README.md", "docs/getting_started.md", "docs/user_guide/simulation.md",
          "docs/user_guide/searches.md")  # fmt: skip
