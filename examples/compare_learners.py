@@ -84,7 +84,7 @@ print(f"{interval}, p = {test.p_value:.2g}")
 # Each scorer takes (estimator, X, y), as searches and ``cross_validate`` need it. ``SCORERS`` has
 # these scorers and those of the counts.
 
-print(*SCORERS)
+print(*SCORERS, sep="\n")
 model = models["mlp"]
 for scorer in (
     multicompartment_accuracy,

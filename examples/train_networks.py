@@ -65,7 +65,7 @@ plt.show()
 # Another protocol
 # ----------------
 # Echo times and diffusion weightings: the MLP takes any list of measurements. A prior gives the
-# diffusivity of the tissue in um^2/ms.
+# diffusivity of the tissue in µm²/ms.
 
 protocol = AcquisitionProtocol.from_grid(te=[10, 20, 40, 80, 120], b=[0, 0.5, 1, 2])
 prior = TissuePrior(

@@ -75,8 +75,8 @@ print(f"accuracy {np.mean(counts == n_c):.3f}\n{table.to_string()}")
 # %%
 # Another protocol
 # ----------------
-# Nothing in a prediction would show that the signals have other inversion times and that it is
-# wrong, so such a protocol is refused.
+# Predictions for signals of other inversion times would be wrong without any sign of it, so such a
+# protocol is refused.
 
 other = AcquisitionProtocol.from_grid(ti=np.geomspace(30, 2500, 8), te=np.unique(trained.te))
 try:
