@@ -36,7 +36,7 @@ from corrsk.physics import (
 # -------
 # One function per contrast: the signal of one compartment with M0 = 1.
 
-ti, te, b = np.geomspace(20, 5000, 200), np.linspace(0, 300, 200), np.linspace(0, 5, 200)
+ti, te, b = np.geomspace(20, 3000, 200), np.linspace(0, 300, 200), np.linspace(0, 5, 200)
 curves = {
     "TI (ms)": (ti, inversion_recovery(ti, 800.0), inversion_recovery(ti, 800.0, tr=3000.0)),
     "TE (ms)": (te, spin_echo(te, 80.0)),
