@@ -7,6 +7,8 @@ one: kernels, the signals of a voxel, noise, the norm, and a contrast of your ow
 arrays and torch tensors.
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -70,7 +72,7 @@ print("equal:", np.allclose(model(tissue, fractions), clean))
 try:
     check_tissue_unit("T1", largest=2.5)  # seconds
 except ValueError as error:
-    print("error:", error)
+    print(textwrap.fill(f"error: {error}", 90))
 print(AcquisitionProtocol.from_grid(ti=[0.05, 0.4, 2.0], te=[0.01, 0.06], units="s"))
 print(AcquisitionProtocol.from_grid(ti=[0.1, 1, 15], te=[0.05, 2], units="ms"))  # rock
 
