@@ -10,6 +10,7 @@ from pathlib import Path
 # The arrays of the gallery are small; on a busy machine several threads would wait for each other.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # no progress bars in the gallery
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -79,7 +80,9 @@ sphinx_gallery_conf = {
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"\.py$",  # every script is executed
     "ignore_pattern": r"__init__\.py",
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": "gallery_pages.place",
+    "image_scrapers": ("gallery_pages.save_figures", "matplotlib"),
+    "ignore_repr_types": r"matplotlib\.figure\.Figure",  # the figure itself is shown
     "download_all_examples": False,
     "remove_config_comments": True,
     "show_memory": False,
@@ -102,6 +105,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "corrsk"
 html_static_path = ["_static"]
 html_css_files = ["corrsk.css"]
+html_js_files = ["figures.js"]
+html_favicon = "_static/thumbnail.png"
 html_show_sourcelink = False
 html_theme_options = {
     "navigation_depth": 2,
@@ -114,6 +119,15 @@ html_theme_options = {
     "footer_end": [],
     "pygments_light_style": "friendly",
 }
+# pages without subordinate ones; the code of the gallery needs the whole width
 html_sidebars = {
-    page: [] for page in ("index", "getting_started", "reproduction", "architecture", "glossary")
+    page: []
+    for page in (
+        "index",
+        "getting_started",
+        "reproduction",
+        "architecture",
+        "glossary",
+        "gallery/*",
+    )
 }

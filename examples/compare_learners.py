@@ -53,9 +53,9 @@ X_test, n_c_test = make_correlation_signals(4_000, random_state=1, **noise)
 models = {
     name: make_baseline(name, random_state=0) for name in ("logistic", "qda", "extra-trees", "mlp")
 }
-# any classifier takes part; this one scales the batch of an MLP with the number of signals, that
-# one gives a learner labels from 0 on
+# any classifier takes part: an MLP whose batch grows with the number of signals ..
 models["mlp, defaults"] = ScaledBatchClassifier()
+# .. and a learner that is given the labels 0, 1, .. in place of the counts
 models["nearest neighbours"] = EncodedLabelsClassifier(KNeighborsClassifier(10))
 correct = {name: model.fit(X, n_c).predict(X_test) == n_c_test for name, model in models.items()}
 
@@ -79,12 +79,12 @@ interval = f"{100 * difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1
 print(f"{interval}, p = {test.p_value:.2g}")
 
 # %%
-# Scores of the second question
-# -----------------------------
-# Each scorer takes (estimator, X, y), as searches and ``cross_validate`` need it. ``SCORERS`` holds
-# them with those of the counts.
+# Scores of the question "more than one?"
+# ---------------------------------------
+# Each scorer takes (estimator, X, y), as searches and ``cross_validate`` need it. ``SCORERS`` has
+# these scorers and those of the counts.
 
-print(*SCORERS)
+print(*SCORERS, sep="\n")
 model = models["mlp"]
 for scorer in (
     multicompartment_accuracy,

@@ -7,6 +7,7 @@ and files that the published code reads.
 """
 
 import tempfile
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from corrsk.tissue import resolve_prior
 # counts and noise levels equally frequent in each.
 
 for name, definition in DATASETS.items():
-    print(f"{name}: {definition.description}")
+    print(textwrap.fill(f"{name}: {definition.description}", 90, subsequent_indent="    "))
 data = load_dataset("midl2024-low-noise", n_samples=20_000)
 for part in ("train", "validation", "test"):
     rows = data[f"{part}_indices"]
@@ -44,11 +45,14 @@ for part in ("train", "validation", "test"):
 # A definition is a prior, a protocol and noise; each may be a name or an object.
 
 published: DatasetDefinition = dataset_definition("midl2024")
-print(resolve_prior(published.prior))
+prior = resolve_prior(published.prior)
+for name, values in prior.ranges.items():
+    print(name, values)
 print(resolve_protocol(published.protocol))
 own = replace(published, name="half-noise", noise_levels=(0.005, 0.01, 0.02))
 data = simulate_dataset(own, 5_000, random_state=0)
-print({name: value.shape for name, value in data.items() if hasattr(value, "shape")})
+for name in ("data", "target", "noise_level"):
+    print(f"{name}: {data[name].shape}")
 
 # %%
 # In a file, as YAML or JSON, a definition serves every command: ``corrsk compare --config
@@ -85,7 +89,9 @@ stream_of_knee = SignalStream.from_definition(knee, random_state=0)
 # -----------------------
 
 X, n_c, noise_level, tissue = make_correlation_signals(1_000, random_state=0, return_tissue=True)
-print(X.shape, np.bincount(n_c)[1:], np.unique(noise_level), list(tissue.columns))
+print("signals:", X.shape, "each count:", np.bincount(n_c)[1:])
+print("noise levels:", np.unique(noise_level))
+print("tissue:", *tissue.columns)
 
 # %%
 # Fresh signals without end

@@ -8,6 +8,7 @@ reproduce`` runs the experiment at the paper's size.
 """
 
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -57,14 +58,14 @@ pipeline = make_pipeline(
     CorrelationCNNClassifier(max_epochs=6, random_state=0),
 )
 pipeline.fit(train, n_c_train)
-LossCurveDisplay.from_estimator(pipeline[-1], dataset="low noise, small training")
+figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+LossCurveDisplay.from_estimator(pipeline[-1], dataset="low noise, small training", ax=ax)
 plt.show()
 
 # %%
 # Figures of merit
 # ----------------
-# A reference puts published results beside one's own. The paper's belong to 700,000 training
-# signals.
+# A reference puts published results beside one's own. The paper trained on 700,000 signals.
 
 probabilities = pipeline.predict_proba(test)
 evaluation: Evaluation = evaluate(
@@ -72,7 +73,7 @@ evaluation: Evaluation = evaluate(
 )
 paper: Reference = PAPER
 print(results_table(evaluation, paper).to_string())
-print(PAPER_NOTE)
+print(textwrap.fill(PAPER_NOTE, 90))
 
 # %%
 figure, (roc, noise) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
@@ -81,7 +82,7 @@ AccuracyOverNoiseDisplay(evaluation).plot(ax=noise)
 plt.show()
 
 # %%
-# The display of confusion matrices makes a figure of its own.
+# The confusion matrices, those of the paper below, are a figure of their own.
 
 matrices = plot_confusion_matrices(evaluation, reference=paper)
 matrices

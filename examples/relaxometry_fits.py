@@ -52,7 +52,7 @@ for name, model in {"multi-exponential": fits, "NNLS peaks": spectrum}.items():
 voxel = int(np.flatnonzero(n_c == 2)[1])
 print("true:", tissue.iloc[voxel].dropna().round(2).to_dict())
 estimated = fits.estimate_compartments(signals[[voxel]], 2)  # with chi2, misfit and at_bound
-print(estimated.round(2).to_string())
+print(estimated.to_string(float_format="{:.4g}".format))
 
 # %%
 # Its spectrum
@@ -67,7 +67,7 @@ mesh = ax.pcolormesh(t2, t1, density, cmap="viridis", shading="nearest")
 for i in (1, 2):
     ax.plot(tissue[f"T2_{i}"].iloc[voxel], tissue[f"T1_{i}"].iloc[voxel], "rx", ms=10)
 ax.set(xscale="log", yscale="log", xlabel="T2 (ms)", ylabel="T1 (ms)")
-figure.colorbar(mesh, ax=ax, label="amplitude")
+figure.colorbar(mesh, ax=ax, label="amplitude (M0 = 1)")
 plt.show()
 
 # %%

@@ -34,7 +34,7 @@ def reproduction(out):
     evaluation = reproduce(Configuration(n_samples=5_000, epochs=3), out)
     reference = paper_reference(evaluation)
     print(evaluation.to_frame(reference).dropna().round(3).to_string())
-    print(*sorted(path.name for path in out.iterdir()))
+    print(*sorted(path.name for path in out.iterdir()), sep="\n")
 
 
 # %%

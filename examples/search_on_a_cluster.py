@@ -6,6 +6,8 @@ A randomised search on dask workers that may be lost, and a reduction over chunk
 are simulated where they are needed. Needs ``pip install "corrsk[dask]"``.
 """
 
+import logging
+
 import pandas as pd
 from distributed import Client, LocalCluster
 from scipy.stats import loguniform
@@ -73,6 +75,7 @@ def column_means():
 # scheduler that runs already, ``Client("tcp://its-address:8786")``.
 
 if __name__ == "__main__":
+    logging.getLogger("distributed.nanny").setLevel(logging.ERROR)  # workers that stop slowly
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,

@@ -87,7 +87,7 @@ X = CorrelationSignalGenerator(protocol, noise_level=NOISE_LEVELS, random_state=
 elimination = RFE(LossWithout(learner), n_features_to_select=SIZES[0], step=STEP).fit(X, n_c)
 kept: ProtocolSelection = selected_protocol(elimination, protocol)
 print("kept to the end:", kept)
-print(*kept.protocol.feature_names)
+print(*kept.protocol.feature_names, sep="\n")
 
 # ranking_ is 1 for those kept to the end, 2 for the last ones dropped, ..
 kept_until = SIZES[0] + STEP * (elimination.ranking_ - 1)
@@ -126,7 +126,7 @@ for ax, name in zip(curves.subplots(2, 1, sharex=True), table.columns[:2], stric
     ax.annotate(
         "one point below all 64",
         (SIZES[-1], 100 * table[name].iloc[-1] - 1),
-        xytext=(0, -12), textcoords="offset points", ha="right", color="grey", fontsize=8,
+        xytext=(0, 3), textcoords="offset points", ha="right", color="grey", fontsize=8,
     )  # fmt: skip
     ax.set(ylabel=f"{name} (%)", xticks=SIZES)
 ax.set_xlabel("number of measurements")

@@ -7,6 +7,8 @@ one: kernels, the signals of a voxel, noise, the norm, and a contrast of your ow
 arrays and torch tensors.
 """
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -37,11 +39,11 @@ from corrsk.physics import (
 # -------
 # One function per contrast: the signal of one compartment with M0 = 1.
 
-ti, te, b = np.geomspace(20, 5000, 200), np.linspace(0, 300, 200), np.linspace(0, 5, 200)
+ti, te, b = np.geomspace(20, 3000, 200), np.linspace(0, 300, 200), np.linspace(0, 5, 200)
 curves = {
     "TI (ms)": (ti, inversion_recovery(ti, 800.0), inversion_recovery(ti, 800.0, tr=3000.0)),
     "TE (ms)": (te, spin_echo(te, 80.0)),
-    "b (ms/um^2)": (b, diffusion(b, 1.0)),
+    r"b (ms/$\mu$m$^2$)": (b, diffusion(b, 1.0)),
 }
 figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained", sharey=True)
 for ax, (label, (x, *signals)) in zip(axes, curves.items(), strict=True):
@@ -51,7 +53,7 @@ for ax, (label, (x, *signals)) in zip(axes, curves.items(), strict=True):
 axes[0].set(ylabel="signal (M0 = 1)", xscale="log")
 axes[0].legend(["T1 = 800 ms", "the same, TR = 3 s"])
 axes[1].legend(["T2 = 80 ms"])
-axes[2].legend(["D = 1 um^2/ms"])
+axes[2].legend([r"D = 1 $\mu$m$^2$/ms"])
 plt.show()
 
 # %%
@@ -71,7 +73,7 @@ print("equal:", np.allclose(model(tissue, fractions), clean))
 try:
     check_tissue_unit("T1", largest=2.5)  # seconds
 except ValueError as error:
-    print("error:", error)
+    print(textwrap.fill(f"error: {error}", 90))
 print(AcquisitionProtocol.from_grid(ti=[0.05, 0.4, 2.0], te=[0.01, 0.06], units="s"))
 print(AcquisitionProtocol.from_grid(ti=[0.1, 1, 15], te=[0.05, 2], units="ms"))  # rock
 
@@ -96,9 +98,8 @@ for distribution in NOISE_DISTRIBUTIONS:
     print(f"{distribution}: smallest signal {noisy[distribution].min():.3f}")
 for norm in NORMS:
     scaled = normalize_signals(noisy["gaussian"], norm)
-    print(
-        f"{norm}: from {signal_norm(noisy['gaussian'], norm)[0]:.3f} to", signal_norm(scaled, norm)
-    )
+    before, after = (signal_norm(signals, norm)[0] for signals in (noisy["gaussian"], scaled))
+    print(f"{norm}: from {before:.3f} to {after:.3f}")
 
 # %%
 # Noise levels may also be drawn from a range of signal-to-noise ratios.
@@ -110,7 +111,7 @@ print(X.shape)
 # A contrast of your own
 # ----------------------
 # One kernel and one registration; protocols, priors, tissue tables and generators then have it.
-# Here a saturation pulse of duration tau (ms) lowers the signal with a rate k (1/ms).
+# Here a saturation pulse of duration tau (ms) lowers the signal to 30 %, at a rate k (1/ms).
 
 
 def saturation(tau, rate):

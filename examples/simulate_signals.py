@@ -64,7 +64,11 @@ for column, count in enumerate(prior.n_compartments):
     for row, (name, signals) in enumerate({"noise-free": clean, "noisy": noisy}.items()):
         ax = axes[row, column]
         image = ax.imshow(
-            signals[voxel].reshape(protocol.grid_shape), cmap="RdBu_r", vmin=-1, vmax=1
+            signals[voxel].reshape(protocol.grid_shape),
+            cmap="RdBu_r",
+            vmin=-1,
+            vmax=1,
+            aspect="auto",
         )
         ax.set_title(f"n_c = {count}, {name}", fontsize=9)
         ax.set_xticks(range(8), [f"{te:.0f}" for te in np.unique(protocol.te)], fontsize=8)

@@ -71,14 +71,16 @@ print([round(row["F1"], 3) for row in small.history_])
 # %%
 # Further training
 # ----------------
+# ``partial_fit`` goes on with 30,000 signals, in chunks of 10,000.
 
 for chunk in range(3):
     own.partial_fit(*stream.draw(20_000 + chunk, 10_000))
-accuracies["module, trained further"] = own.score(X_test, n_c_test)
+accuracies["module, 30,000 more"] = own.score(X_test, n_c_test)
 
 figure, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
 bars = ax.barh(list(accuracies), [100 * value for value in accuracies.values()])
 ax.bar_label(bars, fmt="%.1f", padding=3)
+ax.margins(x=0.1)
 ax.set(xlabel="4-class accuracy (%) after 60,000 signals")
 ax.invert_yaxis()
 plt.show()
@@ -87,7 +89,7 @@ plt.show()
 # Another protocol
 # ----------------
 # Echo times and diffusion weightings: the MLP takes any list of measurements. A prior gives the
-# diffusivity of the tissue in um^2/ms.
+# diffusivity of the tissue in µm²/ms.
 
 protocol = AcquisitionProtocol.from_grid(te=[10, 20, 40, 80, 120], b=[0, 0.5, 1, 2])
 prior = TissuePrior(

@@ -8,6 +8,7 @@ that measures its cost, and other inversion times are refused.
 """
 
 import tempfile
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -45,7 +46,7 @@ card: ModelCard = model_card(MODEL)
 print(f"{card.name}: {card.title}")
 print(f"trained by `{card.training['command']}`; its limits:")
 for limit in card.limits:
-    print("-", limit)
+    print(textwrap.fill(limit, 90, initial_indent="- ", subsequent_indent="  "))
 
 # %%
 # Signals of a scanner
@@ -64,7 +65,7 @@ measured = scanner.fit_transform(tissue)  # columns in the order of the protocol
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", ProtocolWarning)
     model = load_pretrained(MODEL, protocol)
-print("Warning:", caught[0].message)
+print(textwrap.fill(f"Warning: {caught[0].message}", 90))
 
 # %%
 # The counts
@@ -106,15 +107,16 @@ print(f"largest difference of a probability: {difference:.0e}")
 # %%
 # Another protocol
 # ----------------
-# Predictions for signals of other inversion times would be wrong without a sign of it.
+# Predictions for signals of other inversion times would be wrong without any sign of it, so such a
+# protocol is refused.
 
 other = AcquisitionProtocol.from_grid(ti=np.geomspace(30, 2500, 8), te=np.unique(trained.te))
 try:
     load_pretrained(MODEL, other)
 except ProtocolMismatchError as error:
-    print("Refused:", error)
+    print(textwrap.fill(f"Refused: {error}", 90))
 comparison: ProtocolComparison = compare_protocols(trained, other, noise_level=0.003)
-print(comparison.verdict, f"{comparison.typical_difference:.1f} standard deviations of the noise")
+print(f"{comparison.verdict}: {comparison.typical_difference:.1f} standard deviations of the noise")
 
 # %%
 # Columns by name
@@ -130,13 +132,14 @@ print("equal:", np.array_equal(aligner.transform(named), protocol.to_grid(measur
 # %%
 # A model of your own
 # -------------------
-# ``corrsk pretrain`` trains one and writes its card. From Python, a fitted network is put behind
-# the two steps of a definition, and written beside a card.
+# ``corrsk pretrain`` trains a model and writes its card. From Python, ``pretrained_pipeline`` puts
+# a fitted network behind the two steps of a data set (aligner and normaliser), and
+# ``write_pretrained`` writes both files.
 
 own = pretrained_pipeline(dataset_definition(MODEL), model[-1])
 with tempfile.TemporaryDirectory() as folder:
     print("wrote", write_pretrained(own, card, folder).name)
-    print("read", load_pretrained(MODEL, folder=folder)[-1])
+    print("read", type(load_pretrained(MODEL, folder=folder)[-1]).__name__)
 
 # %%
 # Without torch

@@ -115,6 +115,15 @@ def test_the_definitions_of_the_pages_are_valid():
         DatasetDefinition.from_dict({"name": "page"} | yaml.safe_load(block))
 
 
+def test_no_summary_is_cut():
+    """Sphinx ends a summary at the first full stop, also at that of an abbreviation."""
+    cut = re.compile(r"\b(Fig|Eq|Sec|vs|al|cf|e\.g|i\.e)\. ")
+    summaries = {
+        path: (inspect.getdoc(value) or "").split("\n\n")[0] for path, value in OBJECTS.items()
+    }
+    assert not [path for path, text in summaries.items() if cut.search(text)]
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150

@@ -27,10 +27,10 @@ PROMISED = {
     "search_on_a_cluster.py": "mean of the first measurements: [",
     "search_protocols.py": "published 8 x 8, afresh",
     "select_measurements.py": "binary accuracy",
-    "signal_model.py": "AcquisitionProtocol(1 TE x 4 tau",
-    "simulate_signals.py": "AcquisitionProtocol(10 TI x 8 TE",
-    "train_networks.py": "b 0..2 ms/um^2): accuracy 0.",
-    "use_pretrained.py": "read ResidualMLPClassifier(",
+    "signal_model.py": "1 TE x 4 tau",
+    "simulate_signals.py": "10 TI x 8 TE",
+    "train_networks.py": "b 0..2 ms/um^2: accuracy 0.",
+    "use_pretrained.py": "read ResidualMLPClassifier",
 }
 PAGES = ("README.md", "docs/getting_started.md", "docs/user_guide/simulation.md",
          "docs/user_guide/searches.md")  # fmt: skip

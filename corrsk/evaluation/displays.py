@@ -97,7 +97,7 @@ def _plot_confusion_matrix(
 
 
 class CountRocDisplay:
-    """One-vs-rest, micro- and macro-averaged ROC curves (the paper's Fig. 2c).
+    """One-vs-rest, micro- and macro-averaged ROC curves, as in Figure 2c of the paper.
 
     Usually created by :meth:`from_predictions` or :meth:`from_estimator`. For two classes the
     curves are reflections of each other, and that of the larger count is drawn alone.

@@ -232,15 +232,18 @@ def load_dataset(
     Returns
     -------
     Bunch
-        data : ndarray of shape (n_samples, n_measurements), float32, signals, divided by the
-        norm of the definition;
-        target : ndarray of shape (n_samples,), the compartment counts;
-        noise_level : ndarray of shape (n_samples,);
-        tissue : DataFrame, the tissue table with a column noise_level;
-        train_indices, validation_indices, test_indices : ascending integers,
-        70 / 20 / 10 %, stratified jointly by compartment count and noise level;
-        feature_names : list of str; protocol : AcquisitionProtocol;
-        name, DESCR : str; definition : DatasetDefinition.
+        The data set, with these attributes:
+
+        - data: ndarray of shape (n_samples, n_measurements), float32, the signals divided by the
+          norm of the definition;
+        - target: ndarray of shape (n_samples,), the compartment counts;
+        - noise_level: ndarray of shape (n_samples,);
+        - tissue: DataFrame, the tissue table with a column noise_level;
+        - train_indices, validation_indices, test_indices: ndarrays of ascending integers,
+          70 / 20 / 10 %, stratified jointly by compartment count and noise level;
+        - feature_names: list of str;
+        - protocol: AcquisitionProtocol;
+        - name, DESCR: str; definition: DatasetDefinition.
 
     Raises
     ------

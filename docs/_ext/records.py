@@ -118,7 +118,13 @@ def published_training_table() -> str:
 
 def commands(name: str) -> str:
     """Commands of a comparison, as a block of code."""
-    lines = [line.replace("corrsk benchmark", "corrsk compare") for line in record(name)]
+    lines = [
+        line.replace("corrsk benchmark", "corrsk compare")
+        .replace(" --models", " \\\n    --models")
+        .replace(" --train-sizes", " \\\n    --train-sizes")
+        .replace(" --samples", " \\\n    --samples")
+        for line in record(name)
+    ]
     return "```shell\n" + "\n".join(lines) + "\n```"
 
 
@@ -149,7 +155,11 @@ def times_table(dataset: str) -> str:
     """Times of training, speed of prediction and size of each model."""
     rows = []
     for row in rows_of(f"comparison/times-{dataset}/summary"):
-        fit = f"{float(row['seconds_fit']):.1f} s" if row["kind"] in ("network", "learner") else "-"
+        fit = (
+            f"{float(row['seconds_fit']):.1f}\u00a0s"
+            if row["kind"] in ("network", "learner")
+            else "-"
+        )
         speed = float(f"{float(row['signals_per_second']):.2g}")
         rows.append([row["model"], fit, f"{speed:,.0f}", _size(float(row["size_bytes"]))])
     return table(["model", "fit", "predict, signals/s", "size"], rows)
@@ -157,8 +167,8 @@ def times_table(dataset: str) -> str:
 
 def _size(n_bytes: float) -> str:
     if n_bytes < 1e6:
-        return f"{n_bytes / 1e3:.0f} kB"
-    return f"{n_bytes / 1e6:.0f} MB"
+        return f"{n_bytes / 1e3:.0f}\u00a0kB"
+    return f"{n_bytes / 1e6:.0f}\u00a0MB"
 
 
 def networks_table() -> str:
@@ -167,13 +177,13 @@ def networks_table() -> str:
     for row in record("networks")["rows"]:
         found.setdefault(row["network"], {})[row["dataset"], row["signals"]] = row
     columns = [(d, n) for d in ("midl2024-low-noise", "midl2024") for n in (250_000, 1_000_000)]
-    head = ["network, training", "FLOP per signal"]
-    head += [f"`{dataset}`, {n / 1e6:g} million" for dataset, n in columns]
+    head = ["network, training", "MFLOP per signal"]
+    head += [f"{dataset}, {n / 1e6:g} million" for dataset, n in columns]
     rows = []
     for name, runs in found.items():
         flop = next(iter(runs.values()))["flop_per_signal"]
-        cells = [f"{pct(runs[c]['accuracy'])} ({runs[c]['seconds']:.0f} s)" for c in columns]
-        rows.append([name, f"{flop / 1e6:.2f} million", *cells])
+        cells = [f"{pct(runs[c]['accuracy'])} ({runs[c]['seconds']:.0f}\u00a0s)" for c in columns]
+        rows.append([name, f"{flop / 1e6:.2f}", *cells])
     return table(head, rows)
 
 
@@ -189,23 +199,28 @@ def regret(dataset: str, question: str = "count") -> Any:
     ]
 
 
+def between(low: str, high: str) -> str:
+    """An interval in parentheses, which does not break."""
+    return f"({low}\u00a0to\u00a0{high})"
+
+
 def interval(found: Any, digits: int = 2) -> str:
     """The corrected estimate with its interval."""
-    value, low, high = (found[f"corrected{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    value, low, high = (f"{found[f'corrected{end}']:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value} {between(low, high)}"
 
 
 def upper(found: Any, digits: int = 2) -> str:
     """The estimate that is too high, with its interval."""
-    value, low, high = (found[f"upper{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    value, low, high = (f"{found[f'upper{end}']:.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value} {between(low, high)}"
 
 
 def metric(dataset: str, name: str) -> str:
     """A metric of the card of a data set's own model with its interval, in percent."""
     found = card(model_of_dataset(dataset))
     value, low, high = (pct(found["metrics"][name][k], 2) for k in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return f"{value} {between(low, high)}"
 
 
 def ceiling_table() -> str:
@@ -239,7 +254,7 @@ def ceiling_table() -> str:
 
         rows += [
             row(f"best possible, {words}", best),
-            row("estimates that are too low / too high", ends),
+            row("its estimates, too low / too high", ends),
             row(f"shipped network, {words}", shipped),
             row("its regret (points)", lost),
             row("the same, too low / too high", lost_ends),
@@ -249,47 +264,49 @@ def ceiling_table() -> str:
         found = record(f"ceiling/{dataset}")
         return f"{found['n_signals']:,}; {found['Monte Carlo']['signals not to be trusted']}"
 
-    rows.append(row("signals of the ideal observer; not to be trusted", counted))
+    rows.append(row("signals of the ideal observer; not trustworthy", counted))
     return table(["", *(f"`{dataset}`" for dataset in DATASETS)], rows)
 
 
-def ceiling_over_noise(dataset: str) -> str:
+def ceiling_over_noise_table() -> str:
     """The best possible accuracies by noise level."""
-    groups = record(f"ceiling/{dataset}")["ceilings (%)"]
-    return "; ".join(
-        f"{group} {found['count']['corrected']:.1f} / {found['multicompartment']['corrected']:.1f}"
-        for group, found in groups.items()
+    rows = [
+        [f"`{dataset}`", group]
+        + [f"{found[question]['corrected']:.1f}" for question in ("count", "multicompartment")]
+        for dataset in DATASETS
+        for group, found in record(f"ceiling/{dataset}")["ceilings (%)"].items()
         if group != "all"
-    )
-
-
-def grid_table() -> str:
-    """Observers with and without the grid of the tissue values, and the network."""
-    names = [
-        "observer that knows the grid",
-        "observer that does not",
-        "the same, half of its runs",
-        "network",
     ]
+    return table(["data set", "noise", "how many (%)", "more than one (%)"], rows)
+
+
+# key of grid.json -> row of the table
+GRID_ROWS = {
+    "observer that knows the grid": "observer with the grid",
+    "observer that does not": "observer without the grid",
+    "the same, half of its runs": "the same, half of its runs",
+    "network": "network",
+}
+
+
+def grid_table(dataset: str) -> str:
+    """Observers with and without the grid of the tissue values, and the network."""
+    found = record("grid")[dataset]
     rows = []
-    for name in names:
-        cells = []
-        for dataset in ("midl2024", "midl2024-low-noise"):
-            found = record("grid")[dataset]
-            cells.append(f"{found['log loss'][name]:.3f}")
-            for question in ("count", "multicompartment"):
-                regrets = found[f"regret, {question} (points)"]
-                cells.append(upper(regrets[name]["all"]) if name in regrets else "0")
-        rows.append([name, *cells])
-    head = ["", "`midl2024`: log loss", "regret, how many", "more than one"]
-    head += ["`midl2024-low-noise`: log loss", "regret, how many", "more than one"]
-    return table(head, rows)
+    for key, title in GRID_ROWS.items():
+        cells = [f"{found['log loss'][key]:.3f}"]
+        for question in ("count", "multicompartment"):
+            regrets = found[f"regret, {question} (points)"]
+            cells.append(upper(regrets[key]["all"]) if key in regrets else "0")
+        rows.append([title, *cells])
+    head = ["log loss", "regret, how many (points)", "regret, more than one (points)"]
+    return table([f"`{dataset}`", *head], rows)
 
 
 def grid_difference(dataset: str) -> str:
     """Accuracy of the network less that of the observer without the grid."""
     found = record("grid")[dataset]["network less observer that does not know the grid (points)"]
-    return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+    return f"{found['value']:+.2f} {between(*(f'{found[end]:+.2f}' for end in ('low', 'high')))}"
 
 
 def t1t2_table() -> str:
@@ -300,7 +317,7 @@ def t1t2_table() -> str:
         cells = [snr, pct(found["published"])]
         for name in models:
             low, high = (pct(each) for each in found[name]["interval"])
-            cells.append(f"**{pct(found[name]['accuracy'])}** ({low} to {high})")
+            cells.append(f"**{pct(found[name]['accuracy'])}** {between(low, high)}")
         rows.append(cells)
     return table(["SNR", "published", *(f"`{name}`" for name in models)], rows)
 
@@ -324,15 +341,15 @@ def trust_table() -> str:
 
     rows = [
         row(
-            "calibration error, 10^6 fresh signals",
+            "calibration error, all signals",
             lambda found: f"{found['model']['calibration error']:.4f}",
         ),
         row(
-            "largest of a noise level",
+            "calibration error, worst noise level",
             lambda f: f"{max(r['calibration_error'] for r in f['model']['by noise level']):.4f}",
         ),
         *(
-            row(f"answered at {level} accuracy (threshold)", answered(level))
+            row(f"answered at {level.replace('%', ' %')} accuracy (threshold)", answered(level))
             for level in ("70%", "80%", "90%")
         ),
         row(
@@ -375,16 +392,16 @@ def sizing_table() -> str:
     simulate, predict = speed("simulation"), speed("CNN, prediction")
     train = speed("CNN, epoch, numba")
     rows = [
-        ["signals", *(memory(n, 256) for n in sizes)],
+        ["their memory", *(memory(n, 256) for n in sizes)],
         ["tissue table (12 columns, float64)", *(memory(n, 96) for n in sizes)],
         ["simulate, one core", *(duration(n / simulate) for n in sizes)],
         ["simulate, 100 workers", "", *(duration(n / simulate / 100) for n in sizes[1:])],
         ["predict, one core", *(duration(n / predict) for n in sizes)],
         ["train for one epoch, one core, kernels", *(duration(n / train) for n in sizes)],
-        ["`chunk_rows`", "none needed", "250,000 (64 MB)", "1,000,000 (256 MB)"],
+        ["`chunk_rows`", "none needed", "250,000 (64\u00a0MB)", "1,000,000 (256\u00a0MB)"],
         ["chunks; time to build the lazy arrays", "", "400; 1 s", "10,000; 30 s"],
     ]
-    return table(["", "10^6", "10^8", "10^10"], rows)
+    return table(["signals", "10⁶", "10⁸", "10¹⁰"], rows)
 
 
 def search_ratio(name: str) -> str:

@@ -183,7 +183,7 @@ def command_line_page() -> str:
         rows = [
             f"| {_option(parameter)} | {_cell(parameter.help or '')} | {_default(parameter)} |"
             for parameter in command.params
-            if parameter.name != "help"
+            if parameter.name != "help" and not getattr(parameter, "hidden", False)
         ]
         parts.append("| option | meaning | default |\n|---|---|---|\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
