@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ class _AnyCounter:
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
         n = self.n_features_in_
-        return AcquisitionProtocol(ti=np.geomspace(50, 2000, n), te=np.linspace(10, 100, n))
+        return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
     def _as_counts(self, classes: NDArray) -> NDArray[np.int64]:
         return np.arange(1, len(classes) + 1)
@@ -112,12 +113,19 @@ class AnyIdealObserver(_AnyCounter, IdealObserverClassifier):
     pass
 
 
+class AnySmallObserver(AnyIdealObserver):
+    """Observer without a norm, of signals divided by 400: X of the checks is about 100."""
+
+    def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+        return super()._checked_signals(X) / 400
+
+
 class AnyAligner(ProtocolAligner):
     """Aligner that accepts any number of columns as measurements of the trained protocol."""
 
     def _trained_protocol(self) -> AcquisitionProtocol:
         n = self.n_features_in_
-        return AcquisitionProtocol(ti=np.geomspace(50, 2000, n), te=np.linspace(10, 100, n))
+        return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
 
 # The instances to check; a class that is not listed is checked with its defaults.
@@ -149,8 +157,8 @@ INSTANCES = {
     IdealObserverClassifier: [
         # high noise, so that two runs of a few particles agree, also for X of about 100
         AnyIdealObserver(noise_level=1.0, n_particles=64, n_runs=2, random_state=0),
-        AnyIdealObserver(
-            noise_level=(300.0, 400.0), norm=None, n_particles=64, n_runs=2, random_state=0
+        AnySmallObserver(
+            noise_level=(0.75, 1.0), norm=None, n_particles=64, n_runs=2, random_state=0
         ),
     ],
     NNLSPeakClassifier: [
@@ -205,8 +213,12 @@ def instances(cls):
 GUESSED = pytest.mark.filterwarnings("ignore:the layout of the .* columns is unknown:UserWarning")
 
 
+UNRELIABLE = pytest.mark.filterwarnings("ignore:the probabilities of .* voxels are unreliable")
+
+
 @pytest.mark.slow
 @GUESSED  # random numbers have no protocol
+@UNRELIABLE  # of observers with a few particles
 @parametrize_with_checks(
     [instance for cls in public_estimators() for instance in instances(cls)],
     expected_failed_checks=expected_failures,

@@ -331,10 +331,12 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     def _protocol_of_names(self, X: Any) -> AcquisitionProtocol | None:
         """Return the protocol of the column names; None if the names are no measurements."""
         names = column_names(X)
+        if names is None:
+            return None
         given = self._given_protocol()
         expected = self._trained_protocol() if given is None else given
         named = protocol_of_columns(names, expected)
-        if names is None or named is None:
+        if named is None:
             return None
         if named.tr is None:  # names have no TR
             named = with_tr_of(named, expected)

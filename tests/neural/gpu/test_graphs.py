@@ -470,13 +470,13 @@ def test_only_networks_of_corrsk_are_captured(tapes, signals):
         (Impatient(), False),
     ]:  # fmt: skip
         settings = replace(SETTINGS, network=network, backend="auto")
-        assert fitting._backend(settings, CPU) == ("graphs" if captured else "torch")
+        assert fitting._backend(settings, CPU, []) == ("graphs" if captured else "torch")
         settings = replace(settings, backend="torch")
-        assert fitting._backend(settings, CPU) == "torch"
+        assert fitting._backend(settings, CPU, []) == "torch"
     hooked = ResidualMLP(64)
     hooked.register_forward_hook(lambda module, given, made: 2 * made)
     hooked = replace(SETTINGS, network=hooked, backend="auto")
-    assert fitting._backend(hooked, CPU) == "torch"
+    assert fitting._backend(hooked, CPU, []) == "torch"
     assert classifier(network=Impatient(), input_scaling=None).fit(*signals).n_iter_ == 3
     model = classifier(**NETWORKS["residual-mlp"]).partial_fit(*signals)
     assert tapes.captures == 0  # no capture for a single pass
