@@ -88,7 +88,7 @@ class AcquisitionProtocol:
     ValueError
         If the arrays differ in length or hold NaN or negative values (or infinite ones, except
         TI), if a name or a unit is unknown, if a TR does not exceed its TI, or if the largest
-        value of a scan parameter is not plausible in its unit: TI of 20 to 60,000 ms, TE of 5 to
+        value of a scan parameter is not plausible in its unit: TI of 20 to 60,000 ms, TE of 2.5 to
         10,000 ms, TR of 60 to 100,000 ms and b of 0.01 to 50 ms/um^2 are.
 
     Warns

@@ -262,7 +262,7 @@ register_contrast(
         "TE",
         "T2",
         spin_echo,
-        smallest_maximum=5.0,
+        smallest_maximum=2.5,
         largest_maximum=10_000.0,
         tissue_smallest_maximum=5.0,
         tissue_largest_maximum=20_000.0,

@@ -232,7 +232,7 @@ def _weights_file(name: str, folder: str | Path | None) -> Path:
     if name not in known:
         raise ValueError(
             f"unknown pretrained model {name!r}; known models: {', '.join(known) or 'none'}"
-            + ("" if folder is None else f", in {where}")
+            + ("; pass folder= for a model of your own" if folder is None else f", in {where}")
         )
     return existing_file(where / f"{name}.safetensors")
 

@@ -10,6 +10,7 @@ from typing import Any
 from skorch.callbacks import (
     BatchScoring,
     Callback,
+    EarlyStopping,
     EpochScoring,
     LRScheduler,
     PassthroughScoring,
@@ -194,6 +195,15 @@ def checked_callbacks(callbacks: Any, *, has_validation: bool) -> list[Any]:
         for unsupported, reason in _UNSUPPORTED.items():
             if issubclass(kind, unsupported):
                 raise ValueError(f"the callback {kind.__name__} is not supported: {reason}")
+        # of a class, skorch's default: EarlyStopping monitors the validation loss
+        monitored = getattr(callback, "monitor", None)
+        if monitored is None and issubclass(kind, EarlyStopping):
+            monitored = "valid_loss"
+        if not has_validation and isinstance(monitored, str) and monitored.startswith("valid"):
+            raise ValueError(
+                f"{kind.__name__} monitors {monitored!r} and needs validation data: pass X_val and "
+                "y_val, set validation_fraction, or monitor 'train_loss'"
+            )
         if issubclass(kind, EpochScoring):
             if getattr(callback, "on_train", False):
                 raise ValueError(
