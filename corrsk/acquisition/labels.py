@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from corrsk.acquisition.column_names import contrasts_of_names
-from corrsk.acquisition.protocol import AcquisitionProtocol, column_order, protocol_of_columns
+from corrsk.acquisition.column_names import measurements_of_names
+from corrsk.acquisition.protocol import AcquisitionProtocol, column_order
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import own_units
 
 
 def with_column_names(X: Any) -> Any:
@@ -49,8 +50,8 @@ def with_column_names(X: Any) -> Any:
         "__".join(itertools.starmap(_label, zip(levels, _as_tuple(column), strict=True)))
         for column in columns
     ]
-    contrasts = contrasts_of_names(names)
-    return X if contrasts is None else X.set_axis(_names_of(contrasts), axis=1)
+    described = _described(names)
+    return X if described is None else X.set_axis(described, axis=1)
 
 
 def column_names(X: Any) -> list[str] | None:
@@ -96,10 +97,9 @@ def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
     ValueError
         If the names describe other measurements than the protocol has.
     """
-    named = protocol_of_columns(column_names(X), protocol)
-    if named is None:
+    order = column_order(protocol, column_names(X))
+    if order is None:
         return X
-    order = column_order(protocol, named)
     if hasattr(X, "iloc"):  # with its types of columns
         return X.iloc[:, order].set_axis(range(order.size), axis=1)
     return np.take(np.asarray(X), order, axis=1)
@@ -127,14 +127,21 @@ def _from_dimensions(X: Any) -> Any:
         unit = coordinate.attrs.get("units", "")
         levels.append([f"{_label(name, value)}{unit}" for value in np.asarray(coordinate.values)])
     names = ["__".join(combination) for combination in itertools.product(*levels)]
-    contrasts = contrasts_of_names(names) or {}
     return pd.DataFrame(
-        values.reshape(len(values), len(names)), columns=_names_of(contrasts), copy=False
+        values.reshape(len(values), len(names)), columns=_described(names), copy=False
     )
 
 
-def _names_of(contrasts: dict[str, list[float]]) -> list[str]:
-    return AcquisitionProtocol(contrasts).feature_names
+def _described(names: list[str]) -> list[str] | None:
+    """Names of the measurements that labels describe, if any."""
+    read = measurements_of_names(names)
+    if read is None:
+        return None
+    try:
+        return AcquisitionProtocol(read.contrasts, tr=read.tr, units=read.stated).feature_names
+    except ValueError:  # not plausible: a reader with a protocol may accept the names
+        AcquisitionProtocol(read.contrasts, tr=read.tr, units=own_units())
+        return names
 
 
 def _label(level: Hashable, value: Any) -> str:
