@@ -15,6 +15,10 @@ from corrsk.acquisition.protocol import AcquisitionProtocol, column_order
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import own_units
 
+_TR = "TR"
+# names of scan parameters in BIDS, in the unit of the coordinate
+_BIDS_DIMENSIONS = {"inversiontime": "TI", "echotime": "TE", "repetitiontime": _TR}
+
 
 def with_column_names(X: Any) -> Any:
     """Convert labels that describe measurements to names of columns, such as "TI50_TE4.5".
@@ -24,9 +28,10 @@ def with_column_names(X: Any) -> Any:
     X : array, DataFrame or DataArray
         Signals. A DataFrame may have a MultiIndex of columns, or numbers as columns, whose levels
         are named after scan parameters. A DataArray (of xarray) has one dimension of samples and
-        one for each scan parameter, in any order and case (TI, te, ..), whose coordinates, if any,
-        are the values of the scan parameter, in the unit of the attribute "units" (default: the
-        unit of corrsk).
+        one for each scan parameter, in any order and case (TI, te, .., or InversionTime, EchoTime
+        and RepetitionTime as in BIDS). The coordinates, of all these dimensions or of none, are
+        the values of the scan parameter, in the unit of the attribute "units" (default: the unit
+        of corrsk).
 
     Returns
     -------
@@ -38,7 +43,8 @@ def with_column_names(X: Any) -> Any:
     ------
     ValueError
         If some labels describe measurements and others do not, or a DataArray does not have
-        exactly one dimension of samples.
+        exactly one dimension of samples, has coordinates for some of its scan parameters only, or
+        has more than two dimensions and none is named after a scan parameter.
     """
     if hasattr(X, "dims") and hasattr(X, "transpose"):
         return _from_dimensions(X)
@@ -106,8 +112,20 @@ def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
 
 
 def _from_dimensions(X: Any) -> Any:
-    by_name = {name.casefold(): name for name in CONTRASTS}
-    found = {by_name[str(dim).casefold()]: dim for dim in X.dims if str(dim).casefold() in by_name}
+    by_name = {name.casefold(): name for name in (*CONTRASTS, _TR)} | _BIDS_DIMENSIONS
+    found: dict[str, Hashable] = {}
+    for dim in X.dims:
+        name = by_name.get(str(dim).casefold())
+        if name in found:
+            raise ValueError(f"the dimensions {found[name]} and {dim} are both {name}")
+        if name is not None:
+            found[name] = dim
+    if not found and len(X.dims) > 2:
+        raise ValueError(
+            f"none of the dimensions {', '.join(map(str, X.dims))} of the DataArray is named "
+            f"after a scan parameter ({', '.join(CONTRASTS)}, in any case); rename the dimensions "
+            "of scan parameters, or pass the array, X.values"
+        )
     if not found:
         return np.asarray(X.values)
     samples = [dim for dim in X.dims if dim not in found.values()]
@@ -117,9 +135,16 @@ def _from_dimensions(X: Any) -> Any:
             f"got the dimensions {', '.join(map(str, X.dims))}; combine the dimensions of voxels "
             "with X.stack"
         )
-    ordered = {name: found[name] for name in CONTRASTS if name in found}
+    ordered = {name: found[name] for name in (*CONTRASTS, _TR) if name in found}
     values = np.asarray(X.transpose(*samples, *ordered.values()).values)
-    if any(dim not in X.coords for dim in ordered.values()):
+    lacking = [str(dim) for dim in ordered.values() if dim not in X.coords]
+    if lacking and (len(lacking) < len(ordered) or _TR in ordered):
+        raise ValueError(
+            f"the DataArray has no coordinates for the dimensions {', '.join(lacking)}; the "
+            "dimensions of scan parameters need coordinates, all or none of them"
+            + (" (all, with TR)" if _TR in ordered else "")
+        )
+    if lacking:
         return values
     levels = []
     for name, dim in ordered.items():

@@ -92,6 +92,14 @@ def labelled(X):
             {**levels_in_ms(), "TI": (np.unique(GRID.ti)[::-1], {})},
         ),
         "lower case and seconds": DataArray(cube.transpose(0, 2, 1), ("v", "te", "ti"), seconds),
+        "BIDS and words": DataArray(
+            cube,
+            ("voxel", "InversionTime", "EchoTime"),
+            {
+                "InversionTime": (np.unique(GRID.ti) / 1000, {"units": "seconds"}),
+                "EchoTime": (np.unique(GRID.te) * 1000, {"units": "microseconds"}),
+            },
+        ),
         "dimensions without coordinates": DataArray(cube.transpose(0, 2, 1), ("v", "TE", "TI")),
     }
 
@@ -332,3 +340,24 @@ def test_dimensions_of_samples(signals):
     bad = DataArray(X.reshape(-1, 8, 8), ("v", "TI", "TE"), in_apples)
     with pytest.raises(ValueError, match="apples"):
         SignalNormalizer().fit(bad)
+    some = DataArray(X.reshape(-1, 8, 8), ("v", "TI", "TE"), {"TI": levels_in_ms()["TI"]})
+    with pytest.raises(ValueError, match="no coordinates for the dimensions TE; .*all or none"):
+        SignalNormalizer().fit(some)
+    unknown = DataArray(X.reshape(-1, 8, 8), ("voxel", "inversion", "echo"))
+    with pytest.raises(ValueError, match="none of the dimensions voxel, inversion, echo"):
+        SignalNormalizer().fit(unknown)
+    twice = DataArray(X.reshape(-1, 8, 8), ("voxel", "TE", "EchoTime"))
+    with pytest.raises(ValueError, match="TE and EchoTime are both TE"):
+        SignalNormalizer().fit(twice)
+
+
+def test_a_dimension_of_repetition_times():
+    X, _ = make_correlation_signals(24, noise_level=0.05, random_state=3)
+    coordinates = {"TE": ([5, 10, 20, 40], {}), "TR": ([0.5, 9], {"units": "s"})}
+    array = DataArray(X[:, :8].reshape(-1, 2, 4), ("v", "TR", "TE"), coordinates)
+    names = SignalNormalizer().fit(array).feature_names_in_
+    assert names[:3].tolist() == ["TE5_TR500", "TE5_TR9000", "TE10_TR500"]
+    del coordinates["TR"]
+    without = DataArray(X[:, :8].reshape(-1, 2, 4), ("v", "TR", "TE"), coordinates)
+    with pytest.raises(ValueError, match="no coordinates for the dimensions TR"):
+        SignalNormalizer().fit(without)
