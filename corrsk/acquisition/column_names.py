@@ -37,11 +37,22 @@ class NamedMeasurements(NamedTuple):
     stated: dict[str, str]
 
 
+class _Part(NamedTuple):
+    """Value of a scan parameter in a name, in the unit of corrsk, and the end of its text."""
+
+    parameter: str
+    value: float
+    has_unit: bool
+    has_hyphen: bool
+    end: int
+
+
 class _Name(NamedTuple):
-    """Values of the scan parameters in a name, in the units of corrsk, and the repeat."""
+    """Scan parameters in a name: values, those with a unit or a hyphen, and the repeat."""
 
     values: dict[str, float]
     stated: frozenset[str]
+    hyphens: frozenset[str]
     repeat: int
 
 
@@ -94,6 +105,7 @@ def measurements_of_names(
                 "same scan parameters"
             )
         rows.append(name)
+    _check_hyphens(given, rows)
     _check_repeats(given, rows)
     lists = {key: [row.values[key] for row in rows] for key in rows[0].values}
     everywhere = frozenset.intersection(*(row.stated for row in rows))
@@ -103,6 +115,18 @@ def measurements_of_names(
         repeats=[row.repeat for row in rows],
         stated={key: own.unit for key, own in scan_quantities().items() if key in everywhere},
     )
+
+
+def _check_hyphens(names: list[str], rows: list[_Name]) -> None:
+    # "TE-5" is a separator and a number if every name has the hyphen, otherwise a minus sign
+    everywhere = frozenset.intersection(*(row.hyphens for row in rows))
+    for name, row in zip(names, rows, strict=True):
+        for parameter in sorted(row.hyphens - everywhere):
+            raise ValueError(
+                f"the column name {name!r} is ambiguous: the hyphen before the number of "
+                f"{parameter} may be a minus sign, because other names have none; write the names "
+                "without hyphens, or all with them"
+            )
 
 
 def _check_repeats(names: list[str], rows: list[_Name]) -> None:
@@ -137,37 +161,39 @@ def _read(name: str, units: Mapping[str, str]) -> _Name | None:
 
 def _read_whole(text: str, units: Mapping[str, str]) -> _Name | None:
     values: dict[str, float] = {}
-    stated: set[str] = set(units)
+    stated, hyphens = set(units), set()
     position = 0
-    while (found := _first_part(text, position, units)) is not None:
-        parameter, value, has_unit, position = found
-        if parameter in values:
+    while (part := _first_part(text, position, units)) is not None:
+        if part.parameter in values:
             return None
-        values[parameter] = value
-        if has_unit:
-            stated.add(parameter)
+        values[part.parameter] = part.value
+        position = part.end
+        if part.has_unit:
+            stated.add(part.parameter)
+        if part.has_hyphen:
+            hyphens.add(part.parameter)
     rest = re.fullmatch(r"[\s)\]]*(?:_([2-9]|[1-9]\d+))?", text[position:])
     if rest is None or not values.keys() - {REPETITION_TIME.name}:  # TR alone is no measurement
         return None
-    return _Name(values, frozenset(stated & values.keys()), int(rest[1] or 1))
+    known = frozenset(stated & values.keys())
+    return _Name(values, known, frozenset(hyphens), int(rest[1] or 1))
 
 
-def _first_part(
-    text: str, position: int, units: Mapping[str, str]
-) -> tuple[str, float, bool, int] | None:
-    """Scan parameter at a position of a name, its value, whether with a unit, and the end."""
+def _first_part(text: str, position: int, units: Mapping[str, str]) -> _Part | None:
+    """Scan parameter at a position of a name, if any."""
     quantities = scan_quantities()
     for parameter, pattern in _patterns(tuple(quantities)).items():
         match = pattern.match(text, position)
         if match is None:
             continue
-        before, number, after = match.groups()
-        if before and after:
+        separators, before, further, number, after = match.groups()
+        between = separators + (further or "")
+        if (before and after) or re.search(r"[=:,;(\[]\s*-", between):  # "TE=-5" is negative
             return None
         quantity = quantities[parameter]
         unit = (before or after or units.get(parameter, quantity.unit)).lower()
         value = shifted(float(number), quantity.power_of(unit))
-        return parameter, value, bool(before or after), match.end()
+        return _Part(parameter, value, bool(before or after), "-" in between, match.end())
     return None
 
 
@@ -178,7 +204,7 @@ def _patterns(parameters: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
         units = map(re.escape, quantities[parameter].spellings)
         unit = rf"({'|'.join(units)})(?![a-z])"
         patterns[parameter] = re.compile(
-            rf"{_SEPARATORS}{re.escape(parameter)}{_SEPARATORS}(?:{unit}{_SEPARATORS})?"
+            rf"{_SEPARATORS}{re.escape(parameter)}({_SEPARATORS})(?:{unit}({_SEPARATORS}))?"
             rf"{_NUMBER}(?:{_SEPARATORS}{unit})?",
             re.IGNORECASE,
         )

@@ -27,6 +27,8 @@ SPELLINGS = {
     "seconds": "TI{ti_s}s_TE{te_s}s",
     "seconds and ms": "TI_{ti_s}_s_TE_{te:g}_ms",
     "microseconds": "TI{ti_us:g}us_TE{te_us:g}us",
+    "words": "TI {ti:g} milliseconds, TE {te_us:g} microseconds",
+    "words in brackets": "TI (seconds) {ti_s}, TE (msec) {te:g}",
     "exponents": "TI{ti:e}_TE{te:e}",
 }
 
@@ -86,6 +88,10 @@ def test_names_without_scan_parameters_are_ignored(names):
         (["TI50_TE10", "TI50_TE20-5"], "'TI50_TE20-5'"),
         (["TI0.05_TE0.0045", "TI2_TE0.15"], "'TI0.05_TE0.0045', .. are invalid.*seconds"),
         (["b1000", "b0", "b500"], "ms/um"),
+        (["TE5", "TE-5"], "'TE-5' is ambiguous: the hyphen before the number of TE"),
+        (["TI-50_TE10", "TI-60_TE-20"], "'TI-60_TE-20' is ambiguous.*number of TE"),
+        (["TE=-5", "TE=-10"], "'TE=-5' is not understood"),
+        (["TE5millisecondseconds", "TE6ms"], "'TE5millisecondseconds' is not understood"),
     ],
 )
 def test_names_that_are_nearly_right_are_refused(names, message):
