@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk._utils.validation import check_entries, lookup
+from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
-from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
+from corrsk.acquisition._files import content_of_json, contrasts_from_mat, write_protocol
+from corrsk.acquisition._plain import normalized
 from corrsk.acquisition.column_names import NamedMeasurements, measurements_of_names
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import (
@@ -312,12 +313,12 @@ class AcquisitionProtocol:
         Parameters
         ----------
         path : path-like or sequence of path-like
-            One of these: a file of :meth:`to_json`; a file written by hand, such as
-            ``{"ti": [50, 400], "te": [10, 10], "tr": 5000}``, in ms and ms/um^2 or with an entry
-            `units`, which is a unit of times such as "s" or a mapping such as
-            ``{"ti": "s", "b": "s/mm^2"}``; or sidecars of BIDS, with `InversionTime`, `EchoTime`
-            and `RepetitionTime` in seconds: a file with one sidecar or a list of sidecars, or a
-            sequence of files, in the order of the columns.
+            One of these: a file of :meth:`to_json`; a file written by hand, with the entries of
+            :meth:`from_dict`, such as ``{"ti": [50, 400], "te": [10, 10], "tr": 5000}``, in ms and
+            ms/um^2 or with an entry `units`, which is a unit of times such as "s" or a mapping
+            such as ``{"ti": "s", "b": "s/mm^2"}``; or sidecars of BIDS, with
+            `InversionTime`, `EchoTime` and `RepetitionTime` in seconds: a file with one sidecar or
+            a list of sidecars, or a sequence of files, in the order of the columns.
 
         Returns
         -------
@@ -337,11 +338,7 @@ class AcquisitionProtocol:
             If two or more of the lists written by hand are strictly ascending; see
             :class:`AcquisitionProtocol`.
         """
-        content, by_hand = read_protocol(path)
-        protocol = cls.from_dict(content)
-        if by_hand:
-            _warn_of_levels(protocol.contrasts, stacklevel=2)
-        return protocol
+        return cls._from_plain(content_of_json(path), stacklevel=2)
 
     @classmethod
     def from_feature_names(
@@ -612,13 +609,14 @@ class AcquisitionProtocol:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AcquisitionProtocol:
-        """Create the protocol that :meth:`to_dict` converted.
+        """Create the protocol that :meth:`to_dict` converted, or one of a file of a user.
 
         Parameters
         ----------
         content : mapping
             Entries `contrasts` (one entry per measurement) or `grid` (the levels of a grid) with
-            scan parameters by name, and, optionally, `tr` and `units`, as for the class.
+            scan parameters by name, or the scan parameters themselves (one entry per measurement);
+            and, optionally, `tr` and `units`, as for the class. Keys in any case.
 
         Returns
         -------
@@ -628,18 +626,27 @@ class AcquisitionProtocol:
         Raises
         ------
         KeyError
-            If there is neither `contrasts` nor `grid`.
+            If there is neither `contrasts` nor `grid` nor a scan parameter.
         ValueError
-            If the scan parameters are invalid, or there is an unknown entry.
+            If the scan parameters are invalid, or an entry is unknown, or given twice (`TI` and
+            `ti`).
+
+        Warns
+        -----
+        UserWarning
+            If two or more lists of scan parameters without `contrasts` or `grid` are strictly
+            ascending; see :class:`AcquisitionProtocol`.
         """
-        # a misspelt "TR" must not become full recovery
-        check_entries("a protocol", content, allowed=["contrasts", "grid", "tr", "units"])
-        if "contrasts" in content and "grid" in content:
-            raise ValueError("a protocol has either contrasts or grid, not both")
-        create = cls._outer if "grid" in content else cls
-        contrasts = content["grid"] if "grid" in content else content["contrasts"]
-        check_entries("the scan parameters of a protocol", contrasts, allowed=CONTRASTS)
-        return create(contrasts, tr=content.get("tr"), units=content.get("units"))
+        return cls._from_plain(content, stacklevel=2)
+
+    @classmethod
+    def _from_plain(cls, content: Mapping[str, Any], stacklevel: int) -> AcquisitionProtocol:
+        plain = normalized(content)
+        create = cls._outer if plain.form == "grid" else cls
+        protocol = create(plain.values, tr=plain.tr, units=plain.units)
+        if not plain.form:
+            _warn_of_levels(protocol.contrasts, stacklevel=stacklevel + 1)
+        return protocol
 
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a readable JSON file.
