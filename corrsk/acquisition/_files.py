@@ -33,7 +33,12 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     FileNotFoundError, ValueError
         See :meth:`AcquisitionProtocol.from_mat`.
     """
-    content = {key.lower(): value for key, value in read_mat(path).items()}
+    given = read_mat(path)
+    content = {key.lower(): value for key, value in given.items()}
+    for name in (*CONTRASTS, "tr"):
+        same = [key for key in given if key.lower() == name.lower()]
+        if len(same) > 1:
+            raise ValueError(f"{path} has the vectors {' and '.join(same)}; keep one of them")
     contrasts = {
         name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
     }

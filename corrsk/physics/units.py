@@ -203,7 +203,10 @@ def units_by_name(units: Units, quantities: Mapping[str, Quantity]) -> dict[str,
         raise ValueError(
             f"units has {', '.join(map(repr, unknown))}; valid names are {', '.join(quantities)}"
         )
-    return {names[str(name).lower()]: _checked_text(unit) for name, unit in units.items()}
+    found = {names[str(name).lower()]: _checked_text(unit) for name, unit in units.items()}
+    if len(found) < len(units):
+        raise ValueError(f"units has a name twice: {', '.join(map(repr, units))}")
+    return found
 
 
 def unit_and_power(unit: str) -> tuple[str, int]:

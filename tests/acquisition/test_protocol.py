@@ -556,6 +556,11 @@ def test_files_and_mappings_have_one_form(tmp_path, case):
         content = {**content, case("tr"): 5, case("units"): {case("tr"): "s"}}
         assert AcquisitionProtocol.from_dict(content) == expected
         assert AcquisitionProtocol.from_json(written(tmp_path / "p.json", content)) == expected
+    savemat(tmp_path / "p.mat", {"ti": [50, 900], "TI": [60, 900]})
+    with pytest.raises(ValueError, match="has the vectors ti and TI; keep one"):
+        AcquisitionProtocol.from_mat(tmp_path / "p.mat")
+    with pytest.raises(ValueError, match="units has a name twice: 'TI', 'ti'"):
+        AcquisitionProtocol(ti=[50, 900], units={"TI": "ms", "ti": "s"})
     with pytest.raises(KeyError, match="neither contrasts nor grid"):
         AcquisitionProtocol.from_dict({"tr": 5000})
     with pytest.warns(UserWarning, match="from_grid") as caught:
