@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.files import read_json, read_mat, write_json
+from corrsk.acquisition._plain import normalized
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import scan_quantities
 
@@ -18,9 +19,9 @@ _SIDECAR = {"InversionTime": "TI", "EchoTime": "TE", "RepetitionTime": "tr"}
 _SIDECAR_KEYS = {name: key for key, name in _SIDECAR.items()}
 _SIDECAR_EXPECTED = "InversionTime and EchoTime, or one of these,"
 _EXPECTED = (
-    'an object with the key \'contrasts\', such as {"contrasts": {"TI": [...], "TE": [...]}, '
-    '"tr": null}, one written by hand, such as {"ti": [...], "te": [...]}, or sidecars of BIDS '
-    "with InversionTime and EchoTime in seconds"
+    'an object such as {"ti": [...], "te": [...], "tr": 5000}, {"contrasts": {"TI": [...], '
+    '"TE": [...]}} or {"grid": {"TI": [...], "TE": [...]}}, or sidecars of BIDS with '
+    "InversionTime and EchoTime in seconds"
 )
 
 
@@ -32,7 +33,12 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     FileNotFoundError, ValueError
         See :meth:`AcquisitionProtocol.from_mat`.
     """
-    content = {key.lower(): value for key, value in read_mat(path).items()}
+    given = read_mat(path)
+    content = {key.lower(): value for key, value in given.items()}
+    for name in (*CONTRASTS, "tr"):
+        same = [key for key in given if key.lower() == name.lower()]
+        if len(same) > 1:
+            raise ValueError(f"{path} has the vectors {' and '.join(same)}; keep one of them")
     contrasts = {
         name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
     }
@@ -47,17 +53,13 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     return contrasts, tr
 
 
-def read_protocol(
-    path: str | Path | Sequence[str | Path],
-) -> tuple[dict[str, Any], bool]:
+def content_of_json(path: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     """Read the plain values of a protocol from a JSON file, or from several sidecars.
 
     Returns
     -------
-    content : dict
-        Entries contrasts and tr.
-    by_hand : bool
-        Whether the file is neither of :meth:`AcquisitionProtocol.to_json` nor a sidecar.
+    dict
+        Content for :func:`corrsk.acquisition._plain.normalized`.
 
     Raises
     ------
@@ -65,39 +67,28 @@ def read_protocol(
         See :meth:`AcquisitionProtocol.from_json`.
     """
     if not isinstance(path, (str, Path)):
-        return _from_sidecars([(str(file), read_json(file)) for file in path]), False
+        return _from_sidecars([(str(file), read_json(file)) for file in path])
     content = read_json(path)
     if isinstance(content, list) and content and all(isinstance(one, dict) for one in content):
         named = [(f"entry {k} of {path}", one) for k, one in enumerate(content)]
-        return _from_sidecars(named), False
+        return _from_sidecars(named)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}")
-    if isinstance(content.get("contrasts"), dict):
-        return _from_own_format(path, content), False
-    if content.keys() & _SIDECAR.keys():
-        return _from_sidecars([(str(path), content)]), False
-    return _written_by_hand(path, content), True
-
-
-def _from_own_format(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
+    if content.keys() & _SIDECAR.keys() and not content.keys() & {"contrasts", "grid"}:
+        return _from_sidecars([(str(path), content)])
     if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
         raise ValueError(
             f"{path} is in the format {content.get('format')!r}, version "
             f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
         )
-    return {name: content.get(name) for name in ("contrasts", "tr", "units")}
-
-
-def _written_by_hand(path: str | Path, content: dict[str, Any]) -> dict[str, Any]:
-    by_key = {name.casefold(): name for name in CONTRASTS}
-    given = {key.casefold(): value for key, value in content.items()}
-    units, tr = given.pop("units", None), given.pop("tr", None)
-    contrasts = {by_key[key]: given[key] for key in given if key in by_key}
-    unknown = sorted(given.keys() - by_key.keys())
-    if not contrasts or unknown:
-        reason = f"; unknown entries: {', '.join(unknown)}" if unknown else ""
-        raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}{reason}")
-    return {"contrasts": contrasts, "tr": tr, "units": units}
+    content = {key: value for key, value in content.items() if key not in ("format", "version")}
+    try:
+        normalized(content)
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a protocol: expected {_EXPECTED}; {error.args[0]}"
+        ) from None
+    return content
 
 
 def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,23 +9,57 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
 from corrsk.physics.units import shifted
 
 _SEPARATORS = r"[\s_\-=,;:()\[\]]*"
 _NUMBER = r"((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf)"
 
 
+class NamedMeasurements(NamedTuple):
+    """Content of the names of columns, in the order of the names.
+
+    Attributes
+    ----------
+    contrasts : dict of str to list of float
+        Values by scan parameter, in the units of corrsk.
+    tr : list of float or None
+        Repetition times in ms; None if the names have no TR.
+    repeats : list of int
+        Numbers of repeated measurements, 1 for the first.
+    stated : dict of str to str
+        Units of corrsk of the quantities whose unit every name has.
+    """
+
+    contrasts: dict[str, list[float]]
+    tr: list[float] | None
+    repeats: list[int]
+    stated: dict[str, str]
+
+
+class _Part(NamedTuple):
+    """Value of a scan parameter in a name, in the unit of corrsk, and the end of its text."""
+
+    parameter: str
+    value: float
+    has_unit: bool
+    has_hyphen: bool
+    end: int
+
+
 class _Name(NamedTuple):
-    """Values of the scan parameters in a name, in the units of corrsk, and the repeat."""
+    """Scan parameters in a name: values, those with a unit or a hyphen, and the repeat."""
 
     values: dict[str, float]
+    stated: frozenset[str]
+    hyphens: frozenset[str]
     repeat: int
 
 
-def contrasts_of_names(
+def measurements_of_names(
     names: Iterable[str], units: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, list[float]] | None:
-    """Read the scan parameters in the names of columns.
+) -> NamedMeasurements | None:
+    """Read the scan parameters, and TR, in the names of columns.
 
     Case, separators (such as "TI_50_TE_4.5" and "TI=50 ms, TE=4.5 ms"), units (ms, s or us for
     times; ms/um^2 or s/mm^2 for b), prefixes that end in "__" and suffixes of repeated
@@ -40,9 +74,8 @@ def contrasts_of_names(
 
     Returns
     -------
-    dict of str to list of float, or None
-        Values by scan parameter, in the units of corrsk and in the order of the names. None if no
-        name has a scan parameter.
+    NamedMeasurements or None
+        The measurements, in the order of the names. None if no name has a scan parameter.
 
     Raises
     ------
@@ -72,18 +105,38 @@ def contrasts_of_names(
                 "same scan parameters"
             )
         rows.append(name)
+    _check_hyphens(given, rows)
     _check_repeats(given, rows)
-    return {key: [row.values[key] for row in rows] for key in CONTRASTS if key in rows[0].values}
+    lists = {key: [row.values[key] for row in rows] for key in rows[0].values}
+    everywhere = frozenset.intersection(*(row.stated for row in rows))
+    return NamedMeasurements(
+        contrasts={key: lists[key] for key in CONTRASTS if key in lists},
+        tr=lists.get(REPETITION_TIME.name),
+        repeats=[row.repeat for row in rows],
+        stated={key: own.unit for key, own in scan_quantities().items() if key in everywhere},
+    )
+
+
+def _check_hyphens(names: list[str], rows: list[_Name]) -> None:
+    # "TE-5" is a separator and a number if every name has the hyphen, otherwise a minus sign
+    everywhere = frozenset.intersection(*(row.hyphens for row in rows))
+    for name, row in zip(names, rows, strict=True):
+        for parameter in sorted(row.hyphens - everywhere):
+            raise ValueError(
+                f"the column name {name!r} is ambiguous: the hyphen before the number of "
+                f"{parameter} may be a minus sign, because other names have none; write the names "
+                "without hyphens, or all with them"
+            )
 
 
 def _check_repeats(names: list[str], rows: list[_Name]) -> None:
     # "TE4_5" may be 4.5 ms or the fifth measurement at 4 ms: a repeat has predecessors
-    least: dict[tuple[float, ...], int] = {}
+    least: dict[frozenset[tuple[str, float]], int] = {}
     for row in rows:
-        key = tuple(row.values.values())
+        key = frozenset(row.values.items())
         least[key] = min(least.get(key, row.repeat), row.repeat)
     for name, row in zip(names, rows, strict=True):
-        if least[tuple(row.values.values())] > 1:
+        if least[frozenset(row.values.items())] > 1:
             raise ValueError(
                 f"the column name {name!r} is ambiguous: it ends in the number of a repeat, "
                 f"_{row.repeat}, but no column has the first measurement of this combination"
@@ -108,43 +161,50 @@ def _read(name: str, units: Mapping[str, str]) -> _Name | None:
 
 def _read_whole(text: str, units: Mapping[str, str]) -> _Name | None:
     values: dict[str, float] = {}
+    stated, hyphens = set(units), set()
     position = 0
-    while (found := _first_part(text, position, units)) is not None:
-        parameter, value, position = found
-        if parameter in values:
+    while (part := _first_part(text, position, units)) is not None:
+        if part.parameter in values:
             return None
-        values[parameter] = value
+        values[part.parameter] = part.value
+        position = part.end
+        if part.has_unit:
+            stated.add(part.parameter)
+        if part.has_hyphen:
+            hyphens.add(part.parameter)
     rest = re.fullmatch(r"[\s)\]]*(?:_([2-9]|[1-9]\d+))?", text[position:])
-    if not values or rest is None:
+    if rest is None or not values.keys() - {REPETITION_TIME.name}:  # TR alone is no measurement
         return None
-    return _Name(values, int(rest[1] or 1))
+    known = frozenset(stated & values.keys())
+    return _Name(values, known, frozenset(hyphens), int(rest[1] or 1))
 
 
-def _first_part(
-    text: str, position: int, units: Mapping[str, str]
-) -> tuple[str, float, int] | None:
-    """Scan parameter at a position of a name, its value, and the position after the value."""
-    for parameter, pattern in _patterns(tuple(CONTRASTS)).items():
+def _first_part(text: str, position: int, units: Mapping[str, str]) -> _Part | None:
+    """Scan parameter at a position of a name, if any."""
+    quantities = scan_quantities()
+    for parameter, pattern in _patterns(tuple(quantities)).items():
         match = pattern.match(text, position)
         if match is None:
             continue
-        before, number, after = match.groups()
-        if before and after:
+        separators, before, further, number, after = match.groups()
+        between = separators + (further or "")
+        if (before and after) or re.search(r"[=:,;(\[]\s*-", between):  # "TE=-5" is negative
             return None
-        quantity = CONTRASTS[parameter].scan_quantity
+        quantity = quantities[parameter]
         unit = (before or after or units.get(parameter, quantity.unit)).lower()
-        return parameter, shifted(float(number), quantity.power_of(unit)), match.end()
+        value = shifted(float(number), quantity.power_of(unit))
+        return _Part(parameter, value, bool(before or after), "-" in between, match.end())
     return None
 
 
 @lru_cache(maxsize=8)
 def _patterns(parameters: tuple[str, ...]) -> dict[str, re.Pattern[str]]:
-    patterns = {}
+    patterns, quantities = {}, scan_quantities()
     for parameter in sorted(parameters, key=len, reverse=True):  # "TSL" before "T"
-        units = map(re.escape, CONTRASTS[parameter].scan_quantity.spellings)
+        units = map(re.escape, quantities[parameter].spellings)
         unit = rf"({'|'.join(units)})(?![a-z])"
         patterns[parameter] = re.compile(
-            rf"{_SEPARATORS}{re.escape(parameter)}{_SEPARATORS}(?:{unit}{_SEPARATORS})?"
+            rf"{_SEPARATORS}{re.escape(parameter)}({_SEPARATORS})(?:{unit}({_SEPARATORS}))?"
             rf"{_NUMBER}(?:{_SEPARATORS}{unit})?",
             re.IGNORECASE,
         )

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from corrsk.acquisition.column_names import contrasts_of_names
-from corrsk.acquisition.protocol import AcquisitionProtocol, column_order, protocol_of_columns
+from corrsk.acquisition.column_names import measurements_of_names
+from corrsk.acquisition.protocol import AcquisitionProtocol, column_order
 from corrsk.physics import CONTRASTS
+from corrsk.physics.contrasts import own_units
+
+_TR = "TR"
+# names of scan parameters in BIDS, in the unit of the coordinate
+_BIDS_DIMENSIONS = {"inversiontime": "TI", "echotime": "TE", "repetitiontime": _TR}
 
 
 def with_column_names(X: Any) -> Any:
@@ -23,9 +28,10 @@ def with_column_names(X: Any) -> Any:
     X : array, DataFrame or DataArray
         Signals. A DataFrame may have a MultiIndex of columns, or numbers as columns, whose levels
         are named after scan parameters. A DataArray (of xarray) has one dimension of samples and
-        one for each scan parameter, in any order and case (TI, te, ..), whose coordinates, if any,
-        are the values of the scan parameter, in the unit of the attribute "units" (default: the
-        unit of corrsk).
+        one for each scan parameter, in any order and case (TI, te, .., or InversionTime, EchoTime
+        and RepetitionTime as in BIDS). The coordinates, of all these dimensions or of none, are
+        the values of the scan parameter, in the unit of the attribute "units" (default: the unit
+        of corrsk).
 
     Returns
     -------
@@ -37,7 +43,8 @@ def with_column_names(X: Any) -> Any:
     ------
     ValueError
         If some labels describe measurements and others do not, or a DataArray does not have
-        exactly one dimension of samples.
+        exactly one dimension of samples, has coordinates for some of its scan parameters only, or
+        has more than two dimensions and none is named after a scan parameter.
     """
     if hasattr(X, "dims") and hasattr(X, "transpose"):
         return _from_dimensions(X)
@@ -49,8 +56,8 @@ def with_column_names(X: Any) -> Any:
         "__".join(itertools.starmap(_label, zip(levels, _as_tuple(column), strict=True)))
         for column in columns
     ]
-    contrasts = contrasts_of_names(names)
-    return X if contrasts is None else X.set_axis(_names_of(contrasts), axis=1)
+    described = _described(names)
+    return X if described is None else X.set_axis(described, axis=1)
 
 
 def column_names(X: Any) -> list[str] | None:
@@ -96,18 +103,29 @@ def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
     ValueError
         If the names describe other measurements than the protocol has.
     """
-    named = protocol_of_columns(column_names(X), protocol)
-    if named is None:
+    order = column_order(protocol, column_names(X))
+    if order is None:
         return X
-    order = column_order(protocol, named)
     if hasattr(X, "iloc"):  # with its types of columns
         return X.iloc[:, order].set_axis(range(order.size), axis=1)
     return np.take(np.asarray(X), order, axis=1)
 
 
 def _from_dimensions(X: Any) -> Any:
-    by_name = {name.casefold(): name for name in CONTRASTS}
-    found = {by_name[str(dim).casefold()]: dim for dim in X.dims if str(dim).casefold() in by_name}
+    by_name = {name.casefold(): name for name in (*CONTRASTS, _TR)} | _BIDS_DIMENSIONS
+    found: dict[str, Hashable] = {}
+    for dim in X.dims:
+        name = by_name.get(str(dim).casefold())
+        if name in found:
+            raise ValueError(f"the dimensions {found[name]} and {dim} are both {name}")
+        if name is not None:
+            found[name] = dim
+    if not found and len(X.dims) > 2:
+        raise ValueError(
+            f"none of the dimensions {', '.join(map(str, X.dims))} of the DataArray is named "
+            f"after a scan parameter ({', '.join(CONTRASTS)}, in any case); rename the dimensions "
+            "of scan parameters, or pass the array, X.values"
+        )
     if not found:
         return np.asarray(X.values)
     samples = [dim for dim in X.dims if dim not in found.values()]
@@ -117,9 +135,16 @@ def _from_dimensions(X: Any) -> Any:
             f"got the dimensions {', '.join(map(str, X.dims))}; combine the dimensions of voxels "
             "with X.stack"
         )
-    ordered = {name: found[name] for name in CONTRASTS if name in found}
+    ordered = {name: found[name] for name in (*CONTRASTS, _TR) if name in found}
     values = np.asarray(X.transpose(*samples, *ordered.values()).values)
-    if any(dim not in X.coords for dim in ordered.values()):
+    lacking = [str(dim) for dim in ordered.values() if dim not in X.coords]
+    if lacking and (len(lacking) < len(ordered) or _TR in ordered):
+        raise ValueError(
+            f"the DataArray has no coordinates for the dimensions {', '.join(lacking)}; the "
+            "dimensions of scan parameters need coordinates, all or none of them"
+            + (" (all, with TR)" if _TR in ordered else "")
+        )
+    if lacking:
         return values
     levels = []
     for name, dim in ordered.items():
@@ -127,14 +152,21 @@ def _from_dimensions(X: Any) -> Any:
         unit = coordinate.attrs.get("units", "")
         levels.append([f"{_label(name, value)}{unit}" for value in np.asarray(coordinate.values)])
     names = ["__".join(combination) for combination in itertools.product(*levels)]
-    contrasts = contrasts_of_names(names) or {}
     return pd.DataFrame(
-        values.reshape(len(values), len(names)), columns=_names_of(contrasts), copy=False
+        values.reshape(len(values), len(names)), columns=_described(names), copy=False
     )
 
 
-def _names_of(contrasts: dict[str, list[float]]) -> list[str]:
-    return AcquisitionProtocol(contrasts).feature_names
+def _described(names: list[str]) -> list[str] | None:
+    """Names of the measurements that labels describe, if any."""
+    read = measurements_of_names(names)
+    if read is None:
+        return None
+    try:
+        return AcquisitionProtocol(read.contrasts, tr=read.tr, units=read.stated).feature_names
+    except ValueError:  # not plausible: a reader with a protocol may accept the names
+        AcquisitionProtocol(read.contrasts, tr=read.tr, units=own_units())
+        return names
 
 
 def _label(level: Hashable, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk._utils.validation import check_entries, lookup
+from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import checked_contrasts, checked_tr
-from corrsk.acquisition._files import contrasts_from_mat, read_protocol, write_protocol
-from corrsk.acquisition.column_names import contrasts_of_names
+from corrsk.acquisition._files import content_of_json, contrasts_from_mat, write_protocol
+from corrsk.acquisition._plain import normalized
+from corrsk.acquisition.column_names import NamedMeasurements, measurements_of_names
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import (
     contrasts_beyond,
@@ -311,12 +313,12 @@ class AcquisitionProtocol:
         Parameters
         ----------
         path : path-like or sequence of path-like
-            One of these: a file of :meth:`to_json`; a file written by hand, such as
-            ``{"ti": [50, 400], "te": [10, 10], "tr": 5000}``, in ms and ms/um^2 or with an entry
-            `units`, which is a unit of times such as "s" or a mapping such as
-            ``{"ti": "s", "b": "s/mm^2"}``; or sidecars of BIDS, with `InversionTime`, `EchoTime`
-            and `RepetitionTime` in seconds: a file with one sidecar or a list of sidecars, or a
-            sequence of files, in the order of the columns.
+            One of these: a file of :meth:`to_json`; a file written by hand, with the entries of
+            :meth:`from_dict`, such as ``{"ti": [50, 400], "te": [10, 10], "tr": 5000}``, in ms and
+            ms/um^2 or with an entry `units`, which is a unit of times such as "s" or a mapping
+            such as ``{"ti": "s", "b": "s/mm^2"}``; or sidecars of BIDS, with
+            `InversionTime`, `EchoTime` and `RepetitionTime` in seconds: a file with one sidecar or
+            a list of sidecars, or a sequence of files, in the order of the columns.
 
         Returns
         -------
@@ -336,11 +338,7 @@ class AcquisitionProtocol:
             If two or more of the lists written by hand are strictly ascending; see
             :class:`AcquisitionProtocol`.
         """
-        content, by_hand = read_protocol(path)
-        protocol = cls.from_dict(content)
-        if by_hand:
-            _warn_of_levels(protocol.contrasts, stacklevel=2)
-        return protocol
+        return cls._from_plain(content_of_json(path), stacklevel=2)
 
     @classmethod
     def from_feature_names(
@@ -351,16 +349,16 @@ class AcquisitionProtocol:
         Parameters
         ----------
         names : iterable of str
-            Names such as "TI50_TE4.5", or "TIinf_TE4.5" without inversion. Other cases, separators,
-            units and prefixes are understood: "ti_50_te_4.5", "TI=0.05s TE=4.5ms",
-            "signals__TI50_TE4.5".
+            Names such as "TI50_TE4.5", "TIinf_TE4.5" without inversion, or "TI50_TE4.5_TR9000"
+            with TR. Other cases, separators, units and prefixes are understood: "ti_50_te_4.5",
+            "TI=0.05s TE=4.5ms", "signals__TI50_TE4.5". A unit in every name is a stated unit.
         units : str or mapping of str to str, optional
             Units of the numbers without a unit; see :class:`AcquisitionProtocol`.
 
         Returns
         -------
         AcquisitionProtocol
-            The protocol, without TR, in the order of the names.
+            The protocol, in the order of the names; without TR unless the names have it.
 
         Raises
         ------
@@ -370,14 +368,13 @@ class AcquisitionProtocol:
         """
         given = [str(name) for name in names]
         stated = units_by_name(units, scan_quantities())
-        contrasts = contrasts_of_names(given, stated)
-        if contrasts is None:
+        read = measurements_of_names(given, stated)
+        if read is None:
             raise ValueError(
                 "feature names must have the form 'TI50_TE4.5', all with the same parts; got "
                 f"{', '.join(map(repr, given[:3])) or 'none'}"
             )
-        converted = {name: CONTRASTS[name].unit for name in stated if name in contrasts}
-        return _of_columns(contrasts, given[0], converted)
+        return _of_names(read, given[0], read.stated)
 
     # -- content -----------------------------------------------------------
 
@@ -423,16 +420,24 @@ class AcquisitionProtocol:
 
     @property
     def feature_names(self) -> list[str]:
-        """Names of the measurements, such as "TI50_TE4.5"; repeats end in "_2", "_3", .."""
+        """Names of the measurements, such as "TI50_TE4.5"; repeats end in "_2", "_3", ..
+
+        If TR differs between the measurements, the names have it: "TI50_TE4.5_TR9000".
+        """
         seen: dict[str, int] = {}
         names = []
-        for column in self._table.T:
-            name = "_".join(
-                f"{key}{value:.10g}" for key, value in zip(self.contrasts, column, strict=True)
-            )
+        for name in self._names(with_tr=isinstance(self.tr, np.ndarray)):
             seen[name] = seen.get(name, 0) + 1
             names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
         return names
+
+    def _names(self, with_tr: bool) -> list[str]:
+        """Names of the measurements; repeats have the same name."""
+        columns = dict(self.contrasts) | ({"TR": self._tr_of_each} if with_tr else {})
+        return [
+            "_".join(f"{key}{value:.10g}" for key, value in zip(columns, row, strict=True))
+            for row in zip(*columns.values(), strict=True)
+        ]
 
     def to_frame(self) -> pd.DataFrame:
         """Convert the protocol to a table.
@@ -604,13 +609,14 @@ class AcquisitionProtocol:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AcquisitionProtocol:
-        """Create the protocol that :meth:`to_dict` converted.
+        """Create the protocol that :meth:`to_dict` converted, or one of a file of a user.
 
         Parameters
         ----------
         content : mapping
             Entries `contrasts` (one entry per measurement) or `grid` (the levels of a grid) with
-            scan parameters by name, and, optionally, `tr` and `units`, as for the class.
+            scan parameters by name, or the scan parameters themselves (one entry per measurement);
+            and, optionally, `tr` and `units`, as for the class. Keys in any case.
 
         Returns
         -------
@@ -620,18 +626,27 @@ class AcquisitionProtocol:
         Raises
         ------
         KeyError
-            If there is neither `contrasts` nor `grid`.
+            If there is neither `contrasts` nor `grid` nor a scan parameter.
         ValueError
-            If the scan parameters are invalid, or there is an unknown entry.
+            If the scan parameters are invalid, or an entry is unknown, or given twice (`TI` and
+            `ti`).
+
+        Warns
+        -----
+        UserWarning
+            If two or more lists of scan parameters without `contrasts` or `grid` are strictly
+            ascending; see :class:`AcquisitionProtocol`.
         """
-        # a misspelt "TR" must not become full recovery
-        check_entries("a protocol", content, allowed=["contrasts", "grid", "tr", "units"])
-        if "contrasts" in content and "grid" in content:
-            raise ValueError("a protocol has either contrasts or grid, not both")
-        create = cls._outer if "grid" in content else cls
-        contrasts = content["grid"] if "grid" in content else content["contrasts"]
-        check_entries("the scan parameters of a protocol", contrasts, allowed=CONTRASTS)
-        return create(contrasts, tr=content.get("tr"), units=content.get("units"))
+        return cls._from_plain(content, stacklevel=2)
+
+    @classmethod
+    def _from_plain(cls, content: Mapping[str, Any], stacklevel: int) -> AcquisitionProtocol:
+        plain = normalized(content)
+        create = cls._outer if plain.form == "grid" else cls
+        protocol = create(plain.values, tr=plain.tr, units=plain.units)
+        if not plain.form:
+            _warn_of_levels(protocol.contrasts, stacklevel=stacklevel + 1)
+        return protocol
 
     def to_json(self, path: str | Path) -> None:
         """Write the protocol, in scanner order, as a readable JSON file.
@@ -731,99 +746,109 @@ def _warn_of_levels(lists: Mapping[str, NDArray[np.float64]], stacklevel: int) -
 def protocol_of_columns(
     names: Iterable[str] | None, expected: AcquisitionProtocol | None = None
 ) -> AcquisitionProtocol | None:
-    """Protocol that the names of columns describe, if any.
+    """Protocol of named columns, in the order of the names.
 
     Parameters
     ----------
     names : iterable of str or None
         Names of columns; see :meth:`AcquisitionProtocol.from_feature_names`.
     expected : AcquisitionProtocol, optional
-        Protocol that the columns should have. If the names are its feature names, in any order,
-        the result has its TR, and times that are shorter than usual are not refused.
+        Protocol that the columns have, in any order. The result has its TR, and values that are
+        not plausible in the units of corrsk are not refused.
 
     Returns
     -------
     AcquisitionProtocol or None
-        Protocol in the order of the names, without TR unless `expected` gives it. None without
-        names, or if no name has a scan parameter.
+        The measurements of `expected`, or else those of the names, in the order of the names.
+        None without names, or if no name has a scan parameter.
 
     Raises
     ------
     ValueError
-        If some names have a scan parameter and another name is not understood, or a value is
-        invalid.
+        If some names have a scan parameter and another name is not understood, a value is
+        invalid, or the names do not describe the measurements of `expected`.
     """
     given = [] if names is None else [str(name) for name in names]
-    if expected is not None and sorted(given) == sorted(expected.feature_names):
-        position = {name: k for k, name in enumerate(expected.feature_names)}
-        return expected._take(np.array([position[name] for name in given]))
-    contrasts = contrasts_of_names(given)
-    return None if contrasts is None else _of_columns(contrasts, given[0])
+    if expected is not None:
+        order = column_order(expected, given)
+        return None if order is None else expected._take(np.argsort(order))
+    read = measurements_of_names(given)
+    return None if read is None else _of_names(read, given[0], read.stated)
 
 
-def _of_columns(
-    contrasts: Mapping[str, ArrayLike], first: str, units: Units = None
-) -> AcquisitionProtocol:
+def _of_names(read: NamedMeasurements, first: str, units: Units) -> AcquisitionProtocol:
     try:
-        return AcquisitionProtocol(contrasts, units=units)
+        return AcquisitionProtocol(read.contrasts, tr=read.tr, units=units)
     except ValueError as error:
         raise ValueError(f"the column names {first!r}, .. are invalid: {error}") from error
 
 
-def column_order(protocol: AcquisitionProtocol, named: AcquisitionProtocol) -> NDArray[np.intp]:
+def column_order(
+    protocol: AcquisitionProtocol, names: Sequence[str] | None
+) -> NDArray[np.intp] | None:
     """Positions of the measurements of a protocol among named columns.
 
     Parameters
     ----------
     protocol : AcquisitionProtocol
         The protocol.
-    named : AcquisitionProtocol
-        Protocol of the names of the columns; its TR is ignored.
+    names : sequence of str or None
+        Names of the columns. Their TR, if any, is compared with that of the protocol.
 
     Returns
     -------
-    ndarray of int, shape (n_measurements,)
-        ``X[:, positions]`` has the columns in the order of the protocol.
+    ndarray of int, shape (n_measurements,), or None
+        ``X[:, positions]`` has the columns in the order of the protocol. None without names, or
+        if no name has a scan parameter.
 
     Raises
     ------
-    ValueError
+    NamesOfOtherProtocolError
         If the names describe other measurements than the protocol has.
+    ValueError
+        If a name is not understood, a value is invalid, or the names lack TR and are those of
+        measurements with different TR.
     """
-    found = {name: position for position, name in enumerate(named.feature_names)}
-    wanted = protocol.feature_names
-    lacking = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in set(wanted)]
+    read = measurements_of_names(names or ())
+    if names is None or read is None:
+        return None
+    # the protocol has been checked: its times may be shorter than usual
+    with_tr = read.tr is not None
+    found = _of_names(read, names[0], own_units())._names(with_tr)
+    wanted = protocol._names(with_tr)
+    lacking, extra = Counter(wanted), Counter(found)
+    lacking, extra = lacking - extra, extra - lacking
     if lacking or extra:
-        raise ValueError(
-            f"the names of the columns are not those of the protocol: {len(extra)} of the columns "
-            f"({', '.join(extra[:3]) or 'none'}) are not among its measurements, and "
-            f"{len(lacking)} of its measurements ({', '.join(lacking[:3]) or 'none'}) are missing"
+        raise NamesOfOtherProtocolError(
+            f"the names of the columns are not those of the protocol: {extra.total()} of the "
+            f"columns ({', '.join(list(extra)[:3]) or 'none'}) are not among its measurements, "
+            f"and {lacking.total()} of its measurements ({', '.join(list(lacking)[:3]) or 'none'}) "
+            "are missing"
         )
-    return np.array([found[name] for name in wanted], dtype=np.intp)
+    if not with_tr and isinstance(protocol.tr, np.ndarray):
+        _refuse_names_without_tr(wanted, protocol)
+    # repeats in the order of their numbers
+    by_name: dict[str, list[int]] = {}
+    for column in sorted(range(len(found)), key=lambda column: read.repeats[column]):
+        by_name.setdefault(found[column], []).append(column)
+    columns = {name: iter(positions) for name, positions in by_name.items()}
+    return np.array([next(columns[name]) for name in wanted], dtype=np.intp)
 
 
-def in_order_of(protocol: AcquisitionProtocol, named: AcquisitionProtocol) -> AcquisitionProtocol:
-    """Reorder a protocol into the order of the names of columns.
+class NamesOfOtherProtocolError(ValueError):
+    """Names of columns that describe other measurements than those of a protocol."""
 
-    Parameters
-    ----------
-    protocol : AcquisitionProtocol
-        The protocol.
-    named : AcquisitionProtocol
-        Protocol of the names of the columns; its TR is ignored.
 
-    Returns
-    -------
-    AcquisitionProtocol
-        The measurements and the TR of `protocol`, in the order of `named`.
-
-    Raises
-    ------
-    ValueError
-        If the names describe other measurements than the protocol has.
-    """
-    return protocol._take(np.argsort(column_order(protocol, named)))
+def _refuse_names_without_tr(names: list[str], protocol: AcquisitionProtocol) -> None:
+    """Refuse names that measurements with different TR share."""
+    tr_of: dict[str, float] = {}
+    for name, tr in zip(names, protocol._tr_of_each.tolist(), strict=True):
+        if tr_of.setdefault(name, tr) != tr:
+            raise ValueError(
+                f"the column name {name!r} is ambiguous: the protocol has this measurement with "
+                f"TR {tr_of[name]:g} and {tr:g} ms; name the columns as "
+                f"protocol.feature_names, such as {f'{name}_TR{tr:.10g}'!r}"
+            )
 
 
 def resolve_protocol(protocol: AcquisitionProtocol | str) -> AcquisitionProtocol:

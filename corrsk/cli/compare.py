@@ -10,7 +10,7 @@ import typer
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.cli.options import Config, Dataset, Device, Jobs, Protocol, Samples, chosen_dataset
 from corrsk.cli.output import clear_errors, logger, print_table
-from corrsk.simulation.definition import read_protocol
+from corrsk.simulation.definition import protocol_or_name
 
 
 def compare(
@@ -76,7 +76,7 @@ def compare(
             models=None if models == "all" else tuple(_names(models)),
             train_sizes=tuple(_numbers("--train-sizes", train_sizes)), n_seeds=seeds,
             n_samples=samples, n_test_samples=test_samples,
-            protocol=None if protocol is None else resolve_protocol(read_protocol(protocol)),
+            protocol=None if protocol is None else resolve_protocol(protocol_or_name(protocol)),
             limits=limits,
         )  # fmt: skip
         comparison = run(settings, out, resume=resume, device=device, n_jobs=jobs)

@@ -12,7 +12,7 @@ from corrsk.cli.options import Config, Dataset, Jobs, Protocol, Samples, Seed, c
 from corrsk.cli.output import clear_errors, logger
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
 from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
-from corrsk.simulation.definition import read_protocol
+from corrsk.simulation.definition import protocol_or_name
 from corrsk.simulation.files import SUFFIXES, check_suffix, write_dataset
 
 
@@ -59,7 +59,7 @@ def simulate(
         definition = resolve_dataset(chosen_dataset(context, dataset, config))
         changes: dict[str, Any] = {}
         if protocol is not None:
-            changes["protocol"] = read_protocol(protocol)
+            changes["protocol"] = protocol_or_name(protocol)
         if noise_level:
             changes["noise_levels"] = tuple(noise_level)
         if noise_reference is not None:

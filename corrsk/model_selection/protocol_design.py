@@ -41,7 +41,6 @@ from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
-    in_order_of,
     protocol_of_columns,
     resolve_protocol,
 )
@@ -182,8 +181,7 @@ def _protocol_of_columns(selector: Any, given: AcquisitionProtocol | None) -> Ac
                 "columns named like 'TI50_TE4.5'"
             )
         return AcquisitionProtocol.from_feature_names(names)
-    named = protocol_of_columns(names, given)
-    return given if named is None else in_order_of(given, named)
+    return protocol_of_columns(names, given) or given
 
 
 def _kept_columns(steps: list[Any], n_columns: int) -> NDArray[np.intp]:

@@ -359,14 +359,11 @@ class CorrelationCNNClassifier(NetworkClassifier):
     ) -> AcquisitionProtocol | None:
         """Return the protocol of the columns, in their order; None if unknown."""
         given = None if self.protocol == "auto" else resolve_protocol(self.protocol)
-        named = protocol_of_columns(getattr(self, "feature_names_in_", None))
-        found = of_stream or named
-        if given is None or found is None:
-            return given or found
-        if sorted(given.feature_names) != sorted(found.feature_names):
-            whose = "names of the columns describe" if of_stream is None else "stream has"
-            raise ValueError(f"protocol is {given!r}, but the {whose} {found!r}")
-        return found
+        if of_stream is None:
+            return protocol_of_columns(getattr(self, "feature_names_in_", None), given) or given
+        if given is not None and given != of_stream:
+            raise ValueError(f"protocol is {given!r}, but the stream has {of_stream!r}")
+        return of_stream
 
     def _architecture(self) -> dict[str, Any]:
         return {"network": "cnn", "grid_shape": self.grid_shape_, "dropout": self.dropout}

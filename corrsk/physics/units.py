@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -20,7 +21,13 @@ _CONVERSIONS: dict[str, dict[str, int]] = {
 _IN_WORDS = {"s": "seconds", "us": "microseconds"}
 _SPELLINGS = {
     "²": "^2", "\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u",
-    "mm2": "mm^2", "um2": "um^2", "m2": "m^2", "sec": "s",
+    "mm2": "mm^2", "um2": "um^2", "m2": "m^2",
+}  # fmt: skip
+# Whole words, such as those of the CF conventions in files of xarray.
+_WORDS = {
+    "sec": "s", "second": "s", "seconds": "s",
+    "msec": "ms", "millisecond": "ms", "milliseconds": "ms",
+    "usec": "us", "microsecond": "us", "microseconds": "us",
 }  # fmt: skip
 
 # Units of a whole set of quantities: one for all that have it, or one for each name.
@@ -56,6 +63,8 @@ class Quantity:
     def spellings(self) -> list[str]:
         """Spellings of the units, such as "us", "usec" and "ms/um2"; the longest first."""
         found = set(self.units)
+        for word, own in _WORDS.items():
+            found |= {re.sub(rf"(?<![a-z]){own}(?![a-z])", word, unit) for unit in found}
         for spelling, own in _SPELLINGS.items():
             found |= {unit.replace(own, spelling) for unit in found}
         return sorted((unit for unit in found if self.has_unit(unit)), key=len, reverse=True)
@@ -194,7 +203,10 @@ def units_by_name(units: Units, quantities: Mapping[str, Quantity]) -> dict[str,
         raise ValueError(
             f"units has {', '.join(map(repr, unknown))}; valid names are {', '.join(quantities)}"
         )
-    return {names[str(name).lower()]: _checked_text(unit) for name, unit in units.items()}
+    found = {names[str(name).lower()]: _checked_text(unit) for name, unit in units.items()}
+    if len(found) < len(units):
+        raise ValueError(f"units has a name twice: {', '.join(map(repr, units))}")
+    return found
 
 
 def unit_and_power(unit: str) -> tuple[str, int]:
@@ -225,7 +237,7 @@ def _spelled(unit: str) -> str:
     unit = unit.strip()
     for spelling, own in _SPELLINGS.items():
         unit = unit.replace(spelling, own)
-    return unit
+    return re.sub(r"[a-z]+", lambda word: _WORDS.get(word[0], word[0]), unit)
 
 
 def shifted(value: float, power: int) -> float:

@@ -22,6 +22,7 @@ from corrsk._utils.validation import (
 )
 from corrsk._utils.voxels import as_rows
 from corrsk.acquisition._differences import pairing
+from corrsk.acquisition.column_names import measurements_of_names
 from corrsk.acquisition.compatibility import (
     ProtocolComparison,
     ProtocolMismatchError,
@@ -30,6 +31,7 @@ from corrsk.acquisition.compatibility import (
 from corrsk.acquisition.labels import column_names, with_column_names
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
+    NamesOfOtherProtocolError,
     protocol_of_columns,
     resolve_protocol,
 )
@@ -45,8 +47,8 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
 
     First step of a Pipeline whose model was trained on one protocol. The columns of a DataFrame
     are identified by their names (TI50_TE4.5, ..; see
-    :meth:`AcquisitionProtocol.from_feature_names`), in any order; TR, which the names do not
-    include, is taken from `measured_protocol`, or else from the trained protocol. The columns of
+    :meth:`AcquisitionProtocol.from_feature_names`), in any order; TR, if the names do not
+    include it, is taken from `measured_protocol`, or else from the trained protocol. The columns of
     an array are those of `measured_protocol`, or else of the trained protocol, in its order. A
     MultiIndex of columns with the levels TI and TE, and a DataArray with such dimensions, are
     read like names.
@@ -335,19 +337,20 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             return None
         given = self._given_protocol()
         expected = self._trained_protocol() if given is None else given
-        named = protocol_of_columns(names, expected)
-        if named is None:
-            return None
-        if named.tr is None:  # names have no TR
-            named = with_tr_of(named, expected)
-        if given is None:
+        try:
+            return protocol_of_columns(names, expected)
+        except NamesOfOtherProtocolError as error:
+            if given is not None:
+                raise ValueError(
+                    f"the column names {', '.join(names[:3])}, .. contradict "
+                    f"measured_protocol={given!r}: {error}; pass the protocol of the columns, or "
+                    "'auto'"
+                ) from error
+        # the names of another protocol, which may be close to the trained one
+        named, read = protocol_of_columns(names), measurements_of_names(names)
+        if named is None or read is None or read.tr is not None:
             return named
-        if sorted(named.feature_names) != sorted(given.feature_names):
-            raise ValueError(
-                f"the column names {', '.join(names[:3])}, .. contradict measured_protocol="
-                f"{given!r}; pass the protocol of the columns, or 'auto'"
-            )
-        return named
+        return with_tr_of(named, expected)
 
     def _check_columns(self, X: NDArray[Any], measured: AcquisitionProtocol) -> None:
         if X.shape[1] != measured.n_measurements:

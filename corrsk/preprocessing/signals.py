@@ -7,7 +7,7 @@ from typing import Any
 
 from corrsk._utils.validation import checked_signals, layout_of
 from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
-from corrsk.acquisition.protocol import AcquisitionProtocol, in_order_of, protocol_of_columns
+from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
 
 Layout = tuple[int, ...]
 
@@ -80,7 +80,7 @@ def protocol_of_fit(
         If the number of columns, their names or the layout contradict the protocol.
     """
     named = protocol_of_columns(getattr(estimator, "feature_names_in_", None), given)
-    protocol = named if given is None else given
+    protocol = named or given
     if protocol is None:
         return None
     if protocol.n_measurements != estimator.n_features_in_:
@@ -88,7 +88,6 @@ def protocol_of_fit(
             f"X has {estimator.n_features_in_} columns, but the protocol has "
             f"{protocol.n_measurements} measurements"
         )
-    protocol = protocol if named is None else in_order_of(protocol, named)
     estimator.layout_ = layout_of_protocol(estimator.layout_, protocol)
     return protocol
 

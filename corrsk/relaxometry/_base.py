@@ -260,10 +260,12 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
                     f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
                     "pass protocol="
                 )
-            given = default if named is None else named
+            given = default if named is None else None
         else:
             given = resolve_protocol(self.protocol)
-        return protocol_of_fit(self, given) or given
+        protocol = protocol_of_fit(self, given)
+        assert protocol is not None
+        return protocol
 
     def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
         """Validate signals in the order of `protocol_`, and reorder them to grid order."""

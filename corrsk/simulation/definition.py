@@ -258,7 +258,7 @@ class DatasetDefinition:
             raise ValueError(f"{path}: {error}") from error
 
 
-def read_protocol(name: str, folder: Path | None = None) -> AcquisitionProtocol | str:
+def protocol_or_name(name: str, folder: Path | None = None) -> AcquisitionProtocol | str:
     """Read a protocol from a file; return the name of a protocol unchanged.
 
     Parameters
@@ -284,7 +284,7 @@ def read_protocol(name: str, folder: Path | None = None) -> AcquisitionProtocol 
 
 def _protocol(content: Any, folder: Path) -> AcquisitionProtocol | str:
     if isinstance(content, str):
-        return read_protocol(content, folder)
+        return protocol_or_name(content, folder)
     try:
         return AcquisitionProtocol.from_dict(content)
     except KeyError:

@@ -213,8 +213,9 @@ def test_a_protocol_survives_the_conversion_to_plain_values(tr):
     again = AcquisitionProtocol.from_dict(plain)
     assert again == protocol
     assert again.feature_names == protocol.feature_names
-    with pytest.raises(ValueError, match="unknown entries of a protocol: TR"):
-        AcquisitionProtocol.from_dict({"contrasts": plain["contrasts"], "TR": 5000.0})
+    # a misspelt entry must not become full recovery
+    with pytest.raises(ValueError, match="unknown entries of a protocol: TRep"):
+        AcquisitionProtocol.from_dict({"contrasts": plain["contrasts"], "TRep": 5000.0})
 
 
 # -- units ---------------------------------------------------------------------
@@ -365,7 +366,7 @@ def test_infinite_times_survive_files_names_and_copies(protocol, tmp_path):
     assert AcquisitionProtocol.from_mat(tmp_path / "p.mat") == protocol
     assert any("TIinf_TE" in name for name in protocol.feature_names)
     named = AcquisitionProtocol.from_feature_names(protocol.feature_names)
-    assert named == AcquisitionProtocol(protocol.contrasts)  # names have no TR
+    assert named == protocol
 
 
 def test_tr_of_each_measurement_moves_with_the_measurements():
@@ -471,7 +472,13 @@ def test_a_json_file_written_by_hand(tmp_path):
     assert b.b.tolist() == [1, 0, 0.5]
     assert AcquisitionProtocol.from_json(written(path, {"ti": [412, 50]})).ti.tolist() == [412, 50]
     for content, message in (
-        ({"ti": [50, 60], "alpha": [1]}, "unknown entries: alpha"),
+        ({"ti": [50, 60], "alpha": [1]}, "is not a protocol.*unknown entries of a protocol: alpha"),
+        ({"TI": [50, 60], "ti": [70, 80]}, "has both 'TI' and 'ti'"),
+        ({"ti": [50, 60], "TR": 5000, "tr": 6000}, "has both 'TR' and 'tr'"),
+        ({"contrasts": {"TE": [50, 60], "te": [70, 80]}}, "has both 'TE' and 'te'"),
+        ({"ti": [50, 60], "grid": {"te": [50, 60]}}, "got grid, TI"),
+        ({"contrasts": {"te": [50, 60]}, "EchoTime": 0.05}, "unknown entries .*EchoTime"),
+        ({"tr": 5000}, "is not a protocol.*neither contrasts nor grid nor a scan parameter"),
         ({"ti": [0.05, 2]}, "can only be in seconds"),
         ({"ti": [50, 60], "units": {"alpha": "s"}}, "units has 'alpha'"),
         ({"ti": [50, 60], "units": "minutes"}, "'minutes' is no unit of TI.*; valid units are ms"),
@@ -533,3 +540,29 @@ def test_the_plain_values_of_a_grid():
     ]:
         with pytest.raises(ValueError, match=message):
             AcquisitionProtocol.from_dict(content)
+
+
+@pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
+def test_files_and_mappings_have_one_form(tmp_path, case):
+    """from_dict (and so a definition in YAML) and from_json read the same content."""
+    levels = {case("TI"): [900, 50], case("TE"): [40, 10]}
+    grid = AcquisitionProtocol.from_grid(ti=[50, 900], te=[10, 40], tr=5000)
+    pairs = AcquisitionProtocol(ti=[900, 50], te=[40, 10], tr=5000)
+    for content, expected in (
+        ({case("grid"): levels}, grid),
+        ({case("contrasts"): levels}, pairs),
+        (levels, pairs),
+    ):
+        content = {**content, case("tr"): 5, case("units"): {case("tr"): "s"}}
+        assert AcquisitionProtocol.from_dict(content) == expected
+        assert AcquisitionProtocol.from_json(written(tmp_path / "p.json", content)) == expected
+    savemat(tmp_path / "p.mat", {"ti": [50, 900], "TI": [60, 900]})
+    with pytest.raises(ValueError, match="has the vectors ti and TI; keep one"):
+        AcquisitionProtocol.from_mat(tmp_path / "p.mat")
+    with pytest.raises(ValueError, match="units has a name twice: 'TI', 'ti'"):
+        AcquisitionProtocol(ti=[50, 900], units={"TI": "ms", "ti": "s"})
+    with pytest.raises(KeyError, match="neither contrasts nor grid"):
+        AcquisitionProtocol.from_dict({"tr": 5000})
+    with pytest.warns(UserWarning, match="from_grid") as caught:
+        AcquisitionProtocol.from_dict({"ti": [50, 900], "te": [10, 40]})
+    assert caught[0].filename == __file__

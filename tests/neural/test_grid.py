@@ -19,6 +19,7 @@ from corrsk import (
     SignalStream,
     TissuePrior,
     load,
+    make_correlation_signals,
     save,
 )
 
@@ -136,7 +137,7 @@ def test_contradictions_are_refused():
         quick(grid_shape=(6, 10), protocol=protocol).fit(X, y)
     with pytest.raises(ValueError, match=r"\(n_samples, 6, 10\).*exchange the axes"):
         quick(protocol=protocol).fit(X.reshape(-1, 6, 10), y)
-    with pytest.raises(ValueError, match="protocol is .*3 TI x 20 TE.* describe .*10 TI x 6 TE"):
+    with pytest.raises(ValueError, match="names of the columns are not those of the protocol"):
         quick(protocol=other).fit(pd.DataFrame(X, columns=protocol.feature_names), y)
     with pytest.raises(ValueError, match="protocol is .*3 TI x 20 TE.* stream has .*10 TI x 6 TE"):
         quick(protocol=other).fit_stream(SignalStream(protocol=protocol), n_samples=100)
@@ -144,6 +145,26 @@ def test_contradictions_are_refused():
         quick(protocol=protocol).fit(X[:, :59], y)
     with pytest.raises(ValueError, match="unknown protocol 'grid'"):
         quick(protocol="grid").fit(X, y)
+
+
+def test_names_keep_the_tr_of_the_protocol():
+    X, y = make_correlation_signals(100, noise_level=0.001, random_state=0)
+    with_tr = AcquisitionProtocol.named("ir-se-8x8-tr20s")
+    named = pd.DataFrame(X, columns=with_tr.feature_names).iloc[:, ::-1]
+    model = quick(protocol="ir-se-8x8-tr20s").fit(named, y)
+    assert model.protocol_.tr == 20_000
+    assert model.protocol_.feature_names == list(named.columns)
+    with pytest.raises(ValueError, match="protocol is .*TR 20000 ms.* stream has"):
+        quick(protocol=with_tr).fit_stream(SignalStream(protocol="ir-se-8x8"), n_samples=100)
+
+
+def test_names_of_stated_short_times():
+    short = AcquisitionProtocol.from_grid(ti=levels(0.5, 15, 6), te=levels(0.1, 2, 4), units="ms")
+    X = np.random.default_rng(0).normal(size=(60, 24))
+    named = pd.DataFrame(X, columns=short.feature_names)
+    model = quick(protocol=short).fit(named.iloc[:, ::-1], np.arange(60) % 2)
+    assert model.grid_shape_ == (6, 4)
+    assert model.protocol_ == short
 
 
 def test_grids_of_arrays():

@@ -92,6 +92,14 @@ def labelled(X):
             {**levels_in_ms(), "TI": (np.unique(GRID.ti)[::-1], {})},
         ),
         "lower case and seconds": DataArray(cube.transpose(0, 2, 1), ("v", "te", "ti"), seconds),
+        "BIDS and words": DataArray(
+            cube,
+            ("voxel", "InversionTime", "EchoTime"),
+            {
+                "InversionTime": (np.unique(GRID.ti) / 1000, {"units": "seconds"}),
+                "EchoTime": (np.unique(GRID.te) * 1000, {"units": "microseconds"}),
+            },
+        ),
         "dimensions without coordinates": DataArray(cube.transpose(0, 2, 1), ("v", "TE", "TI")),
     }
 
@@ -277,6 +285,48 @@ def test_axes_are_compared_with_those_of_fit(estimator):
         apply(X.reshape(-1, 4, 16))
 
 
+def short_times():
+    protocol = AcquisitionProtocol.from_grid(
+        ti=0.5 + 2.0 * np.arange(8), te=0.25 * np.arange(1, 9), units="ms"
+    )
+    return protocol, [f"TI{a:g}ms_TE{b:g}ms" for a, b in zip(protocol.ti, protocol.te, strict=True)]
+
+
+def test_names_of_stated_short_times():
+    X, _ = make_correlation_signals(300, noise_level=0.01, random_state=0)
+    short, in_ms = short_times()
+    with pytest.raises(ValueError, match="must be in ms"):
+        SignalNoveltyDetector(random_state=0).fit(pd.DataFrame(X, columns=short.feature_names))
+    for names, given in ((short.feature_names, short), (in_ms, short), (in_ms, "auto")):
+        named = pd.DataFrame(X, columns=names)
+        detector = SignalNoveltyDetector(protocol=given, random_state=0).fit(named)
+        assert detector.protocol_ == short
+    levels = pd.MultiIndex.from_arrays([short.ti, short.te], names=["TI", "TE"])
+    named = pd.DataFrame(X, columns=levels)
+    assert SignalNoveltyDetector(protocol=short, random_state=0).fit(named).protocol_ == short
+    aligner = ProtocolAligner(protocol=short).fit(pd.DataFrame(X, columns=in_ms).iloc[:, ::-1])
+    assert aligner.measured_protocol_ == short
+    np.testing.assert_array_equal(aligner.order_, np.arange(64)[::-1])
+
+
+def test_names_of_repeats_with_different_tr():
+    """Equal protocols name each measurement alike, whatever the order of the columns."""
+    scan = AcquisitionProtocol(ti=[50, 100, 200, 400, 800, 1600] * 2, tr=[9000] * 6 + [2000] * 6)
+    sorted_scan = scan.in_grid_order()
+    t1 = np.array([700.0, 1500.0])
+    recovery = 1 - 2 * np.exp(-scan.ti / t1[:, None]) + np.exp(-scan.tr / t1[:, None])
+    X, y = np.tile(recovery, (2, 1)), [1, 1, 2, 2]
+    on_grid = pd.DataFrame(scan.to_grid(X), columns=sorted_scan.feature_names)
+    fits = [(scan, X), (scan, on_grid), ("auto", on_grid)]
+    for protocol, signals in fits:
+        model = MultiExponentialClassifier(protocol=protocol, random_state=0).fit(signals, y)
+        assert model.protocol_ == scan
+        found = model.estimate_compartments(on_grid, 1)["T1_1"]
+        np.testing.assert_allclose(found[:2], t1, rtol=1e-3)
+    aligner = ProtocolAligner(protocol=scan).fit(on_grid)
+    np.testing.assert_array_equal(aligner.transform(on_grid), X)
+
+
 def test_dimensions_of_samples(signals):
     X, _ = signals
     volume = DataArray(X.reshape(4, 6, 8, 8), ("x", "y", "TI", "TE"), levels_in_ms())
@@ -290,3 +340,24 @@ def test_dimensions_of_samples(signals):
     bad = DataArray(X.reshape(-1, 8, 8), ("v", "TI", "TE"), in_apples)
     with pytest.raises(ValueError, match="apples"):
         SignalNormalizer().fit(bad)
+    some = DataArray(X.reshape(-1, 8, 8), ("v", "TI", "TE"), {"TI": levels_in_ms()["TI"]})
+    with pytest.raises(ValueError, match="no coordinates for the dimensions TE; .*all or none"):
+        SignalNormalizer().fit(some)
+    unknown = DataArray(X.reshape(-1, 8, 8), ("voxel", "inversion", "echo"))
+    with pytest.raises(ValueError, match="none of the dimensions voxel, inversion, echo"):
+        SignalNormalizer().fit(unknown)
+    twice = DataArray(X.reshape(-1, 8, 8), ("voxel", "TE", "EchoTime"))
+    with pytest.raises(ValueError, match="TE and EchoTime are both TE"):
+        SignalNormalizer().fit(twice)
+
+
+def test_a_dimension_of_repetition_times():
+    X, _ = make_correlation_signals(24, noise_level=0.05, random_state=3)
+    coordinates = {"TE": ([5, 10, 20, 40], {}), "TR": ([0.5, 9], {"units": "s"})}
+    array = DataArray(X[:, :8].reshape(-1, 2, 4), ("v", "TR", "TE"), coordinates)
+    names = SignalNormalizer().fit(array).feature_names_in_
+    assert names[:3].tolist() == ["TE5_TR500", "TE5_TR9000", "TE10_TR500"]
+    del coordinates["TR"]
+    without = DataArray(X[:, :8].reshape(-1, 2, 4), ("v", "TR", "TE"), coordinates)
+    with pytest.raises(ValueError, match="no coordinates for the dimensions TR"):
+        SignalNormalizer().fit(without)
