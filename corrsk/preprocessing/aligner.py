@@ -74,8 +74,9 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
-        Distribution of the noise that the model was trained on; for model cards, and for the
-        loss of accuracy on a close protocol that :func:`corrsk.load_pretrained` measures.
+        Distribution of the noise that the model was trained on; for model cards, for the check of
+        M0 = 1 if `norm` is None, and for the loss of accuracy on a close protocol that
+        :func:`corrsk.load_pretrained` measures.
 
     Attributes
     ----------
@@ -311,6 +312,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
                 self.protocol_.to_grid(signals, copy=False),
                 protocol=self.protocol_.in_grid_order(), prior=resolve_prior(self.prior),
                 noise_level=self.noise_level, noise_reference=self.noise_reference,
+                noise_distribution=self.noise_distribution,
                 inversion_efficiency=self.inversion_efficiency,
             )  # fmt: skip
 
