@@ -704,8 +704,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         The input of the file is "signals", float32 of shape (n_samples, n_measurements), in the
         order and with the normalisation of the training signals; :func:`corrsk.to_onnx` writes a
         Pipeline with these steps. Its output is "probabilities",
-        float32 of shape (n_samples, n_classes). Its metadata contain the labels, under "classes",
-        as JSON.
+        float32 of shape (n_samples, n_classes): NaN for signals that are all zero, and for signals
+        with NaN or infinite values. Its metadata contain the labels, under "classes", as JSON.
         """
         to_onnx(self, path)
 
