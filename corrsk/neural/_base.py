@@ -34,6 +34,7 @@ from corrsk._utils.counts import (
 from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
 from corrsk._utils.fit_callbacks import CallbackSupportMixin, with_callbacks
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs, in_worker
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import log_probabilities
 from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
 from corrsk._utils.validation import (
@@ -89,7 +90,7 @@ _MEMORISED = 0.2
 _MEMORISABLE = 2000  # signals
 
 
-class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
+class NetworkEstimator(CallbackSupportMixin, EarlierPicklesMixin, BaseEstimator):
     """Base class of the network estimators, for any type of target.
 
     A subclass has the parameters below in its `__init__`, defines the network

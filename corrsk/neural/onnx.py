@@ -122,8 +122,9 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
     The input of the file is "signals", float32 of shape (n_samples, n_measurements): the columns
     of the Pipeline, with a ProtocolAligner those of its measured protocol. The output is
     "probabilities", float32 of shape (n_samples, n_classes): NaN for signals that are all zero, as
-    of `predict_proba`, and for signals with NaN or infinite values. The metadata contain as JSON the
-    labels, under "classes", and with a ProtocolAligner the names of the columns, under "columns".
+    of `predict_proba`, and for signals with NaN or infinite values. The metadata contain as JSON
+    the labels, under "classes", and with a ProtocolAligner the names of the columns, under
+    "columns".
 
     Examples
     --------

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from corrsk import physics
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.validation import (
     EFFICIENCY,
     FLOATS,
@@ -40,7 +41,7 @@ from corrsk.preprocessing.signals import layout_of_protocol, measured_signals
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 
-class ProtocolAligner(TransformerMixin, BaseEstimator):
+class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
     """Reorder measured columns into the order of the trained protocol, and refuse other protocols.
 
     First step of a Pipeline whose model was trained on one protocol. The columns of a DataFrame
