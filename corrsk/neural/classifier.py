@@ -162,6 +162,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
+        The columns keep the names, protocol and order of the earlier fit: the same measurements in
+        another order are reordered, and others refused.
     n_jobs : int or None, default=None
         Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
         training, or the whole prediction, are so small that threads would mostly wait for each
@@ -364,7 +366,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
         if given is None or found is None:
             return given or found
         if sorted(given.feature_names) != sorted(found.feature_names):
-            whose = "names of the columns describe" if of_stream is None else "stream has"
+            whose = "names of the columns describe"
+            if of_stream is not None:
+                whose = "earlier fit or stream has"
             raise ValueError(f"protocol is {given!r}, but the {whose} {found!r}")
         return found
 
@@ -444,6 +448,8 @@ class ResidualMLPClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
+        The columns keep the names, protocol and order of the earlier fit: the same measurements in
+        another order are reordered, and others refused.
     n_jobs : int or None, default=None
         Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
         training, or the whole prediction, are so small that threads would mostly wait for each
@@ -667,6 +673,8 @@ class ModuleClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of those of `module`. `history_` has the epochs of the last fit.
+        The columns keep the names, protocol and order of the earlier fit: the same measurements in
+        another order are reordered, and others refused.
     n_jobs : int or None, default=None
         Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
         training, or the whole prediction, are so small that threads would mostly wait for each
