@@ -42,6 +42,7 @@ from sklearn.utils.validation import (
 )
 
 from corrsk._utils.extras import install_command
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import lookup, refuse_unusable
 from corrsk.preprocessing.normalizer import SignalNormalizer
@@ -58,7 +59,13 @@ __all__ = [
 _Steps = Sequence[Any]
 
 
-class _FittedInside(LogProbabilityMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class _FittedInside(
+    LogProbabilityMixin,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    EarlierPicklesMixin,
+    BaseEstimator,
+):
     """Base class of classifiers that predict with a fitted `estimator_`."""
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

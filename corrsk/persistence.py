@@ -342,6 +342,8 @@ def _decode_estimator(
         _restore_net(estimator, own, content.get("optimizer"))
     if isinstance(estimator, _CompartmentCounter):
         _fit_again(estimator)
+    if isinstance(estimator, LinearDiscriminantAnalysis):
+        _restore_components(estimator)
     return estimator
 
 
@@ -377,6 +379,13 @@ def _fit_again(estimator: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first fit has warned
         estimator.fit(X, estimator.classes_)
+
+
+def _restore_components(estimator: LinearDiscriminantAnalysis) -> None:
+    """Restore the number of components of `transform`, which scikit-learn keeps privately."""
+    most = min(len(estimator.classes_) - 1, estimator.n_features_in_)
+    count = most if estimator.n_components is None else estimator.n_components
+    estimator._max_components = estimator._n_features_out = count
 
 
 def _fix_outputs(steps: list[Any]) -> None:

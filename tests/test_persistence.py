@@ -12,9 +12,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import EarlyStopping
 
 from corrsk import (
@@ -65,6 +68,31 @@ def test_a_saved_pipeline_loads_unchanged(pipeline, tissue, tmp_path):
     assert again[-1].classes_.dtype == pipeline[-1].classes_.dtype
     np.testing.assert_array_equal(again[0].feature_names_in_, pipeline[0].feature_names_in_)
     again.fit(*tissue)  # the loaded model can be trained again
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        StandardScaler(),
+        LogisticRegression(max_iter=1000),
+        LinearDiscriminantAnalysis(),
+        LinearDiscriminantAnalysis(n_components=1),
+        LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto"),
+    ],
+)
+def test_scikit_learn_estimators_keep_all_methods(estimator, tmp_path):
+    X, y = make_correlation_signals(200, random_state=0, verbose=False)
+    fitted = clone(estimator).fit(X, y)
+    save(fitted, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    assert vars(again).keys() == vars(fitted).keys()
+    for method in ("transform", "predict_proba", "decision_function"):
+        if hasattr(fitted, method):
+            expected = getattr(fitted, method)(X)
+            np.testing.assert_array_equal(getattr(again, method)(X), expected)
+    if hasattr(fitted, "get_feature_names_out"):
+        expected = fitted.get_feature_names_out()
+        np.testing.assert_array_equal(again.get_feature_names_out(), expected)
 
 
 def test_settings_of_a_pipeline_are_saved(tissue, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk.model_selection._prefetch import (
     STACKED_CLASSES,
     PrefetchedFits,
@@ -25,7 +26,7 @@ from corrsk.model_selection._prefetch import (
 from corrsk.neural.training.device import resolve_device
 
 
-class StackedGridSearchCV(GridSearchCV):
+class StackedGridSearchCV(EarlierPicklesMixin, GridSearchCV):
     """GridSearchCV that trains the networks of its candidates together on a GPU.
 
     Replaces scikit-learn's `GridSearchCV` for a `CorrelationCNNClassifier`, a

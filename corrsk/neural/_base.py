@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -34,6 +34,7 @@ from corrsk._utils.counts import (
 from corrsk._utils.deprecation import Renamed, renamed_parameters, with_new_names
 from corrsk._utils.fit_callbacks import CallbackSupportMixin, with_callbacks
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs, in_worker
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import log_probabilities
 from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
 from corrsk._utils.validation import (
@@ -47,6 +48,7 @@ from corrsk._utils.validation import (
 )
 from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.neural._warm_start import EarlierFit
 from corrsk.neural.networks import n_multiplications
 from corrsk.neural.onnx import to_onnx
 from corrsk.neural.training.callbacks import checked_callbacks
@@ -89,7 +91,7 @@ _MEMORISED = 0.2
 _MEMORISABLE = 2000  # signals
 
 
-class NetworkEstimator(CallbackSupportMixin, BaseEstimator):
+class NetworkEstimator(CallbackSupportMixin, EarlierPicklesMixin, BaseEstimator):
     """Base class of the network estimators, for any type of target.
 
     A subclass has the parameters below in its `__init__`, defines the network
@@ -366,20 +368,28 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         ValueError
             If the signals contain NaN or infinite values, y has a single class, the validation
             data do not match X and y, a parameter is invalid or without effect because of
-            another one, or the training diverges.
+            another one, the training diverges, or a warm start gets other classes or measurements
+            than the earlier fit.
 
         Warns
         -----
         UserWarning
             If the training signals are probably memorised: without validation data, the loss of
             at least 2,000 signals, fewer than the weights of the network, has fallen to a fifth
-            of the loss of a guess.
+            of the loss of a guess. Also if, of a warm start and the earlier fit, only one has
+            names of columns, and no protocol gives the order.
         """
-        earlier = self._warm_net()
+        earlier = self._earlier_fit()
         self._reset()
         device = resolve_device(self.device)
-        signals, index = self._first_labelled(X, y, None)
-        self._check_same_data(earlier)
+        protocol = None
+        if earlier is not None:
+            X = earlier.aligned(X)
+            X_val = None if X_val is None else earlier.aligned(X_val)
+            protocol = earlier.protocol if earlier.names is None else None
+        signals, index = self._first_labelled(X, y, None, protocol)
+        if earlier is not None:
+            earlier.check(self.classes_, self.n_features_in_)
         weights = self._checked_weights(sample_weight, signals)
         seed = self._checked_seed()
         validation = self._validation_data(X_val, y_val, self.classes_)
@@ -453,7 +463,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         >>> model.fit_stream(SignalStream.named("midl2024"), n_samples=4000).n_iter_
         2
         """
-        earlier = self._warm_net()
+        earlier = self._earlier_fit()
         self._reset()
         device = resolve_device(self.device)
         if not isinstance(stream, SignalStream):
@@ -468,9 +478,15 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 "None and pass X_val and y_val, for example simulated with another random_state"
             )
         seed = self._checked_seed()
+        if earlier is not None:
+            stream = earlier.aligned_stream(stream)
+            X_val = None if X_val is None else earlier.aligned(X_val)
         X, y = stream.draw(0, 100)
+        if earlier is not None:
+            X = earlier.with_names(X)
         self._first_labelled(X, y, stream.classes, resolve_protocol(stream.protocol))
-        self._check_same_data(earlier)
+        if earlier is not None:
+            earlier.check(self.classes_, self.n_features_in_)
         count = np.full(len(self.classes_), n_samples / len(self.classes_))
         settings = self._settings(count, seed, n_samples // self.max_epochs)
         plan = StreamPlan.from_n_samples(n_samples, self.max_epochs, settings.batch_size)
@@ -704,8 +720,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         The input of the file is "signals", float32 of shape (n_samples, n_measurements), in the
         order and with the normalisation of the training signals; :func:`corrsk.to_onnx` writes a
         Pipeline with these steps. Its output is "probabilities",
-        float32 of shape (n_samples, n_classes). Its metadata contain the labels, under "classes",
-        as JSON.
+        float32 of shape (n_samples, n_classes): NaN for signals that are all zero, and for signals
+        with NaN or infinite values. Its metadata contain the labels, under "classes", as JSON.
         """
         to_onnx(self, path)
 
@@ -729,26 +745,11 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 stacklevel=5,
             )
 
-    def _warm_net(self) -> _EarlierFit | None:
+    def _earlier_fit(self) -> EarlierFit | None:
         """Return the earlier fit from which a fit starts; None without a warm start."""
         if not self.warm_start or not hasattr(self, "net_"):
             return None
-        return _EarlierFit(self.net_, self.classes_, self.n_features_in_)
-
-    def _check_same_data(self, earlier: _EarlierFit | None) -> None:
-        """Check that a warm start has the classes and the columns of the earlier fit."""
-        if earlier is None:
-            return
-        if not np.array_equal(earlier.classes, self.classes_):
-            raise ValueError(
-                f"warm_start=True needs the classes of the earlier fit, "
-                f"{earlier.classes.tolist()}; got {self.classes_.tolist()}"
-            )
-        if earlier.n_features != self.n_features_in_:
-            raise ValueError(
-                f"warm_start=True needs the {earlier.n_features} columns of the earlier fit; X "
-                f"has {self.n_features_in_}"
-            )
+        return EarlierFit.from_estimator(self)
 
     def _first_labelled(
         self,
@@ -834,15 +835,6 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             softmax_before_loss=self.softmax_before_loss,
             class_weights=None if weights is None else tuple(map(float, weights)),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _EarlierFit:
-    """Net, classes and number of columns of an earlier fit, for a warm start."""
-
-    net: Any
-    classes: NDArray[Any]
-    n_features: int
 
 
 def class_index(

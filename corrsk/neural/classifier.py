@@ -162,6 +162,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
+        The columns keep the names, protocol and order of the earlier fit: the same measurements in
+        another order are reordered, and others refused.
     n_jobs : int or None, default=None
         Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
         training, or the whole prediction, are so small that threads would mostly wait for each
@@ -362,7 +364,7 @@ class CorrelationCNNClassifier(NetworkClassifier):
         if of_stream is None:
             return protocol_of_columns(getattr(self, "feature_names_in_", None), given) or given
         if given is not None and given != of_stream:
-            raise ValueError(f"protocol is {given!r}, but the stream has {of_stream!r}")
+            raise ValueError(f"protocol is {given!r}, but the earlier fit or stream has {of_stream!r}")
         return of_stream
 
     def _architecture(self) -> dict[str, Any]:
@@ -441,6 +443,8 @@ class ResidualMLPClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of random weights. `history_` has the epochs of the last fit.
+        The columns keep the names, protocol and order of the earlier fit: the same measurements in
+        another order are reordered, and others refused.
     n_jobs : int or None, default=None
         Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
         training, or the whole prediction, are so small that threads would mostly wait for each
@@ -664,6 +668,8 @@ class ModuleClassifier(NetworkClassifier):
     warm_start : bool, default=False
         Whether a further `fit` or `fit_stream` starts from the weights and the input scaling of
         the earlier fit, instead of those of `module`. `history_` has the epochs of the last fit.
+        The columns keep the names, protocol and order of the earlier fit: the same measurements in
+        another order are reordered, and others refused.
     n_jobs : int or None, default=None
         Number of threads on the processor; -1 is all cores. None is one thread if the steps of the
         training, or the whole prediction, are so small that threads would mostly wait for each

@@ -70,6 +70,23 @@ class _Normalized(nn.Module):
         return scaled / torch.where(norm > 0, norm, torch.ones_like(norm))
 
 
+class _Answered(nn.Module):
+    """Steps, with NaN as answer to signals that are all zero, NaN or infinite.
+
+    Networks answer zeros with confident probabilities, and some runtimes replace NaN by numbers.
+    """
+
+    def __init__(self, steps: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*steps)
+
+    def forward(self, signals: Tensor) -> Tensor:
+        zero = signals.abs().amax(dim=1, keepdim=True) == 0
+        unusable = (signals.isnan() | signals.isinf()).any(dim=1, keepdim=True)
+        answer = self.steps(signals)
+        return torch.where(zero | unusable, torch.full_like(answer, torch.nan), answer)
+
+
 def to_onnx(estimator: Any, path: str | Path) -> None:
     """Write a trained network, with the steps before it, as an ONNX file.
 
@@ -94,12 +111,20 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
     sklearn.exceptions.NotFittedError
         If the estimator is not fitted.
 
+    Warns
+    -----
+    UserWarning
+        If the model is for signals with M0 = 1 (a ProtocolAligner with `norm` None): the check of
+        M0 is not in the file, which answers signals of any scale.
+
     Notes
     -----
     The input of the file is "signals", float32 of shape (n_samples, n_measurements): the columns
     of the Pipeline, with a ProtocolAligner those of its measured protocol. The output is
-    "probabilities", float32 of shape (n_samples, n_classes). The metadata contain as JSON the
-    labels, under "classes", and with a ProtocolAligner the names of the columns, under "columns".
+    "probabilities", float32 of shape (n_samples, n_classes): NaN for signals that are all zero, as
+    of `predict_proba`, and for signals with NaN or infinite values. The metadata contain as JSON
+    the labels, under "classes", and with a ProtocolAligner the names of the columns, under
+    "columns".
 
     Examples
     --------
@@ -109,7 +134,7 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
     steps = [estimator]
     if isinstance(estimator, Pipeline):
         steps = [step for _, step in estimator.steps]
-    classifier, columns = steps[-1], None
+    classifier, columns, needs_unit_m0 = steps[-1], None, False
     if not hasattr(classifier, "to_onnx"):
         raise TypeError(
             f"to_onnx needs a network classifier or a Pipeline that ends in one; got "
@@ -128,6 +153,7 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
         if isinstance(step, ProtocolAligner):
             before.append(_Reordered(step.order_))
             columns = step.measured_protocol_.feature_names
+            needs_unit_m0 = step.norm is None
         elif step.norm is not None:
             before.append(_Normalized(step.norm))
     check_is_fitted(classifier)
@@ -141,6 +167,13 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
         classifier.net_, path, n_features=classifier.n_features_in_, metadata=metadata,
         before=before,
     )  # fmt: skip
+    if needs_unit_m0:
+        warnings.warn(
+            "the model is for signals with M0 = 1, which the file does not check: it answers "
+            "signals of another scale with wrong probabilities. Divide signals by their M0, or "
+            "export a model for signals of any scale",
+            stacklevel=2,
+        )
 
 
 @standard_torch()
@@ -152,7 +185,7 @@ def write_onnx(
     metadata: Mapping[str, Any],
     before: Sequence[nn.Module] = (),
 ) -> None:
-    """Write a network with a softmax output to an ONNX file.
+    """Write a network with a softmax output, and NaN for unusable signals, to an ONNX file.
 
     Parameters
     ----------
@@ -174,7 +207,7 @@ def write_onnx(
     """
     require("onnx", "onnxscript", extra="onnx", purpose="to_onnx")
     probabilities = _Probabilities(copy.deepcopy(net.module_).cpu())
-    network = nn.Sequential(*before, probabilities).eval()
+    network = _Answered([*before, probabilities]).eval()
     with write_atomically(path) as partial, _quiet():
         program = torch.onnx.export(
             network, (torch.zeros(2, n_features),),

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE
 from corrsk._utils.voxels import Voxels
@@ -43,7 +44,7 @@ _STRONG = 10.0  # times the noise
 _N_QUANTILES = 400
 
 
-class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
+class SignalNoveltyDetector(OutlierMixin, EarlierPicklesMixin, BaseEstimator):
     """Detector of signals that differ from all signals of the training prior.
 
     A classifier predicts a count for any signal, also for signals of another protocol, with

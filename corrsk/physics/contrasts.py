@@ -132,7 +132,8 @@ class Contrast:
         Plausible range of the largest value of the scan parameter in a protocol; values out of
         it are refused unless the user states their unit.
     tissue_smallest_maximum, tissue_largest_maximum : float
-        The same for the tissue property in a prior, a tissue table or the bounds of a fit.
+        The same for the tissue property in a prior, a tissue table or the bounds of a fit. If
+        several contrasts encode the property, the widest of their ranges applies.
     absent : float or None
         Value of the scan parameter in a measurement without this contrast, whose kernel is 1: 0
         for b, infinity for TI. None if every measurement has the contrast.
@@ -360,16 +361,25 @@ def check_tissue_unit(name: str, largest: float) -> None:
 def tissue_quantity(name: str) -> Quantity:
     """Tissue property with its unit and plausible range, by its name.
 
+    If several contrasts encode the property, the range holds those of all contrasts that define
+    one: a contrast without bounds does not remove those of another.
+
     Raises
     ------
     ValueError
         If no contrast has the tissue property.
     """
-    for contrast in CONTRASTS.values():
-        if contrast.tissue == name:
-            return contrast.tissue_quantity
-    known = ", ".join(dict.fromkeys(contrast.tissue for contrast in CONTRASTS.values()))
-    raise ValueError(f"unknown tissue property {name!r}; known ones are {known}")
+    found = [contrast.tissue_quantity for contrast in CONTRASTS.values() if contrast.tissue == name]
+    if not found:
+        known = ", ".join(dict.fromkeys(contrast.tissue for contrast in CONTRASTS.values()))
+        raise ValueError(f"unknown tissue property {name!r}; known ones are {known}")
+    lowest = [each.smallest_maximum for each in found if each.smallest_maximum > 0]
+    highest = [each.largest_maximum for each in found if each.largest_maximum < math.inf]
+    return replace(
+        found[0],  # all have the same unit
+        smallest_maximum=min(lowest, default=0.0),
+        largest_maximum=max(highest, default=math.inf),
+    )
 
 
 def scan_quantities() -> dict[str, Quantity]:

@@ -89,6 +89,7 @@ def check_unit_m0(
     prior: TissuePrior,
     noise_level: NoiseLevels,
     noise_reference: str,
+    noise_distribution: str,
     inversion_efficiency: float,
 ) -> None:
     """Refuse signals that cannot have M0 = 1, and warn if some cannot or M0 is probably another.
@@ -97,7 +98,7 @@ def check_unit_m0(
     ----------
     signals : ndarray of shape (n_samples, n_measurements)
         Finite signals in the order of the protocol. Signals of zeros are ignored.
-    protocol, prior, noise_level, noise_reference, inversion_efficiency
+    protocol, prior, noise_level, noise_reference, noise_distribution, inversion_efficiency
         Definition of the signals of M0 = 1; see :class:`corrsk.ProtocolAligner`.
 
     Raises
@@ -117,7 +118,7 @@ def check_unit_m0(
     levels = checked_noise_levels(noise_level)
     estimator = _fitted(
         protocol, prior, levels if isinstance(levels, SNRRange) else tuple(levels.tolist()),
-        noise_reference, inversion_efficiency,
+        noise_reference, noise_distribution, inversion_efficiency,
     )  # fmt: skip
     judged = bright[:: -(-bright.size // _N_JUDGED)]
     m0 = estimator.estimate(signals[judged])
@@ -149,6 +150,7 @@ def _fitted(
     prior: TissuePrior,
     noise_level: tuple[float, ...] | SNRRange,
     noise_reference: str,
+    noise_distribution: str,
     inversion_efficiency: float,
 ) -> M0Estimator:
     table, _ = prior.sample(_N_VOXELS, _SEED, n_jobs=1, verbose=False)
@@ -168,7 +170,12 @@ def _fitted(
     else:
         levels = rng.choice(noise_level, len(clean))
     sigma = physics.noise_sigma(clean, levels, noise_reference)
-    signals = physics.add_gaussian_noise(clean, sigma, rng.standard_normal(clean.shape))
+    real = rng.standard_normal(clean.shape)
+    if noise_distribution == "rician":
+        imaginary = rng.standard_normal(clean.shape)
+        signals = physics.add_rician_noise(clean, sigma, real, imaginary)
+    else:
+        signals = physics.add_gaussian_noise(clean, sigma, real)
     return M0Estimator.from_signals(np.asarray(signals))
 
 

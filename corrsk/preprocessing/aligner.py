@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from corrsk import physics
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.validation import (
     EFFICIENCY,
     FLOATS,
@@ -42,7 +43,7 @@ from corrsk.preprocessing.signals import layout_of_protocol, measured_signals
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 
-class ProtocolAligner(TransformerMixin, BaseEstimator):
+class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
     """Reorder measured columns into the order of the trained protocol, and refuse other protocols.
 
     First step of a Pipeline whose model was trained on one protocol. The columns of a DataFrame
@@ -76,8 +77,9 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
-        Distribution of the noise that the model was trained on; for model cards, and for the
-        loss of accuracy on a close protocol that :func:`corrsk.load_pretrained` measures.
+        Distribution of the noise that the model was trained on; for model cards, for the check of
+        M0 = 1 if `norm` is None, and for the loss of accuracy on a close protocol that
+        :func:`corrsk.load_pretrained` measures.
 
     Attributes
     ----------
@@ -313,6 +315,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
                 self.protocol_.to_grid(signals, copy=False),
                 protocol=self.protocol_.in_grid_order(), prior=resolve_prior(self.prior),
                 noise_level=self.noise_level, noise_reference=self.noise_reference,
+                noise_distribution=self.noise_distribution,
                 inversion_efficiency=self.inversion_efficiency,
             )  # fmt: skip
 

@@ -12,12 +12,13 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.validation import refuse_volume
 from corrsk._utils.voxels import as_rows
 from corrsk.preprocessing.signals import measured_signals
 
 
-class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, BaseEstimator):
     """Divide each signal by its norm.
 
     Parameters

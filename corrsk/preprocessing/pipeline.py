@@ -18,6 +18,7 @@ from corrsk._utils.counts import (
     multicompartment_probability,
     with_unanswered,
 )
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.labels import with_column_names
 
@@ -26,7 +27,7 @@ def _last_step_has(name: str) -> Callable[[Any], bool]:
     return lambda pipeline: hasattr(pipeline.steps[-1][1], name)
 
 
-class SignalPipeline(Pipeline):
+class SignalPipeline(EarlierPicklesMixin, Pipeline):
     """Pipeline of a classifier for measured voxels.
 
     As scikit-learn's Pipeline, but predictions accept volumes, arrays of shape

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from corrsk._utils.counts import as_counts, most_probable, multicompartment_probability
 from corrsk._utils.parallel import effective_n_jobs
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk._utils.voxels import Voxels, user_level
@@ -36,7 +37,7 @@ from corrsk.tissue.prior import TissuePrior
 _DEFAULT_PROTOCOL = "ir-se-8x8"
 
 
-class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
+class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMixin, BaseEstimator):
     """Base class of classifiers that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str

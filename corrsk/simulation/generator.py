@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from corrsk import physics
 from corrsk._utils.parallel import for_each_block
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.rng import RandomStateLike, Stream, entropy
 from corrsk._utils.validation import (
     EFFICIENCY,
@@ -34,7 +35,7 @@ from corrsk.simulation._blocks import BlockSimulator
 from corrsk.tissue.table import TableLayout
 
 
-class CorrelationSignalGenerator(TransformerMixin, BaseEstimator):
+class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
     """Transformer that simulates the noisy correlation signals of a tissue table.
 
     Parameters

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
+    NoSignalWarning,
     ProtocolAligner,
     SignalNormalizer,
     load_pretrained,
@@ -36,6 +37,17 @@ def signals():
 def answers(path, X):
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(["probabilities"], {"signals": X})[0], session
+
+
+def assert_unusable_signals_have_no_answer(path, model, X):
+    X = np.array(X[:6], np.float32)
+    X[1] = 0
+    X[2, 3], X[3, 0], X[4, -1] = np.nan, np.inf, -np.inf
+    found, _ = answers(path, X)
+    assert np.isnan(found[1:5]).all()
+    with pytest.warns(NoSignalWarning):
+        expected = model.predict_proba(X[[0, 1, 5]])
+    np.testing.assert_allclose(found[[0, 1, 5]], expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -101,10 +113,30 @@ def test_a_pipeline_is_exported_as_a_whole(signals, norm, tmp_path):
     given = np.concatenate([1e15 * X[:50], X[50:100]]) if norm else X[:100]  # any scale
     found, session = answers(path, given)
     np.testing.assert_allclose(found, model.predict_proba(X[:100]), atol=1e-5)
-    assert np.isfinite(answers(path, np.zeros((1, 64), np.float32))[0]).all()
+    assert_unusable_signals_have_no_answer(path, model, X)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["columns"]) == measured.feature_names
     assert json.loads(metadata["classes"]) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("network", ["cnn", "residual-mlp"])
+def test_signals_without_an_answer(signals, network, tmp_path):
+    X, y = signals
+    model = make_classifier(network=network, max_epochs=1, random_state=0, verbose=False).fit(X, y)
+    model.to_onnx(tmp_path / "model.onnx")
+    assert_unusable_signals_have_no_answer(tmp_path / "model.onnx", model, X)
+
+
+def test_the_export_of_a_model_for_unit_m0_warns(tmp_path):
+    X, y = make_correlation_signals(300, random_state=0, norm=None, verbose=False)
+    model = make_pipeline(
+        ProtocolAligner(norm=None),
+        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+    ).fit(X, y)
+    with pytest.warns(UserWarning, match="M0 = 1, which the file does not check"):
+        to_onnx(model, tmp_path / "model.onnx")
+    found, _ = answers(tmp_path / "model.onnx", X.astype(np.float32))
+    np.testing.assert_allclose(found, model.predict_proba(X.astype(np.float32)), atol=1e-5)
 
 
 def test_other_pipelines_are_not_exported(signals, tmp_path):

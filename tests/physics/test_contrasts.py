@@ -17,6 +17,7 @@ from corrsk.physics import (
     saturation_recovery,
     spin_echo,
 )
+from corrsk.physics.contrasts import check_tissue_unit, tissue_quantity
 from corrsk.relaxometry import MultiExponentialClassifier
 
 
@@ -61,6 +62,22 @@ def test_two_kernels_of_a_property_are_refused_in_one_protocol(saturation):
 def test_a_property_has_one_unit(contrasts):
     with pytest.raises(ValueError, match="has T2 in ms, .* in s; the units must be equal"):
         register_contrast(Contrast("TE2", "T2", spin_echo, tissue_unit="s"))
+
+
+def test_a_property_of_several_contrasts_has_the_widest_of_their_ranges(contrasts):
+    before = tissue_quantity("T2")
+    with pytest.raises(ValueError, match="T2 must be in ms"):
+        check_tissue_unit("T2", 0.5)
+    bounds = {"tissue_smallest_maximum": 1e-3, "tissue_largest_maximum": 100.0}
+    register_contrast(Contrast("TE2", "T2", spin_echo, **bounds))
+    check_tissue_unit("T2", 0.5)  # of a solid, which this contrast measures
+    check_tissue_unit("T2", before.largest_maximum)
+    with pytest.raises(ValueError, match="T2 must be in ms"):
+        check_tissue_unit("T2", 2 * before.largest_maximum)
+    # a contrast without bounds keeps those of the others
+    register_contrast(Contrast("TS", "T1", saturation_recovery))
+    with pytest.raises(ValueError, match="T1 must be in ms.*seconds"):
+        check_tissue_unit("T1", 1.5)
 
 
 SCRIPT = """

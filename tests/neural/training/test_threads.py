@@ -162,8 +162,8 @@ print("all", len(found))
 def test_forked_processes_predict_and_train(threads):
     result = subprocess.run(
         [sys.executable, "-c", IN_FORKED_PROCESSES, threads],
-        env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}, capture_output=True, text=True,
-        timeout=300, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert result.stdout.split() == ["all", "4"], result.stderr
 
