@@ -19,7 +19,6 @@ from corrsk.acquisition.labels import column_names, in_protocol_order, with_colu
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     column_order,
-    in_order_of,
     protocol_of_columns,
     resolve_protocol,
 )
@@ -143,12 +142,14 @@ class EarlierFit:
 
     def _order_of_measurements(self, found: list[str]) -> list[int]:
         assert self.names is not None
-        wanted, had = protocol_of_columns(self.names, self.protocol), protocol_of_columns(found)
-        if wanted is not None and had is not None:
+        wanted = protocol_of_columns(self.names, self.protocol)
+        if wanted is not None:
             try:
-                return column_order(wanted, had).tolist()
+                order = column_order(wanted, found)
             except ValueError:  # the message below names the columns as the user does
-                pass
+                order = None
+            if order is not None:
+                return [int(position) for position in order]
         lacking = [name for name in self.names if name not in set(found)]
         extra = [name for name in found if name not in set(self.names)]
         differences = [
@@ -207,16 +208,13 @@ class EarlierFit:
         """
         protocol = resolve_protocol(stream.protocol)
         own = self.protocol
-        if own is None:
-            named = protocol_of_columns(self.names, protocol)
-            if named is None:
-                return stream
+        if self.names is not None and (own is None or own.tr is None):  # names may lack TR
             try:
-                own = in_order_of(protocol, named)
-            except ValueError:
-                own = named
-        if own != protocol and self.names is not None:
-            own = self._with_tr(own, protocol)
+                own = protocol_of_columns(self.names, protocol) or own
+            except ValueError:  # of other measurements
+                own = own or protocol_of_columns(self.names)
+        if own is None:
+            return stream
         if own != protocol:
             difference = what_differs(own, protocol, pairing(own, protocol))
             raise ValueError(
@@ -224,13 +222,3 @@ class EarlierFit:
                 f"stream has {difference}"
             )
         return replace(stream, protocol=own)
-
-    @staticmethod
-    def _with_tr(own: AcquisitionProtocol, protocol: AcquisitionProtocol) -> AcquisitionProtocol:
-        """Protocol of names, which have no TR, with that of another protocol."""
-        if own.tr is not None:
-            return own
-        try:
-            return in_order_of(protocol, own)
-        except ValueError:
-            return own

@@ -364,7 +364,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
         if of_stream is None:
             return protocol_of_columns(getattr(self, "feature_names_in_", None), given) or given
         if given is not None and given != of_stream:
-            raise ValueError(f"protocol is {given!r}, but the earlier fit or stream has {of_stream!r}")
+            raise ValueError(
+                f"protocol is {given!r}, but the earlier fit or stream has {of_stream!r}"
+            )
         return of_stream
 
     def _architecture(self) -> dict[str, Any]:
