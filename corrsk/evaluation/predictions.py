@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.steps import simulates_signals
 from corrsk._utils.voxels import Voxels, has_nan
 from corrsk.acquisition.labels import with_column_names
 
@@ -34,6 +35,11 @@ def measured_probabilities(
         Probabilities. NaN for rows of zeros, and for rows with NaN if the classifier refuses NaN.
         Of a volume maps of shape (.., n_classes).
 
+    Raises
+    ------
+    ValueError
+        If the classifier refuses X for another reason than NaN, or refuses a tissue table.
+
     Warns
     -----
     NoSignalWarning
@@ -46,11 +52,14 @@ def measured_probabilities(
     n_features = getattr(estimator, "n_features_in_", None)
     if n_features is None:
         return probabilities(X)
+    if simulates_signals(estimator):  # NaN marks the absent compartments of a tissue table
+        return probabilities(X)
     if has_nan(X):
-        try:  # NaN is valid in a tissue table, for some learners, and for a SignalPipeline
+        try:  # NaN is valid for some learners, and for a SignalPipeline
             return probabilities(X)
-        except ValueError:
-            pass
+        except ValueError as error:
+            if "NaN" not in str(error):
+                raise
     voxels = Voxels.from_measured(with_column_names(X), n_features)
     return voxels.answer(probabilities, len(estimator.classes_))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import config_context
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, check_scoring, make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -565,6 +565,49 @@ def test_nan_of_absent_compartments_is_no_missing_signal():
         CorrelationSignalGenerator(random_state=0), SignalNormalizer(), LogisticRegression()
     ).fit(tissue, n_c)
     assert Evaluation.from_estimator(pipeline, tissue, n_c).n_failed == 0
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_an_error_in_a_tissue_table_is_no_missing_signal(search):
+    tissue, n_c = TissuePrior.named("midl2024").sample(300, random_state=0)
+    pipeline = make_pipeline(
+        CorrelationSignalGenerator(random_state=0), SignalNormalizer(),
+        LogisticRegression(max_iter=300),
+    )  # fmt: skip
+    model = GridSearchCV(pipeline, {"logisticregression__C": [1.0]}, cv=2) if search else pipeline
+    model.fit(tissue, n_c)
+    row = int(tissue.isna().any(axis=1).to_numpy().argmax())
+    negative, absent = tissue.copy(), tissue.copy()
+    negative.loc[row, "T1_1"] = -5
+    absent.loc[row, "T1_1"] = np.nan  # of a compartment with f > 0
+    for bad in (negative, absent):
+        for use in (
+            Evaluation.from_estimator, multicompartment_accuracy, SCORERS["neg_log_loss"],
+            CountRocDisplay.from_estimator, lambda *given: predict_multicompartment_proba(*given[:2]),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=f"row {row} of the tissue table"):
+                use(model, bad, n_c)
+
+
+class OfMagnitudes(HistGradientBoostingClassifier):
+    """Learner that accepts NaN, and refuses negative signals."""
+
+    def predict_proba(self, X):
+        if (np.asarray(X) < 0).any():
+            raise ValueError("negative signals")
+        return super().predict_proba(X)
+
+
+def test_other_errors_of_a_learner_that_accepts_nan_are_errors():
+    X, y = make_correlation_signals(200, noise_level=0.002, random_state=0)
+    X = np.abs(X)
+    model = OfMagnitudes(max_iter=2).fit(X, y)
+    X[3, 4] = np.nan
+    assert Evaluation.from_estimator(model, X, y).n_failed == 0
+    X[3, 5] = -1
+    for use in (Evaluation.from_estimator, multicompartment_accuracy):
+        with pytest.raises(ValueError, match="negative signals"):
+            use(model, X, y)
 
 
 def test_volumes_of_any_classifier():
