@@ -583,7 +583,7 @@ def test_an_error_in_a_tissue_table_is_no_missing_signal(search):
     for bad in (negative, absent):
         for use in (
             Evaluation.from_estimator, multicompartment_accuracy, SCORERS["neg_log_loss"],
-            CountRocDisplay.from_estimator, lambda *given: predict_multicompartment_proba(*given[:2]),
+            CountRocDisplay.from_estimator, lambda m, X, _: predict_multicompartment_proba(m, X),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=f"row {row} of the tissue table"):
                 use(model, bad, n_c)

@@ -341,6 +341,37 @@ def test_a_signal_pipeline_of_the_steps_behind_a_generator(signals, tmp_path):
     assert not hasattr(model[:1], "predict_proba")
 
 
+def test_a_signal_pipeline_refuses_to_simulate():
+    tissue, n_c = TissuePrior.named("midl2024").sample(200, random_state=0)
+    steps = [("simulate", CorrelationSignalGenerator(random_state=0)),
+             ("norm", SignalNormalizer()), ("count", LogisticRegression())]  # fmt: skip
+    fitted = SignalPipeline(Pipeline(steps).fit(tissue, n_c).steps)
+    nested = SignalPipeline([("all", Pipeline(steps))])
+    message = r"a step simulates signals .* use Pipeline"
+    for model in (SignalPipeline(steps), nested):
+        with pytest.raises(ValueError, match=message):
+            model.fit(tissue, n_c)
+    for method in (
+        fitted.predict, fitted.predict_proba, fitted.predict_log_proba,
+        fitted.predict_multicompartment_proba, lambda X: fitted.score(X, n_c),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            method(tissue)
+
+
+def test_logarithms_of_probabilities(measured, signals):
+    X = signals[0][:20].copy()
+    X[3, 5] = np.nan
+    with pytest.warns(NoSignalWarning, match="1 of 20 voxels"):
+        got = measured.predict_log_proba(X.reshape(4, 5, 64))
+    assert np.isnan(got[0, 3]).all()
+    with pytest.warns(NoSignalWarning):
+        np.testing.assert_array_equal(got, np.log(measured.predict_proba(X.reshape(4, 5, 64))))
+    with pytest.warns(NoSignalWarning):
+        sure = measured.predict_log_proba(X, class_prior={1: 1, 2: 0, 3: 0, 4: 0})
+    assert (sure[:3, 1:] == -np.inf).all()
+
+
 def test_with_tables_as_output_of_all_transformers(measured, signals):
     X = signals[0][:20]
     expected = measured.predict_proba(X)
