@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
-from corrsk._utils.steps import simulates_signals
+from corrsk._utils.steps import simulates_signals, without_codes
 from corrsk._utils.voxels import Voxels, has_nan
 from corrsk.acquisition.labels import with_column_names
 
@@ -105,6 +106,7 @@ def predict_multicompartment_proba(estimator: Any, X: Any, **params: Any) -> NDA
     >>> predict_multicompartment_proba(LogisticRegression().fit(X, y), X).shape
     (400,)
     """
-    is_multicompartment(estimator.classes_)  # other labels are an error before the prediction
-    probabilities = measured_probabilities(estimator, X, **params)
-    return multicompartment_probability(probabilities, estimator.classes_)
+    counts = without_codes(estimator, estimator.classes_)
+    is_multicompartment(counts)  # other labels are an error before the prediction
+    predict = partial(estimator.predict_proba, **params)
+    return multicompartment_probability(measured_probabilities(estimator, X, predict), counts)

@@ -19,7 +19,7 @@ from corrsk._utils.counts import (
     with_unanswered,
 )
 from corrsk._utils.probabilities import log_probabilities
-from corrsk._utils.steps import simulates_signals
+from corrsk._utils.steps import simulates_signals, without_codes
 from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.labels import with_column_names
 
@@ -197,8 +197,9 @@ class SignalPipeline(Pipeline):
         """
         self._refuse_simulation()
         check_is_fitted(self)
-        is_multicompartment(self.classes_)  # other labels are an error before the prediction
-        return multicompartment_probability(self.predict_proba(X, **params), self.classes_)
+        counts = without_codes(self, self.classes_)
+        is_multicompartment(counts)  # other labels are an error before the prediction
+        return multicompartment_probability(self.predict_proba(X, **params), counts)
 
     @available_if(_last_step_has("score"))
     def score(
