@@ -50,8 +50,7 @@ def measured_probabilities(
     def probabilities(rows: Any) -> NDArray[np.float64]:
         return np.asarray((predict or estimator.predict_proba)(rows))
 
-    n_features = getattr(estimator, "n_features_in_", None)
-    if n_features is None:
+    if not hasattr(estimator, "n_features_in_"):
         return probabilities(X)
     if simulates_signals(estimator):  # NaN marks the absent compartments of a tissue table
         return probabilities(X)
@@ -61,7 +60,7 @@ def measured_probabilities(
         except ValueError as error:
             if "NaN" not in str(error):
                 raise
-    voxels = Voxels.from_measured(with_column_names(X), n_features)
+    voxels = Voxels.from_measured(with_column_names(X), estimator)
     return voxels.answer(probabilities, len(estimator.classes_))
 
 

@@ -340,7 +340,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         index = X.index if isinstance(X, pd.DataFrame) else None
-        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        voxels = Voxels.from_measured(with_column_names(X), self)
         logs = voxels.answer(self._log_p_values_of, len(REASONS)).reshape(-1, len(REASONS))
         reason = np.full(len(logs), EXPLAINED, dtype=object)
         for k, name in reversed(list(enumerate(REASONS))):
@@ -471,7 +471,7 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
     def _log_p_values(self, X: ArrayLike) -> NDArray[np.float64]:
         """Logarithms of the corrected p-values of the statistics, shape (.., 5)."""
         check_is_fitted(self)
-        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        voxels = Voxels.from_measured(with_column_names(X), self)
         return voxels.answer(self._log_p_values_of, len(REASONS))
 
     def _log_p_values_of(self, X: ArrayLike) -> NDArray[np.float64]:

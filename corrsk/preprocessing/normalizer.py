@@ -13,8 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
 from corrsk._utils.validation import refuse_volume
-from corrsk._utils.voxels import as_rows
-from corrsk.preprocessing.signals import measured_signals
+from corrsk.preprocessing.signals import measured_signals, volume_as_rows
 
 
 class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -89,9 +88,15 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_measurements), or of the shape of the volume
             Normalised signals.
+
+        Raises
+        ------
+        ValueError
+            If the signals contain NaN or infinite values, their number or layout differs from
+            that of `fit`, or X is a volume and the output is set to DataFrames.
         """
         check_is_fitted(self)
-        rows, volume = as_rows(X, self.n_features_in_)
+        rows, volume = volume_as_rows(self, X)
         signals: NDArray[np.floating[Any]] = measured_signals(self, rows, reset=False)
         if self.norm is None:
             normalised = signals.copy()

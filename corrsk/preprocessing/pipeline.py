@@ -230,7 +230,7 @@ class SignalPipeline(Pipeline):
     def _voxels(self, X: ArrayLike) -> Voxels:
         self._refuse_simulation()
         check_is_fitted(self)
-        return Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        return Voxels.from_measured(with_column_names(X), self)
 
     def _validate_steps(self) -> None:  # of every method of scikit-learn's Pipeline that fits
         super()._validate_steps()

@@ -145,7 +145,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
             voxels that no count explains.
         """
         check_is_fitted(self)
-        voxels = Voxels.from_checked(X, self.n_features_in_, self._checked_signals)
+        voxels = Voxels.from_checked(X, self, self._checked_signals)
         return voxels.answer(self._class_probabilities, len(self.classes_))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

@@ -137,6 +137,49 @@ def test_transformers_keep_the_shape_of_volumes(signals):
         )
 
 
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+@pytest.mark.parametrize("transformer", [SignalNormalizer(), ProtocolAligner()])
+def test_volumes_are_no_tables(transformer, container, signals):
+    if container == "polars":
+        pytest.importorskip("polars")
+    X = signals[0]
+    volume = X.reshape(10, 30, 64)
+    message = rf"\(10, 30, 64\).*set to '{container}'.*SignalPipeline"
+    with pytest.raises(ValueError, match=message):
+        clone(transformer).set_output(transform=container).fit(X).transform(volume)
+    fitted = clone(transformer).fit(X)
+    with config_context(transform_output=container), pytest.raises(ValueError, match=message):
+        fitted.transform(volume)
+    model = SignalPipeline([("first", transformer), ("count", LogisticRegression(max_iter=50))])
+    model.set_output(transform=container).fit(*signals)
+    assert model.predict(volume).shape == (10, 30)
+
+
+@pytest.mark.parametrize("name", ["residual MLP", "pipeline"])
+@pytest.mark.parametrize("layout", [(1, 64), (64, 1), (1, 1, 64)])
+def test_axes_of_length_one_are_no_volume(name, layout, signals):
+    X, y = signals[0][:60], signals[1][:60]
+    tables = X.reshape(60, *layout)
+    model = clone(ALL[name]).fit(tables, y)
+    assert model.predict(tables).shape == (60,)
+    assert model.predict_proba(tables).shape == (60, 4)
+    assert predict_multicompartment_proba(model, tables).shape == (60,)
+    normalised = SignalNormalizer().fit(tables).transform(tables)
+    assert normalised.shape == (60, 64)
+    assert model.predict(X.reshape(4, 15, 64)).shape == (4, 15)
+    # of a model that was fitted to rows, the same array is a volume
+    assert clone(ALL[name]).fit(X, y).predict(X[:, None]).shape == (60, 1)
+
+
+def test_tables_of_voxels_without_signal(measured, signals):
+    X = signals[0][:20].copy()
+    X[2, 7], X[5] = np.nan, 0
+    with pytest.warns(NoSignalWarning, match="2 of 20"):
+        expected = measured.predict_proba(X)
+    with pytest.warns(NoSignalWarning, match="2 of 20"):
+        np.testing.assert_array_equal(measured.predict_proba(X.reshape(20, 8, 8)), expected)
+
+
 # -- voxels without signal ----------------------------------------------------------
 
 
