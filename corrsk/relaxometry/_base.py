@@ -18,7 +18,7 @@ from corrsk._utils.counts import as_counts, most_probable, multicompartment_prob
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
-from corrsk._utils.voxels import Voxels, user_level
+from corrsk._utils.voxels import Voxels, as_rows, user_level
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
@@ -265,10 +265,31 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
             given = resolve_protocol(self.protocol)
         return protocol_of_fit(self, given) or given
 
-    def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+    def _voxels(self, X: ArrayLike) -> tuple[NDArray[np.floating[Any]], tuple[int, ...]]:
+        """Validate the signals of a method that SignalPipeline lacks.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te), or a volume
+            Signals.
+
+        Returns
+        -------
+        signals : ndarray of shape (n_voxels, n_measurements)
+            Signals in grid order.
+        shape : tuple of int
+            Shape of the maps of results: (n_samples,), or that of the volume.
+        """
+        check_is_fitted(self)
+        rows, volume = as_rows(X, self)
+        advice = "set them to 0, the value of voxels without signal, whose results are NaN"
+        signals = self._checked_signals(rows, nan_advice=advice)
+        return signals, (len(signals),) if volume is None else volume
+
+    def _checked_signals(self, X: ArrayLike, **options: Any) -> NDArray[np.floating[Any]]:
         """Validate signals in the order of `protocol_`, and reorder them to grid order."""
         check_is_fitted(self)
-        signals = signals_of_protocol(self, X)
+        signals = signals_of_protocol(self, X, **options)
         in_grid_order: NDArray[np.floating[Any]] = self.protocol_.to_grid(signals, copy=False)
         return in_grid_order
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -19,6 +20,7 @@ from corrsk import (
     IdealObserverClassifier,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    NoSignalWarning,
     SignalNormalizer,
     TissuePrior,
     make_correlation_signals,
@@ -123,6 +125,51 @@ def test_neither_labels_nor_counts(method, data):
 def test_bad_counts(method, counts, error, match, data):
     with pytest.raises(error, match=match):
         build(method, counts=counts).fit(data[0])
+
+
+# -- estimates besides the counts -----------------------------------------------------------
+
+RESULTS = {
+    "multi-exponential": lambda model, X: {"table": model.estimate_compartments(X)},
+    "nnls": lambda model, X: {"spectra": model.spectra(X)},
+    "ideal observer": lambda model, X: {
+        name: getattr(model.posterior(X), name)
+        for name in (
+            "probabilities", "standard_error", "log_evidence", "log_evidence_error",
+            "effective_sample_size", "trustworthy", "probability_unexplained", "unexplained",
+        )
+    },
+}  # fmt: skip
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimates_of_volumes(method, data):
+    X = data[0][:12].astype(np.float64)
+    X[5] = 0
+    model = build(method, counts=(1, 2)).fit(X)
+    with pytest.warns(NoSignalWarning, match="1 of 12 voxels"):
+        expected = RESULTS[method](model, X)
+    with pytest.warns(NoSignalWarning, match="1 of 12 voxels"):
+        found = RESULTS[method](model, X.reshape(2, 3, 2, 16))
+    for name, values in expected.items():
+        if name == "table":  # one row per voxel
+            pd.testing.assert_frame_equal(found[name], values)
+        else:
+            maps = np.asarray(values).reshape(2, 3, 2, *values.shape[1:])
+            np.testing.assert_array_equal(found[name], maps)
+
+
+@every_method
+def test_estimates_of_nan(method, data):
+    X = data[0].copy()
+    model = build(method, counts=(1, 2)).fit(X)
+    X[3, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN in row 3.* set them to 0") as refused:
+        RESULTS[method](model, X)
+    assert "SignalPipeline" not in str(refused.value)
+    with pytest.raises(ValueError, match="last axis has 16 entries"):
+        RESULTS[method](model, X[:, :15].reshape(6, 6, 15))
 
 
 # -- meta-estimators, which replace the labels 1, 2, 3 by 0, 1, 2 --------------------------
