@@ -181,6 +181,36 @@ def as_rows(X: Any, estimator: Any) -> tuple[Any, tuple[int, ...] | None]:
     return (X if hasattr(X, "reshape") else np.asarray(X)).reshape(-1, n_features), shape
 
 
+def warn_if_volume(X: Any, y: Any) -> None:
+    """Warn in `fit` that X is probably a volume, if neither labels nor a protocol decide.
+
+    Parameters
+    ----------
+    X : array or DataFrame
+        Signals.
+    y : array or None
+        Labels.
+
+    Warns
+    -----
+    UserWarning
+        If there are no labels, X has three axes or more, and each sample would have more
+        measurements than there are samples.
+    """
+    layout = layout_of(X)
+    # the axes of an array with names (of xarray) may have any order
+    if layout is None or y is not None or hasattr(X, "dims"):
+        return
+    if math.prod(layout) <= len(X) or math.prod(layout[:-1]) == 1:
+        return
+    warnings.warn(
+        f"X of shape {(len(X), *layout)} is taken for {len(X)} signals of {math.prod(layout)} "
+        f"measurements; if X is a volume, pass one row for each voxel, X.reshape(-1, {layout[-1]})",
+        UserWarning,
+        stacklevel=user_level(),
+    )
+
+
 def without_signal(rows: Any) -> NDArray[np.bool_]:
     """Mask of the rows that are all zero or contain NaN; False for rows that are no numbers."""
     values = _numbers(rows)

@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from corrsk import physics
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
-from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE
-from corrsk._utils.voxels import Voxels
+from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE, refuse_volume
+from corrsk._utils.voxels import Voxels, warn_if_volume
 from corrsk.acquisition.labels import with_column_names
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.novelty._mixture import NoisyMixture
@@ -189,8 +189,8 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals simulated from the prior, with noise: 10^5 or more. Signals
             that are all zero are ignored.
-        y : None
-            Ignored.
+        y : array of shape (n_samples,), optional
+            Ignored, but for its shape: a volume with labels is refused.
 
         Returns
         -------
@@ -200,12 +200,22 @@ class SignalNoveltyDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If fewer than two signals are not zero, a value is NaN or infinite, or the columns or
-            axes of X contradict the protocol.
+            If fewer than two signals are not zero, a value is NaN or infinite, the columns or
+            axes of X contradict the protocol, or X is a volume of a known protocol or with labels.
+
+        Warns
+        -----
+        UserWarning
+            If X without y and without a known protocol is probably a volume: three axes or more,
+            and more measurements than signals.
         """
-        X = self._checked(X, reset=True)
+        refuse_volume(X, y)
+        signals = self._checked(X, reset=True)
         given = None if self.protocol == "auto" else resolve_protocol(self.protocol)
         self.protocol_ = protocol_of_fit(self, given)
+        if self.protocol_ is None:
+            warn_if_volume(X, y)
+        X = signals
         X = X[X.any(axis=1)]
         if len(X) < 2:
             raise ValueError(

@@ -35,7 +35,12 @@ from corrsk.acquisition.protocol import (
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing._scale import check_unit_m0
-from corrsk.preprocessing.signals import layout_of_protocol, measured_signals, volume_as_rows
+from corrsk.preprocessing.signals import (
+    advice_for_volume,
+    layout_of_protocol,
+    measured_signals,
+    volume_as_rows,
+)
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 
@@ -353,6 +358,7 @@ class ProtocolAligner(TransformerMixin, BaseEstimator):
             raise ProtocolMismatchError(
                 f"X has {X.shape[1]} columns, but the {which} protocol has "
                 f"{measured.n_measurements} measurements, {measured!r}"
+                + advice_for_volume(self.layout_, measured)
             )
 
     def __sklearn_tags__(self) -> Tags:

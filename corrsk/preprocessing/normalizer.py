@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
 from corrsk._utils.validation import refuse_volume
+from corrsk._utils.voxels import warn_if_volume
 from corrsk.preprocessing.signals import measured_signals, volume_as_rows
 
 
@@ -71,8 +72,15 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ------
         ValueError
             If the signals contain NaN or infinite values, or X and y are a volume.
+
+        Warns
+        -----
+        UserWarning
+            If X without y is probably a volume: three axes or more, and more measurements than
+            signals.
         """
         refuse_volume(X, y)
+        warn_if_volume(X, y)
         measured_signals(self, X, reset=True)
         return self
 

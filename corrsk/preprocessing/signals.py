@@ -90,6 +90,7 @@ def protocol_of_fit(
         raise ValueError(
             f"X has {estimator.n_features_in_} columns, but the protocol has "
             f"{protocol.n_measurements} measurements"
+            + advice_for_volume(estimator.layout_, protocol)
         )
     protocol = protocol if named is None else in_order_of(protocol, named)
     estimator.layout_ = layout_of_protocol(estimator.layout_, protocol)
@@ -171,6 +172,29 @@ def volume_as_rows(transformer: Any, X: Any) -> tuple[Any, Layout | None]:
             f"X.reshape(-1, {transformer.n_features_in_}), or predict with SignalPipeline"
         )
     return rows, shape
+
+
+def advice_for_volume(layout: Layout | None, protocol: AcquisitionProtocol) -> str:
+    """End of an error of `fit` for signals whose last axis alone has the protocol's measurements.
+
+    Parameters
+    ----------
+    layout : tuple of int or None
+        Shape of each signal, if the signals have more than two dimensions.
+    protocol : AcquisitionProtocol
+        The protocol.
+
+    Returns
+    -------
+    str
+        The advice; empty for signals that are no volume.
+    """
+    if layout is None or layout[-1] != protocol.n_measurements:
+        return ""
+    return (
+        f": X of shape {_shape(layout)} is a volume; fit takes one row for each voxel, "
+        f"X.reshape(-1, {layout[-1]})"
+    )
 
 
 def layout_of_protocol(layout: Layout | None, protocol: AcquisitionProtocol) -> Layout | None:

@@ -24,7 +24,12 @@ from corrsk.acquisition.protocol import (
     protocol_of_columns,
     resolve_protocol,
 )
-from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
+from corrsk.preprocessing.signals import (
+    advice_for_volume,
+    measured_signals,
+    protocol_of_fit,
+    signals_of_protocol,
+)
 from corrsk.relaxometry._bounds import Bounds, checked_bounds
 from corrsk.relaxometry._identifiability import check_levels
 from corrsk.relaxometry._kernels import Array, KernelModel
@@ -258,7 +263,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, BaseEstimator):
                     f"protocol='auto' cannot determine the protocol of these {n} columns: they "
                     "have no names such as TI50_TE4.5, and the default protocol "
                     f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
-                    "pass protocol="
+                    "pass protocol=" + advice_for_volume(self.layout_, default)
                 )
             given = default if named is None else named
         else:

@@ -119,6 +119,41 @@ def test_fit_refuses_volumes(name, signals):
             clone(ALL[name]).fit(X, labels)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ProtocolAligner(), SignalNoveltyDetector(protocol=GRID),
+        MultiExponentialClassifier(GRID, counts=(1, 2)), NNLSPeakClassifier(counts=(1, 2)),
+        make_pipeline(ProtocolAligner(), SignalNormalizer()),
+    ],
+    ids=lambda model: type(model).__name__,
+)  # fmt: skip
+def test_fit_refuses_volumes_of_a_known_protocol_without_labels(model, signals):
+    with pytest.raises(ValueError, match=r"30, 64\) is a volume.*X.reshape\(-1, 64\)"):
+        model.fit(signals[0].reshape(10, 30, 64))
+
+
+@pytest.mark.parametrize(
+    "model", [SignalNormalizer(), SignalNoveltyDetector(n_clusters=2, random_state=0)]
+)
+def test_fit_warns_of_volumes_without_labels(model, signals):
+    X = signals[0]
+    expected = pytest.warns(UserWarning, match=r"10 signals of 1920 .*X.reshape\(-1, 64\)")
+    with np.errstate(over="ignore"), expected as caught:  # so few signals have no distribution
+        model.fit(X.reshape(10, 30, 64))
+    assert caught[0].filename == __file__
+    model.fit(X.reshape(300, 8, 8))  # without a warning
+    with pytest.raises(ValueError, match="a volume"):
+        model.fit(X.reshape(10, 30, 64), signals[1].reshape(10, 30))
+
+
+def test_few_tables_of_a_known_protocol_are_no_volume(signals):
+    X = signals[0][:60].reshape(60, 8, 8)
+    SignalNoveltyDetector(n_clusters=2, random_state=0, protocol=GRID).fit(X)
+    ProtocolAligner().fit(X)
+    SignalNormalizer().fit(X, signals[1][:60])
+
+
 def test_a_volume_of_another_protocol(fitted, signals):
     with pytest.raises(ValueError, match=r"\(n_samples, 3, 4, 60\).*last axis has 64 entries"):
         fitted.predict(signals[0][:24, :60].reshape(2, 3, 4, 60))
@@ -164,7 +199,7 @@ def test_axes_of_length_one_are_no_volume(name, layout, signals):
     assert model.predict(tables).shape == (60,)
     assert model.predict_proba(tables).shape == (60, 4)
     assert predict_multicompartment_proba(model, tables).shape == (60,)
-    normalised = SignalNormalizer().fit(tables).transform(tables)
+    normalised = SignalNormalizer().fit(tables, y).transform(tables)
     assert normalised.shape == (60, 64)
     assert model.predict(X.reshape(4, 15, 64)).shape == (4, 15)
     # of a model that was fitted to rows, the same array is a volume

@@ -22,6 +22,7 @@ from corrsk import (
     NNLSPeakClassifier,
     NoSignalWarning,
     SignalNormalizer,
+    SignalPipeline,
     TissuePrior,
     make_correlation_signals,
 )
@@ -185,6 +186,40 @@ def test_voting(method, data):
     np.testing.assert_array_equal(voting.predict(X), model.predict(X))
     hard = VotingClassifier([("a", model)], voting="hard").fit(X, y)
     np.testing.assert_array_equal(hard.predict(X), model.predict(X))
+
+
+@every_method
+@pytest.mark.parametrize("voting", ["hard", "soft"])
+def test_votes_on_voxels_without_signal(method, voting, data):
+    X, y = data
+    model = build(method, counts=(1, 2, 3))
+    vote = VotingClassifier([("a", model), ("b", model)], voting=voting)
+    voxels = SignalPipeline([("vote", vote)]).fit(X, y)
+    broken = X[:12].copy()
+    broken[3], broken[7, 2] = 0, np.nan
+    lit = np.delete(np.arange(12), [3, 7])
+    with pytest.warns(NoSignalWarning, match="2 of 12 voxels"):
+        labels = voxels.predict(broken)
+    np.testing.assert_array_equal(labels[lit], model.fit(X).predict(X[lit]))
+    assert labels[[3, 7]].tolist() == [0, 0]
+    if voting == "soft":
+        with pytest.warns(NoSignalWarning, match="2 of 12 voxels"):
+            maps = voxels.predict_proba(broken.reshape(3, 4, 16))
+        assert np.isnan(maps[[0, 1], [3, 3]]).all()
+        np.testing.assert_allclose(maps.reshape(12, 3)[lit], model.predict_proba(X[lit]))
+
+
+@every_method
+def test_calibration_of_voxels_without_signal(method, data):
+    X, y = data
+    calibrated = CalibratedClassifierCV(build(method, counts=(1, 2, 3)), cv=2)
+    voxels = SignalPipeline([("calibrated", calibrated)]).fit(X, y)
+    broken = X[:6].copy()
+    broken[3] = 0
+    with pytest.warns(NoSignalWarning, match="1 of 6 voxels"):
+        assert voxels.predict(broken)[3] == 0
+    with pytest.warns(NoSignalWarning, match="1 of 6 voxels"):
+        assert np.isnan(voxels.predict_proba(broken)[3]).all()
 
 
 @every_method
