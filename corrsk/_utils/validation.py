@@ -138,7 +138,13 @@ def checked_count(name: str, value: Any, *, at_least: int) -> None:
 
 
 def checked_signals(
-    estimator: Any, X: Any, y: Any = "no_validation", *, reset: bool, **options: Any
+    estimator: Any,
+    X: Any,
+    y: Any = "no_validation",
+    *,
+    reset: bool,
+    nan_advice: str = "predict with SignalPipeline, whose results of such rows are NaN",
+    **options: Any,
 ) -> Any:
     """Validate signals, and labels if given, for an estimator.
 
@@ -152,6 +158,8 @@ def checked_signals(
         Labels; None is refused by an estimator that requires them.
     reset : bool
         Whether to set the attributes (in `fit`), or to compare with them.
+    nan_advice : str
+        Advice of the error for NaN in a prediction, besides leaving out rows.
     **options
         Options of scikit-learn's `validate_data`. By default, `dtype` is that of X if it is float64
         or float32, otherwise float64.
@@ -183,7 +191,11 @@ def checked_signals(
     # with array_api_dispatch, scikit-learn would return tensors; corrsk computes with numpy arrays
     with config_context(array_api_dispatch=False):
         checked = validate_data(estimator, rows, y, reset=reset, **options)
-    _check_finite(estimator, checked[0] if isinstance(checked, tuple) else checked, reset=reset)
+    _check_finite(
+        estimator,
+        checked[0] if isinstance(checked, tuple) else checked,
+        "" if reset else f", or {nan_advice}",
+    )
     return checked
 
 
@@ -262,7 +274,7 @@ def _check_layout(estimator: Any, layout: tuple[int, ...], n_columns: int) -> No
         )
 
 
-def _check_finite(estimator: Any, signals: NDArray[Any], *, reset: bool) -> None:
+def _check_finite(estimator: Any, signals: NDArray[Any], advice: str) -> None:
     if signals.dtype.kind != "f":
         return
     with np.errstate(over="ignore", invalid="ignore"):
@@ -277,7 +289,6 @@ def _check_finite(estimator: Any, signals: NDArray[Any], *, reset: bool) -> None
         if np.isnan(signals[row]).any()
         else f"infinity, or a value too large for {signals.dtype},"
     )
-    advice = "" if reset else ", or predict with SignalPipeline, whose results of such rows are NaN"
     raise ValueError(
         f"X contains {kind} in row {row}, the first of {int(wrong.sum())} such rows of "
         f"{len(signals)}; {type(estimator).__name__} needs finite signals: leave out these rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class Voxels:
     shape: tuple[int, ...]
 
     @classmethod
-    def from_checked(cls, X: Any, n_features: int, check: Callable[[Any], NDArray[Any]]) -> Voxels:
+    def from_checked(cls, X: Any, estimator: Any, check: Callable[[Any], NDArray[Any]]) -> Voxels:
         """Validate the input of a prediction, which must be finite; leave out signals of zeros.
 
         Parameters
@@ -46,8 +47,8 @@ class Voxels:
         X : array or DataFrame
             Signals, shape (n_samples, n_measurements), (n_samples, n_ti, n_te), or a volume of
             shape (.., n_measurements).
-        n_features : int
-            Number of measurements.
+        estimator : estimator
+            The fitted estimator; see :func:`as_rows`.
         check : callable
             Validation of the estimator, from the rows of X to finite signals.
 
@@ -66,19 +67,19 @@ class Voxels:
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
-        rows, shape = as_rows(X, n_features)
+        rows, shape = as_rows(X, estimator)
         return cls.from_rows(check(rows), shape)
 
     @classmethod
-    def from_measured(cls, X: Any, n_features: int) -> Voxels:
+    def from_measured(cls, X: Any, estimator: Any) -> Voxels:
         """Leave out the voxels of zeros and with NaN, before any other validation.
 
         Parameters
         ----------
         X : array or DataFrame
             See :meth:`from_checked`.
-        n_features : int
-            Number of measurements.
+        estimator : estimator
+            The fitted estimator; see :func:`as_rows`.
 
         Returns
         -------
@@ -90,7 +91,7 @@ class Voxels:
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
-        rows, shape = as_rows(np.asarray(X) if isinstance(X, (list, tuple)) else X, n_features)
+        rows, shape = as_rows(np.asarray(X) if isinstance(X, (list, tuple)) else X, estimator)
         return cls.from_rows(rows, shape)
 
     @classmethod
@@ -145,38 +146,77 @@ class Voxels:
         return values.reshape(*self.shape, *values.shape[1:])
 
 
-def as_rows(X: Any, n_features: int) -> tuple[Any, tuple[int, ...] | None]:
+def as_rows(X: Any, estimator: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Reshape a volume to rows of signals.
 
     Parameters
     ----------
     X : array or DataFrame
         Any input of an estimator.
-    n_features : int
-        Number of measurements.
+    estimator : estimator
+        Fitted estimator with `n_features_in_`, the number of measurements, and possibly `layout_`,
+        the shape of each signal: such signals are no volume. Of a Pipeline, `layout_` is that of
+        its first step.
 
     Returns
     -------
     rows : array or DataFrame
-        Shape (n_voxels, n_features) if X has three axes or more and the last has n_features
-        entries; otherwise X itself.
+        Shape (n_voxels, n_measurements) if X has three axes or more, the last has n_measurements
+        entries, and its signals have another shape than those of `fit`; otherwise X itself.
     shape : tuple of int or None
         Shape of the volume; None if X is none.
     """
     X = as_numpy(X)
     layout = layout_of(X)
+    n_features = estimator.n_features_in_
     # the axes of an array with names (of xarray) may have any order
     if layout is None or layout[-1] != n_features or hasattr(X, "dims"):
+        return X, None
+    first = estimator
+    while hasattr(first, "steps"):
+        first = first.steps[0][1]
+    if layout == getattr(first, "layout_", None):  # axes of length 1
         return X, None
     shape = (len(X), *layout[:-1])
     return (X if hasattr(X, "reshape") else np.asarray(X)).reshape(-1, n_features), shape
 
 
+def warn_if_volume(X: Any, y: Any) -> None:
+    """Warn in `fit` that X is probably a volume, if neither labels nor a protocol decide.
+
+    Parameters
+    ----------
+    X : array or DataFrame
+        Signals.
+    y : array or None
+        Labels.
+
+    Warns
+    -----
+    UserWarning
+        If there are no labels, X has three axes or more, and each sample would have more
+        measurements than there are samples.
+    """
+    layout = layout_of(X)
+    # the axes of an array with names (of xarray) may have any order
+    if layout is None or y is not None or hasattr(X, "dims"):
+        return
+    if math.prod(layout) <= len(X) or math.prod(layout[:-1]) == 1:
+        return
+    warnings.warn(
+        f"X of shape {(len(X), *layout)} is taken for {len(X)} signals of {math.prod(layout)} "
+        f"measurements; if X is a volume, pass one row for each voxel, X.reshape(-1, {layout[-1]})",
+        UserWarning,
+        stacklevel=user_level(),
+    )
+
+
 def without_signal(rows: Any) -> NDArray[np.bool_]:
     """Mask of the rows that are all zero or contain NaN; False for rows that are no numbers."""
     values = _numbers(rows)
-    if values is None or values.ndim != 2:  # the validation of the estimator raises the error
+    if values is None or values.ndim < 2:  # the validation of the estimator raises the error
         return np.zeros(getattr(rows, "shape", (0,))[0], dtype=bool)
+    values = values.reshape(len(values), math.prod(values.shape[1:]))
     dark = np.asarray(~values.any(axis=1))
     # a sum is faster than a mask of all values, and NaN if one of them is
     with np.errstate(over="ignore", invalid="ignore"):

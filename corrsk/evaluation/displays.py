@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, auc, roc_curve
 
 from corrsk._utils.deprecation import removed_parameters
+from corrsk._utils.steps import without_codes
 from corrsk.evaluation.calibration import checked_predictions
 from corrsk.evaluation.evaluation import Evaluation, Reference, evaluate
 from corrsk.evaluation.noise_units import NOISE_UNITS, in_noise_unit, shown_numbers
@@ -155,7 +156,8 @@ class CountRocDisplay:
             For the same reasons as in :meth:`from_predictions`.
         """
         return cls.from_predictions(
-            y, measured_probabilities(estimator, X), classes=estimator.classes_, dataset=dataset,
+            without_codes(estimator, y), measured_probabilities(estimator, X),
+            classes=without_codes(estimator, estimator.classes_), dataset=dataset,
             reference=reference, ax=ax,
         )  # fmt: skip
 

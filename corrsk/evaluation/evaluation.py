@@ -16,6 +16,7 @@ from sklearn.utils import check_consistent_length
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability, tasks_coincide
 from corrsk._utils.files import read_json, write_json
+from corrsk._utils.steps import without_codes
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.metrics import binary_metrics, count_metrics
 from corrsk.evaluation.noise_units import checked_noise_unit
@@ -164,7 +165,8 @@ class Evaluation:
             Input of the estimator, usually signals. Voxels without signal (all zero, or with NaN
             if the estimator refuses NaN) count as guesses.
         y : array of shape (n_samples,)
-            Reference counts or binary labels; see :func:`evaluate`.
+            Reference counts or binary labels; see :func:`evaluate`. For a classifier with
+            `counts_` that was fitted to codes 0, 1, .., also these codes.
         noise_level : array of shape (n_samples,), optional
             Noise level of each signal, for the accuracy by level.
         dataset : str
@@ -189,7 +191,8 @@ class Evaluation:
             If voxels have no signal; once, with their number.
         """
         return evaluate(
-            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            without_codes(estimator, y), measured_probabilities(estimator, X),
+            classes=without_codes(estimator, estimator.classes_),
             noise_level=noise_level, dataset=dataset, noise_unit=noise_unit,
         )  # fmt: skip
 

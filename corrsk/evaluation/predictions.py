@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
+from corrsk._utils.steps import simulates_signals, without_codes
 from corrsk._utils.voxels import Voxels, has_nan
 from corrsk.acquisition.labels import with_column_names
 
@@ -34,6 +36,11 @@ def measured_probabilities(
         Probabilities. NaN for rows of zeros, and for rows with NaN if the classifier refuses NaN.
         Of a volume maps of shape (.., n_classes).
 
+    Raises
+    ------
+    ValueError
+        If the classifier refuses X for another reason than NaN, or refuses a tissue table.
+
     Warns
     -----
     NoSignalWarning
@@ -43,15 +50,17 @@ def measured_probabilities(
     def probabilities(rows: Any) -> NDArray[np.float64]:
         return np.asarray((predict or estimator.predict_proba)(rows))
 
-    n_features = getattr(estimator, "n_features_in_", None)
-    if n_features is None:
+    if not hasattr(estimator, "n_features_in_"):
+        return probabilities(X)
+    if simulates_signals(estimator):  # NaN marks the absent compartments of a tissue table
         return probabilities(X)
     if has_nan(X):
-        try:  # NaN is valid in a tissue table, for some learners, and for a SignalPipeline
+        try:  # NaN is valid for some learners, and for a SignalPipeline
             return probabilities(X)
-        except ValueError:
-            pass
-    voxels = Voxels.from_measured(with_column_names(X), n_features)
+        except ValueError as error:
+            if "NaN" not in str(error):
+                raise
+    voxels = Voxels.from_measured(with_column_names(X), estimator)
     return voxels.answer(probabilities, len(estimator.classes_))
 
 
@@ -96,6 +105,7 @@ def predict_multicompartment_proba(estimator: Any, X: Any, **params: Any) -> NDA
     >>> predict_multicompartment_proba(LogisticRegression().fit(X, y), X).shape
     (400,)
     """
-    is_multicompartment(estimator.classes_)  # other labels are an error before the prediction
-    probabilities = measured_probabilities(estimator, X, **params)
-    return multicompartment_probability(probabilities, estimator.classes_)
+    counts = without_codes(estimator, estimator.classes_)
+    is_multicompartment(counts)  # other labels are an error before the prediction
+    predict = partial(estimator.predict_proba, **params)
+    return multicompartment_probability(measured_probabilities(estimator, X, predict), counts)

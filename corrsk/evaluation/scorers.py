@@ -16,6 +16,7 @@ from corrsk._utils.counts import (
     is_multicompartment,
     multicompartment_probability,
 )
+from corrsk._utils.steps import without_codes
 from corrsk.evaluation.predictions import measured_probabilities
 
 
@@ -60,7 +61,10 @@ class _ProbabilityScorer(_BaseScorer):
             return predicted
 
         rows = guess_unanswered(measured_probabilities(estimator, X, predict))
-        return self._value(y_true, _Predicted(rows, estimator.classes_), sample_weight)
+        classes = without_codes(estimator, estimator.classes_)
+        return self._value(
+            without_codes(estimator, y_true), _Predicted(rows, classes), sample_weight
+        )
 
     def __repr__(self) -> str:
         return self.name

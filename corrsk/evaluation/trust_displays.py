@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk._utils.steps import without_codes
 from corrsk.evaluation.calibration import (
     N_BINS,
     checked_predictions,
@@ -104,7 +105,8 @@ class ReliabilityDisplay:
             The display.
         """
         return cls.from_predictions(
-            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            without_codes(estimator, y), measured_probabilities(estimator, X),
+            classes=without_codes(estimator, estimator.classes_),
             noise_level=noise_level, n_bins=n_bins, task=task, dataset=dataset, ax=ax,
             noise_unit=noise_unit,
         )  # fmt: skip
@@ -255,7 +257,8 @@ class AccuracyCoverageDisplay:
             The display.
         """
         return cls.from_predictions(
-            y, measured_probabilities(estimator, X), classes=estimator.classes_,
+            without_codes(estimator, y), measured_probabilities(estimator, X),
+            classes=without_codes(estimator, estimator.classes_),
             noise_level=noise_level, dataset=dataset, ax=ax, noise_unit=noise_unit,
         )  # fmt: skip
 

@@ -623,7 +623,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
                 return found
             return reweighted(found, self.classes_, class_prior, self.class_prior_)
 
-        voxels = Voxels.from_checked(X, self.n_features_in_, self._further_signals)
+        voxels = Voxels.from_checked(X, self, self._further_signals)
         return voxels.answer(probabilities, len(self.classes_))
 
     def predict_log_proba(

@@ -17,8 +17,8 @@ from corrsk import physics
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
 from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
-from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE
-from corrsk._utils.voxels import Voxels
+from corrsk._utils.validation import N_JOBS, POSITIVE_INTEGER, RANDOM_STATE, refuse_volume
+from corrsk._utils.voxels import Voxels, warn_if_volume
 from corrsk.acquisition.labels import with_column_names
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.novelty._mixture import NoisyMixture
@@ -190,8 +190,8 @@ class SignalNoveltyDetector(OutlierMixin, EarlierPicklesMixin, BaseEstimator):
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals simulated from the prior, with noise: 10^5 or more. Signals
             that are all zero are ignored.
-        y : None
-            Ignored.
+        y : array of shape (n_samples,), optional
+            Ignored, but for its shape: a volume with labels is refused.
 
         Returns
         -------
@@ -201,12 +201,22 @@ class SignalNoveltyDetector(OutlierMixin, EarlierPicklesMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If fewer than two signals are not zero, a value is NaN or infinite, or the columns or
-            axes of X contradict the protocol.
+            If fewer than two signals are not zero, a value is NaN or infinite, the columns or
+            axes of X contradict the protocol, or X is a volume of a known protocol or with labels.
+
+        Warns
+        -----
+        UserWarning
+            If X without y and without a known protocol is probably a volume: three axes or more,
+            and more measurements than signals.
         """
-        X = self._checked(X, reset=True)
+        refuse_volume(X, y)
+        signals = self._checked(X, reset=True)
         given = None if self.protocol == "auto" else resolve_protocol(self.protocol)
         self.protocol_ = protocol_of_fit(self, given)
+        if self.protocol_ is None:
+            warn_if_volume(X, y)
+        X = signals
         X = X[X.any(axis=1)]
         if len(X) < 2:
             raise ValueError(
@@ -341,7 +351,7 @@ class SignalNoveltyDetector(OutlierMixin, EarlierPicklesMixin, BaseEstimator):
         """
         check_is_fitted(self)
         index = X.index if isinstance(X, pd.DataFrame) else None
-        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        voxels = Voxels.from_measured(with_column_names(X), self)
         logs = voxels.answer(self._log_p_values_of, len(REASONS)).reshape(-1, len(REASONS))
         reason = np.full(len(logs), EXPLAINED, dtype=object)
         for k, name in reversed(list(enumerate(REASONS))):
@@ -472,7 +482,7 @@ class SignalNoveltyDetector(OutlierMixin, EarlierPicklesMixin, BaseEstimator):
     def _log_p_values(self, X: ArrayLike) -> NDArray[np.float64]:
         """Logarithms of the corrected p-values of the statistics, shape (.., 5)."""
         check_is_fitted(self)
-        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        voxels = Voxels.from_measured(with_column_names(X), self)
         return voxels.answer(self._log_p_values_of, len(REASONS))
 
     def _log_p_values_of(self, X: ArrayLike) -> NDArray[np.float64]:

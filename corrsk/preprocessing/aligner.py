@@ -21,7 +21,6 @@ from corrsk._utils.validation import (
     layout_of,
     refuse_volume,
 )
-from corrsk._utils.voxels import as_rows
 from corrsk.acquisition._differences import pairing
 from corrsk.acquisition.column_names import measurements_of_names
 from corrsk.acquisition.compatibility import (
@@ -39,7 +38,12 @@ from corrsk.acquisition.protocol import (
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing._scale import check_unit_m0
-from corrsk.preprocessing.signals import layout_of_protocol, measured_signals
+from corrsk.preprocessing.signals import (
+    advice_for_volume,
+    layout_of_protocol,
+    measured_signals,
+    volume_as_rows,
+)
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 
@@ -200,8 +204,9 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
             If the column names belong to another protocol; a ValueError.
         ValueError
             If some names of columns have scan parameters and another name is not understood, the
-            axes of X are not those of the protocol, a value is NaN or infinite, or `norm` is None
-            and the signals cannot have M0 = 1.
+            axes of X are not those of the protocol, a value is NaN or infinite, `norm` is None
+            and the signals cannot have M0 = 1, or X is a volume and the output is set to
+            DataFrames.
 
         Warns
         -----
@@ -215,7 +220,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         X = with_column_names(X)
         named = self._protocol_of_names(X)
         if named is None:
-            rows, volume = as_rows(X, self.n_features_in_)
+            rows, volume = volume_as_rows(self, X)
             layout_of_protocol(layout_of(rows), self.measured_protocol_)
             signals = measured_signals(self, rows, reset=False)
             if not np.array_equal(self.order_, np.arange(len(self.order_))):
@@ -361,6 +366,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
             raise ProtocolMismatchError(
                 f"X has {X.shape[1]} columns, but the {which} protocol has "
                 f"{measured.n_measurements} measurements, {measured!r}"
+                + advice_for_volume(self.layout_, measured)
             )
 
     def __sklearn_tags__(self) -> Tags:

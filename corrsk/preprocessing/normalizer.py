@@ -14,8 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from corrsk import physics
 from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.validation import refuse_volume
-from corrsk._utils.voxels import as_rows
-from corrsk.preprocessing.signals import measured_signals
+from corrsk._utils.voxels import warn_if_volume
+from corrsk.preprocessing.signals import measured_signals, volume_as_rows
 
 
 class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, BaseEstimator):
@@ -73,8 +73,15 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMix
         ------
         ValueError
             If the signals contain NaN or infinite values, or X and y are a volume.
+
+        Warns
+        -----
+        UserWarning
+            If X without y is probably a volume: three axes or more, and more measurements than
+            signals.
         """
         refuse_volume(X, y)
+        warn_if_volume(X, y)
         measured_signals(self, X, reset=True)
         return self
 
@@ -90,9 +97,15 @@ class SignalNormalizer(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMix
         -------
         ndarray of shape (n_samples, n_measurements), or of the shape of the volume
             Normalised signals.
+
+        Raises
+        ------
+        ValueError
+            If the signals contain NaN or infinite values, their number or layout differs from
+            that of `fit`, or X is a volume and the output is set to DataFrames.
         """
         check_is_fitted(self)
-        rows, volume = as_rows(X, self.n_features_in_)
+        rows, volume = volume_as_rows(self, X)
         signals: NDArray[np.floating[Any]] = measured_signals(self, rows, reset=False)
         if self.norm is None:
             normalised = signals.copy()

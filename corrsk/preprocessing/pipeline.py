@@ -19,6 +19,8 @@ from corrsk._utils.counts import (
     with_unanswered,
 )
 from corrsk._utils.pickles import EarlierPicklesMixin
+from corrsk._utils.probabilities import log_probabilities
+from corrsk._utils.steps import simulates_signals, without_codes
 from corrsk._utils.voxels import Voxels
 from corrsk.acquisition.labels import with_column_names
 
@@ -38,7 +40,8 @@ class SignalPipeline(EarlierPicklesMixin, Pipeline):
     Parameters
     ----------
     steps : list of tuple
-        Names and estimators: transformers of signals, and a classifier.
+        Names and estimators: transformers of signals, and a classifier. A step that simulates
+        signals, such as :class:`corrsk.CorrelationSignalGenerator`, is refused.
     transform_input : list of str, default=None
         See :class:`sklearn.pipeline.Pipeline`.
     memory : str or object with the joblib.Memory interface, default=None
@@ -94,11 +97,40 @@ class SignalPipeline(EarlierPicklesMixin, Pipeline):
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
-        check_is_fitted(self)
-        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        voxels = self._voxels(X)
         return voxels.answer(
             lambda signals: Pipeline.predict_proba(self, signals, **params), len(self.classes_)
         )
+
+    @available_if(_last_step_has("predict_proba"))
+    def predict_log_proba(self, X: ArrayLike, **params: Any) -> NDArray[np.float64]:
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Signals, or a volume; see :meth:`predict_proba`.
+        **params : dict
+            Parameters of the `predict_proba` of the classifier, such as `class_prior`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Natural logarithms of the probabilities of :meth:`predict_proba`: -inf for a
+            probability of 0, NaN for voxels without signal. Of a volume maps of shape
+            (.., n_classes).
+
+        Raises
+        ------
+        ValueError
+            If a step refuses the signals.
+
+        Warns
+        -----
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
+        """
+        return log_probabilities(self.predict_proba(X, **params))
 
     @available_if(_last_step_has("predict"))
     def predict(self, X: ArrayLike, **params: Any) -> NDArray[Any]:
@@ -127,8 +159,7 @@ class SignalPipeline(EarlierPicklesMixin, Pipeline):
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
-        check_is_fitted(self)
-        voxels = Voxels.from_measured(with_column_names(X), self.n_features_in_)
+        voxels = self._voxels(X)
         classes = np.asarray(self.classes_)
         if voxels.dark.size and voxels.dark.all():
             labels = voxels.fill(classes[:0], classes[0])
@@ -165,9 +196,11 @@ class SignalPipeline(EarlierPicklesMixin, Pipeline):
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
+        self._refuse_simulation()
         check_is_fitted(self)
-        is_multicompartment(self.classes_)  # other labels are an error before the prediction
-        return multicompartment_probability(self.predict_proba(X, **params), self.classes_)
+        counts = without_codes(self, self.classes_)
+        is_multicompartment(counts)  # other labels are an error before the prediction
+        return multicompartment_probability(self.predict_proba(X, **params), counts)
 
     @available_if(_last_step_has("score"))
     def score(
@@ -194,6 +227,24 @@ class SignalPipeline(EarlierPicklesMixin, Pipeline):
         weight = None if sample_weight is None else np.ravel(sample_weight)
         labels = self.predict(X, **params).ravel()
         return float(accuracy_score(np.ravel(y), labels, sample_weight=weight))
+
+    def _voxels(self, X: ArrayLike) -> Voxels:
+        self._refuse_simulation()
+        check_is_fitted(self)
+        return Voxels.from_measured(with_column_names(X), self)
+
+    def _validate_steps(self) -> None:  # of every method of scikit-learn's Pipeline that fits
+        super()._validate_steps()
+        self._refuse_simulation()
+
+    def _refuse_simulation(self) -> None:
+        """Refuse steps that simulate: NaN marks absent compartments of their tissue tables."""
+        if simulates_signals(self):
+            raise ValueError(
+                "SignalPipeline is for measured signals, but a step simulates signals from a "
+                "tissue table, in which NaN is no missing signal; use Pipeline for the table, and "
+                "SignalPipeline(pipeline[1:].steps) for signals"
+            )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

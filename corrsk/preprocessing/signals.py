@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from sklearn.utils._set_output import _get_output_config
+
 from corrsk._utils.validation import checked_signals, layout_of
+from corrsk._utils.voxels import as_rows
 from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
 from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
 
@@ -87,6 +90,7 @@ def protocol_of_fit(
         raise ValueError(
             f"X has {estimator.n_features_in_} columns, but the protocol has "
             f"{protocol.n_measurements} measurements"
+            + advice_for_volume(estimator.layout_, protocol)
         )
     estimator.layout_ = layout_of_protocol(estimator.layout_, protocol)
     return protocol
@@ -133,6 +137,63 @@ def signals_of_protocol(estimator: Any, X: Any, **options: Any) -> Any:
                     "the names with; pass protocol=, the protocol of the signals of fit"
                 )
     return measured_signals(estimator, X, reset=False, **options)
+
+
+def volume_as_rows(transformer: Any, X: Any) -> tuple[Any, Layout | None]:
+    """Reshape a volume to rows of signals for a transformer, whose output is a volume.
+
+    Parameters
+    ----------
+    transformer : transformer
+        Fitted transformer.
+    X : array or DataFrame
+        Signals or a volume.
+
+    Returns
+    -------
+    rows : array or DataFrame
+        Rows of signals; see :func:`corrsk._utils.voxels.as_rows`.
+    shape : tuple of int or None
+        Shape of the volume; None if X is none.
+
+    Raises
+    ------
+    ValueError
+        If X is a volume, and the output of the transformer is set to DataFrames.
+    """
+    rows, shape = as_rows(X, transformer)
+    container = _get_output_config("transform", transformer)["dense"]
+    if shape is not None and container != "default":
+        raise ValueError(
+            f"X is a volume of shape {(*shape, transformer.n_features_in_)}, but the output of "
+            f"{type(transformer).__name__} is set to {container!r}, whose tables have two axes; "
+            "use set_output(transform='default'), pass rows, "
+            f"X.reshape(-1, {transformer.n_features_in_}), or predict with SignalPipeline"
+        )
+    return rows, shape
+
+
+def advice_for_volume(layout: Layout | None, protocol: AcquisitionProtocol) -> str:
+    """End of an error of `fit` for signals whose last axis alone has the protocol's measurements.
+
+    Parameters
+    ----------
+    layout : tuple of int or None
+        Shape of each signal, if the signals have more than two dimensions.
+    protocol : AcquisitionProtocol
+        The protocol.
+
+    Returns
+    -------
+    str
+        The advice; empty for signals that are no volume.
+    """
+    if layout is None or layout[-1] != protocol.n_measurements:
+        return ""
+    return (
+        f": X of shape {_shape(layout)} is a volume; fit takes one row for each voxel, "
+        f"X.reshape(-1, {layout[-1]})"
+    )
 
 
 def layout_of_protocol(layout: Layout | None, protocol: AcquisitionProtocol) -> Layout | None:

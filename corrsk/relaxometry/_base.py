@@ -19,13 +19,18 @@ from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
-from corrsk._utils.voxels import Voxels, user_level
+from corrsk._utils.voxels import Voxels, as_rows, user_level
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
     resolve_protocol,
 )
-from corrsk.preprocessing.signals import measured_signals, protocol_of_fit, signals_of_protocol
+from corrsk.preprocessing.signals import (
+    advice_for_volume,
+    measured_signals,
+    protocol_of_fit,
+    signals_of_protocol,
+)
 from corrsk.relaxometry._bounds import Bounds, checked_bounds
 from corrsk.relaxometry._identifiability import check_levels
 from corrsk.relaxometry._kernels import Array, KernelModel
@@ -146,7 +151,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
             voxels that no count explains.
         """
         check_is_fitted(self)
-        voxels = Voxels.from_checked(X, self.n_features_in_, self._checked_signals)
+        voxels = Voxels.from_checked(X, self, self._checked_signals)
         return voxels.answer(self._class_probabilities, len(self.classes_))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -259,7 +264,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
                     f"protocol='auto' cannot determine the protocol of these {n} columns: they "
                     "have no names such as TI50_TE4.5, and the default protocol "
                     f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
-                    "pass protocol="
+                    "pass protocol=" + advice_for_volume(self.layout_, default)
                 )
             given = default if named is None else None
         else:
@@ -268,10 +273,31 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         assert protocol is not None
         return protocol
 
-    def _checked_signals(self, X: ArrayLike) -> NDArray[np.floating[Any]]:
+    def _voxels(self, X: ArrayLike) -> tuple[NDArray[np.floating[Any]], tuple[int, ...]]:
+        """Validate the signals of a method that SignalPipeline lacks.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te), or a volume
+            Signals.
+
+        Returns
+        -------
+        signals : ndarray of shape (n_voxels, n_measurements)
+            Signals in grid order.
+        shape : tuple of int
+            Shape of the maps of results: (n_samples,), or that of the volume.
+        """
+        check_is_fitted(self)
+        rows, volume = as_rows(X, self)
+        advice = "set them to 0, the value of voxels without signal, whose results are NaN"
+        signals = self._checked_signals(rows, nan_advice=advice)
+        return signals, (len(signals),) if volume is None else volume
+
+    def _checked_signals(self, X: ArrayLike, **options: Any) -> NDArray[np.floating[Any]]:
         """Validate signals in the order of `protocol_`, and reorder them to grid order."""
         check_is_fitted(self)
-        signals = signals_of_protocol(self, X)
+        signals = signals_of_protocol(self, X, **options)
         in_grid_order: NDArray[np.floating[Any]] = self.protocol_.to_grid(signals, copy=False)
         return in_grid_order
 

@@ -200,7 +200,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale. Also a volume, an
+            array of shape (.., n_measurements).
         n_compartments : int, optional
             Number of compartments to fit; None (default) uses the count that
             the criterion selects in each voxel.
@@ -208,6 +209,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Returns
         -------
         DataFrame of n_samples rows
+            One row per voxel, of a volume in the order of ``X.reshape(-1, n_measurements)``.
             Tissue table, T1_1.., T2_1.., f_1.., with the compartments in
             ascending order of T2 (or of the first property without T2).
             Absent compartments have f = 0 and NaN properties. Further columns are n_c (the
@@ -222,15 +224,18 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Raises
         ------
         ValueError
-            If n_compartments is larger than the largest count of the classifier.
+            If n_compartments is larger than the largest count of the classifier, a signal has NaN
+            or infinite values, or the columns or axes of X contradict the protocol.
 
         Warns
         -----
+        NoSignalWarning
+            If signals are all zero; once, with their number.
         ConvergenceWarning
             Once each, with the numbers of voxels that could not be solved, that have a
             compartment at a bound, and that the fit does not explain.
         """
-        signals = self._checked_signals(X)
+        signals, _ = self._voxels(X)
         largest = int(self.counts_.max())
         if n_compartments is not None:
             checked_count("n_compartments", n_compartments, at_least=1)

@@ -152,25 +152,36 @@ class NNLSPeakClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol, at any scale.
+            Signals, with columns in the order of the protocol, at any scale. Also a volume, an
+            array of shape (.., n_measurements).
 
         Returns
         -------
         ndarray of shape (n_samples, n_T1, n_T2[, n_D])
             Amplitudes on the grid `axes_`, in the units of X; the sum is approximately M0.
-            NaN for voxels that could not be solved.
+            NaN for voxels without signal (all zero), or that could not be solved. Of a volume
+            maps of shape (.., n_T1, n_T2[, n_D]).
+
+        Raises
+        ------
+        ValueError
+            If a signal has NaN or infinite values, or the columns or axes of X contradict the
+            protocol.
 
         Warns
         -----
+        NoSignalWarning
+            If signals are all zero; once, with their number.
         ConvergenceWarning
             Once, with the number of voxels that could not be solved.
         """
-        signals = self._checked_signals(X)
+        signals, shape = self._voxels(X)
         (spectra,) = self._solve_voxels(
             signals, lambda unit: (self._spectra(self._solved(unit)[0]),), [self._shape]
         )
         norm = signal_norms(signals)
-        return spectra * norm.reshape(-1, *(1,) * len(self._shape))
+        spectra = spectra * norm.reshape(-1, *(1,) * len(self._shape))
+        return spectra.reshape(*shape, *self._shape)
 
     def _prepare(
         self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]

@@ -101,6 +101,8 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
     (100, 64)
     """
 
+    _simulates_signals = True  # for corrsk._utils.steps.simulates_signals
+
     _parameter_constraints: dict[str, list[Any]] = {
         "protocol": [AcquisitionProtocol, str],
         "noise_level": [NOT_NEGATIVE, "array-like", SNRRange],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
 from sklearn import config_context
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, check_scoring, make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -16,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from corrsk import (
     CorrelationSignalGenerator,
+    MultiExponentialClassifier,
     NoSignalWarning,
     ResidualMLPClassifier,
     SignalNormalizer,
@@ -565,6 +568,98 @@ def test_nan_of_absent_compartments_is_no_missing_signal():
         CorrelationSignalGenerator(random_state=0), SignalNormalizer(), LogisticRegression()
     ).fit(tissue, n_c)
     assert Evaluation.from_estimator(pipeline, tissue, n_c).n_failed == 0
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_an_error_in_a_tissue_table_is_no_missing_signal(search):
+    tissue, n_c = TissuePrior.named("midl2024").sample(300, random_state=0)
+    pipeline = make_pipeline(
+        CorrelationSignalGenerator(random_state=0), SignalNormalizer(),
+        LogisticRegression(max_iter=300),
+    )  # fmt: skip
+    model = GridSearchCV(pipeline, {"logisticregression__C": [1.0]}, cv=2) if search else pipeline
+    model.fit(tissue, n_c)
+    row = int(tissue.isna().any(axis=1).to_numpy().argmax())
+    negative, absent = tissue.copy(), tissue.copy()
+    negative.loc[row, "T1_1"] = -5
+    absent.loc[row, "T1_1"] = np.nan  # of a compartment with f > 0
+    for bad in (negative, absent):
+        for use in (
+            Evaluation.from_estimator, multicompartment_accuracy, SCORERS["neg_log_loss"],
+            CountRocDisplay.from_estimator, lambda m, X, _: predict_multicompartment_proba(m, X),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=f"row {row} of the tissue table"):
+                use(model, bad, n_c)
+
+
+class OfMagnitudes(HistGradientBoostingClassifier):
+    """Learner that accepts NaN, and refuses negative signals."""
+
+    def predict_proba(self, X):
+        if (np.asarray(X) < 0).any():
+            raise ValueError("negative signals")
+        return super().predict_proba(X)
+
+
+def test_other_errors_of_a_learner_that_accepts_nan_are_errors():
+    X, y = make_correlation_signals(200, noise_level=0.002, random_state=0)
+    X = np.abs(X)
+    model = OfMagnitudes(max_iter=2).fit(X, y)
+    X[3, 4] = np.nan
+    assert Evaluation.from_estimator(model, X, y).n_failed == 0
+    X[3, 5] = -1
+    for use in (Evaluation.from_estimator, multicompartment_accuracy):
+        with pytest.raises(ValueError, match="negative signals"):
+            use(model, X, y)
+
+
+def test_parameters_of_the_prediction():
+    X, y = make_correlation_signals(200, noise_level=0.002, random_state=0)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0)
+    piped = make_pipeline(SignalNormalizer(), network)
+    prior = {1: 0.7, 2: 0.1, 3: 0.1, 4: 0.1}
+    for model in (network.fit(X, y), piped.fit(X, y)):
+        expected = model.predict_proba(X, class_prior=prior)[:, 1:].sum(axis=1)
+        assert np.abs(expected - predict_multicompartment_proba(model, X)).max() > 0.1
+        measured = X.copy()
+        measured[5, 2] = np.nan
+        with pytest.warns(NoSignalWarning, match="1 of 200"):
+            got = predict_multicompartment_proba(model, measured, class_prior=prior)
+        assert np.isnan(got[5])
+        np.testing.assert_allclose(np.delete(got, 5), np.delete(expected, 5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pipeline", "signal pipeline", "search"])
+def test_codes_of_counts_are_no_binary_labels(kind):
+    X, n_c = make_correlation_signals(40, noise_level=0.001, random_state=0)
+    X, n_c = X[n_c < 3], n_c[n_c < 3]
+    codes = n_c - 1
+    method = MultiExponentialClassifier(
+        counts=(2, 3), n_starts=1, max_steps=5, random_state=0, verbose=False
+    )
+    model = {
+        "classifier": method,
+        "pipeline": make_pipeline(SignalNormalizer(), method),
+        "signal pipeline": SignalPipeline([("norm", SignalNormalizer()), ("fit", method)]),
+        "search": GridSearchCV(method, {"n_starts": [1]}, cv=2),
+    }[kind]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        model.fit(X, codes)
+        assert model.classes_.tolist() == [0, 1]
+        np.testing.assert_allclose(predict_multicompartment_proba(model, X), 1)  # 2 or 3
+        if kind == "signal pipeline":
+            np.testing.assert_allclose(model.predict_multicompartment_proba(X), 1)
+        result = Evaluation.from_estimator(model, X, codes)
+        assert result.classes.tolist() == [2, 3]
+        assert result.metrics["accuracy"] == np.mean(model.predict(X) == codes)
+        assert result.metrics["binary_accuracy"] == 1
+        assert multicompartment_accuracy(model, X, codes) == 1
+        loss = SCORERS["neg_log_loss"](model, X, codes)
+        assert loss == pytest.approx(-result.metrics["log_loss"])
+        # reference counts are possible too
+        again = Evaluation.from_estimator(model, X, codes + 2)
+        assert again.metrics == pytest.approx(result.metrics, nan_ok=True)
 
 
 def test_volumes_of_any_classifier():

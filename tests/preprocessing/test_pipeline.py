@@ -119,6 +119,41 @@ def test_fit_refuses_volumes(name, signals):
             clone(ALL[name]).fit(X, labels)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ProtocolAligner(), SignalNoveltyDetector(protocol=GRID),
+        MultiExponentialClassifier(GRID, counts=(1, 2)), NNLSPeakClassifier(counts=(1, 2)),
+        make_pipeline(ProtocolAligner(), SignalNormalizer()),
+    ],
+    ids=lambda model: type(model).__name__,
+)  # fmt: skip
+def test_fit_refuses_volumes_of_a_known_protocol_without_labels(model, signals):
+    with pytest.raises(ValueError, match=r"30, 64\) is a volume.*X.reshape\(-1, 64\)"):
+        model.fit(signals[0].reshape(10, 30, 64))
+
+
+@pytest.mark.parametrize(
+    "model", [SignalNormalizer(), SignalNoveltyDetector(n_clusters=2, random_state=0)]
+)
+def test_fit_warns_of_volumes_without_labels(model, signals):
+    X = signals[0]
+    expected = pytest.warns(UserWarning, match=r"10 signals of 1920 .*X.reshape\(-1, 64\)")
+    with np.errstate(over="ignore"), expected as caught:  # so few signals have no distribution
+        model.fit(X.reshape(10, 30, 64))
+    assert caught[0].filename == __file__
+    model.fit(X.reshape(300, 8, 8))  # without a warning
+    with pytest.raises(ValueError, match="a volume"):
+        model.fit(X.reshape(10, 30, 64), signals[1].reshape(10, 30))
+
+
+def test_few_tables_of_a_known_protocol_are_no_volume(signals):
+    X = signals[0][:60].reshape(60, 8, 8)
+    SignalNoveltyDetector(n_clusters=2, random_state=0, protocol=GRID).fit(X)
+    ProtocolAligner().fit(X)
+    SignalNormalizer().fit(X, signals[1][:60])
+
+
 def test_a_volume_of_another_protocol(fitted, signals):
     with pytest.raises(ValueError, match=r"\(n_samples, 3, 4, 60\).*last axis has 64 entries"):
         fitted.predict(signals[0][:24, :60].reshape(2, 3, 4, 60))
@@ -135,6 +170,49 @@ def test_transformers_keep_the_shape_of_volumes(signals):
         np.testing.assert_array_equal(
             transformer.transform(volume), transformer.transform(X).reshape(volume.shape)
         )
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+@pytest.mark.parametrize("transformer", [SignalNormalizer(), ProtocolAligner()])
+def test_volumes_are_no_tables(transformer, container, signals):
+    if container == "polars":
+        pytest.importorskip("polars")
+    X = signals[0]
+    volume = X.reshape(10, 30, 64)
+    message = rf"\(10, 30, 64\).*set to '{container}'.*SignalPipeline"
+    with pytest.raises(ValueError, match=message):
+        clone(transformer).set_output(transform=container).fit(X).transform(volume)
+    fitted = clone(transformer).fit(X)
+    with config_context(transform_output=container), pytest.raises(ValueError, match=message):
+        fitted.transform(volume)
+    model = SignalPipeline([("first", transformer), ("count", LogisticRegression(max_iter=50))])
+    model.set_output(transform=container).fit(*signals)
+    assert model.predict(volume).shape == (10, 30)
+
+
+@pytest.mark.parametrize("name", ["residual MLP", "pipeline"])
+@pytest.mark.parametrize("layout", [(1, 64), (64, 1), (1, 1, 64)])
+def test_axes_of_length_one_are_no_volume(name, layout, signals):
+    X, y = signals[0][:60], signals[1][:60]
+    tables = X.reshape(60, *layout)
+    model = clone(ALL[name]).fit(tables, y)
+    assert model.predict(tables).shape == (60,)
+    assert model.predict_proba(tables).shape == (60, 4)
+    assert predict_multicompartment_proba(model, tables).shape == (60,)
+    normalised = SignalNormalizer().fit(tables, y).transform(tables)
+    assert normalised.shape == (60, 64)
+    assert model.predict(X.reshape(4, 15, 64)).shape == (4, 15)
+    # of a model that was fitted to rows, the same array is a volume
+    assert clone(ALL[name]).fit(X, y).predict(X[:, None]).shape == (60, 1)
+
+
+def test_tables_of_voxels_without_signal(measured, signals):
+    X = signals[0][:20].copy()
+    X[2, 7], X[5] = np.nan, 0
+    with pytest.warns(NoSignalWarning, match="2 of 20"):
+        expected = measured.predict_proba(X)
+    with pytest.warns(NoSignalWarning, match="2 of 20"):
+        np.testing.assert_array_equal(measured.predict_proba(X.reshape(20, 8, 8)), expected)
 
 
 # -- voxels without signal ----------------------------------------------------------
@@ -339,6 +417,37 @@ def test_a_signal_pipeline_of_the_steps_behind_a_generator(signals, tmp_path):
     assert type(load(tmp_path / "whole.safetensors")) is Pipeline
     assert type(model[1:]) is SignalPipeline
     assert not hasattr(model[:1], "predict_proba")
+
+
+def test_a_signal_pipeline_refuses_to_simulate():
+    tissue, n_c = TissuePrior.named("midl2024").sample(200, random_state=0)
+    steps = [("simulate", CorrelationSignalGenerator(random_state=0)),
+             ("norm", SignalNormalizer()), ("count", LogisticRegression())]  # fmt: skip
+    fitted = SignalPipeline(Pipeline(steps).fit(tissue, n_c).steps)
+    nested = SignalPipeline([("all", Pipeline(steps))])
+    message = r"a step simulates signals .* use Pipeline"
+    for model in (SignalPipeline(steps), nested):
+        with pytest.raises(ValueError, match=message):
+            model.fit(tissue, n_c)
+    for method in (
+        fitted.predict, fitted.predict_proba, fitted.predict_log_proba,
+        fitted.predict_multicompartment_proba, lambda X: fitted.score(X, n_c),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            method(tissue)
+
+
+def test_logarithms_of_probabilities(measured, signals):
+    X = signals[0][:20].copy()
+    X[3, 5] = np.nan
+    with pytest.warns(NoSignalWarning, match="1 of 20 voxels"):
+        got = measured.predict_log_proba(X.reshape(4, 5, 64))
+    assert np.isnan(got[0, 3]).all()
+    with pytest.warns(NoSignalWarning):
+        np.testing.assert_array_equal(got, np.log(measured.predict_proba(X.reshape(4, 5, 64))))
+    with pytest.warns(NoSignalWarning):
+        sure = measured.predict_log_proba(X, class_prior={1: 1, 2: 0, 3: 0, 4: 0})
+    assert (sure[:3, 1:] == -np.inf).all()
 
 
 def test_with_tables_as_output_of_all_transformers(measured, signals):

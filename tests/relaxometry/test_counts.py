@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -19,7 +20,9 @@ from corrsk import (
     IdealObserverClassifier,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    NoSignalWarning,
     SignalNormalizer,
+    SignalPipeline,
     TissuePrior,
     make_correlation_signals,
 )
@@ -125,6 +128,51 @@ def test_bad_counts(method, counts, error, match, data):
         build(method, counts=counts).fit(data[0])
 
 
+# -- estimates besides the counts -----------------------------------------------------------
+
+RESULTS = {
+    "multi-exponential": lambda model, X: {"table": model.estimate_compartments(X)},
+    "nnls": lambda model, X: {"spectra": model.spectra(X)},
+    "ideal observer": lambda model, X: {
+        name: getattr(model.posterior(X), name)
+        for name in (
+            "probabilities", "standard_error", "log_evidence", "log_evidence_error",
+            "effective_sample_size", "trustworthy", "probability_unexplained", "unexplained",
+        )
+    },
+}  # fmt: skip
+
+
+@every_method
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimates_of_volumes(method, data):
+    X = data[0][:12].astype(np.float64)
+    X[5] = 0
+    model = build(method, counts=(1, 2)).fit(X)
+    with pytest.warns(NoSignalWarning, match="1 of 12 voxels"):
+        expected = RESULTS[method](model, X)
+    with pytest.warns(NoSignalWarning, match="1 of 12 voxels"):
+        found = RESULTS[method](model, X.reshape(2, 3, 2, 16))
+    for name, values in expected.items():
+        if name == "table":  # one row per voxel
+            pd.testing.assert_frame_equal(found[name], values)
+        else:
+            maps = np.asarray(values).reshape(2, 3, 2, *values.shape[1:])
+            np.testing.assert_array_equal(found[name], maps)
+
+
+@every_method
+def test_estimates_of_nan(method, data):
+    X = data[0].copy()
+    model = build(method, counts=(1, 2)).fit(X)
+    X[3, 4] = np.nan
+    with pytest.raises(ValueError, match="NaN in row 3.* set them to 0") as refused:
+        RESULTS[method](model, X)
+    assert "SignalPipeline" not in str(refused.value)
+    with pytest.raises(ValueError, match="last axis has 16 entries"):
+        RESULTS[method](model, X[:, :15].reshape(6, 6, 15))
+
+
 # -- meta-estimators, which replace the labels 1, 2, 3 by 0, 1, 2 --------------------------
 
 
@@ -138,6 +186,40 @@ def test_voting(method, data):
     np.testing.assert_array_equal(voting.predict(X), model.predict(X))
     hard = VotingClassifier([("a", model)], voting="hard").fit(X, y)
     np.testing.assert_array_equal(hard.predict(X), model.predict(X))
+
+
+@every_method
+@pytest.mark.parametrize("voting", ["hard", "soft"])
+def test_votes_on_voxels_without_signal(method, voting, data):
+    X, y = data
+    model = build(method, counts=(1, 2, 3))
+    vote = VotingClassifier([("a", model), ("b", model)], voting=voting)
+    voxels = SignalPipeline([("vote", vote)]).fit(X, y)
+    broken = X[:12].copy()
+    broken[3], broken[7, 2] = 0, np.nan
+    lit = np.delete(np.arange(12), [3, 7])
+    with pytest.warns(NoSignalWarning, match="2 of 12 voxels"):
+        labels = voxels.predict(broken)
+    np.testing.assert_array_equal(labels[lit], model.fit(X).predict(X[lit]))
+    assert labels[[3, 7]].tolist() == [0, 0]
+    if voting == "soft":
+        with pytest.warns(NoSignalWarning, match="2 of 12 voxels"):
+            maps = voxels.predict_proba(broken.reshape(3, 4, 16))
+        assert np.isnan(maps[[0, 1], [3, 3]]).all()
+        np.testing.assert_allclose(maps.reshape(12, 3)[lit], model.predict_proba(X[lit]))
+
+
+@every_method
+def test_calibration_of_voxels_without_signal(method, data):
+    X, y = data
+    calibrated = CalibratedClassifierCV(build(method, counts=(1, 2, 3)), cv=2)
+    voxels = SignalPipeline([("calibrated", calibrated)]).fit(X, y)
+    broken = X[:6].copy()
+    broken[3] = 0
+    with pytest.warns(NoSignalWarning, match="1 of 6 voxels"):
+        assert voxels.predict(broken)[3] == 0
+    with pytest.warns(NoSignalWarning, match="1 of 6 voxels"):
+        assert np.isnan(voxels.predict_proba(broken)[3]).all()
 
 
 @every_method

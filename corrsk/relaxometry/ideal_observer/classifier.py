@@ -197,13 +197,21 @@ class IdealObserverClassifier(_CompartmentCounter):
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
-            Signals, with columns in the order of the protocol.
+            Signals, with columns in the order of the protocol. Also a volume, an array of shape
+            (.., n_measurements).
 
         Returns
         -------
         CountPosterior
             Arrays probabilities, standard_error and log_evidence (n_samples, n_classes),
-            effective_sample_size and trustworthy (n_samples,), and the results of each run.
+            effective_sample_size and trustworthy (n_samples,), and the results of each run; of a
+            volume maps of shape (.., n_classes) and (..). NaN for signals that are all zero.
+
+        Raises
+        ------
+        ValueError
+            If a signal has NaN or infinite values, or the columns or axes of X contradict the
+            protocol.
 
         Warns
         -----
@@ -212,7 +220,8 @@ class IdealObserverClassifier(_CompartmentCounter):
         ConvergenceWarning
             See :meth:`predict_proba`.
         """
-        return self._posterior(self._checked_signals(X))
+        signals, shape = self._voxels(X)
+        return self._posterior(signals).reshape(shape)
 
     def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
         posterior = self._posterior(signals)

@@ -21,7 +21,9 @@ _vanishing = np.errstate(under="ignore")
 
 @dataclass(frozen=True)
 class CountPosterior:
-    """Posterior of the compartment counts of n_samples voxels.
+    """Posterior of the compartment counts of n_samples voxels, or of the voxels of a volume.
+
+    Arrays of a volume have its shape in place of (n_samples,).
 
     Parameters
     ----------
@@ -44,6 +46,26 @@ class CountPosterior:
     classes: NDArray[Any]
     run_log_evidence: Array
     log_unexplained: Array | None = None
+
+    def reshape(self, shape: tuple[int, ...]) -> CountPosterior:
+        """Arrange the voxels as maps.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the maps, with as many voxels.
+
+        Returns
+        -------
+        CountPosterior
+            The posterior, with arrays of this shape in place of (n_samples,).
+        """
+        n_runs, n_classes = len(self.run_log_evidence), len(self.classes)
+        evidence = self.run_log_evidence.reshape(n_runs, *shape, n_classes)
+        unexplained = self.log_unexplained
+        if unexplained is not None:
+            unexplained = unexplained.reshape(shape)
+        return CountPosterior(self.classes, evidence, unexplained)
 
     @property
     @_vanishing
@@ -88,14 +110,14 @@ class CountPosterior:
         propagation of small errors, the jackknife detects a probability of 1 that
         depends on a single run.
         """
-        n_runs, n, K = self.run_log_evidence.shape
-        variance = np.zeros((n, K))
+        n_runs, *shape, K = self.run_log_evidence.shape
+        variance = np.zeros((*shape, K))
         for k in range(K):
             without = []
             for run in range(n_runs):
                 others = np.delete(self.run_log_evidence[..., k], run, axis=0)
                 evidence = self.log_evidence
-                evidence[:, k] = logsumexp(others, axis=0) - np.log(n_runs - 1)
+                evidence[..., k] = logsumexp(others, axis=0) - np.log(n_runs - 1)
                 without.append(_normalised(evidence))
             variance += (n_runs - 1) * np.var(without, axis=0)
         return np.asarray(np.minimum(np.sqrt(variance), 0.5))
@@ -110,9 +132,9 @@ class CountPosterior:
         standard errors are 0.
         """
         p = self.probabilities
-        squared = (self.standard_error**2).sum(axis=1)
+        squared = (self.standard_error**2).sum(axis=-1)
         with np.errstate(divide="ignore"):
-            size = (p * (1 - p)).sum(axis=1) / squared
+            size = (p * (1 - p)).sum(axis=-1) / squared
         return np.asarray(np.where(squared > 0, size, np.where(np.isnan(squared), np.nan, np.inf)))
 
     @property
@@ -122,7 +144,7 @@ class CountPosterior:
         False for voxels without a signal.
         """
         with np.errstate(invalid="ignore"):
-            return np.asarray((self.standard_error <= LARGEST_STANDARD_ERROR).all(axis=1))
+            return np.asarray((self.standard_error <= LARGEST_STANDARD_ERROR).all(axis=-1))
 
     @property
     def probability_unexplained(self) -> Array:
@@ -132,7 +154,7 @@ class CountPosterior:
         probability of 1e-6. 0 without `log_unexplained`, NaN for voxels without a signal.
         """
         with np.errstate(under="ignore"):  # terms that do not matter, and a probability of 0
-            evidence = np.asarray(logsumexp(self.log_evidence, axis=1)) - np.log(len(self.classes))
+            evidence = np.asarray(logsumexp(self.log_evidence, axis=-1)) - np.log(len(self.classes))
             if self.log_unexplained is None:
                 return np.where(np.isnan(evidence), np.nan, 0.0)
             odds = np.log(_UNEXPLAINED) + self.log_unexplained - evidence
