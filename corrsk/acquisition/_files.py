@@ -98,6 +98,8 @@ def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
     for where, content in named:
         if not isinstance(content, dict):
             raise ValueError(f"{where} is not a sidecar of BIDS: expected an object")
+        # quantitative series have the time between excitations under a name of its own
+        content = {"RepetitionTime": content.get("RepetitionTimeExcitation")} | content
         columns = {
             name: _from_seconds(name, content[key], where)
             for key, name in _SIDECAR.items()
@@ -109,7 +111,8 @@ def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
                 f"{where} must have the entries "
                 f"{' and '.join(_SIDECAR_KEYS[name] for name in measured) or _SIDECAR_EXPECTED} in "
                 f"seconds, as the other sidecars; found "
-                f"{', '.join(sorted(content.keys() & _SIDECAR.keys())) or 'none of them'}"
+                f"{', '.join(sorted(name for name in _SIDECAR if content.get(name))) or 'none of them'}. "
+                "Read different series apart and join them with AcquisitionProtocol.concatenate"
             )
         sizes = {name: values.size for name, values in columns.items()}
         if repetition is not None:

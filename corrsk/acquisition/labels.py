@@ -52,6 +52,9 @@ def with_column_names(X: Any) -> Any:
     levels = getattr(columns, "names", None)
     if columns is None or levels is None or all(isinstance(column, str) for column in columns):
         return X
+    if len(levels) != len(tuple(_as_tuple(columns[0]))):  # tuples in a plain index have one name
+        levels = [None] * len(tuple(_as_tuple(columns[0])))
+    levels = [_BIDS_DIMENSIONS.get(str(level).casefold(), level) for level in levels]
     names = [
         "__".join(itertools.starmap(_label, zip(levels, _as_tuple(column), strict=True)))
         for column in columns

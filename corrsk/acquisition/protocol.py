@@ -317,7 +317,8 @@ class AcquisitionProtocol:
             :meth:`from_dict`, such as ``{"ti": [50, 400], "te": [10, 10], "tr": 5000}``, in ms and
             ms/um^2 or with an entry `units`, which is a unit of times such as "s" or a mapping
             such as ``{"ti": "s", "b": "s/mm^2"}``; or sidecars of BIDS, with
-            `InversionTime`, `EchoTime` and `RepetitionTime` in seconds: a file with one sidecar or
+            `InversionTime`, `EchoTime` and `RepetitionTime` (or
+            `RepetitionTimeExcitation`) in seconds: a file with one sidecar or
             a list of sidecars, or a sequence of files, in the order of the columns.
 
         Returns

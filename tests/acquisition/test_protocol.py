@@ -509,6 +509,12 @@ def test_sidecars_of_bids(tmp_path):
     changing = [{"EchoTime": 0.08, "RepetitionTime": 2}, {"EchoTime": 0.02, "RepetitionTime": 3}]
     protocol = AcquisitionProtocol.from_json(written(tmp_path / "tr.json", changing))
     assert protocol.tr.tolist() == [2000, 3000]
+    quantitative = [{"InversionTime": 0.4, "RepetitionTimeExcitation": 2.5}]
+    assert AcquisitionProtocol.from_json(written(tmp_path / "ir.json", quantitative)).tr == 2500
+    with pytest.raises(ValueError, match="join them with AcquisitionProtocol.concatenate"):
+        AcquisitionProtocol.from_json(
+            written(tmp_path / "two.json", [*quantitative, {"EchoTime": 0.02}])
+        )
     for content, message in (
         ([{"EchoTime": 0.08}, {"InversionTime": 0.05}], "entry 1 of .*EchoTime"),
         ([{"EchoTime": 0.08}, {"Manufacturer": "X"}], "entry 1 of .*none of them"),

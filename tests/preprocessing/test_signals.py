@@ -361,3 +361,12 @@ def test_a_dimension_of_repetition_times():
     without = DataArray(X[:, :8].reshape(-1, 2, 4), ("v", "TR", "TE"), coordinates)
     with pytest.raises(ValueError, match="no coordinates for the dimensions TR"):
         SignalNormalizer().fit(without)
+
+
+def test_levels_named_as_in_bids(signals):
+    X, _ = signals
+    shuffled = np.random.default_rng(0).permutation(64)
+    levels = pd.MultiIndex.from_arrays([GRID.ti, GRID.te], names=["InversionTime", "EchoTime"])
+    table = pd.DataFrame(X, columns=levels).iloc[:, shuffled]
+    model = load_pretrained("midl2024-low-noise")
+    np.testing.assert_array_equal(model.predict_proba(table), model.predict_proba(X))

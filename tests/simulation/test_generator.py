@@ -292,10 +292,10 @@ def test_bad_parameters(two_voxels, parameters, message):
 def test_normalizer(norm):
     X = np.random.default_rng(0).normal(size=(20, 4, 3)).astype(np.float32)
     got = SignalNormalizer(norm).fit_transform(X)
-    assert got.shape == (5, 12)
+    assert got.shape == (20, 12)
     assert got.dtype == np.float32
     if norm is None:
-        np.testing.assert_array_equal(got, X.reshape(5, 12))
+        np.testing.assert_array_equal(got, X.reshape(20, 12))
         assert not np.shares_memory(got, X)
     else:
         np.testing.assert_allclose(physics.signal_norm(got, norm), 1, rtol=1e-6)
