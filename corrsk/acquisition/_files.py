@@ -110,8 +110,8 @@ def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
             expected = " and ".join(_SIDECAR_KEYS[name] for name in measured) or _SIDECAR_EXPECTED
             found = ", ".join(sorted(name for name in _SIDECAR if content.get(name)))
             raise ValueError(
-                f"{where} must have the entries {expected} in seconds, as the other sidecars; found "
-                f"{found or 'none of them'}. Read different series apart and join them with "
+                f"{where} must have the entries {expected} in seconds, as the other sidecars; "
+                f"found {found or 'none of them'}. Read different series apart and join them with "
                 "AcquisitionProtocol.concatenate"
             )
         sizes = {name: values.size for name, values in columns.items()}
