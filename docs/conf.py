@@ -51,8 +51,8 @@ autodoc_default_options = {
     # methods of corrsk's own base classes, without those of scikit-learn and Python
     "inherited-members": (
         "ClassifierMixin,TransformerMixin,OneToOneFeatureMixin,OutlierMixin,MetaEstimatorMixin,"
-        "BaseEstimator,CallbackSupportMixin,_MetadataRequester,_SetOutputMixin,BaseSearchCV,"
-        "GridSearchCV,_BaseScorer,Module,Optimizer,Warning,Exception,StrEnum,ReprEnum,Enum,str,object"
+        "BaseEstimator,Pipeline,CallbackSupportMixin,_MetadataRequester,_SetOutputMixin,"
+        "BaseSearchCV,GridSearchCV,_BaseScorer,Module,Optimizer,Warning,Exception,StrEnum,ReprEnum,Enum,str,object"
     ),
     # made by scikit-learn, with references to its own documents
     "exclude-members": (
@@ -67,6 +67,7 @@ numpydoc_xref_param_type = False
 # -- Cross references (nitpicky: -n) ---------------------------------------------
 # The build fetches no inventories, so names of other packages are not links.
 nitpick_ignore_regex = [
+    (r"py:obj", r"n_features_in_"),  # a property of scikit-learn's Pipeline
     (
         r"py:.*",
         r"(sklearn|numpy|np|pandas|pd|torch|skorch|dask|distributed|joblib|matplotlib|scipy|rich|"

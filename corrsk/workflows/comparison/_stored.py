@@ -69,7 +69,8 @@ def as_stored(model: Any) -> Any:
     """
     if not isinstance(model, Pipeline):
         return model
-    if model[-1].get_params().get("bounds") == _FIRST_BOUNDS:
+    bounds = model[-1].get_params().get("bounds") or {}
+    if {name: (range_.low, range_.high) for name, range_ in bounds.items()} == _FIRST_BOUNDS:
         return clone(model).set_params(**{f"{model.steps[-1][0]}__bounds": None})
     if not isinstance(model[-1], NetworkClassifier):
         return model
