@@ -67,7 +67,8 @@ numpydoc_xref_param_type = False
 # -- Cross references (nitpicky: -n) ---------------------------------------------
 # The build fetches no inventories, so names of other packages are not links.
 nitpick_ignore_regex = [
-    (r"py:obj", r"n_features_in_"),  # a property of scikit-learn's Pipeline
+    # properties of scikit-learn's Pipeline
+    (r"py:obj", r"n_features_in_|feature_names_in_|classes_"),
     (
         r"py:.*",
         r"(sklearn|numpy|np|pandas|pd|torch|skorch|dask|distributed|joblib|matplotlib|scipy|rich|"
