@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from corrsk.physics.echo_trains import echo_train
+from corrsk.physics.echo_trains import SliceProfile, echo_train, echo_train_of_slice
 
 
 def rotation(axis, angle):
@@ -80,3 +80,29 @@ def test_arguments_broadcast_and_keep_library_and_precision():
 def test_invalid_trains_are_refused(n_echoes, spacing):
     with pytest.raises(ValueError, match="echo"):
         echo_train(n_echoes, spacing, 1000.0, 100.0)
+
+
+def test_a_slice_is_the_mean_of_its_positions():
+    profile = SliceProfile(0.8, 3.0, 0.6, 2.0, n_positions=5)
+    signal = echo_train_of_slice(
+        6, 10.0, np.array([500.0, 1000.0]), np.array([40.0, 90.0]), profile, refocusing_angle=170.0
+    )
+    refocusing, excitation = profile.relative_angles()
+    np.testing.assert_allclose(refocusing[2], np.exp(-((0.5 / 0.8) ** 3)))
+    for voxel, (t1, t2) in enumerate([(500.0, 40.0), (1000.0, 90.0)]):
+        trains = [
+            echo_train(6, 10.0, t1, t2, refocusing_angle=170 * r, excitation_angle=90 * e)
+            for r, e in zip(refocusing, excitation, strict=True)
+        ]
+        expected = np.mean(trains, axis=0) / np.mean(np.sin(np.deg2rad(90 * excitation)))
+        np.testing.assert_allclose(signal[voxel], expected, rtol=1e-12)
+
+
+def test_a_wide_profile_of_perfect_pulses_gives_exponential_decays():
+    signal = echo_train_of_slice(8, 10.0, 1000.0, 50.0, SliceProfile(1e6, 2.0, 0.5, 2.0))
+    np.testing.assert_allclose(signal, np.exp(-10 * np.arange(1, 9) / 50), rtol=1e-6)
+
+
+def test_profiles_without_width_are_refused():
+    with pytest.raises(ValueError, match="refocusing_width"):
+        SliceProfile(0.0, 2.0, 1.0, 2.0)
