@@ -137,8 +137,10 @@ class SliceProfile:
 
         Returns
         -------
-        refocusing, excitation : ndarrays of shape (n_positions,)
-            Flip angles relative to those at the centre of the slice.
+        refocusing : ndarray of shape (n_positions,)
+            Flip angles of a refocusing pulse, relative to the centre of the slice.
+        excitation : ndarray of shape (n_positions,)
+            Flip angles of the excitation pulse, relative to the centre of the slice.
         """
         z = (np.arange(self.n_positions) + 0.5) / self.n_positions
         return (
@@ -161,8 +163,12 @@ def echo_train_of_slice(
 
     Parameters
     ----------
-    n_echoes, echo_spacing, t1, t2
-        See :func:`echo_train`.
+    n_echoes : int
+        Number of echoes.
+    echo_spacing : float
+        Echo spacing in ms; see :func:`echo_train`.
+    t1, t2 : array
+        Relaxation times in ms; see :func:`echo_train`.
     profile : SliceProfile
         Flip angles across the slice.
     refocusing_angle, excitation_angle : array or float
