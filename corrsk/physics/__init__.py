@@ -21,6 +21,7 @@ from corrsk.physics.contrasts import (
     saturation_recovery,
     spin_echo,
 )
+from corrsk.physics.echo_trains import SliceProfile, echo_train, echo_train_of_slice
 from corrsk.physics.noise import (
     NOISE_DISTRIBUTIONS,
     NOISE_REFERENCES,
@@ -40,11 +41,14 @@ __all__ = [
     "NORMS",
     "Contrast",
     "SignalModel",
+    "SliceProfile",
     "add_gaussian_noise",
     "add_rician_noise",
     "check_tissue_unit",
     "correlation_signals",
     "diffusion",
+    "echo_train",
+    "echo_train_of_slice",
     "inversion_recovery",
     "noise_sigma",
     "normalize_signals",
