@@ -30,7 +30,9 @@ def noise_weighted_subspace(
     for _ in range(_SUBSPACE_STEPS):
         strength, directions = np.linalg.eigh((signals * weight[:, None]).T @ signals / n)
         strength, directions = strength[::-1], directions[:, ::-1]
-        noise = max(np.median(strength[n_columns // 2 :]), np.finfo(float).tiny)
+        # with few or exact signals, the median is a rounding error of the largest strength
+        rounding = max(np.finfo(float).eps * strength[0], np.finfo(float).tiny)
+        noise = max(np.median(strength[n_columns // 2 :]), rounding)
         # no direction of pure noise exceeds this threshold in n signals (Marchenko and Pastur);
         # it is raised for the directions of the last step, whose strength is overestimated
         # because the variances in the weights are estimated from the other directions (inverse
