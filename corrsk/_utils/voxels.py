@@ -22,7 +22,7 @@ class NoSignalWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Voxels:
-    """Voxels of an input of any layout, of which those without signal are left out.
+    """Signals of the voxels of an input of any layout, and a mask of the voxels without signal.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Predictions of any classifier for measured signals, some of which may be missing."""
+"""Predictions of any classifier for measured voxels, some of which may have no signal."""
 
 from __future__ import annotations
 
