@@ -21,7 +21,12 @@ from corrsk.physics.contrasts import (
     saturation_recovery,
     spin_echo,
 )
-from corrsk.physics.echo_trains import SliceProfile, echo_train, echo_train_of_slice
+from corrsk.physics.echo_trains import (
+    EchoTrain,
+    SliceProfile,
+    echo_train,
+    echo_train_of_slice,
+)
 from corrsk.physics.noise import (
     NOISE_DISTRIBUTIONS,
     NOISE_REFERENCES,
@@ -40,6 +45,7 @@ __all__ = [
     "NOISE_REFERENCES",
     "NORMS",
     "Contrast",
+    "EchoTrain",
     "SignalModel",
     "SliceProfile",
     "add_gaussian_noise",

@@ -13,7 +13,11 @@ from corrsk.physics.units import Quantity
 
 
 def inversion_recovery(
-    ti: Array, t1: Array, *, tr: Array | None = None, inversion_efficiency: float = 1.0
+    ti: Array,
+    t1: Array,
+    *,
+    tr: Array | None = None,
+    inversion_efficiency: Array | float = 1.0,
 ) -> Array:
     """Longitudinal magnetisation after an inversion pulse, for M0 = 1.
 
@@ -27,8 +31,8 @@ def inversion_recovery(
     tr : float or array, optional
         Repetition time in ms, from inversion to inversion, broadcast against `ti`; None (or
         infinity) for full recovery before each inversion.
-    inversion_efficiency : float, default=1.0
-        eta in (0, 1]; 1 is a perfect 180 degree inversion.
+    inversion_efficiency : float or array, default=1.0
+        eta in (0, 1], broadcast against `t1`; 1 is a perfect 180 degree inversion.
 
     Returns
     -------

@@ -10,6 +10,8 @@ from array_api_compat import device
 
 from corrsk.physics._arrays import Array, promote
 
+_TOLERANCE = 0.02  # of echo times, relative to the spacing: times in headers are rounded
+
 
 def echo_train(
     n_echoes: int,
@@ -147,6 +149,106 @@ class SliceProfile:
             np.exp(-((z / self.refocusing_width) ** self.refocusing_steepness)),
             np.exp(-((z / self.excitation_width) ** self.excitation_steepness)),
         )
+
+
+@dataclass(frozen=True)
+class EchoTrain:
+    """Readout of a series by an echo train: spacing, pulses and slice profile.
+
+    Parameters
+    ----------
+    spacing : float
+        Echo spacing in ms; the echo times of the series are multiples of it.
+    refocusing_angle : float, default=180.0
+        Nominal flip angle of every refocusing pulse in degrees, at the centre of the slice.
+    excitation_angle : float, default=90.0
+        Nominal flip angle of the excitation pulse in degrees, at the centre of the slice.
+    profile : SliceProfile, optional
+        Flip angles across the slice; None (default) for equal angles everywhere.
+    t1 : float, default=1000.0
+        T1 in ms of the magnetisation that the train stores along the field, for protocols that
+        do not measure T1. Its effect is small.
+
+    Raises
+    ------
+    ValueError
+        If the spacing, T1 or an angle is not positive, an angle exceeds 270 degrees, or the
+        excitation angle is 180 degrees or more.
+    """
+
+    spacing: float
+    refocusing_angle: float = 180.0
+    excitation_angle: float = 90.0
+    profile: SliceProfile | None = None
+    t1: float = 1000.0
+
+    def __post_init__(self) -> None:
+        for name in ("spacing", "refocusing_angle", "excitation_angle", "t1"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
+                raise ValueError(f"{name} of an echo train must be positive, got {value!r}")
+            object.__setattr__(self, name, float(value))
+        if self.refocusing_angle > 270 or self.excitation_angle >= 180:
+            raise ValueError(
+                "the refocusing angle must be at most 270 degrees and the excitation angle below "
+                f"180, got {self.refocusing_angle:g} and {self.excitation_angle:g}"
+            )
+
+    def echo_numbers(self, te: Array) -> np.ndarray:
+        """Numbers of the echoes at echo times.
+
+        Parameters
+        ----------
+        te : array of shape (n_measurements,)
+            Echo times in ms.
+
+        Returns
+        -------
+        ndarray of int, shape (n_measurements,)
+            Numbers, from 1.
+
+        Raises
+        ------
+        ValueError
+            If an echo time is no multiple of the echo spacing, to within 2 % of the spacing.
+        """
+        ratio = np.asarray(te, np.float64) / self.spacing
+        numbers = np.rint(ratio)
+        wrong = (numbers < 1) | (np.abs(ratio - numbers) > _TOLERANCE)
+        if wrong.any():
+            raise ValueError(
+                f"TE of {np.asarray(te)[wrong][0]:g} ms is no echo of a train with a spacing of "
+                f"{self.spacing:g} ms: echo times must be multiples of the spacing"
+            )
+        return numbers.astype(np.int64)
+
+    def amplitudes(self, n_echoes: int, t1: Array, t2: Array, b1: Array | float = 1.0) -> Array:
+        """Echo amplitudes for M0 = 1.
+
+        Parameters
+        ----------
+        n_echoes : int
+            Number of echoes.
+        t1, t2 : array
+            Relaxation times in ms, broadcast against each other and `b1`.
+        b1 : array or float, default=1.0
+            Transmit field relative to the nominal one; it scales all flip angles.
+
+        Returns
+        -------
+        array of shape (..., n_echoes)
+            Amplitudes, relative to the transverse magnetisation after the excitation.
+        """
+        xp, t1, t2 = promote(t1, t2)
+        b1 = xp.asarray(b1, dtype=t2.dtype, device=device(t2))
+        angles = {
+            "refocusing_angle": b1 * self.refocusing_angle,
+            "excitation_angle": b1 * self.excitation_angle,
+        }
+        if self.profile is not None:
+            return echo_train_of_slice(n_echoes, self.spacing, t1, t2, self.profile, **angles)
+        echoes = echo_train(n_echoes, self.spacing, t1, t2, **angles)
+        return echoes / xp.sin(angles["excitation_angle"] * (math.pi / 180))[..., None]
 
 
 def echo_train_of_slice(

@@ -10,7 +10,7 @@ import numpy as np
 from array_api_compat import device
 
 from corrsk.physics._arrays import NUMPY, Array, promote
-from corrsk.physics.axes import measurement_axes
+from corrsk.physics.axes import EchoFactor, Factor, Readout, measurement_axes
 
 
 def correlation_signals(
@@ -19,7 +19,10 @@ def correlation_signals(
     fractions: Array,
     *,
     tr: Array | None = None,
-    inversion_efficiency: float = 1.0,
+    inversion_efficiency: Array | float = 1.0,
+    readout: Readout = None,
+    b1: Array | None = None,
+    offset: Array | None = None,
 ) -> Array:
     """Noise-free signals of voxels with several compartments, for M0 = 1.
 
@@ -35,8 +38,15 @@ def correlation_signals(
         Signal fractions; 0 marks an absent compartment.
     tr : float or array of shape (n_measurements,), optional
         Repetition time in ms; see :func:`inversion_recovery`.
-    inversion_efficiency : float, default=1.0
+    inversion_efficiency : float or array of shape (n_samples,), default=1.0
         See :func:`inversion_recovery`.
+    readout : EchoTrain or sequence of EchoTrain or None, optional
+        Echo train of all measurements, or of each one; None (default) for single spin echoes.
+    b1 : array of shape (n_samples,), optional
+        Transmit field relative to the nominal one, which scales the flip angles of echo trains;
+        None for 1.
+    offset : array of shape (n_samples,), optional
+        Constant that is added to all measurements, relative to M0; None for 0.
 
     Returns
     -------
@@ -54,8 +64,17 @@ def correlation_signals(
     Eq. 1 of Endt et al., MIDL 2024, if the contrasts are TI and TE, TR is
     None and the inversion efficiency 1.
     """
-    model = SignalModel(measurements, tr=tr, inversion_efficiency=inversion_efficiency)
-    return model(tissue, fractions)
+    each = np.ndim(inversion_efficiency) > 0
+    model = SignalModel(
+        measurements, tr=tr, inversion_efficiency=1.0 if each else inversion_efficiency,
+        readout=readout,
+    )  # fmt: skip
+    nuisances = {
+        "inversion_efficiency": inversion_efficiency if each else None, "b1": b1, "offset": offset,
+    }  # fmt: skip
+    return model(
+        tissue, fractions, {name: one for name, one in nuisances.items() if one is not None}
+    )
 
 
 class SignalModel:
@@ -69,11 +88,16 @@ class SignalModel:
         Repetition time in ms; see :func:`inversion_recovery`.
     inversion_efficiency : float, default=1.0
         See :func:`inversion_recovery`.
+    readout : EchoTrain or sequence of EchoTrain or None, optional
+        Echo train of all measurements, or of each one; None (default) for single spin echoes.
 
     Raises
     ------
     KeyError
         If a scan parameter is unknown.
+    ValueError
+        If `tr` or `readout` has not one entry per measurement, or an echo time is no multiple of
+        the spacing of its echo train.
     """
 
     def __init__(
@@ -82,10 +106,12 @@ class SignalModel:
         *,
         tr: Array | None = None,
         inversion_efficiency: float = 1.0,
+        readout: Readout = None,
     ) -> None:
         (axis,) = measurement_axes(
-            measurements, grid=False, tr=tr, inversion_efficiency=inversion_efficiency
-        )
+            measurements, grid=False, tr=tr, inversion_efficiency=inversion_efficiency,
+            readout=readout,
+        )  # fmt: skip
         self._factors = axis.factors  # in the order of the axes of a grid: TI, TE, b
         self._tables: dict[tuple[int, Any, bool], np.ndarray] = {}
         shape = tuple(factor.levels.size for factor in self._factors)
@@ -97,8 +123,29 @@ class SignalModel:
             if not np.array_equal(in_grid, np.arange(math.prod(shape))):
                 self._in_grid = in_grid
 
-    def __call__(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
-        """Noise-free signals; see :func:`correlation_signals`."""
+    def __call__(
+        self,
+        tissue: Mapping[str, Array],
+        fractions: Array,
+        nuisances: Mapping[str, Array] | None = None,
+    ) -> Array:
+        """Noise-free signals; see :func:`correlation_signals`.
+
+        Parameters
+        ----------
+        tissue : mapping of str to array of shape (n_samples, n_compartments)
+            Tissue properties.
+        fractions : array of shape (n_samples, n_compartments)
+            Signal fractions; 0 marks an absent compartment.
+        nuisances : mapping of str to array of shape (n_samples,), optional
+            Nuisance parameters of each voxel: "inversion_efficiency" (in the place of that of the
+            model), "b1" and "offset".
+
+        Returns
+        -------
+        array of shape (n_samples, n_measurements)
+            Signals.
+        """
         xp, fractions = promote(fractions)
         present, ones = fractions > 0, xp.ones_like(fractions)
         # any finite value is valid where the fraction is 0, but not NaN
@@ -106,9 +153,14 @@ class SignalModel:
             name: xp.where(present, xp.astype(tissue[name], fractions.dtype, copy=False), ones)
             for name in (factor.contrast.tissue for factor in self._factors)
         }
-        return self.of_complete_tissue(complete, fractions)
+        return self.of_complete_tissue(complete, fractions, nuisances)
 
-    def of_complete_tissue(self, tissue: Mapping[str, Array], fractions: Array) -> Array:
+    def of_complete_tissue(
+        self,
+        tissue: Mapping[str, Array],
+        fractions: Array,
+        nuisances: Mapping[str, Array] | None = None,
+    ) -> Array:
         """Noise-free signals of tissue without NaN, whose dtype is that of `fractions`.
 
         Parameters
@@ -117,6 +169,8 @@ class SignalModel:
             Tissue properties; finite values for absent compartments too.
         fractions : array of shape (n_samples, n_compartments)
             Signal fractions; 0 marks an absent compartment.
+        nuisances : mapping of str to array of shape (n_samples,), optional
+            Nuisance parameters of each voxel; see :meth:`__call__`.
 
         Returns
         -------
@@ -124,53 +178,72 @@ class SignalModel:
             As :func:`correlation_signals` returns.
         """
         xp, fractions = promote(fractions)
+        like = _array_like(xp, fractions)
+        given = {name: like(values) for name, values in (nuisances or {}).items()}
         properties = [tissue[factor.contrast.tissue] for factor in self._factors]
-        signals = self._of_scattered if self._scattered else self._of_grid
-        return signals(xp, properties, fractions)
+        voxels = _Voxels(tissue.get("T1"), fractions, given)
+        signals = (self._of_scattered if self._scattered else self._of_grid)(xp, properties, voxels)
+        offset = given.get("offset")
+        return signals if offset is None else signals + offset[:, None]
 
-    def _of_scattered(self, xp: Any, properties: list[Array], fractions: Array) -> Array:
-        product = fractions[..., None]
+    def _of_scattered(self, xp: Any, properties: list[Array], voxels: _Voxels) -> Array:
+        product = voxels.fractions[..., None]
         for axis, values in enumerate(properties):
-            index = xp.asarray(self._factors[axis].positions, device=device(fractions))
-            product = product * xp.take(self._kernel(xp, axis, values), index, axis=-1)
+            index = xp.asarray(self._factors[axis].positions, device=device(product))
+            product = product * xp.take(self._kernel(xp, axis, values, voxels), index, axis=-1)
         return xp.sum(product, axis=-2)
 
-    def _of_grid(self, xp: Any, properties: list[Array], fractions: Array) -> Array:
+    def _of_grid(self, xp: Any, properties: list[Array], voxels: _Voxels) -> Array:
         # The sum over compartments is a matrix product of the last kernel with the outer product
         # of the other kernels. numpy is fastest with the compartments as the last axis of the
         # outer product, and the BLAS accepts this layout.
+        fractions = voxels.fractions
         n = fractions.shape[0]
         *others, last = properties
-        outer = self._kernel_by_level(xp, 0, others[0]) * fractions
+        outer = self._kernel_by_level(xp, 0, others[0], voxels) * fractions
         for axis, values in enumerate(others[1:], start=1):
-            kernel = self._kernel_by_level(xp, axis, values)
+            kernel = self._kernel_by_level(xp, axis, values, voxels)
             outer = xp.reshape(outer[:, None] * kernel, (-1, *fractions.shape))
-        grid = xp.matmul(xp.permute_dims(outer, (1, 0, 2)), self._kernel(xp, len(others), last))
+        grid = xp.matmul(
+            xp.permute_dims(outer, (1, 0, 2)), self._kernel(xp, len(others), last, voxels)
+        )
         grid = xp.reshape(grid, (n, -1))
         if self._in_grid is None:
             return grid
         return xp.take(grid, xp.asarray(self._in_grid, device=device(fractions)), axis=-1)
 
-    def _kernel_by_level(self, xp: Any, axis: int, values: Array) -> Array:
+    def _kernel_by_level(self, xp: Any, axis: int, values: Array, voxels: _Voxels) -> Array:
         """Kernel of an axis, shape (levels, n, C)."""
-        found = _places(xp, values)
+        factor = self._factors[axis]
+        if isinstance(factor, EchoFactor):
+            return xp.permute_dims(voxels.echoes(xp, factor, values), (2, 0, 1))
+        efficiency = voxels.efficiency(factor)
+        found = _places(xp, values) if efficiency is None else None
         if found is not None:
             table = self._table(axis, values.dtype, found.largest, levels_first=True)
             # clip: numpy's own check of the indices takes longer, and all are within the table
             return np.take(table, found.places, axis=1, mode="clip")
         like = _array_like(xp, values)
-        return self._factors[axis].kernel(values, lambda levels: like(levels)[:, None, None])
+        more = None if efficiency is None else {"inversion_efficiency": efficiency[None, :, None]}
+        return factor.kernel(values, lambda levels: like(levels)[:, None, None], more)
 
-    def _kernel(self, xp: Any, axis: int, values: Array) -> Array:
+    def _kernel(self, xp: Any, axis: int, values: Array, voxels: _Voxels) -> Array:
         """Kernel of an axis, shape (n, C, levels)."""
-        found = _places(xp, values)
+        factor = self._factors[axis]
+        if isinstance(factor, EchoFactor):
+            return voxels.echoes(xp, factor, values)
+        efficiency = voxels.efficiency(factor)
+        found = _places(xp, values) if efficiency is None else None
         if found is not None:
             table = self._table(axis, values.dtype, found.largest, levels_first=False)
             return np.take(table, found.places, axis=0, mode="clip")
         # repeated instead of broadcast: numpy's inner loops are as long as the last axis
-        factor, like = self._factors[axis], _array_like(xp, values)
+        like = _array_like(xp, values)
+        more = None if efficiency is None else {"inversion_efficiency": efficiency[:, None]}
         repeated = xp.repeat(values, factor.levels.size, axis=-1)
-        kernel = factor.kernel(repeated, lambda levels: xp.tile(like(levels), (values.shape[-1],)))
+        kernel = factor.kernel(
+            repeated, lambda levels: xp.tile(like(levels), (values.shape[-1],)), more
+        )
         return xp.reshape(kernel, (*values.shape, -1))
 
     def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
@@ -184,6 +257,34 @@ class SignalModel:
                 table = self._factors[axis].kernel(numbers, lambda levels: like(levels)[:, None])
             table = self._tables[key] = table if levels_first else np.ascontiguousarray(table.T)
         return table
+
+
+class _Voxels(NamedTuple):
+    """T1 (or None), fractions and nuisance parameters of the voxels of a call."""
+
+    t1: Array | None
+    fractions: Array
+    nuisances: Mapping[str, Array]
+
+    def efficiency(self, factor: Factor) -> Array | None:
+        """Inversion efficiency of each voxel, if there is one and the kernel depends on it."""
+        if not factor.contrast.longitudinal:
+            return None
+        return self.nuisances.get("inversion_efficiency")
+
+    def echoes(self, xp: Any, factor: EchoFactor, t2: Array) -> Array:
+        """Echo amplitudes (n, C, levels)."""
+        b1 = self.nuisances.get("b1")
+        if b1 is not None:
+            b1 = xp.broadcast_to(b1[:, None], t2.shape)
+        if xp is not NUMPY:
+            return factor.echoes(self.t1, t2, b1)
+        # most voxels have fewer compartments than the table has columns
+        present = self.fractions > 0
+        amplitudes = np.zeros((*t2.shape, factor.levels.size), t2.dtype)
+        t1, b1 = (None if one is None else one[present] for one in (self.t1, b1))
+        amplitudes[present] = factor.echoes(t1, t2[present], b1)
+        return amplitudes
 
 
 def _array_like(xp: Any, values: Array) -> Callable[[np.ndarray], Array]:
