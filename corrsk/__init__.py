@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from corrsk.novelty import SignalNoveltyDetector
     from corrsk.persistence import load, save
+    from corrsk.physics import EchoTrain
     from corrsk.physics.noise_levels import SNRRange
     from corrsk.preprocessing import (
         NoSignalWarning,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
         load_dataset,
         make_correlation_signals,
     )
-    from corrsk.tissue import PropertyRange, TissuePrior
+    from corrsk.tissue import Nuisances, PropertyRange, TissuePrior
 
 __version__ = version("corrsk")
 
@@ -57,6 +58,7 @@ _MODULES = {
     "compare_protocols": "acquisition",
     "CorrelationCNNClassifier": "neural",
     "CorrelationSignalGenerator": "simulation",
+    "EchoTrain": "physics",
     "IdealObserverClassifier": "relaxometry",
     "load": "persistence",
     "load_dataset": "simulation",
@@ -67,6 +69,7 @@ _MODULES = {
     "MultiExponentialClassifier": "relaxometry",
     "NNLSPeakClassifier": "relaxometry",
     "NoSignalWarning": "preprocessing",
+    "Nuisances": "tissue",
     "predict_multicompartment_proba": "evaluation",
     "pretrained_names": "pretrained",
     "PropertyRange": "tissue",
@@ -105,11 +108,13 @@ __all__ = [
     "AcquisitionProtocol",
     "CorrelationCNNClassifier",
     "CorrelationSignalGenerator",
+    "EchoTrain",
     "IdealObserverClassifier",
     "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
     "NoSignalWarning",
+    "Nuisances",
     "PropertyRange",
     "ProtocolAligner",
     "ProtocolMismatchError",

@@ -61,6 +61,7 @@ from corrsk.relaxometry import (
 )
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.simulation.generator import CorrelationSignalGenerator
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 
@@ -85,7 +86,7 @@ SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
 _PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline, SignalPipeline)}
 # classes of parameter values that are defined by corrsk
 _VALUES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange)
+    cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange, Nuisances)
 }
 # parameters without a meaning on another machine, or that are code
 _NOT_STORED = ("checkpoint", "callbacks")
@@ -438,7 +439,8 @@ def _encode(value: Any, name: str) -> Any:
         return {"array": [_encode(item, name) for item in value.tolist()], "dtype": kind}
     if isinstance(value, AcquisitionProtocol):
         content = value.to_dict()
-        return {"protocol": content["contrasts"], "tr": content["tr"]}
+        further = {key: content[key] for key in ("readout", "series") if key in content}
+        return {"protocol": content["contrasts"], "tr": content["tr"]} | further
     if _VALUES.get(type(value).__name__) is type(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {
@@ -465,4 +467,7 @@ def _decode(value: Any) -> Any:
     if "value" in value:
         fields = {key: _decode(item) for key, item in value["fields"].items()}
         return _VALUES[value["value"]](**fields)
-    return AcquisitionProtocol(value["protocol"], tr=value["tr"], units=own_units())
+    further = {key: value[key] for key in ("readout", "series") if key in value}
+    return AcquisitionProtocol.from_dict(
+        {"contrasts": value["protocol"], "tr": value["tr"], "units": own_units()} | further
+    )

@@ -33,6 +33,7 @@ class Stream(IntEnum):
     SPLIT = 3
     CHUNK = 4
     DEVICE_CHUNK = 5
+    NUISANCES = 6
     # the noise of a generator
     FIT_TRANSFORM = 0
     TRANSFORM = 1

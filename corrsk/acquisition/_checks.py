@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from corrsk.physics import CONTRASTS
+from corrsk.physics import CONTRASTS, EchoTrain
+from corrsk.physics.axes import Readout, readout_of_each
 from corrsk.physics.contrasts import (
     REPETITION_TIME,
     check_distinct_properties,
@@ -93,6 +94,39 @@ def checked_tr(
         return float(values[0]) if np.isfinite(values[0]) else None
     values.flags.writeable = False
     return values
+
+
+def checked_readout(
+    readout: Readout, contrasts: Mapping[str, NDArray[np.float64]]
+) -> EchoTrain | tuple[EchoTrain | None, ...] | None:
+    each = readout_of_each(readout, next(iter(contrasts.values())).size)
+    if each is None:
+        return None
+    if "TE" not in contrasts:
+        raise ValueError("an echo train needs echo times: pass TE")
+    for train in dict.fromkeys(each):
+        if train is not None:
+            own = np.array([one == train for one in each])
+            train.echo_numbers(contrasts["TE"][own])
+    return each[0] if len(set(each)) == 1 else each
+
+
+def checked_series(series: ArrayLike | None, n_measurements: int) -> NDArray[np.int64] | None:
+    if series is None:
+        return None
+    given = np.asarray(series)
+    if given.shape != (n_measurements,) or given.dtype.kind not in "iu":
+        raise ValueError(
+            f"series must have an integer for each of the {n_measurements} measurements, got "
+            f"{reprlib.repr(series)}"
+        )
+    _, first, inverse = np.unique(given, return_index=True, return_inverse=True)
+    if first.size == 1:
+        return None
+    # numbered in the order of their first measurements
+    numbers = np.argsort(np.argsort(first))[inverse.ravel()].astype(np.int64)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _numbers(name: str, given: Any, wanted: str) -> NDArray[np.float64]:

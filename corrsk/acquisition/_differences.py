@@ -92,8 +92,7 @@ def noise_deviation(noise_level: NoiseLevels) -> float:
     """Standard deviation of the mixture of noise levels, relative to the noise reference."""
     levels = checked_noise_levels(noise_level)
     if isinstance(levels, SNRRange):
-        # the mean of 1 / SNR^2 over SNR in low..high is 1 / (low high)
-        return float((levels.low * levels.high) ** -0.5)
+        return float(levels.mean_square**0.5)
     return float(np.sqrt(np.mean(levels**2)))
 
 
@@ -139,7 +138,7 @@ def differences(
     def signals(protocol: AcquisitionProtocol, tissue: Tissue, fractions: Array) -> Array:
         clean: Array = physics.correlation_signals(
             protocol.contrasts, tissue, fractions, tr=protocol.tr,
-            inversion_efficiency=inversion_efficiency,
+            inversion_efficiency=inversion_efficiency, readout=protocol.readout,
         )  # fmt: skip
         return clean
 

@@ -18,11 +18,17 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from corrsk._utils.validation import lookup
-from corrsk.acquisition._checks import checked_contrasts, checked_tr
+from corrsk.acquisition._checks import (
+    checked_contrasts,
+    checked_readout,
+    checked_series,
+    checked_tr,
+)
 from corrsk.acquisition._files import content_of_json, contrasts_from_mat, write_protocol
-from corrsk.acquisition._plain import normalized
+from corrsk.acquisition._plain import normalized, plain_readout, readout_of_plain
 from corrsk.acquisition.column_names import NamedMeasurements, measurements_of_names
-from corrsk.physics import CONTRASTS
+from corrsk.physics import CONTRASTS, EchoTrain
+from corrsk.physics.axes import Readout, readout_of_each
 from corrsk.physics.contrasts import (
     contrasts_beyond,
     own_units,
@@ -69,6 +75,14 @@ class AcquisitionProtocol:
         ``{"TE": "s", "b": "s/mm^2"}``; the values are converted to ms and ms/um^2. A stated unit
         is believed: pass ``units="ms"`` for times that are shorter than usual. By default, times
         are in ms and b in ms/um^2, and values that are not plausible in these units are refused.
+    readout : EchoTrain or sequence of EchoTrain or None, optional
+        How the echoes are formed. None (default) for single spin echoes, one excitation per echo
+        time: ``exp(-TE / T2)``. An :class:`corrsk.physics.EchoTrain` if each measurement is an
+        echo of such a train, or one entry (EchoTrain or None) per measurement. The times of an
+        EchoTrain are in ms.
+    series : array of int, shape (n_measurements,), optional
+        Series of each measurement. The receiver gain may differ between series, so that the
+        relative scale of their signals is unknown. None (default) for a single series.
 
     Attributes
     ----------
@@ -76,6 +90,11 @@ class AcquisitionProtocol:
         Scan parameters in scanner order.
     tr : float, read-only array of shape (n_measurements,), or None
         Repetition time in ms; an array only if it differs between the measurements.
+    readout : EchoTrain, tuple of (EchoTrain or None), or None
+        Echo train of all measurements, or of each one if it differs; None for single spin echoes.
+    series : read-only array of int, shape (n_measurements,), or None
+        Series of each measurement, numbered from 0 in the order of their first measurements; None
+        for a single series.
     n_measurements : int
         Number of measurements.
     grid_shape : tuple of int or None
@@ -91,7 +110,9 @@ class AcquisitionProtocol:
         If the arrays differ in length or hold NaN or negative values (or infinite ones, except
         TI), if a name or a unit is unknown, if a TR does not exceed its TI, or if the largest
         value of a scan parameter is not plausible in its unit: TI of 20 to 60,000 ms, TE of 2.5 to
-        10,000 ms, TR of 60 to 100,000 ms and b of 0.01 to 50 ms/um^2 are.
+        10,000 ms, TR of 60 to 100,000 ms and b of 0.01 to 50 ms/um^2 are. If a TE is no multiple
+        of the spacing of its echo train, or `readout` or `series` has not one entry per
+        measurement.
 
     Warns
     -----
@@ -108,6 +129,8 @@ class AcquisitionProtocol:
 
     contrasts: Mapping[str, NDArray[np.float64]]
     tr: float | NDArray[np.float64] | None
+    readout: EchoTrain | tuple[EchoTrain | None, ...] | None
+    series: NDArray[np.int64] | None
 
     def __init__(
         self,
@@ -118,6 +141,8 @@ class AcquisitionProtocol:
         b: ArrayLike | None = None,
         tr: ArrayLike | None = None,
         units: Units = None,
+        readout: Readout = None,
+        series: ArrayLike | None = None,
     ) -> None:
         given = dict(contrasts or {})
         for name, values in {"TI": ti, "TE": te, "b": b}.items():
@@ -128,6 +153,8 @@ class AcquisitionProtocol:
             given[name] = values
         object.__setattr__(self, "contrasts", MappingProxyType(checked_contrasts(given, units)))
         object.__setattr__(self, "tr", checked_tr(tr, self.contrasts, units))
+        object.__setattr__(self, "readout", checked_readout(readout, self.contrasts))
+        object.__setattr__(self, "series", checked_series(series, self.n_measurements))
         if not contrasts:
             _warn_of_levels(self.contrasts, stacklevel=2)
 
@@ -165,6 +192,7 @@ class AcquisitionProtocol:
         *,
         tr: float | None = None,
         units: Units = None,
+        readout: EchoTrain | None = None,
     ) -> AcquisitionProtocol:
         """Protocol of all combinations of levels, in grid order.
 
@@ -176,6 +204,8 @@ class AcquisitionProtocol:
             Repetition time in ms, of all measurements.
         units : str or mapping of str to str, optional
             Units of the levels and of TR; see :class:`AcquisitionProtocol`.
+        readout : EchoTrain, optional
+            Echo train whose echoes are the echo times; None (default) for single spin echoes.
 
         Returns
         -------
@@ -192,11 +222,15 @@ class AcquisitionProtocol:
             for name, values in {"TI": ti, "TE": te, "b": b}.items()
             if values is not None
         }
-        return cls._outer(levels, tr=tr, units=units)
+        return cls._outer(levels, tr=tr, units=units, readout=readout)
 
     @classmethod
     def _outer(
-        cls, levels: Mapping[str, ArrayLike], tr: float | None, units: Units = None
+        cls,
+        levels: Mapping[str, ArrayLike],
+        tr: float | None,
+        units: Units = None,
+        readout: Readout = None,
     ) -> AcquisitionProtocol:
         if tr is not None and np.ndim(tr) > 0:
             raise ValueError(
@@ -211,23 +245,28 @@ class AcquisitionProtocol:
         }
         mesh = np.meshgrid(*ascending.values(), indexing="ij")
         contrasts = {name: axis.ravel() for name, axis in zip(ascending, mesh, strict=True)}
-        return cls(contrasts, tr=tr, units=units)
+        return cls(contrasts, tr=tr, units=units, readout=readout)
 
     @classmethod
-    def concatenate(cls, protocols: Iterable[AcquisitionProtocol]) -> AcquisitionProtocol:
+    def concatenate(
+        cls, protocols: Iterable[AcquisitionProtocol], *, same_gain: bool = True
+    ) -> AcquisitionProtocol:
         """Join series of measurements of the same slice to one protocol.
 
         Parameters
         ----------
         protocols : iterable of AcquisitionProtocol
             The series, in the order in which their signals are stacked:
-            ``np.hstack([X_first, X_second])``. The signals must have the same scale (receiver
-            gain) in all series.
+            ``np.hstack([X_first, X_second])``.
+        same_gain : bool, default=True
+            Whether the signals have the same scale (receiver gain) in all protocols. With False
+            each protocol becomes a series with a scale of its own.
 
         Returns
         -------
         AcquisitionProtocol
-            All measurements, those of the first series first, each with the TR of its series. A
+            All measurements, those of the first series first, each with TR and readout of its
+            series. A
             series without TI was measured without inversion (TI is infinite), one without b
             without diffusion weighting (b = 0).
 
@@ -271,7 +310,12 @@ class AcquisitionProtocol:
             for name in names
         }
         tr = np.concatenate([one._tr_of_each for one in series])
-        return cls(contrasts, tr=tr, units=own_units())
+        readout = [train for one in series for train in one._readout_of_each]
+        numbers = np.repeat(np.arange(len(series)), [one.n_measurements for one in series])
+        own = np.concatenate([one._series_of_each for one in series])
+        # series within a protocol stay separate
+        own = own if same_gain else numbers * (own.max() + 1) + own
+        return cls(contrasts, tr=tr, units=own_units(), readout=readout, series=own)
 
     @classmethod
     def from_mat(cls, path: str | Path, *, units: Units = None) -> AcquisitionProtocol:
@@ -459,11 +503,26 @@ class AcquisitionProtocol:
         """TR of each measurement; infinite for full recovery."""
         return np.full(self.n_measurements, np.inf if self.tr is None else self.tr)
 
+    @property
+    def _readout_of_each(self) -> tuple[EchoTrain | None, ...]:
+        n = self.n_measurements
+        return readout_of_each(self.readout, n) or (None,) * n
+
+    @property
+    def _series_of_each(self) -> NDArray[np.int64]:
+        return np.zeros(self.n_measurements, np.int64) if self.series is None else self.series
+
     def _take(self, positions: NDArray[np.intp]) -> AcquisitionProtocol:
         """Measurements at positions, in the order of the positions."""
         contrasts = {name: values[positions] for name, values in self.contrasts.items()}
         tr = self.tr[positions] if isinstance(self.tr, np.ndarray) else self.tr
-        return AcquisitionProtocol(contrasts, tr=tr, units=own_units())
+        readout = self.readout
+        if isinstance(readout, tuple):
+            readout = tuple(readout[position] for position in positions)
+        series = None if self.series is None else self.series[positions]
+        return AcquisitionProtocol(
+            contrasts, tr=tr, units=own_units(), readout=readout, series=series
+        )
 
     # -- order -------------------------------------------------------------
 
@@ -471,7 +530,13 @@ class AcquisitionProtocol:
     def _grid_permutation(self) -> NDArray[np.intp]:
         # the last key of lexsort is the primary key; the sort is stable for repeats
         keys = list(self._table[::-1])
-        return np.lexsort([self.tr, *keys] if isinstance(self.tr, np.ndarray) else keys)
+        if isinstance(self.tr, np.ndarray):
+            keys.insert(0, self.tr)
+        if isinstance(self.readout, tuple):
+            keys.insert(0, np.array([repr(train) for train in self.readout]))
+        if self.series is not None:
+            keys.insert(0, self.series)
+        return np.lexsort(keys)
 
     @cached_property
     def _is_in_grid_order(self) -> bool:
@@ -600,13 +665,18 @@ class AcquisitionProtocol:
         -------
         dict
             Entries `contrasts` (a list of scan parameters by name, in scanner order), `tr` (a
-            number, a list or None) and `units` (units by name). Infinite values are "inf", which
-            JSON can store.
+            number, a list or None) and `units` (units by name), and `readout` and `series` where
+            they are not None. Infinite values are "inf", which JSON can store.
         """
         contrasts = {name: _plain(values) for name, values in self.contrasts.items()}
         tr = _plain(self.tr) if isinstance(self.tr, np.ndarray) else self.tr
         units = {name: unit for name, unit in own_units().items() if name in (*contrasts, "tr")}
-        return {"contrasts": contrasts, "tr": tr, "units": units}
+        content: dict[str, Any] = {"contrasts": contrasts, "tr": tr, "units": units}
+        if self.readout is not None:
+            content["readout"] = plain_readout(self.readout)
+        if self.series is not None:
+            content["series"] = self.series.tolist()
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> AcquisitionProtocol:
@@ -617,7 +687,9 @@ class AcquisitionProtocol:
         content : mapping
             Entries `contrasts` (one entry per measurement) or `grid` (the levels of a grid) with
             scan parameters by name, or the scan parameters themselves (one entry per measurement);
-            and, optionally, `tr` and `units`, as for the class. Keys in any case.
+            and, optionally, `tr`, `units`, `readout` (a mapping with the parameters of
+            :class:`corrsk.physics.EchoTrain`, or a list of such mappings and None) and `series`,
+            as for the class. Keys in any case.
 
         Returns
         -------
@@ -643,8 +715,15 @@ class AcquisitionProtocol:
     @classmethod
     def _from_plain(cls, content: Mapping[str, Any], stacklevel: int) -> AcquisitionProtocol:
         plain = normalized(content)
-        create = cls._outer if plain.form == "grid" else cls
-        protocol = create(plain.values, tr=plain.tr, units=plain.units)
+        readout = readout_of_plain(plain.readout)
+        if plain.form == "grid":
+            if plain.series is not None:
+                raise ValueError("a grid is a single series; drop the entry series")
+            protocol = cls._outer(plain.values, plain.tr, plain.units, readout)
+        else:
+            protocol = cls(
+                plain.values, tr=plain.tr, units=plain.units, readout=readout, series=plain.series
+            )
         if not plain.form:
             _warn_of_levels(protocol.contrasts, stacklevel=stacklevel + 1)
         return protocol
@@ -672,7 +751,15 @@ class AcquisitionProtocol:
         order = self._grid_permutation
         ordered = self._table[:, order]
         tr = self.tr[order].tobytes() if isinstance(self.tr, np.ndarray) else self.tr
-        return tuple(self.contrasts), ordered.shape, ordered.tobytes(), tr
+        readout, series = self.readout, self.series
+        if isinstance(readout, tuple):
+            readout = tuple(readout[position] for position in order)
+        # series have no order among each other
+        numbers = None
+        if series is not None:
+            renumbered = checked_series(series[order], order.size)
+            numbers = None if renumbered is None else renumbered.tobytes()
+        return tuple(self.contrasts), ordered.shape, ordered.tobytes(), tr, readout, numbers
 
     def __repr__(self) -> str:
         return f"AcquisitionProtocol({self})"
@@ -689,7 +776,11 @@ class AcquisitionProtocol:
             for name, values in self.contrasts.items()
         )
         tr = "" if self.tr is None else f", TR {span(self.tr)} ms"
-        return f"{what}: {spans}{tr}"
+        trains = {train.spacing for train in self._readout_of_each if train is not None}
+        spacings = ", ".join(f"{spacing:g}" for spacing in sorted(trains))
+        echoes = f", echo train of spacing {spacings} ms" if trains else ""
+        series = "" if self.series is None else f", {self.series.max() + 1} series"
+        return f"{what}: {spans}{tr}{echoes}{series}"
 
     def __copy__(self) -> AcquisitionProtocol:
         return self
@@ -699,13 +790,20 @@ class AcquisitionProtocol:
 
     def __getstate__(self) -> dict[str, Any]:
         # plain types: a mappingproxy can neither be pickled nor stored by skops
-        state = {"contrasts": dict(self.contrasts), "tr": self.tr}
+        state: dict[str, Any] = {"contrasts": dict(self.contrasts), "tr": self.tr}
+        if self.readout is not None:
+            state["readout"] = plain_readout(self.readout)
+        if self.series is not None:
+            state["series"] = self.series
         further = contrasts_beyond(parameters=self.contrasts)
         return state if further is None else state | {"registered": further}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore_contrasts(state.get("registered", ()))  # own_units() needs their units
-        AcquisitionProtocol.__init__(self, state["contrasts"], tr=state["tr"], units=own_units())
+        AcquisitionProtocol.__init__(
+            self, state["contrasts"], tr=state["tr"], units=own_units(),
+            readout=readout_of_plain(state.get("readout")), series=state.get("series"),
+        )  # fmt: skip
 
 
 def _rebuild(contrasts: dict[str, NDArray[np.float64]], tr: float | None) -> AcquisitionProtocol:

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.random import Generator
+from array_api_compat import array_namespace
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk.physics._arrays import Array
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class SNRRange:
-    """Noise levels whose signal-to-noise ratio is uniformly distributed between two bounds.
+    """Noise levels whose signal-to-noise ratio lies between two bounds.
 
     Parameters
     ----------
     low, high : float
         Smallest and largest signal-to-noise ratio; the noise level is 1 / SNR, as a
         fraction of the noise reference.
+    scale : {"linear", "log"}, default="linear"
+        Whether the ratio or its logarithm is uniformly distributed; "log" for ranges of more than
+        a factor of ten.
 
     Raises
     ------
     ValueError
-        If the bounds are not ascending, or the smallest is below 1, which noise levels in place of
-        ratios are.
+        If the bounds are not ascending, the smallest is below 1, which noise levels in place of
+        ratios are, or the scale is unknown.
     """
 
     low: float
     high: float
+    scale: str = "linear"
 
     def __post_init__(self) -> None:
         if not (0 < self.low <= self.high < math.inf):
@@ -41,23 +48,40 @@ class SNRRange:
                 f"a signal-to-noise ratio of {self.low:g} is below 1; for noise levels as "
                 "fractions pass them without SNRRange"
             )
+        if self.scale not in ("linear", "log"):
+            raise ValueError(f"scale must be 'linear' or 'log', got {self.scale!r}")
 
-    def sample(self, rng: Generator, size: int) -> NDArray[np.float64]:
+    def __repr__(self) -> str:
+        # checkpoints hold the text of a range, which must not change where nothing has changed
+        scale = "" if self.scale == "linear" else f", scale={self.scale!r}"
+        return f"SNRRange(low={self.low!r}, high={self.high!r}{scale})"
+
+    def sample(self, rng: Any, size: int) -> Array:
         """Draw noise levels.
 
         Parameters
         ----------
-        rng : numpy.random.Generator
+        rng : numpy Generator, or an adapter of another library with its methods
             Source of the random numbers.
         size : int
             Number of noise levels.
 
         Returns
         -------
-        ndarray of shape (size,)
-            Noise levels, as fractions of the noise reference.
+        array of shape (size,)
+            Noise levels, as fractions of the noise reference, in the array library of `rng`.
         """
-        return 1.0 / rng.uniform(self.low, self.high, size)
+        if self.scale == "log":
+            drawn = rng.uniform(math.log(self.low), math.log(self.high), (size,))
+            return array_namespace(drawn).exp(-drawn)
+        return 1.0 / rng.uniform(self.low, self.high, (size,))
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of the squared noise levels."""
+        if self.scale == "log" and self.high > self.low:
+            return (self.low**-2 - self.high**-2) / (2 * math.log(self.high / self.low))
+        return 1 / (self.low * self.high)
 
 
 # one level, several equally frequent levels, or a range of signal-to-noise ratios

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from corrsk import physics
@@ -162,7 +163,8 @@ def _fitted(
     fractions = table[[f"f_{i}" for i in compartments]].to_numpy()
     clean = physics.correlation_signals(
         protocol.contrasts, {name: columns(name) for name in protocol.tissue_properties}, fractions,
-        tr=protocol.tr, inversion_efficiency=inversion_efficiency,
+        tr=protocol.tr, readout=protocol.readout,
+        **{"inversion_efficiency": inversion_efficiency} | _of_signal(table),
     )  # fmt: skip
     rng = np.random.default_rng(_SEED)
     if isinstance(noise_level, SNRRange):
@@ -177,6 +179,12 @@ def _fitted(
     else:
         signals = physics.add_gaussian_noise(clean, sigma, real)
     return M0Estimator.from_signals(np.asarray(signals))
+
+
+def _of_signal(table: pd.DataFrame) -> dict[str, Array]:
+    """Nuisance parameters of a tissue table that act on noise-free signals."""
+    names = ("inversion_efficiency", "b1", "offset")
+    return {name: table[name].to_numpy() for name in names if name in table}
 
 
 def _terms(coordinates: Array) -> Array:

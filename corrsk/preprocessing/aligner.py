@@ -377,16 +377,20 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
 
 
 def with_tr_of(named: AcquisitionProtocol, other: AcquisitionProtocol) -> AcquisitionProtocol:
-    """Protocol of column names, which have no TR, with the TR of another protocol.
+    """Protocol of column names with what these lack: TR, readout and series of another protocol.
 
-    Where TR differs between the measurements, each has that of the most similar one of the other
-    protocol.
+    Where TR, readout or series differ between the measurements, each has those of the most similar
+    one of the other protocol.
     """
-    tr = other.tr
-    if isinstance(tr, np.ndarray):
+    tr, readout, series = other.tr, other.readout, other.series
+    if isinstance(tr, np.ndarray) or isinstance(readout, tuple) or series is not None:
         order = pairing(other, named)
         if order is None:  # other contrasts or another number of measurements: refused anyway
             return named
-        tr = np.empty_like(tr)
-        tr[order] = other.in_grid_order()._tr_of_each
-    return AcquisitionProtocol(named.contrasts, tr=tr, units=own_units())
+        place = np.argsort(order)  # of each named measurement in the other protocol
+        tr = other._tr_of_each[place]
+        readout = tuple(other._readout_of_each[position] for position in place)
+        series = other._series_of_each[place]
+    return AcquisitionProtocol(
+        named.contrasts, tr=tr, units=own_units(), readout=readout, series=series
+    )

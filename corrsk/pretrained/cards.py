@@ -342,7 +342,7 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
     efficiency = {} if eta == 1 else {"inversion_efficiency": eta}
     return {
         "prior": resolve_prior(aligner.prior).to_dict(),
-        "protocol": {key: protocol[key] for key in ("contrasts", "tr")} | efficiency,
+        "protocol": {key: protocol[key] for key in protocol if key != "units"} | efficiency,
         "noise": {
             "reference": aligner.noise_reference,
             "distribution": aligner.noise_distribution,
@@ -356,7 +356,8 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
 def _plain_levels(noise_level: NoiseLevels) -> dict[str, Any]:
     levels = checked_noise_levels(noise_level)
     if isinstance(levels, SNRRange):
-        return {"snr": [levels.low, levels.high]}
+        scale = {"snr_scale": levels.scale} if levels.scale != "linear" else {}
+        return {"snr": [levels.low, levels.high]} | scale
     return {"levels": levels.tolist()}
 
 

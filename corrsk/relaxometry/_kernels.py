@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics.axes import Axis, measurement_axes
+from corrsk.physics.axes import Axis, EchoFactor, measurement_axes
 
 Array = NDArray[np.float64]
 
@@ -60,16 +60,22 @@ class KernelModel:
         self.properties = protocol.tissue_properties
         self.low, self.high = np.log([bounds[name] for name in self.properties]).T
         self._axes = measurement_axes(
-            protocol.contrasts, grid=protocol.grid_shape is not None, tr=protocol.tr,
-            inversion_efficiency=inversion_efficiency,
+            protocol.contrasts,
+            # the kernel of an echo train depends on T1, which couples the axes of a grid
+            grid=protocol.grid_shape is not None and protocol.readout is None, tr=protocol.tr,
+            inversion_efficiency=inversion_efficiency, readout=protocol.readout,
         )  # fmt: skip
         self._properties_of = [  # of each axis, as positions among the model's
             tuple(self.properties.index(factor.contrast.tissue) for factor in axis.factors)
             for axis in self._axes
         ]
+        self._t1 = self.properties.index("T1") if "T1" in self.properties else None
         self.shape = tuple(axis.size for axis in self._axes)
         self.n_measurements = math.prod(self.shape)
-        self.is_separable = all(len(axis.factors) == 1 for axis in self._axes)
+        self.is_separable = all(
+            len(axis.factors) == 1 and not isinstance(axis.factors[0], EchoFactor)
+            for axis in self._axes
+        )
 
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
         """Kernels along each axis, and the derivatives with respect to theta.
@@ -96,8 +102,14 @@ class KernelModel:
         self, axis: Axis, columns: tuple[int, ...], theta: Array, derivatives: bool
     ) -> Array:
         K = theta.shape[1]
-        values, slopes = [], []
+        values: list[Array] = []
+        slopes: list[dict[int, Array]] = []
         for factor, column in zip(axis.factors, columns, strict=True):
+            if isinstance(factor, EchoFactor):
+                value, own = self._echoes(factor, column, theta, derivatives)
+                values.append(value)
+                slopes.append(own)
+                continue
             logs = theta[..., column]
             if derivatives:
                 logs = np.concatenate([logs, logs + _STEP, logs - _STEP], axis=1)
@@ -106,11 +118,39 @@ class KernelModel:
                 kernel = kernel[..., factor.positions]
             values.append(kernel[:, :K])
             if derivatives:
-                slopes.append((kernel[:, K : 2 * K] - kernel[:, 2 * K :]) / (2 * _STEP))
+                slope = (kernel[:, K : 2 * K] - kernel[:, 2 * K :]) / (2 * _STEP)
+                slopes.append({column: slope})
         blocks = [math.prod(values[1:], start=values[0])]
-        for index, slope in enumerate(slopes):  # the product rule
-            blocks.append(math.prod(values[:index] + values[index + 1 :], start=slope))
+        for column in columns if derivatives else ():  # the product rule
+            terms = [
+                math.prod(values[:index] + values[index + 1 :], start=own[column])
+                for index, own in enumerate(slopes)
+                if column in own
+            ]
+            blocks.append(sum(terms[1:], start=terms[0]))
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+    def _echoes(
+        self, factor: EchoFactor, column: int, theta: Array, derivatives: bool
+    ) -> tuple[Array, dict[int, Array]]:
+        """Echoes (B, K, n_axis) of trains, and derivatives by property: T2, and T1 if measured."""
+        K = theta.shape[1]
+        depends = [column, *([self._t1] if self._t1 is not None else [])]
+        moved = [theta]
+        for index in depends if derivatives else ():
+            for step in (_STEP, -_STEP):
+                other = theta.copy()
+                other[..., index] += step
+                moved.append(other)
+        every = np.concatenate(moved, axis=1)
+        t1 = None if self._t1 is None else np.exp(every[..., self._t1])
+        echoes = factor.echoes(t1, np.exp(every[..., column]))[..., factor.positions]
+        parts = [echoes[:, start : start + K] for start in range(0, every.shape[1], K)]
+        slopes = {
+            index: (parts[1 + 2 * number] - parts[2 + 2 * number]) / (2 * _STEP)
+            for number, index in enumerate(depends if derivatives else ())
+        }
+        return parts[0], slopes
 
     def columns(self, K: int) -> list[NDArray[np.intp]]:
         """Rows of the factor of each axis that form the columns of [Phi, D].

@@ -18,6 +18,7 @@ from corrsk.tissue.table import TableLayout
 
 _Signals = NDArray[np.floating[Any]]
 
+_OF_SIGNAL = ("inversion_efficiency", "b1", "offset")  # the others act on signals with noise
 PIECE = 2**18  # values processed at a time: a block of signals with 64 measurements
 
 
@@ -58,8 +59,17 @@ class BlockSimulator:
     def _model(self) -> physics.SignalModel:
         protocol = self.protocol.in_grid_order()
         return physics.SignalModel(
-            protocol.contrasts, tr=protocol.tr, inversion_efficiency=self.inversion_efficiency
-        )
+            protocol.contrasts, tr=protocol.tr, inversion_efficiency=self.inversion_efficiency,
+            readout=protocol.readout,
+        )  # fmt: skip
+
+    @cached_property
+    def _second_series(self) -> NDArray[np.intp] | None:
+        """Measurements of the second series, in grid order."""
+        if self.protocol.series is None:
+            return None
+        ordered = self.protocol.to_grid(self.protocol.series[None], copy=False)[0]
+        return np.flatnonzero(ordered)
 
     def __call__(self, block: int, voxels: NDArray[np.float64], out: _Signals) -> None:
         """Fill `out` with the signals of `voxels`, rows of the tissue table."""
@@ -77,17 +87,28 @@ class BlockSimulator:
         if imaginary is not None:
             fill_with_normals(rng, imaginary)
         levels = self._levels_of(voxels, key)
+        nuisances = {name: voxels[:, index] for name, index in self.layout.nuisances.items()}
+        of_signal = {name: nuisances[name] for name in _OF_SIGNAL if name in nuisances}
+        second_series = self._second_series
         rows = max(1, PIECE // out.shape[1])
         for start in range(0, len(out), rows):
             piece = slice(start, start + rows)
             signals = out[piece]
             tissue = dict(zip(self.layout.groups, groups[:, piece], strict=True))
-            clean = self._model.of_complete_tissue(tissue, fractions[piece])
+            clean = self._model.of_complete_tissue(
+                tissue, fractions[piece],
+                {name: values[piece] for name, values in of_signal.items()},
+            )  # fmt: skip
             sigma = physics.noise_sigma(clean, levels[piece], self.noise_reference)
             if imaginary is None:
                 physics.add_gaussian_noise(clean, sigma, signals, overwrite_normals=True)
             else:
                 signals[:] = physics.add_rician_noise(clean, sigma, signals, imaginary[piece])
+            # receiver gains scale the noise too
+            if "gain" in nuisances and second_series is not None:
+                signals[:, second_series] *= nuisances["gain"][piece, None]
+            if "scale" in nuisances:
+                signals *= nuisances["scale"][piece, None]
             if self.norm is not None:
                 physics.normalize_signals(signals, self.norm, overwrite_signals=True)
             ordered = self.protocol.to_scan_order(signals, copy=False)

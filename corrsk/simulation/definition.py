@@ -19,7 +19,7 @@ from corrsk.tissue.prior import TissuePrior, resolve_prior
 _ENTRIES = (
     "name", "description", "prior", "protocol", "noise", "inversion_efficiency", "norm"
 )  # fmt: skip
-_NOISE_ENTRIES = ("levels", "snr", "reference", "distribution")
+_NOISE_ENTRIES = ("levels", "snr", "snr_scale", "reference", "distribution")
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class DatasetDefinition:
         prior, protocol = self.prior, self.protocol
         levels: dict[str, Any] = (
             {"snr": [self.noise_levels.low, self.noise_levels.high]}
+            | ({"snr_scale": "log"} if self.noise_levels.scale == "log" else {})
             if isinstance(self.noise_levels, SNRRange)
             else {"levels": checked_noise_levels(self.noise_levels).tolist()}  # type: ignore[union-attr]
         )
@@ -191,7 +192,12 @@ class DatasetDefinition:
         with _named("protocol"):
             protocol = _protocol(protocol, folder)
         with _named("noise levels"):
-            levels = _levels(noise["levels"]) if "levels" in noise else _snr_range(noise["snr"])
+            if "levels" in noise:
+                if "snr_scale" in noise:
+                    raise ValueError("snr_scale needs snr, the bounds of a range")
+                levels: Any = _levels(noise["levels"])
+            else:
+                levels = _snr_range(noise["snr"], noise.get("snr_scale", "linear"))
         optional = {
             key: content[key]
             for key in ("description", "inversion_efficiency", "norm")
@@ -231,7 +237,8 @@ class DatasetDefinition:
             - `protocol`: a name, a .json or .mat file relative to the folder of this file, or the
               entries of :meth:`corrsk.AcquisitionProtocol.from_dict`;
             - `noise`: `levels` (fractions of the reference) or `snr` (smallest and largest
-              signal-to-noise ratio), `reference`, and optionally `distribution`;
+              signal-to-noise ratio, with `snr_scale` "linear" or "log"), `reference`, and
+              optionally `distribution`;
             - optionally `name` (by default that of the file, without suffix), `description`,
               `inversion_efficiency` and `norm` (null for none).
 
@@ -303,11 +310,12 @@ def _levels(content: Any) -> tuple[float, ...]:
     return tuple(map(float, levels))
 
 
-def _snr_range(content: Any) -> SNRRange:
+def _snr_range(content: Any, scale: str) -> SNRRange:
     bounds = content if isinstance(content, (list, tuple)) else [content, content]
     if len(bounds) != 2 or not all(map(is_number, bounds)):
         raise ValueError(f"snr must be a number or two bounds such as [30, 150], got {content!r}")
-    return SNRRange(*map(float, bounds))
+    low, high = map(float, bounds)
+    return SNRRange(low, high, scale)
 
 
 def _check_choice(name: str, value: Any, allowed: tuple[str | None, ...]) -> None:

@@ -127,6 +127,10 @@ def _mat_content(data: Bunch) -> dict[str, NDArray[Any]]:
             ".parquet instead"
         )
     protocol = data.protocol.in_grid_order()
+    if protocol.readout is not None:
+        raise ValueError(
+            "the .mat layout has no entry for echo trains; write .npz or .parquet instead"
+        )
     content = {name.lower(): values for name, values in protocol.contrasts.items()}
     content |= _definition_entry(data)
     if protocol.tr is not None:

@@ -186,7 +186,8 @@ class SignalStream:
         return {
             "normalize" if name == "norm" else name: repr(value) for name, value in content.items()
         } | {
-            "protocol": protocol["contrasts"] | {"tr": protocol["tr"]},
+            "protocol": protocol["contrasts"]
+            | {key: protocol[key] for key in ("tr", "readout", "series") if key in protocol},
             "random_streams": STREAMS_VERSION,
         }
 

@@ -33,6 +33,7 @@ from corrsk.physics.noise_levels import (
     number_of_levels,
 )
 from corrsk.tissue.fractions import FRACTION_LAWS, floored_fractions
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.ranges import PropertyRange
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN, table_columns
 
@@ -50,7 +51,7 @@ _MIDL2024_RANGES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TissuePrior:
     """Joint distribution of compartment counts and tissue properties.
 
@@ -74,6 +75,9 @@ class TissuePrior:
         Whether two compartments of a voxel may have the same T1 (or T2, or D).
     t2_below_t1 : bool, default=False
         Whether to require T2 < T1 in each compartment.
+    nuisances : Nuisances, optional
+        Ranges of nuisance parameters, such as the inversion efficiency, that differ between
+        voxels; None (default) for none.
 
     Raises
     ------
@@ -95,6 +99,7 @@ class TissuePrior:
     fraction_law: str = "dirichlet"
     with_replacement: bool = True
     t2_below_t1: bool = False
+    nuisances: Nuisances | None = None
 
     def __post_init__(self) -> None:
         known = tissue_properties()
@@ -123,6 +128,8 @@ class TissuePrior:
         for name in ("with_replacement", "t2_below_t1"):
             if not isinstance(getattr(self, name), (bool, np.bool_)):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.nuisances is not None and not isinstance(self.nuisances, Nuisances):
+            raise ValueError(f"nuisances must be Nuisances or None, got {self.nuisances!r}")
         check_number("min_fraction", self.min_fraction)
         if not 0 <= self.min_fraction <= 1 / max(counts):
             raise ValueError(
@@ -200,6 +207,9 @@ class TissuePrior:
             The parameters; each range as the dict of its parameters.
         """
         content = {item.name: getattr(self, item.name) for item in fields(self)}
+        nuisances = content.pop("nuisances")
+        if nuisances is not None:
+            content["nuisances"] = nuisances.to_dict()
         return content | {
             "ranges": {
                 name: {key: value for key, value in asdict(values).items() if key != "units"}
@@ -242,6 +252,8 @@ class TissuePrior:
             parameters["ranges"] = {
                 name: PropertyRange(**values) for name, values in ranges.items()
             }
+        if isinstance(parameters.get("nuisances"), Mapping):
+            parameters["nuisances"] = Nuisances.from_dict(parameters["nuisances"])
         if isinstance(parameters.get("n_compartments"), list):
             parameters["n_compartments"] = tuple(parameters["n_compartments"])
         return cls(**parameters)
@@ -253,8 +265,9 @@ class TissuePrior:
 
     @property
     def columns(self) -> list[str]:
-        """Column names of the tissue table: T1_1.., T2_1.., (D_1..,) f_1.."""
-        return table_columns(tuple(self.ranges), self.max_compartments)
+        """Column names of the tissue table: T1_1.., T2_1.., (D_1..,) f_1.., and nuisances."""
+        names = () if self.nuisances is None else self.nuisances.names
+        return [*table_columns(tuple(self.ranges), self.max_compartments), *names]
 
     def sample(
         self,
@@ -286,7 +299,8 @@ class TissuePrior:
         -------
         tissue : DataFrame of shape (n_samples, n_columns)
             Tissue table with the columns T1_1.., T2_1.., (D_1..,) f_1.. in ms, um^2/ms and
-            fractions, optionally noise_level, each group up to the largest compartment count.
+            fractions, each group up to the largest compartment count, the nuisance parameters of
+            the prior, and optionally noise_level.
             Absent compartments have f = 0 and NaN properties.
         n_c : ndarray of shape (n_samples,)
             Number of compartments; all counts are equally frequent, to within one voxel.
@@ -413,13 +427,26 @@ class TissuePrior:
         # plain types: a mappingproxy can neither be pickled nor stored by skops
         state = {f.name: getattr(self, f.name) for f in fields(self)}
         state["ranges"] = dict(self.ranges)
+        nuisances = state.pop("nuisances")
+        if nuisances is not None:
+            state["nuisances"] = nuisances.to_dict()
         further = contrasts_beyond(tissue=self.ranges)
         return state if further is None else state | {"registered": further}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore_contrasts(state.get("registered", ()))
         parameters = {name: value for name, value in state.items() if name != "registered"}
+        if "nuisances" in parameters:
+            parameters["nuisances"] = Nuisances.from_dict(parameters["nuisances"])
         TissuePrior.__init__(self, **parameters)
+
+    def __repr__(self) -> str:
+        # checkpoints hold the text of a prior, which must not change where nothing has changed
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.nuisances is None:
+            del given["nuisances"]
+        text = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"TissuePrior({text})"
 
     def __hash__(self) -> int:
         # consistent with equality: the order of the ranges does not matter
@@ -490,6 +517,14 @@ class TissueRows:
             columns[-1] = levels[level]
         self.n_c[part] = self._counts[count]
         tissue = columns if levels is None else columns[:-1]
+        if prior.nuisances is not None:
+            n_tissue = len(tissue) - len(prior.nuisances.names)
+            rngs = block_generators(seed, Stream.NUISANCES, first_block, n_rows)
+            for rng, first in zip(rngs, range(0, n_rows, BLOCK_ROWS), strict=True):
+                rows = slice(first, min(first + BLOCK_ROWS, n_rows))
+                for name, column in zip(prior.nuisances.names, tissue[n_tissue:], strict=True):
+                    column[rows] = prior.nuisances.draw(name, rng, rows.stop - rows.start)
+            tissue = tissue[:n_tissue]
         rngs = block_generators(seed, Stream.TISSUE, first_block, n_rows)
         prior._draw(rngs, self.n_c[part], tissue)
         return strata

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import tissue_quantity
 from corrsk.physics.noise_levels import above_one
 from corrsk.physics.units import Units, units_by_name
+from corrsk.tissue.nuisances import NUISANCE_COLUMNS, Nuisances
 
 NOISE_LEVEL_COLUMN = "noise_level"
 _SUM_TOLERANCE = 1e-4  # accepts tables rounded to float32 or to four decimals
@@ -25,23 +26,28 @@ def table_columns(properties: tuple[str, ...], n_compartments: int) -> list[str]
     return [f"{name}_{i}" for name in (*properties, "f") for i in range(1, n_compartments + 1)]
 
 
+def _value_text(values: NDArray[np.float64], row: int) -> str:
+    return f" ({values[row]:g})"
+
+
 @dataclass(frozen=True)
 class TableLayout:
     """Column indices of the quantities of a tissue table."""
 
     groups: dict[str, NDArray[np.intp]]
     noise_level: int | None
+    nuisances: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> NDArray[np.intp] | slice:
-        """Indices of all columns but the noise level, by group; a slice if they are contiguous."""
+        """Indices of the columns of the tissue, by group; a slice if they are contiguous."""
         places = np.concatenate(list(self.groups.values()))
         one_run = (np.diff(places) == 1).all()
         return slice(places[0], places[-1] + 1) if one_run else places
 
     @classmethod
     def from_columns(cls, columns: Sequence[str] | int, properties: tuple[str, ...]) -> TableLayout:
-        """Find T1_1.., T2_1.., f_1.. (and noise_level) among named columns.
+        """Find T1_1.., T2_1.., f_1.., nuisance parameters and noise_level among named columns.
 
         For an integer, the number of columns without names, the columns are assumed to have
         their canonical order.
@@ -67,7 +73,8 @@ class TableLayout:
         missing = [name for name in expected if name not in position]
         # properties that this protocol does not measure, such as D, are allowed too
         every = tuple(contrast.tissue for contrast in CONTRASTS.values())
-        allowed = {NOISE_LEVEL_COLUMN, *table_columns(every, max(n_compartments, 1))}
+        further = (*NUISANCE_COLUMNS, NOISE_LEVEL_COLUMN)
+        allowed = {*further, *table_columns(every, max(n_compartments, 1))}
         unexpected = [name for name in position if name not in allowed]
         if missing:
             raise ValueError(
@@ -78,13 +85,14 @@ class TableLayout:
         if unexpected:
             raise ValueError(
                 f"unknown columns in the tissue table: {', '.join(unexpected)}; drop these "
-                f"columns. Valid are {', '.join(expected)} and {NOISE_LEVEL_COLUMN}"
+                f"columns. Valid are {', '.join((*expected, *further))}"
             )
         groups = {
             name: np.array([position[f"{name}_{i}"] for i in range(1, n_compartments + 1)])
             for name in names
         }
-        return cls(groups, position.get(NOISE_LEVEL_COLUMN))
+        nuisances = {name: position[name] for name in NUISANCE_COLUMNS if name in position}
+        return cls(groups, position.get(NOISE_LEVEL_COLUMN), nuisances)
 
     def in_own_units(self, table: NDArray[np.float64], units: Units) -> NDArray[np.float64]:
         """Convert a complete table to the units of corrsk, or refuse values of another unit.
@@ -161,6 +169,12 @@ class TableLayout:
             self._refuse(
                 (present & ~(values > 0)).any(axis=1), first_row,
                 f"{name} <= 0 where the fraction is not 0",
+            )  # fmt: skip
+        for name, column in self.nuisances.items():
+            bad = Nuisances.check_values(name, table[:, column])
+            self._refuse(
+                bad, first_row, f"a value of {name} that is not allowed",
+                partial(_value_text, table[:, column]),
             )  # fmt: skip
         if self.noise_level is not None:
             level = table[:, self.noise_level]

@@ -45,6 +45,7 @@ class DeviceStream:
         self._model = physics.SignalModel(
             in_order.contrasts,
             tr=in_order.tr, inversion_efficiency=stream.inversion_efficiency,
+            readout=in_order.readout,
         )  # fmt: skip
 
     def draw(self, chunk: int, n_samples: int) -> tuple[Tensor, Tensor]:
@@ -76,13 +77,22 @@ class DeviceStream:
         y, level = self.allocate(n_samples, rng)
         counts = torch.as_tensor(self.stream.classes, device=self.device)
         tissue, fractions = self.tissue(counts[y], rng)
-        X = self._model(tissue, fractions)
+        nuisances = self._nuisances(n_samples, rng)
+        of_signal = ("inversion_efficiency", "b1", "offset")
+        X = self._model(
+            tissue, fractions, {key: nuisances[key] for key in of_signal if key in nuisances}
+        )
         sigma = physics.noise_sigma(X, level, self.stream.noise_reference)
         normals = self._normals(n_samples, rng)
         if self.stream.noise_distribution == "rician":
             X = physics.add_rician_noise(X, sigma, normals, self._normals(n_samples, rng))
         else:
             X = physics.add_gaussian_noise(X, sigma, normals, overwrite_normals=True)
+        if "gain" in nuisances:
+            series = torch.as_tensor(self.protocol.in_grid_order().series, device=self.device)
+            X = torch.where(series > 0, X * nuisances["gain"][:, None], X)
+        if "scale" in nuisances:
+            X = X * nuisances["scale"][:, None]
         if self.stream.norm is not None:
             X = physics.normalize_signals(X, self.stream.norm, overwrite_signals=True)
         return self.protocol.to_scan_order(X, copy=False), y
@@ -105,7 +115,7 @@ class DeviceStream:
         count = order % n_counts
         levels = checked_noise_levels(self.stream.noise_level)
         if isinstance(levels, SNRRange):
-            return count, 1 / _DeviceDraws(rng).uniform(levels.low, levels.high, (n_samples,))
+            return count, levels.sample(_DeviceDraws(rng), n_samples)
         # the cycle of levels continues from one count to the next
         sizes = [len(range(k, n_samples, n_counts)) for k in range(n_counts)]
         before = torch.tensor([0, *accumulate(sizes)], device=self.device)
@@ -126,6 +136,11 @@ class DeviceStream:
         weights = FRACTION_LAWS[prior.fraction_law].weights(draws, present.float()) * present
         fractions = floored_fractions(weights, n_c[:, None], prior.min_fraction, axis=1)
         return properties, fractions * present
+
+    def _nuisances(self, n_samples: int, rng: torch.Generator) -> dict[str, Tensor]:
+        ranges = self.prior.nuisances
+        names = () if ranges is None else ranges.names
+        return {name: ranges.draw(name, _DeviceDraws(rng), n_samples) for name in names}  # type: ignore[union-attr]
 
     def _normals(self, n_samples: int, rng: torch.Generator) -> Tensor:
         shape = (n_samples, self.protocol.n_measurements)

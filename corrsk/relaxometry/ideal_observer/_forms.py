@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics.axes import Factor, measurement_axes
+from corrsk.physics.axes import EchoFactor, Factor, measurement_axes
 from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
@@ -120,16 +120,22 @@ class CompartmentModel:
         self._peak = peak
         names = list(ranges)
         axes = measurement_axes(
-            protocol.contrasts, grid=protocol.grid_shape is not None, tr=protocol.tr,
-            inversion_efficiency=inversion_efficiency,
+            protocol.contrasts,
+            grid=protocol.grid_shape is not None and protocol.readout is None, tr=protocol.tr,
+            inversion_efficiency=inversion_efficiency, readout=protocol.readout,
         )  # fmt: skip
         # a TR that changes within an axis couples the axes of a grid
-        is_grid = protocol.grid_shape is not None and len(axes) == len(protocol.contrasts)
+        is_grid = (
+            protocol.grid_shape is not None
+            and protocol.readout is None
+            and len(axes) == len(protocol.contrasts)
+        )
         # each factor, with the index of its property
         self._axes = [
             [(names.index(factor.contrast.tissue), factor) for factor in axis.factors]
             for axis in axes
         ]
+        self._t1 = names.index("T1") if "T1" in names else None
         self.last_probed = self._axes[-1][-1][0]
         self.shape = tuple(axis.size for axis in axes)
         sizes = [self._ranges[axis[0][0]].n_values for axis in self._axes]
@@ -160,7 +166,12 @@ class CompartmentModel:
         for axis in self._axes:
             product = None
             for index, factor in axis:
-                kernel = factor.kernel(values[index][:, None, :], partial(_at_points, factor))
+                if isinstance(factor, EchoFactor):
+                    t1 = None if self._t1 is None else values[self._t1]
+                    kernel = factor.echoes(t1, values[index])[..., factor.positions]
+                    kernel = np.ascontiguousarray(kernel.swapaxes(1, 2))
+                else:
+                    kernel = factor.kernel(values[index][:, None, :], partial(_at_points, factor))
                 product = kernel if product is None else np.multiply(product, kernel, out=product)
             assert product is not None
             along.append(product)

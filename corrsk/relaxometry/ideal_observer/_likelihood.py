@@ -23,7 +23,7 @@ _SQUARED_REFERENCE = {"m0": (1.0, 1.0), "max": (0.1, 1.0), "rms": (0.02, 1.0)}
 def noise_nodes(noise_level: NoiseLevels, n_measurements: int) -> tuple[Array, Array]:
     """Noise levels and the logarithms of their prior weights.
 
-    For a range of signal-to-noise ratios s, uniform in s, the levels 1 / s are
+    For a range of signal-to-noise ratios s, uniform in s or log s, the levels 1 / s are
     the nodes of a Gauss-Legendre rule in log s. The likelihood has a peak in
     log s of width ``1 / sqrt(2 N)``; the rule has at least two nodes per width.
 
@@ -52,7 +52,8 @@ def noise_nodes(noise_level: NoiseLevels, n_measurements: int) -> tuple[Array, A
         widths = (high - low) * math.sqrt(2 * n_measurements)
         x, w = np.polynomial.legendre.leggauss(12 + math.ceil(2 * widths))
         log_s = low + (high - low) * (x + 1) / 2
-        weights = w * np.exp(log_s)  # uniform in s: ds = s d(log s)
+        # uniform in s: ds = s d(log s)
+        weights = w * np.exp(log_s) if levels.scale == "linear" else w
         return np.exp(-log_s), np.log(weights / weights.sum())
     if not (levels > 0).all():
         raise ValueError(

@@ -281,6 +281,11 @@ class IdealObserverClassifier(_CompartmentCounter):
                 f"the protocol measures {', '.join(missing)}, but the prior has ranges for "
                 f"{', '.join(prior.ranges)} only"
             )
+        if prior.nuisances is not None:
+            raise ValueError(
+                "the ideal observer does not marginalise nuisance parameters, but the prior has "
+                f"ranges of {', '.join(prior.nuisances.names)}; pass a prior without nuisances"
+            )
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
             raise ValueError(

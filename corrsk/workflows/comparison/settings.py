@@ -119,7 +119,8 @@ class ComparisonSettings:
         return data | {
             "prior": repr(resolve_prior(definition.prior)),
             "noise": [definition.noise_reference, *_described(definition.noise_levels)],
-            "protocol": protocol["contrasts"] | {"tr": protocol["tr"]},
+            "protocol": protocol["contrasts"]
+            | {key: protocol[key] for key in ("tr", "readout", "series") if key in protocol},
         }
 
     def runs(self) -> list[Run]:

@@ -1,0 +1,32 @@
+"""Ranges of signal-to-noise ratios."""
+
+import numpy as np
+import pytest
+
+from corrsk import SNRRange
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_the_mean_square_is_that_of_the_draws(scale):
+    levels = SNRRange(20, 400, scale=scale)
+    drawn = levels.sample(np.random.default_rng(0), 200_000)
+    assert 1 / 400 <= drawn.min() <= drawn.max() <= 1 / 20
+    # the standard error of the mean is below 1 %
+    np.testing.assert_allclose(np.mean(drawn**2), levels.mean_square, rtol=0.05)
+
+
+def test_log_ranges_are_uniform_in_the_logarithm():
+    drawn = SNRRange(10, 1000, scale="log").sample(np.random.default_rng(0), 100_000)
+    np.testing.assert_allclose(
+        np.quantile(-np.log10(drawn), [0.25, 0.5, 0.75]), [1.5, 2, 2.5], atol=0.03
+    )
+
+
+def test_the_text_of_linear_ranges_has_no_scale():
+    assert repr(SNRRange(30.0, 150.0)) == "SNRRange(low=30.0, high=150.0)"
+    assert eval(repr(SNRRange(30.0, 150.0, scale="log"))) == SNRRange(30.0, 150.0, scale="log")
+
+
+def test_unknown_scales_are_refused():
+    with pytest.raises(ValueError, match="scale must be"):
+        SNRRange(30, 150, scale="log10")
