@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from corrsk import physics
 from corrsk._utils.rng import Stream, fill_with_normals, keyed_generator
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.tissue.table import TableLayout
 
@@ -42,6 +43,8 @@ class BlockSimulator:
         Key of the random draws, together with the number and the tissue of a block.
     norm : str, optional
         Norm by which each signal is divided; see :func:`corrsk.physics.signal_norm`.
+    n_coils : int
+        Number of coils of Rician noise.
     """
 
     protocol: AcquisitionProtocol
@@ -53,6 +56,7 @@ class BlockSimulator:
     seed: int
     stream: int
     norm: str | None = None
+    n_coils: int = 1
 
     @cached_property
     def _model(self) -> physics.SignalModel:
@@ -73,9 +77,15 @@ class BlockSimulator:
         np.copyto(groups[:-1], 1, where=fractions == 0)
         rng = keyed_generator(*key)
         fill_with_normals(rng, out)
-        imaginary = np.empty_like(out) if self.noise_distribution == "rician" else None
-        if imaginary is not None:
-            fill_with_normals(rng, imaginary)
+        others = None
+        if self.noise_distribution == "rician":
+
+            def draw() -> _Signals:
+                normals = np.empty_like(out)
+                fill_with_normals(rng, normals)
+                return normals
+
+            others = draw_other_channels(draw, self.n_coils)
         levels = self._levels_of(voxels, key)
         rows = max(1, PIECE // out.shape[1])
         for start in range(0, len(out), rows):
@@ -84,10 +94,10 @@ class BlockSimulator:
             tissue = dict(zip(self.layout.groups, groups[:, piece], strict=True))
             clean = self._model.of_complete_tissue(tissue, fractions[piece])
             sigma = physics.noise_sigma(clean, levels[piece], self.noise_reference)
-            if imaginary is None:
+            if others is None:
                 physics.add_gaussian_noise(clean, sigma, signals, overwrite_normals=True)
             else:
-                signals[:] = physics.add_rician_noise(clean, sigma, signals, imaginary[piece])
+                signals[:] = physics.add_noncentral_chi_noise(clean, sigma, signals, others[piece])
             if self.norm is not None:
                 physics.normalize_signals(signals, self.norm, overwrite_signals=True)
             ordered = self.protocol.to_scan_order(signals, copy=False)
