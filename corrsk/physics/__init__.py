@@ -27,11 +27,13 @@ from corrsk.physics.echo_trains import (
     echo_train,
     echo_train_of_slice,
 )
+from corrsk.physics.magnitudes import magnitude_log_likelihood, magnitude_mean
 from corrsk.physics.noise import (
     NOISE_DISTRIBUTIONS,
     NOISE_REFERENCES,
     NORMS,
     add_gaussian_noise,
+    add_noncentral_chi_noise,
     add_rician_noise,
     noise_sigma,
     normalize_signals,
@@ -49,6 +51,7 @@ __all__ = [
     "SignalModel",
     "SliceProfile",
     "add_gaussian_noise",
+    "add_noncentral_chi_noise",
     "add_rician_noise",
     "check_tissue_unit",
     "correlation_signals",
@@ -56,6 +59,8 @@ __all__ = [
     "echo_train",
     "echo_train_of_slice",
     "inversion_recovery",
+    "magnitude_log_likelihood",
+    "magnitude_mean",
     "noise_sigma",
     "normalize_signals",
     "register_contrast",

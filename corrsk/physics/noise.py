@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,75 @@ def add_rician_noise(signals: Array, sigma: Array, real: Array, imaginary: Array
     -----
     Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995).
     """
+    return add_noncentral_chi_noise(signals, sigma, real, imaginary)
+
+
+def add_noncentral_chi_noise(signals: Array, sigma: Array, real: Array, others: Array) -> Array:
+    """Add noncentral chi noise, the noise of magnitudes of several coils (sum of squares).
+
+    Parameters
+    ----------
+    signals : array of shape (n_samples, n_measurements)
+        Signals S, combined from all coils: the root of the sum of squares of their signals.
+    sigma : array of shape (n_samples,)
+        Standard deviations of the noise of each channel (real or imaginary part of a coil), from
+        :func:`noise_sigma`.
+    real : array of shape (n_samples, n_measurements)
+        Standard normal draws z of the channel that has the signal. Any direction in the space of
+        the 2 n channels may have it, since the noise is the same in each direction.
+    others : array of shape (n_samples, n_measurements)
+        Root of the sum of squares of standard normal draws of the other 2 n - 1 channels.
+
+    Returns
+    -------
+    array of shape (n_samples, n_measurements)
+        ``sqrt((S + sigma z)^2 + (sigma others)^2)``, never negative.
+
+    Notes
+    -----
+    Constantinides, Atalar and McVeigh, Magn. Reson. Med. 38, 852 (1997). The number n is that of
+    coils without correlation of their noise; correlated coils act as fewer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from corrsk.physics import add_noncentral_chi_noise
+    >>> rng, n_coils = np.random.default_rng(0), 4
+    >>> real, *others = rng.standard_normal((2 * n_coils, 1, 3))
+    >>> others = np.linalg.norm(others, axis=0)
+    >>> add_noncentral_chi_noise(np.zeros((1, 3)), np.array([0.1]), real, others).round(2)
+    array([[0.34, 0.19, 0.17]])
+    """
     xp, signals = promote(signals)
-    return xp.hypot(signals + sigma[:, None] * real, sigma[:, None] * imaginary)
+    return xp.hypot(signals + sigma[:, None] * real, sigma[:, None] * others)
+
+
+def draw_other_channels(draw: Callable[[], Array], n_coils: int) -> Array:
+    """Draw the noise of all channels but one, for :func:`add_noncentral_chi_noise`.
+
+    Parameters
+    ----------
+    draw : callable
+        Function that returns an array of new standard normal draws.
+    n_coils : int
+        Number of coils.
+
+    Returns
+    -------
+    array of the shape of the draws
+        Root of the sum of squares of the 2 n_coils - 1 channels; for one coil the draw itself,
+        whose sign has no effect.
+    """
+    others = draw()
+    if n_coils == 1:
+        return others
+    others = others * others
+    for _ in range(2 * n_coils - 2):
+        channel = draw()
+        channel *= channel
+        others += channel
+    others **= 0.5
+    return others
 
 
 def signal_norm(signals: Array, norm: str = "l2") -> Array:

@@ -12,6 +12,9 @@ from array_api_compat import device
 from corrsk.physics._arrays import NUMPY, Array, promote
 from corrsk.physics.axes import EchoFactor, Factor, Readout, measurement_axes
 
+# nuisance parameters of each voxel that act on signals without noise
+SIGNAL_NUISANCES = ("inversion_efficiency", "b1", "echo_loss", "offset")
+
 
 def correlation_signals(
     measurements: Mapping[str, Array],
@@ -22,6 +25,7 @@ def correlation_signals(
     inversion_efficiency: Array | float = 1.0,
     readout: Readout = None,
     b1: Array | None = None,
+    echo_loss: Array | None = None,
     offset: Array | None = None,
 ) -> Array:
     """Noise-free signals of voxels with several compartments, for M0 = 1.
@@ -45,6 +49,9 @@ def correlation_signals(
     b1 : array of shape (n_samples,), optional
         Transmit field relative to the nominal one, which scales the flip angles of echo trains;
         None for 1.
+    echo_loss : array of shape (n_samples,), optional
+        Loss of signal from one echo time to the next, as a fraction: the echo time of rank n, from
+        0, has ``(1 - loss)^n`` of the signal. None for 0.
     offset : array of shape (n_samples,), optional
         Constant that is added to all measurements, relative to M0; None for 0.
 
@@ -70,7 +77,8 @@ def correlation_signals(
         readout=readout,
     )  # fmt: skip
     nuisances = {
-        "inversion_efficiency": inversion_efficiency if each else None, "b1": b1, "offset": offset,
+        "inversion_efficiency": inversion_efficiency if each else None, "b1": b1,
+        "echo_loss": echo_loss, "offset": offset,
     }  # fmt: skip
     return model(
         tissue, fractions, {name: one for name, one in nuisances.items() if one is not None}
@@ -113,6 +121,8 @@ class SignalModel:
             readout=readout,
         )  # fmt: skip
         self._factors = axis.factors  # in the order of the axes of a grid: TI, TE, b
+        te = np.asarray(measurements.get("TE", np.zeros(axis.size)))
+        self._echo_ranks = np.unique(te, return_inverse=True)[1].ravel().astype(np.float64)
         self._tables: dict[tuple[int, Any, bool], np.ndarray] = {}
         shape = tuple(factor.levels.size for factor in self._factors)
         # a scattered protocol: its levels span a grid much larger than the protocol
@@ -139,7 +149,7 @@ class SignalModel:
             Signal fractions; 0 marks an absent compartment.
         nuisances : mapping of str to array of shape (n_samples,), optional
             Nuisance parameters of each voxel: "inversion_efficiency" (in the place of that of the
-            model), "b1" and "offset".
+            model), "b1", "echo_loss" and "offset".
 
         Returns
         -------
@@ -183,6 +193,9 @@ class SignalModel:
         properties = [tissue[factor.contrast.tissue] for factor in self._factors]
         voxels = _Voxels(tissue.get("T1"), fractions, given)
         signals = (self._of_scattered if self._scattered else self._of_grid)(xp, properties, voxels)
+        if "echo_loss" in given:
+            ranks = like(self._echo_ranks)
+            signals = signals * (1 - given["echo_loss"][:, None]) ** ranks
         offset = given.get("offset")
         return signals if offset is None else signals + offset[:, None]
 

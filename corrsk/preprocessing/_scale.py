@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from corrsk import physics
 from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.tissue.prior import TissuePrior
 
@@ -92,6 +93,7 @@ def check_unit_m0(
     noise_reference: str,
     noise_distribution: str,
     inversion_efficiency: float,
+    n_coils: int = 1,
 ) -> None:
     """Refuse signals that cannot have M0 = 1, and warn if some cannot or M0 is probably another.
 
@@ -99,7 +101,7 @@ def check_unit_m0(
     ----------
     signals : ndarray of shape (n_samples, n_measurements)
         Finite signals in the order of the protocol. Signals of zeros are ignored.
-    protocol, prior, noise_level, noise_reference, noise_distribution, inversion_efficiency
+    protocol, prior, noise_level, noise_reference, noise_distribution, inversion_efficiency, n_coils
         Definition of the signals of M0 = 1; see :class:`corrsk.ProtocolAligner`.
 
     Raises
@@ -119,7 +121,7 @@ def check_unit_m0(
     levels = checked_noise_levels(noise_level)
     estimator = _fitted(
         protocol, prior, levels if isinstance(levels, SNRRange) else tuple(levels.tolist()),
-        noise_reference, noise_distribution, inversion_efficiency,
+        noise_reference, noise_distribution, inversion_efficiency, n_coils,
     )  # fmt: skip
     judged = bright[:: -(-bright.size // _N_JUDGED)]
     m0 = estimator.estimate(signals[judged])
@@ -153,6 +155,7 @@ def _fitted(
     noise_reference: str,
     noise_distribution: str,
     inversion_efficiency: float,
+    n_coils: int,
 ) -> M0Estimator:
     table, _ = prior.sample(_N_VOXELS, _SEED, n_jobs=1, verbose=False)
     compartments = range(1, prior.max_compartments + 1)
@@ -174,8 +177,8 @@ def _fitted(
     sigma = physics.noise_sigma(clean, levels, noise_reference)
     real = rng.standard_normal(clean.shape)
     if noise_distribution == "rician":
-        imaginary = rng.standard_normal(clean.shape)
-        signals = physics.add_rician_noise(clean, sigma, real, imaginary)
+        others = draw_other_channels(lambda: rng.standard_normal(clean.shape), n_coils)
+        signals = physics.add_noncentral_chi_noise(clean, sigma, real, others)
     else:
         signals = physics.add_gaussian_noise(clean, sigma, real)
     return M0Estimator.from_signals(np.asarray(signals))
@@ -183,7 +186,7 @@ def _fitted(
 
 def _of_signal(table: pd.DataFrame) -> dict[str, Array]:
     """Nuisance parameters of a tissue table that act on noise-free signals."""
-    names = ("inversion_efficiency", "b1", "offset")
+    names = ("inversion_efficiency", "b1", "echo_loss", "offset")
     return {name: table[name].to_numpy() for name in names if name in table}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from corrsk.acquisition.protocol import (
     resolve_protocol,
 )
 from corrsk.physics.contrasts import own_units
+from corrsk.physics.magnitudes import checked_coils
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing._scale import check_unit_m0
 from corrsk.preprocessing.signals import (
@@ -84,6 +86,9 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         Distribution of the noise that the model was trained on; for model cards, for the check of
         M0 = 1 if `norm` is None, and for the loss of accuracy on a close protocol that
         :func:`corrsk.load_pretrained` measures.
+    n_coils : int, default=1
+        Number of coils of Rician noise that the model was trained on; see
+        :class:`corrsk.CorrelationSignalGenerator`.
 
     Attributes
     ----------
@@ -119,6 +124,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         "norm": [StrOptions(set(physics.NORMS)), None],
         "inversion_efficiency": EFFICIENCY,
         "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
+        "n_coils": [Integral],
     }
 
     def __init__(
@@ -131,6 +137,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         norm: str | None = "l2",
         inversion_efficiency: float = 1.0,
         noise_distribution: str = "gaussian",
+        n_coils: int = 1,
     ) -> None:
         self.protocol = protocol
         self.measured_protocol = measured_protocol
@@ -140,6 +147,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         self.norm = norm
         self.inversion_efficiency = inversion_efficiency
         self.noise_distribution = noise_distribution
+        self.n_coils = n_coils
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> ProtocolAligner:
@@ -164,13 +172,15 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         ValueError
             If the signals contain NaN or infinite values, the column names contradict
             `measured_protocol`, some of them have scan parameters and another is not understood,
-            or the axes of X are not those of the protocol.
+            the axes of X are not those of the protocol, or there are several coils without Rician
+            noise.
 
         Warns
         -----
         ProtocolWarning
             If the protocol of the signals is close to the trained one.
         """
+        checked_coils(self.n_coils, self.noise_distribution)
         refuse_volume(X, y)
         X = with_column_names(X)
         named = self._protocol_of_names(X)
@@ -321,7 +331,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
                 protocol=self.protocol_.in_grid_order(), prior=resolve_prior(self.prior),
                 noise_level=self.noise_level, noise_reference=self.noise_reference,
                 noise_distribution=self.noise_distribution,
-                inversion_efficiency=self.inversion_efficiency,
+                inversion_efficiency=self.inversion_efficiency, n_coils=self.n_coils,
             )  # fmt: skip
 
     # -- the protocol of the columns ----------------------------------------

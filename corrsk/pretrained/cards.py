@@ -46,7 +46,8 @@ class ModelCard:
         Entries `contrasts` (scan parameters by name, one entry per measurement), `tr`, and
         `inversion_efficiency` if it is not 1.
     noise : dict
-        Entries `reference`, `distribution`, and `levels` or `snr` (lowest, highest).
+        Entries `reference`, `distribution`, `levels` or `snr` (lowest, highest), and `coils`
+        if there are several.
     norm : str or None
         Norm that signals are divided by.
     network : dict
@@ -347,6 +348,8 @@ def facts_of(pipeline: Pipeline) -> dict[str, Any]:
             "reference": aligner.noise_reference,
             "distribution": aligner.noise_distribution,
             **_plain_levels(aligner.noise_level),
+            # an entry that the cards of one coil lack
+            **({} if aligner.n_coils == 1 else {"coils": aligner.n_coils}),
         },
         "norm": normalizer.norm,
         "network": network,
@@ -402,4 +405,5 @@ def _noise_in_words(noise: Mapping[str, Any]) -> str:
     else:
         percent = _listed([100 * level for level in noise["levels"]])
         amount = f"{percent} % of {of[noise['reference']]}, equally frequent"
-    return f"{noise['distribution']}, of standard deviation {amount}"
+    coils = f" of {noise['coils']} coils" if "coils" in noise else ""
+    return f"{noise['distribution']}{coils}, of standard deviation {amount}"

@@ -167,7 +167,7 @@ def pretrained_pipeline(
         definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
         noise_reference=definition.noise_reference, norm=definition.norm,
         inversion_efficiency=definition.inversion_efficiency,
-        noise_distribution=definition.noise_distribution,
+        noise_distribution=definition.noise_distribution, n_coils=definition.n_coils,
     )  # fmt: skip
     # the fits of these steps depend on the number of columns only
     any_signals = np.ones((1, resolve_protocol(definition.protocol).n_measurements))
@@ -251,6 +251,7 @@ def _measured_cost(pipeline: Pipeline, comparison: ProtocolComparison) -> str:
             protocol, noise_level=aligner.noise_level, noise_reference=aligner.noise_reference,
             noise_distribution=aligner.noise_distribution,
             inversion_efficiency=aligner.inversion_efficiency, random_state=0, verbose=False,
+            n_coils=aligner.n_coils,
         ).fit_transform(tissue)  # fmt: skip
         return pipeline[1:].predict(signals[:, order]) == n_c
 

@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from corrsk import physics
 from corrsk._utils.rng import Stream, fill_with_normals, keyed_generator
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.tissue.table import TableLayout
 
 _Signals = NDArray[np.floating[Any]]
 
-_OF_SIGNAL = ("inversion_efficiency", "b1", "offset")  # the others act on signals with noise
+_OF_SIGNAL = (
+    "inversion_efficiency",
+    "b1",
+    "echo_loss",
+    "offset",
+)  # the others act on signals with noise
 PIECE = 2**18  # values processed at a time: a block of signals with 64 measurements
 
 
@@ -43,6 +49,8 @@ class BlockSimulator:
         Key of the random draws, together with the number and the tissue of a block.
     norm : str, optional
         Norm by which each signal is divided; see :func:`corrsk.physics.signal_norm`.
+    n_coils : int
+        Number of coils of Rician noise.
     """
 
     protocol: AcquisitionProtocol
@@ -54,6 +62,7 @@ class BlockSimulator:
     seed: int
     stream: int
     norm: str | None = None
+    n_coils: int = 1
 
     @cached_property
     def _model(self) -> physics.SignalModel:
@@ -83,9 +92,15 @@ class BlockSimulator:
         np.copyto(groups[:-1], 1, where=fractions == 0)
         rng = keyed_generator(*key)
         fill_with_normals(rng, out)
-        imaginary = np.empty_like(out) if self.noise_distribution == "rician" else None
-        if imaginary is not None:
-            fill_with_normals(rng, imaginary)
+        others = None
+        if self.noise_distribution == "rician":
+
+            def draw() -> _Signals:
+                normals = np.empty_like(out)
+                fill_with_normals(rng, normals)
+                return normals
+
+            others = draw_other_channels(draw, self.n_coils)
         levels = self._levels_of(voxels, key)
         nuisances = {name: voxels[:, index] for name, index in self.layout.nuisances.items()}
         of_signal = {name: nuisances[name] for name in _OF_SIGNAL if name in nuisances}
@@ -100,10 +115,10 @@ class BlockSimulator:
                 {name: values[piece] for name, values in of_signal.items()},
             )  # fmt: skip
             sigma = physics.noise_sigma(clean, levels[piece], self.noise_reference)
-            if imaginary is None:
+            if others is None:
                 physics.add_gaussian_noise(clean, sigma, signals, overwrite_normals=True)
             else:
-                signals[:] = physics.add_rician_noise(clean, sigma, signals, imaginary[piece])
+                signals[:] = physics.add_noncentral_chi_noise(clean, sigma, signals, others[piece])
             # receiver gains scale the noise too
             if "gain" in nuisances and second_series is not None:
                 signals[:, second_series] *= nuisances["gain"][piece, None]

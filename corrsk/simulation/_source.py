@@ -39,6 +39,8 @@ def check_measurable(prior: TissuePrior, protocol: AcquisitionProtocol) -> None:
         raise ValueError(
             "the prior draws inversion_efficiency, but the protocol has no inversion (TI)"
         )
+    if "echo_loss" in drawn and "TE" not in protocol.contrasts:
+        raise ValueError("the prior draws echo_loss, but the protocol has no echo times (TE)")
     if "b1" in drawn and protocol.readout is None:
         raise ValueError(
             "the prior draws b1, which scales the flip angles of echo trains, but the protocol has "

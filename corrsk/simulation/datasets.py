@@ -126,6 +126,7 @@ def make_correlation_signals(
     chunk_rows: int | None = None,
     n_jobs: int | None = None,
     verbose: bool = True,
+    n_coils: int = 1,
 ) -> Any:
     """Draw tissue and simulate its signals.
 
@@ -162,6 +163,8 @@ def make_correlation_signals(
         Number of threads; None uses every core. With `chunk_rows` dask controls the parallelism.
     verbose : bool, default=True
         Whether to show progress once the simulation takes a few seconds.
+    n_coils : int, default=1
+        Number of coils of Rician noise; see :class:`CorrelationSignalGenerator`.
 
     Returns
     -------
@@ -193,7 +196,7 @@ def make_correlation_signals(
     generator = CorrelationSignalGenerator(
         protocol=protocol, noise_level=noise_level, noise_reference=noise_reference,
         noise_distribution=noise_distribution, inversion_efficiency=inversion_efficiency,
-        random_state=seed, n_jobs=n_jobs, verbose=verbose,
+        random_state=seed, n_jobs=n_jobs, verbose=verbose, n_coils=n_coils,
     )  # fmt: skip
     source = _source(prior, generator, n_samples, norm)
     if chunk_rows is not None:
@@ -302,7 +305,7 @@ def simulate_dataset(
     generator = CorrelationSignalGenerator(
         definition.protocol, definition.noise_levels, definition.noise_reference,
         definition.noise_distribution, definition.inversion_efficiency,
-        random_state=seed, n_jobs=n_jobs, verbose=verbose,
+        random_state=seed, n_jobs=n_jobs, verbose=verbose, n_coils=definition.n_coils,
     )  # fmt: skip
     part = np.empty(n_samples, dtype=_PART_PATTERN.dtype)
 

@@ -12,6 +12,7 @@ from corrsk._utils.configuration import read_configuration, write_configuration
 from corrsk._utils.validation import check_entries, is_number
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics import NOISE_DISTRIBUTIONS, NOISE_REFERENCES, NORMS
+from corrsk.physics.magnitudes import checked_coils
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
 from corrsk.simulation._source import check_measurable
 from corrsk.tissue.prior import TissuePrior, resolve_prior
@@ -19,7 +20,7 @@ from corrsk.tissue.prior import TissuePrior, resolve_prior
 _ENTRIES = (
     "name", "description", "prior", "protocol", "noise", "inversion_efficiency", "norm"
 )  # fmt: skip
-_NOISE_ENTRIES = ("levels", "snr", "snr_scale", "reference", "distribution")
+_NOISE_ENTRIES = ("levels", "snr", "snr_scale", "reference", "distribution", "coils")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class DatasetDefinition:
         Distribution of the noise; see :class:`corrsk.CorrelationSignalGenerator`.
     inversion_efficiency : float, default=1.0
         Inversion efficiency eta in (0, 1].
+    n_coils : int, default=1
+        Number of coils of Rician noise; see :class:`corrsk.CorrelationSignalGenerator`.
 
     Raises
     ------
@@ -67,6 +70,7 @@ class DatasetDefinition:
     norm: str | None = "l2"
     noise_distribution: str = "gaussian"
     inversion_efficiency: float = 1.0
+    n_coils: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or set(self.name) & set("/\\"):
@@ -84,6 +88,7 @@ class DatasetDefinition:
             object.__setattr__(self, "noise_levels", tuple(levels.tolist()))
         _check_choice("noise reference", self.noise_reference, NOISE_REFERENCES)
         _check_choice("noise distribution", self.noise_distribution, NOISE_DISTRIBUTIONS)
+        checked_coils(self.n_coils, self.noise_distribution)
         _check_choice("norm", self.norm, (*NORMS, None))
         efficiency = self.inversion_efficiency
         if not is_number(efficiency) or not 0 < efficiency <= 1:
@@ -144,7 +149,9 @@ class DatasetDefinition:
             "prior": prior if isinstance(prior, str) else prior.to_dict(),
             "protocol": protocol if isinstance(protocol, str) else protocol.to_dict(),
             "noise": levels
-            | {"reference": self.noise_reference, "distribution": self.noise_distribution},
+            | {"reference": self.noise_reference, "distribution": self.noise_distribution}
+            # an entry that the files of one coil lack
+            | ({} if self.n_coils == 1 else {"coils": self.n_coils}),
             "inversion_efficiency": self.inversion_efficiency,
             "norm": self.norm,
         }
@@ -205,6 +212,8 @@ class DatasetDefinition:
         }
         if "distribution" in noise:
             optional["noise_distribution"] = noise["distribution"]
+        if "coils" in noise:
+            optional["n_coils"] = noise["coils"]
         return cls(content["name"], prior, protocol, levels, noise["reference"], **optional)
 
     def to_file(self, path: str | Path) -> None:
@@ -238,7 +247,7 @@ class DatasetDefinition:
               entries of :meth:`corrsk.AcquisitionProtocol.from_dict`;
             - `noise`: `levels` (fractions of the reference) or `snr` (smallest and largest
               signal-to-noise ratio, with `snr_scale` "linear" or "log"), `reference`, and
-              optionally `distribution`;
+              optionally `distribution` and `coils` (number of coils of Rician noise);
             - optionally `name` (by default that of the file, without suffix), `description`,
               `inversion_efficiency` and `norm` (null for none).
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from corrsk.acquisition.protocol import (
     protocol_of_columns,
     resolve_protocol,
 )
+from corrsk.physics.magnitudes import checked_coils
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.physics.units import Units
 from corrsk.simulation._blocks import BlockSimulator
@@ -68,6 +70,10 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
         ``{"T1": "s", "D": "mm^2/s"}``. A stated unit is believed: pass "ms" for tissue with
         shorter times than usual. By default, times are in ms and diffusivities in um^2/ms, and a
         table whose largest T1, T2 or D is not plausible in these units is refused.
+    n_coils : int, default=1
+        Number of coils of magnitude images (root of the sum of squares), for Rician noise: with
+        more than one the noise is noncentral chi; see
+        :func:`corrsk.physics.add_noncentral_chi_noise`.
 
     Attributes
     ----------
@@ -114,6 +120,7 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
         "units": [str, Mapping, None],
+        "n_coils": [Integral],
     }
 
     def __init__(
@@ -128,6 +135,7 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
         n_jobs: int | None = None,
         verbose: bool = True,
         units: Units = None,
+        n_coils: int = 1,
     ) -> None:
         self.protocol = protocol
         self.noise_level = noise_level
@@ -139,6 +147,7 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.units = units
+        self.n_coils = n_coils
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> CorrelationSignalGenerator:
@@ -228,6 +237,7 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
     def _resolve(self) -> None:
         # here, so that `fit` refuses invalid levels, not a later `transform`
         checked_noise_levels(self.noise_level)
+        checked_coils(self.n_coils, self.noise_distribution)
         self.protocol_ = resolve_protocol(self.protocol)
 
     def _fit_columns(self, columns: Sequence[str]) -> CorrelationSignalGenerator:
@@ -297,7 +307,7 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
             self.protocol_, self.inversion_efficiency,
             self._layout(), checked_noise_levels(self.noise_level),
             self.noise_reference, self.noise_distribution,
-            entropy(self.random_state), stream, norm,
+            entropy(self.random_state), stream, norm, self.n_coils,
         )  # fmt: skip
 
     def _simulate(self, table: NDArray[np.float64], stream: Stream) -> NDArray[np.floating[Any]]:

@@ -49,6 +49,8 @@ class SignalStream:
         Norm by which each signal is divided; see :class:`corrsk.SignalNormalizer`.
     random_state : int, default=0
         Seed. The chunk of a number and a length is bit-identical on every draw.
+    n_coils : int, default=1
+        Number of coils of Rician noise; see :class:`corrsk.CorrelationSignalGenerator`.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class SignalStream:
     inversion_efficiency: float = 1.0
     norm: str | None = "l2"
     random_state: int = 0
+    n_coils: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prior", resolve_prior(self.prior))
@@ -124,7 +127,7 @@ class SignalStream:
         return cls(
             definition.prior, definition.protocol, definition.noise_levels,
             definition.noise_reference, definition.noise_distribution,
-            definition.inversion_efficiency, definition.norm, random_state,
+            definition.inversion_efficiency, definition.norm, random_state, definition.n_coils,
         )  # fmt: skip
 
     def draw(
@@ -162,7 +165,7 @@ class SignalStream:
         # fitted once, since fitting takes as long as the simulation of a few thousand signals
         generator = CorrelationSignalGenerator(
             self.protocol, self.noise_level, self.noise_reference, self.noise_distribution,
-            self.inversion_efficiency, verbose=False,
+            self.inversion_efficiency, verbose=False, n_coils=self.n_coils,
         )  # fmt: skip
         return fitted(generator, resolve_prior(self.prior))
 
@@ -181,6 +184,8 @@ class SignalStream:
         """Description of everything that determines the signals, stored in checkpoints."""
         protocol = resolve_protocol(self.protocol).to_dict()
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.n_coils == 1:  # stored checkpoints lack it
+            del content["n_coils"]
         # stored checkpoints have a flag for the norms l2 and None
         content["norm"] = {"l2": True, None: False}.get(self.norm, self.norm)
         return {

@@ -21,6 +21,7 @@ Span = float | tuple[float, float]
 _ALLOWED = {
     "inversion_efficiency": (0.0, 1.0, False),
     "b1": (0.0, 2.0, False),
+    "echo_loss": (0.0, 0.9, False),
     "offset": (-1.0, 1.0, False),
     "scale": (0.0, math.inf, True),
     "gain": (0.0, math.inf, True),
@@ -45,6 +46,10 @@ class Nuisances:
         Inversion efficiency eta in (0, 1] (that of the generator).
     b1 : float or (float, float), optional
         Transmit field relative to the nominal one; scales the flip angles of echo trains (1).
+    echo_loss : float or (float, float), optional
+        Loss of signal from one echo time to the next, as a fraction, of imperfect refocusing pulses
+        where the protocol does not state an echo train (0). The echo time of rank n, from 0, has
+        ``(1 - loss)^n`` of the signal.
     offset : float or (float, float), optional
         Constant that is added to all measurements, relative to M0 (0).
     scale : float or (float, float), optional
@@ -69,6 +74,7 @@ class Nuisances:
 
     inversion_efficiency: Span | None = None
     b1: Span | None = None
+    echo_loss: Span | None = None
     offset: Span | None = None
     scale: Span | None = None
     gain: Span | None = None

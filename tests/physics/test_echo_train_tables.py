@@ -80,7 +80,7 @@ def voxels(n=30, seed=0):
     t1[::3, 1] = t2[::3, 1] = np.nan
     nuisances = {
         "inversion_efficiency": rng.uniform(0.8, 1, n), "b1": rng.uniform(0.7, 1.1, n),
-        "offset": rng.uniform(-0.02, 0.02, n),
+        "offset": rng.uniform(-0.02, 0.02, n), "echo_loss": rng.uniform(0, 0.05, n),
     }  # fmt: skip
     return {"T1": t1, "T2": t2}, fractions, nuisances
 
@@ -105,6 +105,8 @@ def expected(measurements, readout, tissue, fractions, nuisances, tr):
                 number = round(te / train.spacing)
                 echo = train.amplitudes(number, t1, t2, nuisances["b1"])[:, -1]
             signals[:, j] += fractions[:, k] * longitudinal * echo
+    ranks = [sorted(set(measurements["TE"])).index(te) for te in measurements["TE"]]
+    signals *= (1 - nuisances["echo_loss"][:, None]) ** ranks
     return signals + nuisances["offset"][:, None]
 
 

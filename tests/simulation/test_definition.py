@@ -273,6 +273,32 @@ def test_all_parameters_act_on_the_signals():
     )
 
 
+def test_coils():
+    content = changed("noise", CONTENT["noise"] | {"coils": 4})
+    several = DatasetDefinition.from_dict(content)
+    assert several == dataclasses.replace(KNEE, n_coils=4)
+    assert several.to_dict()["noise"]["coils"] == 4
+    assert DatasetDefinition.from_dict(several.to_dict()) == several
+    assert "coils" not in KNEE.to_dict()["noise"]
+    parameters = {
+        "prior": KNEE.prior, "protocol": KNEE.protocol, "noise_level": KNEE.noise_levels,
+        "noise_reference": "max", "noise_distribution": "rician", "inversion_efficiency": 0.9,
+        "norm": "max", "n_coils": 4,
+    }  # fmt: skip
+    expected, _ = make_correlation_signals(200, **parameters, random_state=5)
+    np.testing.assert_array_equal(simulate_dataset(several, 200, 5).data, expected)
+    stream = SignalStream.from_definition(several, random_state=2)
+    assert stream == SignalStream(**parameters, random_state=2)
+    one = SignalStream.from_definition(KNEE, random_state=2)
+    assert not np.array_equal(stream.draw(0, 100)[0], one.draw(0, 100)[0])
+    assert "n_coils" not in one.identity  # checkpoints of earlier versions remain valid
+    assert stream.identity != one.identity
+    with pytest.raises(ValueError, match="n_coils=2 needs noise_distribution='rician'"):
+        dataclasses.replace(KNEE, noise_distribution="gaussian", n_coils=2)
+    with pytest.raises(ValueError, match="n_coils must be an integer from 1 to 32, got 'two'"):
+        DatasetDefinition.from_dict(changed("noise", CONTENT["noise"] | {"coils": "two"}))
+
+
 def test_names_of_data_sets_are_reserved():
     assert resolve_dataset("midl2024") is DATASETS["midl2024"]
     assert resolve_dataset(KNEE) is KNEE

@@ -174,6 +174,43 @@ def test_rician_signals_are_magnitudes(tissue):
     assert (signals**2).mean() == pytest.approx(expected.mean(), rel=0.01)
 
 
+@pytest.mark.parametrize("n_coils", [2, 8])
+def test_magnitudes_of_several_coils(tissue, n_coils):
+    generator = CorrelationSignalGenerator(
+        noise_level=0.05, noise_distribution="rician", n_coils=n_coils, random_state=0
+    )
+    signals = generator.fit_transform(tissue)
+    # u^2 of sigma = 1 is noncentral chi-squared: uniform probabilities, here of 300,000 values
+    squared = (signals / 0.05).astype(float) ** 2
+    p = stats.ncx2.cdf(squared, 2 * n_coils, (clean_signals(tissue) / 0.05) ** 2).ravel()
+    assert stats.kstest(p[::5], "uniform").pvalue > 1e-4
+    again = generator.set_params(n_jobs=2).fit_transform(tissue)
+    assert again.tobytes() == signals.tobytes()
+
+
+def test_one_coil_is_rician_noise(tissue):
+    parameters = {"noise_distribution": "rician", "random_state": 0}
+    one = CorrelationSignalGenerator(**parameters, n_coils=1).fit_transform(tissue)
+    none = CorrelationSignalGenerator(**parameters).fit_transform(tissue)
+    np.testing.assert_array_equal(one, none)
+    several = CorrelationSignalGenerator(**parameters, n_coils=2).fit_transform(tissue)
+    assert several.mean() > one.mean()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_coils": 2}, "n_coils=2 needs noise_distribution='rician'"),
+        ({"n_coils": 0, "noise_distribution": "rician"}, "from 1 to 32, got 0"),
+        ({"n_coils": 33, "noise_distribution": "rician"}, "from 1 to 32, got 33"),
+        ({"n_coils": 1.5, "noise_distribution": "rician"}, "'n_coils' parameter"),
+    ],
+)
+def test_numbers_of_coils_that_are_refused(tissue, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        CorrelationSignalGenerator(**parameters).fit(tissue)
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2, 3])
 def test_results_are_bit_identical_for_any_n_jobs_and_chunks(tissue, n_jobs, monkeypatch):
     expected = CorrelationSignalGenerator(random_state=0).fit_transform(tissue)

@@ -16,6 +16,7 @@ from corrsk import physics
 from corrsk._utils.rng import Stream, keyed_generator
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.fractions import FRACTION_LAWS, floored_fractions
@@ -78,14 +79,15 @@ class DeviceStream:
         counts = torch.as_tensor(self.stream.classes, device=self.device)
         tissue, fractions = self.tissue(counts[y], rng)
         nuisances = self._nuisances(n_samples, rng)
-        of_signal = ("inversion_efficiency", "b1", "offset")
+        of_signal = ("inversion_efficiency", "b1", "echo_loss", "offset")
         X = self._model(
             tissue, fractions, {key: nuisances[key] for key in of_signal if key in nuisances}
         )
         sigma = physics.noise_sigma(X, level, self.stream.noise_reference)
         normals = self._normals(n_samples, rng)
         if self.stream.noise_distribution == "rician":
-            X = physics.add_rician_noise(X, sigma, normals, self._normals(n_samples, rng))
+            others = draw_other_channels(lambda: self._normals(n_samples, rng), self.stream.n_coils)
+            X = physics.add_noncentral_chi_noise(X, sigma, normals, others)
         else:
             X = physics.add_gaussian_noise(X, sigma, normals, overwrite_normals=True)
         if "gain" in nuisances:

@@ -142,8 +142,9 @@ def test_noise_levels_of_a_range():
         SignalStream.named("midl2024-low-noise"),
         SignalStream.named("t1t2-detr"),
         SignalStream(noise_distribution="rician", noise_level=0.1, inversion_efficiency=0.9),
+        SignalStream(noise_distribution="rician", noise_level=0.1, n_coils=3),
     ],
-    ids=["midl2024", "low noise", "t1t2-detr", "rician"],
+    ids=["midl2024", "low noise", "t1t2-detr", "rician", "three coils"],
 )
 def test_signals_have_the_distribution_of_numpy(stream, device):
     X, y = DeviceStream(stream, torch.device(device)).draw(0, N)
