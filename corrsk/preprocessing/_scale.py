@@ -16,6 +16,7 @@ from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
+from corrsk.physics.signals import SIGNAL_NUISANCES
 from corrsk.tissue.prior import TissuePrior
 
 Array = NDArray[np.float64]
@@ -186,8 +187,7 @@ def _fitted(
 
 def _of_signal(table: pd.DataFrame) -> dict[str, Array]:
     """Nuisance parameters of a tissue table that act on noise-free signals."""
-    names = ("inversion_efficiency", "b1", "echo_loss", "offset")
-    return {name: table[name].to_numpy() for name in names if name in table}
+    return {name: table[name].to_numpy() for name in SIGNAL_NUISANCES if name in table}
 
 
 def _terms(coordinates: Array) -> Array:

@@ -63,6 +63,10 @@ MODELS: dict[str, ModelDefinition] = {
         ModelDefinition("midl2024-low-noise", "midl2024-low-noise", "l2", 40_000_000),
         ModelDefinition("t1t2-detr", "t1t2-detr", "l2", 40_000_000),
         ModelDefinition("t1t2-detr-m0", "t1t2-detr", None, 40_000_000),
+        ModelDefinition("scanner-ir-se-8x8", "scanner-ir-se-8x8", "l2", 40_000_000),
+        ModelDefinition(
+            "scanner-ir-se-8x8-magnitude", "scanner-ir-se-8x8-magnitude", "l2", 40_000_000
+        ),
     )
 }
 

@@ -15,16 +15,11 @@ from corrsk._utils.rng import Stream, fill_with_normals, keyed_generator
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import SNRRange
+from corrsk.physics.signals import SIGNAL_NUISANCES
 from corrsk.tissue.table import TableLayout
 
 _Signals = NDArray[np.floating[Any]]
 
-_OF_SIGNAL = (
-    "inversion_efficiency",
-    "b1",
-    "echo_loss",
-    "offset",
-)  # the others act on signals with noise
 PIECE = 2**18  # values processed at a time: a block of signals with 64 measurements
 
 
@@ -103,7 +98,7 @@ class BlockSimulator:
             others = draw_other_channels(draw, self.n_coils)
         levels = self._levels_of(voxels, key)
         nuisances = {name: voxels[:, index] for name, index in self.layout.nuisances.items()}
-        of_signal = {name: nuisances[name] for name in _OF_SIGNAL if name in nuisances}
+        of_signal = {name: nuisances[name] for name in SIGNAL_NUISANCES if name in nuisances}
         second_series = self._second_series
         rows = max(1, PIECE // out.shape[1])
         for start in range(0, len(out), rows):

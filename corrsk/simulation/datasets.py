@@ -16,7 +16,9 @@ from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.tissue.ranges import PropertyRange
 
 # Of ten samples of a stratum seven are for training, two for validation and one for testing. The
 # parts are interleaved, so that any consecutive samples are split to within one sample.
@@ -27,6 +29,24 @@ _PART_PATTERN = np.array([0, 0, 1, 0, 2, 0, 0, 1, 0, 0], dtype=np.int8)
 _PAPER_DATA = (
     "Signals of 1 to 4 compartments as in Endt, Lachermeier and Menzel, MIDL 2024, on the "
     "group's published 8 x 8 protocol, with Gaussian noise and divided by their 2-norm. "
+)
+# of pulses that differ between voxels; ranges that include water and short-T2 tissue
+_SCANNER_PRIOR = TissuePrior(
+    ranges={
+        "T1": PropertyRange(50.0, 5000.0, scale="log"),
+        "T2": PropertyRange(5.0, 2000.0, scale="log"),
+    },
+    n_compartments=(1, 2, 3),
+    t2_below_t1=True,
+    nuisances=Nuisances(inversion_efficiency=(0.8, 1.0), echo_loss=(0.0, 0.05)),
+)
+_SCANNER_NOISE = SNRRange(20.0, 1000.0, scale="log")
+_SCANNER_DATA = (
+    "Signals of 1 to 3 compartments as scanners measure them, on the 8 x 8 protocol of Endt, "
+    "Lachermeier and Menzel, MIDL 2024: T1 of 50 to 5000 ms and T2 of 5 to 2000 ms, log-uniform "
+    "with T2 < T1, an inversion efficiency of 0.8 to 1 and a loss of 0 to 5 % per echo in each "
+    "voxel, the largest absolute signal over an SNR of 20 to 1000 (log-uniform), and divided by "
+    "their 2-norm. "
 )
 DATASETS: dict[str, DatasetDefinition] = {
     definition.name: definition
@@ -47,6 +67,15 @@ DATASETS: dict[str, DatasetDefinition] = {
             "on its 8 x 8 protocol with TR = 20 s: Gaussian noise of the largest absolute signal "
             "over an SNR of 30 to 150, M0 = 1 and no normalisation.",
             norm=None,
+        ),
+        DatasetDefinition(
+            "scanner-ir-se-8x8", _SCANNER_PRIOR, "ir-se-8x8", _SCANNER_NOISE, "max",
+            _SCANNER_DATA + "Gaussian noise, for phased, signed signals.",
+        ),
+        DatasetDefinition(
+            "scanner-ir-se-8x8-magnitude", _SCANNER_PRIOR, "ir-se-8x8", _SCANNER_NOISE, "max",
+            _SCANNER_DATA + "Rician noise, for magnitude images.",
+            noise_distribution="rician",
         ),
     )
 }  # fmt: skip

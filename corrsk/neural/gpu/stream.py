@@ -18,6 +18,7 @@ from corrsk._utils.validation import checked_count
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.physics.noise import draw_other_channels
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
+from corrsk.physics.signals import SIGNAL_NUISANCES
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.fractions import FRACTION_LAWS, floored_fractions
 from corrsk.tissue.prior import resolve_prior
@@ -79,9 +80,8 @@ class DeviceStream:
         counts = torch.as_tensor(self.stream.classes, device=self.device)
         tissue, fractions = self.tissue(counts[y], rng)
         nuisances = self._nuisances(n_samples, rng)
-        of_signal = ("inversion_efficiency", "b1", "echo_loss", "offset")
         X = self._model(
-            tissue, fractions, {key: nuisances[key] for key in of_signal if key in nuisances}
+            tissue, fractions, {key: nuisances[key] for key in SIGNAL_NUISANCES if key in nuisances}
         )
         sigma = physics.noise_sigma(X, level, self.stream.noise_reference)
         normals = self._normals(n_samples, rng)
