@@ -128,6 +128,9 @@ class AnyAligner(ProtocolAligner):
         return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
 
+# The checks train each network hundreds of times, on blobs that a few epochs suffice to separate.
+SMALL = {"width": 32, "n_blocks": 1, "random_state": 0}
+
 # The instances to check; a class that is not listed is checked with its defaults.
 INSTANCES = {
     # an estimator without a seed would not be reproducible
@@ -142,7 +145,7 @@ INSTANCES = {
             [
                 ("aligner", AnyAligner()),
                 ("normalizer", SignalNormalizer(None)),
-                ("classifier", ResidualMLPClassifier(width=32, n_blocks=1, random_state=0)),
+                ("classifier", ResidualMLPClassifier(**SMALL, max_epochs=5)),
             ]
         )
     ],
@@ -150,10 +153,10 @@ INSTANCES = {
         AnyMultiExponential(n_starts=2, max_steps=5, criterion=criterion)
         for criterion in ("bic", "f-test")
     ],
-    # as the default, but small: the checks train it hundreds of times
-    ResidualMLPClassifier: [ResidualMLPClassifier(width=32, n_blocks=1, random_state=0)],
+    CorrelationCNNClassifier: [CorrelationCNNClassifier(max_epochs=5, random_state=0)],
+    ResidualMLPClassifier: [ResidualMLPClassifier(**SMALL, max_epochs=5)],
     # the default module is linear, and takes larger steps to follow extreme class weights
-    ModuleClassifier: [ModuleClassifier(learning_rate=0.1, random_state=0)],
+    ModuleClassifier: [ModuleClassifier(learning_rate=0.1, max_epochs=10, random_state=0)],
     IdealObserverClassifier: [
         # high noise, so that two runs of a few particles agree, also for X of about 100
         AnyIdealObserver(noise_level=1.0, n_particles=64, n_runs=2, random_state=0),

@@ -140,7 +140,7 @@ def network(cls, **parameters):
     return results
 
 
-def classifier(make, n=24):
+def classifier(make, n=120):
     def results():
         X, y = signals(n)
         return make().fit(X, y).predict_proba(X), None
@@ -191,7 +191,7 @@ def streamed():
 def posterior():
     X, y = signals(8)
     observer = IdealObserverClassifier(
-        protocol=PROTOCOL, noise_level=0.001, n_particles=64, n_runs=2, random_state=0,
+        protocol=PROTOCOL, noise_level=0.02, n_particles=64, n_runs=2, random_state=0,
         verbose=False,
     ).fit(X, y)  # fmt: skip
     found = observer.posterior(X)
@@ -217,9 +217,9 @@ MAKERS = {
     ResidualMLPClassifier: network(ResidualMLPClassifier, width=16, n_blocks=1),
     ModuleClassifier: network(ModuleClassifier),
     MultiExponentialClassifier: classifier(
-        lambda: MultiExponentialClassifier(PROTOCOL, random_state=0, verbose=False)
+        lambda: MultiExponentialClassifier(PROTOCOL, random_state=0, verbose=False), n=8
     ),
-    NNLSPeakClassifier: classifier(lambda: NNLSPeakClassifier(PROTOCOL, verbose=False)),
+    NNLSPeakClassifier: classifier(lambda: NNLSPeakClassifier(PROTOCOL, verbose=False), n=8),
     IdealObserverClassifier: classifier(
         lambda: IdealObserverClassifier(
             protocol=PROTOCOL,
@@ -232,10 +232,10 @@ MAKERS = {
         n=8,
     ),
     ScaledBatchClassifier: classifier(
-        lambda: ScaledBatchClassifier(MLPClassifier(max_iter=5, random_state=0)), n=120
+        lambda: ScaledBatchClassifier(MLPClassifier(max_iter=5, random_state=0))
     ),
     EncodedLabelsClassifier: classifier(
-        lambda: EncodedLabelsClassifier(DecisionTreeClassifier(random_state=0)), n=120
+        lambda: EncodedLabelsClassifier(DecisionTreeClassifier(random_state=0))
     ),
     SignalPipeline: classifier(
         lambda: SignalPipeline(
@@ -252,7 +252,7 @@ MAKERS = {
     "stream": streamed,
     "posterior": posterior,
     "compiled kernels": network(CorrelationCNNClassifier),
-    "baseline": classifier(lambda: make_baseline("logistic", random_state=0), n=120),
+    "baseline": classifier(lambda: make_baseline("logistic", random_state=0)),
 }
 _expected = {}
 

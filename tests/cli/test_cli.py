@@ -290,8 +290,8 @@ def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
     assert "Traceback" not in errors
     left = {path.name for path in out.iterdir()}
     assert left == {"run.json", "training.checkpoint"}
-    result = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = run("reproduce", "--out", out, *long, "--resume")
+    assert result.exit_code == 0, result.output
     assert (out / "metrics.json").exists()
     assert not (out / "training.checkpoint").exists()
     history = (out / "history.csv").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 
 import numpy as np
@@ -216,8 +217,8 @@ def test_scorers_in_a_search(small_data):
     X, y = small_data.data[:600], small_data.target[:600]
     forest = RandomForestClassifier(n_estimators=10, random_state=0)
     search = GridSearchCV(
-        forest, {"max_depth": [1, 6]}, scoring=SCORERS, refit="multicompartment_roc_auc", cv=2,
-        n_jobs=2, error_score="raise",
+        forest, {"max_depth": [1, 6]}, refit="multicompartment_roc_auc", cv=2, error_score="raise",
+        scoring=pickle.loads(pickle.dumps(SCORERS)),  # as a worker process receives them
     ).fit(X, y)  # fmt: skip
     assert search.best_params_ == {"max_depth": 6}
     for name in SCORERS:

@@ -310,7 +310,8 @@ def test_the_residual_mlp_trains_with_its_recipe(train, test):
     assert model.score(*test) > 0.5  # measured 0.56; the CNN has 0.45 after 12 epochs
     assert set(model.net_.module_.state_dict()) > {"mean", "matrix"}
     columns = np.random.default_rng(0).permutation(64)
-    other = clone(model).fit(train[0][:, columns[:50]], train[1])  # any number and order of columns
+    other = clone(model).set_params(max_epochs=1)
+    other.fit(train[0][:, columns[:50]], train[1])  # any number and order of columns
     assert other.predict(test[0][:, columns[:50]]).shape == test[1].shape
 
 
@@ -540,17 +541,16 @@ def test_sample_weights_shift_the_predictions(train, backend):
     if backend == "numba":
         pytest.importorskip("numba")
     X, y = train
-    plain = quick(max_epochs=5, backend=backend).fit(X, y)
+    settings = {"max_epochs": 5, "batch_size": 100, "backend": backend}
+    plain = quick(**settings).fit(X, y)
     weights = np.where(y == 3, 20.0, 1.0)
-    heavy = quick(max_epochs=5, backend=backend).fit(X, y, sample_weight=weights)
+    heavy = quick(**settings).fit(X, y, sample_weight=weights)
     assert (heavy.predict(X) == 3).mean() > 0.9 > (plain.predict(X) == 3).mean()
     # equal to class weights, which also have mean 1 over the training signals
-    by_class = quick(max_epochs=5, backend=backend, class_weight={1: 1, 2: 1, 3: 20, 4: 1}).fit(
-        X, y
-    )
+    by_class = quick(**settings, class_weight={1: 1, 2: 1, 3: 20, 4: 1}).fit(X, y)
     np.testing.assert_allclose(heavy.predict_proba(X), by_class.predict_proba(X), atol=1e-3)
     np.testing.assert_allclose(heavy.class_prior_, by_class.class_prior_, rtol=1e-6)
-    equal = quick(max_epochs=5, backend=backend).fit(X, y, np.full(len(y), 7.0))
+    equal = quick(**settings).fit(X, y, np.full(len(y), 7.0))
     assert torch.equal(*(torch.cat([p.detach().ravel() for p in m.net_.module_.parameters()])
                          for m in (plain, equal)))  # fmt: skip
 

@@ -271,7 +271,7 @@ def test_amplitudes_are_the_non_negative_least_squares_solution():
 @pytest.mark.parametrize("K", [2, 3])
 def test_residuals_rarely_exceed_those_of_scipy_from_the_same_starts(K, noisy):
     model, n_starts = grid_model(), 6
-    x = noisy[0] / np.linalg.norm(noisy[0], axis=1, keepdims=True)
+    x = noisy[0][:40] / np.linalg.norm(noisy[0][:40], axis=1, keepdims=True)
     starts = StartDictionary(model, [K], seed=0)._best_tuples(x, K, n_starts).reshape(-1, K, 2)
     repeated = np.repeat(x, n_starts, axis=0)
     ours = levenberg_marquardt(model, repeated, starts, max_steps=200, tol=1e-9)
@@ -291,9 +291,9 @@ def test_residuals_rarely_exceed_those_of_scipy_from_the_same_starts(K, noisy):
     # From one start the two may converge to different minima; the best of a voxel's starts are
     # compared. Which voxels still differ depends on the last bit, and so on the processor: with
     # three compartments 7 to 9 of 80, by at most 2.2 %, on four core types of OpenBLAS. If each
-    # voxel differs with a probability of 9 / 80, more than 20 do with a probability of 2e-4.
+    # voxel differs with a probability of 9 / 80, more than 13 of 40 do with a probability of 7e-5.
     excess = best / theirs.reshape(-1, n_starts).min(axis=1) - 1
-    assert (excess > 1e-4).sum() <= 20
+    assert (excess > 1e-4).sum() <= 13
     assert excess.max() <= 0.1
     # scipy cannot improve our results
     for index in ours.rss.reshape(-1, n_starts).argmin(axis=1)[:6] + n_starts * np.arange(6):

@@ -334,12 +334,13 @@ def test_a_script_without_a_main_guard_gives_a_clear_error(tmp_path):
 def test_no_worker_survives_a_killed_parent(tmp_path, number, code):
     out = tmp_path / "out"
     command = [
-        sys.executable, "-m", "corrsk.cli", "compare", "--models", "cnn",
-        "--train-sizes", "100,100000", "--samples", "150000", "--test-samples", "100",
+        sys.executable, "-m", "corrsk.cli", "compare", "--models", "lda,cnn",
+        "--train-sizes", "20000", "--samples", "30000", "--test-samples", "100",
         "--out", str(out), "--jobs", "1", "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    until(lambda: (out / "cells" / "cnn_n100_seed0.json").exists())
+    # the next run takes seconds
+    until(lambda: (out / "cells" / "lda_n20000_seed0.json").exists())
     children = psutil.Process(process.pid).children()
     (worker,) = (child for child in children if "spawn_main" in str(child.cmdline()))
     process.send_signal(number)
@@ -422,7 +423,7 @@ def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "corrsk.cli", "compare", "--models", "lda,logistic,cnn",
-        "--train-sizes", "500,20000", "--samples", "30000", "--test-samples", "100",
+        "--train-sizes", "500,2000", "--samples", "3000", "--test-samples", "100",
         "--out", str(out), "--jobs", "1", "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -430,7 +431,7 @@ def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
         # a test run in the background of a script inherits an ignored SIGINT
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    first = out / "cells" / "lda_n500_seed0.json"  # the next run is the longest
+    first = out / "cells" / "lda_n500_seed0.json"  # the first CNN alone takes seconds
     until(first.exists)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
