@@ -268,9 +268,9 @@ def test_axes_are_compared_with_the_protocol(estimator, wide):
         SignalNormalizer(),
         SignalNoveltyDetector(n_clusters=2, random_state=0),
         ResidualMLPClassifier(max_epochs=1, width=8),
-        CorrelationCNNClassifier(max_epochs=1, verbose=False),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, verbose=False),
         ProtocolAligner(),
-        NNLSPeakClassifier(n_bins=6),
+        NNLSPeakClassifier("ir-se-8x8", n_bins=6),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )
