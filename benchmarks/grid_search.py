@@ -73,7 +73,8 @@ def plain_skorch(
 def ours(backend: str) -> tuple[BaseEstimator, dict[str, Any]]:
     classifier = CorrelationCNNClassifier(
         protocol="ir-se-8x8", max_epochs=EPOCHS, batch_size=BATCH_SIZE,
-        learning_rate_schedule="constant", backend=backend, device="cpu", random_state=0, verbose=False,
+        learning_rate_schedule="constant", backend=backend, device="cpu", random_state=0,
+        verbose=False,
     )  # fmt: skip
     return classifier, {"learning_rate": RATES, "weight_decay": DECAYS}
 

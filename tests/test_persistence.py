@@ -103,7 +103,7 @@ def test_settings_of_a_pipeline_are_saved(tissue, tmp_path):
             random_state=0,
         ),
         "passthrough",
-        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0),
+        CorrelationCNNClassifier(max_epochs=1, random_state=0),
         transform_input=["X_val"],
     ).set_output(transform="pandas")
     with config_context(enable_metadata_routing=True):
@@ -476,7 +476,7 @@ def test_the_order_of_columns_is_saved(tissue, tmp_path):
     path = tmp_path / "model.safetensors"
     pipeline = make_pipeline(
         CorrelationSignalGenerator(SCAN, random_state=0),
-        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False),
+        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
     ).set_output(transform="pandas")
     save(pipeline.fit(*tissue), path)
     again = load(path)

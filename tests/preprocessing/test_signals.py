@@ -129,6 +129,7 @@ def test_columns_are_in_the_order_of_the_protocol(name, signals):
 
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("protocol", ["auto", GRID, SCAN], ids=["auto", "grid", "scan"])
+@pytest.mark.filterwarnings("ignore:the protocol of the 64 columns is unknown")
 def test_labels_determine_the_order(label, protocol, signals):
     X, y = signals
     table = labelled(X)[label]
