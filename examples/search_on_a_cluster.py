@@ -33,9 +33,9 @@ def search() -> pd.DataFrame:
     """Candidates with their scores, the best one first."""
     tissue, n_c = TissuePrior.named("midl2024").sample(2_000, random_state=0)
     pipeline = make_pipeline(
-        CorrelationSignalGenerator(noise_level=(0.001, 0.005), random_state=0),
+        CorrelationSignalGenerator("ir-se-8x8", noise_level=(0.001, 0.005), random_state=0),
         SignalNormalizer(),
-        CorrelationCNNClassifier(max_epochs=3, random_state=0),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=3, random_state=0),
     )
     candidates = {
         "correlationcnnclassifier__learning_rate": loguniform(1e-3, 1e-1),

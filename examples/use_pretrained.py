@@ -122,7 +122,8 @@ print(f"{comparison.verdict}: {comparison.typical_difference:.1f} standard devia
 # Columns by name
 # ---------------
 # The first step of the model brings columns into the order of the trained protocol. A DataFrame
-# whose columns are named such as ``TI50_TE4.5`` or ``TI=50 ms, TE=4.5 ms`` needs no protocol.
+# whose columns are named such as ``TI50_TE4.5`` or ``TI=50 ms, TE=4.5 ms`` needs no protocol. An
+# array without a protocol is taken for signals of the trained protocol, in its order.
 
 named = pd.DataFrame(measured, columns=protocol.feature_names)
 print("columns describe the grid:", protocol_of_columns(named.columns).in_grid_order().grid_shape)

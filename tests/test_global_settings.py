@@ -170,7 +170,9 @@ def novelty():
 
 def searched():
     X, y = signals()
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False
+    )
     grid = {"learning_rate": [0.001, 0.01]}
     search = StackedGridSearchCV(model, grid, cv=2, stack=True, error_score="raise").fit(X, y)
     return search.cv_results_["mean_test_score"], search.predict_proba(X)
@@ -204,7 +206,7 @@ def stored_pipeline():
     pipeline = make_pipeline(
         CorrelationSignalGenerator(random_state=0, verbose=False),
         SignalNormalizer(),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False),
     ).fit(tissue, n_c)
     with tempfile.TemporaryDirectory() as folder:
         save(pipeline, Path(folder) / "model.safetensors")
@@ -213,7 +215,9 @@ def stored_pipeline():
 
 
 MAKERS = {
-    CorrelationCNNClassifier: network(CorrelationCNNClassifier, backend="torch", dropout=0.1),
+    CorrelationCNNClassifier: network(
+        CorrelationCNNClassifier, protocol="ir-se-8x8", backend="torch", dropout=0.1
+    ),
     ResidualMLPClassifier: network(ResidualMLPClassifier, width=16, n_blocks=1),
     ModuleClassifier: network(ModuleClassifier),
     MultiExponentialClassifier: classifier(
@@ -251,7 +255,7 @@ MAKERS = {
     "stored pipeline": stored_pipeline,
     "stream": streamed,
     "posterior": posterior,
-    "compiled kernels": network(CorrelationCNNClassifier),
+    "compiled kernels": network(CorrelationCNNClassifier, protocol="ir-se-8x8"),
     "baseline": classifier(lambda: make_baseline("logistic", random_state=0)),
 }
 _expected = {}

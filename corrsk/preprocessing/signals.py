@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 from sklearn.utils._set_output import _get_output_config
 
 from corrsk._utils.validation import checked_signals, layout_of
-from corrsk._utils.voxels import as_rows
+from corrsk._utils.voxels import as_rows, user_level
+from corrsk.acquisition.compatibility import ProtocolWarning
 from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
-from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
+from corrsk.acquisition.protocol import (
+    DEFAULT_PROTOCOL,
+    AcquisitionProtocol,
+    protocol_of_columns,
+)
 
 Layout = tuple[int, ...]
 
@@ -94,6 +100,37 @@ def protocol_of_fit(
         )
     estimator.layout_ = layout_of_protocol(estimator.layout_, protocol)
     return protocol
+
+
+def warn_of_assumption(what: str, n_columns: int, assumed: str, otherwise: str = "") -> None:
+    """Warn in `fit` that neither a parameter nor the names of the columns give their protocol.
+
+    Parameters
+    ----------
+    what : {"layout", "protocol"}
+        Unknown property of the columns.
+    n_columns : int
+        Number of columns.
+    assumed : str
+        The assumption.
+    otherwise : str
+        Further advice.
+
+    Warns
+    -----
+    ProtocolWarning
+        Always.
+    """
+    warnings.warn(
+        f"the {what} of the {n_columns} columns is unknown, because X has no names of "
+        f"measurements; {assumed} is assumed, in grid order (sorted by TI, then by TE, then by "
+        f"b). Pass protocol= (the protocol of the generator or the scan, such as "
+        f"{DEFAULT_PROTOCOL!r}), or a DataFrame whose columns have names such as TI50_TE4.5, "
+        "which the steps of a Pipeline hand on after pipeline.set_output(transform='pandas')"
+        f"{otherwise}",
+        ProtocolWarning,
+        stacklevel=user_level(),
+    )
 
 
 def signals_of_protocol(estimator: Any, X: Any, **options: Any) -> Any:

@@ -86,8 +86,9 @@ def load_pretrained(
         Name of the model: that of its training data, for signals of any scale. "t1t2-detr-m0" is
         for signals with M0 = 1, as those of the data set "t1t2-detr".
     protocol : AcquisitionProtocol or str, optional
-        Protocol of the columns of the signals, in their order. None (default) for the trained
-        protocol, in its order, or for a DataFrame with column names (TI50_TE4.5, ..) in any order.
+        Protocol of the columns of the signals, in their order. None (default) for a DataFrame with
+        column names (TI50_TE4.5, ..) in any order, or for an array of the trained protocol, in its
+        order: of such an array only the number of columns is compared.
     folder : path-like, optional
         Folder of the model; None (default) for the models shipped with corrsk.
 
@@ -117,7 +118,7 @@ def load_pretrained(
     --------
     >>> from corrsk import load_pretrained, make_correlation_signals
     >>> X, y = make_correlation_signals(4, random_state=0)
-    >>> model = load_pretrained("midl2024")  # doctest: +SKIP
+    >>> model = load_pretrained("midl2024", "ir-se-8x8")  # doctest: +SKIP
     >>> model.predict_proba(X).shape  # doctest: +SKIP
     (4, 4)
     """

@@ -34,7 +34,8 @@ _N_RESAMPLES = 200
 
 _LIMITS = (
     "Trained and tested on simulated signals only; the accuracy on measured signals is unknown.",
-    "For the protocol above only: signals of other protocols are refused.",
+    "For the protocol above only. Column names or a protocol= of another protocol are refused; an "
+    "array without protocol= is taken for this protocol, in its order.",
     "The probabilities assume that all counts are equally frequent; pass class_prior= to "
     "predict_proba for other frequencies.",
     "Predictions are confident even for tissue outside the ranges above, noise outside the levels "

@@ -21,6 +21,7 @@ from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk._utils.voxels import Voxels, as_rows, user_level
 from corrsk.acquisition.protocol import (
+    DEFAULT_PROTOCOL,
     AcquisitionProtocol,
     protocol_of_columns,
     resolve_protocol,
@@ -30,6 +31,7 @@ from corrsk.preprocessing.signals import (
     measured_signals,
     protocol_of_fit,
     signals_of_protocol,
+    warn_of_assumption,
 )
 from corrsk.relaxometry._bounds import Bounds, checked_bounds
 from corrsk.relaxometry._identifiability import check_levels
@@ -38,8 +40,6 @@ from corrsk.relaxometry._labels import checked_counts, classes_of_counts
 from corrsk.relaxometry._misfit import NoiseSubspace
 from corrsk.relaxometry._voxels import Solver, solve_voxels
 from corrsk.tissue.prior import TissuePrior
-
-_DEFAULT_PROTOCOL = "ir-se-8x8"
 
 
 class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMixin, BaseEstimator):
@@ -99,6 +99,9 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
 
         Warns
         -----
+        ProtocolWarning
+            If `protocol` is "auto" and 64 columns without names of measurements are taken for
+            "ir-se-8x8".
         UserWarning
             If the measurements are too few for one of the counts.
         """
@@ -258,14 +261,16 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         n = self.n_features_in_
         if isinstance(self.protocol, str) and self.protocol == "auto":
             named = protocol_of_columns(getattr(self, "feature_names_in_", None))
-            default = resolve_protocol(_DEFAULT_PROTOCOL)
+            default = resolve_protocol(DEFAULT_PROTOCOL)
             if named is None and n != default.n_measurements:
                 raise ValueError(
                     f"protocol='auto' cannot determine the protocol of these {n} columns: they "
                     "have no names such as TI50_TE4.5, and the default protocol "
-                    f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
+                    f"{DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
                     "pass protocol=" + advice_for_volume(self.layout_, default)
                 )
+            if named is None:
+                warn_of_assumption("protocol", n, repr(DEFAULT_PROTOCOL))
             given = default if named is None else None
         else:
             given = resolve_protocol(self.protocol)

@@ -55,7 +55,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     protocol : AcquisitionProtocol or str, default="auto"
         Protocol of the columns of X, in their order, or the name of a protocol that corrsk
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
-        the names; without such names the protocol of 64 columns is "ir-se-8x8".
+        the names; without such names 64 columns are taken for "ir-se-8x8", with a warning.
     bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
         Range of each tissue property in ms or um^2/ms, or a prior (or its name), whose ranges
         are used. A :class:`corrsk.PropertyRange` can state another unit, or that shorter times
@@ -135,7 +135,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     >>> from corrsk import make_correlation_signals
     >>> from corrsk.relaxometry import MultiExponentialClassifier
     >>> X, y = make_correlation_signals(40, noise_level=0.001, random_state=0)
-    >>> model = MultiExponentialClassifier(random_state=0).fit(X, y)
+    >>> model = MultiExponentialClassifier("ir-se-8x8", random_state=0).fit(X, y)
     >>> model.predict_proba(X).shape
     (40, 4)
     """

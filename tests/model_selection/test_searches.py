@@ -48,7 +48,7 @@ def cnn_pipeline() -> Pipeline:
     return make_pipeline(
         CorrelationSignalGenerator(noise_level=0.001, random_state=0),
         SignalNormalizer(),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0),
     )
 
 
@@ -284,7 +284,9 @@ def test_fits_in_threads_are_bit_identical_to_serial_fits(dropout):
     X, y = make_correlation_signals(400, random_state=0)
 
     def fitted(seed: int) -> np.ndarray:
-        model = CorrelationCNNClassifier(max_epochs=4, dropout=dropout, random_state=seed)
+        model = CorrelationCNNClassifier(
+            protocol="ir-se-8x8", max_epochs=4, dropout=dropout, random_state=seed
+        )
         return model.fit(X, y).predict_proba(X)
 
     with limited_threads(1):

@@ -39,12 +39,12 @@ GRID = AcquisitionProtocol.named("ir-se-8x8")
 SMALL = {"width": 8, "n_blocks": 1, "max_epochs": 1, "random_state": 0}
 CLASSIFIERS = {
     "residual MLP": ResidualMLPClassifier(**SMALL),
-    "CNN": CorrelationCNNClassifier(max_epochs=1, random_state=0),
+    "CNN": CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0),
     "module": ModuleClassifier(max_epochs=1, random_state=0),
-    "fits": MultiExponentialClassifier(n_starts=2, max_steps=3, random_state=0),
-    "peaks": NNLSPeakClassifier(n_bins=8),
+    "fits": MultiExponentialClassifier("ir-se-8x8", n_starts=2, max_steps=3, random_state=0),
+    "peaks": NNLSPeakClassifier("ir-se-8x8", n_bins=8),
     "ideal observer": IdealObserverClassifier(
-        noise_level=0.1, n_particles=64, n_runs=2, random_state=0
+        protocol="ir-se-8x8", noise_level=0.1, n_particles=64, n_runs=2, random_state=0
     ),
 }
 PIPELINES = {

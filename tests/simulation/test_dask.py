@@ -68,7 +68,7 @@ def cnn_search(**options) -> GridSearchCV:
     pipeline = make_pipeline(
         CorrelationSignalGenerator(noise_level=0.001, random_state=0),
         SignalNormalizer(),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0),
     )
     rates = {"correlationcnnclassifier__learning_rate": [0.001, 0.01, 0.03]}
     return GridSearchCV(pipeline, rates, refit=False, **options)

@@ -440,6 +440,7 @@ def test_the_compiling_process_gives_the_same_bits_as_later_processes(tmp_path):
         "from corrsk import CorrelationCNNClassifier, make_correlation_signals\n"
         "X, y = make_correlation_signals(1000, random_state=0, verbose=False)\n"
         "common = {'max_epochs': 2, 'backend': 'numba', 'device': 'cpu', 'random_state': 0}\n"
+        "common['protocol'] = 'ir-se-8x8'\n"
         "for changes in ({'dropout': 0.2}, {'softmax_before_loss': True, 'optimizer': 'sgd'}):\n"
         "    model = CorrelationCNNClassifier(**common, **changes).fit(X, y)\n"
         "    weights = [p.detach().numpy().tobytes() for p in model.net_.module_.parameters()]\n"
