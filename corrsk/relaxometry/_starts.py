@@ -78,6 +78,11 @@ class StartDictionary:
         tuples = self._best_tuples(x, K, n_starts // 2)
         return np.concatenate([grown, tuples, self._split(smaller)], axis=1)
 
+    def with_signs(self, magnitudes: Array) -> Array:
+        """Magnitudes (V, N) with the signs of the single compartment nearest in magnitude."""
+        best = (magnitudes @ np.abs(self._atoms).T).argmax(axis=1)
+        return np.asarray(np.where(self._atoms[best] < 0, -magnitudes, magnitudes))
+
     def _best_tuples(self, x: Array, K: int, n_starts: int) -> Array:
         """Tuples with the smallest residual, with amplitudes clipped at 0."""
         members, grams, inverses = self._tuples[K]
