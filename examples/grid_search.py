@@ -48,7 +48,6 @@ search = GridSearchCV(
     scoring=SCORERS,
     refit="multicompartment_roc_auc",
     cv=3,
-    n_jobs=2,
 )
 search.fit(tissue, n_c)
 

@@ -37,6 +37,10 @@ from corrsk.neural.training.device import limited_threads, share_of_threads
 pytestmark = pytest.mark.slow
 
 RATES = {"correlationcnnclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03]}
+NOISE_AND_RATES = {
+    "correlationsignalgenerator__noise_level": [0.001, 0.05],
+    "correlationcnnclassifier__learning_rate": [0.001, 0.01],
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def halving(resource: str, **options) -> HalvingRandomSearchCV:
 
 
 SEARCHES = {
-    "grid": lambda **options: GridSearchCV(cnn_pipeline(), RATES, cv=3, **options),
+    "grid": lambda **options: GridSearchCV(cnn_pipeline(), NOISE_AND_RATES, cv=3, **options),
     "random": lambda **options: RandomizedSearchCV(
         cnn_pipeline(), RATES, n_iter=2, cv=3, random_state=0, **options
     ),

@@ -499,16 +499,12 @@ def test_pipeline(pipeline, tissue):
 
 
 @pytest.mark.slow
-def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
+def test_grid_search_over_noise_and_network(pipeline, tissue):
     grid = {
         "correlationsignalgenerator__noise_level": [0.001, 0.05],
         "correlationcnnclassifier__learning_rate": [1e-3, 1e-2],
     }
-    search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
-    again = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
-    np.testing.assert_array_equal(
-        search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
-    )
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(*tissue)
     assert len(set(search.cv_results_["mean_test_score"])) > 1
     assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
 

@@ -137,14 +137,14 @@ def test_fit_refuses_volumes_of_a_known_protocol_without_labels(model, signals):
     "model", [SignalNormalizer(), SignalNoveltyDetector(n_clusters=2, random_state=0)]
 )
 def test_fit_warns_of_volumes_without_labels(model, signals):
-    X = signals[0]
-    expected = pytest.warns(UserWarning, match=r"10 signals of 1920 .*X.reshape\(-1, 64\)")
+    X = signals[0][:100]
+    expected = pytest.warns(UserWarning, match=r"10 signals of 640 .*X.reshape\(-1, 64\)")
     with np.errstate(over="ignore"), expected as caught:  # so few signals have no distribution
-        model.fit(X.reshape(10, 30, 64))
+        model.fit(X.reshape(10, 10, 64))
     assert caught[0].filename == __file__
-    model.fit(X.reshape(300, 8, 8))  # without a warning
+    model.fit(X.reshape(100, 8, 8))  # without a warning
     with pytest.raises(ValueError, match="a volume"):
-        model.fit(X.reshape(10, 30, 64), signals[1].reshape(10, 30))
+        model.fit(X.reshape(10, 10, 64), signals[1][:100].reshape(10, 10))
 
 
 def test_few_tables_of_a_known_protocol_are_no_volume(signals):
