@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         NoSignalWarning,
         ProtocolAligner,
         SignalNormalizer,
+        SignalPhaser,
         SignalPipeline,
     )
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
@@ -77,6 +78,7 @@ _MODULES = {
     "save": "persistence",
     "SignalNormalizer": "preprocessing",
     "SignalNoveltyDetector": "novelty",
+    "SignalPhaser": "preprocessing",
     "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
     "SNRRange": "physics.noise_levels",
@@ -118,6 +120,7 @@ __all__ = [
     "SNRRange",
     "SignalNormalizer",
     "SignalNoveltyDetector",
+    "SignalPhaser",
     "SignalPipeline",
     "SignalStream",
     "StackedGridSearchCV",
