@@ -94,7 +94,7 @@ class SignalShapes:
         """Share of each component that is signal, for a noise level; shape (n_components,)."""
         return np.asarray(self.variances / (self.variances + level**2))
 
-    def smoothed(self, signals: Array) -> tuple[Array, Array]:
+    def smoothed(self, signals: Array) -> tuple[Array, Array, Array]:
         """Most probable signals without noise, and the noise of each, for signals of norm 1.
 
         Returns
@@ -103,13 +103,15 @@ class SignalShapes:
             The signals.
         sigma : ndarray of shape (n_samples,)
             Standard deviation of the noise, from the residuals.
+        freedom : ndarray of shape (n_samples,)
+            Degrees of freedom of the residuals, at least 1.
         """
         _, level = self.deviance(signals)
         centred = signals - self.mean
         share = self.variances / (self.variances + NOISE_LEVELS[level, None] ** 2)
         smooth = self.mean + (share * (centred @ self.basis)) @ self.basis.T
         freedom = np.maximum(signals.shape[1] - share.sum(axis=1), 1.0)
-        return smooth, np.sqrt(((signals - smooth) ** 2).sum(axis=1) / freedom)
+        return smooth, np.sqrt(((signals - smooth) ** 2).sum(axis=1) / freedom), freedom
 
 
 def signal_shapes(

@@ -115,7 +115,7 @@ def _by_recovery(rows: Array, shapes: SignalShapes, recoveries: Recoveries) -> s
 
 
 def _by_floor(rows: Array, shapes: SignalShapes) -> str:
-    smooth, sigma = shapes.smoothed(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    smooth, sigma, _ = shapes.smoothed(rows / np.linalg.norm(rows, axis=1, keepdims=True))
     measured = rows != 0  # a value of exactly zero was set by someone
     likely = ndtr(-smooth / np.maximum(sigma, 1e-12)[:, None])
     expected, found = float(likely[measured].sum()), int((rows < 0).sum())

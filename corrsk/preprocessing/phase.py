@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.preprocessing._shapes import Array, Efficiency, SignalShapes, signal_shapes
 from corrsk.preprocessing.signals import finite_signals
@@ -14,6 +16,9 @@ from corrsk.tissue.prior import TissuePrior
 
 # noise, as a fraction of the norm of a signal, for which the components of signals are weighed
 _NOISE = 0.05
+_FEWEST = 5  # measurements in a third, whose energies of noise are compared
+_LARGE = 0.1  # imaginary part of strong signals, as a share of the real part
+_OTHER_PHASES = 2.0  # ratio of the imaginary parts; of 5 by noise, the median of voxels is near 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +78,20 @@ def phase_signals(
         If Z is real, is not finite, has another number of columns than the protocol has
         measurements, `reference` is no measurement, or the prior lacks a property.
 
+    Warns
+    -----
+    UserWarning
+        If the phase differs between the measurements: in most voxels the imaginary part of the
+        third with the strongest signals is at least 10 % of the real part, and twice as large as
+        that of the weakest third.
+
     Notes
     -----
     With "auto", the phase maximises the energy of the real part in the leading components of the
     signals of the protocol, B: ``phase = arg(sum((B.T z)**2)) / 2``, the most probable phase of
-    a real signal in white noise. The energy does not depend on the sign, which follows from a weighted
-    sum of the measurements that is positive for all tissue: late TIs count positive and early
-    ones negative.
+    a real signal in white noise. The energy does not depend on the sign, which follows from a
+    weighted sum of the measurements that is positive for all tissue: late TIs count positive and
+    early ones negative.
 
     The phase must be the same in all measurements of a voxel. Where it is not, as in diffusion
     images of moving tissue, take the magnitude.
@@ -108,6 +120,7 @@ def phase_signals(
     rotated = rows * np.exp(-1j * phase)[:, None].astype(rows.dtype)
     imaginary = rotated.imag.astype(np.float64)
     # the phase is fitted, which takes one degree of freedom
+    _warn_of_other_phases(rotated.real, imaginary)
     freedom = max(protocol.n_measurements - 1, 1)
     sigma = np.sqrt((imaginary**2).sum(axis=1) / freedom)
     shape = values.shape[:-1]
@@ -115,6 +128,29 @@ def phase_signals(
         np.ascontiguousarray(rotated.real).reshape(values.shape),
         phase.reshape(shape), sigma.reshape(shape),
     )  # fmt: skip
+
+
+def _warn_of_other_phases(real: NDArray[np.floating], imaginary: Array) -> None:
+    """Warn if the imaginary part is no noise, which would be the same in all measurements."""
+    third = real.shape[1] // 3
+    bright = imaginary.any(axis=1)
+    if third < _FEWEST or not bright.any():
+        return
+    order = np.argsort(np.abs(real[bright]), axis=1)
+    energy = np.take_along_axis(imaginary[bright] ** 2, order, axis=1)
+    weak, strong = energy[:, :third].sum(axis=1), energy[:, -third:].sum(axis=1)
+    ratio = float(np.sqrt(np.median(strong / np.maximum(weak, np.finfo(float).tiny))))
+    of_signal = np.take_along_axis(real[bright], order, axis=1)[:, -third:].astype(np.float64)
+    share = float(np.sqrt(np.median(strong / (of_signal**2).sum(axis=1))))
+    if ratio >= _OTHER_PHASES and share >= _LARGE:
+        warnings.warn(
+            "the phase differs between the measurements of a voxel: after the rotation, the "
+            f"imaginary part of the strongest third is {share:.0%} of the real part, and "
+            f"{ratio:.2g} times as large as that of the weakest third (medians). Correct the phase "
+            "of each measurement first, or take the magnitude",
+            UserWarning,
+            stacklevel=user_level(),
+        )
 
 
 def checked_reference(reference: str | int, protocol: AcquisitionProtocol) -> int:
@@ -126,9 +162,9 @@ def checked_reference(reference: str | int, protocol: AcquisitionProtocol) -> in
         If it is neither "auto" nor the position of a measurement.
     """
     n = protocol.n_measurements
-    if isinstance(reference, (int, np.integer)) and not isinstance(reference, bool):
-        if -n <= reference < n:
-            return int(reference)
+    is_integer = isinstance(reference, (int, np.integer)) and not isinstance(reference, bool)
+    if is_integer and -n <= int(reference) < n:
+        return int(reference)
     raise ValueError(
         f"reference must be 'auto' or the position of one of the {n} measurements, got "
         f"{reference!r}"

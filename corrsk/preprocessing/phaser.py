@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.validation import as_numpy, layout_of, refuse_volume
 from corrsk._utils.voxels import user_level
-from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
+from corrsk.acquisition.labels import in_protocol_order, with_column_names
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
@@ -65,6 +65,9 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
     reference : "auto" or int, default="auto"
         Measurement that gives the phase of complex signals; see
         :func:`corrsk.preprocessing.phase_signals`.
+    correct_floor : bool, default=True
+        Whether to correct restored magnitudes for the Rician floor near the null; see
+        :func:`corrsk.preprocessing.restore_polarity`.
 
     Attributes
     ----------
@@ -83,15 +86,15 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
 
     Notes
     -----
-    With "auto", the kind is that of all signals of a call, so that the output of a voxel can depend on the
-    other voxels. Pass the kind if it is known, and always for single voxels.
+    With "auto", the kind is that of all signals of a call, so that the output of a voxel can depend
+    on the other voxels. Pass the kind if it is known, and always for single voxels.
 
     Examples
     --------
     >>> import numpy as np
     >>> from corrsk import SignalPhaser, make_correlation_signals
     >>> X, y = make_correlation_signals(50, noise_level=0.001, random_state=0)
-    >>> phaser = SignalPhaser(kind="magnitude").fit(np.abs(X))
+    >>> phaser = SignalPhaser(kind="magnitude", correct_floor=False).fit(np.abs(X))
     >>> bool(np.mean(phaser.transform(np.abs(X)) == X) > 0.98)
     True
     """
@@ -103,6 +106,7 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         "prior": [TissuePrior, str, None],
         "inversion_efficiency": ["array-like", float, int],
         "reference": [StrOptions({"auto"}), Integral],
+        "correct_floor": ["boolean"],
     }
 
     def __init__(
@@ -113,6 +117,7 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         prior: TissuePrior | str | None = None,
         inversion_efficiency: Efficiency = (0.8, 1.0),
         reference: str | int = "auto",
+        correct_floor: bool = True,
     ) -> None:
         self.kind = kind
         self.output = output
@@ -120,6 +125,7 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         self.prior = prior
         self.inversion_efficiency = inversion_efficiency
         self.reference = reference
+        self.correct_floor = correct_floor
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> SignalPhaser:
@@ -189,8 +195,9 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         """
         check_is_fitted(self)
         rows, volume = volume_as_rows(self, with_column_names(X))
-        if column_names(rows) is not None:
-            rows = in_protocol_order(rows, self.protocol_)
+        ordered = in_protocol_order(rows, self.protocol_)
+        if ordered is not rows:  # of measurements by name, now in the order of fit
+            rows = np.asarray(ordered)
         layout_of_protocol(layout_of(rows), self.protocol_)
         signals = self._checked(rows, reset=False)
         self._check_numbers(signals)
@@ -201,12 +208,17 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         if self.output == "magnitude":
             return np.asarray(np.abs(signals))
         kind = self._kind_of(signals)
-        options = {"prior": self.prior, "inversion_efficiency": self.inversion_efficiency}
+        options: dict[str, Any] = {
+            "prior": self.prior,
+            "inversion_efficiency": self.inversion_efficiency,
+        }
         if kind == "complex":
             phased = phase_signals(signals, self.protocol_, reference=self.reference, **options)
             return phased.signals
         if kind == "magnitude":
-            return restore_polarity(signals, self.protocol_, **options).signals
+            return restore_polarity(
+                signals, self.protocol_, correct_floor=self.correct_floor, **options
+            ).signals
         return signals.copy()
 
     def _kind_of(self, signals: NDArray[Any]) -> str:
@@ -256,13 +268,13 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         if isinstance(X, (list, tuple)):
             X = np.asarray(X)
         # scikit-learn's validation takes real numbers only
-        parts = [
-            X.apply(lambda column: getattr(column, part)) if hasattr(X, "columns")
-            else getattr(X, part)
-            for part in ("real", "imag")
-        ]  # fmt: skip
-        real = measured_signals(self, parts[0], reset=reset)
-        return np.asarray(real + 1j * measured_signals(self, parts[1], reset=False))
+        real, imaginary = (
+            X.apply(part) if hasattr(X, "columns") else part(X) for part in (np.real, np.imag)
+        )
+        signals = np.asarray(measured_signals(self, real, reset=reset))
+        return signals + np.asarray(1j, np.result_type(signals, 1j)) * measured_signals(
+            self, imaginary, reset=False
+        )
 
     def _protocol_of_fit(self) -> AcquisitionProtocol:
         given: AcquisitionProtocol | None = None

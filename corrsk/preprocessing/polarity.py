@@ -23,6 +23,7 @@ from corrsk.tissue.prior import TissuePrior
 _BLOCK = 1024  # voxels, so that the comparison with all examples stays in the memory of a laptop
 _N_STARTS = 2
 _N_PAIRED = 8  # the measurements whose signs may change in pairs
+_FEWEST_FREE = 8  # degrees of freedom of an estimate of the noise
 _NOTICED = 3.0  # standard deviations from 0, beyond which a sign matters
 _LEAST_MISFIT = 1e-3  # of the norm: examples are that far from each other
 
@@ -34,7 +35,8 @@ class RestoredPolarity:
     Parameters
     ----------
     signals : ndarray of shape (n_samples, n_measurements), or of the shape of the volume
-        The magnitudes with their most probable signs.
+        The magnitudes with their most probable signs, with or without the correction of the noise
+        floor.
     confidence : ndarray of shape (n_samples,), or of the shape of the volume
         Probability, by the model of the signals, that all signs are right, apart from those of
         values within three standard deviations of the noise of 0. 1 where no sign is
@@ -51,6 +53,7 @@ def restore_polarity(
     *,
     prior: TissuePrior | str | None = None,
     inversion_efficiency: Efficiency = (0.8, 1.0),
+    correct_floor: bool = True,
 ) -> RestoredPolarity:
     """Restore the signs of magnitude signals of inversion recoveries.
 
@@ -70,6 +73,11 @@ def restore_polarity(
         and D that the protocol resolves.
     inversion_efficiency : float or (low, high), default=(0.8, 1.0)
         Inversion efficiency, or the range of it.
+    correct_floor : bool, default=True
+        Whether to lower magnitudes m to ``sqrt(m**2 - sigma**2)``, at least 0, where sigma is the
+        noise of the voxel, estimated from the residuals of smoothed signals. It is not
+        corrected where fewer than 8 degrees of freedom are left for the estimate. False keeps
+        the magnitudes.
 
     Returns
     -------
@@ -85,11 +93,14 @@ def restore_polarity(
     Notes
     -----
     With a single recovery, such as one echo time, each position of the null is compared with
-    simulated signals, and the signs with the closest one are taken. With several recoveries, signals
-    of norm 1 are taken as normally distributed with the mean and covariance of simulated ones plus white
-    noise; the search starts from the signs of the closest simulated magnitudes, and changes
-    one or two signs as long as that raises the likelihood. Near the null,
-    magnitudes have Rician noise, whose bias away from 0 the restored signals keep.
+    simulated signals, and the signs with the closest one are taken. With several recoveries,
+    signals of norm 1 are taken as normally distributed, with the mean and covariance of simulated
+    ones plus white noise. The search starts from the signs of the closest simulated magnitudes,
+    and changes one or two signs as long as that raises the likelihood.
+
+    Near the null, magnitudes have Rician noise. The mean of m**2 is s**2 + 2 sigma**2 for a
+    signal s (Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995)), that of the squared real
+    part s**2 + sigma**2: with the correction the mean square is about that of signed signals.
 
     Examples
     --------
@@ -119,7 +130,21 @@ def restore_polarity(
         signs[rows[part]] = found.signs
         confidence[rows[part]] = found.confidence
     signed = checked * signs.astype(checked.dtype)
+    if correct_floor:
+        for part in blocks(rows.size, _BLOCK):
+            signed[rows[part]] = _without_floor(signed[rows[part]], shapes)
     return RestoredPolarity(signed.reshape(values.shape), confidence.reshape(values.shape[:-1]))
+
+
+def _without_floor(signed: NDArray[np.floating], shapes: SignalShapes) -> Array:
+    """Lower magnitudes with signs so that their mean square is about that of signed signals."""
+    scale = np.abs(signed).max(axis=1, keepdims=True)
+    scaled = signed.astype(np.float64) / scale
+    norm = np.linalg.norm(scaled, axis=1, keepdims=True)
+    _, sigma, freedom = shapes.smoothed(scaled / norm)
+    sigma = np.where(freedom >= _FEWEST_FREE, sigma, 0.0)[:, None] * norm
+    lowered = np.sqrt(np.maximum(scaled**2 - sigma**2, 0.0))
+    return np.asarray(np.where(scaled < 0, -lowered, lowered) * scale + 0.0)  # no -0.0
 
 
 @dataclass(frozen=True, eq=False)
