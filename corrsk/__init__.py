@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         NoSignalWarning,
         ProtocolAligner,
         SignalNormalizer,
+        SignalPhaser,
         SignalPipeline,
     )
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
@@ -80,6 +81,7 @@ _MODULES = {
     "save": "persistence",
     "SignalNormalizer": "preprocessing",
     "SignalNoveltyDetector": "novelty",
+    "SignalPhaser": "preprocessing",
     "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
     "SNRRange": "physics.noise_levels",
@@ -123,6 +125,7 @@ __all__ = [
     "SNRRange",
     "SignalNormalizer",
     "SignalNoveltyDetector",
+    "SignalPhaser",
     "SignalPipeline",
     "SignalStream",
     "StackedGridSearchCV",

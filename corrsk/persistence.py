@@ -53,6 +53,7 @@ from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.preprocessing.phaser import SignalPhaser
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.relaxometry import (
     IdealObserverClassifier,
@@ -76,8 +77,8 @@ _SMALL = 16  # largest number of entries of an array that is stored in the heade
 SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
-        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, SignalNoveltyDetector,
-        *NETWORK_CLASSIFIERS.values(),
+        CorrelationSignalGenerator, SignalPhaser, SignalNormalizer, ProtocolAligner,
+        SignalNoveltyDetector, *NETWORK_CLASSIFIERS.values(),
         MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier,
         # of the baselines those whose fitted attributes are plain arrays
         StandardScaler, LogisticRegression, LinearDiscriminantAnalysis,

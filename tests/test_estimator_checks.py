@@ -25,6 +25,7 @@ from corrsk import (
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalNoveltyDetector,
+    SignalPhaser,
     SignalPipeline,
     StackedGridSearchCV,
 )
@@ -128,6 +129,14 @@ class AnyAligner(ProtocolAligner):
         return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
 
+class AnyPhaser(SignalPhaser):
+    """Phaser that accepts any number of columns as measurements of a protocol."""
+
+    def _protocol_of_fit(self) -> AcquisitionProtocol:
+        n = self.n_features_in_
+        return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
+
+
 # The checks train each network hundreds of times, on blobs that a few epochs suffice to separate.
 SMALL = {"width": 32, "n_blocks": 1, "random_state": 0}
 
@@ -140,6 +149,7 @@ INSTANCES = {
         AnyTableGenerator(noise_level=0.0, random_state=0),
     ],
     ProtocolAligner: [AnyAligner()],
+    SignalPhaser: [AnyPhaser(), AnyPhaser(kind="magnitude"), AnyPhaser(output="magnitude")],
     SignalPipeline: [
         SignalPipeline(
             [
@@ -184,6 +194,7 @@ NOISE_BY_ROW = "the noise of a voxel depends on its row"
 TWO_STREAMS = "fit_transform and transform draw different noise, on purpose"
 BATCHES = "a repeated signal falls into other batches than a weighted one"
 NAN_IS_NO_SIGNAL = "fit refuses NaN, but a measured voxel with NaN has no prediction"
+COMPLEX = "complex signals are valid"
 STEPS = "as scikit-learn's Pipeline, it fits the estimators in its parameter `steps`"
 EXPECTED_FAILURES = {
     "AnyTableGenerator(random_state=0)": {
@@ -198,6 +209,8 @@ EXPECTED_FAILURES = {
 def expected_failures(estimator):
     if isinstance(estimator, NetworkClassifier | ScaledBatchClassifier):
         return {"check_sample_weight_equivalence_on_dense_data": BATCHES}
+    if isinstance(estimator, SignalPhaser) and estimator.kind == "auto":
+        return {"check_complex_data": COMPLEX}
     if isinstance(estimator, SignalNoveltyDetector):
         return {"check_estimators_nan_inf": NAN_IS_NO_SIGNAL}
     if isinstance(estimator, SignalPipeline):

@@ -21,6 +21,7 @@ PROMISED = {
     "fit_and_judge.py": "P(more than one compartment): [",
     "grid_search.py": "best learning rate: 0.01",
     "ideal_observer.py": "accuracy_low",
+    "magnitude_or_signed.py": "all signs right: 0.9",
     "relaxometry_fits.py": "T1_2",
     "run_workflows.py": "count accuracy of the thesis",
     "search_on_a_cluster.py": "mean of the first measurements: [",

@@ -20,6 +20,7 @@ from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk._utils.voxels import Voxels, as_rows, user_level
+from corrsk.acquisition.bounds import Bounds, checked_bounds
 from corrsk.acquisition.protocol import (
     DEFAULT_PROTOCOL,
     AcquisitionProtocol,
@@ -33,7 +34,6 @@ from corrsk.preprocessing.signals import (
     signals_of_protocol,
     warn_of_assumption,
 )
-from corrsk.relaxometry._bounds import Bounds, checked_bounds
 from corrsk.relaxometry._identifiability import check_levels
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._labels import checked_counts, classes_of_counts

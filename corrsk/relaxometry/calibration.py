@@ -159,9 +159,7 @@ class _Problem:
         if self.ti is None:
             return np.ones((t1.size, self._of_train.size))
         tr = self.protocol._tr_of_each
-        return CONTRASTS["TI"].kernel(
-            self.ti, t1[:, None], tr=tr, inversion_efficiency=efficiency
-        )
+        return CONTRASTS["TI"].kernel(self.ti, t1[:, None], tr=tr, inversion_efficiency=efficiency)
 
     def residuals(self, atoms: Array, signals: Array | None = None) -> Array:
         """Residual sums of squares (.., n_atoms) of signals (.., N) for atoms (.., n_atoms, N)."""

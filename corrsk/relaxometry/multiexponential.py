@@ -17,9 +17,9 @@ from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk._utils.voxels import user_level
+from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
-from corrsk.relaxometry._bounds import Bounds
 from corrsk.relaxometry._criteria import (
     CRITERIA,
     criterion_weights,

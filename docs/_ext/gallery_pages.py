@@ -19,6 +19,7 @@ ORDER = (
     "train_networks",
     "compare_learners",
     "relaxometry_fits",
+    "magnitude_or_signed",
     "ideal_observer",
     "abstain_and_warn",
     "grid_search",

@@ -336,7 +336,7 @@ def test_the_label_of_voxels_without_signal_is_no_class(labels, expected, signal
     [
         (lambda X: X[0], r"shape \(64,\). Reshape your data: X.reshape\(1, -1\) is one voxel"),
         (lambda X: X[0].tolist(), r"Reshape your data: X.reshape\(1, -1\)"),
-        (lambda X: X + 1j, r"Complex data not supported: .*magnitude.*real part.*phase correction"),
+        (lambda X: X + 1j, r"Complex data not supported: SignalPhaser .*phase correction.*abs"),
         (lambda X: pd.DataFrame(X + 1j), "Complex data not supported"),
         (lambda X: (X + 1j).reshape(-1, 8, 8), "Complex data not supported"),
     ],

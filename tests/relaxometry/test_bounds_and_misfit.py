@@ -18,7 +18,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk.relaxometry._bounds import checked_bounds
+from corrsk.acquisition.bounds import checked_bounds
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 ESTIMATORS = [MultiExponentialClassifier, NNLSPeakClassifier]

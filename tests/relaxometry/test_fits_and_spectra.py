@@ -27,9 +27,9 @@ from corrsk import (
     make_correlation_signals,
 )
 from corrsk._utils.parallel import one_blas_thread
+from corrsk.acquisition.bounds import checked_bounds
 from corrsk.physics import Contrast, register_contrast
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
-from corrsk.relaxometry._bounds import checked_bounds
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._criteria import criterion_weights, f_test_choice, information_criterion
 from corrsk.relaxometry._kernels import KernelModel
