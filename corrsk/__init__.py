@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         make_correlation_signals,
     )
     from corrsk.tissue import PropertyRange, TissuePrior
+    from corrsk.trained import MeasuredSignalWarning, SimulationTrainedClassifier
 
 __version__ = version("corrsk")
 
@@ -62,6 +63,7 @@ _MODULES = {
     "load_dataset": "simulation",
     "load_pretrained": "pretrained",
     "make_correlation_signals": "simulation",
+    "MeasuredSignalWarning": "trained",
     "model_card": "pretrained",
     "ModuleClassifier": "neural",
     "MultiExponentialClassifier": "relaxometry",
@@ -79,6 +81,7 @@ _MODULES = {
     "SignalNoveltyDetector": "novelty",
     "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
+    "SimulationTrainedClassifier": "trained",
     "SNRRange": "physics.noise_levels",
     "StackedGridSearchCV": "model_selection",
     "TissuePrior": "tissue",
@@ -98,6 +101,7 @@ _PACKAGES = (
     "relaxometry",
     "simulation",
     "tissue",
+    "trained",
     "workflows",
 )
 
@@ -106,6 +110,7 @@ __all__ = [
     "CorrelationCNNClassifier",
     "CorrelationSignalGenerator",
     "IdealObserverClassifier",
+    "MeasuredSignalWarning",
     "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
@@ -120,6 +125,7 @@ __all__ = [
     "SignalNoveltyDetector",
     "SignalPipeline",
     "SignalStream",
+    "SimulationTrainedClassifier",
     "StackedGridSearchCV",
     "TissuePrior",
     "__version__",
