@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         make_correlation_signals,
     )
     from corrsk.tissue import Nuisances, PropertyRange, TissuePrior
+    from corrsk.trained import MeasuredSignalWarning, SimulationTrainedClassifier
 
 __version__ = version("corrsk")
 
@@ -65,6 +66,7 @@ _MODULES = {
     "load_dataset": "simulation",
     "load_pretrained": "pretrained",
     "make_correlation_signals": "simulation",
+    "MeasuredSignalWarning": "trained",
     "model_card": "pretrained",
     "ModuleClassifier": "neural",
     "MultiExponentialClassifier": "relaxometry",
@@ -84,6 +86,7 @@ _MODULES = {
     "SignalPhaser": "preprocessing",
     "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
+    "SimulationTrainedClassifier": "trained",
     "SNRRange": "physics.noise_levels",
     "StackedGridSearchCV": "model_selection",
     "TissuePrior": "tissue",
@@ -103,6 +106,7 @@ _PACKAGES = (
     "relaxometry",
     "simulation",
     "tissue",
+    "trained",
     "workflows",
 )
 
@@ -112,6 +116,7 @@ __all__ = [
     "CorrelationSignalGenerator",
     "EchoTrain",
     "IdealObserverClassifier",
+    "MeasuredSignalWarning",
     "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
@@ -128,6 +133,7 @@ __all__ = [
     "SignalPhaser",
     "SignalPipeline",
     "SignalStream",
+    "SimulationTrainedClassifier",
     "StackedGridSearchCV",
     "TissuePrior",
     "__version__",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from corrsk import (
     SignalNoveltyDetector,
     SignalPhaser,
     SignalPipeline,
+    SimulationTrainedClassifier,
     StackedGridSearchCV,
 )
 from corrsk.baselines import ScaledBatchClassifier
@@ -137,6 +139,32 @@ class AnyPhaser(SignalPhaser):
         return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
 
+class AnySimulationTrained(SimulationTrainedClassifier):
+    """Classifier whose protocol has as many measurements as X has columns, and any labels.
+
+    It is not trained on X and y, hence the tag.
+    """
+
+    def fit(self, X: Any = None, y: Any = None) -> AnySimulationTrained:
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
+        self.n_columns_ = max(1, shape[1]) if len(shape) == 2 else 1
+        return super().fit(X, y)
+
+    @property
+    def definition(self):
+        n = self.n_columns_
+        protocol = {"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)}
+        return replace(super().definition, protocol=AcquisitionProtocol(protocol))
+
+    def _check_given(self, X: Any, y: Any, classes: NDArray) -> None:
+        super()._check_given(X, y, classes if y is None else np.unique(np.asarray(y)))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
 # The checks train each network hundreds of times, on blobs that a few epochs suffice to separate.
 SMALL = {"width": 32, "n_blocks": 1, "random_state": 0}
 
@@ -157,6 +185,16 @@ INSTANCES = {
                 ("normalizer", SignalNormalizer(None)),
                 ("classifier", ResidualMLPClassifier(**SMALL, max_epochs=5)),
             ]
+        )
+    ],
+    SimulationTrainedClassifier: [
+        AnySimulationTrained(
+            n_samples=200,
+            n_validation=20,
+            novelty=False,
+            random_state=0,
+            verbose=False,
+            network=ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, batch_size=50),
         )
     ],
     MultiExponentialClassifier: [
@@ -195,6 +233,7 @@ TWO_STREAMS = "fit_transform and transform draw different noise, on purpose"
 BATCHES = "a repeated signal falls into other batches than a weighted one"
 NAN_IS_NO_SIGNAL = "fit refuses NaN, but a measured voxel with NaN has no prediction"
 COMPLEX = "complex signals are valid"
+COUNTS_OF_PRIOR = "its classes are the compartment counts of the prior, whatever y"
 STEPS = "as scikit-learn's Pipeline, it fits the estimators in its parameter `steps`"
 EXPECTED_FAILURES = {
     "AnyTableGenerator(random_state=0)": {
@@ -213,6 +252,13 @@ def expected_failures(estimator):
         return {"check_complex_data": COMPLEX}
     if isinstance(estimator, SignalNoveltyDetector):
         return {"check_estimators_nan_inf": NAN_IS_NO_SIGNAL}
+    if isinstance(estimator, SimulationTrainedClassifier):
+        return {
+            "check_estimators_nan_inf": NAN_IS_NO_SIGNAL,
+            "check_classifiers_one_label": COUNTS_OF_PRIOR,
+            "check_classifiers_classes": COUNTS_OF_PRIOR,
+            "check_classifiers_train": COUNTS_OF_PRIOR,
+        }
     if isinstance(estimator, SignalPipeline):
         return {
             "check_estimators_nan_inf": NAN_IS_NO_SIGNAL,
@@ -229,11 +275,13 @@ def instances(cls):
 GUESSED = pytest.mark.filterwarnings("ignore:the layout of the .* columns is unknown:UserWarning")
 
 
+UNEXPECTED = pytest.mark.filterwarnings("ignore::corrsk.MeasuredSignalWarning")
 UNRELIABLE = pytest.mark.filterwarnings("ignore:the probabilities of .* voxels are unreliable")
 
 
 @pytest.mark.slow
 @GUESSED  # random numbers have no protocol
+@UNEXPECTED  # random numbers are no signals
 @UNRELIABLE  # of observers with a few particles
 @parametrize_with_checks(
     [instance for cls in public_estimators() for instance in instances(cls)],

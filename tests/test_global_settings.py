@@ -33,6 +33,7 @@ from corrsk import (
     SignalNoveltyDetector,
     SignalPipeline,
     SignalStream,
+    SimulationTrainedClassifier,
     StackedGridSearchCV,
     TissuePrior,
     load,
@@ -190,6 +191,15 @@ def streamed():
     return model.fit_stream(SignalStream(), n_samples=200).predict_proba(X), None
 
 
+def simulation_trained():
+    X, _ = signals()
+    model = SimulationTrainedClassifier(
+        noise_level=0.001, n_samples=400, n_validation=20, random_state=0, verbose=False,
+        network=ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2),
+    ).fit()  # fmt: skip
+    return model.predict_proba(X), model.predict_novelty(X)
+
+
 def posterior():
     X, y = signals(8)
     observer = IdealObserverClassifier(
@@ -246,6 +256,7 @@ MAKERS = {
             [("norm", SignalNormalizer()), ("tree", DecisionTreeClassifier(random_state=0))]
         )
     ),
+    SimulationTrainedClassifier: simulation_trained,
     SignalNormalizer: transformer(SignalNormalizer),
     ProtocolAligner: transformer(ProtocolAligner),
     CorrelationSignalGenerator: generated,

@@ -5,7 +5,6 @@ from corrsk.pretrained.store import (
     load_pretrained,
     model_card,
     pretrained_names,
-    pretrained_pipeline,
     write_pretrained,
 )
 
@@ -14,6 +13,5 @@ __all__ = [
     "load_pretrained",
     "model_card",
     "pretrained_names",
-    "pretrained_pipeline",
     "write_pretrained",
 ]

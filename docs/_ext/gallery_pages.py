@@ -16,6 +16,7 @@ ORDER = (
     "data_sets",
     "fit_and_judge",
     "use_pretrained",
+    "train_a_model_of_my_scanner",
     "train_networks",
     "compare_learners",
     "relaxometry_fits",

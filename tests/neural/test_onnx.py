@@ -17,7 +17,9 @@ from corrsk import (
     CorrelationCNNClassifier,
     NoSignalWarning,
     ProtocolAligner,
+    ResidualMLPClassifier,
     SignalNormalizer,
+    SimulationTrainedClassifier,
     load_pretrained,
     make_correlation_signals,
     to_onnx,
@@ -91,7 +93,7 @@ def test_columns_keep_the_order_of_fit(signals, tmp_path):
 
 @pytest.mark.slow
 def test_a_shipped_model_can_be_exported(signals, tmp_path):
-    model = load_pretrained("midl2024-low-noise")
+    model = load_pretrained("midl2024")
     model[-1].to_onnx(tmp_path / "model.onnx")
     found, _ = answers(tmp_path / "model.onnx", signals[0])
     np.testing.assert_allclose(found, model.predict_proba(signals[0]), atol=1e-5)
@@ -119,6 +121,19 @@ def test_a_pipeline_is_exported_as_a_whole(signals, norm, tmp_path):
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["columns"]) == measured.feature_names
     assert json.loads(metadata["classes"]) == [1, 2, 3, 4]
+
+
+def test_a_model_of_magnitudes_is_exported_with_the_absolute_values(signals, tmp_path):
+    X, _ = signals
+    model = SimulationTrainedClassifier(
+        noise_distribution="rician", n_samples=400, n_validation=20, novelty=False,
+        network=ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1),
+        random_state=0, verbose=False,
+    ).fit()  # fmt: skip
+    to_onnx(model, tmp_path / "model.onnx")
+    for scale in (1, -1000):
+        found, _ = answers(tmp_path / "model.onnx", (scale * X).astype(np.float32))
+        np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
 
 
 @pytest.mark.parametrize("network", ["cnn", "residual-mlp"])

@@ -369,5 +369,5 @@ def test_levels_named_as_in_bids(signals):
     shuffled = np.random.default_rng(0).permutation(64)
     levels = pd.MultiIndex.from_arrays([GRID.ti, GRID.te], names=["InversionTime", "EchoTime"])
     table = pd.DataFrame(X, columns=levels).iloc[:, shuffled]
-    model = load_pretrained("midl2024-low-noise")
+    model = load_pretrained("midl2024")
     np.testing.assert_array_equal(model.predict_proba(table), model.predict_proba(X))
