@@ -19,6 +19,7 @@ from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_cou
 from corrsk._utils.voxels import user_level
 from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics import NOISE_DISTRIBUTIONS
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._criteria import (
     CRITERIA,
@@ -29,6 +30,7 @@ from corrsk.relaxometry._criteria import (
 )
 from corrsk.relaxometry._identifiability import check_number_of_measurements
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._magnitudes import fit_magnitudes
 from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
@@ -84,6 +86,9 @@ class MultiExponentialClassifier(_CompartmentCounter):
     counts : sequence of int, optional
         Possible compartment counts, such as (1, 2, 3). `fit` then needs no y; see
         :meth:`fit` for labels beside `counts`. None (default) takes the counts from y.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        "gaussian" for signed signals, "rician" for magnitudes: signs are unknown, and weak signals
+        lie above zero. See Notes.
 
     Attributes
     ----------
@@ -120,6 +125,12 @@ class MultiExponentialClassifier(_CompartmentCounter):
     maximum, or 0.4 where the smallest level has it. For exponentials it is from a third of the
     smallest to 26 times the largest level; T1 ends at 10 s and T2 at 5 s.
 
+    With Rician noise the likelihood is maximised by expectation and maximisation: the expected
+    real part of a magnitude m, given the fitted signal S, is ``sign(S) m I1(z) / I0(z)`` with
+    ``z = m |S| / sigma^2``, and the fit to these is a fit to signed signals. Signs thus follow
+    from the fit, at each echo time, and weak magnitudes count for little. Criteria compare
+    residuals from the expected magnitudes.
+
     A voxel that no count explains (an F-test of the residual against the noise, which is estimated
     from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
     probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
@@ -147,6 +158,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         "n_starts": [POSITIVE_INTEGER],
         "max_steps": [POSITIVE_INTEGER],
         "random_state": RANDOM_STATE,
+        "noise_distribution": [StrOptions(set(NOISE_DISTRIBUTIONS))],
     }
 
     def __init__(
@@ -162,6 +174,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         n_jobs: int | None = None,
         verbose: bool = True,
         counts: Sequence[int] | None = None,
+        noise_distribution: str = "gaussian",
     ) -> None:
         self.protocol = protocol
         self.bounds = bounds
@@ -174,6 +187,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.counts = counts
+        self.noise_distribution = noise_distribution
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
@@ -247,7 +261,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         P = len(self._model.properties)
 
         def solve(unit: Array) -> tuple[Array, ...]:
-            fits = self._fits(unit, n_compartments or largest)
+            unit, fits = self._fits(unit, n_compartments or largest)
             if n_compartments is None:
                 counts = self.counts_[self._best(self._weights(unit, fits)[0])]
             else:
@@ -336,12 +350,19 @@ class MultiExponentialClassifier(_CompartmentCounter):
         check_number_of_measurements(protocol, counts, self.criterion)
 
     def _probabilities(self, unit: Array) -> tuple[Array, Array]:
-        fits = self._fits(unit, int(self.counts_.max()))
+        unit, fits = self._fits(unit, int(self.counts_.max()))
         weights, misfit = self._weights(unit, fits)
         return weights, np.asarray(misfit.significant.all(axis=1), dtype=np.float64)
 
-    def _fits(self, unit: Array, largest: int) -> list[Fit]:
-        """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1."""
+    def _fits(self, unit: Array, largest: int) -> tuple[Array, list[Fit]]:
+        """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1.
+
+        Returns the signals too, with signs if they are magnitudes.
+        """
+        magnitudes = None
+        if self.noise_distribution == "rician":
+            magnitudes = np.abs(unit)
+            unit = self._starts.with_signs(magnitudes)
         fits: list[Fit] = []
         for K in range(1, largest + 1):
             starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
@@ -352,8 +373,13 @@ class MultiExponentialClassifier(_CompartmentCounter):
             )  # fmt: skip
             rss = np.where(np.isnan(found.rss), np.inf, found.rss).reshape(V, S)
             best = found.take(np.arange(V) * S + rss.argmin(axis=1))
+            if magnitudes is not None:
+                unit, best = fit_magnitudes(
+                    self._model, magnitudes, best, self._n_fitted(np.array(K)),
+                    max_steps=self.max_steps, tol=_TOLERANCE,
+                )  # fmt: skip
             fits.append(best if not fits else _nested(best, fits[-1]))
-        return fits
+        return unit, fits
 
     def _weights(self, unit: Array, fits: list[Fit]) -> tuple[Array, Misfit]:
         """Probabilities (V, n_classes), and the misfits of the counts that can be selected."""
