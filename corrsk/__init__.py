@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         IdealObserverClassifier,
         MultiExponentialClassifier,
         NNLSPeakClassifier,
+        estimate_noise,
     )
     from corrsk.simulation import (
         CorrelationSignalGenerator,
@@ -55,6 +56,7 @@ __version__ = version("corrsk")
 _MODULES = {
     "AcquisitionProtocol": "acquisition",
     "compare_protocols": "acquisition",
+    "estimate_noise": "relaxometry",
     "CorrelationCNNClassifier": "neural",
     "CorrelationSignalGenerator": "simulation",
     "IdealObserverClassifier": "relaxometry",
@@ -124,6 +126,7 @@ __all__ = [
     "TissuePrior",
     "__version__",
     "compare_protocols",
+    "estimate_noise",
     "load",
     "load_dataset",
     "load_pretrained",

@@ -16,6 +16,7 @@ ORDER = (
     "data_sets",
     "fit_and_judge",
     "use_pretrained",
+    "how_noisy_are_my_data",
     "train_networks",
     "compare_learners",
     "relaxometry_fits",
