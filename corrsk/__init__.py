@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         IdealObserverClassifier,
         MultiExponentialClassifier,
         NNLSPeakClassifier,
+        estimate_noise,
     )
     from corrsk.simulation import (
         CorrelationSignalGenerator,
@@ -58,6 +59,7 @@ __version__ = version("corrsk")
 _MODULES = {
     "AcquisitionProtocol": "acquisition",
     "compare_protocols": "acquisition",
+    "estimate_noise": "relaxometry",
     "CorrelationCNNClassifier": "neural",
     "CorrelationSignalGenerator": "simulation",
     "EchoTrain": "physics",
@@ -138,6 +140,7 @@ __all__ = [
     "TissuePrior",
     "__version__",
     "compare_protocols",
+    "estimate_noise",
     "load",
     "load_dataset",
     "load_pretrained",

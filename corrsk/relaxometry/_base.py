@@ -366,9 +366,9 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
             return in_grid_order
         if not hasattr(self, "calibration_"):
             raise ValueError(
-                f"the protocol has {series.max() + 1} series, whose relative scale is unknown: call "
-                "calibrate(X) with the voxels of the image first, or join series of equal gain by "
-                "AcquisitionProtocol.concatenate(..)"
+                f"the protocol has {series.max() + 1} series, whose relative scale is unknown: "
+                "call calibrate(X) with the voxels of the image first, or join series of equal "
+                "gain by AcquisitionProtocol.concatenate(..)"
             )
         ordered = self.protocol_.to_grid(series[None], copy=False)[0]
         return in_grid_order / np.where(ordered > 0, self.calibration_.gain, 1.0)

@@ -17,6 +17,7 @@ ORDER = (
     "fit_and_judge",
     "use_pretrained",
     "train_a_model_of_my_scanner",
+    "how_noisy_are_my_data",
     "train_networks",
     "compare_learners",
     "relaxometry_fits",

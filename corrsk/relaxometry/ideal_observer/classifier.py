@@ -273,7 +273,12 @@ class IdealObserverClassifier(_CompartmentCounter):
 
     # -- solving ------------------------------------------------------------------
 
-    def _set_up(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
+    def _set_up(
+        self,
+        protocol: AcquisitionProtocol,
+        counts: NDArray[np.int64],
+        inversion_efficiency: float | None = None,
+    ) -> None:
         prior = resolve_prior(self.prior)
         missing = [name for name in protocol.tissue_properties if name not in prior.ranges]
         if missing:
