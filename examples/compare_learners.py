@@ -55,7 +55,9 @@ models = {
     name: make_baseline(name, random_state=0) for name in ("logistic", "qda", "extra-trees", "mlp")
 }
 # any classifier takes part: an MLP whose batch grows with the number of signals ..
-models["mlp, 20 epochs"] = ScaledBatchClassifier(MLPClassifier(max_iter=20, random_state=0))
+models["mlp, scaled batch"] = ScaledBatchClassifier(
+    MLPClassifier(learning_rate_init=0.01, max_iter=40, random_state=0)
+)
 # .. and a learner that is given the labels 0, 1, .. in place of the counts
 models["nearest neighbours"] = EncodedLabelsClassifier(KNeighborsClassifier(10))
 correct = {name: model.fit(X, n_c).predict(X_test) == n_c_test for name, model in models.items()}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+import warnings
 
+import matplotlib.pyplot as plt
 import pytest
 
 from tests._helpers import ROOT
@@ -33,14 +36,16 @@ PROMISED = {
     "train_networks.py": "b 0..2 ms/um^2: accuracy 0.",
     "use_pretrained.py": "read ResidualMLPClassifier",
 }
+# those whose own processes need the script of a main process
+WITH_PROCESSES = {"run_workflows.py", "search_on_a_cluster.py", "search_protocols.py"}
 
 
 def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PROMISED)
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_example(name, tmp_path):
+@pytest.mark.parametrize("name", sorted(WITH_PROCESSES))
+def test_example_with_processes(name, tmp_path):
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -48,4 +53,18 @@ def test_example(name, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert PROMISED[name] in result.stdout
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize("name", [name for name in PROMISED if name not in WITH_PROCESSES])
+def test_example(name, tmp_path, monkeypatch, capsys, contrasts):
+    """In this process, in a namespace of its own: a new process would import torch for seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLES / name)])
+    plt.switch_backend("Agg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    plt.close("all")
+    assert PROMISED[name] in capsys.readouterr().out
     assert not list(tmp_path.iterdir())  # nothing is left behind
