@@ -3,9 +3,9 @@ Train a model of my scanner
 ===========================
 
 A model for signals of your own protocol needs no data to train on: it is fitted to simulated
-signals. One object holds protocol, tissue, noise, network and novelty detector, takes signals as the
-scanner gives them, and refuses or warns where they are not what it was made for. The trainings here
-are shortened to seconds; the defaults take some minutes.
+signals. One object holds protocol, tissue, noise, network and novelty detector, takes signals as
+the scanner gives them, and refuses or warns where they are not what it was made for. The trainings
+here are shortened to seconds; the defaults take some minutes.
 """
 
 import tempfile
