@@ -247,11 +247,15 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
             self.inversion_efficiency if inversion_efficiency is None else inversion_efficiency
         )
         bounds = checked_bounds(self.bounds, protocol, efficiency)
-        model = KernelModel(protocol, bounds, efficiency)
+        model = KernelModel(protocol, bounds, efficiency, self._fitted_nuisances(protocol))
         self._prepare(protocol, model, counts)
         self._model = model
         self._noise = NoiseSubspace(protocol, bounds, efficiency)
         self.bounds_ = bounds
+
+    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
+        """Ranges of the nuisance parameters that are fitted in each voxel."""
+        return {}
 
     def _prepare(
         self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]

@@ -18,6 +18,7 @@ from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk._utils.voxels import user_level
 from corrsk.acquisition.bounds import Bounds
+from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import NOISE_DISTRIBUTIONS
 from corrsk.relaxometry._base import _CompartmentCounter
@@ -35,6 +36,7 @@ from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
 
 # A step that reduces the residual by less than this fraction changes a criterion by at most N
@@ -89,6 +91,10 @@ class MultiExponentialClassifier(_CompartmentCounter):
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         "gaussian" for signed signals, "rician" for magnitudes: signs are unknown, and weak signals
         lie above zero. See Notes.
+    nuisances : Nuisances, optional
+        Ranges of nuisance parameters that are fitted in each voxel, and shared by its compartments:
+        `inversion_efficiency`, `b1` (of echo trains) and `gain` (of the second of two series,
+        relative to that which :meth:`calibrate` found). None (default) for none.
 
     Attributes
     ----------
@@ -159,6 +165,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         "max_steps": [POSITIVE_INTEGER],
         "random_state": RANDOM_STATE,
         "noise_distribution": [StrOptions(set(NOISE_DISTRIBUTIONS))],
+        "nuisances": [Nuisances, None],
     }
 
     def __init__(
@@ -175,6 +182,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         verbose: bool = True,
         counts: Sequence[int] | None = None,
         noise_distribution: str = "gaussian",
+        nuisances: Nuisances | None = None,
     ) -> None:
         self.protocol = protocol
         self.bounds = bounds
@@ -188,6 +196,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.verbose = verbose
         self.counts = counts
         self.noise_distribution = noise_distribution
+        self.nuisances = nuisances
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
@@ -231,7 +240,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
             X), rss (residual sum of squares, in the squared units of X), chi2 (reduced: residual
             variance over that of the noise, NaN if the measurements are too few for an estimate
             of the noise), misfit (whether the fit does not explain the signal) and at_bound
-            (whether a property of a compartment is at a bound). For voxels without signal (all
+            (whether a property of a compartment is at a bound), and the fitted nuisance parameters.
+            For voxels without signal (all
             zero), or that cannot be solved, n_c is 0 if it is selected, misfit and at_bound are
             False, and all other columns are NaN.
 
@@ -267,20 +277,24 @@ class MultiExponentialClassifier(_CompartmentCounter):
             else:
                 counts = np.full(len(unit), n_compartments)
             theta = np.zeros((len(unit), largest, P))
+            nuisances = np.zeros((len(unit), len(self._model.nuisances)))
             amplitudes = np.zeros((len(unit), largest))
             rss, quality = np.empty(len(unit)), np.empty((len(unit), 2))
             for K in np.unique(counts):
                 rows = counts == K
-                theta[rows, :K], amplitudes[rows, :K], rss[rows] = fit = fits[K - 1].take(rows)
+                fit = fits[K - 1].take(rows)
+                theta[rows, :K], nuisances[rows] = fit.theta[..., :P], fit.theta[:, 0, P:]
+                amplitudes[rows, :K], rss[rows] = fit.amplitudes, fit.rss
                 misfit = self._misfit(unit[rows], [fit])
                 quality[rows] = np.concatenate([misfit.chi2, misfit.significant], axis=1)
             # NaN would be a voxel without solution
             quality[np.isnan(quality)] = _NO_ESTIMATE
-            return counts.astype(np.float64), theta, amplitudes, rss, quality
+            return counts.astype(np.float64), theta, amplitudes, rss, quality, nuisances
 
-        n_c, theta, amplitudes, rss, quality = self._solve_voxels(
-            signals, solve, [(), (largest, P), (largest,), (), (2,)]
-        )
+        n_c, theta, amplitudes, rss, quality, nuisances = self._solve_voxels(
+            signals, solve,
+            [(), (largest, P), (largest,), (), (2,), (len(self._model.nuisances),)],
+        )  # fmt: skip
         n_c[np.isnan(n_c)] = n_compartments or 0
         norm = signal_norms(signals)
         at_bound: NDArray[np.bool_] = self._at_bound(theta) & (amplitudes > 0)[..., None]
@@ -293,6 +307,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
             .assign(
                 n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss,
                 chi2=chi2, misfit=misfit, at_bound=at_bound.any(axis=(1, 2)),
+                **dict(zip(self._model.nuisances, np.exp(nuisances.T), strict=True)),
             )
             .set_axis(X.index if hasattr(X, "index") and hasattr(X, "iloc") else range(len(n_c)))
         )  # fmt: skip
@@ -375,7 +390,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
             best = found.take(np.arange(V) * S + rss.argmin(axis=1))
             if magnitudes is not None:
                 unit, best = fit_magnitudes(
-                    self._model, magnitudes, best, self._n_fitted(np.array(K)),
+                    self._model, magnitudes, best, int(self._n_fitted(np.array(K))),
                     max_steps=self.max_steps, tol=_TOLERANCE,
                 )  # fmt: skip
             fits.append(best if not fits else _nested(best, fits[-1]))
@@ -410,7 +425,26 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
     def _n_fitted(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of parameters of fits, without the noise variance."""
-        return counts * (len(self._model.properties) + 1)
+        return counts * (len(self._model.properties) + 1) + len(self._model.nuisances)
+
+    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
+        given = self.nuisances
+        if given is None:
+            return {}
+        possible = ("inversion_efficiency", "b1", "gain")
+        other = [name for name in given.names if name not in possible]
+        if other:
+            raise ValueError(
+                f"nuisances has {', '.join(other)}, but fits have {', '.join(possible)} only"
+            )
+        check_nuisances(given, protocol)
+        single = [name for name in given.names if not isinstance(getattr(given, name), tuple)]
+        if single:
+            raise ValueError(
+                f"the range of {single[0]} must be a pair (smallest, largest), got "
+                f"{getattr(given, single[0])!r}"
+            )
+        return {name: getattr(given, name) for name in given.names}
 
 
 def _nested(fit: Fit, smaller: Fit) -> Fit:

@@ -15,6 +15,7 @@ from scipy.stats import chi2
 from corrsk import physics
 from corrsk._utils.validation import as_numpy
 from corrsk._utils.voxels import without_signal
+from corrsk.acquisition.bounds import Bounds, checked_bounds
 from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
@@ -23,7 +24,6 @@ from corrsk.acquisition.protocol import (
 )
 from corrsk.physics.magnitudes import checked_coils
 from corrsk.physics.noise_levels import SNRRange
-from corrsk.relaxometry._bounds import Bounds, checked_bounds
 from corrsk.relaxometry._kernels import Array, KernelModel
 
 _MOST_VOXELS = 20_000  # evenly spaced ones of larger data
