@@ -307,7 +307,10 @@ class IdealObserverClassifier(_CompartmentCounter):
         self._noise_model = noise
         self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
-            protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"
+            protocol,
+            prior.ranges,
+            self.inversion_efficiency if inversion_efficiency is None else inversion_efficiency,
+            peak=self.noise_reference == "max",
         )
         self._samplers = [
             EvidenceSampler(
