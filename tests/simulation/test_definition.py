@@ -188,7 +188,7 @@ def test_a_protocol_may_be_a_file_beside_the_definition(tmp_path, monkeypatch):
         ("protocol.grid.TX", [1], "unknown entries of the scan parameters of a protocol: TX"),
         ("protocol.grid.TI", ["a"], "protocol: .*'a'"),
         ("protocol.grid.b", [0, 1], "the protocol measures D, but the prior has no range for D"),
-        ("noise", 0.01, "noise must be a mapping, got 0.01; .*levels, snr, reference"),
+        ("noise", 0.01, "noise must be a mapping, got 0.01; .*levels, snr, snr_scale, reference"),
         ("noise.sigma", 1, "unknown entries of noise: sigma"),
         ("noise.reference", "absent", "noise lacks reference"),
         ("noise.reference", "M0", "noise reference must be one of m0, max, rms; got 'M0'"),
