@@ -43,7 +43,7 @@ def work(
 ) -> Callable[[], Any]:
     """Return a function that simulates signals."""
     prior = TissuePrior.named("t1t2-detr", nuisances=nuisances)
-    tissue, _ = prior.sample(n_signals, random_state=0, n_jobs=1)
+    tissue, _ = prior.sample(n_signals, random_state=0, n_jobs=1, verbose=False)
     protocol = AcquisitionProtocol.from_grid(ti=TI, te=TE, readout=readout)
     generator = CorrelationSignalGenerator(protocol, random_state=0, n_jobs=1, verbose=False)
     return lambda: generator.fit_transform(tissue)
