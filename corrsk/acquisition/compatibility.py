@@ -263,7 +263,7 @@ def _compared(
 
 def _in_scan_order(protocol: AcquisitionProtocol) -> tuple[Any, ...]:
     """All values of a protocol in the order of its measurements."""
-    axes = (
+    axes: tuple[Iterable[Any], ...] = (
         *protocol.contrasts.values(), protocol._tr_of_each, protocol._readout_of_each,
         protocol._series_of_each,
     )  # fmt: skip

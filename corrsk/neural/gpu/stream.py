@@ -92,7 +92,7 @@ class DeviceStream:
             X = physics.add_gaussian_noise(X, sigma, normals, overwrite_normals=True)
         if "gain" in nuisances:
             # numbered in the order of the protocol: grid order may begin with the second series
-            series = self.protocol.to_grid(self.protocol.series[None])[0]
+            series = self.protocol.to_grid(self.protocol._series_of_each[None])[0]
             X = torch.where(
                 torch.as_tensor(series, device=self.device) > 0, X * nuisances["gain"][:, None], X
             )
