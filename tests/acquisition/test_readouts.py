@@ -15,6 +15,7 @@ from corrsk import (
     PropertyRange,
     ProtocolAligner,
     ProtocolMismatchError,
+    ProtocolWarning,
     TissuePrior,
     compare_protocols,
 )
@@ -225,6 +226,20 @@ def test_named_columns_have_the_readout_and_the_series_of_the_trained_protocol()
         by_name = pd.DataFrame(X2, columns=TWICE.feature_names).iloc[:, [4, 3, 5, 2, 1, 0]]
         aligner = ProtocolAligner(TWICE, prior=T2_PRIOR).fit(X2)
         np.testing.assert_array_equal(aligner.transform(by_name), X2)
+
+
+def test_names_of_close_times_have_the_readout_of_the_trained_protocol():
+    X = np.random.default_rng(0).normal(size=(5, JOINED.n_measurements))
+    aligner = ProtocolAligner(JOINED).fit(X)
+    for tr in ("_TR8000", "_TR8100"):  # of the names, in place of that of the protocol
+        near = [name.replace("_TR8000", tr).replace("TI400", "TI400.2") for name in
+                JOINED.feature_names]  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProtocolWarning)
+            np.testing.assert_array_equal(aligner.transform(pd.DataFrame(X, columns=near)), X)
+    far = pd.DataFrame(X, columns=[name.replace("TE30", "TE34") for name in JOINED.feature_names])
+    with pytest.raises(ProtocolMismatchError, match="TE of 34 ms is no echo of a train"):
+        aligner.transform(far)
 
 
 def test_the_aligner_reads_the_readout_from_the_measured_protocol():
