@@ -23,8 +23,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 YARDSTICKS = (
-    "simulation", "training_epoch", "streaming", "prediction", "grid_search", "search_scaling",
-    "scaling",
+    "simulation", "echo_trains", "training_epoch", "streaming", "prediction", "grid_search",
+    "search_scaling", "scaling",
 )  # fmt: skip
 NEED_GPU = ("gpu", "stacked_search")
 

@@ -67,8 +67,8 @@ plt.show()
 # -----------
 # Single spin echoes decay exponentially. In a train of echoes, refocusing pulses below 180 degrees
 # store magnetisation along the field, which returns in later echoes: extended phase graphs give the
-# amplitudes, here also averaged over the profile of a slice. Estimators of corrsk assume single
-# echoes; these functions show what they would get from a train.
+# amplitudes, here also averaged over the profile of a slice. A protocol with ``readout=`` has such
+# echoes: see :doc:`/gallery/imperfect_pulses`.
 
 spacing, n_echoes = 5.0, 32
 times = spacing * np.arange(1, n_echoes + 1)

@@ -22,6 +22,7 @@ PROMISED = {
     "compare_learners.py": "one of your own, brier: 0.",
     "data_sets.py": "from .mat: (5000, 64) of grid (8, 8)",
     "fit_and_judge.py": "P(more than one compartment): [",
+    "imperfect_pulses.py": "at a loss of 2 % per echo",
     "grid_search.py": "best learning rate: 0.01",
     "ideal_observer.py": "accuracy_low",
     "magnitude_or_signed.py": "all signs right: 0.9",

@@ -24,21 +24,25 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
+    EchoTrain,
     IdealObserverClassifier,
     ModuleClassifier,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    Nuisances,
     PropertyRange,
     ProtocolAligner,
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalNoveltyDetector,
+    SNRRange,
     TissuePrior,
     load,
     make_correlation_signals,
     save,
 )
 from corrsk.baselines import make_baseline
+from corrsk.physics import SliceProfile
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,41 @@ def test_protocols_and_priors_of_stated_units_are_saved(tmp_path):
     assert loaded.prior == prior
     with safe_open(tmp_path / "aligner", "np") as file:
         assert "Infinity" not in "".join(file.metadata().values())
+
+
+def test_echo_trains_series_and_nuisances_are_saved(tmp_path):
+    train = EchoTrain(10.0, 150.0, profile=SliceProfile(0.99, 1.65, 1.96, 46.0))
+    echoes = AcquisitionProtocol(te=[30, 10, 20], tr=3000, readout=train)
+    inversion = AcquisitionProtocol(ti=[900, 50, 300], te=10, tr=9000)
+    protocol = AcquisitionProtocol.concatenate([echoes, inversion], same_gain=False)
+    prior = TissuePrior.named(
+        "t1t2-detr",
+        nuisances=Nuisances(
+            inversion_efficiency=(0.8, 1.0), b1=(0.8, 1.1), offset=0.01, gain=(0.5, 2.0)
+        ),
+    )
+    tissue, n_c = prior.sample(300, random_state=0)
+    noise = SNRRange(20, 1000, scale="log")
+    pipeline = make_pipeline(
+        CorrelationSignalGenerator(protocol, noise, "max", "rician", random_state=0, verbose=False),
+        ProtocolAligner(
+            protocol, prior=prior, noise_level=noise, noise_reference="max",
+            noise_distribution="rician",
+        ),
+        SignalNormalizer(),
+        ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, random_state=0, verbose=False),
+    ).fit(tissue, n_c)  # fmt: skip
+    save(pipeline, tmp_path / "model.safetensors")
+    again = load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(again.predict_proba(tissue), pipeline.predict_proba(tissue))
+    generator, aligner = again[0], again[1]
+    assert generator.protocol == aligner.protocol == protocol
+    assert generator.protocol.feature_names == protocol.feature_names
+    assert generator.protocol.readout == (train,) * 3 + (None,) * 3
+    np.testing.assert_array_equal(generator.protocol.series, [0] * 3 + [1] * 3)
+    assert generator.noise_level == aligner.noise_level == noise
+    assert aligner.prior == prior
+    assert aligner.prior.nuisances == prior.nuisances
 
 
 def test_the_file_can_be_inspected(pipeline, tmp_path):

@@ -19,6 +19,7 @@ Tissue = dict[str, Array]
 
 _SEED = 2024  # the same voxels in every comparison, so that the verdict is reproducible
 _ROUNDING = 1e-6  # of M0: the rounding noise of signals in single precision
+_OTHER_READOUT = 0.01  # cost of the pair of an echo train and another readout
 _STEP = 1e-3  # of the finite differences, in the logarithm of a tissue property
 
 
@@ -42,6 +43,9 @@ def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDAr
     for wanted, had in axes:
         wanted, had = _comparable(wanted, had[by_grid])
         cost += (wanted[:, None] - had) ** 2
+    readouts = goal._readout_of_each, measured._take(by_grid)._readout_of_each
+    if readouts[0] != readouts[1]:  # among equal times, equal readouts are paired
+        cost += _OTHER_READOUT * np.array([[a != b for b in readouts[1]] for a in readouts[0]])
     if cost.diagonal().any():  # otherwise equal; repeated measurements keep their order
         by_grid = by_grid[linear_sum_assignment(cost)[1]]
     order: NDArray[np.intp] = trained.to_scan_order(by_grid[None])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from corrsk import physics
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition._differences import differences, pairing, reference_tissue
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol, span
+from corrsk.physics import EchoTrain
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
@@ -59,7 +60,9 @@ class ProtocolComparison:
         if the contrasts or the numbers of measurements differ.
     largest_difference : float
         Maximum over the measurements and the voxels, including voxels at the corners of the
-        prior's ranges.
+        prior's ranges. Infinite, as the other two, if no difference can be computed: without an
+        order, or if measurements of one trained series belong to several measured series, whose
+        relative scale is unknown.
     typical_difference : float
         Maximum over the measurements, averaged over the prior.
     unexplained_difference : float
@@ -86,7 +89,7 @@ class ProtocolComparison:
         if self.verdict == "same":
             return "the signals have the trained protocol"
         what = what_differs(self.trained, self.measured, self.order)
-        if self.order is None:
+        if not np.isfinite(self.largest_difference):
             return what
         return (
             f"{what}. For tissue of the prior this causes a largest difference of "
@@ -239,6 +242,8 @@ def _compared(
     columns = tuple(order.tolist())
     if trained == measured:
         return ProtocolComparison(trained, measured, "same", columns, 0.0, 0.0, 0.0)
+    if _splits_a_series(trained, measured._take(order)):
+        return ProtocolComparison(trained, measured, "different", columns, *[np.inf] * 3)
     tissue, fractions, n_drawn = reference_tissue(prior, n_voxels)
     difference, unexplained = differences(
         trained, measured._take(order), tissue, fractions,
@@ -256,10 +261,22 @@ def _compared(
     return ProtocolComparison(trained, measured, verdict, columns, largest, typical, rest)
 
 
-def _in_scan_order(protocol: AcquisitionProtocol) -> tuple[float, ...]:
+def _in_scan_order(protocol: AcquisitionProtocol) -> tuple[Any, ...]:
     """All values of a protocol in the order of its measurements."""
-    axes = (*protocol.contrasts.values(), protocol._tr_of_each)
+    axes: tuple[Iterable[Any], ...] = (
+        *protocol.contrasts.values(), protocol._tr_of_each, protocol._readout_of_each,
+        protocol._series_of_each,
+    )  # fmt: skip
     return tuple(value for axis in axes for value in axis)
+
+
+def _splits_a_series(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> bool:
+    """Whether measurements of one trained series belong to several measured series.
+
+    Both protocols have the same order. The converse is harmless: equal gains are a special case.
+    """
+    pairs = set(zip(trained._series_of_each, measured._series_of_each, strict=True))
+    return len(pairs) > len(set(trained._series_of_each))
 
 
 # -- messages ----------------------------------------------------------------
@@ -290,7 +307,52 @@ def what_differs(
         said.append(_values_that_differ("TR", "ms", trained._tr_of_each, found._tr_of_each))
     elif trained.tr != found.tr:
         said.append(f"{_tr(found)} in place of {_tr(trained)}")
+    said.append(_readouts_that_differ(trained, found))
+    if _splits_a_series(trained, found):
+        said.append(
+            f"{_n_series(found)} series of unknown relative scale in place of "
+            f"{_n_series(trained)}; if their receiver gains are equal, pass them as one series"
+        )
     return "; ".join(text for text in said if text)
+
+
+def _readouts_that_differ(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> str:
+    """Text of the echo trains that differ; empty if all are equal."""
+    pairs = dict.fromkeys(zip(trained._readout_of_each, measured._readout_of_each, strict=True))
+    named = [_train_that_differs(a, b) for a, b in pairs if a != b]
+    dots = ["..."] if len(named) > _MOST_NAMED else []
+    return "; ".join([*named[:_MOST_NAMED], *dots])
+
+
+def _train_that_differs(wanted: EchoTrain | None, had: EchoTrain | None) -> str:
+    if wanted is None or had is None:
+        return f"{_readout(had)} in place of {_readout(wanted)}"
+    texts = []
+    for item in fields(EchoTrain):
+        a, b = getattr(wanted, item.name), getattr(had, item.name)
+        if a == b:
+            continue
+        name = item.name.replace("_", " ")
+        if isinstance(a, float) and isinstance(b, float):
+            unit = "degrees" if item.name.endswith("angle") else "ms"
+            texts.append(f"{name} {b:g} in place of {a:g} {unit}")
+        else:
+            texts.append(f"{'no' if b is None else 'another' if a else 'a'} slice {name}")
+    return f"echo trains with {', '.join(texts)}"
+
+
+def _readout(train: EchoTrain | None) -> str:
+    if train is None:
+        return "single spin echoes"
+    profile = "" if train.profile is None else " and a slice profile"
+    return (
+        f"echo trains (spacing {train.spacing:g} ms, refocusing angle {train.refocusing_angle:g} "
+        f"degrees{profile})"
+    )
+
+
+def _n_series(protocol: AcquisitionProtocol) -> int:
+    return int(protocol._series_of_each.max()) + 1
 
 
 def _values_that_differ(
@@ -321,4 +383,5 @@ def _in_full(protocol: AcquisitionProtocol) -> str:
         f" {physics.CONTRASTS[name].unit}"
         for name, values in protocol.contrasts.items()
     ]
-    return f"{' x '.join(axes)}, {_tr(protocol)}"
+    trains = [_readout(train) for train in dict.fromkeys(protocol._readout_of_each) if train]
+    return ", ".join([" x ".join(axes), _tr(protocol), *trains])

@@ -536,8 +536,27 @@ class AcquisitionProtocol:
         if isinstance(self.readout, tuple):
             keys.insert(0, np.array([repr(train) for train in self.readout]))
         if self.series is not None:
-            keys.insert(0, self.series)
+            keys.insert(0, self._series_by_content)
         return np.lexsort(keys)
+
+    @cached_property
+    def _series_by_content(self) -> NDArray[np.int64]:
+        """Series of each measurement, numbered by their measurements, whose order does not matter.
+
+        Equal measurements of different series have the same grid order in equal protocols.
+        """
+        rows = list(
+            zip(*self._table, self._tr_of_each, map(repr, self._readout_of_each), strict=True)
+        )
+        numbers = self._series_of_each
+        content = [
+            sorted(rows[j] for j in np.flatnonzero(numbers == number))
+            for number in range(numbers.max() + 1)
+        ]
+        ranks: NDArray[np.int64] = np.argsort(sorted(range(len(content)), key=content.__getitem__))[
+            numbers
+        ]
+        return ranks
 
     @cached_property
     def _is_in_grid_order(self) -> bool:

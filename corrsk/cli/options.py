@@ -17,7 +17,9 @@ Dataset = Annotated[
     typer.Option(
         help=f"Named data set: {NAMES}. 'midl2024' has the noise levels in the text of the paper "
         "(1 to 5 % of M0); 'midl2024-low-noise' has a tenth of them, which agrees with the results "
-        "of the paper; 't1t2-detr' is the data set of that thesis, with 1 to 3 compartments."
+        "of the paper; 't1t2-detr' is the data set of that thesis, with 1 to 3 compartments; "
+        "'scanner-ir-se-8x8' and 'scanner-ir-se-8x8-magnitude' have imperfect pulses that differ "
+        "between voxels, and Gaussian or Rician noise."
     ),
 ]
 Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]

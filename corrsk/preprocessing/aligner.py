@@ -369,9 +369,9 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
                 ) from error
         # the names of another protocol, which may be close to the trained one
         named, read = protocol_of_columns(names), measurements_of_names(names)
-        if named is None or read is None or read.tr is not None:
+        if named is None or read is None:
             return named
-        return with_tr_of(named, expected)
+        return with_details_of(named, expected, own_tr=read.tr is not None)
 
     def _check_columns(self, X: NDArray[Any], measured: AcquisitionProtocol) -> None:
         if X.shape[1] != measured.n_measurements:
@@ -389,11 +389,18 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         return tags
 
 
-def with_tr_of(named: AcquisitionProtocol, other: AcquisitionProtocol) -> AcquisitionProtocol:
+def with_details_of(
+    named: AcquisitionProtocol, other: AcquisitionProtocol, *, own_tr: bool
+) -> AcquisitionProtocol:
     """Protocol of column names with what these lack: TR, readout and series of another protocol.
 
     Where TR, readout or series differ between the measurements, each has those of the most similar
-    one of the other protocol.
+    one of the other protocol. With `own_tr`, the names have their TR.
+
+    Raises
+    ------
+    ProtocolMismatchError
+        If an echo time of the names is no echo of the train of the other protocol.
     """
     tr, readout, series = other.tr, other.readout, other.series
     if isinstance(tr, np.ndarray) or isinstance(readout, tuple) or series is not None:
@@ -404,6 +411,14 @@ def with_tr_of(named: AcquisitionProtocol, other: AcquisitionProtocol) -> Acquis
         tr = other._tr_of_each[place]
         readout = tuple(other._readout_of_each[position] for position in place)
         series = other._series_of_each[place]
-    return AcquisitionProtocol(
-        named.contrasts, tr=tr, units=own_units(), readout=readout, series=series
-    )
+    if readout is not None and "TE" not in named.contrasts:  # refused anyway
+        return named
+    try:
+        return AcquisitionProtocol(
+            named.contrasts, tr=named.tr if own_tr else tr, units=own_units(), readout=readout,
+            series=series,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ProtocolMismatchError(
+            f"the protocol of the column names differs from that of the model: {error}"
+        ) from error

@@ -44,11 +44,11 @@ class ModelCard:
     prior : dict
         Tissue of the training: parameters of :class:`corrsk.TissuePrior`.
     protocol : dict
-        Entries `contrasts` (scan parameters by name, one entry per measurement), `tr`, and
-        `inversion_efficiency` if it is not 1.
+        Entries `contrasts` (scan parameters by name, one entry per measurement), `tr`,
+        `inversion_efficiency` if it is not 1, and `readout` and `series` if there are any.
     noise : dict
-        Entries `reference`, `distribution`, `levels` or `snr` (lowest, highest), and `coils`
-        if there are several.
+        Entries `reference`, `distribution`, `levels` or `snr` (lowest, highest) with `snr_scale`
+        if it is "log", and `coils` if there are several.
     norm : str or None
         Norm that signals are divided by.
     network : dict
@@ -241,6 +241,9 @@ class ModelCard:
         )
         if "inversion_efficiency" in self.protocol:
             recovery += f"; inversion efficiency {self.protocol['inversion_efficiency']:g}"
+        recovery += _readout_in_words(self.protocol.get("readout"))
+        if "series" in self.protocol:
+            recovery += f"; {max(self.protocol['series']) + 1} series of unknown relative scale"
         metrics = [
             f"| {name.replace('_', ' ')} | {metric['value']:.4g} "
             f"| {metric['low']:.4g} to {metric['high']:.4g} |"
@@ -397,14 +400,32 @@ def _tissue_in_words(prior: Mapping[str, Any]) -> str:
         f"{counts} compartments, equally frequent; {', '.join(ranges)}; fractions of at least "
         f"{prior['min_fraction']:g} ({prior['fraction_law']})"
         + ("; T2 < T1" if prior["t2_below_t1"] else "")
+        + "".join(f"; {_nuisance_in_words(*item)}" for item in prior.get("nuisances", {}).items())
     )
+
+
+def _readout_in_words(readout: Any) -> str:
+    trains = {repr(one): one for one in (readout if isinstance(readout, list) else [readout])}
+    texts = [
+        f"; echo trains of spacing {train['spacing']:g} ms, refocusing angle "
+        f"{train['refocusing_angle']:g} degrees" + (", slice profile" if train["profile"] else "")
+        for train in trains.values()
+        if train
+    ]
+    return "".join(texts)
+
+
+def _nuisance_in_words(name: str, value: float | list[float]) -> str:
+    span = f"{value[0]:g} to {value[1]:g}" if isinstance(value, (list, tuple)) else f"{value:g}"
+    return f"{name.replace('_', ' ')} {span}"
 
 
 def _noise_in_words(noise: Mapping[str, Any]) -> str:
     of = {"m0": "M0", "max": "the largest absolute signal", "rms": "the root mean square signal"}
     if "snr" in noise:
         low, high = noise["snr"]
-        amount = f"{of[noise['reference']]} over an SNR uniform from {low:g} to {high:g}"
+        law = "log-uniform" if noise.get("snr_scale") == "log" else "uniform"
+        amount = f"{of[noise['reference']]} over an SNR {law} from {low:g} to {high:g}"
     else:
         percent = _listed([100 * level for level in noise["levels"]])
         amount = f"{percent} % of {of[noise['reference']]}, equally frequent"

@@ -249,9 +249,12 @@ def load_dataset(
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr"}
-        The data of the paper with the literal noise levels (1 to 5 % of M0) or a tenth of these
-        levels, or the data of the thesis t1t2-detr (1 to 3 compartments).
+    name : str
+        "midl2024" or "midl2024-low-noise", the data of the paper with the literal noise levels
+        (1 to 5 % of M0) or a tenth of these levels; "t1t2-detr", the data of the thesis t1t2-detr
+        (1 to 3 compartments); "scanner-ir-se-8x8" or "scanner-ir-se-8x8-magnitude", data with
+        imperfect pulses that differ between voxels, and wide ranges of tissue and noise, for phased
+        signals or magnitude images.
     n_samples : int, default=1_000_000
         Number of signals, at least 10; the paper has 10^6.
     random_state : int, RandomState, Generator or None, default=0

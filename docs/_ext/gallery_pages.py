@@ -13,6 +13,7 @@ from sphinx_gallery.scrapers import figure_rst
 ORDER = (
     "simulate_signals",
     "signal_model",
+    "imperfect_pulses",
     "data_sets",
     "fit_and_judge",
     "use_pretrained",

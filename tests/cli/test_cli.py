@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import corrsk
@@ -165,6 +166,61 @@ def test_simulate(tmp_path, suffix):
     assert "--force" in result.output
     assert out.read_bytes() == before
     assert run("simulate", out, "--samples", "100", "--force").exit_code == 0
+
+
+SCANNER = ["scanner-ir-se-8x8", "scanner-ir-se-8x8-magnitude"]
+
+
+@pytest.mark.parametrize("name", SCANNER)
+def test_simulate_signals_as_scanners_measure_them(tmp_path, name):
+    out = tmp_path / "data.npz"
+    result = run("simulate", out, "--samples", 300, "--dataset", name)
+    assert result.exit_code == 0, result.output
+    with np.load(out) as content:
+        columns = content["tissue_columns"].tolist()
+        tissue = dict(zip(columns, content["tissue"].T, strict=True))
+        assert columns[-3:] == ["inversion_efficiency", "echo_loss", "noise_level"]
+        assert 0.8 <= tissue["inversion_efficiency"].min() < tissue["inversion_efficiency"].max()
+        assert 0 <= tissue["echo_loss"].min() < tissue["echo_loss"].max() <= 0.05
+        snr = 1 / content["noise_level"]
+        assert 20 <= snr.min() < 60 < 300 < snr.max() <= 1000
+        assert (content["data"].min() >= 0) == name.endswith("magnitude")
+        stored = json.loads(str(content["definition"]))
+    assert corrsk.simulation.DatasetDefinition.from_dict(stored) == corrsk.simulation.DATASETS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCANNER)
+def test_reproduce_with_signals_as_scanners_measure_them(tmp_path, name):
+    out = tmp_path / "run"
+    result = run("reproduce", "--dataset", name, "--out", out, "--samples", 900, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["dataset"] == name
+    report = (out / "report.md").read_text()
+    assert "SNR" in report
+    assert name in report
+
+
+def test_compare_with_signals_as_scanners_measure_them(tmp_path):
+    out = tmp_path / "run"
+    options = ["--dataset", SCANNER[1], "--models", "lda,multi-exponential", "--samples", 1000]
+    options += ["--train-sizes", 300, "--test-samples", 20, "--out", out, "--jobs", 1]
+    result = run("compare", *options)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((out / "summary.json").read_text())
+    assert {row["model"] for row in summary["summary"]} == {"lda", "multi-exponential"}
+    assert summary["run"]["dataset"] == SCANNER[1]
+    again = run("compare", *options, "--resume")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize("command", ["simulate", "reproduce", "compare", "pretrain"])
+def test_the_help_names_every_data_set(command):
+    # not the printed help, which cuts long words in a narrow terminal
+    parameters = typer.main.get_command(app).commands[command].params
+    text = " ".join(parameter.help or "" for parameter in parameters)
+    assert all(name in text for name in corrsk.simulation.DATASETS)
 
 
 def test_simulate_your_own_protocol(tmp_path):

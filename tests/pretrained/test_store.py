@@ -15,6 +15,7 @@ from sklearn import config_context
 
 from corrsk import (
     AcquisitionProtocol,
+    EchoTrain,
     NoSignalWarning,
     ProtocolMismatchError,
     ProtocolWarning,
@@ -29,10 +30,11 @@ from corrsk import (
     pretrained_names,
     save,
 )
+from corrsk.physics import SliceProfile
 from corrsk.pretrained import ModelCard, write_pretrained
 from corrsk.pretrained.models import MODELS, model_definition, model_of_dataset
 from corrsk.pretrained.store import SHIPPED_FOLDER
-from corrsk.simulation.datasets import DATASETS
+from corrsk.simulation.datasets import DATASETS, simulate_dataset
 
 NAME = "midl2024-low-noise"
 FACTS = {
@@ -260,6 +262,47 @@ def test_the_card_as_a_markdown_page(folder, card):
         "width: 16",
     ):
         assert part in page
+
+
+TRAIN = EchoTrain(10.0, 150.0, profile=SliceProfile(0.99, 1.65, 1.96, 46.0))
+
+
+def test_the_card_of_imperfect_pulses(tmp_path):
+    definition = DATASETS["scanner-ir-se-8x8-magnitude"]
+    series = [
+        AcquisitionProtocol(te=[10, 20, 40], tr=3000, readout=TRAIN),
+        AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=9000),
+    ]
+    two_series = dataclasses.replace(
+        definition, name="mine", protocol=AcquisitionProtocol.concatenate(series, same_gain=False)
+    )
+    general = (
+        "T1 50 to 5000 ms (log)", "T2 < T1; inversion efficiency 0.8 to 1; echo loss 0 to 0.05",
+        "rician, of standard deviation the largest absolute signal over an SNR log-uniform from "
+        "20 to 1000",
+    )  # fmt: skip
+    of_two = (
+        "; echo trains of spacing 10 ms, refocusing angle 150 degrees, slice profile; "
+        "2 series of unknown relative scale"
+    )
+    for one, parts in ((definition, general), (two_series, (*general, of_two))):
+        pipeline = trained(one)
+        card = ModelCard.from_pipeline(pipeline, name=one.name, **FACTS)
+        assert all(part in str(card) for part in parts)
+        assert ("echo trains" in str(card)) == (one is two_series)
+        write_pretrained(pipeline, card, tmp_path)
+        assert model_card(one.name, tmp_path).prior == card.prior
+        X = simulate_dataset(one, 30).data
+        model = load_pretrained(one.name, folder=tmp_path)
+        np.testing.assert_array_equal(model.predict_proba(X), pipeline.predict_proba(X))
+    # the measured protocol must state the trains and the series
+    measured = AcquisitionProtocol.concatenate(series[::-1], same_gain=False)
+    turned = load_pretrained("mine", measured, folder=tmp_path)
+    order = [3, 4, 5, 0, 1, 2]
+    np.testing.assert_array_equal(turned.predict_proba(X[:, order]), model.predict_proba(X))
+    single = AcquisitionProtocol(two_series.protocol.contrasts, tr=two_series.protocol.tr)
+    with pytest.raises(ProtocolMismatchError, match="single spin echoes in place of echo trains"):
+        load_pretrained("mine", single, folder=tmp_path)
 
 
 # -- the models that are shipped --------------------------------------------------

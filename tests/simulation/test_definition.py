@@ -13,12 +13,15 @@ import yaml
 
 from corrsk import (
     AcquisitionProtocol,
+    EchoTrain,
+    Nuisances,
     PropertyRange,
     SignalStream,
     SNRRange,
     TissuePrior,
     make_correlation_signals,
 )
+from corrsk.physics import SliceProfile
 from corrsk.simulation import DATASETS, DatasetDefinition, resolve_dataset, simulate_dataset
 from corrsk.workflows.comparison import MODELS, ComparisonSettings
 from corrsk.workflows.comparison.models import BuildOptions
@@ -130,6 +133,84 @@ def test_files_keep_the_order_infinite_times_and_each_tr(tmp_path, suffix):
     assert X.shape == (50, 6)
 
 
+SCANNER_TEXT = """\
+prior:
+  ranges:
+    T1: {low: 200, high: 3000, scale: log}
+    T2: {low: 10, high: 300, scale: log}
+  n_compartments: [1, 2]
+  nuisances: {inversion_efficiency: [0.8, 1.0], b1: [0.8, 1.1], offset: 0.01, gain: [0.5, 2]}
+protocol:
+  TI: [50, 400, 2000, .inf, .inf, .inf]
+  TE: [10, 10, 10, 10, 20, 30]
+  tr: [9000, 9000, 9000, 3000, 3000, 3000]
+  series: [0, 0, 0, 1, 1, 1]
+  readout:
+    - null
+    - null
+    - null
+    - &train
+      spacing: 10
+      refocusing_angle: 150
+      profile:
+        {refocusing_width: 1, refocusing_steepness: 2, excitation_width: 2, excitation_steepness: 9}
+    - *train
+    - *train
+noise: {snr: [20, 1000], snr_scale: log, reference: max, distribution: rician}
+"""
+
+
+def test_a_file_may_state_echo_trains_series_and_nuisances(tmp_path):
+    path = tmp_path / "scanner.yaml"
+    path.write_text(SCANNER_TEXT)
+    definition = DatasetDefinition.from_file(path)
+    protocol = definition.protocol
+    train = EchoTrain(10, 150, profile=SliceProfile(1, 2, 2, 9))
+    assert protocol.readout == (None,) * 3 + (train,) * 3
+    assert protocol.series.tolist() == [0, 0, 0, 1, 1, 1]
+    assert definition.noise_levels == SNRRange(20, 1000, scale="log")
+    assert definition.prior.nuisances == Nuisances(
+        inversion_efficiency=(0.8, 1.0), b1=(0.8, 1.1), offset=0.01, gain=(0.5, 2.0)
+    )
+    for suffix in (".yaml", ".json"):
+        copy_of_it = tmp_path / f"again{suffix}"
+        definition.to_file(copy_of_it)
+        again = DatasetDefinition.from_file(copy_of_it)
+        assert again == definition
+        assert again.to_dict() == definition.to_dict()
+    for settings in (ComparisonSettings(dataset=again), Configuration(dataset=again)):
+        identity = settings.identity
+        identity = identity() if callable(identity) else identity
+        assert json.loads(json.dumps(identity, allow_nan=False)) == identity
+    np.testing.assert_array_equal(
+        simulate_dataset(again, 50, 3).data, simulate_dataset(definition, 50, 3).data
+    )
+    X, _ = SignalStream.from_definition(definition).draw(0, 50)
+    assert X.shape == (50, 6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("spacing: 10", "spaceing: 10", "spaceing"),
+        ("spacing: 10", "spacing: 9", "TE of 10 ms is no echo of a train with a spacing of 9 ms"),
+        ("refocusing_width: 1, ", "", "refocusing_width"),
+        ("offset: 0.01", "ofset: 0.01", "nuisances.*ofset"),
+        ("b1: [0.8, 1.1]", "b1: [0.8, 3]", "b1 must be ascending"),
+        ("snr_scale: log", "snr_scale: lin", "scale must be 'linear' or 'log', got 'lin'"),
+        ("snr: [20, 1000]", "levels: [0.01]", "snr_scale needs snr"),
+        ("series: [0, 0, 0, 1, 1, 1]", "series: [0, 1]", "an integer for each of the 6"),
+        ("  series: [0, 0, 0, 1, 1, 1]\n", "", "draws gain.*1 series"),
+    ],
+)
+def test_wrong_echo_trains_series_and_nuisances_are_named(tmp_path, old, new, message):
+    path = tmp_path / "scanner.yaml"
+    assert SCANNER_TEXT.count(old) == 1
+    path.write_text(SCANNER_TEXT.replace(old, new))
+    with pytest.raises(ValueError, match=rf"scanner\.yaml: .*{message}"):
+        DatasetDefinition.from_file(path)
+
+
 def test_a_file_may_state_units_and_infinite_times(tmp_path):
     path = tmp_path / "rock.yaml"
     path.write_text(
@@ -188,7 +269,7 @@ def test_a_protocol_may_be_a_file_beside_the_definition(tmp_path, monkeypatch):
         ("protocol.grid.TX", [1], "unknown entries of the scan parameters of a protocol: TX"),
         ("protocol.grid.TI", ["a"], "protocol: .*'a'"),
         ("protocol.grid.b", [0, 1], "the protocol measures D, but the prior has no range for D"),
-        ("noise", 0.01, "noise must be a mapping, got 0.01; .*levels, snr, reference"),
+        ("noise", 0.01, "noise must be a mapping, got 0.01; .*levels, snr, snr_scale, reference"),
         ("noise.sigma", 1, "unknown entries of noise: sigma"),
         ("noise.reference", "absent", "noise lacks reference"),
         ("noise.reference", "M0", "noise reference must be one of m0, max, rms; got 'M0'"),

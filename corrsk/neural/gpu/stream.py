@@ -91,8 +91,11 @@ class DeviceStream:
         else:
             X = physics.add_gaussian_noise(X, sigma, normals, overwrite_normals=True)
         if "gain" in nuisances:
-            series = torch.as_tensor(self.protocol.in_grid_order().series, device=self.device)
-            X = torch.where(series > 0, X * nuisances["gain"][:, None], X)
+            # numbered in the order of the protocol: grid order may begin with the second series
+            series = self.protocol.to_grid(self.protocol._series_of_each[None])[0]
+            X = torch.where(
+                torch.as_tensor(series, device=self.device) > 0, X * nuisances["gain"][:, None], X
+            )
         if "scale" in nuisances:
             X = X * nuisances["scale"][:, None]
         if self.stream.norm is not None:

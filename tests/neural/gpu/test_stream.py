@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from corrsk import AcquisitionProtocol, PropertyRange, SignalStream, SNRRange, TissuePrior, physics
+from corrsk import (
+    AcquisitionProtocol,
+    EchoTrain,
+    Nuisances,
+    PropertyRange,
+    SignalStream,
+    SNRRange,
+    TissuePrior,
+    physics,
+)
 from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.tissue.fractions import FRACTION_LAWS
 
@@ -141,10 +152,11 @@ def test_noise_levels_of_a_range():
         SignalStream.named("midl2024"),
         SignalStream.named("midl2024-low-noise"),
         SignalStream.named("t1t2-detr"),
+        SignalStream.named("scanner-ir-se-8x8-magnitude"),
         SignalStream(noise_distribution="rician", noise_level=0.1, inversion_efficiency=0.9),
         SignalStream(noise_distribution="rician", noise_level=0.1, n_coils=3),
     ],
-    ids=["midl2024", "low noise", "t1t2-detr", "rician", "three coils"],
+    ids=["midl2024", "low noise", "t1t2-detr", "scanner, magnitudes", "rician", "three coils"],
 )
 def test_signals_have_the_distribution_of_numpy(stream, device):
     X, y = DeviceStream(stream, torch.device(device)).draw(0, N)
@@ -158,6 +170,62 @@ def test_signals_have_the_distribution_of_numpy(stream, device):
         ours = X[y == position].numpy()
         for column in (0, 7, 30, 63):
             assert same_distribution(ours[:, column], numpys[n_c == count][:, column])
+
+
+ECHOES = AcquisitionProtocol(te=[10, 20, 40], tr=3000, readout=EchoTrain(10.0, 140.0))
+INVERSION = AcquisitionProtocol(ti=[50, 400, 2000], te=10, tr=8000)
+# the second series comes first in grid order
+JOINED = AcquisitionProtocol.concatenate([ECHOES, INVERSION], same_gain=False)
+NUISANCES = Nuisances(
+    inversion_efficiency=(0.7, 1.0), b1=(0.7, 1.2), echo_loss=(0.0, 0.1), offset=(-0.02, 0.03),
+    scale=(0.5, 20.0), gain=(1.0, 4.0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("noise_distribution", ["gaussian", "rician"])
+@pytest.mark.parametrize("norm", ["l2", None])
+def test_nuisances_have_the_distribution_of_numpy(device, noise_distribution, norm):
+    prior = TissuePrior.named("t1t2-detr", nuisances=NUISANCES)
+    noise = SNRRange(20, 1000, scale="log")
+    stream = SignalStream(prior, JOINED, noise, "max", noise_distribution, norm=norm)
+    X, y = (part.cpu().numpy() for part in DeviceStream(stream, torch.device(device)).draw(0, N))
+    numpys, n_c = stream.draw(0, N)
+    for position, count in enumerate(stream.classes):
+        ours, theirs = X[y == position], numpys[n_c == count]
+        for column in range(JOINED.n_measurements):
+            assert same_distribution(ours[:, column], theirs[:, column])
+
+
+@pytest.mark.parametrize("name", ["b1", "echo_loss", "offset", "gain", "inversion_efficiency"])
+def test_each_nuisance_acts_on_the_same_measurements(name):
+    """Signals with and without noise-free nuisances, of the same tissue, with numpy and torch."""
+    extreme = {
+        "b1": 0.6, "echo_loss": 0.3, "offset": 0.2, "gain": 3.0, "inversion_efficiency": 0.5
+    }[name]  # fmt: skip
+    single = TissuePrior({"T1": PropertyRange(600, 600), "T2": PropertyRange(50, 50)},
+                         n_compartments=(1,))  # fmt: skip
+    changed = []
+    for nuisances in (None, Nuisances(**{name: extreme})):
+        prior = dataclasses.replace(single, nuisances=nuisances)
+        stream = SignalStream(prior, JOINED, noise_level=0.0, norm=None)
+        numpys, _ = stream.draw(0, 2)
+        ours, _ = DeviceStream(stream, CPU).draw(0, 2)
+        np.testing.assert_allclose(ours.numpy(), numpys, atol=1e-5)
+        changed.append(numpys[0])
+    expected = {
+        "b1": [True] * 3 + [False] * 3, "echo_loss": [False, True, True] + [False] * 3,
+        "offset": [True] * 6, "gain": [False] * 3 + [True] * 3,
+        "inversion_efficiency": [False] * 3 + [True] * 3,
+    }[name]  # fmt: skip
+    np.testing.assert_array_equal(np.abs(changed[1] - changed[0]) > 1e-3, expected)
+
+
+def test_ratios_of_a_logarithmic_range():
+    stream = DeviceStream(SignalStream(noise_level=SNRRange(20, 1000, scale="log")), CPU)
+    _, level = stream.allocate(N, stream.generator(0))
+    law = stats.uniform(np.log(20), np.log(50)).cdf
+    assert stats.kstest(-np.log(level.numpy()), law).pvalue > 1e-4
 
 
 def test_chunks_are_reproducible_and_different():
