@@ -22,6 +22,7 @@ from corrsk import (
     TissuePrior,
 )
 from corrsk.physics import SliceProfile
+from corrsk.relaxometry import PulseCalibration
 
 # %%
 # The protocol: 6 inversion times, and 16 echoes of a train. What the scanner's console shows are
@@ -72,8 +73,8 @@ model = MultiExponentialClassifier(
     nominal, noise_distribution="rician", nuisances=Nuisances(inversion_efficiency=(0.7, 1.0)),
     min_fraction=0.05, **settings,
 ).fit(X)  # fmt: skip
-model.calibrate(X)
-print(model.calibration_)
+calibration: PulseCalibration = model.calibrate(X).calibration_
+print(calibration)
 counts = model.predict(X)
 for name, found in {"perfect pulses": naive_counts, "calibrated": counts}.items():
     print(f"{name}: {(found == n_c).mean():.0%} of the voxels counted right")
@@ -87,7 +88,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     table = model.estimate_compartments(X, 1)
 t1, t2 = table["T1_1"].to_numpy(), table["T2_1"].to_numpy()
-found_train = next(train for train in model.calibration_.protocol.readout if train is not None)
+found_train = next(train for train in calibration.protocol.readout if train is not None)
 fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 for amplitudes, label in (
     (np.exp(-te / t2[:, None]), "perfect pulses"),

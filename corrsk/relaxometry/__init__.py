@@ -6,7 +6,7 @@ criterion, the peaks of regularised non-negative least squares spectra, and the 
 support every contrast in :data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
 """
 
-from corrsk.relaxometry.calibration import PulseCalibration, calibrate_pulses
+from corrsk.relaxometry.calibration import PulseCalibration
 from corrsk.relaxometry.ideal_observer.classifier import IdealObserverClassifier
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.relaxometry.multiexponential import MultiExponentialClassifier
@@ -21,6 +21,5 @@ __all__ = [
     "NNLSPeakClassifier",
     "NoiseEstimate",
     "PulseCalibration",
-    "calibrate_pulses",
     "estimate_noise",
 ]

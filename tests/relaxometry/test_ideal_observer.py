@@ -388,7 +388,7 @@ def test_fixed_nuisance_parameters_equal_those_of_the_observer():
     [
         (Nuisances(offset=(-0.1, 0.1)), "l2", "has ranges of offset"),
         (Nuisances(inversion_efficiency=0.9, scale=(1, 2)), None, "has ranges of scale"),
-        (Nuisances(b1=(0.8, 1.2)), "l2", "draws b1"),
+        (Nuisances(b1=(0.8, 1.2)), "l2", "range of b1"),
     ],
 )
 def test_nuisance_parameters_without_integral_are_refused(nuisances, norm, message):

@@ -15,9 +15,9 @@ from corrsk import (
     save,
 )
 from corrsk.physics import SliceProfile
-from corrsk.relaxometry import calibrate_pulses
 from corrsk.relaxometry._kernels import KernelModel
 from corrsk.relaxometry._varpro import linearise
+from corrsk.relaxometry.calibration import calibrate_pulses
 
 COUNTS = {"counts": (1, 2, 3), "random_state": 0, "verbose": False}
 EFFICIENCY = Nuisances(inversion_efficiency=(0.7, 1.0))
