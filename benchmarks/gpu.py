@@ -83,8 +83,8 @@ def recipe(
 
     def fit(epochs: int, backend: str = "auto", **validation: Any) -> None:
         CorrelationCNNClassifier.from_recipe(
-            "paper", max_epochs=epochs, backend=backend, device=str(device), random_state=0,
-            verbose=False,
+            "paper", protocol="ir-se-8x8", max_epochs=epochs, backend=backend, device=str(device),
+            random_state=0, verbose=False,
         ).fit(X, y, **validation)  # fmt: skip
 
     epochs = paired_rounds(

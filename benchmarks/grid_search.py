@@ -72,8 +72,9 @@ def plain_skorch(
 
 def ours(backend: str) -> tuple[BaseEstimator, dict[str, Any]]:
     classifier = CorrelationCNNClassifier(
-        max_epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate_schedule="constant",
-        backend=backend, device="cpu", random_state=0, verbose=False,
+        protocol="ir-se-8x8", max_epochs=EPOCHS, batch_size=BATCH_SIZE,
+        learning_rate_schedule="constant", backend=backend, device="cpu", random_state=0,
+        verbose=False,
     )  # fmt: skip
     return classifier, {"learning_rate": RATES, "weight_decay": DECAYS}
 
@@ -81,7 +82,9 @@ def ours(backend: str) -> tuple[BaseEstimator, dict[str, Any]]:
 def small_fit(backend: str) -> None:
     """Warm up a worker: imports and compilation of the first fit."""
     X, y = make_correlation_signals(200, random_state=0, n_jobs=1)
-    CorrelationCNNClassifier(max_epochs=1, backend=backend, random_state=0, verbose=False).fit(X, y)
+    CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, backend=backend, random_state=0, verbose=False
+    ).fit(X, y)
 
 
 def main() -> None:

@@ -39,7 +39,9 @@ CHUNK = 2048
 
 def briefly_trained() -> CorrelationCNNClassifier:
     X, y = make_correlation_signals(N_TRAIN, random_state=1)
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, device="cpu", verbose=False)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, device="cpu", verbose=False
+    )
     return model.fit(X, y)
 
 

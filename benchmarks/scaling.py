@@ -139,8 +139,8 @@ def rounded(value: float) -> float:
 def network(backend: str = "torch", **parameters: Any) -> CorrelationCNNClassifier:
     """Create a classifier for one epoch on the processor."""
     return CorrelationCNNClassifier(
-        max_epochs=1, batch_size=BATCH_SIZE, backend=backend, device="cpu", random_state=0,
-        verbose=False, **parameters,
+        protocol="ir-se-8x8", max_epochs=1, batch_size=BATCH_SIZE, backend=backend, device="cpu",
+        random_state=0, verbose=False, **parameters,
     )  # fmt: skip
 
 

@@ -52,7 +52,12 @@ def wall_times(n_voxels: int, candidates: int, rounds: int) -> dict[str, Any]:
             CorrelationSignalGenerator(noise_level=0.001, random_state=0, n_jobs=threads),
             SignalNormalizer(),
             CorrelationCNNClassifier(
-                max_epochs=MAX_EPOCHS, device="cpu", backend="torch", random_state=0, verbose=False
+                protocol="ir-se-8x8",
+                max_epochs=MAX_EPOCHS,
+                device="cpu",
+                backend="torch",
+                random_state=0,
+                verbose=False,
             ),
         )
         rates = {"correlationcnnclassifier__learning_rate": RATES[:candidates]}
@@ -108,7 +113,9 @@ def wall_times(n_voxels: int, candidates: int, rounds: int) -> dict[str, Any]:
 def small_fit() -> None:
     """Warm up a worker: imports and set-up of the first fit."""
     X, y = make_correlation_signals(100, random_state=0, n_jobs=1)
-    CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False).fit(X, y)
+    CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False).fit(
+        X, y
+    )
     time.sleep(0.5)  # so that each worker gets a task
 
 

@@ -37,7 +37,7 @@ def measured(
 
     def search(name: str, kind: type[GridSearchCV], seed: int = 0, **options: Any) -> None:
         classifier = CorrelationCNNClassifier(
-            max_epochs=epochs, device=device, random_state=seed, verbose=False
+            protocol="ir-se-8x8", max_epochs=epochs, device=device, random_state=seed, verbose=False
         )
         found = kind(classifier, grid, cv=3, refit=False, **options).fit(X, y)
         scores[name] = found.cv_results_["mean_test_score"]

@@ -82,7 +82,12 @@ def rivals(batch_size: int) -> dict[str, Callable[[], object]]:
 
     def classifier(backend: str) -> None:
         CorrelationCNNClassifier(
-            max_epochs=EPOCHS, batch_size=batch_size, backend=backend, device="cpu", verbose=False
+            protocol="ir-se-8x8",
+            max_epochs=EPOCHS,
+            batch_size=batch_size,
+            backend=backend,
+            device="cpu",
+            verbose=False,
         ).fit(X, y)
 
     def plain_skorch() -> None:

@@ -63,7 +63,9 @@ def simulate(definition: DatasetDefinition, n: int, seed: int, **changes: Any) -
 
 def quick_model(name: str) -> Any:
     X, y, _ = simulate(dataset_definition(name), 100_000, TRAINING_SEED)
-    return CorrelationCNNClassifier(max_epochs=8, random_state=0, verbose=False).fit(X, y)
+    return CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=8, random_state=0, verbose=False
+    ).fit(X, y)
 
 
 def pretrained_model(name: str) -> Any:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         NoSignalWarning,
         ProtocolAligner,
         SignalNormalizer,
+        SignalPhaser,
         SignalPipeline,
     )
     from corrsk.pretrained import load_pretrained, model_card, pretrained_names
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         IdealObserverClassifier,
         MultiExponentialClassifier,
         NNLSPeakClassifier,
+        estimate_noise,
     )
     from corrsk.simulation import (
         CorrelationSignalGenerator,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         make_correlation_signals,
     )
     from corrsk.tissue import Nuisances, PropertyRange, TissuePrior
+    from corrsk.trained import MeasuredSignalWarning, SimulationTrainedClassifier
 
 __version__ = version("corrsk")
 
@@ -56,6 +59,7 @@ __version__ = version("corrsk")
 _MODULES = {
     "AcquisitionProtocol": "acquisition",
     "compare_protocols": "acquisition",
+    "estimate_noise": "relaxometry",
     "CorrelationCNNClassifier": "neural",
     "CorrelationSignalGenerator": "simulation",
     "EchoTrain": "physics",
@@ -64,6 +68,7 @@ _MODULES = {
     "load_dataset": "simulation",
     "load_pretrained": "pretrained",
     "make_correlation_signals": "simulation",
+    "MeasuredSignalWarning": "trained",
     "model_card": "pretrained",
     "ModuleClassifier": "neural",
     "MultiExponentialClassifier": "relaxometry",
@@ -80,8 +85,10 @@ _MODULES = {
     "save": "persistence",
     "SignalNormalizer": "preprocessing",
     "SignalNoveltyDetector": "novelty",
+    "SignalPhaser": "preprocessing",
     "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
+    "SimulationTrainedClassifier": "trained",
     "SNRRange": "physics.noise_levels",
     "StackedGridSearchCV": "model_selection",
     "TissuePrior": "tissue",
@@ -101,6 +108,7 @@ _PACKAGES = (
     "relaxometry",
     "simulation",
     "tissue",
+    "trained",
     "workflows",
 )
 
@@ -110,6 +118,7 @@ __all__ = [
     "CorrelationSignalGenerator",
     "EchoTrain",
     "IdealObserverClassifier",
+    "MeasuredSignalWarning",
     "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
@@ -123,12 +132,15 @@ __all__ = [
     "SNRRange",
     "SignalNormalizer",
     "SignalNoveltyDetector",
+    "SignalPhaser",
     "SignalPipeline",
     "SignalStream",
+    "SimulationTrainedClassifier",
     "StackedGridSearchCV",
     "TissuePrior",
     "__version__",
     "compare_protocols",
+    "estimate_noise",
     "load",
     "load_dataset",
     "load_pretrained",

@@ -53,6 +53,7 @@ from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.preprocessing.phaser import SignalPhaser
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.relaxometry import (
     IdealObserverClassifier,
@@ -64,20 +65,22 @@ from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
+from corrsk.trained.classifier import SimulationTrainedClassifier
 
 __all__ = ["load", "save"]
 
 _FORMAT = "corrsk-estimator"
-_VERSION = 4
+_VERSION = 5
 _OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
 _SMALL = 16  # largest number of entries of an array that is stored in the header
 # The classes that can be saved, by name. All are stored by parameters and fitted attributes, in
 # addition networks by their weights, and model-based classifiers by another `fit` on their classes.
+# Estimators among the parameters and attributes are stored likewise.
 SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
     cls.__name__: cls
     for cls in (
-        CorrelationSignalGenerator, SignalNormalizer, ProtocolAligner, SignalNoveltyDetector,
-        *NETWORK_CLASSIFIERS.values(),
+        CorrelationSignalGenerator, SignalPhaser, SignalNormalizer, ProtocolAligner,
+        SignalNoveltyDetector, *NETWORK_CLASSIFIERS.values(), SimulationTrainedClassifier,
         MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier,
         # of the baselines those whose fitted attributes are plain arrays
         StandardScaler, LogisticRegression, LinearDiscriminantAnalysis,
@@ -232,9 +235,14 @@ def _encode_estimator(
         for key, value in vars(estimator).items()
         if key.endswith("_") and not key.startswith("_") and key != "net_"
     }
+    parameters = estimator.get_params(deep=False)
+    parts = {
+        key: fitted.pop(key) if key in fitted else parameters.pop(key)
+        for key, value in (parameters | fitted).items()
+        if isinstance(value, BaseEstimator)
+    }
     large = {key: value for key, value in fitted.items() if _is_tensor(value)}
     tensors |= {prefix + key: np.ascontiguousarray(value) for key, value in large.items()}
-    parameters = estimator.get_params(deep=False)
     if parameters.get("callbacks"):
         warnings.warn("the callbacks of the classifier are not saved", stacklevel=3)
     parameters = {key: value for key, value in parameters.items() if key not in _NOT_STORED}
@@ -257,6 +265,9 @@ def _encode_estimator(
         # settings of set_output and set_fit_request, which change the behaviour of a Pipeline
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
         "requests": _requests(estimator),
+        "parts": {
+            key: _encode_estimator(part, f"{prefix}{key}.", tensors) for key, part in parts.items()
+        },
     }
 
 
@@ -269,7 +280,7 @@ def _name_of_module(module: Any) -> str:
 def _has_module(content: dict[str, Any]) -> bool:
     if content["class"] in _PIPELINES:
         return any(_has_module(step) for _, step in content["steps"])
-    return "module" in content
+    return "module" in content or any(map(_has_module, content.get("parts", {}).values()))
 
 
 def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
@@ -322,7 +333,14 @@ def _decode_estimator(
         parameters["module"] = module
     if cls is CorrelationCNNClassifier:
         cls, parameters = _current_classifier(parameters)
-    estimator = cls(**parameters)
+    parts = {
+        key: _decode_estimator(part, f"{prefix}{key}.", tensors, module, version)
+        for key, part in content.get("parts", {}).items()
+    }
+    names = cls._get_param_names()
+    estimator = cls(**parameters | {key: parts.pop(key) for key in parts.keys() & set(names)})
+    for key, part in parts.items():
+        setattr(estimator, key, part)
     for key, value in content["fitted"].items():
         is_tensor = isinstance(value, dict) and "tensor" in value
         setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
@@ -334,7 +352,7 @@ def _decode_estimator(
         for method, wanted in requests.items():
             if wanted:
                 getattr(estimator, f"set_{method}_request")(**wanted)
-    if isinstance(estimator, NetworkClassifier):
+    if isinstance(estimator, NetworkClassifier) and "n_features_in_" in content["fitted"]:
         own = {
             key.removeprefix(prefix): values
             for key, values in tensors.items()

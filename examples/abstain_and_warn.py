@@ -7,11 +7,20 @@ out, a detector warns of voxels that differ from all simulated ones, and the pro
 re-weighted for tissue in which one compartment is the rule.
 """
 
+import textwrap
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 
-from corrsk import CorrelationSignalGenerator, SignalNoveltyDetector, TissuePrior, load_pretrained
+from corrsk import (
+    CorrelationSignalGenerator,
+    MeasuredSignalWarning,
+    SignalNoveltyDetector,
+    TissuePrior,
+    load_pretrained,
+)
 from corrsk.evaluation import (
     AccuracyCoverageDisplay,
     ReliabilityDisplay,
@@ -94,16 +103,19 @@ moved[np.random.default_rng(0).random(moved.shape) < 0.25] *= 0.8
 image = np.concatenate([part.reshape(*shape, -1) for part in (good, noisy, moved)], axis=1)
 voxels = image.reshape(-1, image.shape[-1])
 
-warnings = detector.explain(normalize(voxels))
-print(warnings["reason"].value_counts().to_string())
-answers = abstain(classifier.predict_proba(voxels), classes, threshold)
+reasons = detector.explain(normalize(voxels))
+print(reasons["reason"].value_counts().to_string())
+with warnings.catch_warnings(record=True) as caught:  # of the image as a whole
+    warnings.simplefilter("always", MeasuredSignalWarning)
+    answers = abstain(classifier.predict_proba(voxels), classes, threshold)
+print(textwrap.fill(f"Warning: {caught[0].message}", 90))
 
 figure, (answered, warned) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
 colours = ListedColormap(["white", "#4477aa", "#66ccee", "#ccbb44", "#ee6677"])
 shown = answered.imshow(answers.reshape(image.shape[:2]), cmap=colours, vmin=-0.5, vmax=4.5)
 answered.set_title(f"counts with p ≥ {threshold:g}")
 figure.colorbar(shown, ax=answered, ticks=range(5)).ax.set_yticklabels(["?", *"1234"])
-p_values = np.log10(warnings["p_value"].to_numpy()).reshape(image.shape[:2])
+p_values = np.log10(reasons["p_value"].to_numpy()).reshape(image.shape[:2])
 figure.colorbar(warned.imshow(p_values, cmap="magma"), ax=warned)
 warned.set_title("log10 of the p-value")
 for ax in (answered, warned):

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.metrics import brier_score_loss
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
 
 from corrsk import make_correlation_signals
 from corrsk.baselines import (
@@ -54,7 +55,9 @@ models = {
     name: make_baseline(name, random_state=0) for name in ("logistic", "qda", "extra-trees", "mlp")
 }
 # any classifier takes part: an MLP whose batch grows with the number of signals ..
-models["mlp, defaults"] = ScaledBatchClassifier()
+models["mlp, scaled batch"] = ScaledBatchClassifier(
+    MLPClassifier(learning_rate_init=0.01, max_iter=40, random_state=0)
+)
 # .. and a learner that is given the labels 0, 1, .. in place of the counts
 models["nearest neighbours"] = EncodedLabelsClassifier(KNeighborsClassifier(10))
 correct = {name: model.fit(X, n_c).predict(X_test) == n_c_test for name, model in models.items()}

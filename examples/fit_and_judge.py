@@ -50,12 +50,13 @@ train, test, n_c_train, n_c_test = train_test_split(
 # %%
 # Training
 # --------
-# The pipeline simulates, normalises and classifies.
+# The pipeline simulates, normalises and classifies. The steps hand on arrays, so that the CNN needs
+# the protocol as well.
 
 pipeline = make_pipeline(
     CorrelationSignalGenerator(protocol="ir-se-8x8", random_state=0),
     SignalNormalizer(),
-    CorrelationCNNClassifier(max_epochs=6, random_state=0),
+    CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=6, random_state=0),
 )
 pipeline.fit(train, n_c_train)
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -24,14 +24,15 @@ from corrsk.evaluation import SCORERS
 # %%
 # The whole Pipeline is the estimator
 # -----------------------------------
-# The protocol is one of its parameters.
+# The protocol is one of its parameters. With names such as TI50_TE4.5 between the steps, the CNN
+# recognises the grid of each candidate.
 
 tissue, n_c = TissuePrior.named("midl2024").sample(6_000, random_state=0)
 pipeline = make_pipeline(
     CorrelationSignalGenerator(noise_level=(0.001, 0.005), random_state=0),
     SignalNormalizer(),
     CorrelationCNNClassifier(max_epochs=4, random_state=0),
-)
+).set_output(transform="pandas")
 protocols = {
     "published 8 x 8": AcquisitionProtocol.named("ir-se-8x8"),
     "late echoes 8 x 8": AcquisitionProtocol.from_grid(
@@ -47,7 +48,6 @@ search = GridSearchCV(
     scoring=SCORERS,
     refit="multicompartment_roc_auc",
     cv=3,
-    n_jobs=2,
 )
 search.fit(tissue, n_c)
 

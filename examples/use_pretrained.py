@@ -23,6 +23,7 @@ from corrsk import (
     ProtocolMismatchError,
     ProtocolWarning,
     SignalPipeline,
+    SimulationTrainedClassifier,
     TissuePrior,
     compare_protocols,
     load_pretrained,
@@ -32,7 +33,7 @@ from corrsk import (
     to_onnx,
 )
 from corrsk.acquisition import ProtocolComparison, protocol_of_columns
-from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
+from corrsk.pretrained import ModelCard, write_pretrained
 from corrsk.simulation import dataset_definition
 
 # %%
@@ -122,7 +123,8 @@ print(f"{comparison.verdict}: {comparison.typical_difference:.1f} standard devia
 # Columns by name
 # ---------------
 # The first step of the model brings columns into the order of the trained protocol. A DataFrame
-# whose columns are named such as ``TI50_TE4.5`` or ``TI=50 ms, TE=4.5 ms`` needs no protocol.
+# whose columns are named such as ``TI50_TE4.5`` or ``TI=50 ms, TE=4.5 ms`` needs no protocol. An
+# array without a protocol is taken for signals of the trained protocol, in its order.
 
 named = pd.DataFrame(measured, columns=protocol.feature_names)
 print("columns describe the grid:", protocol_of_columns(named.columns).in_grid_order().grid_shape)
@@ -132,11 +134,11 @@ print("equal:", np.array_equal(aligner.transform(named), protocol.to_grid(measur
 # %%
 # A model of your own
 # -------------------
-# ``corrsk pretrain`` trains a model and writes its card. From Python, ``pretrained_pipeline`` puts
-# a fitted network behind the two steps of a data set (aligner and normaliser), and
+# The next example trains one. ``corrsk pretrain`` does so from the shell and writes its card. From
+# Python, ``from_network`` makes a model of a network that was fitted before, and
 # ``write_pretrained`` writes both files.
 
-own = pretrained_pipeline(dataset_definition(MODEL), model[-1])
+own = SimulationTrainedClassifier.from_network(dataset_definition(MODEL), model[-1])
 with tempfile.TemporaryDirectory() as folder:
     print("wrote", write_pretrained(own, card, folder).name)
     print("read", type(load_pretrained(MODEL, folder=folder)[-1]).__name__)

@@ -13,10 +13,12 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def make_classifier(network: Any = "cnn", **parameters: Any) -> Any:
-    """Return the classifier for a network's name or for a module."""
-    classes = {"cnn": CorrelationCNNClassifier, "residual-mlp": ResidualMLPClassifier}
-    if isinstance(network, str):
-        return classes[network](**parameters)
+    """Return the classifier for a network's name or for a module; the CNN for "ir-se-8x8"."""
+    if network == "cnn":
+        protocol = "auto" if "grid_shape" in parameters else "ir-se-8x8"
+        return CorrelationCNNClassifier(**{"protocol": protocol} | parameters)
+    if network == "residual-mlp":
+        return ResidualMLPClassifier(**parameters)
     return ModuleClassifier(network, **parameters)
 
 

@@ -22,7 +22,7 @@ from tests._helpers import ROOT
 PACKAGES = [
     "acquisition", "baselines", "evaluation", "model_selection", "neural", "novelty",
     "persistence", "physics", "preprocessing", "pretrained", "relaxometry", "simulation", "tissue",
-    "workflows.comparison", "workflows.paper", "workflows.reproduction",
+    "trained", "workflows.comparison", "workflows.paper", "workflows.reproduction",
 ]  # fmt: skip
 PUBLIC = {f"corrsk.{name}" for name in corrsk.__all__} | {
     f"corrsk.{package}.{name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from corrsk import (
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalNoveltyDetector,
+    SignalPhaser,
     SignalPipeline,
+    SimulationTrainedClassifier,
     StackedGridSearchCV,
 )
 from corrsk.baselines import ScaledBatchClassifier
@@ -128,6 +131,40 @@ class AnyAligner(ProtocolAligner):
         return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
 
+class AnyPhaser(SignalPhaser):
+    """Phaser that accepts any number of columns as measurements of a protocol."""
+
+    def _protocol_of_fit(self) -> AcquisitionProtocol:
+        n = self.n_features_in_
+        return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
+
+
+class AnySimulationTrained(SimulationTrainedClassifier):
+    """Classifier whose protocol has as many measurements as X has columns, and any labels.
+
+    It is not trained on X and y, hence the tag.
+    """
+
+    def fit(self, X: Any = None, y: Any = None) -> AnySimulationTrained:
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
+        self.n_columns_ = max(1, shape[1]) if len(shape) == 2 else 1
+        return super().fit(X, y)
+
+    @property
+    def definition(self):
+        n = self.n_columns_
+        protocol = {"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)}
+        return replace(super().definition, protocol=AcquisitionProtocol(protocol))
+
+    def _check_given(self, X: Any, y: Any, classes: NDArray) -> None:
+        super()._check_given(X, y, classes if y is None else np.unique(np.asarray(y)))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True
+        return tags
+
+
 # The checks train each network hundreds of times, on blobs that a few epochs suffice to separate.
 SMALL = {"width": 32, "n_blocks": 1, "random_state": 0}
 
@@ -140,6 +177,7 @@ INSTANCES = {
         AnyTableGenerator(noise_level=0.0, random_state=0),
     ],
     ProtocolAligner: [AnyAligner()],
+    SignalPhaser: [AnyPhaser(), AnyPhaser(kind="magnitude"), AnyPhaser(output="magnitude")],
     SignalPipeline: [
         SignalPipeline(
             [
@@ -147,6 +185,16 @@ INSTANCES = {
                 ("normalizer", SignalNormalizer(None)),
                 ("classifier", ResidualMLPClassifier(**SMALL, max_epochs=5)),
             ]
+        )
+    ],
+    SimulationTrainedClassifier: [
+        AnySimulationTrained(
+            n_samples=200,
+            n_validation=20,
+            novelty=False,
+            random_state=0,
+            verbose=False,
+            network=ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1, batch_size=50),
         )
     ],
     MultiExponentialClassifier: [
@@ -184,6 +232,8 @@ NOISE_BY_ROW = "the noise of a voxel depends on its row"
 TWO_STREAMS = "fit_transform and transform draw different noise, on purpose"
 BATCHES = "a repeated signal falls into other batches than a weighted one"
 NAN_IS_NO_SIGNAL = "fit refuses NaN, but a measured voxel with NaN has no prediction"
+COMPLEX = "complex signals are valid"
+COUNTS_OF_PRIOR = "its classes are the compartment counts of the prior, whatever y"
 STEPS = "as scikit-learn's Pipeline, it fits the estimators in its parameter `steps`"
 EXPECTED_FAILURES = {
     "AnyTableGenerator(random_state=0)": {
@@ -198,8 +248,17 @@ EXPECTED_FAILURES = {
 def expected_failures(estimator):
     if isinstance(estimator, NetworkClassifier | ScaledBatchClassifier):
         return {"check_sample_weight_equivalence_on_dense_data": BATCHES}
+    if isinstance(estimator, SignalPhaser) and estimator.kind == "auto":
+        return {"check_complex_data": COMPLEX}
     if isinstance(estimator, SignalNoveltyDetector):
         return {"check_estimators_nan_inf": NAN_IS_NO_SIGNAL}
+    if isinstance(estimator, SimulationTrainedClassifier):
+        return {
+            "check_estimators_nan_inf": NAN_IS_NO_SIGNAL,
+            "check_classifiers_one_label": COUNTS_OF_PRIOR,
+            "check_classifiers_classes": COUNTS_OF_PRIOR,
+            "check_classifiers_train": COUNTS_OF_PRIOR,
+        }
     if isinstance(estimator, SignalPipeline):
         return {
             "check_estimators_nan_inf": NAN_IS_NO_SIGNAL,
@@ -216,11 +275,13 @@ def instances(cls):
 GUESSED = pytest.mark.filterwarnings("ignore:the layout of the .* columns is unknown:UserWarning")
 
 
+UNEXPECTED = pytest.mark.filterwarnings("ignore::corrsk.MeasuredSignalWarning")
 UNRELIABLE = pytest.mark.filterwarnings("ignore:the probabilities of .* voxels are unreliable")
 
 
 @pytest.mark.slow
 @GUESSED  # random numbers have no protocol
+@UNEXPECTED  # random numbers are no signals
 @UNRELIABLE  # of observers with a few particles
 @parametrize_with_checks(
     [instance for cls in public_estimators() for instance in instances(cls)],

@@ -33,6 +33,7 @@ from corrsk import (
     SignalNoveltyDetector,
     SignalPipeline,
     SignalStream,
+    SimulationTrainedClassifier,
     StackedGridSearchCV,
     TissuePrior,
     load,
@@ -170,7 +171,9 @@ def novelty():
 
 def searched():
     X, y = signals()
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False
+    )
     grid = {"learning_rate": [0.001, 0.01]}
     search = StackedGridSearchCV(model, grid, cv=2, stack=True, error_score="raise").fit(X, y)
     return search.cv_results_["mean_test_score"], search.predict_proba(X)
@@ -186,6 +189,15 @@ def streamed():
     X, _ = signals()
     model = ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2, random_state=0, verbose=False)
     return model.fit_stream(SignalStream(), n_samples=200).predict_proba(X), None
+
+
+def simulation_trained():
+    X, _ = signals()
+    model = SimulationTrainedClassifier(
+        noise_level=0.001, n_samples=400, n_validation=20, random_state=0, verbose=False,
+        network=ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2),
+    ).fit()  # fmt: skip
+    return model.predict_proba(X), model.predict_novelty(X)
 
 
 def posterior():
@@ -204,7 +216,7 @@ def stored_pipeline():
     pipeline = make_pipeline(
         CorrelationSignalGenerator(random_state=0, verbose=False),
         SignalNormalizer(),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False),
     ).fit(tissue, n_c)
     with tempfile.TemporaryDirectory() as folder:
         save(pipeline, Path(folder) / "model.safetensors")
@@ -213,7 +225,9 @@ def stored_pipeline():
 
 
 MAKERS = {
-    CorrelationCNNClassifier: network(CorrelationCNNClassifier, backend="torch", dropout=0.1),
+    CorrelationCNNClassifier: network(
+        CorrelationCNNClassifier, protocol="ir-se-8x8", backend="torch", dropout=0.1
+    ),
     ResidualMLPClassifier: network(ResidualMLPClassifier, width=16, n_blocks=1),
     ModuleClassifier: network(ModuleClassifier),
     MultiExponentialClassifier: classifier(
@@ -242,6 +256,7 @@ MAKERS = {
             [("norm", SignalNormalizer()), ("tree", DecisionTreeClassifier(random_state=0))]
         )
     ),
+    SimulationTrainedClassifier: simulation_trained,
     SignalNormalizer: transformer(SignalNormalizer),
     ProtocolAligner: transformer(ProtocolAligner),
     CorrelationSignalGenerator: generated,
@@ -251,7 +266,7 @@ MAKERS = {
     "stored pipeline": stored_pipeline,
     "stream": streamed,
     "posterior": posterior,
-    "compiled kernels": network(CorrelationCNNClassifier),
+    "compiled kernels": network(CorrelationCNNClassifier, protocol="ir-se-8x8"),
     "baseline": classifier(lambda: make_baseline("logistic", random_state=0)),
 }
 _expected = {}

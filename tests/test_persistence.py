@@ -239,7 +239,9 @@ def test_bad_files(pipeline, tmp_path):
 def test_files_of_the_first_version_are_read(tissue, tmp_path, standardize):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     scaling = "standardize" if standardize else None
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, input_scaling=scaling)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, input_scaling=scaling
+    )
     save(model.fit(X, tissue[1]), tmp_path / "new.safetensors")
     with safe_open(tmp_path / "new.safetensors", framework="np") as file:
         content = json.loads(file.metadata()["corrsk-estimator"])
@@ -266,7 +268,9 @@ def test_files_of_the_first_version_are_read(tissue, tmp_path, standardize):
 
 def test_metadata_requests_of_all_methods_are_saved(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False
+    )
     with config_context(enable_metadata_routing=True):
         model.set_predict_proba_request(class_prior=True).set_fit_request(X_val=True)
         model.set_predict_log_proba_request(class_prior=True)
@@ -321,8 +325,10 @@ def test_load_refuses_a_superfluous_module(pipeline, tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        CorrelationCNNClassifier(random_state=0, verbose=False),
-        CorrelationCNNClassifier(optimizer="sgd", learning_rate=0.1, random_state=0, verbose=False),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", random_state=0, verbose=False),
+        CorrelationCNNClassifier(
+            protocol="ir-se-8x8", optimizer="sgd", learning_rate=0.1, random_state=0, verbose=False
+        ),
         ResidualMLPClassifier(width=8, n_blocks=2, random_state=0, verbose=False),
         ModuleClassifier(Hidden, random_state=0, verbose=False),
     ],
@@ -361,7 +367,11 @@ def test_classifiers_with_many_classes_are_saved(tmp_path):
 def test_callbacks_are_not_saved(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
     model = CorrelationCNNClassifier(
-        max_epochs=1, random_state=0, verbose=False, callbacks=[EarlyStopping("train_loss")]
+        protocol="ir-se-8x8",
+        max_epochs=1,
+        random_state=0,
+        verbose=False,
+        callbacks=[EarlyStopping("train_loss")],
     ).fit(X, tissue[1])
     with pytest.warns(UserWarning, match="callbacks .* not saved"):
         save(model, tmp_path / "model.safetensors")
@@ -372,10 +382,17 @@ def test_callbacks_are_not_saved(tissue, tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        MultiExponentialClassifier(n_starts=2, max_steps=3, random_state=0, verbose=False),
-        NNLSPeakClassifier(n_bins=5, regularization=1e-3, verbose=False),
+        MultiExponentialClassifier(
+            "ir-se-8x8", n_starts=2, max_steps=3, random_state=0, verbose=False
+        ),
+        NNLSPeakClassifier("ir-se-8x8", n_bins=5, regularization=1e-3, verbose=False),
         IdealObserverClassifier(
-            noise_level=0.1, n_particles=64, n_runs=2, random_state=0, verbose=False
+            protocol="ir-se-8x8",
+            noise_level=0.1,
+            n_particles=64,
+            n_runs=2,
+            random_state=0,
+            verbose=False,
         ),
     ],
     ids=lambda model: type(model).__name__,
@@ -398,7 +415,7 @@ def test_model_based_classifiers_are_saved(tissue, tmp_path, model, labels):
 
 def test_a_model_without_a_seed_is_not_saved(tissue, tmp_path):
     X = CorrelationSignalGenerator(random_state=0).fit_transform(tissue[0])
-    model = MultiExponentialClassifier(verbose=False).fit(X, tissue[1])
+    model = MultiExponentialClassifier("ir-se-8x8", verbose=False).fit(X, tissue[1])
     with pytest.raises(ValueError, match="integer random_state"):
         save(model, tmp_path / "model.safetensors")
 

@@ -229,8 +229,9 @@ def refuse_unusable(X: Any) -> None:
     dtypes = X.dtypes if hasattr(X, "columns") else [getattr(X, "dtype", None)]
     if any(getattr(dtype, "kind", "") == "c" for dtype in dtypes):
         raise ValueError(
-            "Complex data not supported: take the magnitude, abs(X), of signals for a model of "
-            "magnitude (Rician) data, or the real part, X.real, after a phase correction"
+            "Complex data not supported: SignalPhaser makes complex signals real by a phase "
+            "correction. A model of magnitude (Rician) data takes abs(X), and X.real is right "
+            "only for signals whose phase is corrected already"
         )
 
 

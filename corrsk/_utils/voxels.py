@@ -232,14 +232,14 @@ def has_nan(X: Any) -> bool:
 
 
 def _numbers(X: Any) -> NDArray[Any] | None:
-    """Real numbers as an array; None for other input."""
+    """Numbers as an array; None for other input."""
     try:
         values = np.asarray(X)
         if values.dtype.kind not in "fiubc":
             values = values.astype(np.float64)
     except (TypeError, ValueError):
         return None
-    return None if values.dtype.kind == "c" else values
+    return values
 
 
 def warn_of_voxels_without_signal(dark: NDArray[np.bool_]) -> None:

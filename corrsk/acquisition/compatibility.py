@@ -31,7 +31,7 @@ _MOST_NAMED = 4  # differences that a message lists
 
 
 class ProtocolWarning(UserWarning):
-    """Warning that signals of a protocol close to the trained one were accepted."""
+    """Warning of signals whose protocol is close to the trained one, or assumed."""
 
 
 class ProtocolMismatchError(ValueError):

@@ -47,6 +47,7 @@ _NAMED_GRIDS: dict[str, tuple[dict[str, tuple[float, ...]], float | None]] = {
     "ir-se-8x8": (_PUBLISHED_GRID, None),
     "ir-se-8x8-tr20s": (_PUBLISHED_GRID, 20_000.0),
 }
+DEFAULT_PROTOCOL = "ir-se-8x8"  # assumed, with a warning, for 64 columns that nothing describes
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)

@@ -27,6 +27,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 
 from corrsk._utils.parallel import PROGRESS_DELAY, in_worker
+from corrsk.acquisition.compatibility import ProtocolWarning
 from corrsk.neural._base import NetworkClassifier
 from corrsk.neural.classifier import NETWORK_CLASSIFIERS
 from corrsk.neural.gpu.stack import STACKED_OPTIMIZERS, Outcome, stack_key, train_stack
@@ -325,7 +326,9 @@ class PrefetchedFits:
             copied = clone(estimator).set_params(**clone(parameters, safe=False))
             asking = last_step(copied)
             if self._can_be_stacked(asking):
-                copied.fit(*_safe_split(copied, X, y, rows))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ProtocolWarning)  # the search's fits warn
+                    copied.fit(*_safe_split(copied, X, y, rows))
                 arrays, device = asking._recorded
                 index = self._data_index(arrays)
                 if index == len(self._data):

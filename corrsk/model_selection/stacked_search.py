@@ -92,7 +92,7 @@ class StackedGridSearchCV(EarlierPicklesMixin, GridSearchCV):
     >>> from corrsk import CorrelationCNNClassifier, StackedGridSearchCV, make_correlation_signals
     >>> X, y = make_correlation_signals(500, random_state=0)
     >>> search = StackedGridSearchCV(
-    ...     CorrelationCNNClassifier(max_epochs=2, random_state=0),
+    ...     CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=2, random_state=0),
     ...     {"learning_rate": [0.001, 0.01], "weight_decay": [0.0, 0.01]},
     ...     cv=3, stack=True,
     ... )

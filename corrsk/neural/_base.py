@@ -373,6 +373,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         Warns
         -----
+        ProtocolWarning
+            If a network that needs a grid has to assume the grid of X (the CNN).
         UserWarning
             If the training signals are probably memorised: without validation data, the loss of
             at least 2,000 signals, fewer than the weights of the network, has fallen to a fifth

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -11,12 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._utils.voxels import user_level
-from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
-from corrsk.preprocessing.signals import check_layout, layout_of_protocol
+from corrsk.acquisition.protocol import (
+    DEFAULT_PROTOCOL,
+    AcquisitionProtocol,
+    protocol_of_columns,
+    resolve_protocol,
+)
+from corrsk.preprocessing.signals import check_layout, layout_of_protocol, warn_of_assumption
 
 MIN_GRID_SIDE = 6  # two 3 x 3 convolutions and a 2 x 2 pooling reduce 6 x 6 to one pixel
-_PUBLISHED_GRID = (8, 8)
 
 
 class ColumnGrid(NamedTuple):
@@ -57,7 +59,7 @@ def resolve_grid(
     -------
     ColumnGrid
         The given `grid_shape`; for "auto" the grid of the protocol, otherwise the layout, otherwise
-        the published 8 x 8 grid for 64 columns, otherwise a square, otherwise the smallest grid of
+        with a warning, a square (for 64 columns the published 8 x 8 grid), or the smallest grid of
         at least 6 x 6 with room for the columns. A single series is a grid with one row. The order
         is that of the protocol.
 
@@ -69,8 +71,8 @@ def resolve_grid(
 
     Warns
     -----
-    UserWarning
-        If the layout is guessed.
+    ProtocolWarning
+        If the grid is assumed, because neither a parameter, nor names, nor axes give it.
     """
     of_protocol = order = None
     if protocol is not None:
@@ -98,14 +100,13 @@ def resolve_grid(
     if known is not None:
         return ColumnGrid(known, order)
     guess = _guessed(n_columns)
-    if guess != _PUBLISHED_GRID or n_columns != math.prod(guess):
-        warnings.warn(
-            f"the layout of the {n_columns} columns is unknown, and a grid of {guess} is a guess; "
-            "pass protocol= (the protocol of the columns, such as that of the generator), "
-            "grid_shape=, signals of shape (n_samples, n_ti, n_te), or a DataFrame whose columns "
-            "have names such as TI50_TE4.5",
-            stacklevel=user_level(),
-        )
+    published = n_columns == resolve_protocol(DEFAULT_PROTOCOL).n_measurements
+    warn_of_assumption(
+        "layout", n_columns,
+        f"a grid of {guess[0]} x {guess[1]}{f' as of {DEFAULT_PROTOCOL!r}' if published else ''}",
+        "; or grid_shape=, or signals of shape (n_samples, n_ti, n_te). ResidualMLPClassifier "
+        "takes measurements that are no grid",
+    )  # fmt: skip
     return ColumnGrid(guess)
 
 

@@ -95,10 +95,10 @@ class CorrelationCNNClassifier(NetworkClassifier):
     grid_shape : tuple of int or "auto", default="auto"
         Layout (n_ti, n_te) or (n_ti, n_te, n_b) of the columns; (n_te,) is a single series. "auto"
         is the grid of `protocol`, otherwise that of the feature names (TI50_TE4.5) or of the
-        stream, otherwise the shape of X if it is (n_samples, n_ti, n_te), otherwise the published
-        8 x 8 grid for 64 columns. Other columns get a guessed layout, with a warning: a square, or
-        the smallest grid of at least 6 x 6 with room for the columns. Columns of a known protocol
-        may have any order; other columns must be in grid order.
+        stream, otherwise the shape of X if it is (n_samples, n_ti, n_te). Columns with none of
+        these get an assumed layout, with a warning: a square (64 columns the published 8 x 8
+        grid), or the smallest grid of at least 6 x 6 with room for the columns. Columns of a known
+        protocol may have any order; other columns must be in grid order.
     dropout : float, default=0.0
         Dropout rate after the pooling and after each fully connected layer.
     input_scaling : {"standardize"} or None, default="standardize"
@@ -204,7 +204,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Shape of each signal if the signals of `fit` have more than two dimensions or their grid is
         known, else None.
     protocol_ : AcquisitionProtocol
-        Protocol of the columns, if the network was trained on a stream.
+        Protocol of the columns in their order, if `protocol` or their names give it, or the network
+        was trained on a stream.
     feature_names_in_ : ndarray of str
         Names of the columns of X, if X is a DataFrame.
 
@@ -214,7 +215,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
     of a :class:`corrsk.CorrelationSignalGenerator` before it. There are two ways to pass the
     protocol on: ``CorrelationCNNClassifier(protocol=protocol)``, with the protocol of the
     generator, or ``pipeline.set_output(transform="pandas")``, upon which the columns have names,
-    also in a search over protocols.
+    also in a search over protocols. Without either, each fit warns of the assumed grid with one
+    :class:`corrsk.ProtocolWarning`. Names that contradict `protocol` are an error; arrays are
+    taken for the measurements of `protocol` if their number is right.
 
     Endt, Lachermeier and Menzel, "Classification of multiparametric correlation MRI signals using
     deep neural networks", MIDL 2024.
@@ -226,8 +229,8 @@ class CorrelationCNNClassifier(NetworkClassifier):
     --------
     >>> from corrsk import CorrelationCNNClassifier, make_correlation_signals
     >>> X, y = make_correlation_signals(500, random_state=0)
-    >>> model = CorrelationCNNClassifier(max_epochs=2, random_state=0).fit(X, y)
-    >>> model.predict_proba(X[:3]).shape
+    >>> model = CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=2, random_state=0)
+    >>> model.fit(X, y).predict_proba(X[:3]).shape
     (3, 4)
     """
 

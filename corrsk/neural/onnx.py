@@ -50,6 +50,13 @@ class _Reordered(nn.Module):
         return signals.index_select(1, self.order)
 
 
+class _Magnitude(nn.Module):
+    """Absolute values, for a model of magnitudes."""
+
+    def forward(self, signals: Tensor) -> Tensor:
+        return signals.abs()
+
+
 class _Normalized(nn.Module):
     """Signals divided by their norm; a signal that is all zero stays zero."""
 
@@ -94,9 +101,10 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
 
     Parameters
     ----------
-    estimator : Pipeline or network classifier
-        Fitted Pipeline of a ProtocolAligner, a SignalNormalizer (each of them optional) and a
-        network classifier, such as a pretrained model; or a fitted network classifier.
+    estimator : SimulationTrainedClassifier, Pipeline or network classifier
+        Fitted model, such as a pretrained one; fitted Pipeline of a ProtocolAligner, a
+        SignalNormalizer (each of them optional) and a network classifier; or a fitted network
+        classifier.
     path : path-like
         Name of the file, which is written atomically.
 
@@ -131,6 +139,8 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
     >>> from corrsk import load_pretrained, to_onnx
     >>> to_onnx(load_pretrained("midl2024"), "midl2024.onnx")  # doctest: +SKIP
     """
+    # a SimulationTrainedClassifier has its steps in a pipeline
+    estimator = getattr(estimator, "pipeline_", estimator)
     steps = [estimator]
     if isinstance(estimator, Pipeline):
         steps = [step for _, step in estimator.steps]
@@ -152,6 +162,8 @@ def to_onnx(estimator: Any, path: str | Path) -> None:
         check_is_fitted(step)
         if isinstance(step, ProtocolAligner):
             before.append(_Reordered(step.order_))
+            if step.noise_distribution == "rician":
+                before.append(_Magnitude())
             columns = step.measured_protocol_.feature_names
             needs_unit_m0 = step.norm is None
         elif step.norm is not None:

@@ -83,9 +83,8 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
     inversion_efficiency : float, default=1.0
         Inversion efficiency that the model was trained on.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
-        Distribution of the noise that the model was trained on; for model cards, for the check of
-        M0 = 1 if `norm` is None, and for the loss of accuracy on a close protocol that
-        :func:`corrsk.load_pretrained` measures.
+        Distribution of the noise that the model was trained on. A model with "rician" noise is for
+        magnitudes: :meth:`transform` replaces signals by their absolute values.
     n_coils : int, default=1
         Number of coils of Rician noise that the model was trained on; see
         :class:`corrsk.CorrelationSignalGenerator`.
@@ -206,7 +205,8 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_measurements), or of the shape of the volume
-            Signals in the order of the trained protocol.
+            Signals in the order of the trained protocol; of a model with "rician" noise their
+            absolute values.
 
         Raises
         ------
@@ -236,16 +236,16 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
             if not np.array_equal(self.order_, np.arange(len(self.order_))):
                 # C order in memory, on which the rounding of sums depends
                 signals = np.take(signals, self.order_, axis=1)
-            self._check_scale(signals)
+            signals = self._checked_values(signals)
             return signals if volume is None else signals.reshape(*volume, -1)
         comparison = self.compare(named)
         if named == self.measured_protocol_ and comparison.order is not None:
             order = np.asarray(comparison.order)  # `fit` has warned already
         else:
             order = comparison.check(stacklevel=3)
-        signals = np.take(check_array(X, dtype=FLOATS, estimator=self), order, axis=1)
-        self._check_scale(signals)
-        return signals
+        return self._checked_values(
+            np.take(check_array(X, dtype=FLOATS, estimator=self), order, axis=1)
+        )
 
     def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
         """Compare a protocol with the trained one, without refusing it.
@@ -322,8 +322,10 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         check_is_fitted(self)
         return np.asarray(self.protocol_.feature_names, dtype=object)
 
-    def _check_scale(self, signals: NDArray[np.floating[Any]]) -> None:
-        """Refuse signals that cannot have M0 = 1, if the model needs that."""
+    def _checked_values(self, signals: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Return magnitudes if the model needs them; refuse signals that cannot have M0 = 1."""
+        if self.noise_distribution == "rician":
+            signals = np.abs(signals)
         if self.norm is None:
             check_unit_m0(
                 # in one order, because equal protocols share a cached estimator
@@ -333,6 +335,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
                 noise_distribution=self.noise_distribution,
                 inversion_efficiency=self.inversion_efficiency, n_coils=self.n_coils,
             )  # fmt: skip
+        return signals
 
     # -- the protocol of the columns ----------------------------------------
 

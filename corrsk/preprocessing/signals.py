@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils._set_output import _get_output_config
 
-from corrsk._utils.validation import checked_signals, layout_of
-from corrsk._utils.voxels import as_rows
+from corrsk._utils.validation import as_numpy, checked_signals, layout_of, refuse_unusable
+from corrsk._utils.voxels import as_rows, user_level
+from corrsk.acquisition.compatibility import ProtocolWarning
 from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
-from corrsk.acquisition.protocol import AcquisitionProtocol, protocol_of_columns
+from corrsk.acquisition.protocol import (
+    DEFAULT_PROTOCOL,
+    AcquisitionProtocol,
+    protocol_of_columns,
+)
 
 Layout = tuple[int, ...]
 
@@ -57,6 +65,55 @@ def measured_signals(
     return checked
 
 
+def finite_signals(
+    X: Any, protocol: AcquisitionProtocol, *, allow_complex: bool = False
+) -> NDArray[Any]:
+    """Validate signals for a function, with one measurement per entry of the last axis.
+
+    Parameters
+    ----------
+    X : array of shape (.., n_measurements)
+        Signals.
+    protocol : AcquisitionProtocol
+        Protocol of the signals.
+    allow_complex : bool
+        Whether complex signals are valid.
+
+    Returns
+    -------
+    ndarray of shape (.., n_measurements)
+        The signals, in double precision unless they are in single precision.
+
+    Raises
+    ------
+    ValueError
+        If the signals are complex and that is not allowed, NaN or infinite, no numbers, or their
+        last axis does not have one entry per measurement.
+    """
+    X = as_numpy(X)
+    is_complex = np.iscomplexobj(X)
+    if not (allow_complex and is_complex):
+        refuse_unusable(X)
+    values = np.asarray(X)
+    if is_complex:
+        values = values if values.dtype == np.complex64 else values.astype(np.complex128)
+    else:
+        values = values if values.dtype == np.float32 else values.astype(np.float64)
+    if values.ndim < 2 or values.shape[-1] != protocol.n_measurements:
+        raise ValueError(
+            f"X must have shape (n_samples, {protocol.n_measurements}) or be a volume of shape "
+            f"(.., {protocol.n_measurements}), with one entry for each measurement of the "
+            f"protocol; got {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        wrong = int((~np.isfinite(values)).any(axis=-1).sum())
+        raise ValueError(
+            f"X contains NaN or infinite values in {wrong} of {values[..., 0].size} signals; leave "
+            "out these signals or set them to 0"
+        )
+    return values
+
+
 def protocol_of_fit(
     estimator: Any, given: AcquisitionProtocol | None
 ) -> AcquisitionProtocol | None:
@@ -94,6 +151,37 @@ def protocol_of_fit(
         )
     estimator.layout_ = layout_of_protocol(estimator.layout_, protocol)
     return protocol
+
+
+def warn_of_assumption(what: str, n_columns: int, assumed: str, otherwise: str = "") -> None:
+    """Warn in `fit` that neither a parameter nor the names of the columns give their protocol.
+
+    Parameters
+    ----------
+    what : {"layout", "protocol"}
+        Unknown property of the columns.
+    n_columns : int
+        Number of columns.
+    assumed : str
+        The assumption.
+    otherwise : str
+        Further advice.
+
+    Warns
+    -----
+    ProtocolWarning
+        Always.
+    """
+    warnings.warn(
+        f"the {what} of the {n_columns} columns is unknown, because X has no names of "
+        f"measurements; {assumed} is assumed, in grid order (sorted by TI, then by TE, then by "
+        f"b). Pass protocol= (the protocol of the generator or the scan, such as "
+        f"{DEFAULT_PROTOCOL!r}), or a DataFrame whose columns have names such as TI50_TE4.5, "
+        "which the steps of a Pipeline hand on after pipeline.set_output(transform='pandas')"
+        f"{otherwise}",
+        ProtocolWarning,
+        stacklevel=user_level(),
+    )
 
 
 def signals_of_protocol(estimator: Any, X: Any, **options: Any) -> Any:

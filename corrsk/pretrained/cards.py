@@ -21,6 +21,7 @@ from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_lev
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.tissue.prior import resolve_prior
+from corrsk.trained.classifier import SimulationTrainedClassifier
 
 _FORMAT, _VERSION = "corrsk-model-card", 1
 _STORED_NAMES = {"norm": "normalization"}  # fields that a file has under another name
@@ -110,7 +111,7 @@ class ModelCard:
     @classmethod
     def from_pipeline(
         cls,
-        pipeline: Pipeline,
+        pipeline: SimulationTrainedClassifier | Pipeline,
         *,
         name: str,
         title: str,
@@ -121,12 +122,13 @@ class ModelCard:
         limits: tuple[str, ...],
         date: str | None = None,
     ) -> ModelCard:
-        """Create the card of a fitted pipeline; prior, protocol, noise and network are read off.
+        """Create the card of a fitted model; prior, protocol, noise and network are read off.
 
         Parameters
         ----------
-        pipeline : Pipeline
-            Fitted pipeline of ProtocolAligner, SignalNormalizer and a network classifier.
+        pipeline : SimulationTrainedClassifier or Pipeline
+            Fitted model; or a fitted Pipeline of ProtocolAligner, SignalNormalizer and a network
+            classifier.
         name : str
             Name of the model.
         title : str
@@ -152,7 +154,7 @@ class ModelCard:
         Raises
         ------
         TypeError
-            If the pipeline has other steps.
+            If the model is none of these.
         ValueError
             If an entry is missing or inconsistent.
         """
@@ -273,13 +275,13 @@ class ModelCard:
         return self.to_markdown()
 
 
-def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkClassifier]:
-    """Return the three steps of a pretrained pipeline.
+def steps_of(model: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkClassifier]:
+    """Return the three steps of a pretrained model.
 
     Parameters
     ----------
-    pipeline : Pipeline
-        The pipeline.
+    model : SimulationTrainedClassifier or Pipeline
+        The fitted model.
 
     Returns
     -------
@@ -289,17 +291,18 @@ def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkC
     Raises
     ------
     TypeError
-        If the pipeline has other steps.
+        If the model has other steps.
     ValueError
         If the norms of the steps differ, or the aligner expects signals of another protocol than
         the trained one.
     """
+    pipeline = model.pipeline_ if isinstance(model, SimulationTrainedClassifier) else model
     wanted = (ProtocolAligner, SignalNormalizer, NetworkClassifier)
     steps = [step for _, step in pipeline.steps] if isinstance(pipeline, Pipeline) else []
     if len(steps) != 3 or not all(map(isinstance, steps, wanted)):
         raise TypeError(
-            "a pretrained model is a Pipeline of ProtocolAligner, SignalNormalizer and a network "
-            "classifier; "
+            "a pretrained model is a SimulationTrainedClassifier, or a Pipeline of "
+            "ProtocolAligner, SignalNormalizer and a network classifier; "
             f"got {[type(step).__name__ for step in steps] or type(pipeline).__name__}"
         )
     aligner, normalizer, classifier = steps
@@ -316,20 +319,20 @@ def steps_of(pipeline: Any) -> tuple[ProtocolAligner, SignalNormalizer, NetworkC
     return aligner, normalizer, classifier
 
 
-def facts_of(pipeline: Pipeline) -> dict[str, Any]:
-    """Return the entries of a card that are read off the fitted pipeline, as plain values.
+def facts_of(model: Any) -> dict[str, Any]:
+    """Return the entries of a card that are read off the fitted model, as plain values.
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Fitted pipeline of ProtocolAligner, SignalNormalizer and a network classifier.
+    model : SimulationTrainedClassifier or Pipeline
+        The fitted model; see :func:`steps_of`.
 
     Returns
     -------
     dict of str to object
         Entries prior, protocol, noise, norm and network.
     """
-    aligner, normalizer, classifier = steps_of(pipeline)
+    aligner, normalizer, classifier = steps_of(model)
     architecture = classifier._architecture()
     network = {
         "kind": str(architecture["network"]),

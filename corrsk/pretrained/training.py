@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability
 from corrsk._utils.deprecation import removed_parameters, renamed_parameters
@@ -21,24 +20,26 @@ from corrsk.neural.classifier import ResidualMLPClassifier
 from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.neural.training.prediction import device_name
 from corrsk.persistence import load, save
-from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
+from corrsk.pretrained import ModelCard, write_pretrained
 from corrsk.pretrained.models import ModelDefinition, resolve_model
 from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
 from corrsk.simulation.definition import DatasetDefinition
+from corrsk.trained.classifier import SimulationTrainedClassifier
 
 _logger = logging.getLogger(__name__)
 
-_VALIDATION_SEED, _TEST_SEED = 1, 2  # of load_dataset, which is independent of all streams
+_TEST_SEED = 2  # of load_dataset, which is independent of all streams
 _N_VALIDATION, _N_TEST = 20_000, 100_000
 _N_RESAMPLES = 200
 
 _LIMITS = (
     "Trained and tested on simulated signals only; the accuracy on measured signals is unknown.",
-    "For the protocol above only: signals of other protocols are refused.",
+    "For the protocol above only. Column names or a protocol= of another protocol are refused; an "
+    "array without protocol= is taken for this protocol, in its order.",
     "The probabilities assume that all counts are equally frequent; pass class_prior= to "
     "predict_proba for other frequencies.",
     "Predictions are confident even for tissue outside the ranges above, noise outside the levels "
-    "above, and artefacts; SignalNoveltyDetector detects most of these signals.",
+    "above, and artefacts; predict_novelty detects most of these signals.",
     "Not a medical device.",
 )
 _LIMIT_OF_M0 = (
@@ -121,41 +122,36 @@ def pretrain(
     checkpoint = out / f"{name}.checkpoint"
     with limited_threads(threads):
         _logger.info(f"training on {n_samples:,} signals of {name}")
-        classifier = train(
-            definition, n_samples, seed=seed, device=device, checkpoint=checkpoint, n_jobs=threads
-        )
+        trained = SimulationTrainedClassifier.from_definition(
+            definition.data, n_samples=n_samples, n_validation=_N_VALIDATION,
+            network=ResidualMLPClassifier.from_recipe("residual-mlp", device=device),
+            checkpoint=checkpoint, random_state=seed, n_jobs=threads,
+        ).fit()  # fmt: skip
         card = write_trained(
-            definition, classifier, out, n_samples=n_samples, seed=seed, threads=threads,
-            half_precision=half_precision,
-        )  # fmt: skip
+            definition, trained, out, threads=threads, half_precision=half_precision
+        )
     checkpoint.unlink(missing_ok=True)
     return card
 
 
 def write_trained(
     definition: ModelDefinition,
-    classifier: ResidualMLPClassifier,
+    model: SimulationTrainedClassifier,
     out: Path,
     *,
-    n_samples: int,
-    seed: int,
     threads: int,
     half_precision: bool,
 ) -> ModelCard:
-    """Measure a trained classifier, and write the model and its card.
+    """Measure a trained model, and write the model and its card.
 
     Parameters
     ----------
     definition : ModelDefinition
         Definition of the model.
-    classifier : ResidualMLPClassifier
-        Result of :func:`train`.
+    model : SimulationTrainedClassifier
+        The fitted model.
     out : Path
         An existing folder.
-    n_samples : int
-        Number of training signals.
-    seed : int
-        Seed of the training.
     threads : int
         Number of threads of the training.
     half_precision : bool
@@ -166,89 +162,38 @@ def write_trained(
     ModelCard
         Card of the model.
     """
-    pipeline = pretrained_pipeline(definition.data, classifier.set_params(checkpoint=None))
     _logger.info(f"evaluating on {_N_TEST:,} fresh signals")
     with TemporaryDirectory() as folder:
         # the metrics are those of the stored weights, which may be rounded
         stored = Path(folder) / "stored.safetensors"
-        save(pipeline, stored, half_precision=half_precision)
+        save(model, stored, half_precision=half_precision)
         metrics = measure(load(stored), definition.dataset, n_jobs=threads)
     config = None
     if isinstance(definition.dataset, DatasetDefinition):
         config = f"{definition.name}.config.json"
         definition.dataset.to_file(out / config)
-    card = _card(definition, pipeline, metrics, n_samples, seed, threads, config)
-    path = write_pretrained(pipeline, card, out, half_precision=half_precision)
+    card = _card(definition, model, metrics, threads, config)
+    path = write_pretrained(model, card, out, half_precision=half_precision)
     card = ModelCard.from_json(path.with_suffix(".json"))
     with write_atomically(path.with_suffix(".md")) as partial:
         partial.write_text(card.to_markdown(), encoding="utf-8")
     return card
 
 
-def train(
-    definition: ModelDefinition,
-    n_samples: int,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    checkpoint: Path | None = None,
-    n_jobs: int | None = None,
-    **changes: Any,
-) -> ResidualMLPClassifier:
-    """Fit the classifier of :func:`pretrain`.
-
-    Parameters
-    ----------
-    definition : ModelDefinition
-        Definition of the model.
-    n_samples : int
-        Number of signals to train on.
-    seed : int, default=0
-        Seed of the stream and the network.
-    device : str, default="auto"
-        See :class:`corrsk.ResidualMLPClassifier`.
-    checkpoint : Path, optional
-        File for the state of an unfinished training.
-    n_jobs : int, optional
-        Number of threads of the simulation of the validation data.
-    **changes : object
-        Parameters of the classifier that differ from its recipe.
-
-    Returns
-    -------
-    ResidualMLPClassifier
-        The fitted classifier.
-    """
-    validation = simulate_dataset(
-        definition.data, _N_VALIDATION, random_state=_VALIDATION_SEED, n_jobs=n_jobs
-    )
-    classifier = ResidualMLPClassifier.from_recipe(
-        random_state=seed, device=device, checkpoint=checkpoint, **changes
-    )
-    return classifier.fit_stream(
-        definition.stream(seed),
-        n_samples,
-        X_val=validation.data,
-        y_val=validation.target,
-    )
-
-
 def _card(
     definition: ModelDefinition,
-    pipeline: Pipeline,
+    model: SimulationTrainedClassifier,
     metrics: dict[str, dict[str, float]],
-    n_samples: int,
-    seed: int,
     threads: int,
     config: str | None,
 ) -> ModelCard:
-    classifier = pipeline[-1]
+    classifier, n_samples, seed = model[-1], model.n_samples, model.random_state
     counts = ", ".join(map(str, classifier.classes_[:-1])) + f" or {classifier.classes_[-1]}"
     options = f"--samples {n_samples}" + (f" --seed {seed}" if seed else "")
     data = "" if config is None else f"--config {config} "
     machine = environment(threads)
     return ModelCard.from_pipeline(
-        pipeline,
+        model,
         name=definition.name,
         title=f"Predicts whether a voxel has {counts} compartments, from its correlation signal.",
         training={
@@ -273,13 +218,13 @@ def _card(
 
 
 def measure(
-    pipeline: Pipeline, dataset: DatasetDefinition | str, *, n_jobs: int | None = None
+    model: Any, dataset: DatasetDefinition | str, *, n_jobs: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Measure metrics on fresh signals of a data set, with 95 % intervals.
 
     Parameters
     ----------
-    pipeline : Pipeline
+    model : classifier
         Fitted classifier of compartment counts.
     dataset : DatasetDefinition or str
         Definition or name of the data set.
@@ -293,8 +238,8 @@ def measure(
         expected_calibration_error, each with value, low and high.
     """
     data = simulate_dataset(resolve_dataset(dataset), _N_TEST, _TEST_SEED, n_jobs=n_jobs)
-    probabilities = pipeline.predict_proba(data.data)
-    classes = pipeline.classes_
+    probabilities = model.predict_proba(data.data)
+    classes = model.classes_
     right = classes[probabilities.argmax(axis=1)] == data.target
     multi = multicompartment_probability(probabilities, classes) > 0.5
     binary = multi == is_multicompartment(data.target)

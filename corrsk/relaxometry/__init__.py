@@ -1,4 +1,4 @@
-"""Model-based counting of compartments, without learning.
+"""Model-based counting of compartments, without learning, and the noise of measured signals.
 
 Scikit-learn classifiers of the compartment count: multi-exponential fits with a model-selection
 criterion, the peaks of regularised non-negative least squares spectra, and the ideal observer
@@ -9,11 +9,15 @@ support every contrast in :data:`corrsk.physics.CONTRASTS`, on grids and on scat
 from corrsk.relaxometry.ideal_observer.classifier import IdealObserverClassifier
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.relaxometry.multiexponential import MultiExponentialClassifier
+from corrsk.relaxometry.noise_estimation import Levels, NoiseEstimate, estimate_noise
 from corrsk.relaxometry.spectrum import NNLSPeakClassifier
 
 __all__ = [
     "CountPosterior",
     "IdealObserverClassifier",
+    "Levels",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
+    "NoiseEstimate",
+    "estimate_noise",
 ]

@@ -20,7 +20,9 @@ from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk._utils.voxels import Voxels, as_rows, user_level
+from corrsk.acquisition.bounds import Bounds, checked_bounds
 from corrsk.acquisition.protocol import (
+    DEFAULT_PROTOCOL,
     AcquisitionProtocol,
     protocol_of_columns,
     resolve_protocol,
@@ -30,16 +32,15 @@ from corrsk.preprocessing.signals import (
     measured_signals,
     protocol_of_fit,
     signals_of_protocol,
+    warn_of_assumption,
 )
-from corrsk.relaxometry._bounds import Bounds, checked_bounds
 from corrsk.relaxometry._identifiability import check_levels
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._labels import checked_counts, classes_of_counts
 from corrsk.relaxometry._misfit import NoiseSubspace
 from corrsk.relaxometry._voxels import Solver, solve_voxels
+from corrsk.relaxometry.calibration import calibrate_pulses
 from corrsk.tissue.prior import TissuePrior
-
-_DEFAULT_PROTOCOL = "ir-se-8x8"
 
 
 class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMixin, BaseEstimator):
@@ -99,6 +100,9 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
 
         Warns
         -----
+        ProtocolWarning
+            If `protocol` is "auto" and 64 columns without names of measurements are taken for
+            "ir-se-8x8".
         UserWarning
             If the measurements are too few for one of the counts.
         """
@@ -119,6 +123,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
             _check_sample_weight(sample_weight, signals, ensure_non_negative=True)
         classes, counts = self._classes(given, labels)
         protocol = self._resolve_protocol()
+        self.__dict__.pop("calibration_", None)
         self._set_up(protocol.in_grid_order(), counts)
         self.counts_ = counts
         self.protocol_ = protocol
@@ -188,16 +193,69 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         check_is_fitted(self)
         return multicompartment_probability(self.predict_proba(X), self.counts_)
 
+    def calibrate(self, X: ArrayLike, *, magnitude: bool | None = None) -> Self:
+        """Find the pulses of an image from its voxels, and use them from now on.
+
+        The inversion efficiency, the angle and slice profile of the refocusing pulses of an echo
+        train, and the relative scale of two series are common to the voxels of an image. They are
+        found from all voxels; see :class:`corrsk.relaxometry.PulseCalibration`.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements), or a volume (.., n_measurements)
+            Signals of the voxels of an image, most of which have one compartment, with columns in
+            the order of the protocol, in the same units for all voxels.
+        magnitude : bool, optional
+            Whether the signals are magnitudes; None (default) if no signal is negative.
+
+        Returns
+        -------
+        self
+            The classifier itself, with the attribute `calibration_`.
+
+        Raises
+        ------
+        ValueError
+            If there are too few voxels, several different echo trains, or more than two series.
+        """
+        check_is_fitted(self)
+        self.__dict__.pop("calibration_", None)
+        signals, _ = self._voxels(X, scaled=False)
+        if magnitude is None:
+            magnitude = bool((signals >= 0).all())
+        seed = getattr(self, "random_state", None)
+        calibration = calibrate_pulses(
+            signals.astype(np.float64), self.protocol_.in_grid_order(), magnitude=magnitude,
+            random_state=seed if isinstance(seed, int) else 0,
+        )  # fmt: skip
+        self._set_up(
+            calibration.protocol.in_grid_order(), self.counts_, calibration.inversion_efficiency
+        )
+        self.calibration_ = calibration
+        return self
+
     # -- methods of the subclasses ----------------------------------------------
 
-    def _set_up(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
+    def _set_up(
+        self,
+        protocol: AcquisitionProtocol,
+        counts: NDArray[np.int64],
+        inversion_efficiency: float | None = None,
+    ) -> None:
         check_levels(protocol)
-        bounds = checked_bounds(self.bounds, protocol, self.inversion_efficiency)
-        model = KernelModel(protocol, bounds, self.inversion_efficiency)
+        efficiency = (
+            self.inversion_efficiency if inversion_efficiency is None else inversion_efficiency
+        )
+        bounds = checked_bounds(self.bounds, protocol, efficiency)
+        model = KernelModel(protocol, bounds, efficiency, self._fitted_nuisances(protocol))
         self._prepare(protocol, model, counts)
         self._model = model
-        self._noise = NoiseSubspace(protocol, bounds, self.inversion_efficiency)
+        self._noise = NoiseSubspace(protocol, bounds, efficiency)
         self.bounds_ = bounds
+
+    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
+        """Ranges of the nuisance parameters that are fitted in each voxel."""
+        return {}
 
     def _prepare(
         self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
@@ -258,14 +316,16 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         n = self.n_features_in_
         if isinstance(self.protocol, str) and self.protocol == "auto":
             named = protocol_of_columns(getattr(self, "feature_names_in_", None))
-            default = resolve_protocol(_DEFAULT_PROTOCOL)
+            default = resolve_protocol(DEFAULT_PROTOCOL)
             if named is None and n != default.n_measurements:
                 raise ValueError(
                     f"protocol='auto' cannot determine the protocol of these {n} columns: they "
                     "have no names such as TI50_TE4.5, and the default protocol "
-                    f"{_DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
+                    f"{DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
                     "pass protocol=" + advice_for_volume(self.layout_, default)
                 )
+            if named is None:
+                warn_of_assumption("protocol", n, repr(DEFAULT_PROTOCOL))
             given = default if named is None else None
         else:
             given = resolve_protocol(self.protocol)
@@ -273,13 +333,17 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         assert protocol is not None
         return protocol
 
-    def _voxels(self, X: ArrayLike) -> tuple[NDArray[np.floating[Any]], tuple[int, ...]]:
+    def _voxels(
+        self, X: ArrayLike, *, scaled: bool = True
+    ) -> tuple[NDArray[np.floating[Any]], tuple[int, ...]]:
         """Validate the signals of a method that SignalPipeline lacks.
 
         Parameters
         ----------
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te), or a volume
             Signals.
+        scaled : bool, default=True
+            Whether to bring the series to the same scale.
 
         Returns
         -------
@@ -291,15 +355,27 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         check_is_fitted(self)
         rows, volume = as_rows(X, self)
         advice = "set them to 0, the value of voxels without signal, whose results are NaN"
-        signals = self._checked_signals(rows, nan_advice=advice)
+        signals = self._checked_signals(rows, nan_advice=advice, scaled=scaled)
         return signals, (len(signals),) if volume is None else volume
 
-    def _checked_signals(self, X: ArrayLike, **options: Any) -> NDArray[np.floating[Any]]:
+    def _checked_signals(
+        self, X: ArrayLike, *, scaled: bool = True, **options: Any
+    ) -> NDArray[np.floating[Any]]:
         """Validate signals in the order of `protocol_`, and reorder them to grid order."""
         check_is_fitted(self)
         signals = signals_of_protocol(self, X, **options)
         in_grid_order: NDArray[np.floating[Any]] = self.protocol_.to_grid(signals, copy=False)
-        return in_grid_order
+        series = self.protocol_.series
+        if not scaled or series is None:
+            return in_grid_order
+        if not hasattr(self, "calibration_"):
+            raise ValueError(
+                f"the protocol has {series.max() + 1} series, whose relative scale is unknown: "
+                "call calibrate(X) with the voxels of the image first, or join series of equal "
+                "gain by AcquisitionProtocol.concatenate(..)"
+            )
+        ordered = self.protocol_.to_grid(series[None], copy=False)[0]
+        return in_grid_order / np.where(ordered > 0, self.calibration_.gain, 1.0)
 
     def _solve_voxels(
         self, signals: NDArray[np.floating[Any]], solve: Solver, shapes: Sequence[tuple[int, ...]]

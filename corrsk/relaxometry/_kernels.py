@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics.axes import Axis, EchoFactor, measurement_axes
+from corrsk.physics.axes import Axis, EchoFactor, Factor, measurement_axes
 
 Array = NDArray[np.float64]
 
@@ -36,6 +36,9 @@ class KernelModel:
         Range of each tissue property that the protocol measures.
     inversion_efficiency : float
         Inversion efficiency eta in (0, 1].
+    nuisances : mapping of str to (low, high), optional
+        Ranges of Q nuisance parameters that all compartments of a voxel share, and which are
+        fitted: "inversion_efficiency", "b1" (of echo trains) and "gain" (of the second series).
 
     Attributes
     ----------
@@ -43,6 +46,10 @@ class KernelModel:
         Names of the P tissue properties, such as ("T1", "T2").
     low, high : ndarray of shape (P,)
         Bounds of theta.
+    nuisances : tuple of str
+        Names of the Q nuisance parameters.
+    nuisance_low, nuisance_high, nuisance_start : ndarray of shape (Q,)
+        Logarithms of the bounds and the initial values of the nuisance parameters.
     shape : tuple of int
         Number of points of each axis; their product is N.
     n_measurements : int
@@ -56,18 +63,38 @@ class KernelModel:
         protocol: AcquisitionProtocol,
         bounds: Mapping[str, tuple[float, float]],
         inversion_efficiency: float = 1.0,
+        nuisances: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         self.properties = protocol.tissue_properties
+        P = len(self.properties)
+        given = dict(nuisances or {})
+        self.nuisances = tuple(given)
+        ranges = np.array(list(given.values()), np.float64).reshape(-1, 2)
+        self.nuisance_low, self.nuisance_high = np.log(ranges).T
+        usual = {"inversion_efficiency": inversion_efficiency, "b1": 1.0, "gain": 1.0}
+        start = np.log([usual[name] for name in given])
+        self.nuisance_start = np.clip(start, self.nuisance_low, self.nuisance_high)
+        self._place = {name: P + index for index, name in enumerate(given)}
+        self._second: Array | None = None  # 1 for measurements of the second series
+        if "gain" in given:
+            self._second = np.minimum(protocol._series_of_each, 1).astype(np.float64)
         self.low, self.high = np.log([bounds[name] for name in self.properties]).T
         self._axes = measurement_axes(
             protocol.contrasts,
             # the kernel of an echo train depends on T1, which couples the axes of a grid
-            grid=protocol.grid_shape is not None and protocol.readout is None, tr=protocol.tr,
+            grid=protocol.grid_shape is not None and protocol.readout is None
+            and "gain" not in given,
+            tr=protocol.tr,
             inversion_efficiency=inversion_efficiency, readout=protocol.readout,
         )  # fmt: skip
         self._properties_of = [  # of each axis, as positions among the model's
             tuple(self.properties.index(factor.contrast.tissue) for factor in axis.factors)
             for axis in self._axes
+        ]
+        # and those of nuisance parameters, behind the properties
+        self._unknowns_of = [
+            (*columns, *(self._place[name] for name in given if self._acts_on(name, axis)))
+            for axis, columns in zip(self._axes, self._properties_of, strict=True)
         ]
         self._t1 = self.properties.index("T1") if "T1" in self.properties else None
         self.shape = tuple(axis.size for axis in self._axes)
@@ -77,13 +104,30 @@ class KernelModel:
             for axis in self._axes
         )
 
+    @staticmethod
+    def _acts_on(name: str, axis: Axis) -> bool:
+        if name == "inversion_efficiency":
+            return any(factor.contrast.longitudinal for factor in axis.factors)
+        if name == "b1":
+            return any(isinstance(factor, EchoFactor) for factor in axis.factors)
+        return True
+
+    def with_nuisances(self, theta: Array, values: Array | None = None) -> Array:
+        """Append nuisance parameters, by default the initial values, to theta (.., P)."""
+        if not self.nuisances:
+            return theta
+        values = self.nuisance_start if values is None else values
+        shape = (*theta.shape[:-1], len(self.nuisances))
+        return np.concatenate([theta, np.broadcast_to(values, shape)], axis=-1)
+
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
         """Kernels along each axis, and the derivatives with respect to theta.
 
         Parameters
         ----------
-        theta : ndarray of shape (B, K, P)
-            Logarithms of the properties of K compartments.
+        theta : ndarray of shape (B, K, P) or (B, K, P + Q)
+            Logarithms of the properties of K compartments, and of the nuisance parameters (by
+            default the initial values).
         derivatives : bool
             Whether to return the derivatives too.
 
@@ -93,20 +137,20 @@ class KernelModel:
             The K kernels, followed with `derivatives` by the K derivatives for each
             property of the axis.
         """
-        return [
-            self._along(axis, columns, theta, derivatives)
-            for axis, columns in zip(self._axes, self._properties_of, strict=True)
-        ]
+        if theta.shape[-1] == len(self.properties):
+            theta = self.with_nuisances(theta)
+        return [self._along(number, theta, derivatives) for number in range(len(self._axes))]
 
-    def _along(
-        self, axis: Axis, columns: tuple[int, ...], theta: Array, derivatives: bool
-    ) -> Array:
+    def _along(self, number: int, theta: Array, derivatives: bool) -> Array:
+        axis, columns = self._axes[number], self._properties_of[number]
         K = theta.shape[1]
         values: list[Array] = []
         slopes: list[dict[int, Array]] = []
         for factor, column in zip(axis.factors, columns, strict=True):
-            if isinstance(factor, EchoFactor):
-                value, own = self._echoes(factor, column, theta, derivatives)
+            if isinstance(factor, EchoFactor) or (
+                factor.contrast.longitudinal and "inversion_efficiency" in self._place
+            ):
+                value, own = self._joint(factor, column, theta, derivatives)
                 values.append(value)
                 slopes.append(own)
                 continue
@@ -120,8 +164,13 @@ class KernelModel:
             if derivatives:
                 slope = (kernel[:, K : 2 * K] - kernel[:, 2 * K :]) / (2 * _STEP)
                 slopes.append({column: slope})
+        if self._second is not None:
+            place = self._place["gain"]
+            gain = np.exp(theta[..., place, None] * self._second)
+            values.append(gain)
+            slopes.append({place: gain * self._second})
         blocks = [math.prod(values[1:], start=values[0])]
-        for column in columns if derivatives else ():  # the product rule
+        for column in self._unknowns_of[number] if derivatives else ():  # the product rule
             terms = [
                 math.prod(values[:index] + values[index + 1 :], start=own[column])
                 for index, own in enumerate(slopes)
@@ -130,12 +179,15 @@ class KernelModel:
             blocks.append(sum(terms[1:], start=terms[0]))
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
-    def _echoes(
-        self, factor: EchoFactor, column: int, theta: Array, derivatives: bool
+    def _joint(
+        self, factor: Factor, column: int, theta: Array, derivatives: bool
     ) -> tuple[Array, dict[int, Array]]:
-        """Echoes (B, K, n_axis) of trains, and derivatives by property: T2, and T1 if measured."""
+        """Kernel (B, K, n_axis) of several unknowns, and its derivatives by unknown."""
         K = theta.shape[1]
-        depends = [column, *([self._t1] if self._t1 is not None else [])]
+        is_train = isinstance(factor, EchoFactor)
+        name = "b1" if is_train else "inversion_efficiency"
+        depends = [column, *([self._t1] if is_train and self._t1 is not None else [])]
+        depends += [self._place[name]] if name in self._place else []
         moved = [theta]
         for index in depends if derivatives else ():
             for step in (_STEP, -_STEP):
@@ -143,8 +195,16 @@ class KernelModel:
                 other[..., index] += step
                 moved.append(other)
         every = np.concatenate(moved, axis=1)
-        t1 = None if self._t1 is None else np.exp(every[..., self._t1])
-        echoes = factor.echoes(t1, np.exp(every[..., column]))[..., factor.positions]
+        values = np.exp(every[..., column])
+        nuisance = np.exp(every[..., self._place[name]]) if name in self._place else None
+        if isinstance(factor, EchoFactor):
+            t1 = None if self._t1 is None else np.exp(every[..., self._t1])
+            echoes = factor.echoes(t1, values, nuisance)
+        else:
+            assert nuisance is not None
+            more = {"inversion_efficiency": nuisance[..., None]}
+            echoes = factor.kernel(values[..., None], more=more)
+        echoes = echoes[..., factor.positions]
         parts = [echoes[:, start : start + K] for start in range(0, every.shape[1], K)]
         slopes = {
             index: (parts[1 + 2 * number] - parts[2 + 2 * number]) / (2 * _STEP)
@@ -155,14 +215,15 @@ class KernelModel:
     def columns(self, K: int) -> list[NDArray[np.intp]]:
         """Rows of the factor of each axis that form the columns of [Phi, D].
 
-        Phi has K columns, one per compartment; D has P K columns, the derivatives with
-        respect to the first property of each compartment, then the second, ..
+        Phi has K columns, one per compartment; D has (P + Q) K columns, the derivatives with
+        respect to the first property of each compartment, then the second, .., and the nuisance
+        parameters.
         """
         base = np.arange(K)
         indices = []
-        for properties in self._properties_of:
+        for properties in self._unknowns_of:
             blocks = [base]
-            for column in range(len(self.properties)):
+            for column in range(len(self.properties) + len(self.nuisances)):
                 own = properties.index(column) + 1 if column in properties else 0
                 blocks.append(base + own * K)
             indices.append(np.concatenate(blocks))

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc
 
+from corrsk.acquisition.bounds import resolved_ranges
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.relaxometry._bounds import resolved_ranges
 from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import Array, KernelModel
 

@@ -68,15 +68,22 @@ class StartDictionary:
 
         Returns
         -------
-        ndarray of shape (V, S, K, P)
+        ndarray of shape (V, S, K, P + Q)
             `n_starts` initial values, half of them smaller fits with an additional atom and half
-            tuples of atoms, and the smaller fit with each compartment split.
+            tuples of atoms, and the smaller fit with each compartment split. The Q nuisance
+            parameters are those of the smaller fit.
         """
-        if smaller is None:
-            return self._best_tuples(x, K, 1)  # the fit of one compartment has a single minimum
+        if smaller is None:  # the fit of one compartment has a single minimum
+            return self._model.with_nuisances(self._best_tuples(x, K, 1))
         grown = self._grown(x, smaller, n_starts - n_starts // 2)
-        tuples = self._best_tuples(x, K, n_starts // 2)
+        nuisances = smaller.theta[:, None, :1, len(self._model.properties) :]
+        tuples = self._model.with_nuisances(self._best_tuples(x, K, n_starts // 2), nuisances)
         return np.concatenate([grown, tuples, self._split(smaller)], axis=1)
+
+    def with_signs(self, magnitudes: Array) -> Array:
+        """Magnitudes (V, N) with the signs of the single compartment nearest in magnitude."""
+        best = (magnitudes @ np.abs(self._atoms).T).argmax(axis=1)
+        return np.asarray(np.where(self._atoms[best] < 0, -magnitudes, magnitudes))
 
     def _best_tuples(self, x: Array, K: int, n_starts: int) -> Array:
         """Tuples with the smallest residual, with amplitudes clipped at 0."""
@@ -107,17 +114,22 @@ class StartDictionary:
         best = np.argsort(np.where(peak, -gain, -1e-6 * gain), axis=1, kind="stable")
         best = best[:, :n_starts]
         kept = np.broadcast_to(fit.theta[:, None], (V, best.shape[1], K, P))
-        return np.concatenate([kept, self._theta[best][:, :, None]], axis=2)
+        nuisances = fit.theta[:, None, :1, len(self._model.properties) :]
+        added = self._model.with_nuisances(self._theta[best][:, :, None], nuisances)
+        return np.concatenate([kept, added], axis=2)
 
     def _split(self, fit: Fit) -> Array:
         """Fits with one compartment split in two, along every axis and diagonal."""
-        low, high = self._model.low, self._model.high
+        P, model = len(self._model.properties), self._model
+        low = np.concatenate([model.low, model.nuisance_low])
+        high = np.concatenate([model.high, model.nuisance_high])
         splits = []
         for k in range(fit.theta.shape[1]):
-            for direction in product((-1, 0, 1), repeat=fit.theta.shape[2]):
+            for direction in product((-1, 0, 1), repeat=P):
                 if direction <= (0,) * len(direction):  # opposite directions are equivalent
                     continue
-                shift = _SPLIT * np.array(direction)
+                shift = np.zeros(fit.theta.shape[2])
+                shift[:P] = _SPLIT * np.array(direction)
                 theta = np.concatenate([fit.theta, fit.theta[:, k : k + 1] + shift], axis=1)
                 theta[:, k] -= shift
                 splits.append(np.clip(theta, low, high))

@@ -27,7 +27,7 @@ _NO_RESIDUAL = 1e-24  # of a signal with norm 1: the fit is exact
 class Fit(NamedTuple):
     """Fits of K compartments to V signals.
 
-    theta : (V, K, P), amplitudes : (V, K), rss : (V,)
+    theta : (V, K, P + Q), amplitudes : (V, K), rss : (V,)
     """
 
     theta: Array
@@ -42,8 +42,8 @@ class Fit(NamedTuple):
 class _Linearised(NamedTuple):
     amplitudes: Array  # (B, K)
     rss: Array  # (B,)
-    gradient: Array  # (B, P K), gradient of half the residual sum of squares
-    hessian: Array  # (B, P K, P K), J^T J
+    gradient: Array  # (B, P K + Q), gradient of half the residual sum of squares
+    hessian: Array  # (B, P K + Q, P K + Q), J^T J
 
 
 def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
@@ -53,8 +53,9 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
     ----------
     model : KernelModel
         Kernels of the protocol.
-    theta : ndarray of shape (B, K, P)
-        Logarithms of the tissue properties.
+    theta : ndarray of shape (B, K, P + Q)
+        Logarithms of the tissue properties, and of the Q nuisance parameters, which all
+        compartments share.
     x : ndarray of shape (B, N)
         Signals.
     """
@@ -83,6 +84,14 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
     masked = np.where(both, phi_phi, 0.0) + np.eye(K) * np.where(support, RIDGE, 1.0)[:, None]
     reached = np.matmul(phi_d.transpose(0, 2, 1), solve_each(masked, phi_d))
     hessian = (gram[:, K:, K:] - reached) * (weight[:, :, None] * weight[:, None, :])
+    if model.nuisances:  # the derivative by a shared unknown is the sum over the compartments
+        Q = len(model.nuisances)
+        own = (P - Q) * K
+        collect = np.zeros((P * K, own + Q))
+        collect[np.arange(own), np.arange(own)] = 1.0
+        collect[np.arange(own, P * K), own + np.repeat(np.arange(Q), K)] = 1.0
+        gradient = gradient @ collect
+        hessian = np.matmul(collect.T, np.matmul(hessian, collect))
     return _Linearised(amplitudes, rss, gradient, hessian)
 
 
@@ -117,7 +126,7 @@ def levenberg_marquardt(
         Kernels of the protocol.
     x : ndarray of shape (B, N)
         Signals with norm 1, one per problem.
-    theta : ndarray of shape (B, K, P)
+    theta : ndarray of shape (B, K, P + Q)
         Initial values within the bounds.
     max_steps : int
         Largest number of steps.
@@ -133,11 +142,21 @@ def levenberg_marquardt(
     """
     B, K, P = theta.shape
     order = (0, 2, 1)  # the unknowns are ordered by property, as the columns of D
-    flat = np.ascontiguousarray(theta.transpose(order)).reshape(B, P * K)
+    Q = len(model.nuisances)
+    P -= Q
+    flat = np.ascontiguousarray(theta[..., :P].transpose(order)).reshape(B, P * K)
     low, high = np.repeat(model.low, K), np.repeat(model.high, K)
+    if Q:
+        flat = np.concatenate([flat, theta[:, 0, P:]], axis=1)
+        low = np.concatenate([low, model.nuisance_low])
+        high = np.concatenate([high, model.nuisance_high])
+
+    def of_compartments(flat: Array) -> Array:
+        theta = flat[:, : P * K].reshape(-1, P, K).transpose(order)
+        return model.with_nuisances(theta, flat[:, None, P * K :]) if Q else theta
 
     def at(flat: Array, x: Array) -> _Linearised:
-        return linearise(model, flat.reshape(-1, P, K).transpose(order), x)
+        return linearise(model, of_compartments(flat), x)
 
     state = at(flat, x)
     result = Fit(flat.copy(), state.amplitudes.copy(), state.rss.copy())
@@ -178,4 +197,4 @@ def levenberg_marquardt(
         if not keep.all():
             live, flat, x, damping = live[keep], flat[keep], x[keep], damping[keep]
             state = _Linearised(*(part[keep] for part in state))
-    return result._replace(theta=result.theta.reshape(B, P, K).transpose(order))
+    return result._replace(theta=of_compartments(result.theta))

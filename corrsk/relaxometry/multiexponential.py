@@ -17,9 +17,11 @@ from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk._utils.voxels import user_level
+from corrsk.acquisition.bounds import Bounds
+from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics import NOISE_DISTRIBUTIONS
 from corrsk.relaxometry._base import _CompartmentCounter
-from corrsk.relaxometry._bounds import Bounds
 from corrsk.relaxometry._criteria import (
     CRITERIA,
     criterion_weights,
@@ -29,10 +31,12 @@ from corrsk.relaxometry._criteria import (
 )
 from corrsk.relaxometry._identifiability import check_number_of_measurements
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._magnitudes import fit_magnitudes
 from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
 
 # A step that reduces the residual by less than this fraction changes a criterion by at most N
@@ -55,7 +59,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     protocol : AcquisitionProtocol or str, default="auto"
         Protocol of the columns of X, in their order, or the name of a protocol that corrsk
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
-        the names; without such names the protocol of 64 columns is "ir-se-8x8".
+        the names; without such names 64 columns are taken for "ir-se-8x8", with a warning.
     bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
         Range of each tissue property in ms or um^2/ms, or a prior (or its name), whose ranges
         are used. A :class:`corrsk.PropertyRange` can state another unit, or that shorter times
@@ -84,6 +88,13 @@ class MultiExponentialClassifier(_CompartmentCounter):
     counts : sequence of int, optional
         Possible compartment counts, such as (1, 2, 3). `fit` then needs no y; see
         :meth:`fit` for labels beside `counts`. None (default) takes the counts from y.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        "gaussian" for signed signals, "rician" for magnitudes: signs are unknown, and weak signals
+        lie above zero. See Notes.
+    nuisances : Nuisances, optional
+        Ranges of nuisance parameters that are fitted in each voxel, and shared by its compartments:
+        `inversion_efficiency`, `b1` (of echo trains) and `gain` (of the second of two series,
+        relative to that which :meth:`calibrate` found). None (default) for none.
 
     Attributes
     ----------
@@ -120,6 +131,12 @@ class MultiExponentialClassifier(_CompartmentCounter):
     maximum, or 0.4 where the smallest level has it. For exponentials it is from a third of the
     smallest to 26 times the largest level; T1 ends at 10 s and T2 at 5 s.
 
+    With Rician noise the likelihood is maximised by expectation and maximisation: the expected
+    real part of a magnitude m, given the fitted signal S, is ``sign(S) m I1(z) / I0(z)`` with
+    ``z = m |S| / sigma^2``, and the fit to these is a fit to signed signals. Signs thus follow
+    from the fit, at each echo time, and weak magnitudes count for little. Criteria compare
+    residuals from the expected magnitudes.
+
     A voxel that no count explains (an F-test of the residual against the noise, which is estimated
     from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
     probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
@@ -135,7 +152,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
     >>> from corrsk import make_correlation_signals
     >>> from corrsk.relaxometry import MultiExponentialClassifier
     >>> X, y = make_correlation_signals(40, noise_level=0.001, random_state=0)
-    >>> model = MultiExponentialClassifier(random_state=0).fit(X, y)
+    >>> model = MultiExponentialClassifier("ir-se-8x8", random_state=0).fit(X, y)
     >>> model.predict_proba(X).shape
     (40, 4)
     """
@@ -147,6 +164,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
         "n_starts": [POSITIVE_INTEGER],
         "max_steps": [POSITIVE_INTEGER],
         "random_state": RANDOM_STATE,
+        "noise_distribution": [StrOptions(set(NOISE_DISTRIBUTIONS))],
+        "nuisances": [Nuisances, None],
     }
 
     def __init__(
@@ -162,6 +181,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
         n_jobs: int | None = None,
         verbose: bool = True,
         counts: Sequence[int] | None = None,
+        noise_distribution: str = "gaussian",
+        nuisances: Nuisances | None = None,
     ) -> None:
         self.protocol = protocol
         self.bounds = bounds
@@ -174,6 +195,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.counts = counts
+        self.noise_distribution = noise_distribution
+        self.nuisances = nuisances
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
@@ -217,7 +240,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
             X), rss (residual sum of squares, in the squared units of X), chi2 (reduced: residual
             variance over that of the noise, NaN if the measurements are too few for an estimate
             of the noise), misfit (whether the fit does not explain the signal) and at_bound
-            (whether a property of a compartment is at a bound). For voxels without signal (all
+            (whether a property of a compartment is at a bound), and the fitted nuisance parameters.
+            For voxels without signal (all
             zero), or that cannot be solved, n_c is 0 if it is selected, misfit and at_bound are
             False, and all other columns are NaN.
 
@@ -247,26 +271,30 @@ class MultiExponentialClassifier(_CompartmentCounter):
         P = len(self._model.properties)
 
         def solve(unit: Array) -> tuple[Array, ...]:
-            fits = self._fits(unit, n_compartments or largest)
+            unit, fits = self._fits(unit, n_compartments or largest)
             if n_compartments is None:
                 counts = self.counts_[self._best(self._weights(unit, fits)[0])]
             else:
                 counts = np.full(len(unit), n_compartments)
             theta = np.zeros((len(unit), largest, P))
+            nuisances = np.zeros((len(unit), len(self._model.nuisances)))
             amplitudes = np.zeros((len(unit), largest))
             rss, quality = np.empty(len(unit)), np.empty((len(unit), 2))
             for K in np.unique(counts):
                 rows = counts == K
-                theta[rows, :K], amplitudes[rows, :K], rss[rows] = fit = fits[K - 1].take(rows)
+                fit = fits[K - 1].take(rows)
+                theta[rows, :K], nuisances[rows] = fit.theta[..., :P], fit.theta[:, 0, P:]
+                amplitudes[rows, :K], rss[rows] = fit.amplitudes, fit.rss
                 misfit = self._misfit(unit[rows], [fit])
                 quality[rows] = np.concatenate([misfit.chi2, misfit.significant], axis=1)
             # NaN would be a voxel without solution
             quality[np.isnan(quality)] = _NO_ESTIMATE
-            return counts.astype(np.float64), theta, amplitudes, rss, quality
+            return counts.astype(np.float64), theta, amplitudes, rss, quality, nuisances
 
-        n_c, theta, amplitudes, rss, quality = self._solve_voxels(
-            signals, solve, [(), (largest, P), (largest,), (), (2,)]
-        )
+        n_c, theta, amplitudes, rss, quality, nuisances = self._solve_voxels(
+            signals, solve,
+            [(), (largest, P), (largest,), (), (2,), (len(self._model.nuisances),)],
+        )  # fmt: skip
         n_c[np.isnan(n_c)] = n_compartments or 0
         norm = signal_norms(signals)
         at_bound: NDArray[np.bool_] = self._at_bound(theta) & (amplitudes > 0)[..., None]
@@ -279,6 +307,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
             .assign(
                 n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss,
                 chi2=chi2, misfit=misfit, at_bound=at_bound.any(axis=(1, 2)),
+                **dict(zip(self._model.nuisances, np.exp(nuisances.T), strict=True)),
             )
             .set_axis(X.index if hasattr(X, "index") and hasattr(X, "iloc") else range(len(n_c)))
         )  # fmt: skip
@@ -336,12 +365,19 @@ class MultiExponentialClassifier(_CompartmentCounter):
         check_number_of_measurements(protocol, counts, self.criterion)
 
     def _probabilities(self, unit: Array) -> tuple[Array, Array]:
-        fits = self._fits(unit, int(self.counts_.max()))
+        unit, fits = self._fits(unit, int(self.counts_.max()))
         weights, misfit = self._weights(unit, fits)
         return weights, np.asarray(misfit.significant.all(axis=1), dtype=np.float64)
 
-    def _fits(self, unit: Array, largest: int) -> list[Fit]:
-        """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1."""
+    def _fits(self, unit: Array, largest: int) -> tuple[Array, list[Fit]]:
+        """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1.
+
+        Returns the signals too, with signs if they are magnitudes.
+        """
+        magnitudes = None
+        if self.noise_distribution == "rician":
+            magnitudes = np.abs(unit)
+            unit = self._starts.with_signs(magnitudes)
         fits: list[Fit] = []
         for K in range(1, largest + 1):
             starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
@@ -352,8 +388,13 @@ class MultiExponentialClassifier(_CompartmentCounter):
             )  # fmt: skip
             rss = np.where(np.isnan(found.rss), np.inf, found.rss).reshape(V, S)
             best = found.take(np.arange(V) * S + rss.argmin(axis=1))
+            if magnitudes is not None:
+                unit, best = fit_magnitudes(
+                    self._model, magnitudes, best, int(self._n_fitted(np.array(K))),
+                    max_steps=self.max_steps, tol=_TOLERANCE,
+                )  # fmt: skip
             fits.append(best if not fits else _nested(best, fits[-1]))
-        return fits
+        return unit, fits
 
     def _weights(self, unit: Array, fits: list[Fit]) -> tuple[Array, Misfit]:
         """Probabilities (V, n_classes), and the misfits of the counts that can be selected."""
@@ -384,7 +425,26 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
     def _n_fitted(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of parameters of fits, without the noise variance."""
-        return counts * (len(self._model.properties) + 1)
+        return counts * (len(self._model.properties) + 1) + len(self._model.nuisances)
+
+    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
+        given = self.nuisances
+        if given is None:
+            return {}
+        possible = ("inversion_efficiency", "b1", "gain")
+        other = [name for name in given.names if name not in possible]
+        if other:
+            raise ValueError(
+                f"nuisances has {', '.join(other)}, but fits have {', '.join(possible)} only"
+            )
+        check_nuisances(given, protocol)
+        single = [name for name in given.names if not isinstance(getattr(given, name), tuple)]
+        if single:
+            raise ValueError(
+                f"the range of {single[0]} must be a pair (smallest, largest), got "
+                f"{getattr(given, single[0])!r}"
+            )
+        return {name: getattr(given, name) for name in given.names}
 
 
 def _nested(fit: Fit, smaller: Fit) -> Fit:

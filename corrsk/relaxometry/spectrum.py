@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from corrsk._utils.validation import checked_count
+from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
-from corrsk.relaxometry._bounds import Bounds
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._misfit import Misfit
@@ -34,7 +34,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
     protocol : AcquisitionProtocol or str, default="auto"
         Protocol of the columns of X, in their order, or the name of a protocol that corrsk
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
-        the names; without such names the protocol of 64 columns is "ir-se-8x8".
+        the names; without such names 64 columns are taken for "ir-se-8x8", with a warning.
     n_bins : int or dict of str to int, default=32
         Number of grid points along each tissue property, for all properties or by property.
     bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
@@ -108,7 +108,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
     >>> from corrsk import make_correlation_signals
     >>> from corrsk.relaxometry import NNLSPeakClassifier
     >>> X, y = make_correlation_signals(40, noise_level=0.001, random_state=0)
-    >>> NNLSPeakClassifier(n_bins=16).fit(X, y).spectra(X).shape
+    >>> NNLSPeakClassifier("ir-se-8x8", n_bins=16).fit(X, y).spectra(X).shape
     (40, 16, 16)
     """
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from corrsk._utils.parallel import blocks_of_run, for_each_run
 from corrsk._utils.rng import Stream, entropy
 from corrsk._utils.strata import Strata
+from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.physics import CONTRASTS, NORMS
+from corrsk.physics import NORMS
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.prior import TissuePrior, TissueRows
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN
@@ -32,25 +33,8 @@ def check_measurable(prior: TissuePrior, protocol: AcquisitionProtocol) -> None:
             f"the protocol measures {', '.join(missing)}, but the prior has no range for "
             f"{', '.join(missing)}; it has ranges for {', '.join(prior.ranges)}"
         )
-    drawn = () if prior.nuisances is None else prior.nuisances.names
-    n_series = 1 if protocol.series is None else int(protocol.series.max()) + 1
-    contrasts = [CONTRASTS[name] for name in protocol.contrasts]
-    if "inversion_efficiency" in drawn and not any(one.longitudinal for one in contrasts):
-        raise ValueError(
-            "the prior draws inversion_efficiency, but the protocol has no inversion (TI)"
-        )
-    if "echo_loss" in drawn and "TE" not in protocol.contrasts:
-        raise ValueError("the prior draws echo_loss, but the protocol has no echo times (TE)")
-    if "b1" in drawn and protocol.readout is None:
-        raise ValueError(
-            "the prior draws b1, which scales the flip angles of echo trains, but the protocol has "
-            "single spin echoes; pass readout=EchoTrain(spacing) to the protocol"
-        )
-    if "gain" in drawn and n_series != 2:
-        raise ValueError(
-            f"the prior draws gain, the scale of the second of two series, but the protocol has "
-            f"{n_series} series; see AcquisitionProtocol.concatenate(.., same_gain=False)"
-        )
+    if prior.nuisances is not None:
+        check_nuisances(prior.nuisances, protocol)
 
 
 def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:

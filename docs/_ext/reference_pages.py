@@ -25,6 +25,7 @@ PACKAGES = {
     "relaxometry": "Relaxometry and the ideal observer",
     "baselines": "Classical learners",
     "novelty": "Novelty detection",
+    "trained": "Models trained by simulation",
     "evaluation": "Evaluation",
     "model_selection": "Model selection",
     "pretrained": "Trained models",

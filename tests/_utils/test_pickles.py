@@ -55,14 +55,18 @@ def test_a_generator_without_units():
 
 def test_a_classifier_without_counts():
     X, y = make_correlation_signals(20, random_state=0, verbose=False)
-    model = MultiExponentialClassifier(n_starts=2, max_steps=5, verbose=False).fit(X, y)
+    model = MultiExponentialClassifier("ir-se-8x8", n_starts=2, max_steps=5, verbose=False).fit(
+        X, y
+    )
     expected = model.predict(X[:4])
     np.testing.assert_array_equal(earlier(model, "counts").predict(X[:4]), expected)
 
 
 def test_a_network_and_an_aligner_keep_their_own_parameters():
     X, y = make_correlation_signals(200, random_state=0, verbose=False)
-    model = CorrelationCNNClassifier(max_epochs=1, dropout=0.1, random_state=0, verbose=False)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, dropout=0.1, random_state=0, verbose=False
+    )
     expected = model.fit(X, y).predict_proba(X)
     again = earlier(model, "warm_start", "protocol")
     assert again.dropout == 0.1

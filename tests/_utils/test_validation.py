@@ -16,8 +16,8 @@ from corrsk import (
 )
 X, y = make_correlation_signals(60, random_state=0, verbose=False)
 models = [
-    CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
-    MultiExponentialClassifier(n_starts=1, max_steps=2, random_state=0, verbose=False),
+    CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False),
+    MultiExponentialClassifier("ir-se-8x8", n_starts=1, max_steps=2, random_state=0, verbose=False),
     SignalNoveltyDetector(n_clusters=2, random_state=0, verbose=False),
     ProtocolAligner(),
     SignalNormalizer(),

@@ -326,7 +326,7 @@ def test_displays_from_estimator_on_given_axes(small_data):
     from corrsk import CorrelationCNNClassifier
 
     X, y = small_data.data[:500], small_data.target[:500]
-    model = CorrelationCNNClassifier(max_epochs=3, random_state=0).fit(
+    model = CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=3, random_state=0).fit(
         X, y, X_val=X[:99], y_val=y[:99]
     )
     axes = Figure().subplots(1, 3)
@@ -636,7 +636,7 @@ def test_codes_of_counts_are_no_binary_labels(kind):
     X, n_c = X[n_c < 3], n_c[n_c < 3]
     codes = n_c - 1
     method = MultiExponentialClassifier(
-        counts=(2, 3), n_starts=1, max_steps=5, random_state=0, verbose=False
+        "ir-se-8x8", counts=(2, 3), n_starts=1, max_steps=5, random_state=0, verbose=False
     )
     model = {
         "classifier": method,

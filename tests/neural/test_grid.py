@@ -15,8 +15,10 @@ from corrsk import (
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     PropertyRange,
+    ProtocolWarning,
     SignalNormalizer,
     SignalStream,
+    StackedGridSearchCV,
     TissuePrior,
     load,
     make_correlation_signals,
@@ -88,13 +90,74 @@ def test_names_give_the_grid_and_later_arrays_do_not_warn(grid, protocol):
 
 
 @GRIDS
-def test_a_guessed_layout_warns(grid, protocol):
+def test_an_assumed_layout_warns_once(grid, protocol):
     pipeline, tissue = pipeline_of(protocol)
-    if protocol.n_measurements == 64:  # the published grid is the default, without a warning
-        assert pipeline.fit(*tissue)[-1].grid_shape_ == (8, 8)
-        return
-    with pytest.warns(UserWarning, match=f"{protocol.n_measurements} columns is unknown"):
+    with pytest.warns(ProtocolWarning) as caught:
         pipeline.fit(*tissue)
+    (warning,) = caught
+    text = str(warning.message)
+    assert f"{protocol.n_measurements} columns is unknown" in text
+    assert "{} x {}".format(*pipeline[-1].grid_shape_) in text
+    assert "grid order (sorted by TI, then by TE" in text
+    assert warning.filename == __file__
+    pipeline.predict(tissue[0])  # warnings are errors
+
+
+def test_64_columns_without_names_are_taken_for_the_published_grid_with_a_warning():
+    # a DataFrame loses its names in a step whose output is an array
+    protocol = PROTOCOLS[4, 16]
+    X, y = make_correlation_signals(60, protocol=protocol, random_state=0, verbose=False)
+    named = pd.DataFrame(X, columns=protocol.feature_names)
+    for model, signals in (
+        (quick(), X),
+        (quick(), pd.DataFrame(X, columns=[f"pc{k}" for k in range(64)])),
+        (make_pipeline(SignalNormalizer(), quick()), named),
+    ):
+        with pytest.warns(ProtocolWarning, match="a grid of 8 x 8 as of 'ir-se-8x8' is assumed"):
+            model.fit(signals, y)
+        assert getattr(model, "steps", [(None, model)])[-1][1].grid_shape_ == (8, 8)
+    # the advice of the warning
+    assert quick(protocol=protocol).fit(X, y).grid_shape_ == (4, 16)
+    assert quick(grid_shape=(4, 16)).fit(X, y).grid_shape_ == (4, 16)
+    assert quick().fit(X.reshape(-1, 4, 16), y).grid_shape_ == (4, 16)
+    pipeline = make_pipeline(SignalNormalizer(), quick()).set_output(transform="pandas")
+    assert pipeline.fit(named, y)[-1].grid_shape_ == (4, 16)
+    assert quick(protocol="ir-se-8x8").fit(X, y).grid_shape_ == (8, 8)
+    with pytest.raises(ValueError, match="names of the columns are not those of the protocol"):
+        quick(protocol="ir-se-8x8").fit(named, y)
+
+
+def test_scattered_64_measurements_are_refused():
+    rng = np.random.default_rng(0)
+    scattered = AcquisitionProtocol({"TI": rng.uniform(50, 2000, 64), "TE": rng.uniform(5, 90, 64)})
+    X, y = noise(scattered)
+    with pytest.raises(ValueError, match=r"no full grid.*ResidualMLPClassifier"):
+        quick(protocol=scattered).fit(X, y)
+    with pytest.warns(ProtocolWarning, match="ResidualMLPClassifier takes measurements that are"):
+        quick().fit(X, y)
+
+
+@pytest.mark.parametrize("search", [GridSearchCV, StackedGridSearchCV])
+def test_a_search_warns_once_for_each_fit(search):
+    X, y = make_correlation_signals(80, random_state=0, verbose=False)
+    options = {"stack": True} if search is StackedGridSearchCV else {}
+    with pytest.warns(ProtocolWarning) as caught:
+        search(quick(), {"learning_rate": [0.001, 0.01]}, cv=2, **options).fit(X, y)
+    assert len(caught) == 5  # two candidates, two folds, the refit
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search(
+            quick(protocol="ir-se-8x8"), {"learning_rate": [0.001, 0.01]}, cv=2,
+            error_score="raise", **options,
+        ).fit(X, y)  # fmt: skip
+
+
+def test_partial_fit_warns_in_the_first_call_only():
+    X, y = make_correlation_signals(60, random_state=0, verbose=False)
+    with pytest.warns(ProtocolWarning) as caught:
+        model = quick().partial_fit(X, y)
+    assert len(caught) == 1
+    model.partial_fit(X, y)  # warnings are errors
 
 
 @GRIDS

@@ -17,7 +17,9 @@ from corrsk import (
     CorrelationCNNClassifier,
     NoSignalWarning,
     ProtocolAligner,
+    ResidualMLPClassifier,
     SignalNormalizer,
+    SimulationTrainedClassifier,
     load_pretrained,
     make_correlation_signals,
     to_onnx,
@@ -81,7 +83,9 @@ def test_columns_keep_the_order_of_fit(signals, tmp_path):
     X, y = signals
     protocol = AcquisitionProtocol.named("ir-se-8x8")
     frame = pd.DataFrame(X, columns=protocol.feature_names).iloc[:, ::-1]
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False).fit(frame, y)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False
+    ).fit(frame, y)
     model.to_onnx(tmp_path / "model.onnx")
     found, _ = answers(tmp_path / "model.onnx", np.ascontiguousarray(X[:, ::-1]))
     np.testing.assert_allclose(found, model.predict_proba(frame), atol=1e-5)
@@ -89,7 +93,7 @@ def test_columns_keep_the_order_of_fit(signals, tmp_path):
 
 @pytest.mark.slow
 def test_a_shipped_model_can_be_exported(signals, tmp_path):
-    model = load_pretrained("midl2024-low-noise")
+    model = load_pretrained("midl2024")
     model[-1].to_onnx(tmp_path / "model.onnx")
     found, _ = answers(tmp_path / "model.onnx", signals[0])
     np.testing.assert_allclose(found, model.predict_proba(signals[0]), atol=1e-5)
@@ -103,7 +107,7 @@ def test_a_pipeline_is_exported_as_a_whole(signals, norm, tmp_path):
     measured = AcquisitionProtocol(ti=grid.ti[order], te=grid.te[order])
     model = make_pipeline(
         ProtocolAligner(measured_protocol=measured), "passthrough", SignalNormalizer(norm),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False),
     )  # fmt: skip
     X = X[:, order]
     model.fit(X, y)
@@ -119,6 +123,19 @@ def test_a_pipeline_is_exported_as_a_whole(signals, norm, tmp_path):
     assert json.loads(metadata["classes"]) == [1, 2, 3, 4]
 
 
+def test_a_model_of_magnitudes_is_exported_with_the_absolute_values(signals, tmp_path):
+    X, _ = signals
+    model = SimulationTrainedClassifier(
+        noise_distribution="rician", n_samples=400, n_validation=20, novelty=False,
+        network=ResidualMLPClassifier(width=8, n_blocks=1, max_epochs=1),
+        random_state=0, verbose=False,
+    ).fit()  # fmt: skip
+    to_onnx(model, tmp_path / "model.onnx")
+    for scale in (1, -1000):
+        found, _ = answers(tmp_path / "model.onnx", (scale * X).astype(np.float32))
+        np.testing.assert_allclose(found, model.predict_proba(X), atol=1e-5)
+
+
 @pytest.mark.parametrize("network", ["cnn", "residual-mlp"])
 def test_signals_without_an_answer(signals, network, tmp_path):
     X, y = signals
@@ -131,7 +148,7 @@ def test_the_export_of_a_model_for_unit_m0_warns(tmp_path):
     X, y = make_correlation_signals(300, random_state=0, norm=None, verbose=False)
     model = make_pipeline(
         ProtocolAligner(norm=None),
-        CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False),
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False),
     ).fit(X, y)
     with pytest.warns(UserWarning, match="M0 = 1, which the file does not check"):
         to_onnx(model, tmp_path / "model.onnx")
@@ -140,7 +157,7 @@ def test_the_export_of_a_model_for_unit_m0_warns(tmp_path):
 
 
 def test_other_pipelines_are_not_exported(signals, tmp_path):
-    cnn = CorrelationCNNClassifier(max_epochs=1, verbose=False)
+    cnn = CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, verbose=False)
     model = make_pipeline(StandardScaler(), cnn).fit(*signals)
     with pytest.raises(TypeError, match="not StandardScaler"):
         to_onnx(model, tmp_path / "model.onnx")
@@ -151,7 +168,7 @@ def test_other_pipelines_are_not_exported(signals, tmp_path):
 
 
 def test_a_failed_export_leaves_no_file(signals, tmp_path, monkeypatch):
-    model = CorrelationCNNClassifier(max_epochs=1, verbose=False)
+    model = CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, verbose=False)
     with pytest.raises(NotFittedError):
         model.to_onnx(tmp_path / "model.onnx")
     model.fit(*signals)

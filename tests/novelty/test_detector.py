@@ -74,6 +74,8 @@ CASES = {  # least number of 2000 flagged signals on midl2024, and with low nois
     "long TI scaled": (0.03, 0.7, "signal shape outside the prior"),
     "other TI": (0.5, 0.7, "signal shape outside the prior"),
     "other TE": (0.05, 0.05, None),
+    "another grid of 64": (0.8, 0.8, None),
+    "transposed": (0.8, 0.8, None),
 }
 
 
@@ -105,6 +107,11 @@ def corrupted(name, case):
     if case == "other TI":
         protocol = AcquisitionProtocol.from_grid(np.linspace(50, 2000, 8), TE)
         return simulated(name, protocol=protocol)
+    if case == "another grid of 64":
+        echoes = np.geomspace(TE[0], TE[-1], 16)
+        return simulated(name, protocol=AcquisitionProtocol.from_grid(TI[::2], echoes))
+    if case == "transposed":
+        return X.reshape(-1, 8, 8).transpose(0, 2, 1).reshape(-1, 64)
     if case == "other TE":
         return simulated(name, protocol=AcquisitionProtocol.from_grid(TI, np.linspace(4.5, 150, 8)))
     return X

@@ -21,6 +21,7 @@ from corrsk import (
     ProtocolWarning,
     ResidualMLPClassifier,
     SignalNormalizer,
+    SimulationTrainedClassifier,
     load,
     load_dataset,
     load_pretrained,
@@ -30,7 +31,7 @@ from corrsk import (
     save,
 )
 from corrsk.physics import SliceProfile
-from corrsk.pretrained import ModelCard, pretrained_pipeline, write_pretrained
+from corrsk.pretrained import ModelCard, write_pretrained
 from corrsk.pretrained.models import MODELS, model_definition, model_of_dataset
 from corrsk.pretrained.store import SHIPPED_FOLDER
 from corrsk.simulation.datasets import DATASETS, simulate_dataset
@@ -53,7 +54,7 @@ def trained(definition, **parameters):
         norm=definition.norm, random_state=0,
     )  # fmt: skip
     classifier = ResidualMLPClassifier(width=16, n_blocks=1, max_epochs=2, random_state=0)
-    return pretrained_pipeline(definition, classifier.fit(X, y))
+    return SimulationTrainedClassifier.from_network(definition, classifier.fit(X, y))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def folder(pipeline, card, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def signals():
-    return make_correlation_signals(50, random_state=1)[0]
+    return load_dataset(NAME, 50, random_state=1).data
 
 
 # -- a model in a folder, in place of the shipped ones ----------------------------
@@ -195,16 +196,16 @@ def test_weights_that_do_not_match_the_card_are_refused(pipeline, card, tmp_path
 
 def test_a_card_that_does_not_match_the_pipeline_is_refused(pipeline, card, tmp_path):
     other = dataclasses.replace(card, noise={**card.noise, "levels": [0.01]})
-    with pytest.raises(ValueError, match="does not match the pipeline: noise differ"):
+    with pytest.raises(ValueError, match="does not match the model: noise differ"):
         write_pretrained(pipeline, other, tmp_path)
-    with pytest.raises(TypeError, match="a pretrained model is a Pipeline of ProtocolAligner"):
+    with pytest.raises(TypeError, match="or a Pipeline of ProtocolAligner"):
         write_pretrained(pipeline[1:], card, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_aligner_that_expects_another_normalisation(pipeline, card, tmp_path, signals):
     unlike = load_pretrained_pipeline(pipeline, tmp_path)
-    unlike.steps[1] = ("signalnormalizer", SignalNormalizer("max").fit(signals))
+    unlike.pipeline_.steps[1] = ("signalnormalizer", SignalNormalizer("max").fit(signals))
     with pytest.raises(ValueError, match="norm='l2', the SignalNormalizer 'max'"):
         write_pretrained(unlike, card, tmp_path)
 
@@ -333,7 +334,7 @@ def test_a_shipped_model_has_the_accuracy_of_its_card(name):
     assert model[0].protocol_ == AcquisitionProtocol(**card.protocol)
     # the values of this model
     facts = ModelCard.from_pipeline(
-        pretrained_pipeline(definition.data, model[-1]), name=name, **FACTS
+        SimulationTrainedClassifier.from_network(definition.data, model[-1]), name=name, **FACTS
     )
     assert (facts.prior, facts.noise, facts.norm) == (card.prior, card.noise, definition.norm)
     data = load_dataset(definition.dataset, n_samples=20_000, random_state=12345)

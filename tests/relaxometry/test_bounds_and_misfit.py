@@ -18,7 +18,7 @@ from corrsk import (
     TissuePrior,
     make_correlation_signals,
 )
-from corrsk.relaxometry._bounds import checked_bounds
+from corrsk.acquisition.bounds import checked_bounds
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
 ESTIMATORS = [MultiExponentialClassifier, NNLSPeakClassifier]
@@ -70,17 +70,17 @@ def test_default_bounds_are_what_the_protocol_resolves():
 def test_bounds_from_a_prior_and_for_single_properties(estimator):
     X = np.ones((1, 64))
     prior = TissuePrior({"T1": PropertyRange(300, 3000), "T2": PropertyRange(15, 300)})
-    assert estimator(bounds=prior, counts=[1]).fit(X).bounds_ == {
+    assert estimator(GRID, bounds=prior, counts=[1]).fit(X).bounds_ == {
         "T1": (300, 3000), "T2": (15, 300)
     }  # fmt: skip
-    named = estimator(bounds="midl2024", counts=[1]).fit(X).bounds_
+    named = estimator(GRID, bounds="midl2024", counts=[1]).fit(X).bounds_
     assert named == {"T1": (50, 5000), "T2": (5, 500)}
-    partly = estimator(bounds={"T2": (7, 70)}, counts=[1]).fit(X).bounds_
+    partly = estimator(GRID, bounds={"T2": (7, 70)}, counts=[1]).fit(X).bounds_
     assert partly == {**checked_bounds(None, GRID), "T2": (7, 70)}
     with pytest.raises(ValueError, match="measures T1, but the prior"):
-        estimator(bounds=TissuePrior({"T2": PropertyRange(5, 50)}), counts=[1]).fit(X)
+        estimator(GRID, bounds=TissuePrior({"T2": PropertyRange(5, 50)}), counts=[1]).fit(X)
     with pytest.raises(ValueError, match="unknown tissue prior"):
-        estimator(bounds="brain", counts=[1]).fit(X)
+        estimator(GRID, bounds="brain", counts=[1]).fit(X)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -182,7 +182,9 @@ def test_chi2_of_explained_signals_has_its_distribution(criterion):
 
 def test_probabilities_of_explained_signals_are_those_of_the_criterion(explained):
     X, y = explained
-    model = MultiExponentialClassifier(criterion="bic", random_state=0, verbose=False).fit(X, y)
+    model = MultiExponentialClassifier(
+        "ir-se-8x8", criterion="bic", random_state=0, verbose=False
+    ).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fits of too few compartments
         rss = np.stack([model.estimate_compartments(X, K)["rss"] for K in (1, 2, 3, 4)], axis=1)
@@ -229,7 +231,9 @@ def test_spectra_of_wrong_signals_have_no_certain_count(wrong, options, explaine
 
 def test_strong_regularisation_is_no_misfit(explained):
     X, y = explained
-    model = NNLSPeakClassifier(regularization=0.1, bounds="midl2024", verbose=False).fit(X, y)
+    model = NNLSPeakClassifier(
+        "ir-se-8x8", regularization=0.1, bounds="midl2024", verbose=False
+    ).fit(X, y)
     assert set(np.unique(model.predict_proba(X[:20]))) == {0.0, 1.0}
 
 
@@ -275,7 +279,9 @@ def test_false_alarms_are_rare():
     X, y = make_correlation_signals(
         300, noise_level=(0.001, 0.01, 0.05), random_state=9, verbose=False
     )
-    model = MultiExponentialClassifier(n_starts=1, max_steps=20, random_state=0, verbose=False)
+    model = MultiExponentialClassifier(
+        "ir-se-8x8", n_starts=1, max_steps=20, random_state=0, verbose=False
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probabilities = model.fit(X, y).predict_proba(X)
@@ -292,7 +298,7 @@ def test_ideal_observer_of_signals_beyond_the_prior(norm):
         8, prior=prior, noise_level=0.02, norm=norm, random_state=0, verbose=False
     )
     model = IdealObserverClassifier(
-        prior, noise_level=0.02, norm=norm, n_particles=256, n_runs=2, random_state=0,
+        prior, "ir-se-8x8", noise_level=0.02, norm=norm, n_particles=256, n_runs=2, random_state=0,
         verbose=False,
     ).fit(X, y)  # fmt: skip
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from corrsk import AcquisitionProtocol
-from corrsk.relaxometry._bounds import checked_bounds
+from corrsk.acquisition.bounds import checked_bounds
 from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import KernelModel
 

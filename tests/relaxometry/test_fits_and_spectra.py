@@ -20,15 +20,16 @@ from corrsk import (
     CorrelationSignalGenerator,
     NoSignalWarning,
     PropertyRange,
+    ProtocolWarning,
     SignalNormalizer,
     TissuePrior,
     load_dataset,
     make_correlation_signals,
 )
 from corrsk._utils.parallel import one_blas_thread
+from corrsk.acquisition.bounds import checked_bounds
 from corrsk.physics import Contrast, register_contrast
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
-from corrsk.relaxometry._bounds import checked_bounds
 from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._criteria import criterion_weights, f_test_choice, information_criterion
 from corrsk.relaxometry._kernels import KernelModel
@@ -85,14 +86,14 @@ def noisy():
 
 @pytest.fixture(scope="module")
 def multiexponential(noisy):
-    return MultiExponentialClassifier(random_state=0, n_starts=2, criterion="bic", n_jobs=2).fit(
-        *noisy
-    )
+    return MultiExponentialClassifier(
+        "ir-se-8x8", random_state=0, n_starts=2, criterion="bic", n_jobs=2
+    ).fit(*noisy)
 
 
 @pytest.fixture(scope="module")
 def peaks(noisy):
-    return NNLSPeakClassifier(n_bins=18, bounds="midl2024", n_jobs=2).fit(*noisy)
+    return NNLSPeakClassifier("ir-se-8x8", n_bins=18, bounds="midl2024", n_jobs=2).fit(*noisy)
 
 
 def grid_model(**bounds):
@@ -175,7 +176,7 @@ def test_a_new_contrast_needs_no_bounds(contrasts):
 def test_separated_compartments_are_recovered_at_any_scale(n_compartments):
     tissue = table(n_compartments)
     X = clean(tissue) * np.array([[1e-200], [1.0], [3e7]])
-    model = MultiExponentialClassifier(random_state=0).fit(np.ones((4, 64)), COUNTS)
+    model = MultiExponentialClassifier("ir-se-8x8", random_state=0).fit(np.ones((4, 64)), COUNTS)
     fitted = model.estimate_compartments(X, n_compartments)
     for name in tissue:
         np.testing.assert_allclose(fitted[name], tissue[name][0], rtol=1e-3)
@@ -318,7 +319,9 @@ def test_fits_end_at_stationary_points(noisy):
 def test_fits_are_nested_and_within_bounds(noisy):
     X, y = noisy
     bounds = {"T1": (300.0, 1500.0), "T2": (30.0, 100.0)}  # too narrow for most voxels
-    model = MultiExponentialClassifier(bounds=bounds, n_starts=1, max_steps=10, random_state=0)
+    model = MultiExponentialClassifier(
+        "ir-se-8x8", bounds=bounds, n_starts=1, max_steps=10, random_state=0
+    )
     model.fit(X, y)
     with pytest.warns(ConvergenceWarning) as caught:
         fits = [model.estimate_compartments(X, K) for K in COUNTS]
@@ -353,7 +356,9 @@ def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
 def test_counts_of_low_noise_signals_are_correct(noisy):
     X, y = noisy
     for criterion in ("bic", "aicc", "f-test"):
-        model = MultiExponentialClassifier(criterion=criterion, n_starts=1, random_state=0)
+        model = MultiExponentialClassifier(
+            "ir-se-8x8", criterion=criterion, n_starts=1, random_state=0
+        )
         predicted = model.fit(X, y).predict(X)
         assert np.mean((predicted > 1) == (y > 1)) > 0.85
         assert np.mean(predicted == y) > 0.45
@@ -428,7 +433,7 @@ def test_classifier_applies_the_criterion_to_its_fits(noisy, multiexponential):
 def test_spectra_equal_those_of_scipy_for_the_augmented_system(alpha, noisy):
     X, y = noisy
     model = NNLSPeakClassifier(
-        n_bins={"T1": 9, "T2": 11}, bounds=PRIOR_BOUNDS, regularization=alpha
+        "ir-se-8x8", n_bins={"T1": 9, "T2": 11}, bounds=PRIOR_BOUNDS, regularization=alpha
     ).fit(X, y)
     spectra = model.spectra(X[:6])
     t1, t2 = (axis.ravel() for axis in np.meshgrid(*model.axes_.values(), indexing="ij"))
@@ -488,7 +493,7 @@ def test_peaks_of_constructed_spectra():
 def test_counts_are_clipped_to_the_nearest_class():
     X = np.concatenate([clean(table(k)) for k in (1, 2, 3)])
     X += 0.001 * np.random.default_rng(0).normal(size=X.shape)
-    model = NNLSPeakClassifier(n_bins=20, bounds=PRIOR_BOUNDS, regularization=1e-6)
+    model = NNLSPeakClassifier("ir-se-8x8", n_bins=20, bounds=PRIOR_BOUNDS, regularization=1e-6)
     model.fit(X, [1, 2, 3])
     assert model.predict(X).tolist() == [1, 2, 3]
     assert model.fit(X, [2, 2, 4]).predict(X).tolist() == [2, 2, 2]  # 3 is as close to 2 as to 4
@@ -605,7 +610,7 @@ class TestErrorsAndConventions:
     )
     def test_bad_bounds(self, estimator, bounds, match):
         with pytest.raises(ValueError, match=match):
-            estimator(bounds=bounds).fit(np.ones((2, 64)), [1, 2])
+            estimator("ir-se-8x8", bounds=bounds).fit(np.ones((2, 64)), [1, 2])
 
     def test_protocol_from_column_names(self, estimator):
         protocol = AcquisitionProtocol.from_grid(ti=[60, 500, 2500], te=[8, 30, 90])
@@ -623,6 +628,18 @@ class TestErrorsAndConventions:
             with pytest.raises(ValueError, match="same order"):
                 reversed_.predict(frame)  # scikit-learn's own check of the names
 
+    def test_64_columns_without_names_warn_of_the_assumed_protocol(self, estimator):
+        protocol = AcquisitionProtocol.from_grid(ti=[50, 200, 700, 2000], te=np.arange(10, 170, 10))
+        X, y = make_correlation_signals(20, protocol=protocol, random_state=0)
+        with pytest.warns(ProtocolWarning, match="protocol of the 64 columns .* 'ir-se-8x8' is as"):
+            model = estimator().fit(X, y)
+        assert model.protocol_ == AcquisitionProtocol.named("ir-se-8x8")
+        assert estimator(protocol).fit(X, y).protocol_ == protocol  # warnings are errors
+        frame = pd.DataFrame(X, columns=protocol.feature_names)
+        assert estimator().fit(frame, y).protocol_ == protocol
+        with pytest.raises(ValueError, match="names of the columns are not"):
+            model.predict(frame)
+
     def test_labels_as_strings_are_ordered_as_numbers(self, estimator):
         X = np.repeat(clean(table(2)), 4, axis=0)
         model = estimator(protocol="ir-se-8x8", bounds=None).fit(X, ["8", "2", "2", "8"])
@@ -636,7 +653,7 @@ class TestErrorsAndConventions:
 
     def test_in_a_pipeline(self, estimator, noisy):
         X, y = noisy[0][:20], noisy[1][:20]
-        pipeline = make_pipeline(SignalNormalizer(), estimator(verbose=False))
+        pipeline = make_pipeline(SignalNormalizer(), estimator("ir-se-8x8", verbose=False))
         for name in pipeline.get_params():
             if name.endswith(("random_state", "n_bins")):
                 pipeline.set_params(**{name: 24})
@@ -649,19 +666,19 @@ class TestErrorsAndConventions:
 def test_parameters_out_of_range():
     X, y = np.ones((2, 64)), [1, 2]
     with pytest.raises(ValueError, match="'criterion'"):
-        MultiExponentialClassifier(criterion="hqc").fit(X, y)
+        MultiExponentialClassifier("ir-se-8x8", criterion="hqc").fit(X, y)
     with pytest.raises(ValueError, match="'alpha'"):
-        MultiExponentialClassifier(alpha=1.5).fit(X, y)
+        MultiExponentialClassifier("ir-se-8x8", alpha=1.5).fit(X, y)
     with pytest.raises(ValueError, match="up to 8 compartments"):
-        MultiExponentialClassifier().fit(X, [1, 9])
+        MultiExponentialClassifier("ir-se-8x8").fit(X, [1, 9])
     with pytest.raises(ValueError, match="at most 2"):
-        MultiExponentialClassifier().fit(X, y).estimate_compartments(X, 3)
+        MultiExponentialClassifier("ir-se-8x8").fit(X, y).estimate_compartments(X, 3)
     with pytest.raises(ValueError, match="'chi2_factor'"):
-        NNLSPeakClassifier(chi2_factor=1.0).fit(X, y)
+        NNLSPeakClassifier("ir-se-8x8", chi2_factor=1.0).fit(X, y)
     with pytest.raises(ValueError, match="'regularization'"):
-        NNLSPeakClassifier(regularization="l-curve").fit(X, y)
+        NNLSPeakClassifier("ir-se-8x8", regularization="l-curve").fit(X, y)
     with pytest.raises(ValueError, match="each of T1, T2"):
-        NNLSPeakClassifier(n_bins={"T1": 10}).fit(X, y)
+        NNLSPeakClassifier("ir-se-8x8", n_bins={"T1": 10}).fit(X, y)
 
 
 def test_dual_solver_satisfies_the_optimality_conditions(noisy):
@@ -691,7 +708,7 @@ def test_the_number_of_blas_threads_is_restored():
 @pytest.mark.filterwarnings("ignore:.*voxels are not explained")  # by so coarse a spectrum
 def test_model_based_classifiers_accept_weights_and_give_log_probabilities():
     X, y = make_correlation_signals(40, noise_level=0.001, random_state=0, verbose=False)
-    model = NNLSPeakClassifier(n_bins=5, regularization=1e-3, verbose=False)
+    model = NNLSPeakClassifier("ir-se-8x8", n_bins=5, regularization=1e-3, verbose=False)
     plain = clone(model).fit(X, y)
     weighted = clone(model).fit(X, y, sample_weight=np.arange(40))
     np.testing.assert_array_equal(weighted.predict_proba(X), plain.predict_proba(X))

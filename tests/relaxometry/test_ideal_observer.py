@@ -104,13 +104,20 @@ def log_likelihood(x, S, level, reference, normalize):
 
 
 def combinations(prior, K):
-    """Return all combinations of grid points of K compartments: dict of arrays (m, K)."""
+    """Return all combinations of grid points of K compartments: dict of arrays (m, K), counts (m,).
+
+    Combinations that differ only in the order of compartments with equal fractions occur once.
+    """
     grids = [
         values.low + values.step * np.arange(int(values.n_values))
         for values in prior.ranges.values()
     ]
-    single = list(itertools.product(*grids))
-    joint = np.array(list(itertools.product(single, repeat=K)))  # (m, K, P)
+    single = np.array(list(itertools.product(*grids)))
+    chosen = np.array(list(itertools.product(range(len(single)), repeat=K)))
+    counts = np.ones(len(chosen))
+    if prior.fraction_law == "equal":
+        chosen, counts = np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)
+    joint = single[chosen]  # (m, K, P)
     keep = np.ones(len(joint), dtype=bool)
     names = list(prior.ranges)
     if prior.t2_below_t1:
@@ -119,7 +126,7 @@ def combinations(prior, K):
         for p in range(len(names)):
             distinct = [len(set(row)) == K for row in joint[..., p].tolist()]
             keep &= np.array(distinct)
-    return {name: joint[keep][..., p] for p, name in enumerate(names)}
+    return {name: joint[keep][..., p] for p, name in enumerate(names)}, counts[keep]
 
 
 def fraction_nodes(prior, K, n=400):
@@ -144,17 +151,19 @@ def exhaustive(x, prior, protocol, levels, reference, normalize, efficiency=1.0)
     """Compute the log evidence of each count by an exhaustive sum."""
     evidence = []
     for K in prior.n_compartments:
-        tissue = combinations(prior, K)
+        tissue, counts = combinations(prior, K)
+        shares = counts / counts.sum()
         terms = []
         for f, weight in zip(*fraction_nodes(prior, K), strict=True):
-            m = len(next(iter(tissue.values())))
+            m = len(counts)
             S = correlation_signals(
                 protocol.contrasts, tissue, np.tile(f, (m, 1)), tr=protocol.tr,
                 inversion_efficiency=efficiency,
             )  # fmt: skip
             for level, share in levels:
                 terms.append(
-                    log_likelihood(x, S, level, reference, normalize) + np.log(weight * share / m)
+                    log_likelihood(x, S, level, reference, normalize)
+                    + np.log(weight * share * shares)
                 )
         evidence.append(logsumexp(np.concatenate(terms)))
     return np.array(evidence)

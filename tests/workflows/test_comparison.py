@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from corrsk import AcquisitionProtocol, load_dataset
 from corrsk.cli.app import app
 from corrsk.evaluation import known_ceiling, mcnemar_test
-from corrsk.simulation.datasets import DATASETS, dataset_definition
+from corrsk.simulation.datasets import DATASETS, dataset_definition, simulate_dataset
 from corrsk.tissue import resolve_prior
 from corrsk.workflows.comparison import MODELS, ComparedModel, ComparisonSettings, compare, figures
 from corrsk.workflows.comparison import worker as worker_module
@@ -114,22 +114,37 @@ def test_model_based_methods_have_the_ranges_of_the_data(name):
     )
 
 
-def test_a_second_call_repeats_only_missing_runs(finished, tmp_path):
-    out, first = finished
+@pytest.fixture(scope="module")
+def resumed(finished):
+    """Runs before and after a second call, without one run and with another one changed.
+
+    The second call has one more model.
+    """
+    out, _ = finished
     cells = {path: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
-    lost = out / "cells" / "lda_n1000_seed1.json"
+    lost, changed = (out / "cells" / f"lda_{name}.json" for name in ("n1000_seed1", "n200_seed0"))
     lost.unlink()
-    with pytest.raises(FileExistsError, match="--resume"):
-        compare(SETTINGS, out, n_jobs=1, console=QUIET)
-    # more models and sizes may be added
+    content = json.loads(changed.read_text())
+    changed.write_text(json.dumps(content | {"estimator": "{}"}))
+    written = cells | {changed: changed.stat().st_mtime_ns}
     more = replace(SETTINGS, models=("logistic", "lda", "knn", "nnls"))
     again = compare(more, out, n_jobs=1, console=QUIET, resume=True)
     now = {path: path.stat().st_mtime_ns for path in cells}
-    assert {path for path in cells if now[path] != cells[path]} == {lost}
+    repeated = {path for path in cells if now[path] != written[path]}
+    return again, repeated, lost, changed, content
+
+
+def test_a_second_call_repeats_only_missing_and_changed_runs(finished, resumed):
+    out, first = finished
+    again, repeated, lost, changed, _ = resumed
+    assert repeated == {lost, changed}
+    with pytest.raises(FileExistsError, match="--resume"):
+        compare(SETTINGS, out, n_jobs=1, console=QUIET)
     for metric in ("accuracy", "binary_accuracy", "log_loss"):
         old = first.summary.set_index(["model", "n_train"])[metric]
         new = again.summary.set_index(["model", "n_train"])[metric]
         np.testing.assert_array_equal(new.loc[old.index], old)
+    # more models and sizes may be added
     assert ("knn", 1000) in again.summary.set_index(["model", "n_train"]).index
     # a call with fewer models reports all results, with their commands
     less = compare(
@@ -140,16 +155,11 @@ def test_a_second_call_repeats_only_missing_runs(finished, tmp_path):
     assert report.count("    corrsk compare --dataset midl2024-low-noise") == 3
 
 
-def test_a_run_with_other_parameters_is_repeated(finished, monkeypatch):
-    out, _ = finished
-    path = out / "cells" / "lda_n200_seed0.json"
-    content = json.loads(path.read_text())
+def test_a_run_with_other_parameters_is_repeated(resumed):
+    _, repeated, _, changed, content = resumed
     assert '"lineardiscriminantanalysis__solver": "\'svd\'"' in content["estimator"]
-    path.write_text(json.dumps(content | {"estimator": "{}"}))
-    before = path.stat().st_mtime_ns
-    compare(SETTINGS, out, n_jobs=1, console=QUIET, resume=True)
-    assert path.stat().st_mtime_ns != before
-    assert json.loads(path.read_text())["estimator"] == content["estimator"]
+    assert changed in repeated
+    assert json.loads(changed.read_text())["estimator"] == content["estimator"]
 
 
 @pytest.mark.parametrize(
@@ -187,15 +197,15 @@ def test_bad_requests_are_errors_before_any_run(tmp_path):
     assert "--train-sizes must be integers" in result.output
 
 
-def test_the_cnn_takes_a_single_series(tmp_path):
+def test_the_cnn_takes_a_single_series():
     protocol = AcquisitionProtocol(te=[10, 20, 40, 80, 120, 160, 240, 320])
-    settings = ComparisonSettings(
-        "midl2024", ("cnn",), (500,), n_samples=1000, n_test_samples=50, protocol=protocol
-    )
-    comparison = compare(settings, tmp_path / "out", n_jobs=1, console=QUIET)
-    (row,) = comparison.summary.to_dict("records")
-    assert row["note"] == ""
-    assert 0 < row["accuracy"] < 1
+    definition = ComparisonSettings("midl2024", protocol=protocol).definition
+    assert MODELS["cnn"].obstacle(definition.protocol) is None
+    data = simulate_dataset(definition, 1000, 0)
+    options = BuildOptions.from_definition(definition, 0)
+    result = train_and_judge(Run("cnn", 500, 0), data, options, 50)
+    assert result.status == "done"
+    assert 0 < result.content["metrics"]["accuracy"] < 1
 
 
 def test_a_model_that_cannot_run_is_a_row_with_the_reason(tmp_path, monkeypatch):
@@ -336,12 +346,12 @@ def test_no_worker_survives_a_killed_parent(tmp_path, number, code):
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "corrsk.cli", "compare", "--models", "lda,cnn",
-        "--train-sizes", "20000", "--samples", "30000", "--test-samples", "100",
+        "--train-sizes", "2000", "--samples", "3000", "--test-samples", "100",
         "--out", str(out), "--jobs", "1", "--device", "cpu",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    # the next run takes seconds
-    until(lambda: (out / "cells" / "lda_n20000_seed0.json").exists())
+    # the first CNN takes seconds
+    until(lambda: (out / "cells" / "lda_n2000_seed0.json").exists())
     children = psutil.Process(process.pid).children()
     (worker,) = (child for child in children if "spawn_main" in str(child.cmdline()))
     process.send_signal(number)
@@ -441,9 +451,9 @@ def test_a_run_interrupted_by_ctrl_c_is_resumed(tmp_path):
     assert "Traceback" not in errors
     assert "Stopped early" in (out / "report.md").read_text(encoding="utf-8")
     written = first.stat().st_mtime_ns
-    shorter = [part if part != "lda,logistic,cnn" else "lda,logistic" for part in command]
-    result = subprocess.run([*shorter, "--resume"], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    shorter = [part if part != "lda,logistic,cnn" else "lda,logistic" for part in command[3:]]
+    result = CliRunner().invoke(app, [*shorter, "--resume"])
+    assert result.exit_code == 0, result.output
     assert first.stat().st_mtime_ns == written
     assert "Stopped early" not in (out / "report.md").read_text(encoding="utf-8")
 

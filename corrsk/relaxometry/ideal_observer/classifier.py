@@ -51,7 +51,7 @@ class IdealObserverClassifier(_CompartmentCounter):
     protocol : AcquisitionProtocol or str, default="auto"
         Protocol of the columns of X, in their order, or the name of a protocol that corrsk
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
-        the names; without such names the protocol of 64 columns is "ir-se-8x8".
+        the names; without such names 64 columns are taken for "ir-se-8x8", with a warning.
     noise_level : float, sequence of float or SNRRange, default=(0.01, 0.02, 0.03, 0.04, 0.05)
         Level of the Gaussian noise as a fraction of the reference. The likelihood is averaged
         over several levels, which are equally likely, or over a range.
@@ -115,7 +115,7 @@ class IdealObserverClassifier(_CompartmentCounter):
     >>> from corrsk.relaxometry import IdealObserverClassifier
     >>> X, y = make_correlation_signals(8, noise_level=0.1, random_state=0)
     >>> observer = IdealObserverClassifier(
-    ...     noise_level=0.1, n_particles=2048, random_state=0
+    ...     protocol="ir-se-8x8", noise_level=0.1, n_particles=2048, random_state=0
     ... ).fit(X, y)
     >>> observer.predict_proba(X).shape
     (8, 4)
@@ -273,7 +273,12 @@ class IdealObserverClassifier(_CompartmentCounter):
 
     # -- solving ------------------------------------------------------------------
 
-    def _set_up(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
+    def _set_up(
+        self,
+        protocol: AcquisitionProtocol,
+        counts: NDArray[np.int64],
+        inversion_efficiency: float | None = None,
+    ) -> None:
         prior = resolve_prior(self.prior)
         missing = [name for name in protocol.tissue_properties if name not in prior.ranges]
         if missing:

@@ -26,7 +26,7 @@ def signals():
 
 def cnn(**changes):
     return CorrelationCNNClassifier(
-        **{"max_epochs": 4, "random_state": 0, "verbose": False} | changes
+        **{"protocol": "ir-se-8x8", "max_epochs": 4, "random_state": 0, "verbose": False} | changes
     )
 
 

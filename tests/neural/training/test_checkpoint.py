@@ -61,7 +61,7 @@ def test_class_weights_are_not_normalised_per_batch():
 
 def classifier(**changes):
     settings = {
-        "max_epochs": 6, "dropout": 0.2, "validation_fraction": 0.2,
+        "protocol": "ir-se-8x8", "max_epochs": 6, "dropout": 0.2, "validation_fraction": 0.2,
         "random_state": 0, "verbose": False,
     }  # fmt: skip
     return CorrelationCNNClassifier(**settings | changes)

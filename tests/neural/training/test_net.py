@@ -19,7 +19,9 @@ def signals():
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_the_net_predicts_as_the_classifier(signals, method):
     X, y = signals
-    model = CorrelationCNNClassifier(max_epochs=2, dropout=0.5, random_state=0, verbose=False)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=2, dropout=0.5, random_state=0, verbose=False
+    )
     net = getattr(model, method)(X, y).net_
     for given in (X, torch.from_numpy(X), X.astype(np.float32)):
         np.testing.assert_allclose(net.predict_proba(given), model.predict_proba(X), atol=1e-6)
@@ -35,6 +37,10 @@ def test_the_net_predicts_as_the_classifier(signals, method):
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_the_net_is_trained_by_the_estimator_only(signals, method):
-    net = CorrelationCNNClassifier(max_epochs=1, verbose=False).fit(*signals).net_
+    net = (
+        CorrelationCNNClassifier(protocol="ir-se-8x8", max_epochs=1, verbose=False)
+        .fit(*signals)
+        .net_
+    )
     with pytest.raises(TypeError, match=f"call {method} of the estimator"):
         getattr(net, method)(*signals)

@@ -104,6 +104,8 @@ def test_n_jobs_zero_is_refused_before_the_training(data):
 @pytest.mark.parametrize("cls", [CorrelationCNNClassifier, ResidualMLPClassifier])
 def test_a_checkpoint_is_valid_for_any_number_of_threads(cls, data, tmp_path):
     parameters = {"max_epochs": 2, "random_state": 0, "verbose": False, "backend": "torch"}
+    if cls is CorrelationCNNClassifier:
+        parameters["protocol"] = "ir-se-8x8"
     path = tmp_path / "training.checkpoint"
     first = cls(**parameters, checkpoint=path, n_jobs=1).fit(*data)
     resumed = cls(**parameters, checkpoint=path, n_jobs=2).fit(*data)
@@ -111,7 +113,9 @@ def test_a_checkpoint_is_valid_for_any_number_of_threads(cls, data, tmp_path):
 
 
 def test_n_jobs_is_saved(data, tmp_path):
-    model = CorrelationCNNClassifier(max_epochs=1, random_state=0, verbose=False, n_jobs=1)
+    model = CorrelationCNNClassifier(
+        protocol="ir-se-8x8", max_epochs=1, random_state=0, verbose=False, n_jobs=1
+    )
     save(model.fit(*data), tmp_path / "model.safetensors")
     assert load(tmp_path / "model.safetensors").n_jobs == 1
 
@@ -132,7 +136,8 @@ if used:  # the parent has threads already
 
 def child(k):
     model.predict_proba(many)
-    CorrelationCNNClassifier(max_epochs=1, backend="torch", verbose=False, n_jobs=2).fit(X, y)
+    small = {"max_epochs": 1, "verbose": False}
+    CorrelationCNNClassifier(protocol="ir-se-8x8", backend="torch", n_jobs=2, **small).fit(X, y)
     ResidualMLPClassifier(max_epochs=1, verbose=False).fit(X, y)
     return model.predict_proba(X)
 

@@ -1,0 +1,469 @@
+"""Calibration of pulses: the nuisance parameters that are common to all voxels of an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import make_interp_spline
+from scipy.optimize import minimize
+from sklearn.cluster import KMeans
+
+from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics import CONTRASTS, EchoTrain, SliceProfile, echo_train
+from corrsk.physics.contrasts import own_units
+
+Array = NDArray[np.float64]
+
+_N_GROUPS = 40  # mean signals of similar voxels
+_MIN_VOXELS = 6  # per group, so that the mean has less noise than the pulses have effects
+_ANGLE_STEP, _LARGEST_ANGLE = 2.0, 240.0
+_T1_NODES = np.geomspace(20.0, 5000.0, 9)
+_T1_GRID = np.geomspace(15.0, 10_000.0, 500)
+_WINDOW = 8  # of the grid of T2, on either side
+_N_ROUNDS = 3  # of pulses and T1, in turn
+_SCALE = 0.005  # of relative residuals: larger ones count less and less
+_OUTLIER = 3.0  # groups with residuals beyond this multiple of the median are left out
+
+
+@dataclass(frozen=True)
+class PulseCalibration:
+    """Nuisance parameters that are common to the voxels of an image.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        Protocol with the calibrated echo train.
+    inversion_efficiency : float
+        Inversion efficiency; 1 if the protocol has no inversion.
+    magnitude : bool
+        Whether the signals are magnitudes.
+    gain : float
+        Scale of the second of two series, relative to the first; 1 for a single series.
+    sigma : float
+        Median standard deviation of the noise, relative to the largest signal of a voxel.
+    residual, residual_before : float
+        Median relative residual (root mean square, relative to the largest signal) of
+        one-compartment fits to mean signals, with the calibrated pulses and with those of the
+        given protocol.
+    n_voxels, n_used : int
+        Number of voxels, and of those whose groups one compartment explains.
+    """
+
+    protocol: AcquisitionProtocol
+    inversion_efficiency: float
+    magnitude: bool
+    gain: float
+    sigma: float
+    residual: float
+    residual_before: float
+    n_voxels: int
+    n_used: int
+
+    def __str__(self) -> str:
+        found = []
+        if "TI" in self.protocol.contrasts:
+            found.append(f"inversion efficiency {self.inversion_efficiency:.3f}")
+        for train in dict.fromkeys(self.protocol._readout_of_each):
+            if train is not None:
+                found.append(f"refocusing angle {train.refocusing_angle:.0f} degrees")
+        if self.protocol.series is not None:
+            found.append(f"gain of the second series {self.gain:.3f}")
+        return (
+            f"{', '.join(found)}; residual of one compartment {100 * self.residual:.2f} % (before: "
+            f"{100 * self.residual_before:.2f} %) in {self.n_used} of {self.n_voxels} voxels, "
+            f"noise {100 * self.sigma:.2f} % of the largest signal"
+        )
+
+
+class _Echoes:
+    """Echo amplitudes of trains for any pulses, on a grid of T1 and T2."""
+
+    def __init__(self, train: EchoTrain, numbers: NDArray[np.int64], t2: Array) -> None:
+        self.train, self.numbers = train, numbers
+        n_echoes = int(numbers.max())
+        coarse = np.linspace(math.log(t2[0]), math.log(t2[-1]), 48)
+        self._angles = np.arange(0.0, _LARGEST_ANGLE + _ANGLE_STEP, _ANGLE_STEP)
+        base = np.stack(
+            [
+                echo_train(
+                    n_echoes, train.spacing, _T1_NODES[:, None], np.exp(coarse),
+                    refocusing_angle=angle,
+                )[..., numbers - 1]
+                for angle in self._angles
+            ]
+        )  # fmt: skip
+        self._base = base.reshape(len(self._angles), -1)
+        self._shape = base.shape[1:]
+        self._finer = make_interp_spline(coarse, np.eye(coarse.size), 5)(np.log(t2))
+        self._splines = make_interp_spline(self._angles, np.eye(self._angles.size), 3)
+
+    def __call__(self, train: EchoTrain) -> Array:
+        """Amplitudes (n_t1, n_t2, n_measurements) of a train."""
+        refocusing, excitation = np.ones(1), np.ones(1)
+        if train.profile is not None:
+            refocusing, excitation = train.profile.relative_angles()
+        excited = np.sin(np.radians(train.excitation_angle) * excitation)
+        angles = np.minimum(train.refocusing_angle * refocusing, self._angles[-1])
+        weights = excited @ self._splines(angles) / excited.sum()
+        return np.einsum("ft,atn->afn", self._finer, (weights @ self._base).reshape(self._shape))
+
+
+class _Problem:
+    """Residuals of one-compartment fits to mean signals, as a function of the pulses."""
+
+    def __init__(self, protocol: AcquisitionProtocol, signals: Array, magnitude: bool) -> None:
+        self.protocol, self.signals, self.magnitude = protocol, signals, magnitude
+        contrasts = protocol.contrasts
+        self.t2 = np.geomspace(2.0, 4000.0, 240)
+        self.window: NDArray[np.intp] | None = None  # (n_signals, n_near) of T2 near the best one
+        self.ti = contrasts.get("TI")
+        trains = protocol._readout_of_each
+        distinct = {train for train in trains if train is not None}
+        if len(distinct) > 1:
+            raise ValueError(
+                f"the protocol has {len(distinct)} different echo trains; calibrate them one by one"
+            )
+        self.train = next(iter(distinct)) if distinct else None
+        self._of_train = np.array([train is not None for train in trains])
+        te = contrasts.get("TE", np.zeros(protocol.n_measurements))
+        # (n_t2, n_measurements) of single echoes
+        self._single = np.exp(-te[~self._of_train] / self.t2[:, None])
+        self._echoes = None
+        if self.train is not None:
+            numbers = self.train.echo_numbers(te[self._of_train])
+            self._echoes = _Echoes(self.train, numbers, self.t2)
+        self.series = protocol._series_of_each
+        if self.series.max() > 1:
+            raise ValueError(
+                f"at most two series can be calibrated, got {self.series.max() + 1} series"
+            )
+        self.t1 = np.full(len(signals), 1000.0 if self.train is None else self.train.t1)
+
+    def echoes(self, train: EchoTrain | None) -> Array:
+        """Amplitudes (n_t1, n_t2, n_measurements)."""
+        n_t1 = 1 if self._echoes is None else len(_T1_NODES)
+        result = np.empty((n_t1, self.t2.size, self._of_train.size))
+        result[..., ~self._of_train] = self._single
+        if self._echoes is not None:
+            assert train is not None
+            result[..., self._of_train] = self._echoes(train)
+        return result
+
+    def recovery(self, efficiency: float, t1: Array) -> Array:
+        """Longitudinal magnetisation (n_t1, n_measurements)."""
+        if self.ti is None:
+            return np.ones((t1.size, self._of_train.size))
+        tr = self.protocol._tr_of_each
+        return CONTRASTS["TI"].kernel(self.ti, t1[:, None], tr=tr, inversion_efficiency=efficiency)
+
+    def residuals(self, atoms: Array, signals: Array | None = None) -> Array:
+        """Residual sums of squares (.., n_atoms) of signals (.., N) for atoms (.., n_atoms, N)."""
+        signals = self.signals if signals is None else signals
+        if self.magnitude:
+            atoms = np.abs(atoms)
+        total = np.zeros(atoms.shape[:-1])
+        for number in range(self.series.max() + 1):
+            own = self.series == number
+            x, a = signals[..., own], atoms[..., own]
+            inner = np.einsum("...an,...n->...a", a, x)
+            total += (x * x).sum(axis=-1)[..., None] - np.maximum(inner, 0) ** 2 / np.maximum(
+                (a * a).sum(axis=-1), 1e-300
+            )
+        return np.maximum(total, 0)
+
+    def of_t1(self, echoes: Array, t1: Array, near: NDArray[np.intp]) -> Array:
+        """Echoes (n_signals, n_near, N) at the T1 of each signal, and at T2 of these numbers."""
+        if len(echoes) == 1:
+            return np.asarray(echoes[0][near])
+        place = np.interp(np.log(t1), np.log(_T1_NODES), np.arange(len(_T1_NODES)))
+        low = np.minimum(place.astype(int), len(_T1_NODES) - 2)
+        share = (place - low)[:, None, None]
+        below, above = (echoes[nodes[:, None], near] for nodes in (low, low + 1))
+        return np.asarray(below * (1 - share) + above * share)
+
+    def fit_t2(
+        self, echoes: Array, efficiency: float, *, near_last: bool = False
+    ) -> tuple[Array, Array]:
+        """Smallest residuals over T2, and that T2, at the present T1 of each signal.
+
+        With `near_last`, only T2 near those that the last search over all T2 has found.
+        """
+        near = self.window if near_last else None
+        if near is None:
+            near = np.broadcast_to(np.arange(self.t2.size), (self.t1.size, self.t2.size))
+        atoms = self.of_t1(echoes, self.t1, near) * self.recovery(efficiency, self.t1)[:, None]
+        rss = self.residuals(atoms)
+        best = rss.argmin(axis=1)
+        places = near[np.arange(len(near)), best]
+        if not near_last:
+            first = np.clip(places - _WINDOW, 0, self.t2.size - 2 * _WINDOW - 1)
+            self.window = first[:, None] + np.arange(2 * _WINDOW + 1)
+        return _parabola(rss, best), self.t2[places]
+
+    def fit_t1(self, echoes: Array, efficiency: float, t2: Array) -> Array:
+        """Smallest residuals over T1 at a T2 of each signal; sets T1."""
+        own = np.abs(np.log(self.t2[:, None] / t2)).argmin(axis=0)
+        nodes = echoes[:, own].swapaxes(0, 1)  # (n_signals, n_t1, N)
+        if nodes.shape[1] == 1:
+            fine = np.broadcast_to(nodes, (len(own), _T1_GRID.size, nodes.shape[2]))
+        else:
+            place = np.interp(np.log(_T1_GRID), np.log(_T1_NODES), np.arange(len(_T1_NODES)))
+            low = np.minimum(place.astype(int), len(_T1_NODES) - 2)
+            share = (place - low)[:, None]
+            fine = nodes[:, low] * (1 - share) + nodes[:, low + 1] * share
+        rss = self.residuals(fine * self.recovery(efficiency, _T1_GRID))
+        best = rss.argmin(axis=1)
+        self.t1 = _T1_GRID[best]
+        return _parabola(rss, best)
+
+
+def _parabola(rss: Array, best: NDArray[np.intp]) -> Array:
+    """Minimum of the parabola through the smallest value and its neighbours."""
+    rows = np.arange(len(best))
+    middle = np.clip(best, 1, rss.shape[1] - 2)
+    left, centre, right = (rss[rows, middle + step] for step in (-1, 0, 1))
+    curvature = left - 2 * centre + right
+    lower = centre - (right - left) ** 2 / (8 * np.where(curvature > 0, curvature, np.inf))
+    return np.maximum(np.where(middle == best, lower, rss[rows, best]), 0)
+
+
+def calibrate_pulses(
+    signals: Array,
+    protocol: AcquisitionProtocol,
+    *,
+    magnitude: bool = False,
+    fit_profile: bool = True,
+    random_state: int = 0,
+) -> PulseCalibration:
+    """Find the pulses of an image from its voxels, most of which have one compartment.
+
+    Parameters
+    ----------
+    signals : ndarray of shape (n_voxels, n_measurements)
+        Signals, with columns in the order of the protocol, at any scale.
+    protocol : AcquisitionProtocol
+        Protocol. The inversion efficiency is found if it has inversion times, the angle of the
+        refocusing pulses and their profile over the slice if it has an echo train.
+    magnitude : bool, default=False
+        Whether the signals are magnitudes.
+    fit_profile : bool, default=True
+        Whether to find the slice profile; False keeps that of the protocol.
+    random_state : int, default=0
+        Seed of the grouping of voxels.
+
+    Returns
+    -------
+    PulseCalibration
+        The pulses, and the residuals with and without them.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 6 voxels with a signal, several different echo trains, or more than
+        two series.
+
+    Notes
+    -----
+    Voxels with similar signals are averaged. One compartment is fitted to each mean signal with
+    common pulses, under a Cauchy loss; then groups with residuals beyond three times the median,
+    which hold more than one compartment, are left out, and the pulses are fitted again. Refocusing
+    and excitation angles over the slice are super-Gaussians (:class:`corrsk.physics.SliceProfile`).
+    """
+    peaks = np.abs(signals).max(axis=1)
+    signals, peaks = signals[peaks > 0], peaks[peaks > 0]
+    if len(signals) < _MIN_VOXELS:
+        raise ValueError(
+            f"a calibration needs at least {_MIN_VOXELS} voxels with a signal, got {len(signals)}"
+        )
+    unit = signals / peaks[:, None]
+    n_groups = max(1, min(_N_GROUPS, len(unit) // _MIN_VOXELS))
+    labels = KMeans(n_groups, n_init=1, random_state=random_state).fit_predict(unit)
+    sizes = np.bincount(labels, minlength=n_groups)
+    kept = np.flatnonzero(sizes >= min(_MIN_VOXELS, sizes.max()))
+    # the median difference to the mean of a group has the noise, if groups are homogeneous
+    sigma = 0.0
+    means = np.empty((kept.size, unit.shape[1]))
+    for _ in range(2):  # the square of a magnitude is larger by 2 sigma^2 in the mean
+        for row, group in enumerate(kept):
+            own = unit[labels == group]
+            if magnitude:
+                squared = np.maximum((own**2).mean(axis=0) - 2 * sigma**2, 0)
+                means[row] = np.sqrt(squared)
+            else:
+                means[row] = own.mean(axis=0)
+        sigma = _noise(unit, labels, kept)
+    problem = _Problem(protocol, means, magnitude)
+    weights = sizes[kept].astype(np.float64)
+    before = _relative(problem, *_first(problem))
+    found = _search(problem, weights, fit_profile)
+    relative = _relative(problem, *found)
+    fine = relative <= _OUTLIER * np.median(relative)
+    if not fine.all():
+        t1 = problem.t1
+        problem.signals, problem.t1, problem.window = means[fine], t1[fine], None
+        found = _search(problem, weights[fine], fit_profile, start=found)
+        relative = _relative(problem, *found)
+    train, efficiency = found
+    return PulseCalibration(
+        _with_train(protocol, train), float(efficiency), magnitude, _gain(problem, *found), sigma,
+        float(np.median(relative)), float(np.median(before)), len(unit), int(weights[fine].sum()),
+    )  # fmt: skip
+
+
+def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> float:
+    """Median over the mean signals of the relative scale of the second series."""
+    if problem.series.max() == 0:
+        return 1.0
+    echoes = problem.echoes(train)
+    _, t2 = problem.fit_t2(echoes, efficiency)
+    near = np.abs(np.log(problem.t2[:, None] / t2)).argmin(axis=0)[:, None]
+    atoms = problem.of_t1(echoes, problem.t1, near)[:, 0]
+    atoms = atoms * problem.recovery(efficiency, problem.t1)
+    if problem.magnitude:
+        atoms = np.abs(atoms)
+    scales = []
+    for number in range(2):
+        own = problem.series == number
+        x, a = problem.signals[:, own], atoms[:, own]
+        scales.append((a * x).sum(axis=1) / (a * a).sum(axis=1))
+    return float(np.median(scales[1] / scales[0]))
+
+
+def _noise(unit: Array, labels: NDArray[np.int32], kept: NDArray[np.intp]) -> float:
+    """Noise of a voxel: residuals of the principal components of groups of similar voxels."""
+    variances, freedom = [], []
+    for group in kept:
+        own = unit[labels == group]
+        n_components = min(3, len(own) - 2)  # scale, T1 and T2 differ within a group
+        if n_components < 0:
+            continue
+        centred = own - own.mean(axis=0)
+        size = np.linalg.svd(centred, compute_uv=False)[max(n_components, 0) :]
+        degrees = (len(own) - 1 - n_components) * (own.shape[1] - n_components)
+        if degrees > 0:
+            variances.append((size**2).sum())
+            freedom.append(degrees)
+    return float(math.sqrt(sum(variances) / sum(freedom))) if freedom else 0.0
+
+
+def _first(problem: _Problem) -> tuple[EchoTrain | None, float]:
+    """Pulses of the protocol; sets T1."""
+    _alternate(problem, problem.train, 1.0)
+    return problem.train, 1.0
+
+
+def _alternate(problem: _Problem, train: EchoTrain | None, efficiency: float) -> Array:
+    """Residuals after two rounds of T2 and T1."""
+    echoes = problem.echoes(train)
+    rss, t2 = problem.fit_t2(echoes, efficiency)
+    if problem.ti is None:
+        return rss
+    for _ in range(2):
+        problem.fit_t1(echoes, efficiency, t2)
+        rss, t2 = problem.fit_t2(echoes, efficiency)
+    return rss
+
+
+def _relative(problem: _Problem, train: EchoTrain | None, efficiency: float) -> Array:
+    rss = _alternate(problem, train, efficiency)
+    return np.asarray(np.sqrt(rss / problem.signals.shape[1]))  # the largest signal is near 1
+
+
+def _search(
+    problem: _Problem,
+    weights: Array,
+    fit_profile: bool,
+    start: tuple[EchoTrain | None, float] | None = None,
+) -> tuple[EchoTrain | None, float]:
+    def loss(rss: Array) -> float:
+        relative = rss / problem.signals.shape[1]
+        return float(weights @ np.log1p(relative / _SCALE**2))
+
+    train, efficiency = (problem.train, 1.0) if start is None else start
+    for _ in range(_N_ROUNDS):
+        if train is not None:
+            _alternate(problem, train, efficiency)
+            train = _best_train(problem, loss, train, efficiency, fit_profile)
+        if problem.ti is None:
+            break
+        efficiency = _best_efficiency(problem, loss, train, efficiency)
+    return train, efficiency
+
+
+def _best_efficiency(
+    problem: _Problem, loss: Callable[[Array], float], train: EchoTrain | None, efficiency: float
+) -> float:
+    echoes = problem.echoes(train)
+    _, t2 = problem.fit_t2(echoes, efficiency)
+    values = np.linspace(0.6, 1.0, 41)
+    losses = np.array([loss(problem.fit_t1(echoes, float(value), t2)) for value in values])
+    best = int(losses.argmin())
+    efficiency = float(values[best])
+    if 0 < best < values.size - 1:
+        left, centre, right = losses[best - 1 : best + 2]
+        efficiency += float((left - right) / (2 * (left - 2 * centre + right)) * 0.01)
+    problem.fit_t1(echoes, efficiency, t2)
+    return efficiency
+
+
+def _best_train(
+    problem: _Problem,
+    loss: Callable[[Array], float],
+    train: EchoTrain,
+    efficiency: float,
+    fit_profile: bool,
+) -> EchoTrain:
+    def of(parameters: Array) -> EchoTrain:
+        angle = float(np.clip(parameters[0] * 180, 60, 239))
+        if not fit_profile:
+            return replace(train, refocusing_angle=angle)
+        width, steepness, excited_width, excited_steepness = (
+            math.exp(min(max(value, math.log(0.2)), math.log(60.0))) for value in parameters[1:]
+        )
+        return replace(
+            train, refocusing_angle=angle,
+            profile=SliceProfile(width, steepness, excited_width, excited_steepness),
+        )  # fmt: skip
+
+    def cost(parameters: Array) -> float:
+        try:
+            rss, _ = problem.fit_t2(problem.echoes(of(parameters)), efficiency, near_last=True)
+        except ValueError:
+            return math.inf
+        return loss(rss)
+
+    if not fit_profile:
+        starts = [np.array([angle / 180]) for angle in (110.0, 140.0, 170.0)]
+    elif train.profile is None:
+        starts = [
+            np.array([angle / 180, math.log(width), math.log(2.0), math.log(1.5), math.log(8.0)])
+            for angle, width in ((180.0, 1.0), (150.0, 1.3), (185.0, 0.8))
+        ]
+    else:
+        p = train.profile
+        starts = [
+            np.array(
+                [train.refocusing_angle / 180]
+                + [math.log(v) for v in (p.refocusing_width, p.refocusing_steepness,
+                                         p.excitation_width, p.excitation_steepness)]
+            )
+        ]  # fmt: skip
+    options: dict[str, Any] = {"xatol": 1e-3, "fatol": 1e-4, "maxfev": 300, "adaptive": True}
+    tried = [minimize(cost, start, method="Nelder-Mead", options=options) for start in starts]
+    best = min(tried, key=lambda result: float(result.fun))
+    return of(best.x)
+
+
+def _with_train(protocol: AcquisitionProtocol, train: EchoTrain | None) -> AcquisitionProtocol:
+    if train is None:
+        return protocol
+    readout = tuple(None if one is None else train for one in protocol._readout_of_each)
+    return AcquisitionProtocol(
+        protocol.contrasts, tr=protocol.tr, units=own_units(), readout=readout,
+        series=protocol.series,
+    )  # fmt: skip
