@@ -61,6 +61,7 @@ from corrsk.relaxometry import (
     NNLSPeakClassifier,
 )
 from corrsk.relaxometry._base import _CompartmentCounter
+from corrsk.relaxometry.calibration import PulseCalibration
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior
@@ -89,7 +90,7 @@ SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
 _PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline, SignalPipeline)}
 # classes of parameter values that are defined by corrsk
 _VALUES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange, Nuisances)
+    cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange, Nuisances, PulseCalibration)
 }
 # parameters without a meaning on another machine, or that are code
 _NOT_STORED = ("checkpoint", "callbacks")
@@ -397,7 +398,10 @@ def _fit_again(estimator: Any) -> None:
         X = pd.DataFrame(X, columns=estimator.feature_names_in_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first fit has warned
+        calibration = getattr(estimator, "calibration_", None)
         estimator.fit(X, estimator.classes_)
+        if calibration is not None:
+            estimator._use_calibration(calibration)
 
 
 def _restore_components(estimator: LinearDiscriminantAnalysis) -> None:

@@ -6,6 +6,7 @@ criterion, the peaks of regularised non-negative least squares spectra, and the 
 support every contrast in :data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
 """
 
+from corrsk.relaxometry.calibration import PulseCalibration, calibrate_pulses
 from corrsk.relaxometry.ideal_observer.classifier import IdealObserverClassifier
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.relaxometry.multiexponential import MultiExponentialClassifier
@@ -19,5 +20,7 @@ __all__ = [
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
     "NoiseEstimate",
+    "PulseCalibration",
+    "calibrate_pulses",
     "estimate_noise",
 ]

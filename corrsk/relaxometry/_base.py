@@ -39,7 +39,7 @@ from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._labels import checked_counts, classes_of_counts
 from corrsk.relaxometry._misfit import NoiseSubspace
 from corrsk.relaxometry._voxels import Solver, solve_voxels
-from corrsk.relaxometry.calibration import calibrate_pulses
+from corrsk.relaxometry.calibration import PulseCalibration, calibrate_pulses
 from corrsk.tissue.prior import TissuePrior
 
 
@@ -228,11 +228,14 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
             signals.astype(np.float64), self.protocol_.in_grid_order(), magnitude=magnitude,
             random_state=seed if isinstance(seed, int) else 0,
         )  # fmt: skip
+        self._use_calibration(calibration)
+        return self
+
+    def _use_calibration(self, calibration: PulseCalibration) -> None:
         self._set_up(
             calibration.protocol.in_grid_order(), self.counts_, calibration.inversion_efficiency
         )
         self.calibration_ = calibration
-        return self
 
     # -- methods of the subclasses ----------------------------------------------
 

@@ -95,6 +95,11 @@ class MultiExponentialClassifier(_CompartmentCounter):
         Ranges of nuisance parameters that are fitted in each voxel, and shared by its compartments:
         `inversion_efficiency`, `b1` (of echo trains) and `gain` (of the second of two series,
         relative to that which :meth:`calibrate` found). None (default) for none.
+    min_fraction : float, default=0.0
+        Smallest signal fraction of a compartment that counts, in [0, 0.5). In images, signal that
+        leaks from neighbouring voxels and ghosts add compartments of a few per cent; 0.05 is the
+        smallest fraction in the priors of corrsk. The probability of a fit belongs to the number
+        of its compartments with at least this fraction.
 
     Attributes
     ----------
@@ -166,6 +171,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         "random_state": RANDOM_STATE,
         "noise_distribution": [StrOptions(set(NOISE_DISTRIBUTIONS))],
         "nuisances": [Nuisances, None],
+        "min_fraction": [Interval(Real, 0, 0.5, closed="left")],
     }
 
     def __init__(
@@ -183,6 +189,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         counts: Sequence[int] | None = None,
         noise_distribution: str = "gaussian",
         nuisances: Nuisances | None = None,
+        min_fraction: float = 0.0,
     ) -> None:
         self.protocol = protocol
         self.bounds = bounds
@@ -197,6 +204,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.counts = counts
         self.noise_distribution = noise_distribution
         self.nuisances = nuisances
+        self.min_fraction = min_fraction
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
@@ -412,7 +420,20 @@ class MultiExponentialClassifier(_CompartmentCounter):
         else:
             values = information_criterion(rss, N, n_fitted + 1, self.criterion)
             weights = criterion_weights(values)
+        if self.min_fraction:
+            weights = self._of_counted(weights, [fits[K - 1] for K in counts], counts)
         return misfit.spread(weights, possible)[:, np.argsort(order)], misfit
+
+    def _of_counted(self, weights: Array, fits: Sequence[Fit], counts: NDArray[np.int64]) -> Array:
+        """Weights (V, C) of fits as weights of the numbers of compartments that count."""
+        counted = np.zeros_like(weights)
+        for column, fit in enumerate(fits):
+            total = fit.amplitudes.sum(axis=1, keepdims=True)
+            number = (fit.amplitudes >= self.min_fraction * total).sum(axis=1)
+            # the largest of the possible counts that does not exceed the number
+            place = np.maximum(np.searchsorted(counts, number, side="right") - 1, 0)
+            np.add.at(counted, (np.arange(len(place)), place), weights[:, column])
+        return counted
 
     def _misfit(self, unit: Array, fits: Sequence[Fit]) -> Misfit:
         counts = np.array([fit.amplitudes.shape[1] for fit in fits])

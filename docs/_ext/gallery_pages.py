@@ -22,6 +22,7 @@ ORDER = (
     "train_networks",
     "compare_learners",
     "relaxometry_fits",
+    "my_scanners_data",
     "magnitude_or_signed",
     "ideal_observer",
     "abstain_and_warn",

@@ -18,7 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from corrsk import (
     AcquisitionProtocol,
+    EchoTrain,
     NoSignalWarning,
+    Nuisances,
     PropertyRange,
     TissuePrior,
     make_correlation_signals,
@@ -278,6 +280,133 @@ def test_many_short_runs_have_no_bias_on_a_grid():
     assert np.sqrt(np.mean(np.square(z))) < 1.6
 
 
+# -- nuisance parameters ---------------------------------------------------------------
+
+PULSES = Nuisances(inversion_efficiency=(0.6, 1.0), echo_loss=(0.0, 0.2))
+
+
+def exhaustive_over_pulses(x, prior, protocol, level, n=24):
+    """Log evidence of each count, a sum over the tissue and a grid of both nuisance parameters."""
+    centres = (np.arange(n) + 0.5) / n
+    efficiencies, losses = 0.6 + 0.4 * centres, 0.2 * centres
+    evidence = []
+    for K in prior.n_compartments:
+        tissue = combinations(prior, K)
+        m = len(tissue["T1"])
+        signals = [
+            correlation_signals(
+                protocol.contrasts, tissue, np.full((m, K), 1 / K), tr=protocol.tr,
+                inversion_efficiency=np.full(m, efficiency), echo_loss=np.full(m, loss),
+            )
+            for efficiency, loss in itertools.product(efficiencies, losses)
+        ]  # fmt: skip
+        terms = log_likelihood(x, np.concatenate(signals), level, "m0", False)
+        evidence.append(logsumexp(terms) - np.log(m * n * n))
+    return np.array(evidence)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", [GRID, SCATTERED], ids=["grid", "scattered"])
+def test_evidences_are_averaged_over_the_nuisance_parameters(protocol):
+    # many short runs: moves that are not reversible would cause a difference
+    prior = few(n_compartments=(1, 2), nuisances=PULSES)
+    X, y = draw(3, prior, protocol, noise_level=0.05, norm=None)
+    truth = np.array([exhaustive_over_pulses(x, prior, protocol, 0.05) for x in X])
+    model = observer(
+        prior, protocol, n_particles=512, n_runs=200, noise_level=0.05, norm=None
+    ).fit(X, np.resize([1, 2], len(y)))  # fmt: skip
+    posterior = model.posterior(X)
+    error = posterior.log_evidence_error
+    assert error.max() < 0.1
+    # the midpoints of the grid are accurate to 1e-2
+    assert np.abs((posterior.log_evidence - truth) / np.hypot(error, 1e-2)).max() < 4.5
+
+
+@pytest.mark.slow
+def test_nuisance_parameters_agree_with_draws_from_the_prior():
+    # all properties are continuous, signals normalised, levels a range: a posterior by brute force
+    ranges = {
+        "T1": PropertyRange(100, 3000, scale="log"), "T2": PropertyRange(10, 300, scale="log")
+    }  # fmt: skip
+    prior = few(
+        ranges=ranges, n_compartments=(1, 2), fraction_law="dirichlet", nuisances=PULSES,
+        t2_below_t1=True,
+    )  # fmt: skip
+    level = SNRRange(4.0, 12.0, scale="log")
+    X, y = draw(4, prior, GRID, noise_level=level, noise_reference="max")
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    posterior = observer(
+        prior, GRID, n_particles=4096, noise_level=level, noise_reference="max"
+    ).fit(X, y).posterior(X)  # fmt: skip
+    n = 30_000
+    tissue, n_c = prior.sample(2 * n, random_state=1, verbose=False)
+    t1, t2, f = (tissue[[f"{name}_1", f"{name}_2"]].to_numpy() for name in ("T1", "T2", "f"))
+    S = correlation_signals(
+        GRID.contrasts, {"T1": t1, "T2": t2}, f, tr=GRID.tr,
+        inversion_efficiency=tissue["inversion_efficiency"].to_numpy(),
+        echo_loss=tissue["echo_loss"].to_numpy(),
+    )  # fmt: skip
+    levels = level.sample(np.random.default_rng(2), len(S))
+    sigma = levels * np.abs(S).max(axis=1)
+    b, squared = X @ S.T, (S**2).sum(axis=1)
+    terms = np.array(
+        [log_radial_integral(row / sigma, 12) - 0.5 * (squared - row**2) / sigma**2 for row in b]
+    )
+    terms -= 6 * np.log(2 * np.pi)
+    for column, K in enumerate((1, 2)):
+        mine = terms[:, n_c == K]
+        largest = mine.max(axis=1, keepdims=True)
+        weights = np.exp(mine - largest)
+        evidence = np.log(weights.mean(axis=1)) + largest[:, 0]
+        error = weights.std(axis=1) / weights.mean(axis=1) / np.sqrt(n)
+        known = error < 0.2
+        assert known.sum() >= 3
+        z = (posterior.log_evidence[:, column] - evidence) / np.hypot(
+            error, posterior.log_evidence_error[:, column]
+        )
+        assert np.abs(z[known]).max() < 4.5
+
+
+def test_fixed_nuisance_parameters_equal_those_of_the_observer():
+    ranges = {"T1": PropertyRange(100, 3000, scale="log"), "T2": PropertyRange(10, 300)}
+    prior = few(ranges=ranges, n_compartments=(1, 2))
+    X, y = draw(4, prior, GRID, noise_level=0.1, inversion_efficiency=0.8)
+    options = {"protocol": GRID, "noise_level": 0.1, "n_particles": 256, "n_runs": 2}
+    expected = observer(prior, inversion_efficiency=0.8, **options).fit(X, y).predict_proba(X)
+    for nuisances in (
+        Nuisances(inversion_efficiency=0.8),
+        # a scale has no effect on signals with a norm
+        Nuisances(inversion_efficiency=0.8, echo_loss=0.0, scale=(10, 1000)),
+    ):
+        own = few(ranges=ranges, n_compartments=(1, 2), nuisances=nuisances)
+        p = observer(own, **options).fit(X, y).predict_proba(X)
+        np.testing.assert_allclose(p, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("nuisances", "norm", "message"),
+    [
+        (Nuisances(offset=(-0.1, 0.1)), "l2", "has ranges of offset"),
+        (Nuisances(inversion_efficiency=0.9, scale=(1, 2)), None, "has ranges of scale"),
+        (Nuisances(b1=(0.8, 1.2)), "l2", "draws b1"),
+    ],
+)
+def test_nuisance_parameters_without_integral_are_refused(nuisances, norm, message):
+    X, _ = draw(3, few(), GRID, noise_level=0.1)
+    with pytest.raises(ValueError, match=message):
+        observer(few(nuisances=nuisances), GRID, norm=norm).fit(X, [1, 2, 3])
+
+
+def test_flip_angles_of_echo_trains_are_refused():
+    protocol = AcquisitionProtocol.from_grid(
+        ti=[50, 300, 900, 2000], te=[10, 30, 100], readout=EchoTrain(10, 150)
+    )
+    prior = few(nuisances=Nuisances(b1=(0.8, 1.2)))
+    X, _ = draw(3, prior, protocol, noise_level=0.1)
+    with pytest.raises(ValueError, match="has ranges of b1"):
+        observer(prior, protocol).fit(X, [1, 2, 3])
+
+
 def evidence_of_one(x, level):
     """Log evidence of one compartment, T1 and T2 log-uniform, by a grid that closes in."""
     ends = np.log([[100, 3000], [10, 300]])
@@ -361,6 +490,30 @@ def test_noise_nodes_of_an_snr_range_integrate_the_likelihood():
             top = exponent.max()
             dense = top + np.log(np.trapezoid(np.exp(exponent - top), s) / (high - low))
             assert by_nodes == pytest.approx(dense, abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("levels", "N"),
+    [(SNRRange(20.0, 1000.0, scale="log"), 64), (SNRRange(30.0, 150.0), 64), (SNRRange(5, 40), 6)],
+)
+def test_many_levels_of_normalised_signals_are_averaged(levels, N):
+    # S that explain x at the ratio s: the projection x . S, relative to the peak of S, is at least
+    # 1, and the misfit about N / s^2
+    rng = np.random.default_rng(0)
+    projection = rng.uniform(1.0, np.sqrt(N), 500)
+    s = np.exp(rng.uniform(np.log(levels.low / 2), np.log(2 * levels.high), 500))
+    misfit = N / s**2
+    nodes, log_weights = noise_nodes(levels, N)
+    assert len(nodes) > 16
+    terms = log_radial_integral(projection[:, None] / nodes, N)
+    terms += log_weights - 0.5 * misfit[:, None] / nodes**2
+    exact = logsumexp(terms, axis=1) - N / 2 * np.log(2 * np.pi)
+    noise = NoiseModel(levels, "max", True, N)
+    for peak in (1.0, 0.3):
+        found = noise.log_likelihood(
+            projection * peak, (misfit + projection**2) * peak**2, 1.0, np.full(500, peak)
+        )
+        np.testing.assert_allclose(found, exact, atol=6e-3)
 
 
 def states(model_ranges, K, V=3, C=50, seed=0):

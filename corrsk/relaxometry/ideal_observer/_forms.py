@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.axes import EchoFactor, Factor, measurement_axes
+from corrsk.relaxometry.ideal_observer._nuisances import NuisanceRange
 from corrsk.tissue.ranges import PropertyRange
 
 Array = NDArray[np.float64]
@@ -99,6 +100,8 @@ class CompartmentModel:
         Inversion efficiency eta in (0, 1].
     peak : bool
         Whether the peaks of signals are required.
+    nuisances : sequence of NuisanceRange, default=()
+        Nuisance parameters: the ranges of Q of them, and fixed values.
 
     Notes
     -----
@@ -106,7 +109,7 @@ class CompartmentModel:
     signal are tabulated for all combinations of values, and the inner products of
     kernels for each axis. Otherwise kernels are evaluated for each
     compartment, along each axis of a grid or at the N points of a scattered
-    protocol.
+    protocol; with nuisance parameters always.
     """
 
     def __init__(
@@ -115,7 +118,9 @@ class CompartmentModel:
         ranges: Mapping[str, PropertyRange],
         inversion_efficiency: float,
         peak: bool,
+        nuisances: Sequence[NuisanceRange] = (),
     ) -> None:
+        self._nuisances = tuple(nuisances)
         self._ranges = list(ranges.values())
         self._peak = peak
         names = list(ranges)
@@ -141,6 +146,7 @@ class CompartmentModel:
         sizes = [self._ranges[axis[0][0]].n_values for axis in self._axes]
         self.tabulated = (
             is_grid
+            and not self._nuisances
             and all(self._ranges[axis[0][0]].step is not None for axis in self._axes)
             and math.prod(sizes) <= _LARGEST_TABLE
             and max(sizes) <= _LARGEST_GRAM
@@ -160,8 +166,22 @@ class CompartmentModel:
         """Bind the model to the signals x of shape (V, N)."""
         return BoundModel(self, x)
 
-    def _kernels(self, values: list[Array]) -> list[Array]:
+    def nuisances(self, units: Units) -> dict[str, Array]:
+        """Nuisance parameters (V, 1, C), or numbers, from coordinates (P + Q, K, V, C)."""
+        coordinates = iter(units[len(self._ranges) :])
+        return {
+            each.name: np.asarray(each.low)
+            if each.is_fixed
+            else each.from_unit(next(coordinates)[0])[:, None]
+            for each in self._nuisances
+        }
+
+    def _kernels(self, values: list[Array], nuisances: Mapping[str, Array]) -> list[Array]:
         """Kernels (V, n_axis, C) of one compartment with properties (V, C), along each axis."""
+        efficiency = {
+            name: value for name, value in nuisances.items() if name == "inversion_efficiency"
+        }
+        loss = nuisances.get("echo_loss")
         along = []
         for axis in self._axes:
             product = None
@@ -171,7 +191,13 @@ class CompartmentModel:
                     kernel = factor.echoes(t1, values[index])[..., factor.positions]
                     kernel = np.ascontiguousarray(kernel.swapaxes(1, 2))
                 else:
-                    kernel = factor.kernel(values[index][:, None, :], partial(_at_points, factor))
+                    kernel = factor.kernel(
+                        values[index][:, None, :], partial(_at_points, factor),
+                        efficiency if factor.contrast.longitudinal else None,
+                    )  # fmt: skip
+                if loss is not None and factor.contrast.parameter == "TE":
+                    ranks = np.unique(factor.levels, return_inverse=True)[1]
+                    kernel = kernel * (1 - loss) ** ranks[factor.positions][:, None]
                 product = kernel if product is None else np.multiply(product, kernel, out=product)
             assert product is not None
             along.append(product)
@@ -205,8 +231,9 @@ class BoundModel:
 
         Parameters
         ----------
-        units : ndarray of shape (P, K, V, C)
-            C states of K compartments with P properties in each of V voxels.
+        units : ndarray of shape (P + Q, K, V, C)
+            C states of K compartments with P properties, and Q nuisance parameters, in each of V
+            voxels.
         voxels : ndarray of int, shape (V,)
             Index of the signal of each voxel.
 
@@ -257,13 +284,14 @@ class BoundModel:
     def _evaluated(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
         model, K = self._model, units.shape[1]
         x = self._grid[voxels]
+        nuisances = model.nuisances(units)
         kernels, c, M = [], [], []
         for i in range(K):
             values = [
                 own.from_unit(u[i].astype(np.float64) if own.step is None else u[i])
-                for u, own in zip(units, model._ranges, strict=True)
+                for u, own in zip(units[: len(model._ranges)], model._ranges, strict=True)
             ]
-            along = model._kernels(values)
+            along = model._kernels(values, nuisances)
             kernels.append(along)
             # matrix product for the last axis, then sums over the other axes
             left = np.matmul(x.reshape(len(x), -1, x.shape[-1]), along[-1])

@@ -20,6 +20,7 @@ _CONDITIONAL = 0.7  # of the moves draw the fractions from their conditional dis
 _STRETCH = (0.3, 0.6, 1.0)  # of the optimal step for a normal distribution
 _JITTER = (0.5, 2.0, 6.0)  # in grid points
 _CONTINUOUS_JITTER = 1e-4  # of the width of the prior
+_NUISANCES_ALONE = 0.2  # of the moves of voxels with nuisance parameters
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ class Move:
 class MoveSet:
     """Moves for voxels with K compartments, and the prior of these voxels.
 
-    States are coordinates ``units`` of shape (P, K, V, C), uniform in [0, 1)
-    for each of P properties, and weights (K, V, C) that sum to 1, the fractions
-    being ``min_fraction + (1 - K min_fraction) weights``. Since compartments are
+    States are coordinates ``units`` of shape (P + Q, K, V, C), uniform in [0, 1)
+    for each of P properties and Q nuisance parameters, and weights (K, V, C) that sum to 1, the
+    fractions being ``min_fraction + (1 - K min_fraction) weights``. Since compartments are
     exchangeable, states have their compartments in ascending
     order of one property, and moves that violate this order are not allowed. The position
-    within the grid cell resolves ties on grids.
+    within the grid cell resolves ties on grids. Compartments share the nuisance parameters:
+    only the coordinate of the first compartment is used, and does not move with the compartments.
 
     Parameters
     ----------
@@ -78,6 +80,8 @@ class MoveSet:
         Prior with the single count K.
     order : int
         Index of the property that orders the compartments.
+    n_nuisances : int, default=0
+        Number Q of nuisance parameters.
 
     Notes
     -----
@@ -88,13 +92,14 @@ class MoveSet:
     change while the chains move, so that each step is a Metropolis step.
     """
 
-    def __init__(self, prior: TissuePrior, order: int) -> None:
+    def __init__(self, prior: TissuePrior, order: int, n_nuisances: int = 0) -> None:
         (self.K,) = prior.n_compartments
         self.order = order
         self._ranges = tuple(prior.ranges.values())
         self._names = tuple(prior.ranges)
         self._prior = prior
-        self._P = len(self._ranges)
+        self.n_properties = len(self._ranges)
+        self._Q = n_nuisances
         self.min_fraction = prior.min_fraction
         self.free = 1.0 - self.K * prior.min_fraction
         # whether the fractions are random
@@ -103,7 +108,7 @@ class MoveSet:
 
     def choose(self, rng: Generator, n_chains: int) -> Move:
         """Draw a kind of move, independent of the states."""
-        K, P = self.K, self._P
+        K, P = self.K, self.n_properties
         first = int(rng.integers(1, n_chains))
         second = (first + int(rng.integers(1, n_chains))) % n_chains
         shifts = (first, second)
@@ -111,6 +116,10 @@ class MoveSet:
         kind = rng.random()
         jitter = float(rng.choice(_JITTER))
         properties = self._some(rng, P)
+        nuisances = self._some_nuisances(rng)
+        alone = bool(nuisances) and rng.random() < _NUISANCES_ALONE
+        if kind < _REDRAW and alone:
+            return Move(nuisances, (), 0.0, jitter, False, conditional, shifts)
         if kind < _REDRAW:
             i = int(rng.integers(K))
             redrawn = tuple(p * K + i for p in properties)
@@ -123,6 +132,7 @@ class MoveSet:
         share = (int(rng.integers(K)) + 1) / K
         compartments = [i for i in range(K) if rng.random() < share] or [int(rng.integers(K))]
         stepped = tuple(p * K + i for p in properties for i in compartments)
+        stepped = nuisances if alone else stepped + nuisances
         weights = self.weighted and not conditional and bool(rng.random() < 0.7)
         if weights and rng.random() < 0.15:
             stepped = ()
@@ -139,6 +149,12 @@ class MoveSet:
             return list(range(P))
         return [p for p in range(P) if rng.random() < 0.5] or [int(rng.integers(P))]
 
+    def _some_nuisances(self, rng: Generator) -> tuple[int, ...]:
+        """Draw coordinates of nuisance parameters; no random number is drawn without these."""
+        if not self._Q or rng.random() < 0.3:
+            return ()
+        return tuple((self.n_properties + q) * self.K for q in self._some(rng, self._Q))
+
     def propose(
         self,
         move: Move,
@@ -154,7 +170,7 @@ class MoveSet:
         ----------
         move : Move
             Kind of proposal.
-        units, weights : ndarray of shapes (P, K, V, C), (K, V, C)
+        units, weights : ndarray of shapes (P + Q, K, V, C), (K, V, C)
             Current states.
         other_units, other_weights : ndarray of the same shapes
             Differences of two other states.
@@ -178,14 +194,15 @@ class MoveSet:
                 uniform = low + uniform * (high - low)
             flat[index] = uniform
         for index, uniform in zip(move.stepped, uniforms[len(move.redrawn) :], strict=True):
-            values = self._ranges[index // self.K]
-            n = values.n_values
+            p = index // self.K
+            n = self._ranges[p].n_values if p < self.n_properties else math.inf
             width = 2 * _CONTINUOUS_JITTER if math.isinf(n) else move.jitter / n
             flat[index] += np.float32(move.length) * others[index]
             flat[index] += (uniform - np.float32(0.5)) * np.float32(width)
         if move.swapped is not None:
             i, j = move.swapped, move.swapped + 1
-            proposed[:, [i, j]] = proposed[:, [j, i]]
+            own = proposed[: self.n_properties]
+            own[:, [i, j]] = own[:, [j, i]]
             proposed[self.order] = units[self.order]
             if self.weighted:
                 weights = weights.copy()
@@ -209,7 +226,7 @@ class MoveSet:
             t1, t2 = (self._values(name, units) for name in ("T1", "T2"))
             allowed &= (t2 < t1).all(axis=0)
         if not prior.with_replacement:
-            for unit, values in zip(units, self._ranges, strict=True):
+            for unit, values in zip(units[: self.n_properties], self._ranges, strict=True):
                 if values.step is None:
                     continue  # two values of a continuous range are never equal
                 index = values.cells(unit)

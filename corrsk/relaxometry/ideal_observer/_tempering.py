@@ -43,6 +43,8 @@ class EvidenceSampler:
         Seed of the kinds of moves, which all voxels share.
     order : int
         Index of the property that orders the compartments.
+    n_nuisances : int, default=0
+        Number of nuisance parameters, whose coordinates follow those of the properties.
 
     Notes
     -----
@@ -66,9 +68,11 @@ class EvidenceSampler:
         n_runs: int,
         seed: int,
         order: int,
+        n_nuisances: int = 0,
     ) -> None:
-        self._prior = replace(prior, n_compartments=(K,))
-        self._moves = MoveSet(self._prior, order)
+        self._prior = replace(prior, n_compartments=(K,), nuisances=None)
+        self._moves = MoveSet(self._prior, order, n_nuisances)
+        self._n_nuisances = n_nuisances
         self._noise, self._seed = noise, seed
         self.K, self.n_runs = K, n_runs
         self.n_chains = max(4, min(_MAX_CHAINS, n_particles // 8))
@@ -100,6 +104,7 @@ class _Ladder:
     ) -> None:
         self._moves, self._noise = sampler._moves, sampler._noise
         self._prior, self._seed = sampler._prior, sampler._seed
+        self._n_nuisances = sampler._n_nuisances
         self._model, self._streams = model, streams
         self._R, self._M, self._L = sampler.n_runs, sampler.n_chains, sampler._length
         self._voxels = np.arange(len(streams))  # voxels that have not reached the posterior
@@ -173,17 +178,16 @@ class _Ladder:
         where = kept[:, None], chosen.reshape(V, R * M)
         units, weights = units[:, :, where[0], where[1]], weights[:, where[0], where[1]]
         order = units[self._moves.order].argsort(axis=0, kind="stable")
-        return (
-            np.take_along_axis(units, order[None], axis=1),
-            np.take_along_axis(weights, order, axis=0),
-        )
+        own = units[: self._moves.n_properties]  # not the nuisance parameters
+        own[:] = np.take_along_axis(own, order[None], axis=1)
+        return units, np.take_along_axis(weights, order, axis=0)
 
     # -- states -------------------------------------------------------------------
 
     def _draw_from_prior(self) -> tuple[Units, Units, Array]:
         V, C, K = len(self._streams), self._R * self._M * self._L, self._moves.K
         ranges = list(self._prior.ranges.values())
-        units = np.empty((len(ranges), K, V, C), np.float32)
+        units = np.empty((len(ranges) + self._n_nuisances, K, V, C), np.float32)
         weights = np.empty((K, V, C), np.float32)
         n_c = np.full(C, K)
         drawn = np.empty((len(self._prior.columns), C))
@@ -193,6 +197,9 @@ class _Ladder:
             for p, values in enumerate(ranges):
                 unit = values.to_unit(groups[p], stream.random((K, C)))
                 units[p, :, v] = np.minimum(unit.astype(np.float32), BELOW_ONE)
+            for q in range(len(ranges), len(units)):
+                stream.random(dtype=np.float32, out=units[q, 0, v])
+                units[q, 1:, v] = 0.0  # not used
             if self._moves.weighted:
                 weights[:, v] = (groups[-1] - self._moves.min_fraction) / self._moves.free
             else:

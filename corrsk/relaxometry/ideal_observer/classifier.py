@@ -27,8 +27,10 @@ from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry.ideal_observer._forms import Array, CompartmentModel
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
+from corrsk.relaxometry.ideal_observer._nuisances import nuisance_ranges
 from corrsk.relaxometry.ideal_observer._tempering import EvidenceSampler
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
+from corrsk.simulation._source import check_measurable
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
 _CHUNK_STATES = 8192  # states of all voxels of a chunk at one step, which should fit in the cache
@@ -47,7 +49,8 @@ class IdealObserverClassifier(_CompartmentCounter):
     Parameters
     ----------
     prior : TissuePrior or str, default="midl2024"
-        Distribution of the tissue.
+        Distribution of the tissue, and ranges of the nuisance parameters inversion_efficiency
+        and echo_loss of each voxel; with a norm also of its scale, which is then irrelevant.
     protocol : AcquisitionProtocol or str, default="auto"
         Protocol of the columns of X, in their order, or the name of a protocol that corrsk
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
@@ -62,7 +65,8 @@ class IdealObserverClassifier(_CompartmentCounter):
         of X is then arbitrary, and only the direction of a signal enters the
         likelihood, for any norm; None for signals with M0 = 1.
     inversion_efficiency : float, default=1.0
-        Inversion efficiency eta in (0, 1].
+        Inversion efficiency eta in (0, 1] of all voxels; that of the prior's nuisance parameters
+        has precedence.
     n_particles : int, default=8192
         Number of particles of each run at each temperature.
     n_runs : int, default=8
@@ -100,7 +104,8 @@ class IdealObserverClassifier(_CompartmentCounter):
     The evidence of each count, ``p(x | n_c) = int L(x | tissue) p(tissue | n_c)``,
     is computed by sequential Monte Carlo from the prior to the posterior (see
     `corrsk.relaxometry.ideal_observer._tempering`), in `n_runs` runs. The noise level and, for
-    normalised signals, the scale are integrated out in the likelihood. Counts
+    normalised signals, the scale are integrated out in the likelihood; nuisance parameters are
+    sampled with the tissue. Counts
     are equally likely. Noise is Gaussian; magnitude images (Rician noise) have
     no likelihood of this form.
 
@@ -280,17 +285,8 @@ class IdealObserverClassifier(_CompartmentCounter):
         inversion_efficiency: float | None = None,
     ) -> None:
         prior = resolve_prior(self.prior)
-        missing = [name for name in protocol.tissue_properties if name not in prior.ranges]
-        if missing:
-            raise ValueError(
-                f"the protocol measures {', '.join(missing)}, but the prior has ranges for "
-                f"{', '.join(prior.ranges)} only"
-            )
-        if prior.nuisances is not None:
-            raise ValueError(
-                "the ideal observer does not marginalise nuisance parameters, but the prior has "
-                f"ranges of {', '.join(prior.nuisances.names)}; pass a prior without nuisances"
-            )
+        check_measurable(prior, protocol)
+        nuisances = nuisance_ranges(prior.nuisances, normalised=self.norm is not None)
         unknown = [int(count) for count in counts if count not in prior.n_compartments]
         if unknown:
             raise ValueError(
@@ -307,8 +303,10 @@ class IdealObserverClassifier(_CompartmentCounter):
         self._noise_model = noise
         self._seed = entropy(self.random_state)
         self._compartments = CompartmentModel(
-            protocol, prior.ranges, self.inversion_efficiency, peak=self.noise_reference == "max"
-        )
+            protocol, prior.ranges,
+            self.inversion_efficiency if inversion_efficiency is None else inversion_efficiency,
+            peak=self.noise_reference == "max", nuisances=nuisances,
+        )  # fmt: skip
         self._samplers = [
             EvidenceSampler(
                 prior,
@@ -318,6 +316,7 @@ class IdealObserverClassifier(_CompartmentCounter):
                 self.n_runs,
                 self._seed,
                 self._compartments.last_probed,
+                sum(not each.is_fixed for each in nuisances),
             )
             for K in counts
         ]
