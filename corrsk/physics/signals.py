@@ -180,7 +180,8 @@ class SignalModel:
         fractions : array of shape (n_samples, n_compartments)
             Signal fractions; 0 marks an absent compartment.
         nuisances : mapping of str to array of shape (n_samples,), optional
-            Nuisance parameters of each voxel; see :meth:`__call__`.
+            Nuisance parameters of each voxel: "inversion_efficiency" (in the place of that of the
+            model), "b1", "echo_loss" and "offset".
 
         Returns
         -------

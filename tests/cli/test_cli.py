@@ -205,7 +205,7 @@ def test_reproduce_with_signals_as_scanners_measure_them(tmp_path, name):
 def test_compare_with_signals_as_scanners_measure_them(tmp_path):
     out = tmp_path / "run"
     options = ["--dataset", SCANNER[1], "--models", "lda,multi-exponential", "--samples", 1000]
-    options += ["--train-sizes", 300, "--test-samples", 20, "--out", out, "--jobs", 1]
+    options += ["--train-sizes", "200,500", "--test-samples", 20, "--out", out, "--jobs", 1]
     result = run("compare", *options)
     assert result.exit_code == 0, result.output
     summary = json.loads((out / "summary.json").read_text())
