@@ -43,8 +43,8 @@ def model_card(name: str, folder: str | Path | None = None) -> ModelCard:
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
-        Name of the model.
+    name : str
+        Name of the model; see :func:`load_pretrained`.
     folder : path-like, optional
         Folder of the model; None (default) for the models shipped with corrsk.
 
@@ -71,9 +71,12 @@ def load_pretrained(
 
     Parameters
     ----------
-    name : {"midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
-        Name of the model: that of its training data, for signals of any scale. "t1t2-detr-m0" is
-        for signals with M0 = 1, as those of the data set "t1t2-detr".
+    name : {"scanner-ir-se-8x8-magnitude", "scanner-ir-se-8x8", "midl2024", "midl2024-low-noise", \
+            "t1t2-detr", "t1t2-detr-m0"}
+        Name of the model: that of its training data, for signals of any scale. Those of "scanner"
+        are for measured signals, magnitudes or signed ones; the others are for simulated signals
+        of perfect pulses. "t1t2-detr-m0" is for signals with M0 = 1, as those of the data set
+        "t1t2-detr".
     protocol : AcquisitionProtocol or str, optional
         Protocol of the columns of the signals, in their order. None (default) for a DataFrame with
         column names (TI50_TE4.5, ..) in any order, or for an array of the trained protocol, in its
