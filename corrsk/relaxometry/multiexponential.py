@@ -34,7 +34,12 @@ from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._magnitudes import fit_magnitudes
 from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._starts import StartDictionary
-from corrsk.relaxometry._varpro import MAX_COMPARTMENTS, Fit, levenberg_marquardt
+from corrsk.relaxometry._varpro import (
+    MAX_COMPARTMENTS,
+    Fit,
+    levenberg_marquardt,
+    linearise,
+)
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
@@ -243,7 +248,9 @@ class MultiExponentialClassifier(_CompartmentCounter):
             One row per voxel, of a volume in the order of ``X.reshape(-1, n_measurements)``.
             Tissue table, T1_1.., T2_1.., f_1.., with the compartments in
             ascending order of T2 (or of the first property without T2).
-            Absent compartments have f = 0 and NaN properties. Further columns are n_c (the
+            Absent compartments have f = 0 and NaN properties. T1_1_se, .. are standard errors of
+            the properties, from the curvature of the residual and its size (NaN at a bound, and if
+            the measurements are too few). Further columns are n_c (the
             fitted count), scale (the sum of the amplitudes: M0 in the units of
             X), rss (residual sum of squares, in the squared units of X), chi2 (reduced: residual
             variance over that of the noise, NaN if the measurements are too few for an estimate
@@ -286,6 +293,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
                 counts = np.full(len(unit), n_compartments)
             theta = np.zeros((len(unit), largest, P))
             nuisances = np.zeros((len(unit), len(self._model.nuisances)))
+            errors = np.zeros((len(unit), largest, P))
             amplitudes = np.zeros((len(unit), largest))
             rss, quality = np.empty(len(unit)), np.empty((len(unit), 2))
             for K in np.unique(counts):
@@ -293,15 +301,16 @@ class MultiExponentialClassifier(_CompartmentCounter):
                 fit = fits[K - 1].take(rows)
                 theta[rows, :K], nuisances[rows] = fit.theta[..., :P], fit.theta[:, 0, P:]
                 amplitudes[rows, :K], rss[rows] = fit.amplitudes, fit.rss
+                errors[rows, :K] = self._standard_errors(unit[rows], fit)
                 misfit = self._misfit(unit[rows], [fit])
                 quality[rows] = np.concatenate([misfit.chi2, misfit.significant], axis=1)
             # NaN would be a voxel without solution
             quality[np.isnan(quality)] = _NO_ESTIMATE
-            return counts.astype(np.float64), theta, amplitudes, rss, quality, nuisances
+            return counts.astype(np.float64), theta, amplitudes, rss, quality, nuisances, errors
 
-        n_c, theta, amplitudes, rss, quality, nuisances = self._solve_voxels(
+        n_c, theta, amplitudes, rss, quality, nuisances, errors = self._solve_voxels(
             signals, solve,
-            [(), (largest, P), (largest,), (), (2,), (len(self._model.nuisances),)],
+            [(), (largest, P), (largest,), (), (2,), (len(self._model.nuisances),), (largest, P)],
         )  # fmt: skip
         n_c[np.isnan(n_c)] = n_compartments or 0
         norm = signal_norms(signals)
@@ -311,7 +320,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self._warn_of_bounds(np.asarray(at_bound.any(axis=1)))
         self._warn_of_misfits(misfit)
         return (
-            self._table(theta, amplitudes, norm)
+            self._table(theta, amplitudes, np.where(at_bound | (errors == 0), np.nan, errors))
             .assign(
                 n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss,
                 chi2=chi2, misfit=misfit, at_bound=at_bound.any(axis=(1, 2)),
@@ -341,7 +350,20 @@ class MultiExponentialClassifier(_CompartmentCounter):
             stacklevel=user_level(),
         )
 
-    def _table(self, theta: Array, amplitudes: Array, norm: Array) -> pd.DataFrame:
+    def _standard_errors(self, unit: Array, fit: Fit) -> Array:
+        """Standard errors (V, K, P) of theta; 0 where the measurements are too few."""
+        V, K = fit.amplitudes.shape
+        P = len(self._model.properties)
+        freedom = self.n_features_in_ - int(self._n_fitted(np.array(K)))
+        if freedom < 1:
+            return np.zeros((V, K, P))
+        # the Gauss-Newton matrix, from which the amplitudes are eliminated already
+        hessian = linearise(self._model, fit.theta, unit).hessian
+        covariance = np.linalg.pinv(hessian, hermitian=True) * (fit.rss / freedom)[:, None, None]
+        variances = np.einsum("vii->vi", covariance)[:, : P * K]
+        return np.sqrt(np.maximum(variances, 0)).reshape(V, P, K).transpose(0, 2, 1)
+
+    def _table(self, theta: Array, amplitudes: Array, errors: Array) -> pd.DataFrame:
         properties = self._model.properties
         by = properties.index("T2") if "T2" in properties else 0
         absent = ~(amplitudes > 0)
@@ -349,11 +371,11 @@ class MultiExponentialClassifier(_CompartmentCounter):
         total = amplitudes.sum(axis=1, keepdims=True)
         fractions = amplitudes / np.where(total > 0, total, 1.0)
         values = np.where(absent[..., None], np.nan, np.exp(theta))
-        groups = [*np.moveaxis(values, -1, 0), fractions]
+        groups = [*np.moveaxis(values, -1, 0), fractions, *np.moveaxis(values * errors, -1, 0)]
         ordered = [np.take_along_axis(group, order, axis=1) for group in groups]
-        return pd.DataFrame(
-            np.concatenate(ordered, axis=1), columns=table_columns(properties, theta.shape[1])
-        )
+        columns = table_columns(properties, theta.shape[1])
+        columns += [f"{name}_se" for name in columns if not name.startswith("f_")]
+        return pd.DataFrame(np.concatenate(ordered, axis=1), columns=columns)
 
     # -- solving ----------------------------------------------------------------
 

@@ -329,7 +329,7 @@ def test_fits_are_nested_and_within_bounds(noisy):
     rss = np.stack([fit["rss"] for fit in fits])
     assert (np.diff(rss, axis=0) <= 0).all()
     for name, (low, high) in bounds.items():
-        values = fits[3].filter(like=name)
+        values = fits[3].filter(regex=rf"^{name}_\d$")
         assert values.min(axis=None) >= low * (1 - 1e-12)
         assert values.max(axis=None) <= high * (1 + 1e-12)
         assert np.isclose(values, high).any()

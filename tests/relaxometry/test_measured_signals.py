@@ -241,3 +241,20 @@ def test_calibrations_that_cannot_work_are_refused():
     three = AcquisitionProtocol.concatenate([protocol] * 3, same_gain=False)
     with pytest.raises(ValueError, match="at most two series"):
         calibrate_pulses(np.ones((9, 24)), three)
+
+
+@pytest.mark.parametrize("n_compartments", [1, 2])
+def test_standard_errors_are_the_scatter_of_estimates(n_compartments):
+    tissue, _ = tissue_of(200, counts=(2,))
+    tissue = tissue.assign(T1_1=300.0, T2_1=30.0, f_1=0.4, T1_2=1500.0, T2_2=150.0, f_2=0.6)
+    if n_compartments == 1:
+        tissue = tissue.assign(f_1=1.0, f_2=0.0)
+    X = signals_of(tissue, noise_level=0.005)
+    model = MultiExponentialClassifier("ir-se-8x8", **COUNTS).fit(X)
+    table = model.estimate_compartments(X, n_compartments)
+    for k in range(1, n_compartments + 1):
+        for name in (f"T1_{k}", f"T2_{k}"):
+            # the standard deviation of 200 values has a relative standard error of 0.05
+            ratio = table[f"{name}_se"].median() / table[name].std()
+            assert 0.75 < ratio < 1.3
+    assert table[f"T1_{n_compartments + 1}_se"].isna().all()

@@ -189,13 +189,14 @@ def test_advice_on_models(level, model):
     assert "gaussian" not in advice
     magnitudes = simulated(prior="midl2024", noise_level=level, noise_distribution="rician")
     other = model_advice(estimate_noise(magnitudes, GRID))
-    assert all(f"{name} (gaussian)" in other for name in pretrained_names())
+    signed = [name for name in pretrained_names() if not name.endswith("magnitude")]
+    assert all(f"{name} (gaussian)" in other for name in signed)
 
 
 def test_advice_for_noise_of_no_model(tmp_path):
     X = simulated(prior="midl2024", noise_level=0.2)
     noise = estimate_noise(X, GRID)
-    assert "no model was trained with this noise; the closest is midl2024 (" in model_advice(noise)
+    assert "no model was trained with this noise; the closest is" in model_advice(noise)
     with pytest.raises(ValueError, match="no model has a noise reference"):
         model_advice(noise, tmp_path)
 
