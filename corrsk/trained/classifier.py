@@ -691,7 +691,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         if kind.kind == "c":
             raise ValueError(
                 "the signals are complex, but the model is for real signals; correct the phase of "
-                "each voxel and pass the real part"
+                "each voxel (SignalPhaser) and pass the real part"
                 + (
                     ", or pass np.abs(X)"
                     if self.noise_distribution == "rician"

@@ -161,8 +161,9 @@ class ExpectedSignals:
         cause, cure = (
             (
                 "are magnitudes",
-                "pass the signed signals (the real part after a correction of the phase), or use "
-                "a model trained with noise_distribution='rician', which is for magnitudes",
+                "use a model trained with noise_distribution='rician', such as "
+                "'scanner-ir-se-8x8-magnitude', or pass the signed signals (SignalPhaser restores "
+                "signs, and corrects the phase of complex signals)",
             )
             if magnitudes
             else ("have the opposite sign", "pass -X if the scanner inverts the sign")
