@@ -150,6 +150,7 @@ def calibrated(image):
     return model.fit(X).calibrate(X)
 
 
+@pytest.mark.slow
 def test_a_calibration_finds_the_pulses(image, calibrated):
     found = calibrated.calibration_
     assert found.magnitude
@@ -163,6 +164,7 @@ def test_a_calibration_finds_the_pulses(image, calibrated):
     np.testing.assert_allclose(echoes, exact * (echoes @ exact) / (exact @ exact), atol=0.005)
 
 
+@pytest.mark.slow
 def test_after_a_calibration_one_compartment_is_one(image, calibrated):
     X, tissue = (part[:120] for part in image)
     assert (calibrated.predict(X) == 1).mean() > 0.9
@@ -171,6 +173,7 @@ def test_after_a_calibration_one_compartment_is_one(image, calibrated):
         assert abs(np.median(table[name] / tissue[name]) - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_spectra_use_the_calibration_too(image):
     _, tissue = image
     X = signals_of(tissue[:120], JOINED, noise_level=0.002)
@@ -181,6 +184,7 @@ def test_spectra_use_the_calibration_too(image):
     assert not model.calibration_.magnitude
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* voxels are not explained")
 def test_a_new_fit_forgets_the_calibration(image):
     X = image[0][:120, 6:]
@@ -192,6 +196,7 @@ def test_a_new_fit_forgets_the_calibration(image):
     np.testing.assert_array_equal(model.fit(X).predict_proba(X[:5]), before)
 
 
+@pytest.mark.slow
 def test_saved_files_keep_the_calibration(image, calibrated, tmp_path):
     X, _ = image
     save(calibrated, tmp_path / "model.safetensors")
