@@ -50,7 +50,7 @@ WATER = 15  # label of the water around the spheres
 COUNTS = (1, 2, 3)
 MIN_FRACTION = 0.05
 EFFICIENCY = (0.4, 1.0)
-APPARENT_EFFICIENCY = (0.4, 2.0)  # as free as the three-parameter fits of the comparison
+FREE_EFFICIENCY = (0.4, 2.0)  # as free as three-parameter fits
 N_TRIPLES = 30
 RATIOS = (1.0, 1.5, 2.0, 3.0, 5.0, np.inf)
 CONFIDENCE = (0.0, 0.5, 0.7, 0.9, 0.97, 1.0)
@@ -640,7 +640,7 @@ def bids_maps(folder: Path) -> dict[str, Any]:
         model = MultiExponentialClassifier(
             AcquisitionProtocol(ti=ti, tr=_single(tr)), counts=(1,), criterion="bic",
             noise_distribution="rician" if magnitude else "gaussian",
-            nuisances=Nuisances(inversion_efficiency=APPARENT_EFFICIENCY), random_state=SEED, verbose=False,
+            nuisances=Nuisances(inversion_efficiency=FREE_EFFICIENCY), random_state=SEED, verbose=False,
         ).fit(X)  # fmt: skip
         t1 = model.estimate_compartments(X, 1)["T1_1"].to_numpy()
         deviation = t1 / plain - 1

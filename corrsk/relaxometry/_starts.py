@@ -16,7 +16,7 @@ from corrsk.relaxometry._varpro import Fit
 _MAX_ATOMS = 400
 _N_TUPLES = 512
 _STREAM = 11
-_N_PATTERNS = 3  # of signs of magnitudes
+_N_PATTERNS, _N_PER_PATTERN = 3, 3  # of signs of magnitudes, and initial values for each
 _SPLIT = 0.5  # half the distance between the two parts of a split compartment, in the logarithm
 
 
@@ -74,13 +74,13 @@ class StartDictionary:
         ndarray of shape (V, S, K, P + Q)
             `n_starts` initial values, half of them smaller fits with an additional atom and half
             tuples of atoms, and the smaller fit with each compartment split. The Q nuisance
-            parameters are those of the smaller fit.
+            parameters are those of the smaller fit, of tuples the usual ones, since a fit with
+            too few compartments may have put them at a bound.
         """
         if smaller is None:  # the fit of one compartment has a single minimum
             return self._model.with_nuisances(self._best_tuples(x, K, 1))
         grown = self._grown(x, smaller, n_starts - n_starts // 2)
-        nuisances = smaller.theta[:, None, :1, len(self._model.properties) :]
-        tuples = self._model.with_nuisances(self._best_tuples(x, K, n_starts // 2), nuisances)
+        tuples = self._model.with_nuisances(self._best_tuples(x, K, n_starts // 2))
         return np.concatenate([grown, tuples, self._split(smaller)], axis=1)
 
     def with_signs(self, magnitudes: Array) -> Array:
@@ -88,9 +88,7 @@ class StartDictionary:
         best = (magnitudes @ np.abs(self._atoms).T).argmax(axis=1)
         return np.asarray(np.where(self._atoms[best] < 0, -magnitudes, magnitudes))
 
-    def of_patterns(
-        self, magnitudes: Array, K: int, smaller: Fit | None
-    ) -> tuple[Array, Array] | None:
+    def of_patterns(self, magnitudes: Array, K: int) -> tuple[Array, Array] | None:
         """Magnitudes with further signs, and initial values of fits to them.
 
         The signs of a mixture are not those of the single compartment nearest to it where its null
@@ -103,8 +101,6 @@ class StartDictionary:
             Magnitudes with norm 1.
         K : int
             Number of compartments.
-        smaller : Fit or None
-            Fit of K - 1 compartments to each signal, whose nuisance parameters are used.
 
         Returns
         -------
@@ -117,16 +113,19 @@ class StartDictionary:
         if len(self._patterns) < 2:
             return None
         gains, members = zip(
-            *(self._best_of_tuples(magnitudes * pattern, K, 1) for pattern in self._patterns),
+            *(
+                self._best_of_tuples(magnitudes * pattern, K, _N_PER_PATTERN)
+                for pattern in self._patterns
+            ),
             strict=True,
         )
-        best = np.argsort(-np.concatenate(gains, axis=1), axis=1, kind="stable")[:, :_N_PATTERNS]
-        theta = self._theta[np.take_along_axis(np.stack(members, axis=1)[:, :, 0], best[..., None], 1)]
-        nuisances = None
-        if smaller is not None:
-            nuisances = smaller.theta[:, None, :1, len(self._model.properties) :]
-        signed = magnitudes[:, None] * self._patterns[best]
-        return signed, self._model.with_nuisances(theta, nuisances)
+        gain = np.stack(gains, axis=1)  # (V, patterns, tuples)
+        best = np.argsort(-gain[..., 0], axis=1, kind="stable")[:, :_N_PATTERNS]
+        atoms = np.take_along_axis(np.stack(members, axis=1), best[:, :, None, None], axis=1)
+        V, R, S = atoms.shape[:3]
+        signed = np.repeat(magnitudes[:, None] * self._patterns[best], S, axis=1)
+        theta = self._theta[atoms.reshape(V, R * S, K)]
+        return signed, self._model.with_nuisances(theta)
 
     def _best_tuples(self, x: Array, K: int, n_starts: int) -> Array:
         """Tuples with the smallest residual, with amplitudes clipped at 0."""

@@ -28,6 +28,7 @@ _WINDOW = 8  # of the grid of T2, on either side
 _N_ROUNDS = 3  # of pulses and T1, in turn
 _SCALE = 0.005  # of relative residuals: larger ones count less and less
 _LARGEST_OFFSET, _SHARE_OF_TI = 10.0, 0.3  # of TI in ms, and relative to the shortest TI
+_LONGEST_SATURATION = 0.5  # relative to TR
 _OFFSET_PENALTY = 1e-3  # per signal: decides only where the data do not
 _OUTLIER = 3.0  # groups with residuals beyond this multiple of the median are left out
 
@@ -58,6 +59,10 @@ class PulseCalibration:
         Difference in ms of the inversion times to the stated ones: pulses have a duration, and
         scanners differ in the points between which they state TI. 0 if the protocol has no
         inversion.
+    saturation_time : float
+        Part of TR in ms, after the excitation of the second of two series, over which the
+        magnetisation does not recover, such as the duration of an echo train. The TR of the
+        protocol is shorter by this time. 0 for a single series.
     """
 
     protocol: AcquisitionProtocol
@@ -70,6 +75,7 @@ class PulseCalibration:
     n_voxels: int
     n_used: int
     ti_offset: float = 0.0
+    saturation_time: float = 0.0
 
     def __str__(self) -> str:
         found = []
@@ -81,6 +87,8 @@ class PulseCalibration:
                 found.append(f"refocusing angle {train.refocusing_angle:.0f} degrees")
         if self.protocol.series is not None:
             found.append(f"gain of the second series {self.gain:.3f}")
+        if self.saturation_time:
+            found.append(f"saturation for {self.saturation_time:.0f} ms of its TR")
         return (
             f"{', '.join(found)}; residual of one compartment {100 * self.residual:.2f} % (before: "
             f"{100 * self.residual_before:.2f} %) in {self.n_used} of {self.n_voxels} voxels, "
@@ -283,7 +291,9 @@ def calibrate_pulses(
     Voxels with similar signals are averaged. One compartment is fitted to each mean signal with
     common pulses, under a Cauchy loss; then groups with residuals beyond three times the median,
     which hold more than one compartment, are left out, and the pulses are fitted again. The
-    inversion times have a common offset, of at most 10 ms and 0.3 of the shortest TI. Refocusing
+    inversion times have a common offset, of at most 10 ms and 0.3 of the shortest TI. The gain and
+    the saturation of the second series are those with which both series have the same ratio of
+    scales at all T1. Refocusing
     and excitation angles over the slice are super-Gaussians (:class:`corrsk.physics.SliceProfile`).
     """
     peaks = np.abs(signals).max(axis=1)
@@ -321,17 +331,24 @@ def calibrate_pulses(
         found = _search(problem, weights[fine], fit_profile, start=found)
         relative = _relative(problem, *found)
     train, efficiency = found
+    gain, saturation = _gain(problem, *found)
     return PulseCalibration(
-        _with_pulses(protocol, train, problem.ti_offset), float(efficiency), magnitude, _gain(problem, *found), sigma,
-        float(np.median(relative)), float(np.median(before)), len(unit), int(weights[fine].sum()),
-        problem.ti_offset,
+        _with_pulses(protocol, train, problem.ti_offset, saturation), float(efficiency), magnitude,
+        gain, sigma, float(np.median(relative)), float(np.median(before)), len(unit),
+        int(weights[fine].sum()), problem.ti_offset, saturation,
     )  # fmt: skip
 
 
-def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> float:
-    """Median over the mean signals of the relative scale of the second series."""
+def _gain(
+    problem: _Problem, train: EchoTrain | None, efficiency: float
+) -> tuple[float, float]:
+    """Relative scale of the second series, and the time of its TR without recovery.
+
+    The scales of both series are fitted to each mean signal. Their ratio is the same for all T1
+    with the right time of recovery, which is found so.
+    """
     if problem.series.max() == 0:
-        return 1.0
+        return 1.0, 0.0
     echoes = problem.echoes(train)
     _, t2 = problem.fit_t2(echoes, efficiency)
     near = np.abs(np.log(problem.t2[:, None] / t2)).argmin(axis=0)[:, None]
@@ -344,7 +361,20 @@ def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> floa
         own = problem.series == number
         x, a = problem.signals[:, own], atoms[:, own]
         scales.append((a * x).sum(axis=1) / (a * a).sum(axis=1))
-    return float(np.median(scales[1] / scales[0]))
+    ratio = np.log(scales[1] / scales[0])
+    second = problem.series == 1
+    tr = problem.protocol._tr_of_each[second]
+    if problem.stated_ti is None or np.isfinite(problem.stated_ti[second]).any():
+        return float(np.exp(np.median(ratio))), 0.0
+    if not np.isfinite(tr).all() or np.ptp(tr) > 0:
+        return float(np.exp(np.median(ratio))), 0.0
+    times = np.linspace(0.0, _LONGEST_SATURATION * tr[0], 101)
+    recovered = np.log(-np.expm1(-(tr[0] - times[:, None]) / problem.t1))
+    left = ratio + recovered[0] - recovered
+    median = np.median(left, axis=1)
+    spread = np.abs(left - median[:, None]).mean(axis=1)
+    best = int(spread.argmin())
+    return float(np.exp(median[best])), float(times[best])
 
 
 def _noise(unit: Array, labels: NDArray[np.int32], kept: NDArray[np.intp]) -> float:
@@ -494,7 +524,7 @@ def _best_train(
 
 
 def _with_pulses(
-    protocol: AcquisitionProtocol, train: EchoTrain | None, ti_offset: float
+    protocol: AcquisitionProtocol, train: EchoTrain | None, ti_offset: float, saturation: float
 ) -> AcquisitionProtocol:
     contrasts = dict(protocol.contrasts)
     if ti_offset:
@@ -502,6 +532,9 @@ def _with_pulses(
     readout = protocol.readout
     if train is not None:
         readout = tuple(None if one is None else train for one in protocol._readout_of_each)
+    tr = protocol.tr
+    if saturation:
+        tr = protocol._tr_of_each - np.where(protocol._series_of_each == 1, saturation, 0.0)
     return AcquisitionProtocol(
-        contrasts, tr=protocol.tr, units=own_units(), readout=readout, series=protocol.series
+        contrasts, tr=tr, units=own_units(), readout=readout, series=protocol.series
     )

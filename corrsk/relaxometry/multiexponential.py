@@ -391,7 +391,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
             starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
             signed = np.broadcast_to(unit[:, None], (*starts.shape[:2], unit.shape[1]))
             if magnitudes is not None:
-                more = self._starts.of_patterns(magnitudes, K, fits[-1] if fits else None)
+                more = self._starts.of_patterns(magnitudes, K)
                 if more is not None:
                     signed = np.concatenate([signed, more[0]], axis=1)
                     starts = np.concatenate([starts, more[1]], axis=1)
