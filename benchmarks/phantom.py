@@ -628,10 +628,15 @@ def bids_maps(folder: Path) -> dict[str, Any]:
         values = np.stack([read_image(path) for path in paths], axis=-1).astype(np.float64)
         ti = 1e3 * np.array([header["InversionTime"] for header in headers])
         tr = 1e3 * np.array(
-            [header.get("RepetitionTimeExcitation", header.get("RepetitionTime")) for header in headers]
+            [
+                header.get("RepetitionTimeExcitation", header.get("RepetitionTime"))
+                for header in headers
+            ]
         )
         magnitude = not all(header.get("Signed", False) for header in headers)
-        masks = sorted((folder / "derivatives" / "masks" / subject.name / "anat").glob("*_mask.nii.gz"))
+        masks = sorted(
+            (folder / "derivatives" / "masks" / subject.name / "anat").glob("*_mask.nii.gz")
+        )
         mask = read_image(masks[0]).reshape(values.shape[:-1]) > 0 if masks else values.any(axis=-1)
         X = values[mask]
         X = np.abs(X) if magnitude else X
@@ -732,11 +737,18 @@ def pages(content: dict[str, Any]) -> str:
         )
         rows = []
         for row in first["spheres"]:
-            line = [f"{row['sphere']}{'' if row['seen'] else ' (not seen)'}", f"{100 * row['one']:.0f}"]
+            line = [
+                f"{row['sphere']}{'' if row['seen'] else ' (not seen)'}",
+                f"{100 * row['one']:.0f}",
+            ]
             for kind in ("T1", "T2"):
                 if kind in row:
                     truth = row[f"{kind} of the manufacturer"]
-                    line += [f"{truth:.4g}", f"{row[kind]:.4g}", f"{100 * (row[kind] / truth - 1):+.1f}"]
+                    line += [
+                        f"{truth:.4g}",
+                        f"{row[kind]:.4g}",
+                        f"{100 * (row[kind] / truth - 1):+.1f}",
+                    ]
             if "one, pure exponentials" in row:
                 line += [f"{100 * row['one, pure exponentials']:.0f}",
                          f"{row['T2, pure exponentials']:.4g}"]  # fmt: skip

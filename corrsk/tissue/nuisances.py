@@ -17,8 +17,8 @@ from corrsk.physics._arrays import Array
 Span = float | tuple[float, float]
 
 # Smallest and largest value of each parameter, and whether its logarithm is uniformly distributed.
-# The largest B1 keeps the largest refocusing angle below 540 degrees. The efficiency of a pulse is at
-# most 1, but fits need more where the inversion times are longer than stated.
+# The largest B1 keeps the largest refocusing angle below 540 degrees. The efficiency of a pulse is
+# at most 1, but fits need more where the inversion times are longer than stated.
 _ALLOWED = {
     "inversion_efficiency": (0.0, 2.0, False),
     "b1": (0.0, 2.0, False),
