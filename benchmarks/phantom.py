@@ -628,10 +628,15 @@ def bids_maps(folder: Path) -> dict[str, Any]:
         values = np.stack([read_image(path) for path in paths], axis=-1).astype(np.float64)
         ti = 1e3 * np.array([header["InversionTime"] for header in headers])
         tr = 1e3 * np.array(
-            [header.get("RepetitionTimeExcitation", header.get("RepetitionTime")) for header in headers]
+            [
+                header.get("RepetitionTimeExcitation", header.get("RepetitionTime"))
+                for header in headers
+            ]
         )
         magnitude = not all(header.get("Signed", False) for header in headers)
-        masks = sorted((folder / "derivatives" / "masks" / subject.name / "anat").glob("*_mask.nii.gz"))
+        masks = sorted(
+            (folder / "derivatives" / "masks" / subject.name / "anat").glob("*_mask.nii.gz")
+        )
         mask = read_image(masks[0]).reshape(values.shape[:-1]) > 0 if masks else values.any(axis=-1)
         X = values[mask]
         X = np.abs(X) if magnitude else X
@@ -640,7 +645,8 @@ def bids_maps(folder: Path) -> dict[str, Any]:
         model = MultiExponentialClassifier(
             AcquisitionProtocol(ti=ti, tr=_single(tr)), counts=(1,), criterion="bic",
             noise_distribution="rician" if magnitude else "gaussian",
-            nuisances=Nuisances(inversion_efficiency=FREE_EFFICIENCY), random_state=SEED, verbose=False,
+            nuisances=Nuisances(inversion_efficiency=FREE_EFFICIENCY), random_state=SEED,
+            verbose=False,
         ).fit(X)  # fmt: skip
         t1 = model.estimate_compartments(X, 1)["T1_1"].to_numpy()
         deviation = t1 / plain - 1
@@ -732,11 +738,18 @@ def pages(content: dict[str, Any]) -> str:
         )
         rows = []
         for row in first["spheres"]:
-            line = [f"{row['sphere']}{'' if row['seen'] else ' (not seen)'}", f"{100 * row['one']:.0f}"]
+            line = [
+                f"{row['sphere']}{'' if row['seen'] else ' (not seen)'}",
+                f"{100 * row['one']:.0f}",
+            ]
             for kind in ("T1", "T2"):
                 if kind in row:
                     truth = row[f"{kind} of the manufacturer"]
-                    line += [f"{truth:.4g}", f"{row[kind]:.4g}", f"{100 * (row[kind] / truth - 1):+.1f}"]
+                    line += [
+                        f"{truth:.4g}",
+                        f"{row[kind]:.4g}",
+                        f"{100 * (row[kind] / truth - 1):+.1f}",
+                    ]
             if "one, pure exponentials" in row:
                 line += [f"{100 * row['one, pure exponentials']:.0f}",
                          f"{row['T2, pure exponentials']:.4g}"]  # fmt: skip
@@ -789,17 +802,18 @@ def _of_sums(sums: dict[str, Any], seen: Sequence[int]) -> list[str]:
         parts.append(
             f"{len(rows)} {name}, {sums['sums per group']} sums of each: right in "
             f"{percent(sums[f'{name}: right'])} %, on simulations of the same tissue in "
-            f"{percent(sums[f'{name}: right, simulated'])} %. In the {asked['groups']} {name} whose "
-            f"simulations are right in at least 95 %, measured sums are right in "
-            f"{percent(asked['right'])} %, and in {asked['groups right in 90 %']} of these {name} in "
-            "at least 90 %."
+            f"{percent(sums[f'{name}: right, simulated'])} %. In the {asked['groups']} {name} "
+            f"whose simulations are right in at least 95 %, measured sums are right in "
+            f"{percent(asked['right'])} %, and in {asked['groups right in 90 %']} of these "
+            f"{name} in at least 90 %."
         )
         for kind in ("T1", "T2"):
             if f"ratio of {kind}" in rows[0]:
                 parts.append(by_ratio(rows, kind))
         if name == "pairs":
             parts.append(
-                "Right answers in %, above the diagonal to measured sums, below it to simulated ones:"
+                "Right answers in %, above the diagonal to measured sums, below it to simulated "
+                "ones:"
             )
             parts.append(matrix(rows, seen))
     return parts

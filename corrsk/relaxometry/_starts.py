@@ -131,9 +131,7 @@ class StartDictionary:
         """Tuples with the smallest residual, with amplitudes clipped at 0."""
         return self._theta[self._best_of_tuples(x, K, n_starts)[1]]
 
-    def _best_of_tuples(
-        self, x: Array, K: int, n_starts: int
-    ) -> tuple[Array, NDArray[np.int64]]:
+    def _best_of_tuples(self, x: Array, K: int, n_starts: int) -> tuple[Array, NDArray[np.int64]]:
         """Decrease of the residual (V, R), and the atoms (V, R, K), of the best tuples."""
         members, grams, inverses = self._tuples[K]
         h = (x @ self._atoms.T)[:, members].transpose(1, 0, 2)  # (R, V, K)

@@ -339,9 +339,7 @@ def calibrate_pulses(
     )  # fmt: skip
 
 
-def _gain(
-    problem: _Problem, train: EchoTrain | None, efficiency: float
-) -> tuple[float, float]:
+def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> tuple[float, float]:
     """Relative scale of the second series, and the time of its TR without recovery.
 
     The scales of both series are fitted to each mean signal. Their ratio is the same for all T1
@@ -453,7 +451,9 @@ def _best_inversion(
     largest = min(_LARGEST_OFFSET, _SHARE_OF_TI * float(positive.min()))
 
     def at(parameters: Array) -> tuple[float, float]:
-        return float(np.clip(parameters[0], 0.3, 1.0)), largest * float(np.clip(parameters[1], -1, 1))
+        return float(np.clip(parameters[0], 0.3, 1.0)), largest * float(
+            np.clip(parameters[1], -1, 1)
+        )
 
     def cost(parameters: Array) -> float:
         value, problem.ti_offset = at(parameters)
