@@ -452,8 +452,11 @@ def answers(model: Any, X: Array) -> tuple[NDArray[np.int64], Array]:
 
 def sums_of(
     site: Site, model: Any, fits: pd.DataFrame, seen: Sequence[int], n: int
-) -> tuple[dict[str, Any], list[tuple[int, Array]]]:
-    """Answers to sums of two and three spheres, measured and simulated."""
+) -> tuple[dict[str, Any], list[tuple[int, Array]], list[tuple[int, Array]]]:
+    """Answers to sums of two and three spheres, measured and simulated.
+
+    Also the probabilities of all sums, and of those that the simulations resolve.
+    """
     sign = signs(site, fits, model.calibration_.inversion_efficiency)
     pairs = list(itertools.combinations(seen, 2))
     triples = list(itertools.combinations(seen, 3))
@@ -462,7 +465,7 @@ def sums_of(
         chosen = sorted(rng.choice(len(triples), N_TRIPLES, replace=False))
         triples = [triples[i] for i in chosen]
     result: dict[str, Any] = {"sums per group": n}
-    probabilities = []
+    probabilities, resolved = [], []
     for name, groups, seed in (("pairs", pairs, SEED + 1), ("triples", triples, SEED + 2)):
         if not groups:
             continue
@@ -489,13 +492,16 @@ def sums_of(
             )  # fmt: skip
         result[name] = rows
         asked = [row for row in rows if row["right, simulated"] >= 0.95]
+        clear = np.repeat([row["right, simulated"] >= 0.95 for row in rows], n)
+        if clear.any():
+            resolved.append((count, p[clear]))
         result[f"{name}: right"] = _mean([row["right"] for row in rows])
         result[f"{name}: right, simulated"] = _mean([row["right, simulated"] for row in rows])
         result[f"{name}: where the reference is right in 95 %"] = {
             "groups": len(asked), "right": _mean([row["right"] for row in asked]),
             "groups right in 90 %": int(sum(row["right"] >= 0.9 for row in asked)),
         }  # fmt: skip
-    return result, probabilities
+    return result, probabilities, resolved
 
 
 def smallest_ratio(site: Site, kind: str, group: Sequence[int]) -> float:
@@ -541,6 +547,7 @@ def judged(site: Site, n_sums: int) -> dict[str, Any]:
         spacing = echo_spacing(site.te)
         result["echo spacing (ms)"] = spacing
     model = fits = None
+    resolved: list[tuple[int, Array]] = []
     answered: list[tuple[int, Array]] = []
     for name, which in variants(site).items():
         found, fitted, probabilities = singles(site, which)
@@ -555,11 +562,15 @@ def judged(site: Site, n_sums: int) -> dict[str, Any]:
             )
     if len(result["counts that can be selected"]) > 1:
         seen = next(iter(result["singles"].values()))["seen"]
-        result["sums"], more = sums_of(site, model, fits, seen, n_sums)
+        result["sums"], more, resolved = sums_of(site, model, fits, seen, n_sums)
         answered += more
     result["reliability"] = {
-        "single spheres": reliability(answered[:1]), "all": reliability(answered)
-    }  # fmt: skip
+        "single spheres": reliability(answered[:1]),
+        "single spheres, and sums that simulations resolve in 95 %": reliability(
+            [answered[0], *resolved]
+        ),
+        "all": reliability(answered),
+    }
     result["seconds"] = round(time.perf_counter() - start)
     return result
 
