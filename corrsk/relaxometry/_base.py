@@ -196,9 +196,10 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
     def calibrate(self, X: ArrayLike, *, magnitude: bool | None = None) -> Self:
         """Find the pulses of an image from its voxels, and use them from now on.
 
-        The inversion efficiency, the angle and slice profile of the refocusing pulses of an echo
-        train, and the relative scale of two series are common to the voxels of an image. They are
-        found from all voxels; see :class:`corrsk.relaxometry.PulseCalibration`.
+        The inversion efficiency, an offset of the inversion times, the angle and slice profile of
+        the refocusing pulses of an echo train, and the relative scale of two series and the
+        saturation of the second are common to the voxels of an image. They are found from all
+        voxels; see :class:`corrsk.relaxometry.PulseCalibration`.
 
         Parameters
         ----------
