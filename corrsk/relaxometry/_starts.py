@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from corrsk._utils.rng import keyed_generator
 from corrsk.relaxometry._kernels import Array, KernelModel
@@ -15,6 +16,7 @@ from corrsk.relaxometry._varpro import Fit
 _MAX_ATOMS = 400
 _N_TUPLES = 512
 _STREAM = 11
+_N_PATTERNS, _N_PER_PATTERN = 3, 3  # of signs of magnitudes, and initial values for each
 _SPLIT = 0.5  # half the distance between the two parts of a split compartment, in the logarithm
 
 
@@ -42,6 +44,7 @@ class StartDictionary:
         norms = np.linalg.norm(atoms, axis=1, keepdims=True)
         self._atoms = atoms / np.where(norms > 0, norms, 1.0)
         gram = self._atoms @ self._atoms.T
+        self._patterns = np.unique(np.where(self._atoms < 0, -1.0, 1.0), axis=0)
         self._tuples = {}
         for K in counts:
             if K == 1:
@@ -71,13 +74,13 @@ class StartDictionary:
         ndarray of shape (V, S, K, P + Q)
             `n_starts` initial values, half of them smaller fits with an additional atom and half
             tuples of atoms, and the smaller fit with each compartment split. The Q nuisance
-            parameters are those of the smaller fit.
+            parameters are those of the smaller fit, of tuples the usual ones, since a fit with
+            too few compartments may have put them at a bound.
         """
         if smaller is None:  # the fit of one compartment has a single minimum
             return self._model.with_nuisances(self._best_tuples(x, K, 1))
         grown = self._grown(x, smaller, n_starts - n_starts // 2)
-        nuisances = smaller.theta[:, None, :1, len(self._model.properties) :]
-        tuples = self._model.with_nuisances(self._best_tuples(x, K, n_starts // 2), nuisances)
+        tuples = self._model.with_nuisances(self._best_tuples(x, K, n_starts // 2))
         return np.concatenate([grown, tuples, self._split(smaller)], axis=1)
 
     def with_signs(self, magnitudes: Array) -> Array:
@@ -85,14 +88,57 @@ class StartDictionary:
         best = (magnitudes @ np.abs(self._atoms).T).argmax(axis=1)
         return np.asarray(np.where(self._atoms[best] < 0, -magnitudes, magnitudes))
 
+    def of_patterns(self, magnitudes: Array, K: int) -> tuple[Array, Array] | None:
+        """Magnitudes with further signs, and initial values of fits to them.
+
+        The signs of a mixture are not those of the single compartment nearest to it where its null
+        lies elsewhere. The patterns are those of all single compartments (each position of the
+        null); per voxel, those which the tuples of atoms fit best.
+
+        Parameters
+        ----------
+        magnitudes : ndarray of shape (V, N)
+            Magnitudes with norm 1.
+        K : int
+            Number of compartments.
+
+        Returns
+        -------
+        signed : ndarray of shape (V, S, N)
+            The magnitudes with signs.
+        starts : ndarray of shape (V, S, K, P + Q)
+            An initial value for each.
+        None if all compartments have the same signs.
+        """
+        if len(self._patterns) < 2:
+            return None
+        gains, members = zip(
+            *(
+                self._best_of_tuples(magnitudes * pattern, K, _N_PER_PATTERN)
+                for pattern in self._patterns
+            ),
+            strict=True,
+        )
+        gain = np.stack(gains, axis=1)  # (V, patterns, tuples)
+        best = np.argsort(-gain[..., 0], axis=1, kind="stable")[:, :_N_PATTERNS]
+        atoms = np.take_along_axis(np.stack(members, axis=1), best[:, :, None, None], axis=1)
+        V, R, S = atoms.shape[:3]
+        signed = np.repeat(magnitudes[:, None] * self._patterns[best], S, axis=1)
+        theta = self._theta[atoms.reshape(V, R * S, K)]
+        return signed, self._model.with_nuisances(theta)
+
     def _best_tuples(self, x: Array, K: int, n_starts: int) -> Array:
         """Tuples with the smallest residual, with amplitudes clipped at 0."""
+        return self._theta[self._best_of_tuples(x, K, n_starts)[1]]
+
+    def _best_of_tuples(self, x: Array, K: int, n_starts: int) -> tuple[Array, NDArray[np.int64]]:
+        """Decrease of the residual (V, R), and the atoms (V, R, K), of the best tuples."""
         members, grams, inverses = self._tuples[K]
         h = (x @ self._atoms.T)[:, members].transpose(1, 0, 2)  # (R, V, K)
         a = np.maximum(h @ inverses, 0.0)
         gain = (a * (2 * h - a @ grams)).sum(axis=-1).T
         best = np.argsort(-gain, axis=1, kind="stable")[:, :n_starts]
-        return self._theta[members[best]]
+        return np.take_along_axis(gain, best, axis=1), members[best]
 
     def _grown(self, x: Array, fit: Fit, n_starts: int) -> Array:
         """Smaller fits with an additional atom that reduces the residual most.

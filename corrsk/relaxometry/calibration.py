@@ -27,6 +27,9 @@ _T1_GRID = np.geomspace(15.0, 10_000.0, 500)
 _WINDOW = 8  # of the grid of T2, on either side
 _N_ROUNDS = 3  # of pulses and T1, in turn
 _SCALE = 0.005  # of relative residuals: larger ones count less and less
+_LARGEST_OFFSET, _SHARE_OF_TI = 10.0, 0.3  # of TI in ms, and relative to the shortest TI
+_LONGEST_SATURATION = 0.5  # relative to TR
+_OFFSET_PENALTY = 1e-3  # per signal: decides only where the data do not
 _OUTLIER = 3.0  # groups with residuals beyond this multiple of the median are left out
 
 
@@ -37,7 +40,7 @@ class PulseCalibration:
     Parameters
     ----------
     protocol : AcquisitionProtocol
-        Protocol with the calibrated echo train.
+        Protocol with the calibrated echo train, and with inversion times that include the offset.
     inversion_efficiency : float
         Inversion efficiency; 1 if the protocol has no inversion.
     magnitude : bool
@@ -52,6 +55,14 @@ class PulseCalibration:
         given protocol.
     n_voxels, n_used : int
         Number of voxels, and of those whose groups one compartment explains.
+    ti_offset : float
+        Difference in ms of the inversion times to the stated ones: pulses have a duration, and
+        scanners differ in the points between which they state TI. 0 if the protocol has no
+        inversion.
+    saturation_time : float
+        Part of TR in ms, after the excitation of the second of two series, over which the
+        magnetisation does not recover, such as the duration of an echo train. The TR of the
+        protocol is shorter by this time. 0 for a single series.
     """
 
     protocol: AcquisitionProtocol
@@ -63,16 +74,21 @@ class PulseCalibration:
     residual_before: float
     n_voxels: int
     n_used: int
+    ti_offset: float = 0.0
+    saturation_time: float = 0.0
 
     def __str__(self) -> str:
         found = []
         if "TI" in self.protocol.contrasts:
             found.append(f"inversion efficiency {self.inversion_efficiency:.3f}")
+            found.append(f"TI {self.ti_offset:+.1f} ms")
         for train in dict.fromkeys(self.protocol._readout_of_each):
             if train is not None:
                 found.append(f"refocusing angle {train.refocusing_angle:.0f} degrees")
         if self.protocol.series is not None:
             found.append(f"gain of the second series {self.gain:.3f}")
+        if self.saturation_time:
+            found.append(f"saturation for {self.saturation_time:.0f} ms of its TR")
         return (
             f"{', '.join(found)}; residual of one compartment {100 * self.residual:.2f} % (before: "
             f"{100 * self.residual_before:.2f} %) in {self.n_used} of {self.n_voxels} voxels, "
@@ -121,7 +137,8 @@ class _Problem:
         contrasts = protocol.contrasts
         self.t2 = np.geomspace(2.0, 4000.0, 240)
         self.window: NDArray[np.intp] | None = None  # (n_signals, n_near) of T2 near the best one
-        self.ti = contrasts.get("TI")
+        self.stated_ti = contrasts.get("TI")
+        self.ti_offset = 0.0
         trains = protocol._readout_of_each
         distinct = {train for train in trains if train is not None}
         if len(distinct) > 1:
@@ -156,10 +173,12 @@ class _Problem:
 
     def recovery(self, efficiency: float, t1: Array) -> Array:
         """Longitudinal magnetisation (n_t1, n_measurements)."""
-        if self.ti is None:
+        if self.stated_ti is None:
             return np.ones((t1.size, self._of_train.size))
-        tr = self.protocol._tr_of_each
-        return CONTRASTS["TI"].kernel(self.ti, t1[:, None], tr=tr, inversion_efficiency=efficiency)
+        return CONTRASTS["TI"].kernel(
+            self.stated_ti + self.ti_offset, t1[:, None], tr=self.protocol._tr_of_each,
+            inversion_efficiency=efficiency,
+        )  # fmt: skip
 
     def residuals(self, atoms: Array, signals: Array | None = None) -> Array:
         """Residual sums of squares (.., n_atoms) of signals (.., N) for atoms (.., n_atoms, N)."""
@@ -271,7 +290,10 @@ def calibrate_pulses(
     -----
     Voxels with similar signals are averaged. One compartment is fitted to each mean signal with
     common pulses, under a Cauchy loss; then groups with residuals beyond three times the median,
-    which hold more than one compartment, are left out, and the pulses are fitted again. Refocusing
+    which hold more than one compartment, are left out, and the pulses are fitted again. The
+    inversion times have a common offset, of at most 10 ms and 0.3 of the shortest TI. The gain and
+    the saturation of the second series are those with which both series have the same ratio of
+    scales at all T1. Refocusing
     and excitation angles over the slice are super-Gaussians (:class:`corrsk.physics.SliceProfile`).
     """
     peaks = np.abs(signals).max(axis=1)
@@ -309,16 +331,22 @@ def calibrate_pulses(
         found = _search(problem, weights[fine], fit_profile, start=found)
         relative = _relative(problem, *found)
     train, efficiency = found
+    gain, saturation = _gain(problem, *found)
     return PulseCalibration(
-        _with_train(protocol, train), float(efficiency), magnitude, _gain(problem, *found), sigma,
-        float(np.median(relative)), float(np.median(before)), len(unit), int(weights[fine].sum()),
+        _with_pulses(protocol, train, problem.ti_offset, saturation), float(efficiency), magnitude,
+        gain, sigma, float(np.median(relative)), float(np.median(before)), len(unit),
+        int(weights[fine].sum()), problem.ti_offset, saturation,
     )  # fmt: skip
 
 
-def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> float:
-    """Median over the mean signals of the relative scale of the second series."""
+def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> tuple[float, float]:
+    """Relative scale of the second series, and the time of its TR without recovery.
+
+    The scales of both series are fitted to each mean signal. Their ratio is the same for all T1
+    with the right time of recovery, which is found so.
+    """
     if problem.series.max() == 0:
-        return 1.0
+        return 1.0, 0.0
     echoes = problem.echoes(train)
     _, t2 = problem.fit_t2(echoes, efficiency)
     near = np.abs(np.log(problem.t2[:, None] / t2)).argmin(axis=0)[:, None]
@@ -331,7 +359,20 @@ def _gain(problem: _Problem, train: EchoTrain | None, efficiency: float) -> floa
         own = problem.series == number
         x, a = problem.signals[:, own], atoms[:, own]
         scales.append((a * x).sum(axis=1) / (a * a).sum(axis=1))
-    return float(np.median(scales[1] / scales[0]))
+    ratio = np.log(scales[1] / scales[0])
+    second = problem.series == 1
+    tr = problem.protocol._tr_of_each[second]
+    if problem.stated_ti is None or np.isfinite(problem.stated_ti[second]).any():
+        return float(np.exp(np.median(ratio))), 0.0
+    if not np.isfinite(tr).all() or np.ptp(tr) > 0:
+        return float(np.exp(np.median(ratio))), 0.0
+    times = np.linspace(0.0, _LONGEST_SATURATION * tr[0], 101)
+    recovered = np.log(-np.expm1(-(tr[0] - times[:, None]) / problem.t1))
+    left = ratio + recovered[0] - recovered
+    median = np.median(left, axis=1)
+    spread = np.abs(left - median[:, None]).mean(axis=1)
+    best = int(spread.argmin())
+    return float(np.exp(median[best])), float(times[best])
 
 
 def _noise(unit: Array, labels: NDArray[np.int32], kept: NDArray[np.intp]) -> float:
@@ -361,7 +402,7 @@ def _alternate(problem: _Problem, train: EchoTrain | None, efficiency: float) ->
     """Residuals after two rounds of T2 and T1."""
     echoes = problem.echoes(train)
     rss, t2 = problem.fit_t2(echoes, efficiency)
-    if problem.ti is None:
+    if problem.stated_ti is None:
         return rss
     for _ in range(2):
         problem.fit_t1(echoes, efficiency, t2)
@@ -389,26 +430,49 @@ def _search(
         if train is not None:
             _alternate(problem, train, efficiency)
             train = _best_train(problem, loss, train, efficiency, fit_profile)
-        if problem.ti is None:
+        if problem.stated_ti is None:
             break
-        efficiency = _best_efficiency(problem, loss, train, efficiency)
+        efficiency = _best_inversion(problem, loss, train, efficiency)
     return train, efficiency
 
 
-def _best_efficiency(
+def _best_inversion(
     problem: _Problem, loss: Callable[[Array], float], train: EchoTrain | None, efficiency: float
 ) -> float:
+    """Inversion efficiency; sets the offset of the inversion times, and T1.
+
+    An offset has more effect the shorter T1 is,
+    and the efficiency the same for all T1.
+    """
+    assert problem.stated_ti is not None
     echoes = problem.echoes(train)
     _, t2 = problem.fit_t2(echoes, efficiency)
-    values = np.linspace(0.6, 1.0, 41)
-    losses = np.array([loss(problem.fit_t1(echoes, float(value), t2)) for value in values])
-    best = int(losses.argmin())
-    efficiency = float(values[best])
-    if 0 < best < values.size - 1:
-        left, centre, right = losses[best - 1 : best + 2]
-        efficiency += float((left - right) / (2 * (left - 2 * centre + right)) * 0.01)
-    problem.fit_t1(echoes, efficiency, t2)
-    return efficiency
+    positive = problem.stated_ti[problem.stated_ti > 0]
+    largest = min(_LARGEST_OFFSET, _SHARE_OF_TI * float(positive.min()))
+
+    def at(parameters: Array) -> tuple[float, float]:
+        return float(np.clip(parameters[0], 0.3, 1.0)), largest * float(
+            np.clip(parameters[1], -1, 1)
+        )
+
+    def cost(parameters: Array) -> float:
+        value, problem.ti_offset = at(parameters)
+        outside = np.abs(np.array(at(parameters)) - parameters * [1, largest]).sum()
+        # where T1 hardly differs, both have the same effect: the smallest offset then
+        prior = _OFFSET_PENALTY * problem.signals.shape[0] * (problem.ti_offset / largest) ** 2
+        return loss(problem.fit_t1(echoes, value, t2)) + prior + float(outside)
+
+    start = np.array([efficiency, problem.ti_offset / largest])
+    starts = [start, start - [0.1, 0.0], start - [0.3, 0.0]]
+    best_start = min(starts, key=cost)
+    simplex = best_start + np.array([[0.0, 0.0], [-0.05, 0.0], [0.0, 0.3]])
+    options: dict[str, Any] = {
+        "xatol": 1e-3, "fatol": 1e-4, "maxfev": 80, "initial_simplex": simplex,
+    }  # fmt: skip
+    found = minimize(cost, best_start, method="Nelder-Mead", options=options)
+    value, problem.ti_offset = at(found.x)
+    problem.fit_t1(echoes, value, t2)
+    return value
 
 
 def _best_train(
@@ -459,11 +523,18 @@ def _best_train(
     return of(best.x)
 
 
-def _with_train(protocol: AcquisitionProtocol, train: EchoTrain | None) -> AcquisitionProtocol:
-    if train is None:
-        return protocol
-    readout = tuple(None if one is None else train for one in protocol._readout_of_each)
+def _with_pulses(
+    protocol: AcquisitionProtocol, train: EchoTrain | None, ti_offset: float, saturation: float
+) -> AcquisitionProtocol:
+    contrasts = dict(protocol.contrasts)
+    if ti_offset:
+        contrasts["TI"] = contrasts["TI"] + ti_offset
+    readout = protocol.readout
+    if train is not None:
+        readout = tuple(None if one is None else train for one in protocol._readout_of_each)
+    tr = protocol.tr
+    if saturation:
+        tr = protocol._tr_of_each - np.where(protocol._series_of_each == 1, saturation, 0.0)
     return AcquisitionProtocol(
-        protocol.contrasts, tr=protocol.tr, units=own_units(), readout=readout,
-        series=protocol.series,
-    )  # fmt: skip
+        contrasts, tr=tr, units=own_units(), readout=readout, series=protocol.series
+    )

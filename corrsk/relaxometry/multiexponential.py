@@ -411,9 +411,15 @@ class MultiExponentialClassifier(_CompartmentCounter):
         fits: list[Fit] = []
         for K in range(1, largest + 1):
             starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
+            signed = np.broadcast_to(unit[:, None], (*starts.shape[:2], unit.shape[1]))
+            if magnitudes is not None:
+                more = self._starts.of_patterns(magnitudes, K)
+                if more is not None:
+                    signed = np.concatenate([signed, more[0]], axis=1)
+                    starts = np.concatenate([starts, more[1]], axis=1)
             V, S = starts.shape[:2]
             found = levenberg_marquardt(
-                self._model, np.repeat(unit, S, axis=0), starts.reshape(V * S, K, -1),
+                self._model, signed.reshape(V * S, -1), starts.reshape(V * S, K, -1),
                 max_steps=self.max_steps, tol=_TOLERANCE,
             )  # fmt: skip
             rss = np.where(np.isnan(found.rss), np.inf, found.rss).reshape(V, S)

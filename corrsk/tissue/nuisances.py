@@ -17,9 +17,10 @@ from corrsk.physics._arrays import Array
 Span = float | tuple[float, float]
 
 # Smallest and largest value of each parameter, and whether its logarithm is uniformly distributed.
-# The largest B1 keeps the largest refocusing angle below 540 degrees.
+# The largest B1 keeps the largest refocusing angle below 540 degrees. The efficiency of a pulse is
+# at most 1, but fits need more where the inversion times are shorter than stated.
 _ALLOWED = {
-    "inversion_efficiency": (0.0, 1.0, False),
+    "inversion_efficiency": (0.0, 2.0, False),
     "b1": (0.0, 2.0, False),
     "echo_loss": (0.0, 0.9, False),
     "offset": (-1.0, 1.0, False),
@@ -43,7 +44,8 @@ class Nuisances:
     Parameters
     ----------
     inversion_efficiency : float or (float, float), optional
-        Inversion efficiency eta in (0, 1] (that of the generator).
+        Inversion efficiency eta in (0, 2] (that of the generator). More than 1 is an apparent
+        efficiency: of fits to scans whose inversion times are shorter than stated, or noisy.
     b1 : float or (float, float), optional
         Transmit field relative to the nominal one; scales the flip angles of echo trains (1).
     echo_loss : float or (float, float), optional

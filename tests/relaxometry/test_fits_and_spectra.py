@@ -345,7 +345,7 @@ def test_fitted_table_reproduces_the_signals(noisy, multiexponential):
     fits = multiexponential.estimate_compartments(pd.DataFrame(X, index=np.arange(len(X)) + 7))
     assert fits.index[0] == 7
     assert (fits["n_c"] == multiexponential.predict(X)).all()
-    tissue = fits[[c for c in fits if c[:2] in ("T1", "T2", "f_")]]
+    tissue = fits.filter(regex=r"^(T1|T2|f)_\d$")
     residual = X - fits["scale"].to_numpy()[:, None] * clean(tissue)
     np.testing.assert_allclose(fits["rss"], np.sum(residual**2, axis=1), rtol=1e-5, atol=1e-12)
     t2 = fits.filter(regex=r"^T2_\d$").to_numpy()

@@ -291,8 +291,8 @@ def exhaustive_over_pulses(x, prior, protocol, level, n=24):
     efficiencies, losses = 0.6 + 0.4 * centres, 0.2 * centres
     evidence = []
     for K in prior.n_compartments:
-        tissue = combinations(prior, K)
-        m = len(tissue["T1"])
+        tissue, counts = combinations(prior, K)
+        m = len(counts)
         signals = [
             correlation_signals(
                 protocol.contrasts, tissue, np.full((m, K), 1 / K), tr=protocol.tr,
@@ -301,7 +301,8 @@ def exhaustive_over_pulses(x, prior, protocol, level, n=24):
             for efficiency, loss in itertools.product(efficiencies, losses)
         ]  # fmt: skip
         terms = log_likelihood(x, np.concatenate(signals), level, "m0", False)
-        evidence.append(logsumexp(terms) - np.log(m * n * n))
+        weights = np.tile(counts, n * n)
+        evidence.append(logsumexp(terms, b=weights) - np.log(weights.sum()))
     return np.array(evidence)
 
 

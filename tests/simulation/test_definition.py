@@ -200,7 +200,7 @@ def test_a_file_may_state_echo_trains_series_and_nuisances(tmp_path):
         ("snr_scale: log", "snr_scale: lin", "scale must be 'linear' or 'log', got 'lin'"),
         ("snr: [20, 1000]", "levels: [0.01]", "snr_scale needs snr"),
         ("series: [0, 0, 0, 1, 1, 1]", "series: [0, 1]", "an integer for each of the 6"),
-        ("  series: [0, 0, 0, 1, 1, 1]\n", "", "draws gain.*1 series"),
+        ("  series: [0, 0, 0, 1, 1, 1]\n", "", "range of gain.*1 series"),
     ],
 )
 def test_wrong_echo_trains_series_and_nuisances_are_named(tmp_path, old, new, message):

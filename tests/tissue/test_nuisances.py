@@ -97,7 +97,7 @@ def test_scale_and_gain_act_on_the_noise_too():
     ("wrong", "message"),
     [
         ({"inversion_efficiency": (0.0, 1.0)}, "inversion_efficiency must be ascending and above"),
-        ({"inversion_efficiency": 1.2}, "at most 1"),
+        ({"inversion_efficiency": 2.2}, "at most 2"),
         ({"b1": (1.2, 0.8)}, "b1 must be ascending"),
         ({"offset": "much"}, "offset must be a number or a pair"),
         ({"scale": (1.0, np.inf)}, "scale must be ascending"),
@@ -110,9 +110,9 @@ def test_invalid_ranges_are_refused(wrong, message):
 
 def test_invalid_values_of_a_table_are_refused():
     tissue, _ = TissuePrior.named("t1t2-detr").sample(5, random_state=0)
-    with pytest.raises(ValueError, match=r"row 2 .* inversion_efficiency .* \(1.5\)"):
+    with pytest.raises(ValueError, match=r"row 2 .* inversion_efficiency .* \(2.5\)"):
         CorrelationSignalGenerator(PROTOCOL).fit(
-            tissue.assign(inversion_efficiency=[1, 1, 1.5, 1, 1])
+            tissue.assign(inversion_efficiency=[1, 1, 2.5, 1, 1])
         )
 
 
