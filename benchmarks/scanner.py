@@ -14,10 +14,12 @@ the same voxels. Measured for every model, over all SNRs and in three strata:
 Models: "scanner-ir-se-8x8" (trained with the ranges), "exact" (the same without: perfect pulses)
 and "scanner-ir-se-8x8-magnitude". Models that are neither in --models nor shipped with corrsk
 are left out; "exact" is trained with `--write-exact FILE` and
-``corrsk pretrain exact --config FILE --out FOLDER``. A second part has models of ideal
-signals ("t1t2-detr", "midl2024-low-noise") on their own data sets with a single change each.
+``corrsk pretrain exact --config FILE --out FOLDER``. A second part has multi-exponential fits,
+of signed signals and of magnitudes, with and without the inversion efficiency of each voxel as a
+fitted parameter; a third part models of ideal signals ("t1t2-detr", "midl2024-low-noise") on their
+own data sets with a single change each.
 
-Writes results/scanner.json.
+Writes results/scanner.json; `--parts` runs some of the three parts, and keeps the others.
 """
 
 from __future__ import annotations
@@ -25,15 +27,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import record
+from _measure import RESULTS, record
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
-from corrsk import Nuisances, load_pretrained, make_correlation_signals, pretrained_names
+from corrsk import (
+    Nuisances,
+    load_pretrained,
+    make_correlation_signals,
+    model_card,
+    pretrained_names,
+)
+from corrsk._utils.files import read_json
 from corrsk.evaluation import (
     bootstrap_difference,
     bootstrap_interval,
@@ -41,6 +52,7 @@ from corrsk.evaluation import (
     multicompartment_probability,
 )
 from corrsk.novelty.detector import SignalNoveltyDetector
+from corrsk.relaxometry import MultiExponentialClassifier
 from corrsk.simulation.datasets import DatasetDefinition, dataset_definition
 from corrsk.tissue.prior import resolve_prior
 
@@ -50,6 +62,7 @@ EFFICIENCIES = (1.0, 0.95, 0.9, 0.85, 0.8)
 LOSSES = (0.0, 0.03)
 SNR_STRATA = (20, 50, 150, 1000)
 SEED, DETECTOR_SEED, CHANGED_SEED = 40_000, 41_000, 42_000
+PARTS = ("networks", "fits", "changes")
 PULSES = {"efficiency 0.9": {"inversion_efficiency": 0.9}, "3 % loss per echo": {"echo_loss": 0.03}}
 
 
@@ -75,17 +88,25 @@ def simulate(definition: DatasetDefinition, n: int, seed: int) -> Any:
     )[:3]  # fmt: skip
 
 
-def models_of(folder: Path | None, names: Iterable[str]) -> dict[str, Any]:
-    """Models of a folder, or those of corrsk; missing ones are left out."""
+def folders_of(folder: Path | None, names: Iterable[str]) -> dict[str, Path | None]:
+    """Where each model is: in the folder, or in corrsk (None); missing ones are left out."""
     found = {}
     for name in names:
         if folder is not None and name in pretrained_names(folder):
-            found[name] = load_pretrained(name, folder=folder)
+            found[name] = folder
         elif name in pretrained_names():
-            found[name] = load_pretrained(name)
+            found[name] = None
         else:
             print(f"{name} is not available, and left out")
     return found
+
+
+def models_of(folder: Path | None, names: Iterable[str]) -> dict[str, Any]:
+    """Models of a folder, or those of corrsk; missing ones are left out."""
+    return {
+        name: load_pretrained(name, folder=where)
+        for name, where in folders_of(folder, names).items()
+    }
 
 
 def stratum_names() -> list[str]:
@@ -173,8 +194,43 @@ def on_test_sets(models: dict[str, Any], n: int, n_fit: int) -> dict[str, Any]:
             }
     return {
         "models": tables,
-        "differences of the count accuracy (points: value, low, high)": differences,
+        "differences (points: value, low, high)": differences,
     }
+
+
+def of_fits(n: int) -> dict[str, Any]:
+    """Accuracy of fits to signed signals and magnitudes, at efficiencies of 1 and 0.9."""
+    prior = resolve_prior(dataset_definition(SIGNED).prior)
+    fitted = Nuisances(inversion_efficiency=prior.nuisances.inversion_efficiency)
+    found: dict[str, Any] = {}
+    for efficiency in (1.0, 0.9):
+        pulses = Nuisances(inversion_efficiency=efficiency, echo_loss=0.0)
+        for title, nuisances in (("perfect inversion", None), ("efficiency of each voxel", fitted)):
+            right = {}
+            for source in (SIGNED, MAGNITUDE):
+                definition = at(dataset_definition(source), pulses)
+                X, y, levels = simulate(definition, n, SEED)
+                model = MultiExponentialClassifier(
+                    definition.protocol, bounds=prior, counts=prior.n_compartments,
+                    nuisances=nuisances, noise_distribution=definition.noise_distribution,
+                    random_state=0, verbose=False,
+                )  # fmt: skip
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    right[source] = model.fit(X).predict(X) == y
+            rows: dict[str, Any] = {}
+            for group, mask in strata(levels).items():
+                pair = (right[MAGNITUDE][mask], right[SIGNED][mask])
+                rows[group] = {
+                    "n": int(mask.sum()),
+                    "signed": round(float(pair[1].mean()), 4),
+                    "magnitude": round(float(pair[0].mean()), 4),
+                    "difference (points: value, low, high)": [
+                        round(100 * each, 2) for each in bootstrap_difference([pair])
+                    ],
+                }
+            found[f"fits with {title}, signals of efficiency {efficiency:g}"] = rows
+    return {"n_signals": n, **found}
 
 
 def with_changes(names: Iterable[str], n: int) -> dict[str, Any]:
@@ -217,28 +273,44 @@ def show(results: dict[str, Any]) -> None:
     print()
 
 
+def of_networks(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = (SIGNED, EXACT, MAGNITUDE)
+    models = models_of(arguments.models, names)
+    results = {
+        "n_signals": arguments.n_signals,
+        "training signals": {
+            name: model_card(name, where).training["signals"]
+            for name, where in folders_of(arguments.models, names).items()
+        },
+        **on_test_sets(models, arguments.n_signals, arguments.n_fit),
+    }
+    show(results)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, help="folder of models; default: those of corrsk")
     parser.add_argument("--n-signals", type=int, default=60_000, help="signals of each test set")
     parser.add_argument("--n-fit", type=int, default=200_000, help="signals for each detector")
+    parser.add_argument("--n-fits", type=int, default=3000, help="signals for the fits")
     parser.add_argument("--write-exact", type=Path, help="write the data set of 'exact', and stop")
-    parser.add_argument("--quick", action="store_true", help="record nothing")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="the others keep their records"
+    )
     arguments = parser.parse_args()
     if arguments.write_exact is not None:
         exact().to_file(arguments.write_exact)
         return
-    models = models_of(arguments.models, (SIGNED, EXACT, MAGNITUDE))
-    results = {
-        "n_signals": arguments.n_signals,
-        **on_test_sets(models, arguments.n_signals, arguments.n_fit),
-        "models of ideal signals on their own data sets with one change": with_changes(
-            ("t1t2-detr", "midl2024-low-noise"), arguments.n_signals
-        ),
-    }
-    show(results)
-    if not arguments.quick:
-        record("scanner", results)
+    path = RESULTS / "scanner.json"
+    results = read_json(path)["results"] if path.is_file() else {}
+    if "networks" in arguments.parts:
+        results["networks"] = of_networks(arguments)
+    if "fits" in arguments.parts:
+        results["fits"] = of_fits(arguments.n_fits)
+    if "changes" in arguments.parts:
+        results["changes"] = with_changes(("t1t2-detr", "midl2024-low-noise"), arguments.n_signals)
+    record("scanner", {"results": results})
 
 
 if __name__ == "__main__":

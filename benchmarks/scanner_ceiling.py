@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from _measure import RESULTS, record
-from ceiling import SEED, Task, answered, in_percent, joined
+from ceiling import CHUNK, SEED, Task, answered, in_percent, joined
 from scanner import SNR_STRATA, at, models_of, stratum_names
 
 from corrsk import Nuisances, TissuePrior
@@ -74,9 +74,16 @@ def task(name: str, observer: str) -> PulseTask:
     return PulseTask(simulated, label=f"{name}-{observer}", believed=believed)
 
 
+def first(arrays: dict[str, Any], n: int) -> dict[str, Any]:
+    """The first n signals, and the evidence of each run for these."""
+    own = {name: arrays[name][:n] for name in ("X", "y", "noise_level")}
+    return own | {"run_log_evidence": arrays["run_log_evidence"][:, :n]}
+
+
 def judged(name: str, arrays: dict[str, dict[str, Any]], models: dict[str, Any]) -> dict[str, Any]:
     """Ceiling of a set, and the regrets of the other observer and of the networks."""
-    best, other = (arrays[observer] for observer in OBSERVERS)
+    n = min(len(each["y"]) for each in arrays.values())  # an interrupted run may have more of one
+    best, other = (first(arrays[observer], n) for observer in OBSERVERS)
     assert np.array_equal(best["X"], other["X"])
     counts = np.array(dataset_definition(DATASET).prior.n_compartments)
     evidence, its = (a["run_log_evidence"].astype(np.float64) for a in (best, other))
@@ -92,7 +99,7 @@ def judged(name: str, arrays: dict[str, dict[str, Any]], models: dict[str, Any])
             for observer, e in zip(OBSERVERS, (evidence, its), strict=True)
         },
         "seconds per signal": {
-            observer: round(float(arrays[observer]["seconds"].sum()) / len(best["y"]), 2)
+            observer: round(float(arrays[observer]["seconds"].mean()) / CHUNK, 2)
             for observer in OBSERVERS
         },
     }

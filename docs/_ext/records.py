@@ -322,6 +322,164 @@ def t1t2_table() -> str:
     return table(["SNR", "published", *(f"`{name}`" for name in models)], rows)
 
 
+SCANNER = "scanner-ir-se-8x8"
+# models of the record "scanner", in the order of the tables
+SCANNER_MODELS = {"exact": "`exact`", SCANNER: f"`{SCANNER}`"}
+SCANNER_GROUPS = ("all", "SNR 20-50", "SNR 50-150", "SNR 150-1000")
+
+
+def scanner_record(part: str) -> Any:
+    """A part of the record "scanner": networks, fits or changes."""
+    return record("scanner")["results"][part]
+
+
+def pulses(efficiency: float, loss: float = 0) -> str:
+    """Name of a test set of the record "scanner"; the loss per echo in percent."""
+    return f"efficiency {efficiency:g}, loss {loss:g} %"
+
+
+def scanner(model: str, condition: str, key: str = "accuracy", group: str = "all") -> Any:
+    """A figure of a model on a test set of the record "scanner"."""
+    return scanner_record("networks")["models"][model][condition][group][key]
+
+
+def scanner_training(model: str) -> str:
+    """Number of training signals of a network of the record "scanner", in millions."""
+    return f"{scanner_record('networks')['training signals'][model] / 1e6:g}"
+
+
+def scanner_ceiling_signals() -> str:
+    """Number of signals of each set of the record "scanner_ceiling"."""
+    found = record("scanner_ceiling")
+    (number,) = {found[key]["n_signals"] for key in found if key.startswith("inversion")}
+    return str(number)
+
+
+def scanner_table() -> str:
+    """Models with and without nuisance parameters on signals of different pulses."""
+    known = [name for name in SCANNER_MODELS if name in scanner_record("networks")["models"]]
+    head = ["efficiency; loss per echo"]
+    for name in known:
+        head += [f"{SCANNER_MODELS[name]}: how many", "more than one", "calibration error", "novel"]
+    rows = []
+    for loss in (0, 3):
+        for efficiency in (1, 0.95, 0.9, 0.85, 0.8):
+            row = [f"{efficiency:g}; {loss}\u00a0%"]
+            for name in known:
+                row += scanner_figures(name, pulses(efficiency, loss))
+            rows.append(row)
+    row = ["0.8 to 1; 0 to 5\u00a0%"]
+    for name in known:
+        row += scanner_figures(name, "ranges")
+    return table(head, [*rows, row])
+
+
+def scanner_figures(model: str, condition: str) -> list[str]:
+    """Accuracies, calibration error and share of novel signals of a model on a test set."""
+    found = scanner_record("networks")["models"][model][condition]["all"]
+    interval_ = between(*(pct(end) for end in found["interval"]))
+    return [
+        f"**{pct(found['accuracy'])}** {interval_}", pct(found["more than one"]),
+        f"{found['calibration error']:.3f}", f"{pct(found['flagged'])}\u00a0%",
+    ]  # fmt: skip
+
+
+def scanner_snr_table() -> str:
+    """Count accuracy of every model by SNR, with perfect and with imperfect pulses."""
+    models = scanner_record("networks")["models"]
+    rows = [
+        [f"`{name}`", condition.replace(" %", "\u00a0%")]
+        + [pct(table_[condition][group]["accuracy"]) for group in SCANNER_GROUPS]
+        for condition in (pulses(1), pulses(0.9, 3), "ranges")
+        for name, table_ in models.items()
+    ]
+    return table(["model", "pulses", *SCANNER_GROUPS], rows)
+
+
+def scanner_regret(who: str, efficiency: float, loss: float = 0) -> str:
+    """Regret of an observer or a network on a set of "scanner_ceiling", with its interval."""
+    found = record("scanner_ceiling")
+    title = f"inversion efficiency {efficiency:g}, loss {loss:g} % per echo"
+    return interval(found[title]["count"][f"regret of {who} (points)"]["all"], 1)
+
+
+def scanner_ceiling_table() -> str:
+    """Best possible accuracy, and what the observer with ranges and the networks lose."""
+    rows = []
+    for condition, found in record("scanner_ceiling").items():
+        if not condition.startswith("inversion efficiency"):
+            continue
+        for question, words in (("count", "how many"), ("multicompartment", "more than one")):
+            for title, by_group in found[question].items():
+                title = title.replace(" (points)", "").replace(" (%)", "")
+                cells = [
+                    interval(by_group[group], 1) if "best" in title
+                    else interval(by_group[group])
+                    for group in SCANNER_GROUPS
+                ]  # fmt: skip
+                rows.append([condition.replace(" %", "\u00a0%"), f"{words}: {title}", *cells])
+    return table(["pulses", "", *SCANNER_GROUPS], rows)
+
+
+def scanner_magnitude_table() -> str:
+    """Accuracy with magnitudes less that with signed signals, in points."""
+    groups = ("all", "SNR >= 50", *SCANNER_GROUPS[1:])
+    key = "differences (points: value, low, high)"
+
+    def cells(by_group: Any) -> list[str]:
+        return [points(by_group[group]) for group in groups]
+
+    differences = scanner_record("networks")[key].get("magnitude less signed", {})
+    rows = [
+        ["network", condition.replace(" %", "\u00a0%"), *cells(differences[condition])]
+        for condition in (pulses(1), pulses(0.9), pulses(0.9, 3), "ranges")
+        if condition in differences
+    ]
+    for title, found in scanner_record("fits").items():
+        if title == "n_signals":
+            continue
+        kind, _, condition = title.partition(", signals of ")
+        values = {g: found[g]["difference (points: value, low, high)"] for g in groups}
+        rows.append([kind, condition, *cells(values)])
+    return table(["method", "pulses", *(group.replace(">=", "≥") for group in groups)], rows)
+
+
+def scanner_fits_table() -> str:
+    """Count accuracy of fits to signed signals, with and without the efficiency of each voxel."""
+    rows = [
+        [title.replace(", signals of", " on signals of")]
+        + [pct(found[group]["signed"]) for group in SCANNER_GROUPS]
+        for title, found in scanner_record("fits").items()
+        if title != "n_signals"
+    ]
+    return table(["signed signals", *SCANNER_GROUPS], rows)
+
+
+def points(found: Sequence[float]) -> str:
+    """A difference in points with its interval."""
+    value, low, high = (f"{each:+.1f}" for each in found)
+    return f"{value} {between(low, high)}"
+
+
+def scanner_difference(key: str, condition: str, group: str = "all") -> str:
+    """A difference of two networks in points, with its interval."""
+    name = "differences (points: value, low, high)"
+    return points(scanner_record("networks")[name][key][condition][group])
+
+
+def scanner_changes_table() -> str:
+    """Models of ideal signals on their own data sets with one change each."""
+    found = scanner_record("changes")
+    rows = [
+        [f"`{name}`", change, pct(row["accuracy"]), pct(row["more than one"]),
+         f"{row['calibration error']:.3f}"]
+        for name, changes in found.items()
+        for change, row in changes.items()
+    ]  # fmt: skip
+    return table(["model", "change of its data", "how many", "more than one",
+                  "calibration error"], rows)  # fmt: skip
+
+
 def trust_table() -> str:
     """Calibration, abstention and novelty of the shipped models."""
     trust = record("trust")
