@@ -217,13 +217,21 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         Raises
         ------
         ValueError
-            If there are too few voxels, several different echo trains, or more than two series.
+            If there are too few voxels, several different echo trains, or more than two series; or
+            if the signals are magnitudes after an inversion and the classifier is for signed ones.
         """
         check_is_fitted(self)
         self.__dict__.pop("calibration_", None)
         signals, _ = self._voxels(X, scaled=False)
         if magnitude is None:
             magnitude = bool((signals >= 0).all())
+        inverts = "TI" in self.protocol_.contrasts
+        if magnitude and inverts and getattr(self, "noise_distribution", "gaussian") != "rician":
+            raise ValueError(
+                f"the signals are magnitudes after an inversion, but {type(self).__name__} is for "
+                "signed signals: use MultiExponentialClassifier(noise_distribution='rician'), or "
+                "restore the signs with SignalPhaser first"
+            )
         seed = getattr(self, "random_state", None)
         calibration = calibrate_pulses(
             signals.astype(np.float64), self.protocol_.in_grid_order(), magnitude=magnitude,

@@ -185,6 +185,15 @@ def test_spectra_use_the_calibration_too(image):
     assert not model.calibration_.magnitude
 
 
+@pytest.mark.parametrize("make", [MultiExponentialClassifier, NNLSPeakClassifier])
+def test_magnitudes_are_not_calibrated_as_signed_signals(make):
+    tissue, _ = tissue_of(12)
+    X = signals_of(tissue, noise_distribution="rician")
+    model = make("ir-se-8x8", counts=(1, 2), verbose=False).fit(X)
+    with pytest.raises(ValueError, match=f"but {make.__name__} is for signed signals"):
+        model.calibrate(X)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* voxels are not explained")
 def test_a_new_fit_forgets_the_calibration(image):
