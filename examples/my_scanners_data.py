@@ -36,7 +36,7 @@ print(nominal)
 
 # %%
 # The "measured" image: magnitudes of eight tissues, a quarter of the voxels with a second
-# compartment. Efficiency, pulses and gain are what the analysis is not told.
+# compartment. The analysis uses neither efficiency, nor pulses, nor gain.
 pulses = EchoTrain(10.0, 155.0, profile=SliceProfile(0.95, 1.8, 1.5, 12.0))
 truth = AcquisitionProtocol.concatenate(
     [inversion, AcquisitionProtocol(te=te, tr=3000, readout=pulses)], same_gain=False
