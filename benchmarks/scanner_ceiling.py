@@ -16,6 +16,7 @@ a larger --n-signals adds to the results of an earlier run; stored evidence is u
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,27 @@ def judged(name: str, arrays: dict[str, dict[str, Any]], models: dict[str, Any])
             lost = regret(evidence, counts, given, groups, task=question)
             rows[f"regret of {key} (points)"] = {g: in_percent(lost.loc[g]) for g in order}
         found[question] = rows
+    found["regret of the observer with the ranges, for many runs (points)"] = extrapolated(
+        evidence, its, counts
+    )
     return found
+
+
+def extrapolated(evidence: Any, its: Any, counts: Any) -> dict[str, float]:
+    """Regret for the count with half of the runs, with all, and twice the latter less the former.
+
+    Monte Carlo errors of the second observer make its answers worse, and its regret too large.
+    """
+    n_runs = len(its)
+
+    def lost(runs: Any) -> float:
+        given = counts[CountPosterior(counts, its[list(runs)]).probabilities.argmax(axis=1)]
+        return float(regret(evidence, counts, given).loc["all", "corrected"])
+
+    halves = [lost(runs) for runs in itertools.combinations(range(n_runs), n_runs // 2)]
+    half, full = 100 * float(np.mean(halves)), 100 * lost(range(n_runs))
+    found = {"half of the runs": half, "all runs": full, "extrapolated": 2 * full - half}
+    return {key: round(value, 2) for key, value in found.items()}
 
 
 def main() -> None:

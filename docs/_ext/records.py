@@ -403,6 +403,14 @@ def scanner_regret(who: str, efficiency: float, loss: float = 0) -> str:
     return interval(found[title]["count"][f"regret of {who} (points)"]["all"], 1)
 
 
+def scanner_price(efficiency: float, loss: float = 0) -> str:
+    """Regret of the observer with the ranges, extrapolated to many runs, in points."""
+    title = f"inversion efficiency {efficiency:g}, loss {loss:g} % per echo"
+    found = record("scanner_ceiling")[title]
+    key = "regret of the observer with the ranges, for many runs (points)"
+    return f"{found[key]['extrapolated']:.1f}"
+
+
 def scanner_ceiling_table() -> str:
     """Best possible accuracy, and what the observer with ranges and the networks lose."""
     rows = []
