@@ -138,8 +138,9 @@ def rounded(value: float) -> float:
 
 def network(backend: str = "torch", **parameters: Any) -> CorrelationCNNClassifier:
     """Create a classifier for one epoch on the processor."""
+    parameters = {"protocol": "ir-se-8x8"} | parameters
     return CorrelationCNNClassifier(
-        protocol="ir-se-8x8", max_epochs=1, batch_size=BATCH_SIZE, backend=backend, device="cpu",
+        max_epochs=1, batch_size=BATCH_SIZE, backend=backend, device="cpu",
         random_state=0, verbose=False, **parameters,
     )  # fmt: skip
 
@@ -221,7 +222,7 @@ def over_measurements(
         )
         backends = BACKENDS if (rows, columns) == (8, 8) else ("torch",)
         for backend in backends:
-            cnn = network(backend, grid_shape=(rows, columns))
+            cnn = network(backend, protocol=protocol)
             points.append(training(f"CNN, epoch, {backend}", size, cnn, X, y))
         mlp = ResidualMLPClassifier(
             max_epochs=1, batch_size=BATCH_SIZE, device="cpu", random_state=0, verbose=False,

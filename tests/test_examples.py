@@ -22,6 +22,8 @@ PROMISED = {
     "compare_learners.py": "one of your own, brier: 0.",
     "data_sets.py": "from .mat: (5000, 64) of grid (8, 8)",
     "fit_and_judge.py": "P(more than one compartment): [",
+    "how_noisy_are_my_data.py": "simulated with this noise: (1600, 64)",
+    "my_scanners_data.py": "of the voxels counted right",
     "imperfect_pulses.py": "at a loss of 2 % per echo",
     "grid_search.py": "best learning rate: 0.01",
     "ideal_observer.py": "accuracy_low",

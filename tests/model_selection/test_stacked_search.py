@@ -479,7 +479,10 @@ class Subclass(CorrelationCNNClassifier):
     ("estimator", "grid", "options"),
     [
         (DummyClassifier(random_state=0), {"strategy": ["prior", "uniform"]}, {"stack": True}),
-        (Subclass(max_epochs=1, random_state=0), {"learning_rate": [0.001, 0.01]}, {"stack": True}),
+        (
+            Subclass(protocol="ir-se-8x8", max_epochs=1, random_state=0),
+            {"learning_rate": [0.001, 0.01]}, {"stack": True},
+        ),
         (
             classifier(CorrelationCNN()), {"learning_rate": [0.001, 0.01]}, {"stack": True},
         ),
