@@ -1,4 +1,4 @@
-"""Nuisance parameters that have an effect on the measurements of a protocol."""
+"""Nuisance parameters that have an effect on the measurements of a protocol, and its scale."""
 
 from __future__ import annotations
 
@@ -41,4 +41,24 @@ def check_nuisances(nuisances: Nuisances, protocol: AcquisitionProtocol) -> None
         raise ValueError(
             "there is a range of gain, the scale of the second of two series, but the protocol "
             f"has {n_series} series; see AcquisitionProtocol.concatenate(.., same_gain=False)"
+        )
+
+
+def check_one_scale(protocol: AcquisitionProtocol) -> None:
+    """Refuse a protocol of several series, whose relative scale is unknown.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        Protocol.
+
+    Raises
+    ------
+    ValueError
+        If there are several series: shapes of signals of one scale do not describe their signals.
+    """
+    if protocol.series is not None:
+        raise ValueError(
+            f"the protocol has {protocol.series.max() + 1} series, whose relative scale is "
+            "unknown; pass each series with its own protocol (AcquisitionProtocol.subset)"
         )

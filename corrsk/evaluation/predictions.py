@@ -1,4 +1,4 @@
-"""Predictions of any classifier for measured voxels, some of which may have no signal."""
+"""Predictions of any classifier for measured voxels, with or without signal."""
 
 from __future__ import annotations
 

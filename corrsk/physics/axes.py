@@ -70,11 +70,6 @@ class Factor:
         } | dict(more or {})
         return self.contrast.kernel(arranged(self.levels), values, **options)
 
-    @property
-    def properties(self) -> tuple[str, ...]:
-        """Tissue properties on which the kernel depends, that of the contrast first."""
-        return (self.contrast.tissue,)
-
 
 @dataclass(frozen=True)
 class EchoFactor(Factor):
@@ -115,11 +110,6 @@ class EchoFactor(Factor):
                 own = xp.full_like(t2, table.train.t1) if t1 is None else t1
                 parts.append(table(own, t2, b1))
         return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
-
-    @property
-    def properties(self) -> tuple[str, ...]:
-        """Tissue properties on which the kernel depends, T2 first."""
-        return (self.contrast.tissue, "T1")
 
 
 @dataclass(frozen=True)

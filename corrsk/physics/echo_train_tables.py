@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.polynomial import chebyshev
-from scipy.interpolate import make_interp_spline
+from scipy.interpolate import BSpline, make_interp_spline
 
 from corrsk.physics._arrays import NUMPY, Array
 from corrsk.physics.echo_trains import EchoTrain, echo_train
@@ -123,7 +123,10 @@ class _Table:
         angles = np.linspace(0, high * train.refocusing_angle, 8 + math.ceil(180 * high / step))
         self.degree = _degree(train, n_echoes, np.exp(log_t2[::6]), angles[-1])
         coefficients = _coefficients(train, n_echoes, np.exp(log_t2), angles, self.degree)
-        coefficients = np.tensordot(_angle_weights(train, angles, b1), coefficients, axes=1)
+        of_angle = make_interp_spline(angles, np.eye(angles.size), 5)
+        coefficients = np.tensordot(
+            angle_weights(train, angles[-1], of_angle, b1), coefficients, axes=1
+        )
         decay = np.exp(-np.arange(1, n_echoes + 1) * spacing / np.exp(log_t2)[:, None])
         coefficients[:, :, 0] -= decay
         chosen = coefficients[..., np.asarray(echoes) - 1]
@@ -150,18 +153,35 @@ def _table(train: EchoTrain, echoes: tuple[int, ...], low: float, high: float) -
     return _Table(train, echoes, low, high)
 
 
-def _angle_weights(train: EchoTrain, angles: np.ndarray, b1: np.ndarray) -> np.ndarray:
-    """Weights (n_b1, n_angles) of echo trains of the angles in the average over the slice.
+def angle_weights(
+    train: EchoTrain, largest_angle: float, of_angle: BSpline, b1: np.ndarray
+) -> np.ndarray:
+    """Weights of echo trains of single angles in the average over the slice.
 
     The excitation only scales a train, by the sine of its angle.
+
+    Parameters
+    ----------
+    train : EchoTrain
+        Pulses and slice profile.
+    largest_angle : float
+        Largest of the refocusing angles in degrees; larger ones of the slice become this one.
+    of_angle : BSpline
+        Spline through the identity matrix at the n_angles refocusing angles.
+    b1 : ndarray of shape (n_b1,)
+        Transmit field relative to the nominal one.
+
+    Returns
+    -------
+    ndarray of shape (n_b1, n_angles)
+        Weights.
     """
     refocusing, excitation = np.ones(1), np.ones(1)
     if train.profile is not None:
         refocusing, excitation = train.profile.relative_angles()
     excited = np.sin(np.radians(train.excitation_angle) * b1[:, None] * excitation)
     wanted = train.refocusing_angle * b1[:, None] * refocusing
-    spline = make_interp_spline(angles, np.eye(angles.size), 5)(np.minimum(wanted, angles[-1]))
-    weights = np.einsum("bz,bza->ba", excited, spline)
+    weights = np.einsum("bz,bza->ba", excited, of_angle(np.minimum(wanted, largest_angle)))
     return np.asarray(weights / excited.sum(axis=1, keepdims=True))
 
 

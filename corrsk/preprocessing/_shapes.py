@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from corrsk import physics
 from corrsk.acquisition.bounds import checked_bounds
+from corrsk.acquisition.nuisances import check_one_scale
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 
@@ -138,15 +139,16 @@ def signal_shapes(
     Raises
     ------
     ValueError
-        If the prior has no range for a property that the protocol measures, or the efficiency
-        is not in (0, 1].
+        If the prior has no range for a property that the protocol measures, the efficiency is
+        not in (0, 1], or the protocol has series of unknown relative scale.
     """
+    check_one_scale(protocol)
     tissue = None if prior is None else resolve_prior(prior)
     low, high = checked_efficiency(inversion_efficiency)
     # protocols that differ in their order are equal, and share a cached distribution
     order = protocol.in_grid_order()
     shapes = _shapes(order, tissue, low, high)
-    if protocol.feature_names == order.feature_names:
+    if protocol._is_in_grid_order:
         return shapes
     return SignalShapes(
         protocol.to_scan_order(shapes.examples), protocol.to_scan_order(shapes.mean[None])[0],
@@ -184,7 +186,11 @@ def _shapes(
     ends = [
         np.asarray(
             physics.correlation_signals(
-                protocol.contrasts, *draw, tr=protocol.tr, inversion_efficiency=efficiency
+                protocol.contrasts,
+                *draw,
+                tr=protocol.tr,
+                inversion_efficiency=efficiency,
+                readout=protocol.readout,
             )
         )
         for efficiency in ((low,) if low == high else (low, high))

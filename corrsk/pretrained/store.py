@@ -192,7 +192,7 @@ def _with_definition(name: str, pipeline: Any, n_samples: int) -> SimulationTrai
     definition = DatasetDefinition(
         name, aligner.prior, aligner.protocol, levels, aligner.noise_reference, norm=aligner.norm,
         noise_distribution=aligner.noise_distribution,
-        inversion_efficiency=aligner.inversion_efficiency,
+        inversion_efficiency=aligner.inversion_efficiency, n_coils=aligner.n_coils,
     )  # fmt: skip
     return SimulationTrainedClassifier.from_network(definition, network, n_samples=n_samples)
 

@@ -16,6 +16,7 @@ from sklearn.cluster import KMeans
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import CONTRASTS, EchoTrain, SliceProfile, echo_train
 from corrsk.physics.contrasts import own_units
+from corrsk.physics.echo_train_tables import angle_weights
 
 Array = NDArray[np.float64]
 
@@ -100,7 +101,6 @@ class _Echoes:
     """Echo amplitudes of trains for any pulses, on a grid of T1 and T2."""
 
     def __init__(self, train: EchoTrain, numbers: NDArray[np.int64], t2: Array) -> None:
-        self.train, self.numbers = train, numbers
         n_echoes = int(numbers.max())
         coarse = np.linspace(math.log(t2[0]), math.log(t2[-1]), 48)
         self._angles = np.arange(0.0, _LARGEST_ANGLE + _ANGLE_STEP, _ANGLE_STEP)
@@ -116,16 +116,11 @@ class _Echoes:
         self._base = base.reshape(len(self._angles), -1)
         self._shape = base.shape[1:]
         self._finer = make_interp_spline(coarse, np.eye(coarse.size), 5)(np.log(t2))
-        self._splines = make_interp_spline(self._angles, np.eye(self._angles.size), 3)
+        self._of_angle = make_interp_spline(self._angles, np.eye(self._angles.size), 3)
 
     def __call__(self, train: EchoTrain) -> Array:
         """Amplitudes (n_t1, n_t2, n_measurements) of a train."""
-        refocusing, excitation = np.ones(1), np.ones(1)
-        if train.profile is not None:
-            refocusing, excitation = train.profile.relative_angles()
-        excited = np.sin(np.radians(train.excitation_angle) * excitation)
-        angles = np.minimum(train.refocusing_angle * refocusing, self._angles[-1])
-        weights = excited @ self._splines(angles) / excited.sum()
+        (weights,) = angle_weights(train, self._angles[-1], self._of_angle, np.ones(1))
         return np.einsum("ft,atn->afn", self._finer, (weights @ self._base).reshape(self._shape))
 
 
@@ -180,15 +175,14 @@ class _Problem:
             inversion_efficiency=efficiency,
         )  # fmt: skip
 
-    def residuals(self, atoms: Array, signals: Array | None = None) -> Array:
-        """Residual sums of squares (.., n_atoms) of signals (.., N) for atoms (.., n_atoms, N)."""
-        signals = self.signals if signals is None else signals
+    def residuals(self, atoms: Array) -> Array:
+        """Residual sums of squares (n_signals, n_atoms), for atoms (n_signals, n_atoms, N)."""
         if self.magnitude:
             atoms = np.abs(atoms)
         total = np.zeros(atoms.shape[:-1])
         for number in range(self.series.max() + 1):
             own = self.series == number
-            x, a = signals[..., own], atoms[..., own]
+            x, a = self.signals[:, own], atoms[..., own]
             inner = np.einsum("...an,...n->...a", a, x)
             total += (x * x).sum(axis=-1)[..., None] - np.maximum(inner, 0) ** 2 / np.maximum(
                 (a * a).sum(axis=-1), 1e-300
@@ -199,9 +193,8 @@ class _Problem:
         """Echoes (n_signals, n_near, N) at the T1 of each signal, and at T2 of these numbers."""
         if len(echoes) == 1:
             return np.asarray(echoes[0][near])
-        place = np.interp(np.log(t1), np.log(_T1_NODES), np.arange(len(_T1_NODES)))
-        low = np.minimum(place.astype(int), len(_T1_NODES) - 2)
-        share = (place - low)[:, None, None]
+        low, share = _between_nodes(t1)
+        share = share[:, None, None]
         below, above = (echoes[nodes[:, None], near] for nodes in (low, low + 1))
         return np.asarray(below * (1 - share) + above * share)
 
@@ -231,14 +224,20 @@ class _Problem:
         if nodes.shape[1] == 1:
             fine = np.broadcast_to(nodes, (len(own), _T1_GRID.size, nodes.shape[2]))
         else:
-            place = np.interp(np.log(_T1_GRID), np.log(_T1_NODES), np.arange(len(_T1_NODES)))
-            low = np.minimum(place.astype(int), len(_T1_NODES) - 2)
-            share = (place - low)[:, None]
+            low, share = _between_nodes(_T1_GRID)
+            share = share[:, None]
             fine = nodes[:, low] * (1 - share) + nodes[:, low + 1] * share
         rss = self.residuals(fine * self.recovery(efficiency, _T1_GRID))
         best = rss.argmin(axis=1)
         self.t1 = _T1_GRID[best]
         return _parabola(rss, best)
+
+
+def _between_nodes(t1: Array) -> tuple[NDArray[np.intp], Array]:
+    """Number of the T1 node below each T1, and the weight of the node above."""
+    place = np.interp(np.log(t1), np.log(_T1_NODES), np.arange(len(_T1_NODES)))
+    low = np.minimum(place.astype(np.intp), len(_T1_NODES) - 2)
+    return low, place - low
 
 
 def _parabola(rss: Array, best: NDArray[np.intp]) -> Array:
@@ -256,10 +255,9 @@ def calibrate_pulses(
     protocol: AcquisitionProtocol,
     *,
     magnitude: bool = False,
-    fit_profile: bool = True,
     random_state: int = 0,
 ) -> PulseCalibration:
-    """Find the pulses of an image from its voxels, most of which have one compartment.
+    """Estimate the pulses of an image in which most voxels have one compartment.
 
     Parameters
     ----------
@@ -270,8 +268,6 @@ def calibrate_pulses(
         refocusing pulses and their profile over the slice if it has an echo train.
     magnitude : bool, default=False
         Whether the signals are magnitudes.
-    fit_profile : bool, default=True
-        Whether to find the slice profile; False keeps that of the protocol.
     random_state : int, default=0
         Seed of the grouping of voxels.
 
@@ -293,8 +289,8 @@ def calibrate_pulses(
     which hold more than one compartment, are left out, and the pulses are fitted again. The
     inversion times have a common offset, of at most 10 ms and 0.3 of the shortest TI. The gain and
     the saturation of the second series are those with which both series have the same ratio of
-    scales at all T1. Refocusing
-    and excitation angles over the slice are super-Gaussians (:class:`corrsk.physics.SliceProfile`).
+    scales at all T1. Refocusing and excitation angles over the slice are super-Gaussians
+    (:class:`corrsk.physics.SliceProfile`).
     """
     peaks = np.abs(signals).max(axis=1)
     signals, peaks = signals[peaks > 0], peaks[peaks > 0]
@@ -307,7 +303,6 @@ def calibrate_pulses(
     labels = KMeans(n_groups, n_init=1, random_state=random_state).fit_predict(unit)
     sizes = np.bincount(labels, minlength=n_groups)
     kept = np.flatnonzero(sizes >= min(_MIN_VOXELS, sizes.max()))
-    # the median difference to the mean of a group has the noise, if groups are homogeneous
     sigma = 0.0
     means = np.empty((kept.size, unit.shape[1]))
     for _ in range(2):  # the square of a magnitude is larger by 2 sigma^2 in the mean
@@ -321,14 +316,15 @@ def calibrate_pulses(
         sigma = _noise(unit, labels, kept)
     problem = _Problem(protocol, means, magnitude)
     weights = sizes[kept].astype(np.float64)
-    before = _relative(problem, *_first(problem))
-    found = _search(problem, weights, fit_profile)
+    _alternate(problem, problem.train, 1.0)  # sets T1
+    before = _relative(problem, problem.train, 1.0)
+    found = _search(problem, weights)
     relative = _relative(problem, *found)
     fine = relative <= _OUTLIER * np.median(relative)
     if not fine.all():
         t1 = problem.t1
         problem.signals, problem.t1, problem.window = means[fine], t1[fine], None
-        found = _search(problem, weights[fine], fit_profile, start=found)
+        found = _search(problem, weights[fine], start=found)
         relative = _relative(problem, *found)
     train, efficiency = found
     gain, saturation = _gain(problem, *found)
@@ -384,18 +380,12 @@ def _noise(unit: Array, labels: NDArray[np.int32], kept: NDArray[np.intp]) -> fl
         if n_components < 0:
             continue
         centred = own - own.mean(axis=0)
-        size = np.linalg.svd(centred, compute_uv=False)[max(n_components, 0) :]
+        size = np.linalg.svd(centred, compute_uv=False)[n_components:]
         degrees = (len(own) - 1 - n_components) * (own.shape[1] - n_components)
         if degrees > 0:
             variances.append((size**2).sum())
             freedom.append(degrees)
     return float(math.sqrt(sum(variances) / sum(freedom))) if freedom else 0.0
-
-
-def _first(problem: _Problem) -> tuple[EchoTrain | None, float]:
-    """Pulses of the protocol; sets T1."""
-    _alternate(problem, problem.train, 1.0)
-    return problem.train, 1.0
 
 
 def _alternate(problem: _Problem, train: EchoTrain | None, efficiency: float) -> Array:
@@ -418,7 +408,6 @@ def _relative(problem: _Problem, train: EchoTrain | None, efficiency: float) -> 
 def _search(
     problem: _Problem,
     weights: Array,
-    fit_profile: bool,
     start: tuple[EchoTrain | None, float] | None = None,
 ) -> tuple[EchoTrain | None, float]:
     def loss(rss: Array) -> float:
@@ -429,7 +418,7 @@ def _search(
     for _ in range(_N_ROUNDS):
         if train is not None:
             _alternate(problem, train, efficiency)
-            train = _best_train(problem, loss, train, efficiency, fit_profile)
+            train = _best_train(problem, loss, train, efficiency)
         if problem.stated_ti is None:
             break
         efficiency = _best_inversion(problem, loss, train, efficiency)
@@ -441,8 +430,7 @@ def _best_inversion(
 ) -> float:
     """Inversion efficiency; sets the offset of the inversion times, and T1.
 
-    An offset has more effect the shorter T1 is,
-    and the efficiency the same for all T1.
+    The effect of an offset grows as T1 shortens; that of the efficiency is the same for all T1.
     """
     assert problem.stated_ti is not None
     echoes = problem.echoes(train)
@@ -480,12 +468,9 @@ def _best_train(
     loss: Callable[[Array], float],
     train: EchoTrain,
     efficiency: float,
-    fit_profile: bool,
 ) -> EchoTrain:
     def of(parameters: Array) -> EchoTrain:
         angle = float(np.clip(parameters[0] * 180, 60, 239))
-        if not fit_profile:
-            return replace(train, refocusing_angle=angle)
         width, steepness, excited_width, excited_steepness = (
             math.exp(min(max(value, math.log(0.2)), math.log(60.0))) for value in parameters[1:]
         )
@@ -501,9 +486,7 @@ def _best_train(
             return math.inf
         return loss(rss)
 
-    if not fit_profile:
-        starts = [np.array([angle / 180]) for angle in (110.0, 140.0, 170.0)]
-    elif train.profile is None:
+    if train.profile is None:
         starts = [
             np.array([angle / 180, math.log(width), math.log(2.0), math.log(1.5), math.log(8.0)])
             for angle, width in ((180.0, 1.0), (150.0, 1.3), (185.0, 0.8))

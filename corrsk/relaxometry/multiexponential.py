@@ -301,7 +301,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
                 fit = fits[K - 1].take(rows)
                 theta[rows, :K], nuisances[rows] = fit.theta[..., :P], fit.theta[:, 0, P:]
                 amplitudes[rows, :K], rss[rows] = fit.amplitudes, fit.rss
-                errors[rows, :K] = self._standard_errors(unit[rows], fit)
+                errors[rows, :K] = self._standard_errors(fit)
                 misfit = self._misfit(unit[rows], [fit])
                 quality[rows] = np.concatenate([misfit.chi2, misfit.significant], axis=1)
             # NaN would be a voxel without solution
@@ -350,15 +350,17 @@ class MultiExponentialClassifier(_CompartmentCounter):
             stacklevel=user_level(),
         )
 
-    def _standard_errors(self, unit: Array, fit: Fit) -> Array:
+    def _standard_errors(self, fit: Fit) -> Array:
         """Standard errors (V, K, P) of theta; 0 where the measurements are too few."""
         V, K = fit.amplitudes.shape
         P = len(self._model.properties)
         freedom = self.n_features_in_ - int(self._n_fitted(np.array(K)))
         if freedom < 1:
             return np.zeros((V, K, P))
-        # the Gauss-Newton matrix, from which the amplitudes are eliminated already
-        hessian = linearise(self._model, fit.theta, unit).hessian
+        # the Gauss-Newton matrix, from which the amplitudes are eliminated already, at the fitted
+        # signals: those of magnitudes have the signs of this fit, not of a larger one
+        fitted = self._model.signals(self._model.factors(fit.theta), fit.amplitudes)
+        hessian = linearise(self._model, fit.theta, fitted).hessian
         covariance = np.linalg.pinv(hessian, hermitian=True) * (fit.rss / freedom)[:, None, None]
         variances = np.einsum("vii->vi", covariance)[:, : P * K]
         return np.sqrt(np.maximum(variances, 0)).reshape(V, P, K).transpose(0, 2, 1)

@@ -17,6 +17,7 @@ from corrsk._utils.validation import as_numpy
 from corrsk._utils.voxels import without_signal
 from corrsk.acquisition.bounds import Bounds, checked_bounds
 from corrsk.acquisition.labels import column_names, in_protocol_order, with_column_names
+from corrsk.acquisition.nuisances import check_one_scale
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     protocol_of_columns,
@@ -198,9 +199,9 @@ def estimate_noise(
     ------
     ValueError
         If neither a protocol, background nor repeats are given, the shapes differ, no voxel is
-        left, or the protocol has too few measurements: every set of its values may be a
-        mixture of compartments without noise. Magnitudes of an inversion recovery need more
-        measurements than signed signals, whose signs are not lost.
+        left, the protocol has series of unknown relative scale, or it has too few measurements:
+        every set of its values may be a mixture of compartments without noise. Magnitudes of an
+        inversion recovery need more measurements than signed signals, whose signs are not lost.
 
     Notes
     -----
@@ -246,18 +247,18 @@ def estimate_noise(
     signals = signals[:: -(-len(signals) // _MOST_VOXELS)]
     model_error = 0.0
     if protocol is not None:
+        check_one_scale(protocol)
         ranges = checked_bounds(bounds, protocol)
-        inverted = "TI" in protocol.contrasts
         perfect = _atoms(protocol, ranges, 1.0)
-        inverted = "TI" in protocol.contrasts
-        # mixtures of both are those of every inversion efficiency
-        atoms = np.concatenate([perfect, _atoms(protocol, ranges, 0.5)]) if inverted else perfect
     if dark is not None:
         method, found = "background", _of_background(*dark, magnitudes, n_coils)
     elif labels is not None:
         method, found = "repeats", _of_repeats(signals, labels, magnitudes)
     elif protocol is not None:
         method = "residuals"
+        inverted = "TI" in protocol.contrasts
+        # mixtures of both are those of every inversion efficiency
+        atoms = np.concatenate([perfect, _atoms(protocol, ranges, 0.5)]) if inverted else perfect
         found, model_error = _of_residuals(values, inside, atoms, magnitudes, inverted)
     else:
         raise ValueError(
@@ -341,8 +342,9 @@ def _repeats(
         if labels.shape != (n,):
             raise ValueError(f"repeats must have {n} labels, one per measurement, got {repeats!r}")
     elif protocol is not None:
-        tr = np.inf if protocol.tr is None else protocol.tr
-        rows = np.stack([*protocol.contrasts.values(), np.broadcast_to(tr, n)], axis=1)
+        # the same echo time of a single echo and of an echo train is no repeat
+        _, train = np.unique([repr(one) for one in protocol._readout_of_each], return_inverse=True)
+        rows = np.stack([*protocol.contrasts.values(), protocol._tr_of_each, train], axis=1)
         _, labels = np.unique(rows, axis=0, return_inverse=True)
     else:
         return None

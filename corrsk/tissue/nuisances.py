@@ -27,6 +27,8 @@ _ALLOWED = {
     "scale": (0.0, math.inf, True),
     "gain": (0.0, math.inf, True),
 }
+# an apparent efficiency above 1 is for fits; no pulse has it, so that signals are not simulated so
+_LARGEST_SIMULATED = {"inversion_efficiency": 1.0}
 _POSITIVE = ("inversion_efficiency", "b1", "scale", "gain")
 
 
@@ -102,7 +104,7 @@ class Nuisances:
 
     @staticmethod
     def check_values(name: str, values: Any) -> Any:
-        """Find values of a parameter that are not allowed.
+        """Find values of a parameter with which no signal is simulated.
 
         Parameters
         ----------
@@ -117,6 +119,7 @@ class Nuisances:
             True where a value is NaN, infinite or beyond the allowed range.
         """
         least, largest, _ = _ALLOWED[name]
+        largest = _LARGEST_SIMULATED.get(name, largest)
         above = values > least if name in _POSITIVE else values >= least
         return ~(above & (values <= largest) & np.isfinite(values))
 

@@ -130,6 +130,13 @@ class TissuePrior:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.nuisances is not None and not isinstance(self.nuisances, Nuisances):
             raise ValueError(f"nuisances must be Nuisances or None, got {self.nuisances!r}")
+        for name in () if self.nuisances is None else self.nuisances.names:
+            ends = np.atleast_1d(getattr(self.nuisances, name))
+            if Nuisances.check_values(name, ends).any():
+                raise ValueError(
+                    f"a prior cannot draw {name} from {getattr(self.nuisances, name)}: the "
+                    "efficiency of a pulse is at most 1 (more is for fits)"
+                )
         check_number("min_fraction", self.min_fraction)
         if not 0 <= self.min_fraction <= 1 / max(counts):
             raise ValueError(

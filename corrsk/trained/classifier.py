@@ -111,6 +111,8 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         own; None for the defaults of each.
     verbose : bool, default=True
         Whether to show progress if the training takes more than a few seconds.
+    n_coils : int, default=1
+        Number of coils of Rician noise; see :class:`corrsk.CorrelationSignalGenerator`.
 
     Attributes
     ----------
@@ -167,6 +169,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         "random_state": RANDOM_STATE,
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
+        "n_coils": [Integral],
     }
 
     def __init__(
@@ -186,6 +189,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         random_state: RandomStateLike = None,
         n_jobs: int | None = None,
         verbose: bool = True,
+        n_coils: int = 1,
     ) -> None:
         self.protocol = protocol
         self.prior = prior
@@ -202,6 +206,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.n_coils = n_coils
 
     # -- from and to other objects ---------------------------------------------
 
@@ -225,7 +230,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         return cls(
             definition.protocol, definition.prior, definition.noise_levels,
             definition.noise_reference, definition.noise_distribution,
-            definition.inversion_efficiency, definition.norm, **params,
+            definition.inversion_efficiency, definition.norm, n_coils=definition.n_coils, **params,
         )  # fmt: skip
 
     @classmethod
@@ -268,7 +273,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         return DatasetDefinition(
             "the simulation", self.prior, self.protocol, levels, self.noise_reference,
             norm=self.norm, noise_distribution=self.noise_distribution,
-            inversion_efficiency=self.inversion_efficiency,
+            inversion_efficiency=self.inversion_efficiency, n_coils=self.n_coils,
         )  # fmt: skip
 
     def __getitem__(self, index: int | str | slice) -> Any:
@@ -391,7 +396,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
             definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
             noise_reference=definition.noise_reference, norm=definition.norm,
             inversion_efficiency=definition.inversion_efficiency,
-            noise_distribution=definition.noise_distribution,
+            noise_distribution=definition.noise_distribution, n_coils=definition.n_coils,
         )  # fmt: skip
         # the fit depends on the number of columns only
         return aligner.fit(np.ones((1, resolve_protocol(definition.protocol).n_measurements)))

@@ -10,11 +10,14 @@ from corrsk import (
     MultiExponentialClassifier,
     NNLSPeakClassifier,
     Nuisances,
+    SignalPhaser,
     TissuePrior,
+    estimate_noise,
     load,
     save,
 )
 from corrsk.physics import SliceProfile
+from corrsk.preprocessing._shapes import signal_shapes
 from corrsk.relaxometry._kernels import KernelModel
 from corrsk.relaxometry._varpro import linearise
 from corrsk.relaxometry.calibration import calibrate_pulses
@@ -273,3 +276,33 @@ def test_standard_errors_are_the_scatter_of_estimates(n_compartments):
             ratio = table[f"{name}_se"].median() / table[name].std()
             assert 0.75 < ratio < 1.3
     assert table[f"T1_{n_compartments + 1}_se"].isna().all()
+
+
+def test_series_of_unknown_scale_are_no_signals_of_one_scale(image):
+    X = image[0]
+    with pytest.raises(ValueError, match="2 series, whose relative scale is unknown"):
+        estimate_noise(X, NOMINAL)
+    with pytest.raises(ValueError, match="2 series, whose relative scale is unknown"):
+        SignalPhaser(protocol=NOMINAL).fit(X).transform(X)
+
+
+def test_shapes_have_the_readout_of_the_protocol():
+    grid = {"ti": [50, 150, 400, 900, 1800, 3000], "te": 10.0 * np.arange(1, 9)}
+    second_is_stronger = []
+    for readout in (EchoTrain(10.0, refocusing_angle=120.0), None):
+        protocol = AcquisitionProtocol.from_grid(**grid, readout=readout)
+        echoes = np.abs(signal_shapes(protocol, None, 1.0).examples.reshape(-1, 6, 8)[:, -1])
+        second_is_stronger.append((echoes[:, 1] > echoes[:, 0]).mean())
+    # at 120 degrees the stimulated echo adds to the second echo, unless T2 is short
+    assert second_is_stronger[0] > 0.3
+    assert second_is_stronger[1] < 0.05
+
+
+@pytest.mark.parametrize("make", ["prior", "table"])
+def test_no_signal_is_simulated_with_an_efficiency_above_one(make):
+    fitted = Nuisances(inversion_efficiency=(0.5, 1.5))  # an apparent efficiency, for fits
+    with pytest.raises(ValueError, match="inversion_efficiency"):
+        if make == "prior":
+            TissuePrior.named("midl2024", nuisances=fitted)
+        else:
+            signals_of(tissue_of(5, inversion_efficiency=1.5)[0])

@@ -399,3 +399,10 @@ def test_default_signals_are_those_of_the_shipped_model():
         shipped.definition.resolved(), name=default.definition.name
     )
     assert shipped.predict(X).shape == (5,)
+
+
+def test_the_coils_of_a_definition_are_kept():
+    definition = replace(DEFINITION, noise_distribution="rician", n_coils=4)
+    model = SimulationTrainedClassifier.from_definition(definition)
+    assert model.definition.n_coils == 4
+    assert model._fitted_aligner().n_coils == 4
