@@ -20,6 +20,8 @@ from torch.nn.utils import parameters_to_vector
 from tqdm.auto import tqdm
 
 from corrsk._utils.rng import Stream
+from corrsk.neural.gpu import fused
+from corrsk.neural.gpu.graphs import GRAPHS
 from corrsk.neural.gpu.stacked_networks import (
     STACKED_NETWORKS,
     StackedDropout,
@@ -27,7 +29,13 @@ from corrsk.neural.gpu.stacked_networks import (
     scaled_input,
 )
 from corrsk.neural.training.device import own_random_numbers, standard_torch
-from corrsk.neural.training.net import SignalNet, WholeBatches, as_tensor, divergence
+from corrsk.neural.training.net import (
+    SignalNet,
+    TensorSignals,
+    WholeBatches,
+    as_tensor,
+    divergence,
+)
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
     ClassifierSettings,
@@ -136,22 +144,15 @@ class _Stack:
         )  # fmt: skip
         networks = [inner_network(net.module_) for net in self._nets]
         self._weights = _StackedWeights(networks)
-        self._network = networks[0]
-        self._forward = STACKED_NETWORKS[str(common.network)]
-        self._dropout = StackedDropout(
-            [settings.dropout for settings in self._settings],
-            [settings.stream_seed(Stream.DROPOUT) for settings in self._settings],
-            common.batch_size, device,
-        )  # fmt: skip
-        self._loss = _StackedLoss(self._settings, device)
-        self._optimizer = STACKED_OPTIMIZERS[common.optimizer](self._weights.rows, self._settings)
-        self._autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device),
-            cache_enabled=False,  # see TorchStep
-        )  # fmt: skip
+        self.n_epochs = common.max_epochs
+        common_parts = self._settings, self._weights, self._batches
+        self._epochs: _Epochs = (
+            _FusedEpochs(*common_parts, self._learning_rates(), device)
+            if fused.obstacle(common, device) is None
+            else _TorchEpochs(*common_parts, networks[0], device)
+        )
         self._histories: list[History] = [[] for _ in members]
         self._errors: dict[int, Exception] = {}
-        self.n_epochs = common.max_epochs
 
     def is_done(self) -> bool:
         """Whether all epochs are trained or all networks have diverged."""
@@ -160,19 +161,9 @@ class _Stack:
     def train_epoch(self) -> None:
         """Train one epoch; the losses are read once, at the end."""
         start = time.perf_counter()
-        rates = self._learning_rates()
-        total = torch.zeros_like(self._batches.sizes, dtype=torch.float64)
-        rates_there = torch.tensor(rates, dtype=torch.float32, device=total.device)
-        for (x, y, counted), rate in zip(self._batches.epoch(), rates_there, strict=True):
-            with self._autocast:
-                logits = self._forward(self._network, self._weights.by_name(), x, self._dropout)
-            losses = self._loss(logits.float(), y) * counted
-            (gradient,) = torch.autograd.grad(
-                (losses.sum(dim=1) / counted.sum(dim=1)).sum(), self._weights.rows
-            )
-            with torch.no_grad():
-                self._optimizer.step(gradient, rate[:, None])
-                total += losses.sum(dim=1)
+        epoch = len(self._histories[0])
+        rates = self._learning_rates(epoch, epoch + 1)
+        total = self._epochs.train(rates)
         means = (total / self._batches.sizes).tolist()
         seconds = (time.perf_counter() - start) / len(self._nets)
         for model, (history, loss, rate) in enumerate(
@@ -185,17 +176,17 @@ class _Stack:
                 {"epoch": epoch, "train_loss": loss, "seconds": seconds, "learning_rate": rate}
             )
 
-    def _learning_rates(self) -> list[list[float]]:
-        """Return the learning rates for each step of the next epoch: one for each model."""
+    def _learning_rates(self, first: int = 0, last: int | None = None) -> list[list[float]]:
+        """Return the learning rates for each step of some epochs: one for each model."""
         per_epoch = self._batches.n_steps
-        first = len(self._histories[0]) * per_epoch
+        last = self.n_epochs if last is None else last
         return [
             [
                 settings.learning_rate
                 * SCHEDULES[settings.learning_rate_schedule](step / (self.n_epochs * per_epoch))
                 for settings in self._settings
             ]
-            for step in range(first, first + per_epoch)
+            for step in range(first * per_epoch, last * per_epoch)
         ]
 
     def outcomes(self) -> list[Outcome]:
@@ -206,6 +197,116 @@ class _Stack:
             net.trim_for_prediction()
             outcomes.append(self._errors.get(model) or (net, history))
         return outcomes
+
+
+class _Epochs(Protocol):
+    """Implementation of the training of a stack."""
+
+    def train(self, rates: list[list[float]]) -> Tensor:
+        """Train one epoch.
+
+        Parameters
+        ----------
+        rates : list of list of float
+            Learning rates (n_steps, n_models) of the epoch.
+
+        Returns
+        -------
+        Tensor of shape (n_models,)
+            Sums of the losses.
+        """
+        ...
+
+
+class _TorchEpochs:
+    """Training of a stack by torch's autograd.
+
+    Parameters
+    ----------
+    settings : sequence of ClassifierSettings
+        Settings of each model.
+    weights : _StackedWeights
+        Weights, which are updated in place.
+    batches : _StackedBatches
+        Batches.
+    network : torch.nn.Module
+        Any network of the stack.
+    device : torch.device
+        Device of the training.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[ClassifierSettings],
+        weights: _StackedWeights,
+        batches: _StackedBatches,
+        network: nn.Module,
+        device: torch.device,
+    ) -> None:
+        common = settings[0]
+        self._weights, self._batches, self._network = weights, batches, network
+        self._forward = STACKED_NETWORKS[str(common.network)]
+        self._dropout = StackedDropout(
+            [each.dropout for each in settings],
+            [each.stream_seed(Stream.DROPOUT) for each in settings],
+            common.batch_size, device,
+        )  # fmt: skip
+        self._loss = _StackedLoss(settings, device)
+        self._optimizer = STACKED_OPTIMIZERS[common.optimizer](weights.rows, settings)
+        self._autocast = torch.autocast(
+            device.type, torch.bfloat16, enabled=wants_bfloat16(common.precision, device),
+            cache_enabled=False,  # see TorchStep
+        )  # fmt: skip
+
+    def train(self, rates: list[list[float]]) -> Tensor:
+        """Train one epoch; see :class:`_Epochs`."""
+        total = torch.zeros_like(self._batches.sizes, dtype=torch.float64)
+        rates_there = torch.tensor(rates, dtype=torch.float32, device=total.device)
+        for (x, y, counted), rate in zip(self._batches.epoch(), rates_there, strict=True):
+            with self._autocast:
+                logits = self._forward(self._network, self._weights.by_name(), x, self._dropout)
+            losses = self._loss(logits.float(), y) * counted
+            (gradient,) = torch.autograd.grad(
+                (losses.sum(dim=1) / counted.sum(dim=1)).sum(), self._weights.rows
+            )
+            with torch.no_grad():
+                self._optimizer.step(gradient, rate[:, None])
+                total += losses.sum(dim=1)
+        return total
+
+
+class _FusedEpochs:
+    """Training of a stack by the kernels of :mod:`corrsk.neural.gpu.fused`.
+
+    Parameters
+    ----------
+    settings, weights, batches, device
+        See :class:`_TorchEpochs`.
+    rates : list of list of float
+        Learning rates (n_steps, n_models) of the whole training.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[ClassifierSettings],
+        weights: _StackedWeights,
+        batches: _StackedBatches,
+        rates: list[list[float]],
+        device: torch.device,
+    ) -> None:
+        self._batches = batches
+        self._networks = fused.FusedNetworks(
+            settings, weights.rows.detach(), batches.signals, rates, visits=batches.orders,
+            order_of=batches.order_of, first_rows=batches.first_rows, sizes=batches.sizes.tolist(),
+        )  # fmt: skip
+        self._networks.capture(GRAPHS[device.type](device))
+
+    def train(self, rates: list[list[float]]) -> Tensor:
+        """Train one epoch; the learning rates are those of the whole training."""
+        self._batches.shuffle()
+        self._networks.totals.zero_()
+        self._networks.train_pass()
+        return self._networks.totals
 
 
 class _StackedBatches:
@@ -234,12 +335,12 @@ class _StackedBatches:
         batch_size: int,
         device: torch.device,
     ) -> None:
-        self._X = torch.cat([X for X, _ in data.values()])
-        self._y = torch.cat([y for _, y in data.values()])
+        X = torch.cat([X for X, _ in data.values()])
+        self.signals = TensorSignals(X, torch.cat([y for _, y in data.values()]))
         first_row, rows = {}, 0
         for key, (X, _) in data.items():
             first_row[key], rows = rows, rows + len(X)
-        self._first_rows = torch.tensor([first_row[key] for key in keys], device=device)[:, None]
+        self.first_rows = [first_row[key] for key in keys]
         sizes = [len(data[key][0]) for key in keys]
         self.sizes = torch.tensor(sizes, device=device)
         self._largest, self._batch_size = max(sizes), batch_size
@@ -249,12 +350,21 @@ class _StackedBatches:
             (seed, size): torch.Generator(device).manual_seed(seed) for seed, size in orders
         }
         position = {order: i for i, order in enumerate(self._shufflers)}
-        self._order_of = torch.tensor([position[order] for order in orders], device=device)
+        self.order_of = [position[order] for order in orders]
+        # orders of the signals in an epoch, shape (n_orders, n_samples)
+        self.orders = torch.zeros(
+            len(self._shufflers), self._largest, dtype=torch.int64, device=device
+        )
 
     @property
     def n_steps(self) -> int:
         """Number of batches of an epoch."""
         return math.ceil(self._largest / self._batch_size)
+
+    def shuffle(self) -> None:
+        """Draw the orders of the next epoch."""
+        for row, ((_, size), shuffler) in zip(self.orders, self._shufflers.items(), strict=True):
+            row[:size] = torch.randperm(size, generator=shuffler, device=row.device)
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Iterate over the batches of an epoch.
@@ -269,17 +379,17 @@ class _StackedBatches:
         counted : Tensor of bool, shape (n_models, n_samples)
             Mask without the repetitions.
         """
-        device = self._X.device
-        orders = torch.zeros(len(self._shufflers), self._largest, dtype=torch.int64, device=device)
-        for row, ((_, size), shuffler) in zip(orders, self._shufflers.items(), strict=True):
-            row[:size] = torch.randperm(size, generator=shuffler, device=device)
+        device = self.orders.device
+        self.shuffle()
+        first_rows = torch.tensor(self.first_rows, device=device)[:, None]
+        order_of = torch.tensor(self.order_of, device=device)
         positions = torch.arange(self._largest, device=device)
         for start in range(0, self._largest, self._batch_size):
             part = slice(start, start + self._batch_size)
-            rows = orders[:, part][self._order_of] + self._first_rows
+            rows = self.orders[:, part][order_of] + first_rows
             yield (
-                self._X.index_select(0, rows.flatten()).view(*rows.shape, -1),
-                self._y.index_select(0, rows.flatten()).view_as(rows),
+                self.signals.X.index_select(0, rows.flatten()).view(*rows.shape, -1),
+                self.signals.y.index_select(0, rows.flatten()).view_as(rows),
                 positions[part] < self.sizes[:, None],
             )
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from corrsk._utils.rng import Stream
 from corrsk.neural.cpu.step import NumbaStep, cnn_on_processor, resolve_backend
+from corrsk.neural.gpu import fused
 from corrsk.neural.gpu import stream as gpu_stream
 from corrsk.neural.gpu.graphs import GRAPHS, GraphedStep, can_be_captured
 from corrsk.neural.networks import draws_in_training
@@ -43,7 +44,7 @@ History = list[dict[str, Any]]
 
 MICRO_BATCH = 3500  # number of signals for which the CNN's activations fit in the caches
 # names of backends in fingerprints, as in the checkpoints of earlier versions
-_STORED_BACKENDS = {"numba": "compiled", "graphs": "graphed"}
+_STORED_BACKENDS = {"numba": "compiled", "graphs": "graphed", "fused": "fused"}
 
 
 @standard_torch()
@@ -226,7 +227,7 @@ def _start_from(net: SignalNet, earlier: SignalNet) -> None:
 
 
 def _backend(settings: TrainingSettings, device: torch.device, guests: list[Any]) -> str:
-    """Backend of a whole training: for "auto", "graphs" if possible."""
+    """Backend of a whole training: for "auto" on a GPU, "fused" or "graphs" if possible."""
     if needs_batches(guests):
         if settings.backend not in ("auto", "torch"):
             raise ValueError(
@@ -234,8 +235,11 @@ def _backend(settings: TrainingSettings, device: torch.device, guests: list[Any]
                 "uses; use backend='torch'"
             )
         return "torch"
-    if settings.backend == "auto" and device.type in GRAPHS and can_be_captured(settings):
-        return "graphs"
+    if settings.backend == "auto" and device.type in GRAPHS:
+        if fused.obstacle(settings, device) is None:
+            return "fused"
+        if can_be_captured(settings):
+            return "graphs"
     return resolve_backend(settings, device)
 
 
@@ -247,6 +251,9 @@ def _step(
     schedule: LearningRateSchedule,
 ) -> Step:
     """Step of a whole training."""
+    if settings.backend == "fused":
+        assert isinstance(settings, ClassifierSettings)
+        return fused.FusedStep(settings, net, signals, order, schedule)
     if settings.backend == "graphs":
         return GraphedStep(settings, net, signals, order, schedule)
     return _batch_step(settings, net, torch.device(net.device))

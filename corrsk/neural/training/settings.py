@@ -101,8 +101,9 @@ class TrainingSettings:
         Number of epochs, and of signals of a batch.
     precision : {"float32", "bfloat16", "auto"}
         Precision of the matrix products in training.
-    backend : {"auto", "torch", "numba", "graphs"}
-        Implementation of the training step; on a GPU, "auto" becomes "graphs" if possible.
+    backend : {"auto", "torch", "numba", "graphs", "fused"}
+        Implementation of the training step; on a GPU, "auto" becomes "fused" or "graphs" if
+        possible.
     patience : int or None
         Number of epochs without a lower loss after which the training stops.
     restore_best : bool
