@@ -7,8 +7,8 @@
 //
 // corrsk/neural/gpu/fused.py defines, for each network: GRID_ROWS, GRID_COLUMNS, CHANNELS
 // (layout of the measurements), FEATURES (number of measurements, at most their product), CLASSES,
-// SIGNALS (multiple of 4), THREADS, OPTIMIZER (0: gradients only, 1: AdamW, 2: SGD), WEIGHTED
-// (whether signals have weights), WHOLE_FC1 (whether the first linear layer is in shared memory),
+// SIGNALS (multiple of 4), THREADS, OPTIMIZER (1: AdamW, 2: SGD), WEIGHTED (whether signals have
+// weights), WHOLE_FC1 (whether the first linear layer is in shared memory),
 // and the positions AT_.. of the weights in a buffer of N_PACKED values.
 
 __device__ constexpr int larger(int a, int b) { return a > b ? a : b; }
@@ -564,31 +564,31 @@ add_gradients(const float* x, const long long* y, const float* sample_weights,
 
 constexpr int WEIGHTS = 32, PARTS = 16;  // of a block of `update_weights`, which is their product
 
-// weights, first_moment (momentum of SGD), second_moment, gradients (n_models, N_WEIGHTS)
+// weights, first_moment (momentum of SGD), second_moment (n_models, N_WEIGHTS)
 // packed, sums, losses, counters: see `add_gradients`; totals (n_models,): losses of the epoch
 // weight_at (N_PACKED,): the weight at each position of `packed`, or -1
 // learning_rates (n_steps, n_models); corrections (n_steps, 2): 1 - beta_1^t, (1 - beta_2^t)^(1/2)
 // decays, momenta (n_models,)
 extern "C" __global__ void __launch_bounds__(WEIGHTS* PARTS)
-update_weights(float* weights, float* first_moment, float* second_moment, float* gradients,
-               float* packed, const float* sums, const float* losses, double* totals,
+update_weights(float* weights, float* first_moment, float* second_moment, float* packed,
+               const float* sums, const float* losses, double* totals,
                const int* weight_at, long long* counters, const float* learning_rates,
                const float* corrections, const float* decays, const float* momenta, int n_blocks,
                int batch_size) {
-    __shared__ double parts[PARTS][WEIGHTS];
+    __shared__ float parts[PARTS][WEIGHTS];
     const int model = blockIdx.y, column = threadIdx.x % WEIGHTS, part = threadIdx.x / WEIGHTS;
     const int position = blockIdx.x * WEIGHTS + column;
     if (blockIdx.x == gridDim.x - 1) {  // the last block has no weights
-        double sum = 0;
+        float sum = 0;
         for (int b = threadIdx.x; b < n_blocks; b += WEIGHTS * PARTS)
             sum += losses[model * n_blocks + b];
-        parts[part][column] = sum;
+        sum = sum_of_lanes(sum, 32);
+        if (column == 0) parts[part][0] = sum;
         __syncthreads();
         if (threadIdx.x == 0) {
-            sum = 0;
-#pragma unroll 1
-            for (int k = 0; k < WEIGHTS * PARTS; ++k) sum += parts[k / WEIGHTS][k % WEIGHTS];
-            totals[model] += sum;
+            double whole = 0;
+            for (int k = 0; k < PARTS; ++k) whole += parts[k][0];
+            totals[model] += whole;
             if (model == 0) counters[0] += batch_size, counters[1] += 1;
         }
         return;
@@ -603,14 +603,10 @@ update_weights(float* weights, float* first_moment, float* second_moment, float*
     parts[part][column] = some;
     __syncthreads();
     if (part > 0 || at < 0) return;
-    double whole = 0;
-    for (int k = 0; k < PARTS; ++k) whole += parts[k][column];
-    const float g = (float)whole;
+    float g = 0;
+#pragma unroll
+    for (int k = 0; k < PARTS; ++k) g += parts[k][column];
     const long long place = (long long)model * N_WEIGHTS + at;
-    if (OPTIMIZER == 0) {
-        gradients[place] = g;
-        return;
-    }
     const long long step = counters[2] - 1;
     const float rate = learning_rates[step * gridDim.y + model], decay = decays[model];
     float weight = weights[place], m = first_moment[place];

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from corrsk._utils.rng import Stream
+from corrsk.neural.gpu import nvrtc
 from corrsk.neural.gpu.cnn_layout import CNNLayout
 from corrsk.neural.gpu.graphs import GRAPHS, Graphs, Work
 from corrsk.neural.gpu.stacked_networks import inner_network, scaled_input
@@ -43,15 +44,8 @@ Launch = Callable[..., None]  # grid, block, args, shared_mem: as of torch's com
 Compile = Callable[[str, torch.device], Mapping[str, Launch]]
 
 
-@functools.lru_cache(maxsize=64)
 def _compiled_for_gpu(source: str, device: torch.device) -> Mapping[str, Launch]:
-    """Compile kernels for a GPU, with the compiler that PyTorch brings along."""
-    from torch.cuda import _utils
-
-    with torch.cuda.device(device):
-        program, _ = _utils._nvrtc_compile(source, "add_gradients")
-        module: Any = _utils._cuda_load_module(program)
-        return {name: getattr(module, name) for name in ("add_gradients", "update_weights")}
+    return nvrtc.compile_kernels(source, ("add_gradients", "update_weights"), device)
 
 
 COMPILERS: dict[str, Compile] = {"cuda": _compiled_for_gpu}  # by type of device
@@ -69,23 +63,11 @@ def obstacle(settings: TrainingSettings, device: torch.device) -> str | None:
         return "the kernels compute in float32"
     if settings.n_classes > _MAX_CLASSES:
         return f"the kernels support up to {_MAX_CLASSES} classes, not {settings.n_classes}"
-    if device.type == "cuda" and not _can_compile():
+    if device.type == "cuda" and not nvrtc.is_available():
         return "this PyTorch cannot compile kernels"
     if _smallest_block(_layout(settings), device) is None:
         return f"a block of the kernels does not fit on {device} for a grid {settings.grid_shape}"
     return None
-
-
-def _can_compile() -> bool:
-    try:
-        from torch.cuda import _utils
-
-        _utils._get_gpu_rtc_library()
-    except (ImportError, AttributeError, OSError):  # an old PyTorch, or one without the compiler
-        return False
-    return torch.version.hip is None and all(
-        hasattr(_utils, name) for name in ("_nvrtc_compile", "_cuda_load_module")
-    )
 
 
 def _layout(settings: ClassifierSettings) -> CNNLayout:
@@ -122,7 +104,7 @@ def _block_shape(
     Small batches are divided into small blocks, so that all processors of the GPU have work.
     """
     whole = bool(_smallest_block(layout, device))
-    enough = 2 * _n_processors(device)
+    enough = _n_processors(device)
     for n_signals, n_threads in ((16, 128), (8, 128)):
         blocks = n_models * math.ceil(batch_size / n_signals)
         # two blocks at a time on each processor
@@ -224,8 +206,8 @@ class FusedNetworks:
             self._losses,
         ]  # fmt: skip
         self._update_arguments: list[Any] = [
-            weights, self.first_moment, self.second_moment, no_weights, self._packed, self._sums,
-            self._losses, self.totals, on_device(layout.weights_at(), torch.int32), self._counters,
+            weights, self.first_moment, self.second_moment, self._packed, self._sums, self._losses,
+            self.totals, on_device(layout.weights_at(), torch.int32), self._counters,
             numbers(learning_rates), numbers(corrections),
             numbers([each.weight_decay for each in settings]),
             numbers([each.momentum for each in settings]),
@@ -260,7 +242,11 @@ class FusedNetworks:
         n_replays, n_others = divmod(n_whole, _STEPS_PER_GRAPH)
 
         def steps(sizes: Sequence[int]) -> Work:
-            return graphs.capture(lambda: [self.take_step(size) for size in sizes])
+            def take_steps() -> None:
+                for size in sizes:
+                    self.take_step(size)
+
+            return graphs.capture(take_steps)
 
         self._replays: list[Work] = []
         if n_replays:

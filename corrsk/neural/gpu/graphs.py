@@ -39,7 +39,10 @@ class Graphs(Protocol):
         ...
 
     def capture(self, step: Work) -> Work:
-        """Return a function that replays the step; the capture does not execute the step."""
+        """Return a function that replays the step; the capture does not execute the step.
+
+        The function keeps the step, and so all tensors of the step, alive.
+        """
         ...
 
 
@@ -79,7 +82,29 @@ class CudaGraphs:
             torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
         ):
             step()
-        return graph.replay
+        return _Replay(graph, step)
+
+
+class _Replay:
+    """Replay of a captured step.
+
+    The tensors that the step refers to must exist as long as its graph: without them, the graph
+    would read and write memory that belongs to others, or to nobody.
+
+    Parameters
+    ----------
+    graph : torch.cuda.CUDAGraph
+        The graph.
+    step : callable
+        The captured step.
+    """
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, step: Work) -> None:
+        self._graph = graph
+        self._step = step
+
+    def __call__(self) -> None:
+        self._graph.replay()
 
 
 GRAPHS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}  # by type of device
@@ -133,6 +158,7 @@ class GraphedStep:
         self._graphs = GRAPHS[device.type](device) if graphs is None else graphs
         self._plain = TorchStep(net, bfloat16=wants_bfloat16(settings.precision, device))
         self._settings = settings
+        self._replays: dict[int, Work] = {}
         self._net, self._signals, self._order, self._schedule = net, signals, order, schedule
 
     def __enter__(self) -> Self:
@@ -150,6 +176,9 @@ class GraphedStep:
 
     def __exit__(self, *_: object) -> None:
         self._net.module_.zero_grad()  # the gradients are in the memory of the graphs
+        # graphs that live on, until the collection of garbage, could be destroyed in the middle of
+        # another capture, which is an error
+        self._replays = {}
 
     def _prepare(self) -> None:
         net, settings, schedule, signals = self._net, self._settings, self._schedule, self._signals

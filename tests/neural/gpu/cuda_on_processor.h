@@ -1,6 +1,7 @@
 // Just enough of CUDA to run the kernels on a processor: the threads of a block are fibers, which
 // change at barriers, so that a block runs in one thread and always in the same order.
 #include <cmath>
+#include <csetjmp>
 #include <ucontext.h>
 #include <utility>
 #include <vector>
@@ -25,16 +26,20 @@ alignas(16) float4 memory[1 << 14];  // dynamic shared memory, 256 KiB
 struct Fiber {
     ucontext_t context;
     std::vector<char> stack;
-    bool done;
+    jmp_buf place;  // jumps need no system call, unlike changes of contexts
+    bool started, done;
 };
 
 static std::vector<Fiber> fibers;
 static ucontext_t scheduler;
+static jmp_buf scheduler_place;
 static std::vector<float> exchanged;
 static void (*run_kernel)(void**);
 static void** kernel_arguments;
 
-static void __syncthreads() { swapcontext(&fibers[threadIdx.x].context, &scheduler); }
+static void __syncthreads() {
+    if (!_setjmp(fibers[threadIdx.x].place)) _longjmp(scheduler_place, 1);
+}
 
 static float __shfl_xor_sync(unsigned, float value, int distance) {
     exchanged[threadIdx.x] = value;
@@ -47,6 +52,14 @@ static float __shfl_xor_sync(unsigned, float value, int distance) {
 static void run_fiber() {
     run_kernel(kernel_arguments);
     fibers[threadIdx.x].done = true;
+    _longjmp(scheduler_place, 1);
+}
+
+static void resume(Fiber& fiber) {
+    if (_setjmp(scheduler_place)) return;
+    if (fiber.started) _longjmp(fiber.place, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
 }
 
 static void run_block(int n_threads) {
@@ -56,7 +69,7 @@ static void run_block(int n_threads) {
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
         fiber.context.uc_stack.ss_size = fiber.stack.size();
         fiber.context.uc_link = &scheduler;
-        fiber.done = false;
+        fiber.started = fiber.done = false;
         makecontext(&fiber.context, run_fiber, 0);
     }
     for (bool busy = true; busy;) {
@@ -64,7 +77,7 @@ static void run_block(int n_threads) {
         for (int t = 0; t < n_threads; ++t) {
             if (fibers[t].done) continue;
             threadIdx = {t, 0};
-            swapcontext(&scheduler, &fibers[t].context);
+            resume(fibers[t]);
             busy = true;
         }
     }

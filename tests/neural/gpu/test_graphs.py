@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -582,3 +583,67 @@ def test_two_trainings_in_threads_on_one_gpu(signals):
         both = list(pool.map(lambda _: classifier(device="cuda").fit(*signals), range(2)))
     for model in both:
         torch.testing.assert_close(weights(alone), weights(model), rtol=0, atol=1e-3)
+
+
+# -- memory of captured steps ------------------------------------------------------------
+
+
+@needs_gpu
+def test_a_replay_keeps_the_tensors_of_its_step():
+    """Without its tensors, a graph reads memory that others use, or that is unmapped."""
+    device = torch.device("cuda")
+    graphs = graphed.CudaGraphs(device)
+    out = torch.zeros(256, 256, device=device)
+
+    def captured(seed):
+        torch.manual_seed(seed)
+        a, b = torch.randn(2, 256, 256, device=device)
+        work = lambda: torch.mm(a, b, out=out)  # noqa: E731
+        with graphs.on_side_stream():
+            work()
+        return graphs.capture(work), out.clone()
+
+    replays = [captured(seed) for seed in range(3)]
+    torch.cuda.empty_cache()
+    others = torch.full((64, 1 << 20), torch.nan, device=device)
+    for replay, wanted in replays:
+        out.zero_()
+        replay()
+        assert torch.equal(out, wanted)
+    del others
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_products_can_be_captured_after_a_training_on_a_stream(backend):
+    settings = {"max_epochs": 1, "device": "cuda", "random_state": 0, "verbose": False}
+    device = torch.device("cuda")
+    for _ in range(2):
+        make_classifier("residual-mlp", **settings, backend=backend).fit_stream(LOW, 20_000)
+        graphs = graphed.CudaGraphs(device)
+        a = torch.randn(512, 512, device=device, dtype=torch.bfloat16)
+        with graphs.on_side_stream():
+            a @ a
+        graphs.capture(lambda: a @ a)()
+    torch.cuda.synchronize()
+
+
+@needs_gpu
+def test_a_failed_capture_leaves_the_process_able_to_capture():
+    graphs = graphed.CudaGraphs(torch.device("cuda"))
+    value = torch.ones(3, device="cuda")
+    with pytest.raises(RuntimeError):
+        graphs.capture(lambda: value.sum().item())
+    replay = graphs.capture(lambda: value.add_(1))
+    replay()
+    assert value.tolist() == [2.0, 2.0, 2.0]
+
+
+def test_replays_are_released_with_their_step(tapes, signals):
+    X, y = torch.from_numpy(signals[0][:150]), torch.from_numpy(signals[1][:150] - 1)
+    net, schedule, order = initialised(SETTINGS, X)
+    step = graphed.GraphedStep(SETTINGS, net, TensorSignals(X, y), order, schedule, Tapes(CPU))
+    with step:
+        released = weakref.ref(next(iter(step._replays.values())).__self__)
+        assert released() is not None
+    assert released() is None
