@@ -316,7 +316,7 @@ def test_reasons_for_another_backend(device, changes, reason):
 
 
 def test_a_signal_that_is_not_finite_reaches_the_loss(device):
-    _, training, X, _ = networks(device, (8, 8), 4, 64)
+    _, training, *_ = networks(device, (8, 8), 4, 64)
     training._arguments[0][:, 3] = math.nan
     training.take_step(40)
     assert math.isnan(float(training.totals[0]))
