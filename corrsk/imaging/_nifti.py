@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +111,44 @@ def read_values(proxy: Any, slicer: tuple[Any, ...], name: str) -> NDArray[Any]:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
+def unpacked(path: Path, proxy: Any, file: IO[bytes]) -> Any:
+    """Array proxy of the decompressed content of a file.
+
+    Parameters
+    ----------
+    path : Path
+        Compressed file.
+    proxy : nibabel array proxy
+        Its values.
+    file : file
+        Empty file, to which the content is written.
+
+    Returns
+    -------
+    nibabel array proxy
+        The same values.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    OSError
+        If the disk is full.
+    """
+    with gzip.open(path, "rb") as compressed:
+        while True:
+            try:
+                chunk = compressed.read(_CHUNK)
+            except _UNREADABLE as error:
+                raise ValueError(f"{path} is damaged or truncated: {_text(error)}") from error
+            if not chunk:
+                break
+            file.write(chunk)
+    file.flush()
+    spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+    return type(proxy)(file, spec)
+
+
 def _text(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -145,8 +184,6 @@ def _last_size(path: Path) -> int | None:
 
 def _decompressed_size(path: Path, enough: int) -> int:
     """Number of bytes that can be decompressed, up to `enough`."""
-    import gzip
-
     found = 0
     try:
         with gzip.open(path, "rb") as file:

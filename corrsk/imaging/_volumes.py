@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.imaging._nifti import open_image, read_values
+from corrsk.imaging._nifti import open_image, read_values, unpacked
 from corrsk.imaging.grid import Slices, spatial_shape
 
 _FULL_TURN = 2 * np.pi
@@ -31,15 +33,29 @@ class OpenFiles:
     """Image files that stay open while the slabs of a set of volumes are read.
 
     Decompressing starts anew with every opening, so that slabs in ascending order need open files.
+
+    Parameters
+    ----------
+    n_slabs : int, default=1
+        Number of slabs. A compressed file of several volumes, through all of which every slab
+        reads, is decompressed once into a temporary file if there are several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_slabs: int = 1) -> None:
+        self._unpacks = n_slabs > 1
         self._proxies: dict[Path, Any] = {}
+        self._temporary = ExitStack()
 
     def proxy(self, path: Path) -> Any:
         """Array proxy of a file."""
         if path not in self._proxies:
-            self._proxies[path] = open_image(path, keep_open=True).dataobj
+            proxy = open_image(path, keep_open=True).dataobj
+            several = len(proxy.shape) > 3 and proxy.shape[3] > 1
+            if self._unpacks and several and path.suffix.lower() == ".gz":
+                # without a name, so that it vanishes however the process ends
+                file = self._temporary.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+                proxy = unpacked(path, proxy, file)
+            self._proxies[path] = proxy
         return self._proxies[path]
 
     def __enter__(self) -> OpenFiles:
@@ -47,6 +63,7 @@ class OpenFiles:
 
     def __exit__(self, *exception: object) -> None:
         self._proxies.clear()
+        self._temporary.close()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from corrsk._utils.voxels import NoSignalWarning, user_level
 from corrsk.acquisition.labels import signals_table
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.imaging._masks import read_mask
+from corrsk.imaging._masks import read_map, read_mask
 from corrsk.imaging._volumes import OpenFiles, Volume
 from corrsk.imaging.grid import Grid, Slices
 from corrsk.physics.contrasts import REPETITION_TIME
@@ -23,6 +23,7 @@ from corrsk.preprocessing.kind import UNDECIDED, signal_kind
 
 SLAB_BYTES = 128 * 1024**2  # of the signals of a slab; a read needs a few times as much
 _N_JUDGED = 500  # voxels for the kind of the signals
+_MOST_JUDGED = 256  # measurements for it, evenly spaced ones of long echo trains
 _FEWEST_JUDGED = 8  # voxels, from which equal values are no coincidence
 
 
@@ -175,6 +176,7 @@ class MeasuredImages:
 
     def _found_kind(self, own: NDArray[np.intp]) -> str:
         """Kind of the signals of some measurements, from voxels of the middle slice."""
+        own = own[:: -(-own.size // _MOST_JUDGED)]
         values = self._middle(own)
         rows = values.reshape(-1, own.size)
         rows = rows[np.isfinite(rows).all(axis=1)]
@@ -350,6 +352,31 @@ class MeasuredImages:
 
     # -- values ----------------------------------------------------------------
 
+    def read_map(self, source: Any) -> NDArray[Any]:
+        """Read a map of the same voxels, such as labels.
+
+        Parameters
+        ----------
+        source : path-like, nibabel image or array
+            Map of shape (n_x, n_y, n_z), up to axes of length 1.
+
+        Returns
+        -------
+        ndarray of shape (n_x, n_y, n_z)
+            The map.
+
+        Raises
+        ------
+        ValueError
+            If the map has another shape or affine.
+
+        Warns
+        -----
+        UserWarning
+            If one of the affines is the identity; see :meth:`with_mask`.
+        """
+        return read_map(source, self.grid, self.name, "the map")[0]
+
     def to_array(self, dtype: DTypeLike = np.float32) -> NDArray[Any]:
         """Read all values.
 
@@ -385,7 +412,8 @@ class MeasuredImages:
             Voxels to use; None (default) for the mask of the images.
         max_bytes : int, default=134217728
             Largest size of the values of a slab; a slab has at least one slice. A read needs a few
-            times as much.
+            times as much memory, and, for several slabs of a compressed file, disk space
+            for its values in the folder of temporary files.
         dtype : dtype, default=float32
             Type of the signals.
 
@@ -399,12 +427,13 @@ class MeasuredImages:
         ValueError
             If a file is damaged.
         """
-        mask = self.mask if mask is None else mask
         every = np.arange(self.protocol.n_measurements)
         n_slices = self.grid.shape[self.grid.slab_axis]
         one = self.grid.n_voxels // n_slices * every.size * self._type(dtype).itemsize
-        with OpenFiles() as files:
-            for where in self.grid.slabs(max(1, int(max_bytes // max(one, 1)))):
+        places = list(self.grid.slabs(max(1, int(max_bytes // max(one, 1)))))
+        with OpenFiles(len(places)) as files:
+            mask = self.mask if mask is None else mask
+            for where in places:
                 inside = None if mask is None else mask[where]
                 if inside is not None and not inside.any():
                     empty = np.empty((0, every.size), self._type(dtype))
@@ -489,7 +518,38 @@ class MeasuredImages:
                 at, inside, rows = parts.pop()
                 values[place[at][inside]] = rows
         self._refuse_constant(values)
+        # results are arranged in the same voxels, without another pass through the files
+        self.__dict__["_kept"] = (mask, kept)
         return signals_table(values, self.protocol), kept
+
+    def voxels_with_signal(self, mask: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+        """Find the voxels of a mask that have a row in :meth:`signals`.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (n_x, n_y, n_z), optional
+            Voxels to use; None (default) for the mask of the images.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_x, n_y, n_z)
+            The voxels. All signals are read, unless those of the same mask were read before.
+
+        Raises
+        ------
+        ValueError
+            See :meth:`signals`.
+
+        Warns
+        -----
+        NoSignalWarning
+            See :meth:`signals`.
+        """
+        before, kept = self.__dict__.get("_kept", (None, None))
+        same = mask is before or (
+            mask is not None and before is not None and np.array_equal(mask, before)
+        )
+        return kept if kept is not None and same else self.signals(mask)[1]
 
     def _refuse_constant(self, values: NDArray[Any]) -> None:
         if len(values) < _FEWEST_JUDGED:

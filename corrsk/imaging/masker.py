@@ -420,7 +420,10 @@ class SignalMasker(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
             opened = self._images(images)
             if opened is None:
                 raise TypeError(f"images must be measured images, got {images!r:.80}")
-            return self._read(opened, opened[0].protocol)[1]
+            return [
+                _Voxels(one.grid, one.voxels_with_signal(self._mask_of(one)), one.name)
+                for one in opened
+            ]
         if not self._voxels:
             raise ValueError(
                 "fit had rows of signals, whose places are unknown: pass `images`, the images that "

@@ -198,7 +198,8 @@ def _from_files(
                 )
         contents.append(sidecar_of(main))
         volumes.append([_volume(parts, k) for k in range(next(iter(numbers.values())))])
-        kinds.append(_kind(parts, contents[-1] or {}))
+        complex_values = any(image.get_data_dtype().kind == "c" for image in opened.values())
+        kinds.append("complex" if complex_values else _kind(parts, contents[-1] or {}))
         mains.append(main)
     assert grid is not None
     sizes = [len(each) for each in volumes]
@@ -227,6 +228,9 @@ def _n_volumes(image: Any, path: Path) -> int:
             f"{path} has {len(shape)} axes, {shape}; images have three spatial axes and one of "
             "measurements"
         )
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{path} has values of type {dtype}, not numbers (it may be a colour map)")
     if 0 in shape:
         raise ValueError(f"{path} has no voxels: its shape is {shape}")
     return int(shape[3]) if len(shape) > 3 else 1
@@ -392,8 +396,9 @@ def _from_nibabel(image: Any, given: AcquisitionProtocol | None, name: str) -> M
             raise ValueError(f"{name} has no times: pass times, such as an AcquisitionProtocol")
         return _from_files([Path(path)], None, name)
     n = _n_volumes(image, Path(path or name))
+    kind = "complex" if image.get_data_dtype().kind == "c" else None
     measurements = tuple(
-        Measurement(ArrayVolume(image.dataobj, k, str(path or "")), k) for k in range(n)
+        Measurement(ArrayVolume(image.dataobj, k, str(path or "")), k, kind=kind) for k in range(n)
     )
     images = MeasuredImages(measurements, given, Grid.from_image(image), None, name)
     _warn_of_identity(images)
