@@ -117,7 +117,7 @@ class Grid:
             if int(own["sform_code"]) == 0 and int(own["qform_code"]) == 0:
                 header.set_sform(self.affine, 0)
         else:
-            header.set_sform(self.affine, "aligned" if not self.has_identity else "unknown")
+            header.set_sform(self.affine, "aligned")
         header.set_slope_inter(1.0, 0.0)
         return header
 

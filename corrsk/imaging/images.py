@@ -448,8 +448,9 @@ class MeasuredImages:
             finite = np.isfinite(rows.sum(axis=1))
         finite[~finite] = np.isfinite(rows[~finite]).all(axis=1)
         bright = finite & rows.any(axis=1)
-        # without a mask, voxels of zeros are background
-        n_dark = int((~finite).sum() if inside is None else (~bright).sum())
+        # without a mask, voxels of zeros, or of NaN alone, are background
+        lost = ~np.isnan(rows[~finite]).all(axis=1) if inside is None else ~bright
+        n_dark = int(lost.sum())
         kept[kept] = bright
         rows = rows if bright.all() else rows[bright]
         return Slab(where, kept, signals_table(rows, self.protocol), n_dark)
@@ -485,8 +486,8 @@ class MeasuredImages:
         Warns
         -----
         NoSignalWarning
-            If voxels of the mask have no signal (all zero), or voxels have NaN; once, with their
-            number.
+            If voxels of the mask have no signal (all zero, or NaN), or, without a mask, voxels have
+            NaN among other values; once, with their number.
         """
         kept = np.zeros(self.grid.shape, bool)
         parts, n_dark = [], 0
