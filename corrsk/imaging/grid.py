@@ -37,7 +37,18 @@ class Grid:
 
     @classmethod
     def from_image(cls, image: Any) -> Grid:
-        """Grid of an image of nibabel; absent spatial axes have the length 1."""
+        """Grid of an image of nibabel; absent spatial axes have the length 1.
+
+        Parameters
+        ----------
+        image : nibabel image
+            The image.
+
+        Returns
+        -------
+        Grid
+            The grid.
+        """
         affine = np.eye(4) if image.affine is None else np.asarray(image.affine, np.float64)
         return cls(spatial_shape(image.shape), affine, image.header.copy())
 
@@ -57,7 +68,19 @@ class Grid:
         return max((axis for axis in range(3) if self.shape[axis] > 1), default=2)
 
     def difference(self, other: Grid) -> str | None:
-        """Describe how another grid differs; None if both have the same voxels."""
+        """Describe how another grid differs.
+
+        Parameters
+        ----------
+        other : Grid
+            The other grid.
+
+        Returns
+        -------
+        str or None
+            The difference; None if the shapes are equal and all corners agree to a tenth of a
+            voxel.
+        """
         if other.shape != self.shape:
             return f"shape {other.shape} in place of {self.shape}"
         distance = self.distance(other)
@@ -66,7 +89,18 @@ class Grid:
         return f"another affine: a corner lies {distance:.3g} voxels away"
 
     def distance(self, other: Grid) -> float:
-        """Largest distance between corners of two grids of one shape, in voxels."""
+        """Largest distance between corners of two grids of one shape.
+
+        Parameters
+        ----------
+        other : Grid
+            The other grid.
+
+        Returns
+        -------
+        float
+            The distance, in units of the smallest side of a voxel.
+        """
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij"))
         homogeneous = np.vstack([corners.reshape(3, -1), np.ones(8)])
         apart = ((self.affine - other.affine) @ homogeneous)[:3]
@@ -75,7 +109,18 @@ class Grid:
         return float(np.linalg.norm(apart, axis=0).max() / smallest)
 
     def slabs(self, thickness: int) -> Iterator[Slices]:
-        """Cut the grid along `slab_axis` into slabs of at most `thickness` slices."""
+        """Cut the grid along `slab_axis` into slabs.
+
+        Parameters
+        ----------
+        thickness : int
+            Largest number of slices of a slab.
+
+        Yields
+        ------
+        tuple of slice
+            Place of a slab, in ascending order.
+        """
         axis = self.slab_axis
         for start in range(0, self.shape[axis], thickness):
             stop = min(start + thickness, self.shape[axis])

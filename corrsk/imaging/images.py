@@ -248,6 +248,13 @@ class MeasuredImages:
         shape = " x ".join(map(str, self.grid.shape))
         return f"MeasuredImages({self.name}: {shape} voxels, {self.protocol})"
 
+    def __array__(self, *arguments: Any, **options: Any) -> NDArray[Any]:
+        raise TypeError(
+            "measured images are no array, which would lose their protocol: pass the rows of "
+            "SignalMasker().fit_transform(images), make SignalMasker the first step of a "
+            "Pipeline of scikit-learn, or pass images.to_array()"
+        )
+
     # -- other images ----------------------------------------------------------
 
     def with_protocol(self, protocol: AcquisitionProtocol) -> MeasuredImages:
