@@ -133,7 +133,7 @@ def _joined_units(cells: list[str]) -> list[str]:
     joined: list[str] = []
     for cell in cells:
         if joined and cell.startswith(("(", "[")):
-            joined[-1] += cell
+            joined[-1] += f" {cell}"
         else:
             joined.append(cell)
     return joined

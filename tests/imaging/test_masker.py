@@ -282,3 +282,9 @@ def test_complex_images_are_phased(subjects):
     X = model[0].transform(measured)
     assert re.match("complex", str(X.dtypes.iloc[0]))
     np.testing.assert_array_equal(model.predict(X.to_numpy()), model.predict(measured))
+
+
+def test_images_are_no_array(images):
+    for take in (np.asarray, ProtocolAligner(images.protocol).fit):
+        with pytest.raises(TypeError, match="SignalMasker"):
+            take(images)
