@@ -46,8 +46,8 @@ def stem_of(path: Path) -> str:
     return path.stem
 
 
-def open_image(path: str | Path, *, keep_open: bool = False) -> Any:
-    """Open an image file, without its values, and check that it is complete.
+def open_image(path: str | Path, *, keep_open: bool = False, check: bool = True) -> Any:
+    """Open an image file, without its values.
 
     Parameters
     ----------
@@ -55,7 +55,9 @@ def open_image(path: str | Path, *, keep_open: bool = False) -> Any:
         The file.
     keep_open : bool, default=False
         Whether the file stays open between reads, so that a compressed file is decompressed once
-        if its parts are read in their order. The completeness is not checked again then.
+        if its parts are read in their order.
+    check : bool, default=True
+        Whether to check that the file is complete.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def open_image(path: str | Path, *, keep_open: bool = False) -> Any:
         raise ValueError(
             f"{path} is not a readable image (it may be truncated): {_text(error)}"
         ) from error
-    if not keep_open:
+    if check:
         _check_complete(path, image)
     return image
 

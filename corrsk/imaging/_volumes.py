@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from corrsk.imaging._nifti import open_image, read_values, unpacked
 from corrsk.imaging.grid import Slices, spatial_shape
 
+_MOST_OPEN = 400  # files; systems allow a process a thousand or fewer
 _FULL_TURN = 2 * np.pi
 _ROUNDING = 1.01  # phases of 2 pi in integers with a scale factor
 
@@ -49,7 +50,10 @@ class OpenFiles:
     def proxy(self, path: Path) -> Any:
         """Array proxy of a file."""
         if path not in self._proxies:
-            proxy = open_image(path, keep_open=True).dataobj
+            keep_open = len(self._proxies) < _MOST_OPEN
+            proxy = open_image(path, keep_open=keep_open, check=False).dataobj
+            if not keep_open:
+                return proxy
             several = len(proxy.shape) > 3 and proxy.shape[3] > 1
             if self._unpacks and several and path.suffix.lower() == ".gz":
                 # without a name, so that it vanishes however the process ends

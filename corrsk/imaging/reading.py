@@ -174,6 +174,7 @@ def _from_files(
 ) -> MeasuredImages:
     if given is not None:
         check_numeric_order(paths)
+    _refuse_twice(paths)
     measured = with_parts(paths)
     grid: Grid | None = None
     first: Path | None = None
@@ -219,6 +220,17 @@ def _from_files(
     images = MeasuredImages(measurements, protocol, grid, None, name)
     _warn_of_identity(images)
     return images
+
+
+def _refuse_twice(paths: Sequence[Path]) -> None:
+    """Refuse a file that is there both compressed and not, or twice in a list."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        before = found.setdefault(path.parent / stem_of(path), path)
+        if before is not path:
+            raise ValueError(
+                f"{before} and {path.name} are the same measurement; keep one of the files"
+            )
 
 
 def _n_volumes(image: Any, path: Path) -> int:
@@ -362,18 +374,23 @@ def _compare(given: AcquisitionProtocol, stated: AcquisitionProtocol | None, nam
     """Refuse times that contradict the sidecars; a different number is refused later."""
     if stated is None or stated.n_measurements != given.n_measurements:
         return
-    for key in CONTRASTS:
-        ours, theirs = given.contrasts.get(key), stated.contrasts.get(key)
-        if ours is None or theirs is None:
-            continue
-        wrong = np.flatnonzero(~np.isclose(ours, theirs, rtol=1e-3, atol=1e-6))
+    ours, theirs = _columns(given), _columns(stated)
+    for key in ours.keys() & theirs.keys():
+        wrong = np.flatnonzero(~np.isclose(ours[key], theirs[key], rtol=1e-3, atol=1e-6))
         if wrong.size:
             j = int(wrong[0])
+            unit = own_units().get(key, REPETITION_TIME.unit)
             raise ValueError(
                 f"the times contradict the sidecars of {name}: {key} of measurement {j + 1} is "
-                f"{ours[j]:g} in the times and {theirs[j]:g} {own_units()[key]} in the sidecars "
-                f"({wrong.size} of {ours.size} differ); correct one of them"
+                f"{ours[key][j]:g} in the times and {theirs[key][j]:g} {unit} in the sidecars "
+                f"({wrong.size} of {ours[key].size} differ); correct one of them"
             )
+
+
+def _columns(protocol: AcquisitionProtocol) -> dict[str, NDArray[np.float64]]:
+    """Scan parameters of each measurement, and TR if there is one."""
+    tr = {} if protocol.tr is None else {_TR.upper(): protocol._tr_of_each}
+    return dict(protocol.contrasts) | tr
 
 
 def _warn_of_identity(images: MeasuredImages) -> None:

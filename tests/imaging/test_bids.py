@@ -81,6 +81,23 @@ def test_files_in_the_order_of_a_glob(write_set):
         load_images(files, AcquisitionProtocol(te=10.0 * np.arange(1, 13)))
 
 
+def test_a_measurement_in_two_files_is_refused(write_set, save):
+    folder = write_set(echoes())
+    save(np.ones((4, 3, 2)), "sub-01/anat/sub-01_echo-3_MESE.nii")
+    with pytest.raises(ValueError, match="are the same measurement"):
+        load_images(folder)
+    with pytest.raises(ValueError, match="are the same measurement"):
+        load_images([folder / "sub-01_echo-1_MESE.nii.gz", folder / "sub-01_echo-1_MESE.nii.gz"])
+
+
+def test_many_files_are_not_all_open(write_set, monkeypatch):
+    from corrsk.imaging import _volumes
+
+    monkeypatch.setattr(_volumes, "_MOST_OPEN", 3)
+    images = load_images(write_set(echoes()))
+    np.testing.assert_array_equal(images.to_array()[0, 0, 0], 100 + np.arange(12))
+
+
 def test_sidecars_are_inherited(write_set, tmp_path):
     (tmp_path / "dataset_description.json").write_text("{}", encoding="utf-8")
     (tmp_path / "MESE.json").write_text(json.dumps({"RepetitionTime": 3, "EchoTime": 9}), "utf-8")

@@ -330,6 +330,9 @@ def test_times_that_contradict_the_sidecar_are_refused(save, volume, protocol):
     path = save(volume, sidecar={"InversionTime": (protocol.ti / 1e3).tolist(), "EchoTime": 0.01})
     with pytest.raises(ValueError, match="TE of measurement 5 is 40 in the times and 10 ms"):
         load_images(path, protocol)
+    save(volume, sidecar={"InversionTime": (protocol.ti / 1e3).tolist(), "RepetitionTime": 9})
+    with pytest.raises(ValueError, match="TR of measurement 1 is 8000 in the times and 9000 ms"):
+        load_images(path, protocol)
 
 
 def test_voxels_without_values_are_a_warning_with_their_number(volume, protocol):
