@@ -67,7 +67,8 @@ def test_the_comparison_names_the_extra_before_any_work(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_images_without_nibabel_name_the_extra():
+def test_images_without_nibabel_name_the_extra(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code = """
 import numpy as np
 from corrsk import SignalMasker, load_images
