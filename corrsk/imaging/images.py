@@ -71,6 +71,11 @@ class Slab:
     signals: pd.DataFrame
     n_dark: int
 
+    @property
+    def n_voxels(self) -> int:
+        """Number of rows of `signals`; 0 in a slab without voxels of the mask."""
+        return len(self.signals)
+
     def fill(self, values: Any) -> NDArray[Any]:
         """Arrange results of the signals in space.
 

@@ -120,9 +120,10 @@ class MapWriter:
         ----------
         slab : Slab or tuple of slice
             The slab, or its place in the grid.
-        values : array
+        values : array or None
             Results of the voxels of a :class:`Slab`, shape (n_voxels,) or (n_voxels, n_maps); of
-            a place, all its values, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_maps).
+            a place, all its values, shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_maps). None for a
+            slab without voxels: NaN, or 0 of type uint8.
 
         Raises
         ------
@@ -130,11 +131,17 @@ class MapWriter:
             If the shape is another one, or the values do not fit the type: labels of uint8 are
             integers from 0 to 255.
         """
-        where, values = (
-            (slab.where, slab.fill(values))
-            if isinstance(slab, Slab)
-            else (slab, np.asarray(values))
-        )
+        if isinstance(slab, Slab) and values is None:
+            if slab.n_voxels:
+                raise ValueError(f"the slab has {slab.n_voxels} voxels, but no values")
+            tail = () if self.n_maps is None else (self.n_maps,)
+            values = np.empty((0, *tail), self.dtype)
+        # before the other voxels, whose NaN is no label
+        values = self._converted(np.asarray(values))
+        if isinstance(slab, Slab):
+            where, values = slab.where, slab.fill(values)
+        else:
+            where = slab
         lengths = tuple(
             each.indices(n)[1] - each.indices(n)[0]
             for each, n in zip(where, self.grid.shape, strict=True)
@@ -148,9 +155,8 @@ class MapWriter:
         if any(lengths[k] != self.grid.shape[k] for k in range(3) if k != axis):
             raise ValueError(f"a slab has whole slices along axis {axis}, got {where}")
         start = where[axis].indices(self.grid.shape[axis])[0]
-        stored = self._converted(values)
         per_slice = self.grid.n_voxels // self.grid.shape[axis]
-        volumes = [stored] if self.n_maps is None else np.moveaxis(stored, -1, 0)
+        volumes = [values] if self.n_maps is None else np.moveaxis(values, -1, 0)
         for number, volume in enumerate(volumes):
             position = number * self.grid.n_voxels + start * per_slice
             self._file.seek(self._offset + position * self.dtype.itemsize)

@@ -98,6 +98,43 @@ def test_an_interrupted_map_leaves_the_earlier_one(name, images, tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*before, name])
 
 
+def test_slabs_without_voxels_have_no_results(images, tmp_path):
+    mask = np.zeros((5, 4, 3))
+    mask[1:, :, 1] = 1
+    masked = images.with_mask(mask)
+    for dtype, missing in (("float32", np.nan), ("uint8", 0)):
+        path = tmp_path / f"{dtype}.nii"
+        with MapWriter(path, masked, dtype=dtype) as writer:
+            for slab in masked.slabs(max_bytes=1):
+                writer.write(slab, np.ones(slab.n_voxels) if slab.n_voxels else None)
+        np.testing.assert_array_equal(
+            np.asarray(nibabel.load(path).dataobj), np.where(mask > 0, 1, missing)
+        )
+    with MapWriter(tmp_path / "full.nii", images) as writer:
+        slab = next(images.slabs())
+        with pytest.raises(ValueError, match="has 48 voxels, but no values"):
+            writer.write(slab, None)
+        writer.write(slab, np.ones(48))
+
+
+@pytest.mark.parametrize("name", ["map.nii", "map.nii.gz"])
+def test_a_full_disk_leaves_the_earlier_map(name, tmp_path):
+    resource = pytest.importorskip("resource")  # a limit of the size of files, as if it were full
+    grid, path = Grid((30, 30, 30)), tmp_path / name
+    write_map(path, np.zeros(grid.shape), grid)
+    before, content = sorted(tmp_path.iterdir()), path.read_bytes()
+    values = np.random.default_rng(0).normal(size=grid.shape)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_map(path, values, grid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.iterdir()) == before
+    assert path.read_bytes() == content
+
+
 def test_an_incomplete_map_is_not_saved(images, tmp_path):
     slab = next(images.slabs(max_bytes=1))
     writer = MapWriter(tmp_path / "map.nii", images)
