@@ -2,7 +2,7 @@
 From images to maps
 ===================
 
-A scanner leaves a folder of files, and what is wanted are maps. Here two subjects with four slices
+A scanner leaves a folder of files; the goal is a map. Here two subjects with four slices
 each, in BIDS, are opened with their times, masked into rows of signals, and mapped by a Pipeline
 that starts with the images. The search for a parameter keeps the voxels of a subject together. The
 maps have the geometry of the measured images.

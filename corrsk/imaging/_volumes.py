@@ -38,8 +38,8 @@ class OpenFiles:
     Parameters
     ----------
     n_slabs : int, default=1
-        Number of slabs. A compressed file of several volumes, through all of which every slab
-        reads, is decompressed once into a temporary file if there are several.
+        Number of slabs. For several slabs, a compressed file of several volumes is decompressed
+        once into a temporary file, because every slab reads a part of each volume.
     """
 
     def __init__(self, n_slabs: int = 1) -> None:
