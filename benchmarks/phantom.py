@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -37,10 +36,18 @@ import pandas as pd
 from _measure import RESULTS, record
 from numpy.typing import NDArray
 
-from corrsk import AcquisitionProtocol, CorrelationSignalGenerator, Nuisances
+from corrsk import (
+    AcquisitionProtocol,
+    CorrelationSignalGenerator,
+    Nuisances,
+    SignalMasker,
+    load_images,
+)
 from corrsk._utils.extras import require
+from corrsk._utils.files import read_json
 from corrsk.acquisition.bounds import resolved_ranges
 from corrsk.evaluation import expected_calibration_error
+from corrsk.imaging import find_bids_sets
 from corrsk.physics import CONTRASTS, EchoTrain
 from corrsk.relaxometry import MultiExponentialClassifier
 
@@ -62,37 +69,32 @@ SEED = 0
 
 @dataclass
 class Images:
-    """Images of one kind of a site: values (.., N), labels (..) and the entries of the JSON."""
+    """Images of one kind of a site: values (V, N), labels (V), and times of the manufacturer."""
 
     values: Array
     labels: NDArray[np.int64]
-    header: dict[str, Any]
-
-    def times(self, name: str) -> Array:
-        """Times in ms."""
-        given = 1e3 * np.atleast_1d(np.asarray(self.header[name], dtype=np.float64))
-        return np.broadcast_to(given, self.values.shape[-1:]).copy()
+    protocol: AcquisitionProtocol
+    signed: bool
+    reference: dict[str, list[float]]
 
     @property
-    def signed(self) -> bool:
-        return bool(self.header.get("Signed", False))
-
-
-def read_image(path: Path) -> Any:
-    import nibabel
-
-    return np.asanyarray(nibabel.load(path).dataobj)
+    def tr(self) -> Array:
+        """TR of each measurement in ms; infinite for full recovery."""
+        return np.full(self.protocol.n_measurements, np.inf if self.protocol.tr is None
+                       else self.protocol.tr)  # fmt: skip
 
 
 def read_images(stem: Path) -> Images | None:
     header = stem.parent / f"{stem.name}.json"
     if not header.exists():
         return None
-    values = read_image(stem.parent / f"{stem.name}.nii.gz").astype(np.float64)
-    labels = read_image(stem.parent / f"{stem.name}_labels.nii.gz").astype(np.int64)
+    images = load_images(stem.parent / f"{stem.name}.nii.gz")
+    labels = images.read_map(stem.parent / f"{stem.name}_labels.nii.gz").astype(np.int64)
+    content = read_json(header)
     return Images(
-        values.reshape(-1, values.shape[-1]), labels.reshape(-1),
-        json.loads(header.read_text(encoding="utf-8")),
+        images.to_array(np.float64).reshape(-1, images.protocol.n_measurements),
+        labels.reshape(-1), images.protocol, bool(content.get("Signed", False)),
+        {kind: content.get(f"Reference{kind}_ms", []) for kind in ("T1", "T2")},
     )  # fmt: skip
 
 
@@ -182,15 +184,14 @@ def site_of(name: str, t1: Images | None, t2: Images | None) -> Site:
             inside &= np.isfinite(images.values).all(axis=1) & images.values.any(axis=1)
     site = Site(name, first.labels[inside], {}, remarks=remarks)
     for kind in ("T1", "T2"):
-        listed = first.header.get(f"Reference{kind}_ms", [])
-        site.reference[kind] = {k: float(value) for k, value in enumerate(listed, 1)}
+        site.reference[kind] = {k: float(v) for k, v in enumerate(first.reference[kind], 1)}
     if t1 is not None:
         site.recovery, site.signed = t1.values[inside], t1.signed
-        site.ti, site.tr_of_recovery = t1.times("InversionTime"), t1.times("RepetitionTime")
-        site.te_of_recovery = float(t1.times("EchoTime")[0]) if "EchoTime" in t1.header else 0.0
+        site.ti, site.tr_of_recovery = t1.protocol.ti, t1.tr
+        site.te_of_recovery = 0.0 if t1.protocol.te is None else float(t1.protocol.te[0])
     if t2 is not None:
         site.echoes = np.abs(t2.values[inside])
-        site.te, site.tr_of_echoes = t2.times("EchoTime"), t2.times("RepetitionTime")
+        site.te, site.tr_of_echoes = t2.protocol.te, t2.tr
     return site
 
 
@@ -628,33 +629,17 @@ def three_parameter_t1(ti: Array, X: Array, magnitude: bool) -> Array:
 def bids_maps(folder: Path) -> dict[str, Any]:
     """T1 of one compartment beside three-parameter fits, for each subject with IRT1 images."""
     result = {}
-    for subject in sorted(folder.glob("sub-*")):
-        paths = sorted((subject / "anat").glob("*_IRT1.nii.gz"))
-        if not paths:
-            continue
-        headers = [
-            json.loads(Path(str(path)[: -len(".nii.gz")] + ".json").read_text(encoding="utf-8"))
-            for path in paths
-        ]
-        values = np.stack([read_image(path) for path in paths], axis=-1).astype(np.float64)
-        ti = 1e3 * np.array([header["InversionTime"] for header in headers])
-        tr = 1e3 * np.array(
-            [
-                header.get("RepetitionTimeExcitation", header.get("RepetitionTime"))
-                for header in headers
-            ]
-        )
-        magnitude = not all(header.get("Signed", False) for header in headers)
-        masks = sorted(
-            (folder / "derivatives" / "masks" / subject.name / "anat").glob("*_mask.nii.gz")
-        )
-        mask = read_image(masks[0]).reshape(values.shape[:-1]) > 0 if masks else values.any(axis=-1)
-        X = values[mask]
+    for found in find_bids_sets(folder, {"suffix": "IRT1"}):
+        subject = f"sub-{found.entities['sub']}"
+        masks = sorted((folder / "derivatives" / "masks" / subject / "anat").glob("*_mask.nii.gz"))
+        images = load_images(found, mask=masks[0] if masks else None)
+        X = SignalMasker(dtype="float64").fit_transform(images).to_numpy()
+        ti, magnitude = images.protocol.ti, images.kinds != ("signed",)
         X = np.abs(X) if magnitude else X
         X = X[(X != 0).all(axis=1)]
         plain = three_parameter_t1(ti, X, magnitude)
         model = MultiExponentialClassifier(
-            AcquisitionProtocol(ti=ti, tr=_single(tr)), counts=(1,), criterion="bic",
+            images.protocol, counts=(1,), criterion="bic",
             noise_distribution="rician" if magnitude else "gaussian",
             nuisances=Nuisances(inversion_efficiency=FREE_EFFICIENCY), random_state=SEED,
             verbose=False,
@@ -662,7 +647,7 @@ def bids_maps(folder: Path) -> dict[str, Any]:
         t1 = model.estimate_compartments(X, 1)["T1_1"].to_numpy()
         deviation = t1 / plain - 1
         quartiles = np.nanquantile(deviation, (0.25, 0.5, 0.75))
-        result[subject.name] = {
+        result[subject] = {
             "signals": "magnitude" if magnitude else "signed", "voxels": len(X),
             "inversion times": int(ti.size), "median T1 (ms)": float(np.nanmedian(t1)),
             "median T1 of three-parameter fits (ms)": float(np.nanmedian(plain)),
@@ -670,7 +655,7 @@ def bids_maps(folder: Path) -> dict[str, Any]:
             "quartiles of the deviation": [float(quartiles[0]), float(quartiles[2])],
             "median absolute deviation": float(np.nanmedian(np.abs(deviation))),
         }  # fmt: skip
-        print(f"{subject.name}: {result[subject.name]}", flush=True)
+        print(f"{subject}: {result[subject]}", flush=True)
     return result
 
 

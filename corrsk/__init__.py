@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         compare_protocols,
     )
     from corrsk.evaluation import predict_multicompartment_proba
+    from corrsk.imaging import SignalMasker, load_images
     from corrsk.model_selection import StackedGridSearchCV
     from corrsk.neural import (
         CorrelationCNNClassifier,
@@ -66,6 +67,7 @@ _MODULES = {
     "IdealObserverClassifier": "relaxometry",
     "load": "persistence",
     "load_dataset": "simulation",
+    "load_images": "imaging",
     "load_pretrained": "pretrained",
     "make_correlation_signals": "simulation",
     "MeasuredSignalWarning": "trained",
@@ -83,6 +85,7 @@ _MODULES = {
     "ProtocolWarning": "acquisition",
     "ResidualMLPClassifier": "neural",
     "save": "persistence",
+    "SignalMasker": "imaging",
     "SignalNormalizer": "preprocessing",
     "SignalNoveltyDetector": "novelty",
     "SignalPhaser": "preprocessing",
@@ -98,6 +101,7 @@ _PACKAGES = (
     "acquisition",
     "baselines",
     "evaluation",
+    "imaging",
     "model_selection",
     "neural",
     "novelty",
@@ -130,6 +134,7 @@ __all__ = [
     "ProtocolWarning",
     "ResidualMLPClassifier",
     "SNRRange",
+    "SignalMasker",
     "SignalNormalizer",
     "SignalNoveltyDetector",
     "SignalPhaser",
@@ -143,6 +148,7 @@ __all__ = [
     "estimate_noise",
     "load",
     "load_dataset",
+    "load_images",
     "load_pretrained",
     "make_correlation_signals",
     "model_card",

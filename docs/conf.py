@@ -58,7 +58,8 @@ autodoc_default_options = {
     "exclude-members": (
         "get_metadata_routing,get_params,n_features_in_,set_output,set_fit_request,"
         "set_partial_fit_request,set_predict_request,set_predict_proba_request,"
-        "set_predict_log_proba_request,set_score_request,set_transform_request"
+        "set_predict_log_proba_request,set_score_request,set_transform_request,"
+        "set_inverse_transform_request"
     ),
 }
 numpydoc_show_class_members = False  # autodoc lists them

@@ -20,7 +20,7 @@ from corrsk.simulation import DatasetDefinition
 from tests._helpers import ROOT
 
 PACKAGES = [
-    "acquisition", "baselines", "evaluation", "model_selection", "neural", "novelty",
+    "acquisition", "baselines", "evaluation", "imaging", "model_selection", "neural", "novelty",
     "persistence", "physics", "preprocessing", "pretrained", "relaxometry", "simulation", "tissue",
     "trained", "workflows.comparison", "workflows.paper", "workflows.reproduction",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ PROMISED = {
     "my_scanners_data.py": "of the voxels counted right",
     "imperfect_pulses.py": "at a loss of 2 % per echo",
     "grid_search.py": "best learning rate: 0.01",
+    "images_to_maps.py": "of the voxels",
     "ideal_observer.py": "accuracy_low",
     "magnitude_or_signed.py": "all signs right: 0.9",
     "relaxometry_fits.py": "T1_2",

@@ -28,9 +28,10 @@ sys.meta_path.insert(0, Hidden())
 """
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, missing: str = "") -> subprocess.CompletedProcess[str]:
+    hidden = f"MISSING |= {{{missing!r}}}\n"
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITHOUT_CLI + code],
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_CLI + hidden + code],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -64,3 +65,23 @@ def test_the_comparison_names_the_extra_before_any_work(tmp_path, monkeypatch):
     assert "ImportError" in result.stderr.splitlines()[-1]
     assert "pip install 'corrsk[cli]'" in result.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_images_without_nibabel_name_the_extra(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = """
+import numpy as np
+from corrsk import SignalMasker, load_images
+images = load_images(np.ones((2, 3, 64)), "ir-se-8x8")  # arrays need no nibabel
+assert SignalMasker().fit(images).transform(images).shape == (6, 64)
+open("scan.nii", "w").close()
+load_images("scan.nii", "ir-se-8x8")
+"""
+    result = run(code, missing="nibabel")
+    assert "ImportError: reading and writing NIfTI images needs nibabel" in result.stderr
+    assert "pip install 'corrsk[imaging]'" in result.stderr.splitlines()[-1]
+
+
+def test_the_import_of_corrsk_and_its_images_leaves_nibabel_out():
+    result = run("import corrsk, corrsk.imaging\nprint('nibabel' in sys.modules)")
+    assert result.stdout.strip() == "False", result.stderr

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._utils.files import read_json, read_mat, write_json
+from corrsk._utils.files import existing_file, read_json, read_mat, write_json
 from corrsk.acquisition._plain import normalized
 from corrsk.physics import CONTRASTS
-from corrsk.physics.contrasts import scan_quantities
+from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
 
 _JSON_FORMAT = "corrsk-protocol"
 _SIDECAR = {"InversionTime": "TI", "EchoTime": "TE", "RepetitionTime": "tr"}
@@ -51,6 +52,131 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     if np.unique(tr).size <= 1:  # a vector of any length may repeat a single value
         return contrasts, tr[0] if tr.size else None
     return contrasts, tr
+
+
+class TableContent(NamedTuple):
+    """Columns of a text table of measurements.
+
+    Attributes
+    ----------
+    contrasts : dict of str to ndarray of shape (n_measurements,)
+        Scan parameters.
+    tr : ndarray of shape (n_measurements,) or None
+        Repetition times.
+    series : ndarray of int, shape (n_measurements,), or None
+        Series of each measurement.
+    units : dict of str to str
+        Units that the header states, by name.
+    """
+
+    contrasts: dict[str, NDArray[np.float64]]
+    tr: NDArray[np.float64] | None
+    series: NDArray[np.int64] | None
+    units: dict[str, str]
+
+
+_SERIES = "series"
+_LABELS = ("file", "filename", "volume", "index")  # columns of a table without scan parameters
+
+
+def contrasts_from_table(path: str | Path) -> TableContent:
+    """Read a text table with one row for each measurement.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See :meth:`AcquisitionProtocol.from_table`.
+    """
+    path = existing_file(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text table: {error}") from error
+    lines = [line.strip(" \r\n") for line in text.splitlines()]
+    lines = [line for line in lines if line.strip()]
+    if lines and lines[0].startswith("#"):
+        lines[0] = lines[0].lstrip("# ")
+    lines = [line for line in lines if not line.startswith("#")]
+    if len(lines) < 2:
+        raise ValueError(
+            f"{path} has no measurements: a table needs a first line with names such as TI, TE, "
+            "TR and b, and one line for each measurement"
+        )
+    delimiter = next((mark for mark in "\t;," if mark in lines[0]), None)
+    rows = [[cell.strip().strip('"') for cell in line.split(delimiter)] for line in lines]
+    if delimiter is None:
+        rows[0] = _joined_units(rows[0])
+    names, units = _columns_of(rows[0], path)
+    for number, row in enumerate(rows[1:], 1):
+        if len(row) != len(names):
+            raise ValueError(
+                f"measurement {number} of {path} has {len(row)} cells, but the first line has "
+                f"{len(names)} names"
+            )
+    values = {
+        name: _cells([row[column] for row in rows[1:]], name, path)
+        for column, name in enumerate(names)
+        if name not in _LABELS
+    }
+    tr, series = values.pop(REPETITION_TIME.name, None), values.pop(_SERIES, None)
+    if not values:
+        raise ValueError(
+            f"{path} has no scan parameter: its columns are {', '.join(rows[0])}, and a table "
+            f"needs one or several of {', '.join(CONTRASTS)}"
+        )
+    number_of = None if series is None else series.astype(np.int64)
+    return TableContent(values, tr, number_of, units)
+
+
+def _joined_units(cells: list[str]) -> list[str]:
+    """Cells of a header separated by spaces, with a unit in parentheses joined to its name."""
+    joined: list[str] = []
+    for cell in cells:
+        if joined and cell.startswith(("(", "[")):
+            joined[-1] += f" {cell}"
+        else:
+            joined.append(cell)
+    return joined
+
+
+def _columns_of(cells: list[str], path: Path) -> tuple[list[str], dict[str, str]]:
+    """Names of scan parameters, and their units, from the first line of a table."""
+    quantities = scan_quantities()
+    own = {name.casefold(): name for name in quantities}
+    of_bids = {key.casefold(): name for key, name in _SIDECAR.items()}
+    own |= of_bids | {label: label for label in (*_LABELS, _SERIES)}
+    names, units = [], {}
+    for cell in cells:
+        match = re.fullmatch(r"([A-Za-z]+?)(?:[\s_]*[(\[](.+)[)\]]|[\s_]+(.+))?", cell)
+        name = None if match is None else own.get(match[1].casefold())
+        unit = None if match is None else match[2] or match[3]
+        valid = name in quantities and (unit is None or quantities[name].has_unit(unit))
+        if name is None or match is None or not (valid or (name not in quantities and not unit)):
+            raise ValueError(
+                f"the column {cell!r} of {path} is not understood: the names of the first line "
+                f"are {', '.join(quantities)}, with a unit such as 'TE (s)' or without, "
+                f"{_SERIES} and {', '.join(_LABELS)}"
+            )
+        if name in names:
+            raise ValueError(f"{path} has the column {name} twice")
+        names.append(name)
+        if unit is not None:
+            units[name] = unit
+        elif match[1].casefold() in of_bids:
+            units[name] = "s"
+    return names, units
+
+
+def _cells(cells: list[str], name: str, path: Path) -> NDArray[np.float64]:
+    numbers = []
+    for number, cell in enumerate(cells, 1):
+        try:
+            numbers.append(float(cell))
+        except ValueError:
+            raise ValueError(
+                f"{name} of measurement {number} of {path} is no number: {cell!r}"
+            ) from None
+    return np.array(numbers)
 
 
 def content_of_json(path: str | Path | Sequence[str | Path]) -> dict[str, Any]:

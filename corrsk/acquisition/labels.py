@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from corrsk.acquisition.column_names import measurements_of_names
 from corrsk.acquisition.protocol import AcquisitionProtocol, column_order
@@ -16,6 +17,7 @@ from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import own_units
 
 _TR = "TR"
+_PROTOCOL = "protocol"  # entry of `attrs` of tables, also of the files of data sets
 # names of scan parameters in BIDS, in the unit of the coordinate
 _BIDS_DIMENSIONS = {"inversiontime": "TI", "echotime": "TE", "repetitiontime": _TR}
 
@@ -112,6 +114,58 @@ def in_protocol_order(X: Any, protocol: AcquisitionProtocol) -> Any:
     if hasattr(X, "iloc"):  # with its types of columns
         return X.iloc[:, order].set_axis(range(order.size), axis=1)
     return np.take(np.asarray(X), order, axis=1)
+
+
+def signals_table(signals: NDArray[Any], protocol: AcquisitionProtocol) -> pd.DataFrame:
+    """Table of signals with the names of the measurements and, in `attrs`, their protocol.
+
+    Parameters
+    ----------
+    signals : ndarray of shape (n_samples, n_measurements)
+        Signals in the order of the protocol; not copied.
+    protocol : AcquisitionProtocol
+        The protocol.
+
+    Returns
+    -------
+    DataFrame of shape (n_samples, n_measurements)
+        The table.
+    """
+    table = pd.DataFrame(signals, columns=protocol.feature_names, copy=False)
+    table.attrs[_PROTOCOL] = protocol.to_dict()
+    return table
+
+
+def attached_protocol(X: Any) -> AcquisitionProtocol | None:
+    """Protocol in `attrs` of a table, for its columns in their order.
+
+    The names of columns lack what `attrs` has: a TR that all measurements share, echo trains, and
+    series.
+
+    Parameters
+    ----------
+    X : array or table
+        Signals.
+
+    Returns
+    -------
+    AcquisitionProtocol or None
+        The protocol; None if there is none, or a column is none of its measurements.
+
+    Raises
+    ------
+    ValueError
+        If the entry is no protocol.
+    """
+    content = getattr(X, "attrs", {}).get(_PROTOCOL) if hasattr(X, "columns") else None
+    names = column_names(X)
+    if content is None or names is None:
+        return None
+    protocol = AcquisitionProtocol.from_dict(content)
+    place = {name: position for position, name in enumerate(protocol.feature_names)}
+    if not set(names) <= place.keys() or len(set(names)) < len(names):
+        return None
+    return protocol._take(np.array([place[name] for name in names], dtype=np.intp))
 
 
 def _from_dimensions(X: Any) -> Any:

@@ -24,7 +24,12 @@ from corrsk.acquisition._checks import (
     checked_series,
     checked_tr,
 )
-from corrsk.acquisition._files import content_of_json, contrasts_from_mat, write_protocol
+from corrsk.acquisition._files import (
+    content_of_json,
+    contrasts_from_mat,
+    contrasts_from_table,
+    write_protocol,
+)
 from corrsk.acquisition._plain import normalized, plain_readout, readout_of_plain
 from corrsk.acquisition.column_names import NamedMeasurements, measurements_of_names
 from corrsk.physics import CONTRASTS, EchoTrain
@@ -385,6 +390,38 @@ class AcquisitionProtocol:
             :class:`AcquisitionProtocol`.
         """
         return cls._from_plain(content_of_json(path), stacklevel=2)
+
+    @classmethod
+    def from_table(cls, path: str | Path, *, units: Units = None) -> AcquisitionProtocol:
+        """Read a text table with one line for each measurement.
+
+        Parameters
+        ----------
+        path : path-like
+            Text file whose columns are separated by tabs, semicolons, commas or spaces. The first
+            line has their names: one or several of TI, TE and b, and optionally TR and series, in
+            any case and with a unit or without (``TE``, ``TE (s)``, ``te_ms``); or InversionTime,
+            EchoTime and RepetitionTime, which are in seconds. Columns file, filename, volume and
+            index are ignored.
+        units : str or mapping of str to str, optional
+            Units of columns whose name has none; see :class:`AcquisitionProtocol`.
+
+        Returns
+        -------
+        AcquisitionProtocol
+            The protocol, in the order of the lines.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the file does not exist.
+        ValueError
+            If the file has no scan parameter, a column is not understood, a cell is no number, or
+            a value is invalid.
+        """
+        table = contrasts_from_table(path)
+        stated = units_by_name(units, scan_quantities()) | table.units
+        return cls(table.contrasts, tr=table.tr, units=stated, series=table.series)
 
     @classmethod
     def from_feature_names(

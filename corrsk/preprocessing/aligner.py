@@ -29,7 +29,7 @@ from corrsk.acquisition.compatibility import (
     ProtocolMismatchError,
     compare_protocols,
 )
-from corrsk.acquisition.labels import column_names, with_column_names
+from corrsk.acquisition.labels import attached_protocol, column_names, with_column_names
 from corrsk.acquisition.protocol import (
     AcquisitionProtocol,
     NamesOfOtherProtocolError,
@@ -55,7 +55,9 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
     First step of a Pipeline whose model was trained on one protocol. The columns of a DataFrame
     are identified by their names (TI50_TE4.5, ..; see
     :meth:`AcquisitionProtocol.from_feature_names`), in any order; TR, if the names do not
-    include it, is taken from `measured_protocol`, or else from the trained protocol. The columns of
+    include it, is taken from `measured_protocol`, or else from the trained protocol; a table whose
+    ``attrs["protocol"]`` has the protocol, as measured images have it
+    (:class:`corrsk.SignalMasker`), needs neither. The columns of
     an array are those of `measured_protocol`, or else of the trained protocol, in its order. A
     MultiIndex of columns with the levels TI and TE, and a DataArray with such dimensions, are
     read like names.
@@ -357,6 +359,14 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         if names is None:
             return None
         given = self._given_protocol()
+        attached = attached_protocol(X)
+        if attached is not None:
+            if given is not None and attached != given:
+                raise ValueError(
+                    f"the signals have the protocol {attached!r}, which contradicts "
+                    f"measured_protocol={given!r}; pass the protocol of the columns, or 'auto'"
+                )
+            return attached
         expected = self._trained_protocol() if given is None else given
         try:
             return protocol_of_columns(names, expected)

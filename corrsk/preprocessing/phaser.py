@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.pickles import EarlierPicklesMixin
-from corrsk._utils.validation import as_numpy, layout_of, refuse_volume
+from corrsk._utils.validation import layout_of, refuse_volume
 from corrsk._utils.voxels import user_level
 from corrsk.acquisition.labels import in_protocol_order, with_column_names
 from corrsk.acquisition.protocol import (
@@ -29,8 +29,8 @@ from corrsk.preprocessing.polarity import restore_polarity
 from corrsk.preprocessing.signals import (
     advice_for_volume,
     layout_of_protocol,
-    measured_signals,
     protocol_of_fit,
+    real_or_complex_signals,
     volume_as_rows,
 )
 from corrsk.tissue.prior import TissuePrior
@@ -158,7 +158,7 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         """
         checked_efficiency(self.inversion_efficiency)
         refuse_volume(X, y)
-        signals = self._checked(X, reset=True)
+        signals = real_or_complex_signals(self, X, reset=True)
         self.protocol_ = self._protocol_of_fit()
         if self.reference != "auto":
             checked_reference(self.reference, self.protocol_)
@@ -199,7 +199,7 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         if ordered is not rows:  # of measurements by name, now in the order of fit
             rows = np.asarray(ordered)
         layout_of_protocol(layout_of(rows), self.protocol_)
-        signals = self._checked(rows, reset=False)
+        signals = real_or_complex_signals(self, rows, reset=False)
         self._check_numbers(signals)
         phased = self._converted(signals)
         return phased if volume is None else phased.reshape(*volume, -1)
@@ -259,23 +259,6 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
                 f"Complex data not supported by kind={self.kind!r}; pass kind='complex' or 'auto'"
             )
 
-    def _checked(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        """Validate real or complex signals; returns float32, float64, complex64 or complex128."""
-        X = as_numpy(X)
-        if not _is_complex(X):
-            return np.asarray(measured_signals(self, X, reset=reset))
-        X = with_column_names(X)
-        if isinstance(X, (list, tuple)):
-            X = np.asarray(X)
-        # scikit-learn's validation takes real numbers only
-        real, imaginary = (
-            X.apply(part) if hasattr(X, "columns") else part(X) for part in (np.real, np.imag)
-        )
-        signals = np.asarray(measured_signals(self, real, reset=reset))
-        return signals + np.asarray(1j, np.result_type(signals, 1j)) * measured_signals(
-            self, imaginary, reset=False
-        )
-
     def _protocol_of_fit(self) -> AcquisitionProtocol:
         given: AcquisitionProtocol | None = None
         if self.protocol != "auto":
@@ -298,14 +281,3 @@ class SignalPhaser(OneToOneFeatureMixin, TransformerMixin, EarlierPicklesMixin, 
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _is_complex(X: Any) -> bool:
-    if hasattr(X, "columns") and hasattr(X, "dtypes"):
-        return any(getattr(dtype, "kind", "") == "c" for dtype in X.dtypes)
-    if isinstance(X, (list, tuple)):
-        try:
-            X = np.asarray(X)
-        except ValueError:  # a ragged list: the validation raises the error
-            return False
-    return getattr(getattr(X, "dtype", None), "kind", "") == "c"

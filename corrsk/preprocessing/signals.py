@@ -65,6 +65,55 @@ def measured_signals(
     return checked
 
 
+def real_or_complex_signals(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any]:
+    """Validate real or complex signals for an estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator; see :func:`measured_signals`.
+    X : array, DataFrame or DataArray
+        Signals.
+    reset : bool
+        Whether to set the attributes (in `fit`), or to compare with them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_measurements)
+        Signals of type float32, float64, complex64 or complex128.
+
+    Raises
+    ------
+    ValueError
+        If the signals are invalid, or their layout differs from that of `fit`.
+    """
+    X = as_numpy(X)
+    if not _is_complex(X):
+        return np.asarray(measured_signals(estimator, X, reset=reset))
+    X = with_column_names(X)
+    if isinstance(X, (list, tuple)):
+        X = np.asarray(X)
+    # scikit-learn's validation takes real numbers only
+    real, imaginary = (
+        X.apply(part) if hasattr(X, "columns") else part(X) for part in (np.real, np.imag)
+    )
+    signals = np.asarray(measured_signals(estimator, real, reset=reset))
+    return signals + np.asarray(1j, np.result_type(signals, 1j)) * measured_signals(
+        estimator, imaginary, reset=False
+    )
+
+
+def _is_complex(X: Any) -> bool:
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        return any(getattr(dtype, "kind", "") == "c" for dtype in X.dtypes)
+    if isinstance(X, (list, tuple)):
+        try:
+            X = np.asarray(X)
+        except ValueError:  # a ragged list: the validation raises the error
+            return False
+    return getattr(getattr(X, "dtype", None), "kind", "") == "c"
+
+
 def finite_signals(
     X: Any, protocol: AcquisitionProtocol, *, allow_complex: bool = False
 ) -> NDArray[Any]:

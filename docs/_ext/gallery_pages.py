@@ -19,6 +19,7 @@ ORDER = (
     "use_pretrained",
     "train_a_model_of_my_scanner",
     "how_noisy_are_my_data",
+    "images_to_maps",
     "train_networks",
     "compare_learners",
     "relaxometry_fits",

@@ -21,6 +21,7 @@ PACKAGES = {
     "physics": "Signal model",
     "simulation": "Simulation",
     "preprocessing": "Preprocessing",
+    "imaging": "Measured images",
     "neural": "Networks",
     "relaxometry": "Relaxometry and the ideal observer",
     "baselines": "Classical learners",

@@ -572,3 +572,54 @@ def test_files_and_mappings_have_one_form(tmp_path, case):
     with pytest.warns(UserWarning, match="from_grid") as caught:
         AcquisitionProtocol.from_dict({"ti": [50, 900], "te": [10, 40]})
     assert caught[0].filename == __file__
+
+
+# -- text tables ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "TI,TE,TR\n50,10,6000\n400,20,6000\n",
+        "# ti (s) te_ms TR [s]\n0.05 10 6\n\n# a comment\n0.4 20 6\n",
+        "InversionTime\tEchoTime\tRepetitionTime\r\n0.05\t0.01\t6\r\n0.4\t0.02\t6\r\n",
+        "file;volume;te (us);TI;tr\na.nii;0;10000;50;6000\nb.nii;1;20000;400;6000\n",
+        '\ufeff"TI","TE","TR"\n"50","10","6000"\n"400","20","6000"\n',
+    ],
+)
+def test_tables_of_every_kind(text, tmp_path):
+    (tmp_path / "times.txt").write_text(text, encoding="utf-8")
+    protocol = AcquisitionProtocol.from_table(tmp_path / "times.txt")
+    assert protocol.feature_names == ["TI50_TE10", "TI400_TE20"]
+    assert protocol.tr == 6000
+
+
+def test_a_table_of_b_values_and_series(tmp_path):
+    path = tmp_path / "times.csv"
+    path.write_text("TE,b (s/mm^2),series\n50,0,1\n50,1000,1\n70,0,2\n", encoding="utf-8")
+    protocol = AcquisitionProtocol.from_table(path)
+    np.testing.assert_array_equal(protocol.b, [0, 1, 0])
+    np.testing.assert_array_equal(protocol.series, [0, 0, 1])
+    path.write_text("TI,TE\n0.05,0.01\n0.4,0.02\ninf,0.01\n", encoding="utf-8")
+    assert AcquisitionProtocol.from_table(path, units="s").ti.tolist() == [50, 400, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TI,TE\n0.05,0.01\n0.4,0.02", "can only be in seconds"),
+        ("TI,foo\n50,2", "the column 'foo' of .* is not understood"),
+        ("TI (kg)\n50", r"the column 'TI \(kg\)' of .* is not understood"),
+        ("TI,ti\n50,50", "has the column TI twice"),
+        ("TI,TE\n50,10\n60", "measurement 2 of .* has 1 cells, but the first line has 2 names"),
+        ("TI,TE\n50,ten", "TE of measurement 1 of .* is no number: 'ten'"),
+        ("file,volume\na.nii,0", "has no scan parameter"),
+        ("TI,TE", "has no measurements"),
+        ("50 10\n60 20", "the column '50' of .* is not understood"),
+        ("", "has no measurements"),
+    ],
+)
+def test_tables_that_are_refused(text, message, tmp_path):
+    (tmp_path / "times.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        AcquisitionProtocol.from_table(tmp_path / "times.csv")

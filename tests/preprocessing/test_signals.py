@@ -12,11 +12,13 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     ProtocolAligner,
+    ProtocolMismatchError,
     ResidualMLPClassifier,
     SignalNormalizer,
     load_pretrained,
     make_correlation_signals,
 )
+from corrsk.acquisition.labels import attached_protocol, signals_table
 from corrsk.novelty import SignalNoveltyDetector
 from corrsk.relaxometry import (
     IdealObserverClassifier,
@@ -371,3 +373,36 @@ def test_levels_named_as_in_bids(signals):
     table = pd.DataFrame(X, columns=levels).iloc[:, shuffled]
     model = load_pretrained("midl2024")
     np.testing.assert_array_equal(model.predict_proba(table), model.predict_proba(X))
+
+
+# -- the protocol in `attrs` of a table --------------------------------------------
+
+
+def test_a_table_has_what_names_lack():
+    measured = AcquisitionProtocol(SCAN.contrasts, tr=20_000, series=np.arange(64) % 2)
+    X, _ = make_correlation_signals(5, random_state=0)
+    table = signals_table(X, measured)
+    found = attached_protocol(table)
+    assert found == measured
+    assert found.feature_names == measured.feature_names
+    some = attached_protocol(table.iloc[1:3, [7, 3]])
+    assert some.feature_names == list(table.columns[[7, 3]])
+    assert some.tr == 20_000
+    assert attached_protocol(table.rename(columns={"TI50_TE12": "other"})) is None
+    assert attached_protocol(X) is None
+    assert attached_protocol(table.to_numpy()) is None
+
+
+def test_the_aligner_compares_what_names_lack():
+    X, _ = make_correlation_signals(5, random_state=0)
+    table = signals_table(X[:, ORDER], SCAN)
+    np.testing.assert_array_equal(ProtocolAligner().fit_transform(table), X)
+    fitted = ProtocolAligner().fit(X)
+    other = signals_table(X, AcquisitionProtocol(GRID.contrasts, tr=4000))
+    for aligned in (lambda: ProtocolAligner().fit(other), lambda: fitted.transform(other)):
+        with pytest.raises(ProtocolMismatchError, match="TR 4000 ms in place of no TR"):
+            aligned()
+    named = pd.DataFrame(X, columns=GRID.feature_names)
+    np.testing.assert_array_equal(fitted.transform(named), X)  # without it, the trained TR
+    with pytest.raises(ValueError, match="contradicts measured_protocol"):
+        ProtocolAligner(measured_protocol=GRID).fit(other)
