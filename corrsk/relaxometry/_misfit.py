@@ -79,6 +79,8 @@ class NoiseSubspace:
         protocol resolves, so that compartments beyond the bounds are misfit and not noise.
     inversion_efficiency : float
         Inversion efficiency eta in (0, 1].
+    with_offset : bool, default=False
+        Whether a constant that is added to a signal is no noise either.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class NoiseSubspace:
         protocol: AcquisitionProtocol,
         bounds: Mapping[str, tuple[float, float]],
         inversion_efficiency: float,
+        *,
+        with_offset: bool = False,
     ) -> None:
         resolved = resolved_ranges(protocol, inversion_efficiency)
         wide = {
@@ -98,6 +102,9 @@ class NoiseSubspace:
         left, values, _ = compress_kernel(model, n_points, _SMALL_CUTOFF)
         rank = max(int((values > _CUTOFF * values[0]).sum()), min(values.size, N // 2))
         self._basis = left[:, :rank]
+        if with_offset and rank < N:
+            self._basis, _ = np.linalg.qr(np.column_stack([self._basis, np.ones(N)]))
+            rank += 1
         self._N, self._rank = N, rank
 
     def misfit(self, x: Array, rss: Array, n_fitted: NDArray[np.int64], amplitude: Array) -> Misfit:
