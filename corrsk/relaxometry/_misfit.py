@@ -21,6 +21,7 @@ from corrsk.acquisition.bounds import resolved_ranges
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._subspace import squares_outside
 
 # Probability of a misfit for signals that a fit explains: one false alarm in a million voxels.
 _LEVEL = 1e-6
@@ -130,10 +131,8 @@ class NoiseSubspace:
         spare = self._N - self._rank
         empty = ~(amplitude > 0) & np.isfinite(rss)
         with np.errstate(all="ignore"):
-            inside = x @ self._basis
-            outside = x - inside @ self._basis.T
-            noise = np.einsum("vn,vn->v", outside, outside)[:, None]
-            noise = np.maximum(noise, _SMALLEST_RESIDUAL**2)
+            noise, _ = squares_outside(x, self._basis)
+            noise = np.maximum(noise[:, None], _SMALLEST_RESIDUAL**2)
             freedom = np.maximum(self._N - n_fitted, 0)
             chi2 = (rss / freedom) / (noise / spare)
             between = np.maximum(self._rank - n_fitted, 0)
