@@ -199,7 +199,8 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         The inversion efficiency, an offset of the inversion times, the angle and slice profile of
         the refocusing pulses of an echo train, and the relative scale of two series and the
         saturation of the second are common to the voxels of an image. They are found from all
-        voxels; see :class:`corrsk.relaxometry.PulseCalibration`.
+        voxels; see :class:`corrsk.relaxometry.PulseCalibration`. Multi-exponential fits also find
+        the residual variance of the voxels, for their criteria. A calibration holds for one image.
 
         Parameters
         ----------

@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 # Step of central differences in the logarithm: the truncation error (h^2 / 6) and the
 # rounding error (1e-16 / h) are negligible for a Gauss-Newton step.
 _STEP = 1e-4
+_DOUBLE = math.log(2.0)
 
 
 class KernelModel:
@@ -208,9 +209,13 @@ class KernelModel:
         name = "b1" if is_train else "inversion_efficiency"
         depends = [column, *([self._t1] if is_train and self._t1 is not None else [])]
         depends += [self._place[name]] if name in self._place else []
+        linear = not is_train  # the longitudinal magnetisation is linear in the efficiency
         moved = [theta]
         for index in depends if derivatives else ():
-            for step in (_STEP, -_STEP):
+            steps = (_STEP, -_STEP)
+            if linear and index == self._place[name]:
+                steps = (_DOUBLE,)
+            for step in steps:
                 other = theta.copy()
                 other[..., index] += step
                 moved.append(other)
@@ -225,12 +230,15 @@ class KernelModel:
             more = {"inversion_efficiency": nuisance[..., None]}
             echoes = factor.kernel(values[..., None], more=more)
         echoes = echoes[..., factor.positions]
-        parts = [echoes[:, start : start + K] for start in range(0, every.shape[1], K)]
-        slopes = {
-            index: (parts[1 + 2 * number] - parts[2 + 2 * number]) / (2 * _STEP)
-            for number, index in enumerate(depends if derivatives else ())
-        }
-        return parts[0], slopes
+        parts = iter([echoes[:, start : start + K] for start in range(0, every.shape[1], K)])
+        kernel = next(parts)
+        slopes = {}
+        for index in depends if derivatives else ():
+            if linear and index == self._place[name]:  # twice the efficiency less the efficiency
+                slopes[index] = next(parts) - kernel
+            else:
+                slopes[index] = (next(parts) - next(parts)) / (2 * _STEP)
+        return kernel, slopes
 
     def columns(self, K: int) -> list[NDArray[np.intp]]:
         """Rows of the factor of each axis that form the columns of [Phi, D].

@@ -292,6 +292,8 @@ def calibrate_pulses(
         refocusing pulses and their profile over the slice if it has an echo train.
     magnitude : bool, default=False
         Whether the signals are magnitudes.
+    n_coils : int, default=1
+        Number of coils whose magnitudes are combined.
     random_state : int, default=0
         Seed of the grouping of voxels.
 
