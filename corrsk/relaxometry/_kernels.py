@@ -73,9 +73,9 @@ class KernelModel:
         given = dict(nuisances or {})
         self.nuisances = tuple(given)
         # theta has logarithms, which a quantity around 0 does not have
-        self._shifts = np.array([float(name == "offset") for name in given])
+        shifts = np.array([name == "offset" for name in given], dtype=np.float64)
         ranges = np.array(list(given.values()), np.float64).reshape(-1, 2)
-        self.nuisance_low, self.nuisance_high = np.log(ranges + self._shifts[:, None]).T
+        self.nuisance_low, self.nuisance_high = np.log(ranges + shifts[:, None]).T
         usual = {"inversion_efficiency": inversion_efficiency}
         start = np.log([usual.get(name, 1.0) for name in given])
         self.nuisance_start = np.clip(start, self.nuisance_low, self.nuisance_high)
@@ -127,8 +127,10 @@ class KernelModel:
 
     def nuisance_values(self, theta: Array) -> dict[str, Array]:
         """Values of the nuisance parameters from their part (.., Q) of theta."""
-        values = np.moveaxis(np.exp(theta) - self._shifts, -1, 0)
-        return dict(zip(self.nuisances, values, strict=True))
+        return {
+            name: np.exp(theta[..., index]) - (name == "offset")
+            for index, name in enumerate(self.nuisances)
+        }
 
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
         """Kernels along each axis, and the derivatives with respect to theta.
