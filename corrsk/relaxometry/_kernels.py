@@ -214,10 +214,8 @@ class KernelModel:
         linear = not is_train  # the longitudinal magnetisation is linear in the efficiency
         moved = [theta]
         for index in depends if derivatives else ():
-            steps = (_STEP, -_STEP)
-            if linear and index == self._place[name]:
-                steps = (_DOUBLE,)
-            for step in steps:
+            doubled = linear and index == self._place[name]
+            for step in (_DOUBLE,) if doubled else (_STEP, -_STEP):
                 other = theta.copy()
                 other[..., index] += step
                 moved.append(other)
