@@ -56,6 +56,7 @@ Array = NDArray[np.float64]
 WATER = 15  # label of the water around the spheres
 COUNTS = (1, 2, 3)
 MIN_FRACTION = 0.05
+MANY_LEFT = 10  # measurements beyond the parameters of two compartments
 EFFICIENCY = (0.4, 1.0)
 FREE_EFFICIENCY = (0.4, 2.0)  # as free as three-parameter fits
 N_TRIPLES = 30
@@ -244,6 +245,8 @@ def classifier(
 
     Parameters that leave too few measurements for a count of two, as those of a short recovery
     alone, are not fitted to each voxel; the calibration of the image finds the common value.
+    BIC holds for many measurements. Where a count of two leaves few of them, F-tests select the
+    count, whose level of 5 % holds for any number.
     """
     ranges = {}
     if protocol.series is not None:
@@ -252,17 +255,19 @@ def classifier(
         ranges["inversion_efficiency"] = EFFICIENCY
     if max(counts) > 1 and 2 not in selectable(protocol, len(ranges)):
         ranges = {}
+    two = 2 * (len(protocol.tissue_properties) + 1) + len(ranges)
+    criterion = "bic" if protocol.n_measurements - two >= MANY_LEFT else "f-test"
     return MultiExponentialClassifier(
-        protocol, criterion="bic", counts=counts, min_fraction=MIN_FRACTION,
+        protocol, criterion=criterion, counts=counts, min_fraction=MIN_FRACTION,
         noise_distribution="rician" if site.magnitude else "gaussian",
         nuisances=Nuisances(**ranges) if ranges else None, random_state=SEED, verbose=False,
     )  # fmt: skip
 
 
 def selectable(protocol: AcquisitionProtocol, n_nuisances: int) -> list[int]:
-    """Counts for whose parameters there are enough measurements, with BIC."""
+    """Counts for whose parameters there are enough measurements."""
     per_count = len(protocol.tissue_properties) + 1
-    # BIC needs a measurement for the noise variance and a degree of freedom
+    # a measurement for the noise variance and a degree of freedom
     return [K for K in COUNTS if K * per_count + n_nuisances + 2 <= protocol.n_measurements]
 
 

@@ -199,7 +199,8 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         The inversion efficiency, an offset of the inversion times, the angle and slice profile of
         the refocusing pulses of an echo train, and the relative scale of two series and the
         saturation of the second are common to the voxels of an image. They are found from all
-        voxels; see :class:`corrsk.relaxometry.PulseCalibration`.
+        voxels; see :class:`corrsk.relaxometry.PulseCalibration`. Multi-exponential fits also find
+        the residual variance of the voxels, for their criteria. A calibration holds for one image.
 
         Parameters
         ----------
@@ -235,9 +236,10 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         seed = getattr(self, "random_state", None)
         calibration = calibrate_pulses(
             signals.astype(np.float64), self.protocol_.in_grid_order(), magnitude=magnitude,
-            random_state=seed if isinstance(seed, int) else 0,
+            n_coils=getattr(self, "n_coils", 1), random_state=seed if isinstance(seed, int) else 0,
         )  # fmt: skip
         self._use_calibration(calibration)
+        self.calibration_ = self._with_residuals(signals)
         return self
 
     def _use_calibration(self, calibration: PulseCalibration) -> None:
@@ -245,6 +247,10 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
             calibration.protocol.in_grid_order(), self.counts_, calibration.inversion_efficiency
         )
         self.calibration_ = calibration
+
+    def _with_residuals(self, signals: NDArray[np.floating[Any]]) -> PulseCalibration:
+        """Return the calibration, with the residuals of the voxels if the method has any."""
+        return self.calibration_
 
     # -- methods of the subclasses ----------------------------------------------
 
@@ -262,7 +268,8 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         model = KernelModel(protocol, bounds, efficiency, self._fitted_nuisances(protocol))
         self._prepare(protocol, model, counts)
         self._model = model
-        self._noise = NoiseSubspace(protocol, bounds, efficiency)
+        with_offset = "offset" in model.nuisances
+        self._noise = NoiseSubspace(protocol, bounds, efficiency, with_offset=with_offset)
         self.bounds_ = bounds
 
     def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
@@ -386,6 +393,12 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
                 "call calibrate(X) with the voxels of the image first, or join series of equal "
                 "gain by AcquisitionProtocol.concatenate(..)"
             )
+        return self._at_one_scale(in_grid_order)
+
+    def _at_one_scale(self, in_grid_order: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        series = self.protocol_.series
+        if series is None:
+            return in_grid_order
         ordered = self.protocol_.to_grid(series[None], copy=False)[0]
         return in_grid_order / np.where(ordered > 0, self.calibration_.gain, 1.0)
 

@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 # Step of central differences in the logarithm: the truncation error (h^2 / 6) and the
 # rounding error (1e-16 / h) are negligible for a Gauss-Newton step.
 _STEP = 1e-4
+_DOUBLE = math.log(2.0)
 
 
 class KernelModel:
@@ -38,7 +39,8 @@ class KernelModel:
         Inversion efficiency eta in (0, 1].
     nuisances : mapping of str to (low, high), optional
         Ranges of Q nuisance parameters that all compartments of a voxel share, and which are
-        fitted: "inversion_efficiency", "b1" (of echo trains) and "gain" (of the second series).
+        fitted: "inversion_efficiency", "b1" (of echo trains), "offset" (relative to M0) and "gain"
+        (of the second series).
 
     Attributes
     ----------
@@ -49,7 +51,8 @@ class KernelModel:
     nuisances : tuple of str
         Names of the Q nuisance parameters.
     nuisance_low, nuisance_high, nuisance_start : ndarray of shape (Q,)
-        Logarithms of the bounds and the initial values of the nuisance parameters.
+        Logarithms of the bounds and the initial values of the nuisance parameters, of an offset
+        those of 1 + offset.
     shape : tuple of int
         Number of points of each axis; their product is N.
     n_measurements : int
@@ -69,10 +72,12 @@ class KernelModel:
         P = len(self.properties)
         given = dict(nuisances or {})
         self.nuisances = tuple(given)
+        # theta has logarithms, which a quantity around 0 does not have
+        shifts = np.array([name == "offset" for name in given], dtype=np.float64)
         ranges = np.array(list(given.values()), np.float64).reshape(-1, 2)
-        self.nuisance_low, self.nuisance_high = np.log(ranges).T
-        usual = {"inversion_efficiency": inversion_efficiency, "b1": 1.0, "gain": 1.0}
-        start = np.log([usual[name] for name in given])
+        self.nuisance_low, self.nuisance_high = np.log(ranges + shifts[:, None]).T
+        usual = {"inversion_efficiency": inversion_efficiency}
+        start = np.log([usual.get(name, 1.0) for name in given])
         self.nuisance_start = np.clip(start, self.nuisance_low, self.nuisance_high)
         self._place = {name: P + index for index, name in enumerate(given)}
         self._second: Array | None = None  # 1 for measurements of the second series
@@ -83,7 +88,7 @@ class KernelModel:
             protocol.contrasts,
             # the kernel of an echo train depends on T1, which couples the axes of a grid
             grid=protocol.grid_shape is not None and protocol.readout is None
-            and "gain" not in given,
+            and not {"gain", "offset"} & set(given),
             tr=protocol.tr,
             inversion_efficiency=inversion_efficiency, readout=protocol.readout,
         )  # fmt: skip
@@ -119,6 +124,13 @@ class KernelModel:
         values = self.nuisance_start if values is None else values
         shape = (*theta.shape[:-1], len(self.nuisances))
         return np.concatenate([theta, np.broadcast_to(values, shape)], axis=-1)
+
+    def nuisance_values(self, theta: Array) -> dict[str, Array]:
+        """Values of the nuisance parameters from their part (.., Q) of theta."""
+        return {
+            name: np.exp(theta[..., index]) - (name == "offset")
+            for index, name in enumerate(self.nuisances)
+        }
 
     def factors(self, theta: Array, *, derivatives: bool = False) -> list[Array]:
         """Kernels along each axis, and the derivatives with respect to theta.
@@ -164,20 +176,31 @@ class KernelModel:
             if derivatives:
                 slope = (kernel[:, K : 2 * K] - kernel[:, 2 * K :]) / (2 * _STEP)
                 slopes.append({column: slope})
-        if self._second is not None:
-            place = self._place["gain"]
-            gain = np.exp(theta[..., place, None] * self._second)
-            values.append(gain)
-            slopes.append({place: gain * self._second})
-        blocks = [math.prod(values[1:], start=values[0])]
+        kernel = math.prod(values[1:], start=values[0])
+        of_unknown = {}
         for column in self._unknowns_of[number] if derivatives else ():  # the product rule
             terms = [
                 math.prod(values[:index] + values[index + 1 :], start=own[column])
                 for index, own in enumerate(slopes)
                 if column in own
             ]
-            blocks.append(sum(terms[1:], start=terms[0]))
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+            if terms:
+                of_unknown[column] = sum(terms[1:], start=terms[0])
+        if "offset" in self._place:  # of the sum of all compartments, whose amplitudes are M0
+            place = self._place["offset"]
+            whole = np.exp(theta[..., place, None])
+            kernel = kernel + (whole - 1)
+            of_unknown[place] = np.broadcast_to(whole, kernel.shape)
+        if self._second is not None:
+            place = self._place["gain"]
+            gain = np.exp(theta[..., place, None] * self._second)
+            kernel = kernel * gain
+            of_unknown = {column: slope * gain for column, slope in of_unknown.items()}
+            of_unknown[place] = kernel * self._second
+        if not derivatives:
+            return kernel
+        blocks = [kernel, *(of_unknown[column] for column in self._unknowns_of[number])]
+        return np.concatenate(blocks, axis=1)
 
     def _joint(
         self, factor: Factor, column: int, theta: Array, derivatives: bool
@@ -188,9 +211,11 @@ class KernelModel:
         name = "b1" if is_train else "inversion_efficiency"
         depends = [column, *([self._t1] if is_train and self._t1 is not None else [])]
         depends += [self._place[name]] if name in self._place else []
+        linear = not is_train  # the longitudinal magnetisation is linear in the efficiency
         moved = [theta]
         for index in depends if derivatives else ():
-            for step in (_STEP, -_STEP):
+            doubled = linear and index == self._place[name]
+            for step in (_DOUBLE,) if doubled else (_STEP, -_STEP):
                 other = theta.copy()
                 other[..., index] += step
                 moved.append(other)
@@ -205,12 +230,15 @@ class KernelModel:
             more = {"inversion_efficiency": nuisance[..., None]}
             echoes = factor.kernel(values[..., None], more=more)
         echoes = echoes[..., factor.positions]
-        parts = [echoes[:, start : start + K] for start in range(0, every.shape[1], K)]
-        slopes = {
-            index: (parts[1 + 2 * number] - parts[2 + 2 * number]) / (2 * _STEP)
-            for number, index in enumerate(depends if derivatives else ())
-        }
-        return parts[0], slopes
+        parts = iter([echoes[:, start : start + K] for start in range(0, every.shape[1], K)])
+        kernel = next(parts)
+        slopes = {}
+        for index in depends if derivatives else ():
+            if linear and index == self._place[name]:  # twice the efficiency less the efficiency
+                slopes[index] = next(parts) - kernel
+            else:
+                slopes[index] = (next(parts) - next(parts)) / (2 * _STEP)
+        return kernel, slopes
 
     def columns(self, K: int) -> list[NDArray[np.intp]]:
         """Rows of the factor of each axis that form the columns of [Phi, D].

@@ -15,6 +15,9 @@ RIDGE = 1e-13  # relative; regularises the Gram matrix of two equal compartments
 def solve_each(matrices: Array, right: Array) -> Array:
     """Solve linear systems (B, K, K), (B, K, m); a singular system yields NaN, not an error."""
     solutions: Array
+    if matrices.shape[-1] == 1:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(matrices != 0, right / matrices, np.nan))
     try:
         solutions = np.linalg.solve(matrices, right).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:

@@ -1,20 +1,28 @@
-"""Fits to magnitudes: the Rician likelihood, by expectation and maximisation."""
+"""Fits to magnitudes: the noncentral chi likelihood, by expectation and maximisation."""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import i0e, i1e
 
-from corrsk.physics import magnitude_mean
+from corrsk.physics import magnitude_log_likelihood, magnitude_mean
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._varpro import Fit, levenberg_marquardt
 
 _N_ROUNDS = 4
+_LEAST_VARIANCE = 1e-14
 _STEPS = 8  # of each round; the next round changes the signals anyway
 
 
 def fit_magnitudes(
-    model: KernelModel, magnitudes: Array, fit: Fit, n_fitted: int, *, max_steps: int, tol: float
+    model: KernelModel,
+    magnitudes: Array,
+    fit: Fit,
+    n_fitted: int,
+    *,
+    variance: Array | None = None,
+    n_coils: int = 1,
+    max_steps: int,
+    tol: float,
 ) -> tuple[Array, Fit]:
     """Improve fits of signed signals to fits of magnitudes.
 
@@ -28,6 +36,10 @@ def fit_magnitudes(
         Fits to the magnitudes with some signs.
     n_fitted : int
         Number of parameters of a fit.
+    variance : ndarray of shape (V,), optional
+        First estimate of the noise variance; None (default) for that of the residuals.
+    n_coils : int, default=1
+        Number of coils whose magnitudes are combined; 1 is Rician noise.
     max_steps, tol : int and float
         See :func:`levenberg_marquardt`.
 
@@ -40,18 +52,20 @@ def fit_magnitudes(
 
     Notes
     -----
-    The likelihood of Rice (Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995)) with the phase
-    as the missing quantity of expectation and maximisation (Dempster, Laird and Rubin, J. R. Stat.
-    Soc. B 39, 1 (1977)). The noise variance is that of the residuals.
+    The likelihood of Rice (Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995)), of several
+    coils the noncentral chi likelihood (Constantinides, Atalar and McVeigh, Magn. Reson. Med. 38,
+    852 (1997)), with the phases as the missing quantities of expectation and maximisation
+    (Dempster, Laird and Rubin, J. R. Stat. Soc. B 39, 1 (1977)). The noise variance is that of the
+    residuals.
     """
     N = magnitudes.shape[1]
-    best = fit
-    signed, best = _expected(model, magnitudes, best, max(N - n_fitted, 1))
+    freedom = max(N - n_fitted, 1)
+    signed, best = _expected(model, magnitudes, fit, freedom, variance, n_coils)
     for _ in range(_N_ROUNDS):
         tried = levenberg_marquardt(
             model, signed, best.theta, max_steps=min(max_steps, _STEPS), tol=tol
         )
-        signed_after, tried = _expected(model, magnitudes, tried, max(N - n_fitted, 1))
+        signed_after, tried = _expected(model, magnitudes, tried, freedom, variance, n_coils)
         better = tried.rss < best.rss
         if not better.any():
             break
@@ -64,15 +78,33 @@ def fit_magnitudes(
     return signed, best
 
 
-def _expected(model: KernelModel, magnitudes: Array, fit: Fit, freedom: int) -> tuple[Array, Fit]:
+def _expected(
+    model: KernelModel,
+    magnitudes: Array,
+    fit: Fit,
+    freedom: int,
+    variance: Array | None,
+    n_coils: int,
+) -> tuple[Array, Fit]:
     """Expected real parts under fits, and the fits with residuals from expected magnitudes."""
     signals = model.signals(model.factors(fit.theta), fit.amplitudes)
     size = np.abs(signals)
-    variance = np.maximum(((magnitudes - size) ** 2).sum(axis=1) / freedom, 1e-14)[:, None]
-    expected = magnitude_mean(size, np.sqrt(variance[:, 0]))
-    rss = ((magnitudes - expected) ** 2).sum(axis=1)
-    variance = np.maximum(rss[:, None] / freedom, 1e-14)
-    z = magnitudes * size / variance
-    ratio = i1e(z) / i0e(z)
+    if variance is None:
+        variance = ((magnitudes - size) ** 2).sum(axis=1) / freedom
+    sigma = np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
+    rss = ((magnitudes - magnitude_mean(size, sigma, n_coils)) ** 2).sum(axis=1)
+    variance = np.maximum(rss / freedom, _LEAST_VARIANCE)
+    _, slope = magnitude_log_likelihood(
+        magnitudes, size, np.sqrt(variance), n_coils, derivative=True
+    )
     signs = np.where(signals < 0, -1.0, 1.0)
-    return signs * magnitudes * ratio, fit._replace(rss=rss)
+    return signs * (size + variance[:, None] * slope), fit._replace(rss=rss)
+
+
+def without_floor(magnitudes: Array, variance: Array, n_coils: int) -> Array:
+    """Magnitudes (V, N) less the mean square of noise of variance (V,) in each channel.
+
+    Gudbjartsson and Patz, Magn. Reson. Med. 34, 910 (1995), for several coils.
+    """
+    floor = 2 * n_coils * variance[:, None]
+    return np.asarray(np.sqrt(np.maximum(magnitudes**2 - floor, 0.0)))

@@ -21,6 +21,7 @@ from corrsk.acquisition.bounds import resolved_ranges
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._subspace import squares_outside
 
 # Probability of a misfit for signals that a fit explains: one false alarm in a million voxels.
 _LEVEL = 1e-6
@@ -79,6 +80,8 @@ class NoiseSubspace:
         protocol resolves, so that compartments beyond the bounds are misfit and not noise.
     inversion_efficiency : float
         Inversion efficiency eta in (0, 1].
+    with_offset : bool, default=False
+        Whether a constant that is added to a signal is no noise either.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class NoiseSubspace:
         protocol: AcquisitionProtocol,
         bounds: Mapping[str, tuple[float, float]],
         inversion_efficiency: float,
+        *,
+        with_offset: bool = False,
     ) -> None:
         resolved = resolved_ranges(protocol, inversion_efficiency)
         wide = {
@@ -98,6 +103,9 @@ class NoiseSubspace:
         left, values, _ = compress_kernel(model, n_points, _SMALL_CUTOFF)
         rank = max(int((values > _CUTOFF * values[0]).sum()), min(values.size, N // 2))
         self._basis = left[:, :rank]
+        if with_offset and rank < N:
+            self._basis, _ = np.linalg.qr(np.column_stack([self._basis, np.ones(N)]))
+            rank += 1
         self._N, self._rank = N, rank
 
     def misfit(self, x: Array, rss: Array, n_fitted: NDArray[np.int64], amplitude: Array) -> Misfit:
@@ -123,10 +131,8 @@ class NoiseSubspace:
         spare = self._N - self._rank
         empty = ~(amplitude > 0) & np.isfinite(rss)
         with np.errstate(all="ignore"):
-            inside = x @ self._basis
-            outside = x - inside @ self._basis.T
-            noise = np.einsum("vn,vn->v", outside, outside)[:, None]
-            noise = np.maximum(noise, _SMALLEST_RESIDUAL**2)
+            noise, _ = squares_outside(x, self._basis)
+            noise = np.maximum(noise[:, None], _SMALLEST_RESIDUAL**2)
             freedom = np.maximum(self._N - n_fitted, 0)
             chi2 = (rss / freedom) / (noise / spare)
             between = np.maximum(self._rank - n_fitted, 0)

@@ -137,7 +137,7 @@ class StartDictionary:
         h = (x @ self._atoms.T)[:, members].transpose(1, 0, 2)  # (R, V, K)
         a = np.maximum(h @ inverses, 0.0)
         gain = (a * (2 * h - a @ grams)).sum(axis=-1).T
-        best = np.argsort(-gain, axis=1, kind="stable")[:, :n_starts]
+        best = _largest(gain, n_starts)
         return np.take_along_axis(gain, best, axis=1), members[best]
 
     def _grown(self, x: Array, fit: Fit, n_starts: int) -> Array:
@@ -157,8 +157,7 @@ class StartDictionary:
         left = np.maximum(1 - np.einsum("vmk,vmk->vm", overlap, overlap), 1e-4)
         gain = np.maximum(residual @ self._atoms.T, 0.0) ** 2 / left
         peak = ascent(gain.reshape(V, *self._shape)) == np.arange(gain.shape[1])
-        best = np.argsort(np.where(peak, -gain, -1e-6 * gain), axis=1, kind="stable")
-        best = best[:, :n_starts]
+        best = _largest(np.where(peak, gain, 1e-6 * gain), n_starts)
         kept = np.broadcast_to(fit.theta[:, None], (V, best.shape[1], K, P))
         nuisances = fit.theta[:, None, :1, len(self._model.properties) :]
         added = self._model.with_nuisances(self._theta[best][:, :, None], nuisances)
@@ -180,3 +179,12 @@ class StartDictionary:
                 theta[:, k] -= shift
                 splits.append(np.clip(theta, low, high))
         return np.stack(splits, axis=1)
+
+
+def _largest(values: Array, n: int) -> NDArray[np.intp]:
+    """Places (V, n) of the n largest values of each row (V, M), in descending order."""
+    n = min(n, values.shape[1])
+    found = np.argpartition(-values, n - 1, axis=1)[:, :n]
+    found.sort(axis=1)  # of equal values the first, as in a stable sort
+    order = np.argsort(-np.take_along_axis(values, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)

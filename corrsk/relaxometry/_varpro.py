@@ -85,14 +85,17 @@ def linearise(model: KernelModel, theta: Array, x: Array) -> _Linearised:
     reached = np.matmul(phi_d.transpose(0, 2, 1), solve_each(masked, phi_d))
     hessian = (gram[:, K:, K:] - reached) * (weight[:, :, None] * weight[:, None, :])
     if model.nuisances:  # the derivative by a shared unknown is the sum over the compartments
-        Q = len(model.nuisances)
-        own = (P - Q) * K
-        collect = np.zeros((P * K, own + Q))
-        collect[np.arange(own), np.arange(own)] = 1.0
-        collect[np.arange(own, P * K), own + np.repeat(np.arange(Q), K)] = 1.0
-        gradient = gradient @ collect
-        hessian = np.matmul(collect.T, np.matmul(hessian, collect))
+        own = (P - len(model.nuisances)) * K
+        gradient = _shared(gradient, own, K)
+        hessian = _shared(_shared(hessian, own, K).transpose(0, 2, 1), own, K)
     return _Linearised(amplitudes, rss, gradient, hessian)
+
+
+def _shared(values: Array, own: int, K: int) -> Array:
+    """Sum entries (B, own + Q K, ..) of shared unknowns over K compartments: (B, own + Q, ..)."""
+    shared = values[:, own:]
+    sums = shared.reshape(len(values), -1, K, *values.shape[2:]).sum(axis=2)
+    return np.concatenate([values[:, :own], sums], axis=1)
 
 
 def _step(
@@ -183,12 +186,8 @@ def levenberg_marquardt(
         damping = np.maximum(damping, 1e-12)
 
         flat = np.where(better[:, None], trial_at, flat)
-        state = _Linearised(
-            *(
-                np.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-                for new, old in zip(trial, state, strict=True)
-            )
-        )
+        for new, old in zip(trial, state, strict=True):
+            np.copyto(old, new, where=better.reshape(-1, *(1,) * (new.ndim - 1)))
         moved = live[better]
         result.theta[moved] = flat[better]
         result.amplitudes[moved] = state.amplitudes[better]

@@ -17,6 +17,7 @@ from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import CONTRASTS, EchoTrain, SliceProfile, echo_train
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.echo_train_tables import angle_weights
+from corrsk.relaxometry._residuals import ResidualVariance
 
 Array = NDArray[np.float64]
 
@@ -64,6 +65,13 @@ class PulseCalibration:
         Part of TR in ms, after the excitation of the second of two series, over which the
         magnetisation does not recover, such as the duration of an echo train. The TR of the
         protocol is shorter by this time. 0 for a single series.
+    voxel_residual : float or None
+        Typical standard deviation of the residual of one compartment in a voxel, relative to its
+        largest signal: noise and what the signal model lacks. None if there are too few voxels or
+        measurements.
+    residual_freedom : float or None
+        Degrees of freedom of the distribution of that residual variance over the voxels: many if
+        all voxels have the same variance, few if it varies.
     """
 
     protocol: AcquisitionProtocol
@@ -77,6 +85,15 @@ class PulseCalibration:
     n_used: int
     ti_offset: float = 0.0
     saturation_time: float = 0.0
+    voxel_residual: float | None = None
+    residual_freedom: float | None = None
+
+    @property
+    def residual_variance(self) -> ResidualVariance | None:
+        """Distribution of the residual variance over the voxels, if it was estimated."""
+        if self.voxel_residual is None or self.residual_freedom is None:
+            return None
+        return ResidualVariance(self.voxel_residual, self.residual_freedom)
 
     def __str__(self) -> str:
         found = []
@@ -90,10 +107,16 @@ class PulseCalibration:
             found.append(f"gain of the second series {self.gain:.3f}")
         if self.saturation_time:
             found.append(f"saturation for {self.saturation_time:.0f} ms of its TR")
+        of_voxels = ""
+        if self.voxel_residual is not None:
+            of_voxels = (
+                f", residual of a voxel {100 * self.voxel_residual:.2f} % with "
+                f"{self.residual_freedom:.2g} degrees of freedom"
+            )
         return (
             f"{', '.join(found)}; residual of one compartment {100 * self.residual:.2f} % (before: "
             f"{100 * self.residual_before:.2f} %) in {self.n_used} of {self.n_voxels} voxels, "
-            f"noise {100 * self.sigma:.2f} % of the largest signal"
+            f"noise {100 * self.sigma:.2f} % of the largest signal{of_voxels}"
         )
 
 
@@ -255,6 +278,7 @@ def calibrate_pulses(
     protocol: AcquisitionProtocol,
     *,
     magnitude: bool = False,
+    n_coils: int = 1,
     random_state: int = 0,
 ) -> PulseCalibration:
     """Estimate the pulses of an image in which most voxels have one compartment.
@@ -268,6 +292,8 @@ def calibrate_pulses(
         refocusing pulses and their profile over the slice if it has an echo train.
     magnitude : bool, default=False
         Whether the signals are magnitudes.
+    n_coils : int, default=1
+        Number of coils whose magnitudes are combined.
     random_state : int, default=0
         Seed of the grouping of voxels.
 
@@ -305,11 +331,11 @@ def calibrate_pulses(
     kept = np.flatnonzero(sizes >= min(_MIN_VOXELS, sizes.max()))
     sigma = 0.0
     means = np.empty((kept.size, unit.shape[1]))
-    for _ in range(2):  # the square of a magnitude is larger by 2 sigma^2 in the mean
+    for _ in range(2):  # the square of a magnitude is larger by 2 n sigma^2 in the mean
         for row, group in enumerate(kept):
             own = unit[labels == group]
             if magnitude:
-                squared = np.maximum((own**2).mean(axis=0) - 2 * sigma**2, 0)
+                squared = np.maximum((own**2).mean(axis=0) - 2 * n_coils * sigma**2, 0)
                 means[row] = np.sqrt(squared)
             else:
                 means[row] = own.mean(axis=0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from numbers import Real
+from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import NOISE_DISTRIBUTIONS
+from corrsk.physics.magnitudes import checked_coils
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._criteria import (
     CRITERIA,
@@ -31,8 +33,9 @@ from corrsk.relaxometry._criteria import (
 )
 from corrsk.relaxometry._identifiability import check_number_of_measurements
 from corrsk.relaxometry._kernels import Array, KernelModel
-from corrsk.relaxometry._magnitudes import fit_magnitudes
+from corrsk.relaxometry._magnitudes import fit_magnitudes, without_floor
 from corrsk.relaxometry._misfit import Misfit
+from corrsk.relaxometry._residuals import ResidualVariance
 from corrsk.relaxometry._starts import StartDictionary
 from corrsk.relaxometry._varpro import (
     MAX_COMPARTMENTS,
@@ -41,6 +44,7 @@ from corrsk.relaxometry._varpro import (
     linearise,
 )
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.relaxometry.calibration import PulseCalibration
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
 
@@ -48,6 +52,9 @@ from corrsk.tissue.table import table_columns
 # times the fraction; without noise the residual falls by orders of magnitude down to rounding.
 _TOLERANCE = 1e-5
 _NO_ESTIMATE = -1.0
+_FEWEST_COMPARED = 20  # voxels of a batch that is compared with the calibrated image
+_FEW_SINGLE = 0.2  # share of the voxels of a batch with one compartment; in an image most are such
+_MOST_CALIBRATED = 2000  # voxels for the distribution of the residual variance, evenly spaced
 _AT_BOUND = 1e-6  # in the logarithm: steps that are clipped at a bound end there up to rounding
 
 
@@ -98,13 +105,17 @@ class MultiExponentialClassifier(_CompartmentCounter):
         lie above zero. See Notes.
     nuisances : Nuisances, optional
         Ranges of nuisance parameters that are fitted in each voxel, and shared by its compartments:
-        `inversion_efficiency`, `b1` (of echo trains) and `gain` (of the second of two series,
-        relative to that which :meth:`calibrate` found). None (default) for none.
+        `inversion_efficiency`, `b1` (of echo trains), `offset` (above -1, relative to M0) and
+        `gain` (of the second of two series, relative to that which :meth:`calibrate` found). None
+        (default) for none.
     min_fraction : float, default=0.0
         Smallest signal fraction of a compartment that counts, in [0, 0.5). In images, signal that
         leaks from neighbouring voxels and ghosts add compartments of a few per cent; 0.05 is the
         smallest fraction in the priors of corrsk. The probability of a fit belongs to the number
         of its compartments with at least this fraction.
+    n_coils : int, default=1
+        Number of coils whose magnitudes are combined by the root of the sum of squares, with equal
+        noise; needs noise_distribution="rician".
 
     Attributes
     ----------
@@ -145,7 +156,15 @@ class MultiExponentialClassifier(_CompartmentCounter):
     real part of a magnitude m, given the fitted signal S, is ``sign(S) m I1(z) / I0(z)`` with
     ``z = m |S| / sigma^2``, and the fit to these is a fit to signed signals. Signs thus follow
     from the fit, at each echo time, and weak magnitudes count for little. Criteria compare
-    residuals from the expected magnitudes.
+    residuals from the expected magnitudes. For n coils, ``I_n / I_(n-1)`` is in the place of
+    ``I1 / I0``.
+
+    After :meth:`calibrate`, the criteria use the noise of the image: the residual variances of one
+    compartment in its voxels, of noise and of what the signal model lacks, have a scale in common
+    and an inverse chi-square distribution around it, which is the prior of the variance of a voxel
+    (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 3 (2004)). Its degrees of freedom add to those of the
+    voxel. Few measurements profit most: the F-test selects two compartments with six measurements
+    only with such a prior, and BIC selects too many less often.
 
     A voxel that no count explains (an F-test of the residual against the noise, which is estimated
     from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
@@ -177,6 +196,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         "noise_distribution": [StrOptions(set(NOISE_DISTRIBUTIONS))],
         "nuisances": [Nuisances, None],
         "min_fraction": [Interval(Real, 0, 0.5, closed="left")],
+        "n_coils": [Integral],
     }
 
     def __init__(
@@ -195,6 +215,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         noise_distribution: str = "gaussian",
         nuisances: Nuisances | None = None,
         min_fraction: float = 0.0,
+        n_coils: int = 1,
     ) -> None:
         self.protocol = protocol
         self.bounds = bounds
@@ -210,6 +231,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         self.noise_distribution = noise_distribution
         self.nuisances = nuisances
         self.min_fraction = min_fraction
+        self.n_coils = n_coils
 
     @renamed_method("estimate_compartments")
     def fit_compartments(self, X: ArrayLike, n_compartments: int | None = None) -> Any:
@@ -324,7 +346,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
             .assign(
                 n_c=n_c.astype(np.int64), scale=norm * amplitudes.sum(axis=1), rss=norm**2 * rss,
                 chi2=chi2, misfit=misfit, at_bound=at_bound.any(axis=(1, 2)),
-                **dict(zip(self._model.nuisances, np.exp(nuisances.T), strict=True)),
+                **self._model.nuisance_values(nuisances),
             )
             .set_axis(X.index if hasattr(X, "index") and hasattr(X, "iloc") else range(len(n_c)))
         )  # fmt: skip
@@ -354,7 +376,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         """Standard errors (V, K, P) of theta; 0 where the measurements are too few."""
         V, K = fit.amplitudes.shape
         P = len(self._model.properties)
-        freedom = self.n_features_in_ - int(self._n_fitted(np.array(K)))
+        freedom = int(self._freedom(np.array(K)))
         if freedom < 1:
             return np.zeros((V, K, P))
         # the Gauss-Newton matrix, from which the amplitudes are eliminated already, at the fitted
@@ -389,6 +411,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
                 f"fits are possible for up to {MAX_COMPARTMENTS} compartments, got the count "
                 f"{counts.max()}"
             )
+        checked_coils(self.n_coils, self.noise_distribution)
         self._check_measurements(protocol, counts)
         seed = entropy(self.random_state)
         self._starts = StartDictionary(model, range(1, counts.max() + 1), seed)
@@ -396,26 +419,88 @@ class MultiExponentialClassifier(_CompartmentCounter):
     def _check_measurements(self, protocol: AcquisitionProtocol, counts: NDArray[np.int64]) -> None:
         check_number_of_measurements(protocol, counts, self.criterion)
 
-    def _probabilities(self, unit: Array) -> tuple[Array, Array]:
+    def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
+        probabilities, misfit, relative, freedom = self._solve_voxels(
+            signals, self._answers, [(len(self.classes_),), (), (), ()]
+        )
+        self._warn_of_another_image(probabilities, relative, freedom)
+        self._warn_of_misfits(misfit == 1)
+        return probabilities
+
+    def _answers(self, unit: Array) -> tuple[Array, ...]:
+        """Probabilities, misfits, relative residuals of the selected fits, and their freedom."""
         unit, fits = self._fits(unit, int(self.counts_.max()))
         weights, misfit = self._weights(unit, fits)
-        return weights, np.asarray(misfit.significant.all(axis=1), dtype=np.float64)
+        selected = self.counts_[self._best(weights)]
+        rss = np.stack([fit.rss for fit in fits], axis=1)[np.arange(len(unit)), selected - 1]
+        return (
+            weights, np.asarray(misfit.significant.all(axis=1), dtype=np.float64),
+            rss / np.square(unit).max(axis=1), self._freedom(selected).astype(np.float64),
+        )  # fmt: skip
+
+    def _warn_of_another_image(self, probabilities: Array, relative: Array, freedom: Array) -> None:
+        """Warn if the voxels can hardly be of the image of the calibration."""
+        of_image, usable = self._residual_variance, np.isfinite(freedom)
+        n = int(usable.sum())
+        if of_image is None or n < _FEWEST_COMPARED:
+            return
+        ratio = of_image.differs(relative[usable], freedom[usable])
+        one = float((self.counts_[self._best(probabilities[usable])] == 1).mean())
+        if ratio is not None:
+            difference = (
+                f"the residuals of these {n} voxels are typically {ratio:.2g} times those of the "
+                "calibrated image, relative to the largest signal"
+            )
+        elif 1 in self.counts_ and len(self.counts_) > 1 and one < _FEW_SINGLE:
+            difference = (
+                f"one compartment is selected in {one:.0%} of these {n} voxels, but a calibration "
+                "is for images most of whose voxels have one: unless these are mixtures by choice, "
+                "the pulses differ from those of the calibrated image"
+            )
+        else:
+            return
+        warnings.warn(
+            f"{difference}. A calibration holds for the pulses and noise of one image: call "
+            "calibrate(X) with all voxels of the image of these signals",
+            UserWarning,
+            stacklevel=user_level(),
+        )
 
     def _fits(self, unit: Array, largest: int) -> tuple[Array, list[Fit]]:
         """Fits of 1, 2, .., `largest` compartments to signals (V, N) with norm 1.
 
         Returns the signals too, with signs if they are magnitudes.
         """
-        magnitudes = None
-        if self.noise_distribution == "rician":
-            magnitudes = np.abs(unit)
-            unit = self._starts.with_signs(magnitudes)
+        if self.noise_distribution != "rician":
+            return self._nested_fits(unit, largest)
+        magnitudes = without_signs = np.abs(unit)
+        variance = None
+        if self.n_coils > 1:
+            # The noise floor of several coils is no small correction. The residual of fits that
+            # take it for a compartment is the noise.
+            K = min(2, int(self.counts_.max()))
+            _, rough = self._nested_fits(self._starts.with_signs(magnitudes), K)
+            freedom = max(int(self._freedom(np.array(K))), 1)
+            variance = rough[-1].rss / freedom
+            without_signs = without_floor(magnitudes, variance, self.n_coils)
+        unit = self._starts.with_signs(without_signs)
+        return self._nested_fits(unit, largest, magnitudes, without_signs, variance)
+
+    def _nested_fits(
+        self,
+        unit: Array,
+        largest: int,
+        magnitudes: Array | None = None,
+        without_signs: Array | None = None,
+        variance: Array | None = None,
+    ) -> tuple[Array, list[Fit]]:
+        """Fits to signals, and then to the magnitudes, if there are any."""
         fits: list[Fit] = []
         for K in range(1, largest + 1):
             starts = self._starts.starts(unit, K, fits[-1] if fits else None, self.n_starts)
             signed = np.broadcast_to(unit[:, None], (*starts.shape[:2], unit.shape[1]))
-            if magnitudes is not None:
-                more = self._starts.of_patterns(magnitudes, K)
+            if without_signs is not None:
+                more = self._starts.of_patterns(without_signs, K)
                 if more is not None:
                     signed = np.concatenate([signed, more[0]], axis=1)
                     starts = np.concatenate([starts, more[1]], axis=1)
@@ -429,7 +514,8 @@ class MultiExponentialClassifier(_CompartmentCounter):
             if magnitudes is not None:
                 unit, best = fit_magnitudes(
                     self._model, magnitudes, best, int(self._n_fitted(np.array(K))),
-                    max_steps=self.max_steps, tol=_TOLERANCE,
+                    variance=variance, n_coils=self.n_coils, max_steps=self.max_steps,
+                    tol=_TOLERANCE,
                 )  # fmt: skip
             fits.append(best if not fits else _nested(best, fits[-1]))
         return unit, fits
@@ -444,15 +530,41 @@ class MultiExponentialClassifier(_CompartmentCounter):
         possible = needed_measurements(n_fitted, self.criterion) <= N
         possible[0] = True
         misfit = self._misfit(unit, [fits[K - 1] for K in counts[possible]])
+        prior = self._residual_variance
+        of_image = (0.0, 0.0) if prior is None else (prior.squares(unit), prior.freedom)
         if self.criterion == "f-test":
-            weights: Array = np.eye(len(counts))[f_test_choice(rss, N, n_fitted, self.alpha)]
+            chosen = f_test_choice(rss, N, n_fitted, self.alpha, *of_image)
+            weights: Array = np.eye(len(counts))[chosen]
             weights[~np.isfinite(rss).all(axis=1)] = np.nan
         else:
-            values = information_criterion(rss, N, n_fitted + 1, self.criterion)
+            values = information_criterion(rss, N, n_fitted + 1, self.criterion, *of_image)
             weights = criterion_weights(values)
         if self.min_fraction:
             weights = self._of_counted(weights, [fits[K - 1] for K in counts], counts)
         return misfit.spread(weights, possible)[:, np.argsort(order)], misfit
+
+    @property
+    def _residual_variance(self) -> ResidualVariance | None:
+        calibration = getattr(self, "calibration_", None)
+        return None if calibration is None else calibration.residual_variance
+
+    def _with_residuals(self, signals: NDArray[np.floating[Any]]) -> PulseCalibration:
+        """Add the residual variance of one compartment, over the voxels, to the calibration."""
+        signals = self._at_one_scale(signals[signals.any(axis=1)])
+        signals = signals[:: -(-len(signals) // _MOST_CALIBRATED)]
+
+        def solve(unit: Array) -> tuple[Array, ...]:
+            unit, (fit,) = self._fits(unit, 1)
+            return (fit.rss / np.abs(unit).max(axis=1) ** 2,)
+
+        (relative,) = self._solve_voxels(signals, solve, [()])
+        freedom = int(self._freedom(np.array(1)))
+        found = ResidualVariance.from_residuals(relative, freedom)
+        if found is None:
+            return self.calibration_
+        return replace(
+            self.calibration_, voxel_residual=found.sigma, residual_freedom=found.freedom
+        )
 
     def _of_counted(self, weights: Array, fits: Sequence[Fit], counts: NDArray[np.int64]) -> Array:
         """Weights (V, C) of fits as weights of the numbers of compartments that count."""
@@ -478,11 +590,15 @@ class MultiExponentialClassifier(_CompartmentCounter):
         """Number of parameters of fits, without the noise variance."""
         return counts * (len(self._model.properties) + 1) + len(self._model.nuisances)
 
+    def _freedom(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Degrees of freedom of the residuals of fits."""
+        return self.n_features_in_ - self._n_fitted(counts)
+
     def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
         given = self.nuisances
         if given is None:
             return {}
-        possible = ("inversion_efficiency", "b1", "gain")
+        possible = ("inversion_efficiency", "b1", "offset", "gain")
         other = [name for name in given.names if name not in possible]
         if other:
             raise ValueError(
@@ -495,7 +611,10 @@ class MultiExponentialClassifier(_CompartmentCounter):
                 f"the range of {single[0]} must be a pair (smallest, largest), got "
                 f"{getattr(given, single[0])!r}"
             )
-        return {name: getattr(given, name) for name in given.names}
+        ranges: dict[str, tuple[float, float]] = {n: getattr(given, n) for n in given.names}
+        if "offset" in ranges and not ranges["offset"][0] > -1:
+            raise ValueError(f"the range of offset must be above -1, got {ranges['offset']!r}")
+        return ranges
 
 
 def _nested(fit: Fit, smaller: Fit) -> Fit:

@@ -26,6 +26,7 @@ from corrsk.acquisition.protocol import (
 from corrsk.physics.magnitudes import checked_coils
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._subspace import squares_outside
 
 _MOST_VOXELS = 20_000  # evenly spaced ones of larger data
 _N_JUDGED = 1000  # voxels for the distribution of M0, and with weak magnitudes
@@ -544,9 +545,8 @@ def _residuals(signals: Array, basis: Array, weakest: float) -> _Residuals | Non
     # by the fit, because a choice by the measured values would leave out their noise below
     strong = np.abs(signals @ basis @ basis.T) > weakest
     complete = strong.all(axis=1) if weakest else np.ones(len(signals), dtype=bool)
-    outside = signals[complete] - signals[complete] @ basis @ basis.T
-    squares = np.sum(outside**2, axis=1)
-    freedom = np.full(len(squares), basis.shape[0] - basis.shape[1])
+    squares, spare = squares_outside(signals[complete], basis)
+    freedom = np.full(len(squares), spare)
     rest = np.flatnonzero(~complete)
     if rest.size:
         rest = rest[:: -(-rest.size // _N_JUDGED)]

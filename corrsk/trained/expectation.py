@@ -17,6 +17,7 @@ from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.novelty.detector import EXPLAINED, REASONS, SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.preprocessing._scale import M0Estimator
+from corrsk.relaxometry._subspace import noise_outside
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import resolve_prior
@@ -239,26 +240,6 @@ def expected_signals(definition: DatasetDefinition) -> ExpectedSignals:
 @lru_cache(maxsize=16)
 def _expected(definition: DatasetDefinition, _order: tuple[float, ...]) -> ExpectedSignals:
     return ExpectedSignals.from_definition(definition)
-
-
-def noise_outside(signals: Array, basis: Array) -> Array:
-    """Estimate the standard deviation of the noise of each voxel.
-
-    Parameters
-    ----------
-    signals : ndarray of shape (n_samples, n_measurements)
-        Signals.
-    basis : ndarray of shape (n_measurements, d)
-        Orthonormal basis of the noise-free signals.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        Root mean square of the part of each signal outside the subspace, per degree of freedom.
-    """
-    outside = signals - signals @ basis @ basis.T
-    freedom = max(1, np.subtract(*basis.shape))
-    return np.asarray(np.sqrt((outside**2).sum(axis=1) / freedom))
 
 
 def most_are_novel(

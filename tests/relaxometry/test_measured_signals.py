@@ -56,6 +56,8 @@ def signals_of(tissue, protocol="ir-se-8x8", noise_level=0.003, **options):
             JOINED.in_grid_order(),
             {"inversion_efficiency": (0.7, 1.0), "b1": (0.7, 1.3), "gain": (0.5, 2.0)},
         ),
+        (JOINED.in_grid_order(), {"offset": (-0.2, 0.2), "gain": (0.5, 2.0)}),
+        (AcquisitionProtocol.named("ir-se-8x8"), {"offset": (-0.2, 0.2)}),
         (AcquisitionProtocol(te=10.0 * np.arange(1, 9), readout=TRAIN), {"b1": (0.7, 1.3)}),
     ],
 )
@@ -112,6 +114,54 @@ def test_magnitudes_are_counted_as_well_as_signed_signals():
     # both have other noise: the difference has a standard deviation of 0.03 in 150 voxels
     assert abs(right[0].mean() - right[1].mean()) < 0.1
     assert right[1].mean() > 0.7
+
+
+def test_an_offset_does_not_add_compartments():
+    tissue, _ = tissue_of(60, counts=(1,), offset=0.03)
+    X = signals_of(tissue, noise_level=0.001)
+    offset = Nuisances(offset=(-0.1, 0.1))
+    plain = MultiExponentialClassifier("ir-se-8x8", **COUNTS).fit(X)
+    fitted = MultiExponentialClassifier("ir-se-8x8", nuisances=offset, **COUNTS).fit(X)
+    assert (plain.predict(X) > 1).mean() > 0.8
+    assert (fitted.predict(X) == 1).mean() > 0.8
+    table = fitted.estimate_compartments(X, 1)
+    # relative to M0, which is 1; 60 voxels at 0.1 % noise
+    assert abs(table["offset"].median() - 0.03) < 0.003
+    assert abs(table["scale"].median() - 1) < 0.01
+
+
+@pytest.mark.filterwarnings("ignore:.* voxels are not explained")
+def test_the_noise_floor_of_several_coils_does_not_add_compartments():
+    te = 10.0 * np.arange(1, 33)
+    n_coils, sigma = 4, 0.05
+    channels = sigma * np.random.default_rng(0).normal(size=(2 * n_coils, 100, te.size))
+    channels[0] += np.exp(-te / 60)
+    X = np.sqrt((channels**2).sum(axis=0))
+    one, t2 = {}, {}
+    for number in (1, n_coils):
+        model = MultiExponentialClassifier(
+            AcquisitionProtocol(te=te), criterion="bic", counts=(1, 2), random_state=0,
+            verbose=False, noise_distribution="rician", n_coils=number,
+        ).fit(X)  # fmt: skip
+        one[number] = (model.predict(X) == 1).mean()
+        t2[number] = model.estimate_compartments(X, 1)["T2_1"].median()
+    assert one[1] < 0.2
+    assert one[n_coils] > 0.7
+    # the standard error of the median of 100 voxels is 1
+    assert t2[1] > 75
+    assert abs(t2[n_coils] - 60) < 8
+
+
+@pytest.mark.parametrize(
+    ("n_coils", "distribution", "message"),
+    [(0, "rician", "from 1 to 32"), (4, "gaussian", "needs noise_distribution='rician'")],
+)
+def test_impossible_numbers_of_coils_are_refused(n_coils, distribution, message):
+    model = MultiExponentialClassifier(
+        "ir-se-8x8", n_coils=n_coils, noise_distribution=distribution, **COUNTS
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(np.ones((3, 64)))
 
 
 def test_the_noise_floor_of_magnitudes_does_not_add_compartments():
@@ -236,7 +286,9 @@ def test_faint_compartments_need_not_count():
 @pytest.mark.parametrize(
     ("nuisances", "protocol", "message"),
     [
-        (Nuisances(offset=(0, 0.1)), "ir-se-8x8", "offset, but fits have"),
+        (Nuisances(echo_loss=(0, 0.05)), "ir-se-8x8", "echo_loss, but fits have"),
+        (Nuisances(offset=(-1.0, 0.1)), "ir-se-8x8", "offset must be above -1"),
+        (Nuisances(offset=0.1), "ir-se-8x8", "must be a pair"),
         (Nuisances(b1=(0.8, 1.2)), "ir-se-8x8", "single spin echoes"),
         (Nuisances(gain=(0.5, 2)), "ir-se-8x8", "1 series"),
         (Nuisances(inversion_efficiency=0.9), "ir-se-8x8", "must be a pair"),

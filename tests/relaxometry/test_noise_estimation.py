@@ -21,6 +21,7 @@ from corrsk import (
     physics,
 )
 from corrsk.pretrained import model_advice, pretrained_names
+from corrsk.relaxometry._subspace import noise_outside
 from tests._helpers import SHARED_DATA
 
 GRID = AcquisitionProtocol.named("ir-se-8x8")
@@ -259,3 +260,11 @@ def test_a_phantom():
         rest.append(np.mean((voxels.T - fit) ** 2) * 32 / 29 * 25 / 24)
     assert noise.noise_distribution == "rician"
     assert noise.sigma == pytest.approx(math.sqrt(np.median(rest)), rel=0.2)
+
+
+def test_the_noise_outside_a_subspace_is_that_of_the_signals():
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(32, 6)))
+    signals = rng.normal(size=(400, 6)) @ basis.T + 0.01 * rng.normal(size=(400, 32))
+    # 400 voxels with 26 degrees of freedom: a relative standard error of 0.7 %
+    assert np.sqrt(np.mean(noise_outside(signals, basis) ** 2)) == pytest.approx(0.01, rel=0.04)
