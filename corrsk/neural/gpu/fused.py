@@ -212,6 +212,7 @@ class FusedNetworks:
             numbers([each.weight_decay for each in settings]),
             numbers([each.momentum for each in settings]),
         ]  # fmt: skip
+        self._replays: list[Work] = []
         self._n_updating = math.ceil(layout.n_packed / _UPDATE_WEIGHTS) + 1
 
     @property
@@ -248,12 +249,16 @@ class FusedNetworks:
 
             return graphs.capture(take_steps)
 
-        self._replays: list[Work] = []
+        self.release()
         if n_replays:
             self._replays += n_replays * [steps(_STEPS_PER_GRAPH * [self._batch_size])]
         others = n_others * [self._batch_size] + ([rest] if rest else [])
         if others:
             self._replays.append(steps(others))
+
+    def release(self) -> None:
+        """Release the graphs, which refer to this object."""
+        self._replays = []
 
     def train_pass(self) -> None:
         """Train on all signals, in the present orders; does not wait for the device."""
@@ -330,6 +335,7 @@ class FusedStep:
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "_networks"):
+            self._networks.release()
             for parameter in self._parameters:
                 parameter.data = parameter.data.clone()
 

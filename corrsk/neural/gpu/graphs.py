@@ -10,8 +10,9 @@ numbers from replay to replay. The losses are summed on the device and read once
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol, Self
 
@@ -73,16 +74,54 @@ class CudaGraphs:
             training.wait_stream(self._stream)
 
     def capture(self, step: Work) -> Work:
-        """Capture a step as a graph; return the replay of the graph."""
+        """Capture a step as a graph; return the replay of the graph.
+
+        After an error, the process can go on to draw random numbers and to capture.
+        """
         graph = torch.cuda.CUDAGraph()
         # the outer context restores the current stream, which torch.cuda.graph does not after an
         # error. "thread_local": other threads of the user may allocate memory on the GPU
-        with (
-            torch.cuda.stream(torch.cuda.current_stream(self._device)),
-            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
-        ):
-            step()
+        with _no_garbage_collection(), torch.cuda.stream(torch.cuda.current_stream(self._device)):
+            try:
+                with torch.cuda.graph(
+                    graph, stream=self._stream, capture_error_mode="thread_local"
+                ):
+                    step()
+            except Exception:
+                self._end_failed_capture()
+                raise
         return _Replay(graph, step)
+
+    def _end_failed_capture(self) -> None:
+        """Capture something harmless.
+
+        PyTorch ends the capture mode of its random generator only after a successful capture;
+        before, every draw on the GPU would be an error.
+        """
+        with suppress(Exception):
+            number = torch.zeros(1, device=self._device)
+            with torch.cuda.graph(
+                torch.cuda.CUDAGraph(), stream=self._stream, capture_error_mode="thread_local"
+            ):
+                number.add_(1)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Collect garbage now, and not within this context manager.
+
+    A graph that is destroyed while another one is captured invalidates the capture ("operation
+    not permitted when stream is capturing"), and the process may end with a segmentation fault.
+    Graphs in cycles of references are destroyed by the garbage collection, at any time.
+    """
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Replay:
@@ -176,9 +215,7 @@ class GraphedStep:
 
     def __exit__(self, *_: object) -> None:
         self._net.module_.zero_grad()  # the gradients are in the memory of the graphs
-        # graphs that live on, until the collection of garbage, could be destroyed in the middle of
-        # another capture, which is an error
-        self._replays = {}
+        self._replays = {}  # their memory is free from now on, not after a garbage collection
 
     def _prepare(self) -> None:
         net, settings, schedule, signals = self._net, self._settings, self._schedule, self._signals

@@ -191,6 +191,7 @@ class _Stack:
 
     def outcomes(self) -> list[Outcome]:
         """Return net and history, or the error, of each network."""
+        self._epochs.release()
         self._weights.write_back()
         outcomes: list[Outcome] = []
         for model, (net, history) in enumerate(zip(self._nets, self._histories, strict=True)):
@@ -215,6 +216,10 @@ class _Epochs(Protocol):
         Tensor of shape (n_models,)
             Sums of the losses.
         """
+        ...
+
+    def release(self) -> None:
+        """Release the memory of the training."""
         ...
 
 
@@ -274,6 +279,9 @@ class _TorchEpochs:
                 total += losses.sum(dim=1)
         return total
 
+    def release(self) -> None:
+        """Release nothing: there are no graphs."""
+
 
 class _FusedEpochs:
     """Training of a stack by the kernels of :mod:`corrsk.neural.gpu.fused`.
@@ -307,6 +315,10 @@ class _FusedEpochs:
         self._networks.totals.zero_()
         self._networks.train_pass()
         return self._networks.totals
+
+    def release(self) -> None:
+        """Release the graphs."""
+        self._networks.release()
 
 
 class _StackedBatches:

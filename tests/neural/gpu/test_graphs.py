@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,12 @@ def assert_close_training(one, other, at_start):
 
 
 # -- replays against plain steps -----------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def no_fused_kernels(monkeypatch):
+    """Train the CNN by graphs of torch's kernels, also on a GPU."""
+    monkeypatch.setattr("corrsk.neural.gpu.fused.COMPILERS", {})
 
 
 @pytest.fixture(autouse=True)
@@ -635,9 +642,44 @@ def test_a_failed_capture_leaves_the_process_able_to_capture():
     value = torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError):
         graphs.capture(lambda: value.sum().item())
+    assert torch.rand(2, device="cuda").min() >= 0
     replay = graphs.capture(lambda: value.add_(1))
     replay()
     assert value.tolist() == [2.0, 2.0, 2.0]
+
+
+@needs_gpu
+def test_garbage_is_not_collected_during_a_capture():
+    device = torch.device("cuda")
+    value = torch.ones(3, device=device)
+
+    class Owner:
+        """Owner of a graph, in a cycle of references."""
+
+        def __init__(self):
+            self.me = self
+            self.replay = graphed.CudaGraphs(device).capture(lambda: value.add_(1))
+
+    def step():
+        [[] for _ in range(10_000)]  # enough objects for a collection
+        value.add_(1)
+
+    for _ in range(3):
+        Owner()
+        graphed.CudaGraphs(device).capture(step)()
+
+
+def test_the_garbage_collection_goes_on_after_a_capture():
+    with graphed._no_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with graphed._no_garbage_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_replays_are_released_with_their_step(tapes, signals):
