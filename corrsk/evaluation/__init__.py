@@ -8,6 +8,7 @@ from corrsk.evaluation.calibration import (
     reliability_table,
 )
 from corrsk.evaluation.ceiling import accuracy_ceiling, known_ceiling, regret
+from corrsk.evaluation.compartments import compartment_metrics, compartments_right
 from corrsk.evaluation.displays import (
     AccuracyOverNoiseDisplay,
     CountRocDisplay,
@@ -58,6 +59,8 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_interval",
     "calibration_by_noise_level",
+    "compartment_metrics",
+    "compartments_right",
     "evaluate",
     "known_ceiling",
     "expected_calibration_error",
