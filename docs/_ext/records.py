@@ -322,6 +322,37 @@ def t1t2_table() -> str:
     return table(["SNR", "published", *(f"`{name}`" for name in models)], rows)
 
 
+def compartments_table() -> str:
+    """Metrics of estimated compartments on the data set t1t2-detr."""
+    found = record("compartments")
+    columns = {
+        "count_accuracy": "count", "strict_accuracy": "strict", "strict_accuracy_1": "1",
+        "strict_accuracy_2": "2", "strict_accuracy_3": "3",
+        "strict_accuracy_with_fractions": "with fractions", "average_precision": "mAP@7",
+        "f1": "F1", "T1_error": "T1", "T2_error": "T2", "T1_error_p90": "T1, p90",
+    }  # fmt: skip
+    published = {f"published: {name}": row for name, row in found["published"].items()}
+    rows = []
+    for name, row in (found["rows"] | published).items():
+        cells = [pct(row[key]) if key in row else "" for key in columns]
+        if "strict accuracy, interval" in row:
+            low, high = (pct(each) for each in row["strict accuracy, interval"])
+            cells[1] = f"**{cells[1]}** {between(low, high)}"
+        rows.append([name, *cells])
+    return table(["in %", *columns.values()], rows)
+
+
+def compartments_ladder() -> str:
+    """Strict accuracy at fixed SNRs on the data set t1t2-detr."""
+    found = record("compartments")
+    final = found["published"]["t1t2-detr, final"]["strict accuracy by SNR"]
+    ladders = found["strict accuracy by SNR"] | {"published: t1t2-detr, final": final}
+    return table(
+        ["SNR", *final],
+        [[name, *(pct(row[snr]) for snr in final)] for name, row in ladders.items()],
+    )
+
+
 SCANNER = "scanner-ir-se-8x8"
 # models of the record "scanner", in the order of the tables
 SCANNER_MODELS = {"exact": "`exact`", SCANNER: f"`{SCANNER}`"}
