@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
 
 from corrsk import CorrelationCNNClassifier
 from corrsk.neural.training.callbacks import EpochProgress
+from corrsk.neural.training.checkpoint import TrainingCheckpoint, _header
 from corrsk.neural.training.net import CountLoss, TensorSignals, WholeBatches
 from corrsk.neural.training.schedules import SCHEDULES, one_cycle, steps
+from tests._helpers import make_classifier
 
 
 def test_whole_batches_visit_every_sample_once():
@@ -151,3 +155,134 @@ def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
     assert "valid_loss" in shown
     classifier(max_epochs=2, verbose=False).fit(*signals)
     assert "training" not in capsys.readouterr().err
+
+
+# -- damaged and altered checkpoints -------------------------------------------------
+
+
+OPTIMIZERS = {
+    "adamw": ("cnn", {"backend": "torch"}),
+    "muon": ("residual-mlp", {"width": 8, "n_blocks": 2, "optimizer": "muon"}),
+    "sgd": ("cnn", {"backend": "torch", "optimizer": "sgd", "momentum": 0.9}),
+}
+
+
+@pytest.fixture(scope="module", params=OPTIMIZERS)
+def written(request, small_data, tmp_path_factory):
+    """Checkpoint after one epoch, its content, and a function that fits with it."""
+    path = tmp_path_factory.mktemp(request.param) / "training.checkpoint"
+    X, y = small_data.data[:40], small_data.target[:40]
+    network, changes = OPTIMIZERS[request.param]
+    settings = {"max_epochs": 1, "random_state": 0, "verbose": False, "batch_size": 40}
+
+    def fit():
+        return make_classifier(network, **settings | changes, checkpoint=path).fit(X, y)
+
+    fit()
+    return path, path.read_bytes(), fit
+
+
+@pytest.fixture
+def checkpoint(written):
+    path, content, fit = written
+    path.write_bytes(content)
+    return path, fit
+
+
+def without_header(path):
+    return path.read_bytes().split(b"\n", 1)[1]
+
+
+def test_a_changed_bit_is_noticed(checkpoint):
+    path, fit = checkpoint
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    reader = TrainingCheckpoint(path, "another training", [], torch.Generator())
+    with pytest.raises(ValueError, match="of a training with other parameters"):
+        reader.read()  # undamaged
+    for position in rng.integers(len(content), size=200):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged|is not a training checkpoint"):
+            reader.read()
+    with pytest.raises(ValueError, match="is damaged|is not a training checkpoint"):
+        fit()
+    assert path.read_bytes() == damaged  # the file is kept
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="is damaged"):
+        fit()
+
+
+def test_a_checkpoint_of_the_first_format_is_resumed(checkpoint):
+    path, fit = checkpoint
+    whole = fit()
+    state = torch.load(io.BytesIO(without_header(path)), weights_only=True)
+    torch.save({"format": 1, **state}, path)
+    resumed = fit()
+    assert resumed.history_ == whole.history_
+    torch.save({"format": 3, **state}, path)
+    with pytest.raises(ValueError, match="not a training checkpoint"):
+        fit()
+
+
+def first_state(state):
+    """First state of an optimiser that has tensors."""
+    parts = state["optimizer"].get("parts", [state["optimizer"]])
+    return next(each for part in parts for each in part["state"].values())
+
+
+def alter_moment(change):
+    def alter(state):
+        moments = first_state(state)
+        name = next(name for name in moments if name != "step")
+        moments[name] = change(moments[name])
+
+    return alter
+
+
+def alter_weights(change):
+    def alter(state):
+        name = next(iter(state["module"]))
+        state["module"][name] = change(state["module"][name])
+
+    return alter
+
+
+def set_entry(key, value):
+    def alter(state):
+        state[key] = value
+
+    return alter
+
+
+ALTERATIONS = {
+    "empty moment": alter_moment(lambda t: torch.zeros(0)),
+    "short moment": alter_moment(lambda t: t.ravel()[:1]),
+    "double moment": alter_moment(lambda t: t.double()),
+    "moment that is not finite": alter_moment(lambda t: torch.full_like(t, torch.nan)),
+    "moment that is a number": alter_moment(lambda t: 1.0),
+    "sparse moment": alter_moment(lambda t: t.to_sparse()),
+    "unknown moment": lambda state: first_state(state).update(more=torch.zeros(2)),
+    "weights of another shape": alter_weights(lambda t: torch.zeros(3)),
+    "weights that are not finite": alter_weights(lambda t: torch.full_like(t, torch.inf)),
+    "no weights": set_entry("module", {}),
+    "no optimiser": set_entry("optimizer", {}),
+    "history of numbers": set_entry("history", [3]),
+    "short random state": set_entry("rng", torch.zeros(3, dtype=torch.uint8)),
+    "no order": set_entry("order", None),
+    "no callbacks": set_entry("callbacks", []),
+}
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_an_altered_checkpoint_is_refused(checkpoint, name):
+    """Also with a right digest: torch's optimisers would write beyond tensors of wrong shapes."""
+    path, fit = checkpoint
+    state = torch.load(io.BytesIO(without_header(path)), weights_only=True)
+    ALTERATIONS[name](state)
+    file = io.BytesIO()
+    torch.save(state, file)
+    path.write_bytes(_header(file.getvalue()) + file.getvalue())
+    with pytest.raises(ValueError, match="does not fit its training, and may be damaged"):
+        fit()
