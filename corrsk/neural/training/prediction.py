@@ -131,7 +131,8 @@ def restored_net(
     ValueError
         If the weights do not match the network.
     """
-    state = {name: torch.from_numpy(values) for name, values in weights.items()}
+    # copies, because products round differently where memory is not aligned as torch's is
+    state = {name: torch.from_numpy(values).clone() for name, values in weights.items()}
     # the initial weights, which are replaced, must not use random numbers of a training
     with own_random_numbers(0, torch.device("cpu")):
         module = NETWORKS[network](shape) if isinstance(network, str) else created_module(network)
