@@ -267,6 +267,17 @@ class SignalNet(NeuralNet):
         """Whether the net lacks the parts that only the training needs."""
         return bool(getattr(self, "_trimmed_for_prediction", False))
 
+    def trim_for_prediction(self) -> None:
+        """Delete the optimiser and all else that only the training needs.
+
+        The input scaling gets the memory layout that it has after saving and loading, on which the
+        rounding of products depends.
+        """
+        super().trim_for_prediction()
+        for part in self.module_.modules():
+            for name, buffer in part.named_buffers(recurse=False):
+                setattr(part, name, buffer.contiguous())
+
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
         return [("epoch_timer", EpochTimer())]
