@@ -9,6 +9,7 @@ import typer
 
 from corrsk import __version__
 from corrsk.cli.compare import compare
+from corrsk.cli.map import map_command
 from corrsk.cli.output import log_to_terminal, logger
 from corrsk.cli.pretrain import pretrain
 from corrsk.cli.reproduce import reproduce
@@ -41,6 +42,7 @@ def _main(
 
 for command in (reproduce, compare, simulate, pretrain):
     app.command()(command)
+app.command("map")(map_command)
 
 
 @app.command("benchmark", hidden=True)
