@@ -14,6 +14,7 @@ from corrsk.cli.output import log_to_terminal, logger
 from corrsk.cli.pretrain import pretrain
 from corrsk.cli.reproduce import reproduce
 from corrsk.cli.simulate import simulate
+from corrsk.cli.train import train
 
 app = typer.Typer(
     name="corrsk",
@@ -40,7 +41,7 @@ def _main(
     log_to_terminal()
 
 
-for command in (reproduce, compare, simulate, pretrain):
+for command in (reproduce, compare, simulate, pretrain, train):
     app.command()(command)
 app.command("map")(map_command)
 

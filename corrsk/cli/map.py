@@ -83,6 +83,13 @@ def map_command(
         bool,
         typer.Option("--join", help="Map all sets of a subject together, as series of its voxels."),
     ] = False,
+    te: Annotated[
+        float | None,
+        typer.Option(
+            help="Echo time in ms of sets to --join whose sidecars have none, such as IRT1.",
+            show_default=False,
+        ),
+    ] = None,
     statistics: Annotated[
         str | None,
         typer.Option(
@@ -144,7 +151,7 @@ def map_command(
             raise FileNotFoundError(f"there is no folder {report.parent} for the report")
         subjects = find_subjects(
             sources, times=times, participants=_listed(participant_label),
-            select=_selection(select), join=join,
+            select=_selection(select), join=join, te=te,
         )  # fmt: skip
         settings = MapSettings(model=model, mask=mask, atlas=statistics, preview=preview)
         if dry:

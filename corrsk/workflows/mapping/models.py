@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ AUTO, FITS = "auto", "multi-exponential"
 _SIGNED, _MAGNITUDE = "scanner-ir-se-8x8", "scanner-ir-se-8x8-magnitude"
 _LEAST_FREEDOM = 4  # measurements beyond the subspace of all signals, for a noise map
 _MIN_FRACTION = 0.05  # of fits to images: leaking signal adds weaker compartments
+_N_TRIED = 300  # voxels of a sample that are fitted before the maps, for the warnings
 _TIME = {"T1": "s", "T2": "s"}
 
 Maps = dict[str, NDArray[Any]]
@@ -399,19 +401,28 @@ class FitMapper(Mapper):
                 noise_distribution="rician" if magnitude else "gaussian", random_state=0,
                 n_jobs=n_jobs, verbose=False,
             )  # fmt: skip
+            if counts == (1, 2):
+                break
             try:
-                return model.fit(rows)
-            except ValueError:
-                if counts == (1, 2):
-                    raise
-        raise AssertionError
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", UserWarning)  # of too few measurements
+                    return model.fit(rows)
+            except (UserWarning, ValueError):
+                self.notes.append(
+                    f"counts 1 and 2: {protocol.n_measurements} measurements are too few for three"
+                )
+        return model.fit(rows)
 
     def prepare(self, sample: NDArray[Any]) -> None:
         """Calibrate pulses and noise to the image; see :class:`Mapper`."""
-        if not self._calibrates:
-            return
+        values = sample[:, self._order]
+        if self._calibrates:
+            self._calibrate(values)
+        self._model.estimate_compartments(values[:: -(-len(values) // _N_TRIED)])  # its warnings
+
+    def _calibrate(self, values: NDArray[Any]) -> None:
         try:
-            self._model.calibrate(sample[:, self._order])
+            self._model.calibrate(values)
         except ValueError as error:
             if self._model.protocol_.series is not None:
                 raise

@@ -24,6 +24,14 @@ _COUNTS = ("#ffffff00", "#3b6fb6", "#f2a93b", "#c8443c", "#6a3d9a", "#2b8a5a")
 _RANGES = {"multicompartment": (0.0, 1.0), "novelty": (0.0, 1.0), "misfit": (0.0, 1.0)}
 
 
+def _span(inside: NDArray[np.bool_]) -> slice:
+    """Range of the mapped voxels along an axis, with a margin."""
+    places = np.flatnonzero(inside)
+    if not places.size:
+        return slice(0, inside.size)
+    return slice(max(0, int(places[0]) - 2), min(inside.size, int(places[-1]) + 3))
+
+
 class Preview:
     """Slice through the middle of the mapped voxels, collected while slabs are mapped.
 
@@ -47,6 +55,8 @@ class Preview:
         self._aspect = float(sides[1] / sides[0]) if sides.all() else 1.0
         self._shape = tuple(grid.shape[axis] for axis in other)
         self._name = images.name
+        slice_mask = np.take(mask, self._index, axis=self._axis)
+        self._shown = tuple(_span(slice_mask.any(axis=1 - k)) for k in range(2))
         self._slices: dict[str, NDArray[Any]] = {}
 
     def add(self, slab: Slab, maps: Mapping[str, NDArray[Any]]) -> None:
@@ -83,14 +93,15 @@ class Preview:
         n = len(self._slices)
         columns = min(_COLUMNS, max(n, 1))
         rows = -(-n // columns)
-        height = self._shape[1] * self._aspect / self._shape[0]
+        width, height = (span.stop - span.start for span in self._shown)
+        height = height * self._aspect / width
         size = (3.1 * columns, 0.5 + rows * (0.35 + 2.6 * min(max(height, 0.4), 2.0)))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis in axes:
             axis.set_axis_off()
         for axis, (key, picture) in zip(axes, self._slices.items(), strict=False):
-            self._draw(figure, axis, key, picture)
+            self._draw(figure, axis, key, picture[self._shown])
         figure.suptitle(f"{self._name}, slice {self._index} of axis {'xyz'[self._axis]}")
         with write_atomically(path) as partial:
             figure.savefig(partial, dpi=110, format="png")
@@ -111,7 +122,9 @@ class Preview:
         else:
             low, high = _RANGES.get(key, (0.0, 1.0))
             if key not in _RANGES and finite.size:
-                high = float(np.percentile(finite, 98)) or 1.0
+                # a few voxels at a bound must not set the range
+                high = float(min(np.percentile(finite, 98), 4 * np.median(finite))) or 1.0
+                high = max(high, np.finfo(np.float32).tiny)
             cmap = "gray" if key == "strength" else "viridis"
             shown = axis.imshow(
                 picture.T, cmap=cmap, vmin=low, vmax=high, interpolation="nearest", **options

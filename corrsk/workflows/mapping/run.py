@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -206,8 +206,7 @@ def map_subjects(
         for one in planned:
             report = report_path(out, one.subject)
             if report.exists():
-                _logger.info("%s: finished before (%s)", one.subject.name, report)
-                records.append(read_json(report))
+                records.append(_finished(report, one.subject))
                 continue
             try:
                 records.append(_map_subject(one, out, settings, loaded, threads, verbose))
@@ -224,6 +223,21 @@ def map_subjects(
     return records
 
 
+def _finished(report: Path, subject: Subject) -> dict[str, Any]:
+    """Record of a subject that was mapped before, of the same images."""
+    record: dict[str, Any] = read_json(report)
+    if [source["file"] for source in record["sources"]] != _files(subject):
+        raise FileExistsError(
+            f"{report.parent} has maps of other images of {subject.name}; choose another folder"
+        )
+    _logger.info("%s: finished before (%s)", subject.name, report)
+    return record
+
+
+def _files(subject: Subject) -> list[str]:
+    return [str(Path(source).absolute()) for source in subject.images.sources]
+
+
 def _plan(
     subjects: Sequence[Subject], settings: MapSettings, n_jobs: int, device: str
 ) -> tuple[LoadedModel, list[_Planned]]:
@@ -234,14 +248,13 @@ def _plan(
     planned = []
     for subject in subjects:
         notes = Notes(subject.name)
+        for category, text in subject.warnings:
+            notes.add(category, text)
         try:
             with notes.collect():
                 if str(settings.mask) not in (AUTO_MASK, NO_MASK):
                     path = str(settings.mask).replace(_SUBJECT, subject.name)
-                    masked = load_images(subject.images, mask=path)
-                    subject = Subject(
-                        subject.name, masked, subject.folder, subject.prefix, subject.data_set
-                    )
+                    subject = replace(subject, images=load_images(subject.images, mask=path))
                 mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
                 one = _Planned(subject, mapper, notes)
                 if settings.atlas is not None:
@@ -298,7 +311,7 @@ def _map_subject(
     record = {
         "subject": subject.name,
         "warnings": notes.found,
-        "sources": [{"file": source, "sha256": _digest(Path(source))} for source in images.sources],
+        "sources": [{"file": file, "sha256": _digest(Path(file))} for file in _files(subject)],
         "protocol": images.protocol.to_dict(),
         "signals": list(images.kinds),
         "mask": {"origin": survey.origin, "file": str(settings.mask), "n_voxels": survey.n_voxels},

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import BidsSet, MeasuredImages, find_bids_sets, load_images
 
 
@@ -26,6 +31,8 @@ class Subject:
         Start of the names of the maps in BIDS, such as "sub-01_"; None for short names.
     data_set : Path or None
         Folder of the data set in BIDS.
+    warnings : tuple of (str, str)
+        Category and text of the warnings of opening the images.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Subject:
     folder: Path
     prefix: str | None = None
     data_set: Path | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
 
 
 def find_subjects(
@@ -42,6 +50,7 @@ def find_subjects(
     participants: Sequence[str] | None = None,
     select: Mapping[str, str | Sequence[str]] | None = None,
     join: bool = False,
+    te: float | None = None,
 ) -> list[Subject]:
     """Open the images of all subjects, without reading their values.
 
@@ -59,6 +68,8 @@ def find_subjects(
     join : bool, default=False
         Whether the sets of a subject and session are series of the same voxels, to be mapped
         together; see :meth:`corrsk.imaging.MeasuredImages.concatenate`.
+    te : float, optional
+        Echo time in ms of sets to join whose sidecars state none, such as inversion recoveries.
 
     Returns
     -------
@@ -82,10 +93,10 @@ def find_subjects(
             f"{folders[0]} is a folder; pass one folder in BIDS, or one or more image files"
         )
     if folders:
-        return _of_data_set(folders[0], times, participants, select, join)
-    if participants or select or join:
+        return _of_data_set(folders[0], times, participants, select, join, te)
+    if participants or select or join or te is not None:
         raise ValueError(
-            f"participants, select and join are for a folder in BIDS, and {paths[0]} is none"
+            f"participants, select, join and te are for a folder in BIDS, and {paths[0]} is none"
         )
     names = [_stem(path) for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -94,10 +105,24 @@ def find_subjects(
             f"several files have the name {twice[0]}, which would be that of the folder of their "
             "maps; map them one by one"
         )
-    return [
-        Subject(name, load_images(path, times), Path(name) if len(paths) > 1 else Path())
-        for name, path in zip(names, paths, strict=True)
-    ]
+    subjects = []
+    for name, path in zip(names, paths, strict=True):
+        with _noted() as noted:
+            images = load_images(path, times)
+        folder = Path(name) if len(paths) > 1 else Path()
+        subjects.append(Subject(name, images, folder, warnings=_texts(noted)))
+    return subjects
+
+
+@contextmanager
+def _noted() -> Iterator[list[warnings.WarningMessage]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _texts(noted: Sequence[warnings.WarningMessage]) -> tuple[tuple[str, str], ...]:
+    return tuple((one.category.__name__, str(one.message)) for one in noted)
 
 
 def _stem(path: Path) -> str:
@@ -110,6 +135,7 @@ def _of_data_set(
     participants: Sequence[str] | None,
     select: Mapping[str, str | Sequence[str]] | None,
     join: bool,
+    te: float | None,
 ) -> list[Subject]:
     sets = find_bids_sets(folder, select)
     if not sets:
@@ -139,10 +165,12 @@ def _of_data_set(
                 f"sub-{sub} has {len(own)} sets of images: {', '.join(map(str, own))}; choose one, "
                 "such as --select suffix=MESE, or join the series of the same voxels by --join"
             )
-        parts = [load_images(one, times if len(own) == 1 else None) for one in own]
-        images = parts[0] if len(own) == 1 else MeasuredImages.concatenate(parts)
-        if len(own) > 1 and times is not None:
-            images = load_images(images, times)
+        with _noted() as noted:
+            if len(own) == 1:
+                images = load_images(own[0], times)
+            else:
+                images = _joined([load_images(one) for one in own], te)
+                images = images if times is None else load_images(images, times)
         labels = [f"sub-{sub}"] + ([f"ses-{ses}"] if ses else [])
         name = "_".join(labels)
         kept = own[0].entities.items() if len(own) == 1 else ()
@@ -151,5 +179,25 @@ def _of_data_set(
             and "<" not in value
         ]  # fmt: skip
         prefix = "_".join([name, *further]) + "_"
-        subjects.append(Subject(name, images, Path(*labels, "anat"), prefix, folder))
+        place = Path(*labels, "anat")
+        subjects.append(Subject(name, images, place, prefix, folder, _texts(noted)))
     return subjects
+
+
+def _joined(parts: list[MeasuredImages], te: float | None) -> MeasuredImages:
+    """Join series, and complete those without echo time."""
+    if te is not None:
+        parts = [part if "TE" in part.protocol.contrasts else _with_te(part, te) for part in parts]
+    elif len({"TE" in part.protocol.contrasts for part in parts}) > 1:
+        lacking = next(part for part in parts if "TE" not in part.protocol.contrasts)
+        raise ValueError(
+            f"the sidecars of {lacking.name} have no EchoTime, which the series to join have; pass "
+            "the echo time in ms, such as --te 10"
+        )
+    return MeasuredImages.concatenate(parts)
+
+
+def _with_te(images: MeasuredImages, te: float) -> MeasuredImages:
+    protocol = images.protocol
+    values = dict(protocol.contrasts) | {"TE": np.full(protocol.n_measurements, te)}
+    return images.with_protocol(AcquisitionProtocol(values, tr=protocol.tr))
