@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _ENTRIES = ("samples", "minutes", "seed", "network", "novelty", "validation")
 _FEWEST = 10_000
-_PROBE_SIGNALS, _PROBE_SECONDS = 50_000, 4.0
-_LARGEST_PROBE = 6_400_000
+_PROBE_SIGNALS, _PROBE_EPOCHS = 60_000, 3  # of an epoch
 _DIGITS = 2  # of the number of signals that minutes become
 
 
@@ -249,25 +247,23 @@ def _chosen_samples(configuration: TrainingConfiguration, device: str, threads: 
         return configuration.samples
     if configuration.minutes is None:
         return 10_000_000
-    without = dataclasses.replace(configuration, novelty=False, validation=10)
-    n = _PROBE_SIGNALS
-    _seconds(without, device, threads, n)  # compilation and imports
-    seconds = _seconds(without, device, threads, n)
-    while seconds < _PROBE_SECONDS and n < _LARGEST_PROBE:
-        n *= 4
-        seconds = _seconds(without, device, threads, n)
-    wanted = n / seconds * configuration.minutes * 60
+    rate = _signals_per_second(configuration, device, threads)
+    wanted = rate * configuration.minutes * 60
     found = max(_FEWEST, int(float(f"{wanted:.{_DIGITS - 1}e}")))
     _logger.info(
         "%s signals per second: %g minutes are %s signals",
-        f"{n / seconds:,.0f}", configuration.minutes, f"{found:,}",
+        f"{rate:,.0f}", configuration.minutes, f"{found:,}",
     )  # fmt: skip
     return found
 
 
-def _seconds(
-    configuration: TrainingConfiguration, device: str, threads: int, n_samples: int
+def _signals_per_second(
+    configuration: TrainingConfiguration, device: str, threads: int
 ) -> float:
-    started = time.perf_counter()
-    _unfitted(configuration, device, threads, n_samples, False).fit()
-    return time.perf_counter() - started
+    """Measure the speed of a training in some seconds, without its first epoch."""
+    probe = dataclasses.replace(configuration, novelty=False)
+    model = _unfitted(probe, device, threads, _PROBE_EPOCHS * _PROBE_SIGNALS, False)
+    model.network.set_params(max_epochs=_PROBE_EPOCHS)
+    history = model.fit()[-1].history_
+    seconds = sum(row["seconds"] for row in history[1:])
+    return (len(history) - 1) * _PROBE_SIGNALS / max(seconds, 1e-6)

@@ -28,12 +28,11 @@ from corrsk.relaxometry import MultiExponentialClassifier
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
 from corrsk.tissue.prior import resolve_prior
 from corrsk.trained.classifier import SimulationTrainedClassifier
-from corrsk.trained.expectation import expected_signals
+from corrsk.workflows.mapping.noise import noise_directions
 from corrsk.workflows.mapping.outputs import MapSpec
 
 AUTO, FITS = "auto", "multi-exponential"
 _SIGNED, _MAGNITUDE = "scanner-ir-se-8x8", "scanner-ir-se-8x8-magnitude"
-_LEAST_FREEDOM = 4  # measurements beyond the subspace of all signals, for a noise map
 _MIN_FRACTION = 0.05  # of fits to images: leaking signal adds weaker compartments
 _N_TRIED = 300  # voxels of a sample that are fitted before the maps, for the warnings
 _TIME = {"T1": "s", "T2": "s"}
@@ -264,15 +263,11 @@ class NetworkMapper(Mapper):
                     "the other maps have no basis.", "uint8", entries={"PValue": self._rate},
                 )  # fmt: skip
             )
-        basis = expected_signals(model.definition).basis
-        n, rank = basis.shape
-        self._outside: NDArray[np.float32] | None = None
-        if n - rank < _LEAST_FREEDOM:
-            self.notes.append(f"no noise map: {n} measurements are too few for an estimate")
+        outside = noise_directions(model.definition)
+        self._outside = None if outside is None else outside.astype(np.float32)
+        if outside is None:
+            self.notes.append("no noise map: the measurements are too few to separate the noise")
         else:
-            # the complement, since a difference of squares would be rounded
-            full = np.linalg.svd(basis, full_matrices=True)[0]
-            self._outside = full[:, rank:].astype(np.float32)
             self.specs.append(_noise_spec())
         self._fit = self._property_fit(images, n_jobs)
         for name in () if self._fit is None else self._fit.properties:
