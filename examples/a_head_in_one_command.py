@@ -3,8 +3,8 @@ A head in one command
 =====================
 
 The images of a scanner are a folder of files; the answer is a folder of maps. Between them are
-two commands: ``corrsk train`` makes a model of the protocol, ``corrsk map`` applies it. Here both run
-on a simulated head, whose truth is known, and the same work is done from Python.
+two commands: ``corrsk train`` makes a model of the protocol, ``corrsk map`` applies it. Here both
+run on a simulated head, whose truth is known, and the same work is done from Python.
 """
 
 import json
@@ -90,14 +90,14 @@ configuration = {
     },
     "protocol": "times.json",
     "noise": {"snr": [80, 800], "snr_scale": "log", "reference": "max"},
-    "training": {"samples": 300_000, "validation": 2000, "seed": 0},
+    "training": {"samples": 100_000, "validation": 2000, "seed": 0},
 }
 (folder / "mine.yaml").write_text(yaml.safe_dump(configuration))
 command("train", folder / "mine.yaml", "--out", folder / "mine.safetensors")
 
 # %%
-# The maps. ``--dry`` shows what would be read and written; warnings come before the work, and are in
-# the report.
+# The maps. ``--dry`` shows what would be read and written; warnings come before the work, and are
+# in the report.
 arguments = ["map", folder / "head.nii.gz", folder / "maps", "--times", folder / "times.json"]
 arguments += ["--model", folder / "mine.safetensors"]
 command(*arguments, "--dry")

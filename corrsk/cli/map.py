@@ -18,21 +18,24 @@ def map_command(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[IN]", help="Image file (4D NIfTI or .npz), or a folder in BIDS.",
+            metavar="[IN]",
+            help="Image file (4D NIfTI or .npz), or a folder in BIDS.",
             show_default=False,
         ),
     ] = None,
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[OUT]", show_default=False,
+            metavar="[OUT]",
+            show_default=False,
             help="Folder for the maps: new, empty, or one to --resume.",
         ),
     ] = None,
     level: Annotated[
         str | None,
         typer.Argument(
-            metavar="[participant]", show_default=False,
+            metavar="[participant]",
+            show_default=False,
             help="Level of the analysis, as BIDS apps have it: 'participant'.",
         ),
     ] = None,
@@ -68,7 +71,8 @@ def map_command(
     participant_label: Annotated[
         list[str] | None,
         typer.Option(
-            "--participant-label", "--participant_label",
+            "--participant-label",
+            "--participant_label",
             help="Participants of a folder in BIDS, separated by commas. Default: all.",
         ),
     ] = None,
@@ -183,6 +187,8 @@ def _selection(select: list[str] | None) -> dict[str, list[str]] | None:
     for item in select:
         key, mark, value = item.partition("=")
         if not mark or not key:
-            raise ValueError(f"--select needs an entity and its value, as suffix=MESE; got {item!r}")
+            raise ValueError(
+                f"--select needs an entity and its value, as suffix=MESE; got {item!r}"
+            )
         chosen.setdefault(key, []).append(value)
     return chosen

@@ -133,7 +133,9 @@ class OneCompartmentFit:
         self._shape, self._low = np.array(shape), model.low
         self._step = (high - low)[:P] / (self._shape[:P] - 1)
         places = [
-            np.unique(np.r_[np.arange(_COARSE // 2, n, _COARSE), n - 1]) if k < P else np.arange(0, n, 2)
+            np.unique(np.r_[np.arange(_COARSE // 2, n, _COARSE), n - 1])
+            if k < P
+            else np.arange(0, n, 2)
             for k, n in enumerate(shape)
         ]
         mesh = np.meshgrid(*places, indexing="ij")

@@ -257,9 +257,7 @@ def _chosen_samples(configuration: TrainingConfiguration, device: str, threads: 
     return found
 
 
-def _signals_per_second(
-    configuration: TrainingConfiguration, device: str, threads: int
-) -> float:
+def _signals_per_second(configuration: TrainingConfiguration, device: str, threads: int) -> float:
     """Measure the speed of a training in some seconds, without its first epoch."""
     probe = dataclasses.replace(configuration, novelty=False)
     model = _unfitted(probe, device, threads, _PROBE_EPOCHS * _PROBE_SIGNALS, False)

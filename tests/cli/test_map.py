@@ -58,7 +58,10 @@ def test_dry_prints_what_is_read_and_writes_nothing(scan, tmp_path):
     [
         (["OUT"], "Error: the folder of the maps is needed once"),
         (["SCAN", "OUT", "group"], "must be 'participant', got 'group'"),
-        (["SCAN", "OUT", "--times", "ir-se-8x8", "--model", "midl2025"], "unknown model 'midl2025'"),
+        (
+            ["SCAN", "OUT", "--times", "ir-se-8x8", "--model", "midl2025"],
+            "unknown model 'midl2025'",
+        ),
         (["SCAN", "OUT"], "have no sidecar"),
         (["SCAN", "OUT", "--times", "TIMES"], "has 64 volumes, but the protocol has 4"),
         (["SCAN", "OUT", "--times", "ir-se-8x8", "--select", "MESE"], "as suffix=MESE"),

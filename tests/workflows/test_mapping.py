@@ -156,9 +156,7 @@ def test_a_folder_in_bids_becomes_a_derivative(tmp_path, values, model):
     atlas = np.zeros(SHAPE, np.int16)
     atlas[:6], atlas[6:] = 3, 8
     nibabel.save(nibabel.Nifti1Image(atlas, AFFINE), labels)
-    map_subjects(
-        subjects, out, MapSettings(model, atlas=labels, preview=True), verbose=False
-    )
+    map_subjects(subjects, out, MapSettings(model, atlas=labels, preview=True), verbose=False)
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert (out / description["DatasetLinks"]["raw"]).resolve() == raw.resolve()
@@ -197,9 +195,7 @@ def test_bad_input_is_one_sentence(scan, values, model, tmp_path):
     out = tmp_path / "out"
 
     def run(**settings):
-        return map_subjects(
-            subjects_of(scan), out, MapSettings(model, **settings), verbose=False
-        )
+        return map_subjects(subjects_of(scan), out, MapSettings(model, **settings), verbose=False)
 
     with pytest.raises(ValueError, match="unknown model 'sopu'"):
         map_subjects(subjects_of(scan), out, MapSettings("sopu"))
@@ -231,16 +227,16 @@ def test_the_plan_writes_nothing(scan, model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_warnings_come_before_the_maps_and_are_in_the_record(
-    scan, values, model, tmp_path, caplog
-):
+def test_warnings_come_before_the_maps_and_are_in_the_record(scan, values, model, tmp_path, caplog):
     nibabel.save(nibabel.Nifti1Image(np.abs(values), AFFINE), scan)
     with caplog.at_level("INFO", "corrsk"):
         (record,) = map_subjects(
             subjects_of(scan), tmp_path / "out", MapSettings(model), verbose=False
         )
     texts = [message.getMessage() for message in caplog.records]
-    warned = next(k for k, text in enumerate(texts) if "the signals probably are magnitudes" in text)
+    warned = next(
+        k for k, text in enumerate(texts) if "the signals probably are magnitudes" in text
+    )
     assert warned < next(k for k, text in enumerate(texts) if "mapping" in text)
     kinds = [warning["category"] for warning in record["warnings"]]
     assert kinds.count("MeasuredSignalWarning") == 1
@@ -266,9 +262,7 @@ def test_fits_give_compartments_with_errors(tmp_path):
     assert (labels == table["n_c"]).mean() > 0.95
     t2 = read(out / "T2_compartments.nii.gz").reshape(60, 2)
     same = labels == table["n_c"]
-    np.testing.assert_allclose(
-        1000 * t2[same], table[["T2_1", "T2_2"]].to_numpy()[same], rtol=1e-3
-    )
+    np.testing.assert_allclose(1000 * t2[same], table[["T2_1", "T2_2"]].to_numpy()[same], rtol=1e-3)
     assert np.isfinite(read(out / "T1_error.nii.gz")).any()
     fractions = read(out / "fractions.nii.gz").reshape(60, 2)
     np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-5)

@@ -258,10 +258,13 @@ class NetworkMapper(Mapper):
             self._rate = float(detector.false_alarm_rate)
             self.specs.append(
                 MapSpec(
-                    "novelty", "desc-novelty_mask",
+                    "novelty",
+                    "desc-novelty_mask",
                     "1 where the signal is unlike all simulated signals of the training, so that "
-                    "the other maps have no basis.", "uint8", entries={"PValue": self._rate},
-                )  # fmt: skip
+                    "the other maps have no basis.",
+                    "uint8",
+                    entries={"PValue": self._rate},
+                )
             )
         outside = noise_directions(model.definition)
         self._outside = None if outside is None else outside.astype(np.float32)
@@ -379,10 +382,12 @@ class FitMapper(Mapper):
             ]  # fmt: skip
         self.specs.append(
             MapSpec(
-                "fractions", "desc-compartments_fractionmap",
-                "Signal fraction of each compartment, along the fourth axis.", n_maps=largest,
+                "fractions",
+                "desc-compartments_fractionmap",
+                "Signal fraction of each compartment, along the fourth axis.",
+                n_maps=largest,
                 entries={"Units": "1"},
-            )  # fmt: skip
+            )
         )
 
     def _set_up(
@@ -447,9 +452,7 @@ class FitMapper(Mapper):
         return maps
 
 
-def make_mapper(
-    loaded: LoadedModel, images: MeasuredImages, *, n_jobs: int, device: str
-) -> Mapper:
+def make_mapper(loaded: LoadedModel, images: MeasuredImages, *, n_jobs: int, device: str) -> Mapper:
     """Set up the maps of a subject, without reading its images.
 
     Parameters

@@ -114,8 +114,8 @@ class Preview:
             colors = ListedColormap(_COUNTS[: counts + 1])
             bounds = np.arange(counts + 2) - 0.5
             shown = axis.imshow(
-                picture.T, cmap=colors, norm=BoundaryNorm(bounds, colors.N), interpolation="nearest",
-                **options,
+                picture.T, cmap=colors, norm=BoundaryNorm(bounds, colors.N),
+                interpolation="nearest", **options,
             )  # fmt: skip
             bar = figure.colorbar(shown, ax=axis, shrink=0.7, ticks=np.arange(1, counts + 1))
             bar.ax.set_ylim(0.5, counts + 0.5)

@@ -106,7 +106,11 @@ class _Planned:
 
 
 def describe_plan(
-    subjects: Sequence[Subject], out: str | Path, settings: MapSettings, *, n_jobs: int | None = None
+    subjects: Sequence[Subject],
+    out: str | Path,
+    settings: MapSettings,
+    *,
+    n_jobs: int | None = None,
 ) -> str:
     """Describe what a run would read and write, without reading images or writing files.
 
