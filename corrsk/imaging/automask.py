@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +38,10 @@ def tissue_mask(strength: NDArray[np.floating]) -> NDArray[np.bool_]:
     """
     require("skimage", extra="imaging", purpose="a mask made of the images")
     from scipy.ndimage import binary_fill_holes
-    from skimage.filters import threshold_li
-    from skimage.measure import label
+    from skimage import filters, measure
+
+    threshold_li: Any = filters.threshold_li  # without types
+    label: Any = measure.label
 
     bright = strength > 0
     values = strength[bright]
