@@ -1,9 +1,10 @@
-"""Readable files of nested values: JSON and YAML."""
+"""Readable files of nested values: JSON, YAML and TOML."""
 
 from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from corrsk._utils.extras import require
 from corrsk._utils.files import existing_file, write_atomically, write_json
 
 _YAML = (".yaml", ".yml")
+_TOML = (".toml",)
 
 
 def read_configuration(path: str | Path) -> dict[str, Any]:
-    """Read a mapping from a JSON or YAML file.
+    """Read a mapping from a JSON, YAML or TOML file.
 
     Raises
     ------
@@ -23,17 +25,22 @@ def read_configuration(path: str | Path) -> dict[str, Any]:
     ImportError
         If the file is YAML and PyYAML is not installed.
     ValueError
-        If the suffix is unknown, the content is not JSON or YAML or no mapping, or has an entry
-        twice.
+        If the suffix is unknown, the content is not JSON, YAML or TOML or no mapping, or has an
+        entry twice.
     """
     path = existing_file(path)
-    _check_suffix(path)
+    _check_suffix(path, _TOML)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file: {error}") from error
     if path.suffix in _YAML:
         content = _parse_yaml(text, path)
+    elif path.suffix in _TOML:
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{path} is not a TOML file: {error}") from error
     else:
         try:
             content = json.loads(text, object_pairs_hook=_without_repeats)
@@ -67,8 +74,8 @@ def write_configuration(path: str | Path, content: dict[str, Any]) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _check_suffix(path: Path) -> None:
-    suffixes = (".json", *_YAML)
+def _check_suffix(path: Path, further: tuple[str, ...] = ()) -> None:
+    suffixes = (".json", *_YAML, *further)
     if path.suffix not in suffixes:
         raise ValueError(f"{path} must end in one of {', '.join(suffixes)}")
     if path.suffix in _YAML:

@@ -9,10 +9,12 @@ import typer
 
 from corrsk import __version__
 from corrsk.cli.compare import compare
+from corrsk.cli.map import map_command
 from corrsk.cli.output import log_to_terminal, logger
 from corrsk.cli.pretrain import pretrain
 from corrsk.cli.reproduce import reproduce
 from corrsk.cli.simulate import simulate
+from corrsk.cli.train import train
 
 app = typer.Typer(
     name="corrsk",
@@ -39,8 +41,9 @@ def _main(
     log_to_terminal()
 
 
-for command in (reproduce, compare, simulate, pretrain):
+for command in (reproduce, compare, simulate, pretrain, train):
     app.command()(command)
+app.command("map")(map_command)
 
 
 @app.command("benchmark", hidden=True)

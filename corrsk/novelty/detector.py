@@ -395,7 +395,7 @@ class SignalNoveltyDetector(OutlierMixin, EarlierPicklesMixin, BaseEstimator):
         return coordinates, signals - coordinates @ basis.T
 
     def _noise_variance(self, residuals: NDArray[Any]) -> NDArray[Any]:
-        freedom = max(1, np.subtract(*self.subspace_.shape))
+        freedom = max(1, int(np.subtract(*self.subspace_.shape)))  # numpy's would give doubles
         return np.maximum((residuals**2).sum(axis=1) / freedom, LEAST_VARIANCE)
 
     def _studentised(self, residuals: NDArray[Any]) -> NDArray[Any]:

@@ -235,7 +235,7 @@ class DatasetDefinition:
 
     @classmethod
     def from_file(cls, path: str | Path) -> DatasetDefinition:
-        """Read a definition from a JSON or YAML file.
+        """Read a definition from a JSON, YAML or TOML file.
 
         Parameters
         ----------

@@ -34,6 +34,8 @@ PACKAGES = {
     "workflows.reproduction": "Reproduction of the paper",
     "workflows.comparison": "Comparison of models",
     "workflows.paper": "Published figures",
+    "workflows.mapping": "Maps of measured images",
+    "workflows.training": "Training from a file",
 }
 
 # objects that docstrings refer to and that have to be imported from their module

@@ -242,3 +242,9 @@ def device_name(net: SignalNet) -> str:
 def _device_of(net: SignalNet) -> torch.device:
     device: torch.device = next(net.module_.parameters()).device
     return device
+
+
+def move_net(net: SignalNet, device: torch.device) -> None:
+    """Move a trained net to a device, for predictions there."""
+    net.module_.to(device)
+    net.device = str(device)

@@ -1,0 +1,194 @@
+"""Command `corrsk map`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corrsk._utils.files import write_json
+from corrsk.cli.options import Device, Jobs
+from corrsk.cli.output import clear_errors, logger
+
+_PARTICIPANT = "participant"
+
+
+def map_command(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[IN]",
+            help="Image file (4D NIfTI or .npz), or a folder in BIDS.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUT]",
+            show_default=False,
+            help="Folder for the maps: new, empty, or one to --resume.",
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[participant]",
+            show_default=False,
+            help="Level of the analysis, as BIDS apps have it: 'participant'.",
+        ),
+    ] = None,
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("-i", "--in", help="In place of IN; repeat the option for several files."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="In place of OUT.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Name of a shipped model (scanner-ir-se-8x8, scanner-ir-se-8x8-magnitude, ..), a "
+            "file written by corrsk train or corrsk.save, 'multi-exponential' for fits, or 'auto': "
+            "the shipped model for magnitudes or for signed signals, as the images are."
+        ),
+    ] = "auto",
+    times: Annotated[
+        str | None,
+        typer.Option(
+            help="Protocol of the volumes: a .json, .mat, .txt, .csv or .tsv file, or a name. "
+            "Default: the sidecars of the images."
+        ),
+    ] = None,
+    mask: Annotated[
+        str,
+        typer.Option(
+            help="File of a mask; {subject} in it is the name of each subject. 'auto': a mask made "
+            "of the images; 'none': all voxels with a signal."
+        ),
+    ] = "auto",
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--participant-label",
+            "--participant_label",
+            help="Participants of a folder in BIDS, separated by commas. Default: all.",
+        ),
+    ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Entity or suffix of the files of a folder in BIDS, such as suffix=MESE or "
+            "part=mag; repeat the option for several."
+        ),
+    ] = None,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Map all sets of a subject together, as series of its voxels."),
+    ] = False,
+    te: Annotated[
+        float | None,
+        typer.Option(
+            help="Echo time in ms of sets to --join whose sidecars have none, such as IRT1.",
+            show_default=False,
+        ),
+    ] = None,
+    statistics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ATLAS",
+            help="Image of integer labels: write a table of the maps for each. {subject} in the "
+            "path is the name of each subject.",
+        ),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw a slice of the maps to a PNG file.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file for the records of all subjects: sources with digests, settings, "
+            "versions, warnings, times. Each subject has its own beside its maps anyway.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    jobs: Jobs = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the run in OUT, or add subjects to it; same settings."
+        ),
+    ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry", help="Print what is read and what would be written, and stop."),
+    ] = False,
+) -> None:
+    """Map the tissue compartments of measured images.
+
+    Writes, with the geometry of the images: the most probable number of compartments, the
+    probability of each number and of more than one, entropy, novelty, noise, and T1 and T2 of one
+    compartment; with fits also the compartments and their standard errors. A sidecar beside each
+    map has its units, sources and model.
+
+    As BIDS app: corrsk map BIDS OUT participant --participant-label 01. Maps of a folder in BIDS
+    are a derivative data set in BIDS.
+    """
+    target = out or folder
+    stopped = f"stopped; the same command with --resume continues (complete maps in {target})"
+    with clear_errors(stopped):
+        from corrsk.workflows.mapping import (
+            MapSettings,
+            describe_plan,
+            find_subjects,
+            map_subjects,
+        )
+
+        sources = _sources(source, inputs)
+        if target is None or (out is not None and folder is not None):
+            raise ValueError("the folder of the maps is needed once: OUT or -o OUT")
+        if level not in (None, _PARTICIPANT):
+            raise ValueError(f"the level of the analysis must be 'participant', got {level!r}")
+        if report is not None and not report.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {report.parent} for the report")
+        subjects = find_subjects(
+            sources, times=times, participants=_listed(participant_label),
+            select=_selection(select), join=join, te=te,
+        )  # fmt: skip
+        settings = MapSettings(model=model, mask=mask, atlas=statistics, preview=preview)
+        if dry:
+            typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
+            return
+        records = map_subjects(
+            subjects, target, settings, resume=resume, n_jobs=jobs, device=device
+        )
+        if report is not None:
+            write_json(report, records)
+        logger.info("maps: %s", target)
+
+
+def _sources(source: Path | None, inputs: list[Path] | None) -> list[Path]:
+    if (source is None) == (not inputs):
+        raise ValueError("the images are needed once: IN or -i IN")
+    return [source] if source is not None else list(inputs or ())
+
+
+def _listed(labels: list[str] | None) -> list[str] | None:
+    found = [label for text in labels or () for label in text.split(",") if label]
+    return found or None
+
+
+def _selection(select: list[str] | None) -> dict[str, list[str]] | None:
+    if not select:
+        return None
+    chosen: dict[str, list[str]] = {}
+    for item in select:
+        key, mark, value = item.partition("=")
+        if not mark or not key:
+            raise ValueError(
+                f"--select needs an entity and its value, as suffix=MESE; got {item!r}"
+            )
+        chosen.setdefault(key, []).append(value)
+    return chosen

@@ -1,0 +1,476 @@
+"""Models of maps: from a name or a file to the maps of the voxels of a subject."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr
+
+from corrsk._utils.counts import most_probable, multicompartment_probability
+from corrsk._utils.files import existing_file
+from corrsk.acquisition.compatibility import compare_protocols
+from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.imaging import MeasuredImages
+from corrsk.neural.training.device import resolve_device
+from corrsk.neural.training.prediction import move_net
+from corrsk.persistence import load
+from corrsk.pretrained import load_pretrained, model_card, pretrained_names
+from corrsk.relaxometry import MultiExponentialClassifier
+from corrsk.relaxometry.one_compartment import OneCompartmentFit
+from corrsk.tissue.prior import resolve_prior
+from corrsk.trained.classifier import SimulationTrainedClassifier
+from corrsk.workflows.mapping.noise import noise_directions
+from corrsk.workflows.mapping.outputs import MapSpec
+
+AUTO, FITS = "auto", "multi-exponential"
+_SIGNED, _MAGNITUDE = "scanner-ir-se-8x8", "scanner-ir-se-8x8-magnitude"
+_MIN_FRACTION = 0.05  # of fits to images: leaking signal adds weaker compartments
+_N_TRIED = 300  # voxels of a sample that are fitted before the maps, for the warnings
+_TIME = {"T1": "s", "T2": "s"}
+
+Maps = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """Model of a run, before the images of a subject.
+
+    Parameters
+    ----------
+    estimator : estimator or None
+        Fitted estimator; None for multi-exponential fits, which are set up for each subject.
+    description : dict
+        Name, class, and file or data set, for sidecars.
+    """
+
+    estimator: Any
+    description: dict[str, Any]
+
+
+def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
+    """Load the model of a run.
+
+    Parameters
+    ----------
+    model : str, path-like or estimator
+        Name of a shipped model, "multi-exponential", a file of :func:`corrsk.save`, a fitted
+        estimator, or "auto": the shipped model for magnitudes, or for signed signals if all images
+        are signed.
+    images : sequence of MeasuredImages
+        Images of all subjects.
+
+    Returns
+    -------
+    LoadedModel
+        The model.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, or it is none of those with maps.
+    """
+    if not isinstance(model, (str, Path)):
+        return LoadedModel(_checked(model, "the model"), {"Name": type(model).__name__})
+    name = str(model)
+    if name == AUTO:
+        signed = all(kind == "signed" for one in images for kind in one.kinds)
+        name = _SIGNED if signed else _MAGNITUDE
+    if name == FITS:
+        return LoadedModel(None, {"Name": FITS, "Class": MultiExponentialClassifier.__name__})
+    if name in pretrained_names():
+        estimator = load_pretrained(name)
+        digest = model_card(name).weights["sha256"]
+        content = {"Name": name, "Class": type(estimator).__name__, "SHA256": digest}
+        return LoadedModel(estimator, content)
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        raise ValueError(
+            f"unknown model {name!r}; known models: {', '.join(pretrained_names())}, {FITS}, or a "
+            "file written by corrsk train or corrsk.save"
+        )
+    path = existing_file(path)
+    estimator = _checked(load(path), str(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = {"Name": path.name, "Class": type(estimator).__name__, "SHA256": digest}
+    return LoadedModel(estimator, content)
+
+
+def _checked(estimator: Any, name: str) -> Any:
+    if not isinstance(estimator, (SimulationTrainedClassifier, MultiExponentialClassifier)):
+        raise ValueError(
+            f"{name} is a {type(estimator).__name__}; maps need a SimulationTrainedClassifier or a "
+            "MultiExponentialClassifier"
+        )
+    return estimator
+
+
+class Mapper(ABC):
+    """Maps of the voxels of one subject.
+
+    Attributes
+    ----------
+    classes : ndarray of int
+        Compartment counts.
+    specs : list of MapSpec
+        The maps.
+    notes : list of str
+        Reasons of maps that are left out.
+    settings : dict
+        Settings of the model for this subject, for the record.
+    """
+
+    classes: NDArray[Any]
+    specs: list[MapSpec]
+    notes: list[str]
+    settings: dict[str, Any]
+
+    @abstractmethod
+    def prepare(self, sample: NDArray[Any]) -> None:
+        """Compare signals of the subject with the model, with its warnings, before the maps.
+
+        Parameters
+        ----------
+        sample : ndarray of shape (n_sampled, n_measurements)
+            Signals of some voxels.
+        """
+
+    @abstractmethod
+    def compute(self, signals: NDArray[Any]) -> Maps:
+        """Compute the maps of some voxels.
+
+        Parameters
+        ----------
+        signals : ndarray of shape (n_voxels, n_measurements)
+            Signals in the order of the images.
+
+        Returns
+        -------
+        dict of str to ndarray of shape (n_voxels,) or (n_voxels, n_maps)
+            Values by the key of the map.
+        """
+
+    def _count_specs(self) -> list[MapSpec]:
+        names = [str(count) for count in self.classes]
+        return [
+            MapSpec(
+                "labels", "seg-compartments_dseg",
+                "Most probable number of tissue compartments; 0 where it is not mapped.", "uint8",
+            ),
+            MapSpec(
+                "probabilities", "seg-compartments_probseg",
+                "Probability of each number of compartments, along the fourth axis.",
+                n_maps=len(names), entries={"LabelMap": names, "Units": "1"},
+            ),
+            MapSpec(
+                "multicompartment", "label-multicompartment_probseg",
+                "Probability of more than one compartment.", entries={"Units": "1"},
+            ),
+            MapSpec(
+                "entropy", "desc-compartments_entropy",
+                "Entropy of the probabilities: 0 for a certain answer.", entries={"Units": "bit"},
+            ),
+        ]  # fmt: skip
+
+    def _count_maps(self, probabilities: NDArray[np.float64]) -> Maps:
+        return {
+            "labels": most_probable(probabilities, self.classes),
+            "probabilities": probabilities,
+            "multicompartment": multicompartment_probability(probabilities, self.classes),
+            "entropy": entr(probabilities).sum(axis=1) / np.log(2),
+        }
+
+
+def _noise_spec() -> MapSpec:
+    return MapSpec(
+        "noise", "desc-residual_noisemap",
+        "Standard deviation of the noise of each voxel, from the part of its signal that no "
+        "mixture of compartments explains.", entries={"Units": "arbitrary"},
+    )  # fmt: skip
+
+
+def _property_spec(name: str) -> MapSpec:
+    return MapSpec(
+        name, f"desc-onecompartment_{name}map",
+        f"{name} of one compartment fitted to each voxel; an average where there are several.",
+        entries={"Units": _TIME.get(name, "um^2/ms")},
+    )  # fmt: skip
+
+
+def _in_unit(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    return values / 1000 if name in _TIME else values
+
+
+class NetworkMapper(Mapper):
+    """Maps of a model that was trained by simulation.
+
+    Parameters
+    ----------
+    model : SimulationTrainedClassifier
+        The fitted model.
+    images : MeasuredImages
+        Images of the subject.
+    n_jobs : int
+        Number of threads.
+    device : str
+        Device of the network.
+
+    Raises
+    ------
+    ProtocolMismatchError
+        If the images have another protocol; a ValueError.
+    ValueError
+        If the images are complex.
+    """
+
+    def __init__(
+        self, model: SimulationTrainedClassifier, images: MeasuredImages, n_jobs: int, device: str
+    ) -> None:
+        if "complex" in images.kinds:
+            raise ValueError(
+                f"{images.name} is complex, but the model is for real signals; choose the "
+                "magnitudes, such as --select part=mag"
+            )
+        self._model = model.matched_to(images.protocol)
+        where = resolve_device(device)
+        move_net(self._model[-1].net_, where)
+        self.classes, self.notes = model.classes_, []
+        self.settings = {"device": str(where), "noise_distribution": model.noise_distribution}
+        self.specs = self._count_specs()
+        detector = self._model.novelty_
+        self._rate = 0.0
+        if detector is None:
+            self.notes.append(
+                "no novelty map: the model has no detector of unusual signals (fit_novelty)"
+            )
+        else:
+            detector = copy.copy(detector)
+            detector.set_params(n_jobs=n_jobs, verbose=False)
+            self._model.novelty_ = detector
+            self._rate = float(detector.false_alarm_rate)
+            self.specs.append(
+                MapSpec(
+                    "novelty",
+                    "desc-novelty_mask",
+                    "1 where the signal is unlike all simulated signals of the training, so that "
+                    "the other maps have no basis.",
+                    "uint8",
+                    entries={"PValue": self._rate},
+                )
+            )
+        outside = noise_directions(model.definition)
+        self._outside = None if outside is None else outside.astype(np.float32)
+        if outside is None:
+            self.notes.append("no noise map: the measurements are too few to separate the noise")
+        else:
+            self.specs.append(_noise_spec())
+        self._fit = self._property_fit(images, n_jobs)
+        for name in () if self._fit is None else self._fit.properties:
+            self.specs.append(_property_spec(name))
+
+    def _property_fit(self, images: MeasuredImages, n_jobs: int) -> OneCompartmentFit | None:
+        model = self._model
+        nuisances = resolve_prior(model.prior).nuisances
+        efficiency: Any = getattr(nuisances, "inversion_efficiency", None)
+        if efficiency is None:
+            efficiency = float(model.inversion_efficiency)
+        try:
+            # in the order of the training, into which the model brings the signals
+            return OneCompartmentFit(
+                resolve_protocol(model.protocol), inversion_efficiency=efficiency,
+                magnitude=model.noise_distribution == "rician", n_jobs=n_jobs,
+            )  # fmt: skip
+        except ValueError as error:
+            self.notes.append(f"no maps of tissue properties: {error}")
+            return None
+
+    def prepare(self, sample: NDArray[Any]) -> None:
+        """Compare sign, noise and shape of the sample with the training; see :class:`Mapper`."""
+        self._model.predict_proba(sample)
+
+    def compute(self, signals: NDArray[Any]) -> Maps:
+        """Compute the maps of some voxels; see :class:`Mapper`."""
+        model = self._model
+        maps = self._count_maps(model.predict_proba(signals))
+        if model.novelty_ is not None:
+            maps["novelty"] = (model.predict_novelty(signals) < self._rate).astype(np.uint8)
+        aligned = model[0].transform(signals)
+        if self._outside is not None:
+            rest = aligned.astype(np.float32, copy=False) @ self._outside
+            maps["noise"] = np.sqrt(np.einsum("vd,vd->v", rest, rest) / rest.shape[1])
+        if self._fit is not None:
+            found = self._fit.fit(aligned)
+            for k, name in enumerate(self._fit.properties):
+                maps[name] = _in_unit(name, found[:, k])
+        return maps
+
+
+class FitMapper(Mapper):
+    """Maps of multi-exponential fits.
+
+    Parameters
+    ----------
+    model : MultiExponentialClassifier or None
+        Fitted classifier; None for one for the protocol and the kind of the images, which is
+        calibrated to the image.
+    images : MeasuredImages
+        Images of the subject.
+    n_jobs : int
+        Number of threads.
+
+    Raises
+    ------
+    ValueError
+        If the images have another protocol than the classifier, are complex, or have too few
+        measurements.
+    """
+
+    def __init__(
+        self, model: MultiExponentialClassifier | None, images: MeasuredImages, n_jobs: int
+    ) -> None:
+        if "complex" in images.kinds:
+            raise ValueError(
+                f"{images.name} is complex, but fits are for real signals; choose the magnitudes, "
+                "such as --select part=mag"
+            )
+        self.notes = []
+        self._calibrates = model is None
+        protocol = images.protocol
+        if model is None:
+            magnitude = any(kind != "signed" for kind in images.kinds)
+            self._order: Any = slice(None)
+            self._model = self._set_up(images, magnitude, n_jobs)
+        else:
+            # models of fits have no training noise; that of the default finds differences
+            comparison = compare_protocols(model.protocol_, protocol, prior="t1t2-detr")
+            self._order = comparison.check()
+            self._model = copy.copy(model).set_params(n_jobs=n_jobs, verbose=False)
+        self.classes = self._model.counts_
+        self.settings = {
+            "criterion": self._model.criterion, "counts": self._model.counts_.tolist(),
+            "noise_distribution": self._model.noise_distribution,
+            "min_fraction": self._model.min_fraction,
+        }  # fmt: skip
+        largest = int(self.classes.max())
+        self._properties = self._model.protocol_.tissue_properties
+        self.specs = [*self._count_specs(), _noise_spec()]
+        self.specs.append(
+            MapSpec("misfit", "desc-misfit_mask", "1 where no fit explains the signal.", "uint8")
+        )
+        for name in self._properties:
+            units = {"Units": _TIME.get(name, "um^2/ms")}
+            self.specs += [
+                _property_spec(name),
+                MapSpec(
+                    f"{name}_compartments", f"desc-compartments_{name}map",
+                    f"{name} of each compartment, along the fourth axis.", n_maps=largest,
+                    entries=units,
+                ),
+                MapSpec(
+                    f"{name}_error", f"desc-standarderror_{name}map",
+                    f"Standard error of {name} of each compartment, along the fourth axis.",
+                    n_maps=largest, entries=units,
+                ),
+            ]  # fmt: skip
+        self.specs.append(
+            MapSpec(
+                "fractions",
+                "desc-compartments_fractionmap",
+                "Signal fraction of each compartment, along the fourth axis.",
+                n_maps=largest,
+                entries={"Units": "1"},
+            )
+        )
+
+    def _set_up(
+        self, images: MeasuredImages, magnitude: bool, n_jobs: int
+    ) -> MultiExponentialClassifier:
+        protocol = images.protocol
+        rows = np.ones((2, protocol.n_measurements))
+        for counts in ((1, 2, 3), (1, 2)):
+            model = MultiExponentialClassifier(
+                protocol, criterion="bic", counts=counts, min_fraction=_MIN_FRACTION,
+                noise_distribution="rician" if magnitude else "gaussian", random_state=0,
+                n_jobs=n_jobs, verbose=False,
+            )  # fmt: skip
+            if counts == (1, 2):
+                break
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", UserWarning)  # of too few measurements
+                    return model.fit(rows)
+            except (UserWarning, ValueError):
+                self.notes.append(
+                    f"counts 1 and 2: {protocol.n_measurements} measurements are too few for three"
+                )
+        return model.fit(rows)
+
+    def prepare(self, sample: NDArray[Any]) -> None:
+        """Calibrate pulses and noise to the image; see :class:`Mapper`."""
+        values = sample[:, self._order]
+        if self._calibrates:
+            self._calibrate(values)
+        self._model.estimate_compartments(values[:: -(-len(values) // _N_TRIED)])  # its warnings
+
+    def _calibrate(self, values: NDArray[Any]) -> None:
+        try:
+            self._model.calibrate(values)
+        except ValueError as error:
+            if self._model.protocol_.series is not None:
+                raise
+            self.notes.append(f"pulses as the protocol states them, not calibrated: {error}")
+            return
+        self.settings["calibration"] = str(self._model.calibration_)
+
+    def compute(self, signals: NDArray[Any]) -> Maps:
+        """Compute the maps of some voxels; see :class:`Mapper`."""
+        values = signals[:, self._order]
+        maps = self._count_maps(self._model.predict_proba(values))
+        table = self._model.estimate_compartments(values)
+        single = self._model.estimate_compartments(values, 1)
+        n, unknowns = values.shape[1], table["n_c"].to_numpy() * (len(self._properties) + 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            maps["noise"] = np.sqrt(
+                np.where(n > unknowns, table["rss"] / np.maximum(n - unknowns, 1), np.nan)
+            )
+        maps["misfit"] = table["misfit"].to_numpy().astype(np.uint8)
+        largest = range(1, int(self.classes.max()) + 1)
+        for name in self._properties:
+            maps[name] = _in_unit(name, single[f"{name}_1"].to_numpy())
+            for key, ending in (("compartments", ""), ("error", "_se")):
+                columns = [f"{name}_{k}{ending}" for k in largest]
+                maps[f"{name}_{key}"] = _in_unit(name, table[columns].to_numpy())
+        maps["fractions"] = table[[f"f_{k}" for k in largest]].to_numpy()
+        return maps
+
+
+def make_mapper(loaded: LoadedModel, images: MeasuredImages, *, n_jobs: int, device: str) -> Mapper:
+    """Set up the maps of a subject, without reading its images.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    images : MeasuredImages
+        Images of the subject.
+    n_jobs : int
+        Number of threads.
+    device : str
+        Device of a network.
+
+    Returns
+    -------
+    Mapper
+        The maps.
+    """
+    if isinstance(loaded.estimator, SimulationTrainedClassifier):
+        return NetworkMapper(loaded.estimator, images, n_jobs, device)
+    return FitMapper(loaded.estimator, images, n_jobs)
