@@ -10,7 +10,7 @@ four lesions of 30 voxels. All methods classify the same images:
 - plain averages of like neighbours: a window of 13 x 13 voxels, weights by the distance of the
   measured signals, with the model of 1 to 5 % and with that of 0.1 to 0.5 % noise;
 - corrsk.spatial.SpatialClassifier: averages, random field, and both, with both models;
-- an oracle, which averages over the true parcel.
+- an oracle, which averages over the true parcel, without the voxels that contain another one.
 
 The conditions are white noise of 1, 3 and 5 %, and at 3 % spatially correlated noise, variation
 within parcels with partial volume at borders, and magnitudes. Models of magnitudes are trained
@@ -26,6 +26,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,18 +38,19 @@ from sklearn.frozen import FrozenEstimator
 from corrsk import SimulationTrainedClassifier, load_pretrained
 from corrsk.evaluation import expected_calibration_error
 from corrsk.spatial import ParcelPhantom, SpatialClassifier, make_parcel_phantom
+from corrsk.spatial._magnitudes import with_floor_of
 
 Array = NDArray[np.float64]
 Models = tuple[Any, Any]  # of 1 to 5 % noise, and of 0.1 to 0.5 %
 
 FIRST_SEED = 1000  # of phantoms that were not used in the development
-N_PHANTOMS, N_FURTHER = 12, 6
+N_PHANTOMS, N_FURTHER = 10, 5
 N_LESIONS, LESION_VOXELS = 4, 30
 RING = 3  # voxels around a lesion, in which its Dice coefficient is computed
 SMOOTHING = 1.5  # voxels, standard deviation of the Gaussian filters
 WINDOW = 6  # voxels on either side, of the plain averages
 BETWEEN_MODELS = 0.01 / np.sqrt(2)  # noise at which the oracle changes its model
-N_TRAINING = 1_500_000  # signals of the models of magnitudes
+N_TRAINING = 1_000_000  # signals of the models of magnitudes
 
 CONDITIONS: dict[str, dict[str, Any]] = {
     "1 %": {"noise_level": 0.01},
@@ -61,6 +63,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 VOXELWISE, ORACLE = "voxel by voxel", "oracle: true parcel averaged"
 
 
+@lru_cache(maxsize=1)
 def plain_averages(phantom: ParcelPhantom) -> NDArray[np.float32]:
     """Average a window with weights that fall with the distance of the measured signals."""
     X = phantom.signals
@@ -89,12 +92,14 @@ def smoothed(values: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(gaussian_filter(values, (SMOOTHING, SMOOTHING, 0)))
 
 
-def oracle(phantom: ParcelPhantom, models: Models) -> Array:
+def oracle(phantom: ParcelPhantom, models: Models, kind: str) -> Array:
     """Probabilities of the average of each parcel, by the model for its remaining noise."""
-    means = phantom.parcel_means()
-    numbers = np.bincount(phantom.parcels.ravel(), minlength=len(means))
+    means, numbers = phantom.parcel_means()
     means[numbers == 0] = means[numbers > 0][0]  # of no voxel
-    few = phantom.sigma / np.sqrt(np.maximum(numbers, 1)) > BETWEEN_MODELS
+    sigma = phantom.sigma / np.sqrt(np.maximum(numbers, 1))
+    if kind == "rician":
+        means = with_floor_of(means, phantom.sigma, sigma)
+    few = sigma > BETWEEN_MODELS
     noisy, quiet = (model.predict_proba(means) for model in models)
     return np.asarray(np.where(few[:, None], noisy, quiet)[phantom.parcels])
 
@@ -127,7 +132,7 @@ def methods(models: Models, condition: dict[str, Any]) -> dict[str, Callable[...
         "SpatialClassifier, field": ours("field"),
         "SpatialClassifier, average": ours("average"),
         "SpatialClassifier, average+field": ours("average+field"),
-        ORACLE: lambda phantom: oracle(phantom, models),
+        ORACLE: lambda phantom: oracle(phantom, models, kind),
     }
 
 

@@ -92,7 +92,9 @@ def mean_field(
         weight = by_distance * (inside[one] & inside[other])
         total[one] += weight
         total[other] += weight
-        links.append((one, other, weight if similarity is None else weight * similarity(one, other)))
+        links.append(
+            (one, other, weight if similarity is None else weight * similarity(one, other))
+        )
     scale = coupling / np.where(total > 0, total, 1)
     q = _softmax(own)
     for _ in range(_MOST_STEPS):

@@ -72,22 +72,26 @@ class ParcelPhantom:
         """Voxels with a voxel of another parcel among those that share a face, edge or corner."""
         return np.asarray(minimum_filter(self.parcels, 3) != maximum_filter(self.parcels, 3))
 
-    def parcel_means(self) -> Array:
-        """Average the signals over the voxels of each parcel: all that an oracle can do.
+    def parcel_means(self) -> tuple[Array, NDArray[np.int64]]:
+        """Average the signals over each parcel, for an oracle that has the parcels.
 
         Returns
         -------
-        ndarray of float32, shape (n_parcels + n_lesions, n_measurements)
-            Averages; NaN for parcels without voxels.
+        means : ndarray of float32, shape (n_parcels + n_lesions, n_measurements)
+            Averages of the voxels that are wholly in the parcel, or of all its voxels if there is
+            none; NaN for parcels without voxels.
+        n_voxels : ndarray of int, shape (n_parcels + n_lesions,)
+            Numbers of the averaged voxels.
         """
-        flat = self.parcels.ravel()
-        signals = self.signals.reshape(len(flat), -1).astype(np.float64)
-        numbers = np.bincount(flat, minlength=len(self.tissue))
-        sums = np.stack(
-            [np.bincount(flat, column, minlength=len(self.tissue)) for column in signals.T], axis=1
-        )
+        flat, pure = self.parcels.ravel(), self.shares.ravel() == 1
+        length = len(self.tissue)
+        used = pure | (np.bincount(flat[pure], minlength=length) == 0)[flat]
+        numbers = np.bincount(flat[used], minlength=length)
+        signals = self.signals.reshape(len(flat), -1)[used].astype(np.float64)
+        sums = [np.bincount(flat[used], column, minlength=length) for column in signals.T]
         with np.errstate(invalid="ignore"):
-            return (sums / numbers[:, None]).astype(np.float32)
+            means = np.stack(sums, axis=1) / numbers[:, None]
+        return means.astype(np.float32), numbers
 
 
 def make_parcel_phantom(
@@ -239,7 +243,8 @@ class _Geometry:
     def labels(self, point: NDArray[np.float64]) -> NDArray[np.int64]:
         """Parcel at a point of each voxel, whose coordinates are from 0 to 1."""
         axes = [
-            (np.arange(n) + p) * edge for n, p, edge in zip(self.shape, point, self.size, strict=True)
+            (np.arange(n) + p) * edge
+            for n, p, edge in zip(self.shape, point, self.size, strict=True)
         ]
         places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
         labels = np.asarray(cKDTree(self.centres).query(places)[1], dtype=np.int64)
@@ -286,9 +291,7 @@ def _majority(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], Array]:
     return best, (most / len(labels)).astype(np.float32)
 
 
-def _with_noise(
-    clean: Array, sigma: float, distribution: str, fwhm: float, seed: int
-) -> Array:
+def _with_noise(clean: Array, sigma: float, distribution: str, fwhm: float, seed: int) -> Array:
     rng = keyed_generator(seed, 7, _NOISE)
 
     def normals() -> Array:
