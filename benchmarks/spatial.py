@@ -16,7 +16,8 @@ The conditions are white noise of 1, 3 and 5 %, and at 3 % spatially correlated 
 within parcels with partial volume at borders, and magnitudes. Models of magnitudes are trained
 here. Accuracies are means over phantoms with standard errors; all methods have the same phantoms.
 
-Writes results/spatial.json. `--quick` makes one phantom of each condition and records nothing.
+Writes results/spatial.json. `--quick` makes one phantom of each condition and records nothing;
+`--only TITLE` repeats one condition and keeps the others of the record.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from _measure import record
+from _measure import RESULTS, record
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, gaussian_filter
 from sklearn.frozen import FrozenEstimator
 
 from corrsk import SimulationTrainedClassifier, load_pretrained
+from corrsk._utils.files import read_json
 from corrsk.evaluation import expected_calibration_error
 from corrsk.spatial import ParcelPhantom, SpatialClassifier, make_parcel_phantom
 from corrsk.spatial._magnitudes import with_floor_of
@@ -241,13 +243,17 @@ def models_of(condition: dict[str, Any], cache: dict[str, Models], n_training: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one phantom; record nothing")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=CONDITIONS, metavar="TITLE", help="repeat a condition")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     cache: dict[str, Models] = {}
-    results = {}
-    for title, condition in CONDITIONS.items():
+    results: dict[str, Any] = {}
+    if arguments.only and not quick:
+        results = read_json(RESULTS / "spatial.json")["conditions"]
+    for title in [arguments.only] if arguments.only else CONDITIONS:
+        condition = CONDITIONS[title]
         models = models_of(condition, cache, 20_000 if quick else N_TRAINING)
-        number = 1 if quick else N_PHANTOMS if len(condition) == 1 and "noise_level" in condition \
-            else N_FURTHER  # fmt: skip
+        number = 1 if quick else N_PHANTOMS if "noise_level" in condition else N_FURTHER
         results[title] = {"phantoms": number, "methods": compared(condition, models, number)}
         for name, entry in results[title]["methods"].items():
             print(

@@ -21,6 +21,7 @@ _CONFIDENCE = 0.97  # of equal signals, that their weight is not reduced
 _N_NOISE = 8  # directions without signal in which the correlation of the noise is measured
 _REACH = 4.0  # voxels, beyond which noise is taken as uncorrelated
 _VOLUME = (0, 12, 100, 600)  # voxels within a somewhat larger distance, by the number of axes
+_CORRELATED = 1.5  # voxels that share their noise, from which on it spreads the eigenvalues
 _LEAST_PAIRS = 200  # of voxels for an estimate of the correlation
 _EDGE = 1.05  # tolerance of the largest eigenvalue of noise
 _KERNEL = 1.25  # radius at which the weight by distance is zero, of the radius of the step
@@ -58,10 +59,13 @@ class Subspace(NamedTuple):
     sigma: float
 
     @classmethod
-    def from_signals(cls, rows: NDArray[Any], sigma: float | None) -> Subspace:
+    def from_signals(
+        cls, rows: NDArray[Any], sigma: float | None, correlated: float = 1.0
+    ) -> Subspace:
         """Find the directions whose variance exceeds that of noise.
 
-        The largest eigenvalue of noise is the edge of the distribution of Marchenko and Pastur.
+        The largest eigenvalue of noise is the edge of the distribution of Marchenko and Pastur, for
+        the number of voxels over the number `correlated` that share their noise.
 
         Raises
         ------
@@ -70,7 +74,7 @@ class Subspace(NamedTuple):
         """
         n, width = rows.shape
         values, vectors = np.linalg.eigh(rows.T.astype(np.float64) @ rows / n)
-        spread = (1 + np.sqrt(width / n)) ** 2 * _EDGE
+        spread = float((1 + np.sqrt(width * correlated / n)) ** 2 * _EDGE)
         if sigma is None:
             sigma = _noise_of(values, spread)
         k = int((values > sigma**2 * spread).sum())
@@ -168,12 +172,16 @@ def average_like_neighbours(
     if noise_distribution == "rician" and sigma is None:
         raise ValueError("averages of magnitudes need sigma; see estimate_noise")
     values, inside, size = _checked(volume, mask, voxel_size, n_neighbors, sigma)
-    subspace = Subspace.from_signals(values[inside], None if sigma is None else float(sigma))
+    given = None if sigma is None else float(sigma)
+    subspace = Subspace.from_signals(values[inside], given)
+    correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
+    if correlated > _CORRELATED:
+        subspace = Subspace.from_signals(values[inside], given, correlated)
+        correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
     k = subspace.signal.shape[1]
     compared = values @ subspace.signal.astype(np.float32)
     whole = Neighbours.nearest(inside.shape, size, n_neighbors)
     limit = float(chi2.ppf(_CONFIDENCE, k)) * subspace.sigma**2
-    correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
     averages, variance = compared, np.ones(inside.shape, dtype=np.float32)
     n_averaged = variance
     numbers = _numbers(2 * len(whole.offsets))
@@ -234,7 +242,7 @@ def _checked(
         )
     if isinstance(n_neighbors, bool) or not isinstance(n_neighbors, Integral) or n_neighbors < 0:
         raise ValueError(f"n_neighbors must be an integer of at least 0, got {n_neighbors!r}")
-    if sigma is not None and not (isinstance(sigma, Real) and 0 < sigma < np.inf):
+    if sigma is not None and not (isinstance(sigma, Real) and 0 < float(sigma) < np.inf):
         raise ValueError(f"sigma must be a positive number or None, got {sigma!r}")
     shape = values.shape[:-1]
     size = checked_voxel_size(voxel_size, len(shape))

@@ -124,13 +124,13 @@ class SpatialClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         "estimator": [HasMethods(["fit", "predict_proba"]), list, tuple],
         "method": [StrOptions(set(METHODS))],
         "sigma": [Interval(Real, 0, None, closed="neither"), None],
-        "mask": "no_validation",
+        "mask": ["array-like", HasMethods(["get_fdata"]), None],
         "voxel_size": [Interval(Real, 0, None, closed="neither"), "array-like", None],
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "coupling": [Interval(Real, 0, None, closed="left")],
         "noise_range": ["array-like", None],
         "noise_distribution": [StrOptions(set(physics.NOISE_DISTRIBUTIONS))],
-    }  # type: ignore[assignment]
+    }
 
     def __init__(
         self,
@@ -383,9 +383,9 @@ class SpatialClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 size = mask.header.get_zooms()[: len(mask.shape)]
             mask = np.asanyarray(mask.dataobj)
         inside = None if mask is None else np.asarray(mask).astype(bool)
-        shape = np.shape(X)
-        if len(shape) == 2:
-            if inside is None:
+        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
+        if len(shape) <= 2:
+            if inside is None or len(shape) < 2:
                 return None
             if inside.ndim not in (2, 3) or inside.sum() != shape[0]:
                 raise ValueError(

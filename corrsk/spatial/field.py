@@ -77,7 +77,7 @@ def mean_field(
         raise ValueError(f"coupling must be a number of at least 0, got {coupling!r}")
     shape = p.shape[:-1]
     size = checked_voxel_size(voxel_size, len(shape))
-    inside = np.isfinite(p).all(axis=-1)
+    inside = np.asarray(np.isfinite(p).all(axis=-1))
     if mask is not None:
         given = np.asarray(mask)
         if given.shape != shape:

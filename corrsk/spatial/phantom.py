@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, minimum_filter, maximum_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 from scipy.spatial import cKDTree
 
 from corrsk import physics
 from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
-from corrsk._utils.validation import checked_count
+from corrsk._utils.validation import check_number, checked_count
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.spatial._neighbours import checked_voxel_size
@@ -173,8 +173,9 @@ def make_parcel_phantom(
         ("noise_fwhm", noise_fwhm),
         ("variation", variation),
     ):
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < np.inf:
-            raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        check_number(name, value)
+        if not 0 <= value < np.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
     if noise_distribution not in physics.NOISE_DISTRIBUTIONS:
         raise ValueError(
             f"noise_distribution must be one of {', '.join(physics.NOISE_DISTRIBUTIONS)}, got "
@@ -206,7 +207,7 @@ def make_parcel_phantom(
 
 def _checked_shape(shape: Any) -> tuple[int, ...]:
     given = tuple(np.atleast_1d(np.asarray(shape, dtype=object)).tolist())
-    if len(given) not in (2, 3) or not all(isinstance(n, Integral) and n >= 1 for n in given):
+    if len(given) not in (2, 3) or not all(isinstance(n, Integral) and int(n) >= 1 for n in given):
         raise ValueError(f"shape must be two or three positive integers, got {shape!r}")
     return tuple(int(n) for n in given)
 
