@@ -18,6 +18,7 @@ here. Accuracies are means over phantoms with standard errors; all methods have 
 
 Writes results/spatial.json. `--quick` makes one phantom of each condition and records nothing;
 `--only TITLE` repeats one condition and keeps the others of the record.
+`--phantoms N` makes N of each condition.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ BETWEEN_MODELS = 0.01 / np.sqrt(2)  # noise at which the oracle changes its mode
 N_TRAINING = 1_000_000  # signals of the models of magnitudes
 
 CONDITIONS: dict[str, dict[str, Any]] = {
-    "1 %": {"noise_level": 0.01},
     "3 %": {"noise_level": 0.03},
+    "1 %": {"noise_level": 0.01},
     "5 %": {"noise_level": 0.05},
     "3 %, correlated (FWHM 2 voxels)": {"noise_fwhm": 2.0},
     "3 %, variation 2 %, partial volume": {"variation": 0.02, "partial_volume": 3},
@@ -244,24 +245,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one phantom; record nothing")
     parser.add_argument("--only", choices=CONDITIONS, metavar="TITLE", help="repeat a condition")
+    parser.add_argument("--phantoms", type=int, help="number of phantoms of each condition")
     arguments = parser.parse_args()
     quick = arguments.quick
     cache: dict[str, Models] = {}
     results: dict[str, Any] = {}
-    if arguments.only and not quick:
+    if arguments.only and not quick and (RESULTS / "spatial.json").exists():
         results = read_json(RESULTS / "spatial.json")["conditions"]
     for title in [arguments.only] if arguments.only else CONDITIONS:
         condition = CONDITIONS[title]
         models = models_of(condition, cache, 20_000 if quick else N_TRAINING)
         number = 1 if quick else N_PHANTOMS if "noise_level" in condition else N_FURTHER
+        number = number if quick else arguments.phantoms or number
         results[title] = {"phantoms": number, "methods": compared(condition, models, number)}
         for name, entry in results[title]["methods"].items():
             print(
                 f"{title}: {name}: {entry['how many (%)']['mean']:.1f} / "
                 f"{entry['more than one (%)']['mean']:.1f} %", flush=True,
             )  # fmt: skip
-    if not quick:
-        record("spatial", {"training signals of magnitudes": N_TRAINING, "conditions": results})
+        if not quick:  # after each condition, so that an interruption loses one at most
+            record("spatial", {"training signals of magnitudes": N_TRAINING, "conditions": results})
 
 
 if __name__ == "__main__":
