@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         load_dataset,
         make_correlation_signals,
     )
+    from corrsk.spatial import SpatialClassifier, make_parcel_phantom
     from corrsk.tissue import Nuisances, PropertyRange, TissuePrior
     from corrsk.trained import MeasuredSignalWarning, SimulationTrainedClassifier
 
@@ -70,6 +71,7 @@ _MODULES = {
     "load_images": "imaging",
     "load_pretrained": "pretrained",
     "make_correlation_signals": "simulation",
+    "make_parcel_phantom": "spatial",
     "MeasuredSignalWarning": "trained",
     "model_card": "pretrained",
     "ModuleClassifier": "neural",
@@ -93,6 +95,7 @@ _MODULES = {
     "SignalStream": "simulation",
     "SimulationTrainedClassifier": "trained",
     "SNRRange": "physics.noise_levels",
+    "SpatialClassifier": "spatial",
     "StackedGridSearchCV": "model_selection",
     "TissuePrior": "tissue",
     "to_onnx": "neural",
@@ -111,6 +114,7 @@ _PACKAGES = (
     "pretrained",
     "relaxometry",
     "simulation",
+    "spatial",
     "tissue",
     "trained",
     "workflows",
@@ -141,6 +145,7 @@ __all__ = [
     "SignalPipeline",
     "SignalStream",
     "SimulationTrainedClassifier",
+    "SpatialClassifier",
     "StackedGridSearchCV",
     "TissuePrior",
     "__version__",
@@ -151,6 +156,7 @@ __all__ = [
     "load_images",
     "load_pretrained",
     "make_correlation_signals",
+    "make_parcel_phantom",
     "model_card",
     "predict_multicompartment_proba",
     "pretrained_names",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -30,6 +31,7 @@ from corrsk import (
     SignalPhaser,
     SignalPipeline,
     SimulationTrainedClassifier,
+    SpatialClassifier,
     StackedGridSearchCV,
 )
 from corrsk.baselines import ScaledBatchClassifier
@@ -217,6 +219,7 @@ INSTANCES = {
         AnyNNLSPeak(n_bins=5),
         AnyNNLSPeak(n_bins=5, regularization=1e-4),
     ],
+    SpatialClassifier: [SpatialClassifier(LogisticRegression())],
     StackedGridSearchCV: [
         # the checks expect the errors of fits; a stratified split would warn about bad labels first
         StackedGridSearchCV(
@@ -279,6 +282,7 @@ GUESSED = pytest.mark.filterwarnings("ignore:the layout of the .* columns is unk
 
 
 UNEXPECTED = pytest.mark.filterwarnings("ignore::corrsk.MeasuredSignalWarning")
+WITHOUT_PLACES = pytest.mark.filterwarnings("ignore::corrsk.spatial.SpatialContextWarning")
 UNRELIABLE = pytest.mark.filterwarnings("ignore:the probabilities of .* voxels are unreliable")
 
 
@@ -286,6 +290,7 @@ UNRELIABLE = pytest.mark.filterwarnings("ignore:the probabilities of .* voxels a
 @GUESSED  # random numbers have no protocol
 @UNEXPECTED  # random numbers are no signals
 @UNRELIABLE  # of observers with a few particles
+@WITHOUT_PLACES  # rows of the checks are no voxels of an image
 @parametrize_with_checks(
     [instance for cls in public_estimators() for instance in instances(cls)],
     expected_failed_checks=expected_failures,

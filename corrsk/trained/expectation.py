@@ -129,13 +129,27 @@ class ExpectedSignals:
         ndarray of shape (n_samples,)
             Standard deviation of the noise as a part of the noise reference.
         """
-        inside = signals @ self.basis @ self.basis.T
-        sigma = noise_outside(signals, self.basis)
+        return np.asarray(noise_outside(signals, self.basis) / self.references(signals))
+
+    def references(self, signals: Array) -> Array:
+        """Estimate the noise reference of each voxel: M0, largest or root mean square signal.
+
+        Parameters
+        ----------
+        signals : ndarray of shape (n_samples, n_measurements)
+            Signals of any scale that are not zero.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            References, in the unit of the signals.
+        """
         if self.m0 is not None:
-            return sigma / self.m0.estimate(signals)
+            return self.m0.estimate(signals)
+        inside = signals @ self.basis @ self.basis.T
         if self.definition.noise_reference == "max":
-            return np.asarray(sigma / np.abs(inside).max(axis=1))
-        return np.asarray(sigma / np.sqrt((inside**2).mean(axis=1)))
+            return np.asarray(np.abs(inside).max(axis=1))
+        return np.asarray(np.sqrt((inside**2).mean(axis=1)))
 
     # -- messages --------------------------------------------------------------
 

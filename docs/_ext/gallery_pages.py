@@ -20,6 +20,7 @@ ORDER = (
     "train_a_model_of_my_scanner",
     "how_noisy_are_my_data",
     "images_to_maps",
+    "spatial_context",
     "train_networks",
     "compare_learners",
     "relaxometry_fits",

@@ -559,6 +559,47 @@ def trust_table() -> str:
     return table(["", *(f"`{dataset}`" for dataset in DATASETS)], rows)
 
 
+SPATIAL_ENDS = ("voxel by voxel", "oracle: true parcel averaged")
+
+
+def spatial(method: str, key: str, condition: str = "3 %") -> Any:
+    """A figure of a method in the record "spatial"; the mean over its phantoms."""
+    found = record("spatial")["conditions"][condition]["methods"][method][key]
+    return found["mean"] if isinstance(found, dict) else found
+
+
+def spatial_conditions() -> list[str]:
+    """Conditions of the record "spatial"."""
+    return list(record("spatial")["conditions"])
+
+
+def spatial_table(condition: str) -> str:
+    """Accuracy, share of the gap, borders, lesions and calibration of all methods."""
+    rows = []
+    for method, found in record("spatial")["conditions"][condition]["methods"].items():
+        row = [method]
+        for key in ("how many", "more than one"):
+            value = found[f"{key} (%)"]
+            row.append(f"**{value['mean']:.1f}** ± {value['error']:.1f}")
+        for key in ("how many", "more than one"):
+            share = found[f"share of the gap closed, {key} (%)"]
+            row.append("" if method in SPATIAL_ENDS else f"{share:.0f}\u00a0%")
+        row += [
+            SLASH.join(
+                f"{found[f'{key}, within a voxel of a border (%)']['mean']:.1f}"
+                for key in ("how many", "more than one")
+            ),
+            f"{found['Dice coefficient of lesions'].get('mean', float('nan')):.2f}",
+            SLASH.join(
+                f"{found[f'calibration error, {key}']:.3f}" for key in ("how many", "more than one")
+            ),
+        ]
+        rows.append(row)
+    head = ["how many (%)", "more than one (%)", "gap, how many", "gap, more than one",
+            "at borders (%)", "Dice of lesions", "calibration error"]  # fmt: skip
+    return table([condition.replace(" %", "\u00a0%"), *head], rows)
+
+
 def speed(panel: str, threads: int = 1) -> float:
     """Signals per second in the panel of threads of scaling.json."""
     runs = record("scaling")["threads"][panel]

@@ -27,6 +27,7 @@ PACKAGES = {
     "baselines": "Classical learners",
     "novelty": "Novelty detection",
     "trained": "Models trained by simulation",
+    "spatial": "Spatial context",
     "evaluation": "Evaluation",
     "model_selection": "Model selection",
     "pretrained": "Trained models",

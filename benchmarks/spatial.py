@@ -1,0 +1,271 @@
+"""Counts with and without the neighbourhood, in phantoms of parcels whose truth is known.
+
+python benchmarks/spatial.py
+
+Each phantom has 128 x 128 voxels and 40 Voronoi parcels with tissue of the prior `midl2024`, and
+four lesions of 30 voxels. All methods classify the same images:
+
+- each voxel by itself, with the model of 1 to 5 % noise;
+- the probabilities, or the signals, smoothed by a Gaussian filter;
+- plain averages of like neighbours: a window of 13 x 13 voxels, weights by the distance of the
+  measured signals, with the model of 1 to 5 % and with that of 0.1 to 0.5 % noise;
+- corrsk.spatial.SpatialClassifier: averages, random field, and both, with both models;
+- an oracle, which averages over the true parcel, without the voxels that contain another one.
+
+The conditions are white noise of 1, 3 and 5 %, and at 3 % spatially correlated noise, variation
+within parcels with partial volume at borders, and magnitudes. Models of magnitudes are trained
+here. Accuracies are means over phantoms with standard errors; all methods have the same phantoms.
+
+Writes results/spatial.json. `--quick` makes one phantom of each condition and records nothing;
+`--only TITLE` repeats one condition and keeps the others of the record.
+`--phantoms N` makes N of each condition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from _measure import RESULTS, record
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter
+from sklearn.frozen import FrozenEstimator
+
+from corrsk import SimulationTrainedClassifier, load_pretrained
+from corrsk._utils.files import read_json
+from corrsk.evaluation import expected_calibration_error
+from corrsk.spatial import ParcelPhantom, SpatialClassifier, make_parcel_phantom
+from corrsk.spatial._magnitudes import with_floor_of
+
+Array = NDArray[np.float64]
+Models = tuple[Any, Any]  # of 1 to 5 % noise, and of 0.1 to 0.5 %
+
+FIRST_SEED = 1000  # of phantoms that were not used in the development
+N_PHANTOMS, N_FURTHER = 10, 5
+N_LESIONS, LESION_VOXELS = 4, 30
+RING = 3  # voxels around a lesion, in which its Dice coefficient is computed
+SMOOTHING = 1.5  # voxels, standard deviation of the Gaussian filters
+WINDOW = 6  # voxels on either side, of the plain averages
+BETWEEN_MODELS = 0.01 / np.sqrt(2)  # noise at which the oracle changes its model
+N_TRAINING = 1_000_000  # signals of the models of magnitudes
+
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "3 %": {"noise_level": 0.03},
+    "1 %": {"noise_level": 0.01},
+    "5 %": {"noise_level": 0.05},
+    "3 %, correlated (FWHM 2 voxels)": {"noise_fwhm": 2.0},
+    "3 %, variation 2 %, partial volume": {"variation": 0.02, "partial_volume": 3},
+    "3 %, magnitudes": {"noise_distribution": "rician"},
+}
+VOXELWISE, ORACLE = "voxel by voxel", "oracle: true parcel averaged"
+
+
+@lru_cache(maxsize=1)
+def plain_averages(phantom: ParcelPhantom) -> NDArray[np.float32]:
+    """Average a window with weights that fall with the distance of the measured signals."""
+    X = phantom.signals
+    shape, n = X.shape[:-1], X.shape[-1]
+    total, weights = X.copy(), np.ones(shape, dtype=np.float32)
+    for x in range(-WINDOW, WINDOW + 1):
+        for y in range(-WINDOW, WINDOW + 1):
+            if (x, y) == (0, 0):
+                continue
+            one, other = (
+                tuple(
+                    slice(max(0, -sign * step), length - max(0, sign * step))
+                    for step, length in zip((x, y), shape, strict=True)
+                )
+                for sign in (1, -1)
+            )
+            distance = ((X[one] - X[other]) ** 2).mean(axis=-1) / (2 * phantom.sigma**2)
+            # 1 for equal signals, with a standard deviation of sqrt(2 / n)
+            weight = np.exp(-np.maximum(distance - 1, 0) / (2 * np.sqrt(2 / n)))
+            total[one] += weight[..., None] * X[other]
+            weights[one] += weight
+    return np.asarray(total / weights[..., None])
+
+
+def smoothed(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(gaussian_filter(values, (SMOOTHING, SMOOTHING, 0)))
+
+
+def oracle(phantom: ParcelPhantom, models: Models, kind: str) -> Array:
+    """Probabilities of the average of each parcel, by the model for its remaining noise."""
+    means, numbers = phantom.parcel_means()
+    means[numbers == 0] = means[numbers > 0][0]  # of no voxel
+    sigma = phantom.sigma / np.sqrt(np.maximum(numbers, 1))
+    if kind == "rician":
+        means = with_floor_of(means, phantom.sigma, sigma)
+    few = sigma > BETWEEN_MODELS
+    noisy, quiet = (model.predict_proba(means) for model in models)
+    return np.asarray(np.where(few[:, None], noisy, quiet)[phantom.parcels])
+
+
+def methods(models: Models, condition: dict[str, Any]) -> dict[str, Callable[..., Array]]:
+    """Functions from a phantom to probabilities."""
+    noisy, quiet = models
+    kind = condition.get("noise_distribution", "gaussian")
+
+    def ours(method: str) -> Callable[..., Array]:
+        given: Any = [FrozenEstimator(noisy)]
+        if "average" in method:
+            given.append(FrozenEstimator(quiet))
+
+        def classify(phantom: ParcelPhantom) -> Array:
+            model = SpatialClassifier(
+                given, method=method, noise_distribution=kind,
+                sigma=phantom.sigma if kind == "rician" else None,
+            )  # fmt: skip
+            return model.fit().predict_proba(phantom.signals)
+
+        return classify
+
+    return {
+        VOXELWISE: lambda phantom: noisy.predict_proba(phantom.signals),
+        "probabilities smoothed": lambda p: smoothed(noisy.predict_proba(p.signals)),
+        "signals smoothed": lambda phantom: noisy.predict_proba(smoothed(phantom.signals)),
+        "plain averages, model of 1 to 5 %": lambda p: noisy.predict_proba(plain_averages(p)),
+        "plain averages, model of 0.1 to 0.5 %": lambda p: quiet.predict_proba(plain_averages(p)),
+        "SpatialClassifier, field": ours("field"),
+        "SpatialClassifier, average": ours("average"),
+        "SpatialClassifier, average+field": ours("average+field"),
+        ORACLE: lambda phantom: oracle(phantom, models, kind),
+    }
+
+
+def figures(phantom: ParcelPhantom, probabilities: Array) -> dict[str, float]:
+    """Accuracies of a map of probabilities in percent, Dice coefficient of the lesions."""
+    counts, truth = probabilities.argmax(axis=-1) + 1, phantom.counts
+    several = (1 - probabilities[..., 0] > 0.5) == (truth > 1)
+    right, near = counts == truth, phantom.borders
+    found = {
+        "how many (%)": 100 * right.mean(),
+        "more than one (%)": 100 * several.mean(),
+        "how many, within a voxel of a border (%)": 100 * right[near].mean(),
+        "more than one, within a voxel of a border (%)": 100 * several[near].mean(),
+        "how many, in lesions (%)": 100 * right[phantom.lesions].mean(),
+        "more than one, in lesions (%)": 100 * several[phantom.lesions].mean(),
+    }
+    dice = [
+        lesion_dice(phantom, counts, parcel)
+        for parcel in np.unique(phantom.parcels[phantom.lesions])
+    ]
+    # NaN for lesions that are no structure of their own, and phantoms without such lesions
+    found["Dice coefficient of lesions"] = np.nanmean(dice) if np.isfinite(dice).any() else np.nan
+    return {key: float(value) for key, value in found.items()}
+
+
+def lesion_dice(phantom: ParcelPhantom, counts: NDArray[Any], parcel: int) -> float:
+    """Overlap of a lesion with the voxels of its count in its surroundings.
+
+    NaN if the tissue around has the same count.
+    """
+    lesion = phantom.parcels == parcel
+    own = phantom.counts[lesion][0]
+    around = binary_dilation(lesion, iterations=RING)
+    if (phantom.counts[around & ~lesion] == own).any():
+        return float("nan")
+    called = (counts == own) & around
+    return float(2 * (called & lesion).sum() / (called.sum() + lesion.sum()))
+
+
+def summary(values: list[float], digits: int = 2) -> dict[str, float]:
+    found = np.array(values)
+    found = found[np.isfinite(found)]
+    if not found.size:
+        return {}
+    error = found.std(ddof=1) / np.sqrt(found.size) if found.size > 1 else 0.0
+    return {"mean": round(float(found.mean()), digits), "error": round(float(error), digits)}
+
+
+def compared(condition: dict[str, Any], models: Models, n_phantoms: int) -> dict[str, Any]:
+    """All methods on the phantoms of a condition."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    maps: dict[str, list[Array]] = defaultdict(list)
+    truths = []
+    for seed in range(FIRST_SEED, FIRST_SEED + n_phantoms):
+        phantom = make_parcel_phantom(
+            random_state=seed, n_lesions=N_LESIONS, lesion_voxels=LESION_VOXELS, **condition
+        )
+        truths.append(phantom.counts.ravel())
+        for name, method in methods(models, condition).items():
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # methods with the wrong noise are meant here
+                probabilities = method(phantom)
+            values[name]["seconds"].append(time.perf_counter() - start)
+            for key, value in figures(phantom, probabilities).items():
+                values[name][key].append(value)
+            maps[name].append(probabilities.reshape(-1, probabilities.shape[-1]))
+    truth = np.concatenate(truths)
+    found: dict[str, Any] = {}
+    for name, columns in values.items():
+        entry: dict[str, Any] = {
+            key: summary(column, 3 if "Dice" in key else 2) for key, column in columns.items()
+        }
+        every = np.concatenate(maps[name])
+        for task, key in (("count", "how many"), ("multicompartment", "more than one")):
+            error = expected_calibration_error(truth, every, np.arange(1, 5), task=task)
+            entry[f"calibration error, {key}"] = round(float(error), 4)
+            accuracy = {
+                which: np.mean(values[which][f"{key} (%)"]) for which in (name, VOXELWISE, ORACLE)
+            }
+            gap = accuracy[ORACLE] - accuracy[VOXELWISE]
+            entry[f"share of the gap closed, {key} (%)"] = round(
+                float(100 * (accuracy[name] - accuracy[VOXELWISE]) / gap), 1
+            )
+        found[name] = entry
+    return found
+
+
+def models_of(condition: dict[str, Any], cache: dict[str, Models], n_training: int) -> Models:
+    kind = condition.get("noise_distribution", "gaussian")
+    if kind not in cache:
+        if kind == "gaussian":
+            cache[kind] = (load_pretrained("midl2024"), load_pretrained("midl2024-low-noise"))
+        else:
+            cache[kind] = tuple(
+                SimulationTrainedClassifier(
+                    noise_level=tuple(scale * level for level in (0.01, 0.02, 0.03, 0.04, 0.05)),
+                    noise_distribution=kind, n_samples=n_training, novelty=False,
+                    random_state=0, verbose=False,
+                ).fit()
+                for scale in (1, 0.1)
+            )  # type: ignore[assignment]  # fmt: skip
+    return cache[kind]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one phantom; record nothing")
+    parser.add_argument("--only", choices=CONDITIONS, metavar="TITLE", help="repeat a condition")
+    parser.add_argument("--phantoms", type=int, help="number of phantoms of each condition")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    cache: dict[str, Models] = {}
+    results: dict[str, Any] = {}
+    if arguments.only and not quick and (RESULTS / "spatial.json").exists():
+        results = read_json(RESULTS / "spatial.json")["conditions"]
+    for title in [arguments.only] if arguments.only else CONDITIONS:
+        condition = CONDITIONS[title]
+        models = models_of(condition, cache, 20_000 if quick else N_TRAINING)
+        number = 1 if quick else N_PHANTOMS if "noise_level" in condition else N_FURTHER
+        number = number if quick else arguments.phantoms or number
+        results[title] = {"phantoms": number, "methods": compared(condition, models, number)}
+        for name, entry in results[title]["methods"].items():
+            print(
+                f"{title}: {name}: {entry['how many (%)']['mean']:.1f} / "
+                f"{entry['more than one (%)']['mean']:.1f} %", flush=True,
+            )  # fmt: skip
+        if not quick:  # after each condition, so that an interruption loses one at most
+            record("spatial", {"training signals of magnitudes": N_TRAINING, "conditions": results})
+
+
+if __name__ == "__main__":
+    main()
