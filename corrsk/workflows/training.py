@@ -261,6 +261,7 @@ def _signals_per_second(configuration: TrainingConfiguration, device: str, threa
     """Measure the speed of a training in some seconds, without its first epoch."""
     probe = dataclasses.replace(configuration, novelty=False)
     model = _unfitted(probe, device, threads, _PROBE_EPOCHS * _PROBE_SIGNALS, False)
+    assert not isinstance(model.network, str)
     model.network.set_params(max_epochs=_PROBE_EPOCHS)
     history = model.fit()[-1].history_
     seconds = sum(row["seconds"] for row in history[1:])

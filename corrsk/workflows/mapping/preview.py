@@ -124,7 +124,7 @@ class Preview:
             if key not in _RANGES and finite.size:
                 # a few voxels at a bound must not set the range
                 high = float(min(np.percentile(finite, 98), 4 * np.median(finite))) or 1.0
-                high = max(high, np.finfo(np.float32).tiny)
+                high = max(high, float(np.finfo(np.float32).tiny))
             cmap = "gray" if key == "strength" else "viridis"
             shown = axis.imshow(
                 picture.T, cmap=cmap, vmin=low, vmax=high, interpolation="nearest", **options
