@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corrsk.neural.training.device import computes_in_bfloat16
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the hidden weight matrices, AdamW for all other parameters.
@@ -72,8 +74,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self.parts:
-            rate = part.param_groups[0]["lr"]
-            if isinstance(part, torch.optim.Muon) and isinstance(rate, Tensor):
+            if isinstance(part, torch.optim.Muon) and _needs_own_step(part):
                 _step_together(part)
             else:
                 part.step()
@@ -102,12 +103,20 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
+def _needs_own_step(muon: torch.optim.Muon) -> bool:
+    """Whether torch's step is impossible, or very slow: its iteration is in bfloat16."""
+    (group,) = muon.param_groups
+    device = group["params"][0].device
+    return isinstance(group["lr"], Tensor) or not computes_in_bfloat16(device)
+
+
 @torch.no_grad()
 def _step_together(muon: torch.optim.Muon) -> None:
-    """Take a step of Muon for all matrices of one shape together; the rate is a tensor.
+    """Take a step of Muon for all matrices of one shape together.
 
     Torch's step processes one matrix after the other, each too small to fill a GPU, and copies
-    the learning rate to the processor, which is impossible in a CUDA graph.
+    the learning rate to the processor, which is impossible in a CUDA graph. Its iteration is in
+    bfloat16, here in float32 where the device has no instructions for it.
     """
     (group,) = muon.param_groups
     matrices = sorted((p for p in group["params"] if p.grad is not None), key=_shape)
@@ -133,7 +142,7 @@ def _shape(matrix: Tensor) -> tuple[int, ...]:
 
 def _orthogonalized(matrices: Tensor, group: dict[str, Any]) -> Tensor:
     """Bring the singular values of matrices (k, n, m) near 1, by Newton-Schulz iteration."""
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if computes_in_bfloat16(matrices.device) else matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT  # for smaller products

@@ -18,6 +18,7 @@ from corrsk.neural.networks import (
     StandardizedNetwork,
     n_multiplications,
 )
+from corrsk.neural.training.device import computes_in_bfloat16
 from corrsk.neural.training.net import CountLoss, SignalNet, make_net
 from corrsk.neural.training.optimizers import OPTIMIZERS
 
@@ -405,8 +406,4 @@ def wants_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether matrix products are in bfloat16 for a given precision and device."""
     if precision != "auto":
         return precision == "bfloat16"
-    # without special instructions, bfloat16 is slower than float32
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return bool(supported())
+    return computes_in_bfloat16(device)
