@@ -72,6 +72,7 @@ def test_an_invalid_configuration_is_one_sentence(config, changed, message):
         TrainingConfiguration.from_file(config)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_the_file_has_the_whole_configuration(config, tmp_path):
     configuration = TrainingConfiguration.from_file(config)
