@@ -134,3 +134,7 @@ html_sidebars = {
         "gallery/*",
     )
 }
+
+# numpydoc refers to an attribute that is a property, such as classes_ of a Pipeline, by its bare
+# name, which several classes have
+suppress_warnings = ["ref.python"]

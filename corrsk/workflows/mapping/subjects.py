@@ -28,7 +28,7 @@ class Subject:
     folder : Path
         Folder of the maps, relative to that of the run.
     prefix : str or None
-        Start of the names of the maps in BIDS, such as "sub-01_"; None for short names.
+        Start of the names of the maps in BIDS, such as ``"sub-01_"``; None for short names.
     data_set : Path or None
         Folder of the data set in BIDS.
     warnings : tuple of (str, str)
