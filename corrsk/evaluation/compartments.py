@@ -75,8 +75,12 @@ def compartment_metrics(
 
     Parameters
     ----------
-    predicted, truth, limits, tolerance
-        See :func:`compartments_right`.
+    predicted, truth : DataFrame of n_samples rows
+        Tissue tables; see :func:`compartments_right`.
+    limits : mapping of str to (float, float)
+        Lower and upper limit of each property that is compared.
+    tolerance : float, default=0.07
+        Largest distance in each property; see :func:`compartments_right`.
     confidence : array of shape (n_samples,) or (n_samples, n_compartments), optional
         Confidence in the compartments of a voxel, or in each of them, for the average
         precision. By default all are equal.
