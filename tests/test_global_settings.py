@@ -281,7 +281,10 @@ def expected(of):
 
 
 def test_every_public_estimator_is_tested():
-    assert set(public_estimators()) <= MAKERS.keys()
+    # those of images take files or volumes, and have tests of their own
+    of_images = {"SignalMasker", "SpatialClassifier"}
+    others = {each for each in public_estimators() if each.__name__ not in of_images}
+    assert others <= MAKERS.keys()
 
 
 @pytest.mark.network
