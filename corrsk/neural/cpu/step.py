@@ -16,7 +16,7 @@ from torch import Tensor
 from corrsk._utils.extras import install_command
 from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.neural.training.device import limited_threads
-from corrsk.neural.training.net import Batch, SignalNet, SignalRows
+from corrsk.neural.training.net import Batch, SignalNet, SignalRows, views_like
 from corrsk.neural.training.settings import (
     ClassifierSettings,
     TrainingSettings,
@@ -207,7 +207,10 @@ class CompiledGradients:
             self._stack = stack.pop_all()
         # the kernels need all weights in one vector, which the parameters share meanwhile
         for parameter, weights, gradient in zip(
-            self._parameters, self._parts(self._weights), self._parts(self._gradient), strict=True
+            self._parameters,
+            views_like(self._weights, self._parameters),
+            views_like(self._gradient, self._parameters),
+            strict=True,
         ):
             parameter.data, parameter.grad = weights.copy_(parameter.data), gradient
         return self
@@ -274,14 +277,6 @@ class CompiledGradients:
         if self._equal_weights.size < n:
             self._equal_weights = np.ones(n, np.float32)
         return self._equal_weights[:n]
-
-    def _parts(self, vector: Tensor) -> list[Tensor]:
-        """Split a vector into views with the shapes of the parameters."""
-        sizes = [parameter.numel() for parameter in self._parameters]
-        return [
-            part.view_as(parameter)
-            for part, parameter in zip(torch.split(vector, sizes), self._parameters, strict=True)
-        ]
 
     def _share(self, work: Callable[[int], None], n_parts: int) -> None:
         """Run ``work(thread)`` in up to `n_parts` threads, including this one."""

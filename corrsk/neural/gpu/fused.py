@@ -11,27 +11,24 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from corrsk._utils.rng import Stream
 from corrsk.neural.gpu import nvrtc
 from corrsk.neural.gpu.cnn_layout import CNNLayout
-from corrsk.neural.gpu.graphs import GRAPHS, Graphs, Work
+from corrsk.neural.gpu.graphs import CapturedStep, Graphs, Work
 from corrsk.neural.gpu.stacked_networks import inner_network, scaled_input
-from corrsk.neural.training.callbacks import LearningRateSchedule
-from corrsk.neural.training.net import SignalNet, TensorSignals
+from corrsk.neural.training.net import TensorSignals, views_like
 from corrsk.neural.training.settings import (
     ClassifierSettings,
     TrainingSettings,
     wants_bfloat16,
 )
-from corrsk.neural.training.steps import TorchStep
-from corrsk.neural.training.streaming import StreamedSignals
 
 _OPTIMIZERS = {"adamw": 1, "sgd": 2}
 _BETAS = 0.9, 0.999  # of torch's AdamW
@@ -65,7 +62,7 @@ def obstacle(settings: TrainingSettings, device: torch.device) -> str | None:
         return f"the kernels support up to {_MAX_CLASSES} classes, not {settings.n_classes}"
     if device.type == "cuda" and not nvrtc.is_available():
         return "this PyTorch cannot compile kernels"
-    if _smallest_block(_layout(settings), device) is None:
+    if _fc1_is_shared(_layout(settings), device) is None:
         return f"a block of the kernels does not fit on {device} for a grid {settings.grid_shape}"
     return None
 
@@ -88,7 +85,7 @@ def _n_processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _smallest_block(layout: CNNLayout, device: torch.device) -> bool | None:
+def _fc1_is_shared(layout: CNNLayout, device: torch.device) -> bool | None:
     """Whether the first linear layer can be in shared memory; None if no block fits."""
     for whole in (True, False):
         if layout.shared_bytes(4, whole_fc1=whole) <= _shared_memory(device):
@@ -103,7 +100,7 @@ def _block_shape(
 
     Small batches are divided into small blocks, so that all processors of the GPU have work.
     """
-    whole = bool(_smallest_block(layout, device))
+    whole = bool(_fc1_is_shared(layout, device))
     enough = _n_processors(device)
     for n_signals, n_threads in ((16, 128), (8, 128)):
         blocks = n_models * math.ceil(batch_size / n_signals)
@@ -273,65 +270,31 @@ def _source(constants: Mapping[str, int]) -> str:
     return "\n".join([*lines, kernels])
 
 
-class FusedStep:
-    """Training steps by fused kernels; see :class:`corrsk.neural.training.net.Step`.
+class FusedStep(CapturedStep):
+    """Training steps by fused kernels.
 
-    Parameters
-    ----------
-    settings : ClassifierSettings
-        Settings of the training, without an :func:`obstacle`.
-    net : SignalNet
-        Net, initialised or restored from a checkpoint.
-    signals : TensorSignals or StreamedSignals
-        Signals on the device, or chunks.
-    order : torch.Generator
-        Generator of the order of the signals, on the device; without effect for a stream.
-    schedule : LearningRateSchedule
-        Learning rates and number of steps.
-    graphs : Graphs, optional
-        Implementation of the capture; by default, that of the device.
+    Parameters are those of :class:`corrsk.neural.gpu.graphs.CapturedStep`, with settings without an
+    :func:`obstacle`.
     """
 
-    def __init__(
-        self,
-        settings: ClassifierSettings,
-        net: SignalNet,
-        signals: TensorSignals | StreamedSignals,
-        order: torch.Generator,
-        schedule: LearningRateSchedule,
-        graphs: Graphs | None = None,
-    ) -> None:
-        device = torch.device(net.device)
-        self._graphs = GRAPHS[device.type](device) if graphs is None else graphs
-        self._plain = TorchStep(net)
-        self._settings, self._net, self._signals = settings, net, signals
-        self._order, self._schedule = order, schedule
+    _settings: ClassifierSettings
 
-    def __enter__(self) -> Self:
-        if self._schedule.step >= self._schedule.n_steps:  # finished training from a checkpoint
-            return self
-        net, settings, schedule, signals = self._net, self._settings, self._schedule, self._signals
-        device, module = torch.device(net.device), net.module_
-        if isinstance(signals, TensorSignals):
-            with torch.no_grad():
-                self._X = scaled_input(module, signals.X).contiguous()
-            self._y, weight = signals.y, signals.weight
-        else:
-            rows = signals.plan.chunk_rows
-            self._X = torch.zeros(rows, settings.n_features, device=device)
-            self._y, weight = torch.zeros(rows, dtype=torch.int64, device=device), None
-        self._visits = torch.arange(len(self._X), device=device)
-        self._parameters = list(inner_network(module).parameters())
+    @torch.no_grad()
+    def _input(self, X: Tensor) -> Tensor:
+        return scaled_input(self._net.module_, X).contiguous()
+
+    def _prepare(self) -> None:
+        schedule = self._schedule
+        self._parameters = list(inner_network(self._net.module_).parameters())
         with torch.no_grad():
             weights = parameters_to_vector(self._parameters)[None].clone()
         rates = [[schedule.rate(step)] for step in range(schedule.n_steps)]
         self._networks = FusedNetworks(
-            [settings], weights, TensorSignals(self._X, self._y, weight), rates,
+            [self._settings], weights, TensorSignals(self._X, self._y, self._weight), rates,
             first_step=schedule.step, visits=self._visits[None],
         )  # fmt: skip
         self._attach()
         self._networks.capture(self._graphs)
-        return self
 
     def __exit__(self, *_: object) -> None:
         if hasattr(self, "_networks"):
@@ -351,7 +314,7 @@ class FusedStep:
         parts = zip(
             self._parameters,
             *(
-                _parts(memory[0], self._parameters)
+                views_like(memory[0], self._parameters)
                 for memory in (
                     networks.weights, networks.first_moment, networks.second_moment
                 )
@@ -368,10 +331,6 @@ class FusedStep:
             if self._settings.optimizer == "adamw":
                 state["step"] = self._count
 
-    def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network for signals (n_samples, n_measurements)."""
-        return self._plain.logits(X)
-
     def train_epoch(self, batches: Any) -> tuple[Tensor, int]:
         """Train one epoch without waiting for the device; the kernels gather the batches."""
         networks, n_signals = self._networks, 0
@@ -382,27 +341,3 @@ class FusedStep:
             self._count += networks.n_steps
             n_signals += len(self._X)
         return networks.totals[0], n_signals
-
-    def _passes(self) -> Any:
-        """Prepare the data of an epoch: a new order of the signals, or one chunk at a time."""
-        if isinstance(self._signals, TensorSignals):
-            torch.randperm(
-                len(self._X), generator=self._order, device=self._X.device, out=self._visits
-            )
-            yield
-            return
-        module = self._net.module_
-        for X, y in self._signals.epoch():
-            with torch.no_grad():
-                self._X.copy_(scaled_input(module, X))
-            self._y.copy_(y)
-            yield
-
-
-def _parts(vector: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Split a vector into views with the shapes of the parameters."""
-    sizes = [parameter.numel() for parameter in parameters]
-    return [
-        part.view_as(parameter)
-        for part, parameter in zip(torch.split(vector, sizes), parameters, strict=True)
-    ]

@@ -11,9 +11,11 @@ numbers from replay to replay. The losses are summed on the device and read once
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import torch
@@ -161,8 +163,8 @@ def can_be_captured(settings: TrainingSettings) -> bool:
     return isinstance(network, _CLASSES) and is_of_known_parts(network)
 
 
-class GraphedStep:
-    """Training steps by replays of captured steps; see :class:`corrsk.neural.training.net.Step`.
+class CapturedStep(ABC):
+    """Base class of captured training steps; see :class:`corrsk.neural.training.net.Step`.
 
     Enter this context manager while the training owns torch's global generator: only one thread
     at a time may capture graphs, and no other thread may draw from the generator meanwhile.
@@ -172,8 +174,7 @@ class GraphedStep:
     settings : TrainingSettings
         Settings of the training.
     net : SignalNet
-        Net, initialised or restored from a checkpoint; the learning rate of the optimiser becomes
-        a tensor.
+        Net, initialised or restored from a checkpoint.
     signals : TensorSignals or StreamedSignals
         Signals on the device, or chunks that are copied to the device.
     order : torch.Generator
@@ -197,13 +198,13 @@ class GraphedStep:
         self._graphs = GRAPHS[device.type](device) if graphs is None else graphs
         self._plain = TorchStep(net, bfloat16=wants_bfloat16(settings.precision, device))
         self._settings = settings
-        self._replays: dict[int, Work] = {}
         self._net, self._signals, self._order, self._schedule = net, signals, order, schedule
 
     def __enter__(self) -> Self:
         if self._schedule.step >= self._schedule.n_steps:  # finished training from a checkpoint
             return self
         try:
+            self._allocate()
             self._prepare()
         except Exception as error:
             error.add_note(
@@ -213,24 +214,69 @@ class GraphedStep:
             raise
         return self
 
+    @abstractmethod
+    def __exit__(self, *_: object) -> None:
+        """Release the resources of the training."""
+
+    @abstractmethod
+    def train_epoch(self, batches: Any) -> tuple[Tensor, int]:
+        """Train one epoch; the graphs gather the batches."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Capture the steps; signals and order have been allocated."""
+
+    def _input(self, X: Tensor) -> Tensor:
+        """Return what the captured steps read in place of signals (n_samples, n_measurements)."""
+        return X
+
+    def _allocate(self) -> None:
+        """Set signals, targets, weights and order, which keep their addresses."""
+        signals, device = self._signals, torch.device(self._net.device)
+        self._weight: Tensor | None = None
+        if isinstance(signals, TensorSignals):
+            self._X, self._y, self._weight = self._input(signals.X), signals.y, signals.weight
+        else:
+            rows = signals.plan.chunk_rows
+            self._X = torch.zeros(rows, self._settings.n_features, device=device)
+            self._y = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._visits = torch.arange(len(self._X), device=device)  # order in an epoch
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Return the outputs of the network for signals (n_samples, n_measurements)."""
+        return self._plain.logits(X)
+
+    def _passes(self) -> Iterator[None]:
+        """Prepare the data of an epoch: a new order of the signals, or one chunk at a time."""
+        if isinstance(self._signals, TensorSignals):
+            self._visits.copy_(
+                torch.randperm(len(self._X), generator=self._order, device=self._X.device)
+            )
+            yield
+            return
+        for X, y in self._signals.epoch():
+            self._X.copy_(self._input(X))
+            self._y.copy_(y)
+            yield
+
+
+class GraphedStep(CapturedStep):
+    """Training steps by replays of captured steps of torch.
+
+    Parameters are those of :class:`CapturedStep`; the learning rate of the optimiser becomes a
+    tensor.
+    """
+
+    _replays: Mapping[int, Work] = MappingProxyType({})
+
     def __exit__(self, *_: object) -> None:
         self._net.module_.zero_grad()  # the gradients are in the memory of the graphs
         self._replays = {}  # their memory is free from now on, not after a garbage collection
 
     def _prepare(self) -> None:
-        net, settings, schedule, signals = self._net, self._settings, self._schedule, self._signals
-        device, size = torch.device(net.device), settings.batch_size
-        # everything that a graph reads or writes must keep its address
-        self._weight: Tensor | None = None
-        if isinstance(signals, TensorSignals):
-            self._X, self._y, self._weight = signals.X, signals.y, signals.weight
-        else:
-            rows = signals.plan.chunk_rows
-            self._X = torch.zeros(rows, settings.n_features, device=device)
-            self._y = torch.zeros(rows, dtype=torch.int64, device=device)
-        n = len(self._X)
+        net, schedule, size = self._net, self._schedule, self._settings.batch_size
+        device, n = torch.device(net.device), len(self._X)
         self._sizes = [min(size, n - start) for start in range(0, n, size)]  # sizes of the batches
-        self._visits = torch.arange(n, device=device)  # order of the signals in an epoch
         self._first = torch.arange(self._sizes[0], device=device)
         self._batch = self._first.clone()  # positions of the batch's signals in this order
         self._rates = torch.tensor(
@@ -244,10 +290,6 @@ class GraphedStep:
             group["lr"] = self._rate[0]
         self._replays = self._captured(self._graphs)
 
-    def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network for signals (n_samples, n_measurements)."""
-        return self._plain.logits(X)
-
     def train_epoch(self, batches: Any) -> tuple[Tensor, int]:
         """Train one epoch without waiting for the device; the graphs gather the batches."""
         self._total.zero_()
@@ -259,19 +301,6 @@ class GraphedStep:
             self._schedule.step += len(self._sizes)
             n_signals += len(self._X)
         return self._total, n_signals
-
-    def _passes(self) -> Iterator[None]:
-        """Prepare the data of an epoch: a new order of the signals, or one chunk at a time."""
-        if isinstance(self._signals, TensorSignals):
-            self._visits.copy_(
-                torch.randperm(len(self._X), generator=self._order, device=self._X.device)
-            )
-            yield
-            return
-        for X, y in self._signals.epoch():
-            self._X.copy_(X)
-            self._y.copy_(y)
-            yield
 
     def _take_step(self, size: int) -> None:
         rows = self._visits.index_select(0, self._batch[:size])

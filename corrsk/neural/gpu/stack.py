@@ -35,6 +35,7 @@ from corrsk.neural.training.net import (
     WholeBatches,
     as_tensor,
     divergence,
+    views_like,
 )
 from corrsk.neural.training.schedules import SCHEDULES
 from corrsk.neural.training.settings import (
@@ -434,9 +435,9 @@ class _StackedWeights:
     def write_back(self) -> None:
         """Copy the weights to the networks."""
         for network, row in zip(self._networks, self.rows, strict=True):
-            parts = torch.split(row, self._sizes)
-            for weight, part in zip(network.parameters(), parts, strict=True):
-                weight.copy_(part.view_as(weight))
+            parameters = list(network.parameters())
+            for weight, part in zip(parameters, views_like(row, parameters), strict=True):
+                weight.copy_(part)
 
 
 class _StackedLoss:

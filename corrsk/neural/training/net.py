@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
@@ -70,6 +70,12 @@ def as_tensor(array: NDArray[np.float32]) -> Tensor:
     """Return a tensor that shares the memory of an array, or a copy of a read-only array."""
     # torch warns about read-only arrays, such as memory maps
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def views_like(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Split a vector into views with the shapes of tensors."""
+    parts = torch.split(vector, [tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 @dataclass(frozen=True)
