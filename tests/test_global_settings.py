@@ -29,15 +29,18 @@ from corrsk import (
     NNLSPeakClassifier,
     ProtocolAligner,
     ResidualMLPClassifier,
+    SignalMasker,
     SignalNormalizer,
     SignalNoveltyDetector,
     SignalPhaser,
     SignalPipeline,
     SignalStream,
     SimulationTrainedClassifier,
+    SpatialClassifier,
     StackedGridSearchCV,
     TissuePrior,
     load,
+    load_images,
     load_pretrained,
     make_correlation_signals,
     save,
@@ -201,6 +204,22 @@ def simulation_trained():
     return model.predict_proba(X), model.predict_novelty(X)
 
 
+def masked():
+    X, y = signals()
+    masker = SignalMasker().fit(load_images(X.reshape(6, 5, 4, 64), "ir-se-8x8"))
+    rows = masker.transform(load_images(X.reshape(6, 5, 4, 64), "ir-se-8x8"))
+    return np.asarray(rows), np.asarray(masker.inverse_transform(y).dataobj)
+
+
+def spatial():
+    X, y = signals()
+    model = SpatialClassifier(
+        DecisionTreeClassifier(max_depth=3, random_state=0), method="average+field",
+        n_neighbors=30, noise_range=(1e-6, 1.0),
+    ).fit(X, y)  # fmt: skip
+    return model.predict_proba(X.reshape(6, 5, 4, 64)), None
+
+
 def posterior():
     X, y = signals(8)
     observer = IdealObserverClassifier(
@@ -262,6 +281,8 @@ MAKERS = {
     ProtocolAligner: transformer(ProtocolAligner),
     SignalPhaser: transformer(lambda: SignalPhaser(kind="signed", protocol="ir-se-8x8")),
     CorrelationSignalGenerator: generated,
+    SignalMasker: masked,
+    SpatialClassifier: spatial,
     SignalNoveltyDetector: novelty,
     StackedGridSearchCV: searched,
     "pretrained": pretrained,
@@ -281,10 +302,7 @@ def expected(of):
 
 
 def test_every_public_estimator_is_tested():
-    # those of images take files or volumes, and have tests of their own
-    of_images = {"SignalMasker", "SpatialClassifier"}
-    others = {each for each in public_estimators() if each.__name__ not in of_images}
-    assert others <= MAKERS.keys()
+    assert set(public_estimators()) <= MAKERS.keys()
 
 
 @pytest.mark.network

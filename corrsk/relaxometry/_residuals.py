@@ -45,7 +45,7 @@ class ResidualVariance:
 
     @classmethod
     def from_residuals(cls, relative: Array, freedom: int) -> ResidualVariance | None:
-        """Estimate the distribution from fits, most of which explain their signals.
+        """Estimate the distribution from the residuals of fits that mostly explain their signals.
 
         Parameters
         ----------

@@ -223,7 +223,7 @@ def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device has instructions for products in bfloat16.
 
-    Without them, bfloat16 is slower than float32, on some processors a hundred times.
+    Without them, bfloat16 is slower than float32, on some processors many times.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
