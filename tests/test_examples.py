@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 EXAMPLES = ROOT / "examples"
 # a part of the last lines of each
 PROMISED = {
+    "a_head_in_one_command.py": "lesion        2 compartments, mean P(more than one) ",
     "abstain_and_warn.py": "70 % single: [",
     "compare_learners.py": "one of your own, brier: 0.",
     "data_sets.py": "from .mat: (5000, 64) of grid (8, 8)",

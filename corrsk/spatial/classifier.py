@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
 from corrsk._utils.counts import most_probable, multicompartment_probability
+from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import log_probabilities
 from corrsk._utils.voxels import (
     user_level,
@@ -51,7 +52,7 @@ class _Places(NamedTuple):
     voxel_size: Any
 
 
-class SpatialClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """Classifier of volumes that uses the neighbourhood of each voxel.
 
     Like neighbours are averaged before a classifier of single voxels sees them, or a Markov random

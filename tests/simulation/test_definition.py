@@ -302,7 +302,8 @@ def test_bad_noise_levels(levels):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.toml", "", "must end in one of .json, .yaml, .yml"),
+        ("a.txt", "", "must end in one of .json, .yaml, .yml, .toml"),
+        ("a.toml", "norm = [", "is not a TOML file"),
         ("a.json", "{", "is not a JSON file"),
         ("a.json", "[1]", "must hold entries"),
         ("a.json", '{"norm": "l2", "norm": null}', "the entry 'norm' occurs twice"),

@@ -197,7 +197,8 @@ def test_volumes_and_voxels_without_signal(model, measured):
         assert len(caught) == 1
         rows = getattr(model, method)(X).reshape(found.shape)
         assert np.isnan(found[dark]).all()
-        np.testing.assert_array_equal(found[~dark], rows[~dark])
+        # products of other numbers of rows round differently on some processors
+        np.testing.assert_allclose(found[~dark], rows[~dark], rtol=2e-3, atol=1e-6)
     with pytest.warns(NoSignalWarning):
         counts = model.predict(volume)
     np.testing.assert_array_equal(counts, np.where(dark, 0, model.predict(X).reshape(5, 6, 10)))
