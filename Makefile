@@ -24,7 +24,7 @@ test-haswell: $(VENV)/.installed-dev
 	OPENBLAS_CORETYPE=Haswell $(BIN)/python -m pytest -n auto --dist worksteal -q $(NUMERICAL) -m "not slow"
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html
+	$(BIN)/python -m sphinx -b html -n -W --keep-going $(SPHINXOPTS) docs docs/_build/html
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -90,7 +90,7 @@ configuration = {
     },
     "protocol": "times.json",
     "noise": {"snr": [80, 800], "snr_scale": "log", "reference": "max"},
-    "training": {"samples": 100_000, "validation": 2000, "seed": 0},
+    "training": {"samples": 60_000, "validation": 1000, "seed": 0},
 }
 (folder / "mine.yaml").write_text(yaml.safe_dump(configuration))
 command("train", folder / "mine.yaml", "--out", folder / "mine.safetensors")
@@ -136,7 +136,7 @@ print(statistics.iloc[:, :9].round(2).to_string(index=False))
 
 # %%
 # The training from Python, of the same file with another seed:
-again = TrainingConfiguration.from_file(folder / "mine.yaml", samples=20_000, seed=1)
+again = TrainingConfiguration.from_file(folder / "mine.yaml", samples=10_000, seed=1)
 model = train(again, folder / "short.safetensors", verbose=False)
 print(model.n_samples, "signals")
 temporary.cleanup()

@@ -42,7 +42,7 @@ truth = AcquisitionProtocol.concatenate(
     [inversion, AcquisitionProtocol(te=te, tr=3000, readout=pulses)], same_gain=False
 )
 rng = np.random.default_rng(0)
-n_voxels = 160
+n_voxels = 96
 tissue, _ = TissuePrior.named("t1t2-detr", n_compartments=(1, 2)).sample(n_voxels, random_state=0)
 t2 = np.geomspace(30, 200, 8)[rng.integers(0, 8, n_voxels)]
 n_c = np.where(np.arange(n_voxels) % 4 == 0, 2, 1)

@@ -269,6 +269,7 @@ def test_fits_give_compartments_with_errors(tmp_path):
 
 
 KILLED = """
+import signal
 import sys
 from corrsk import load
 from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects
@@ -284,6 +285,8 @@ def compute(self, signals):
     return slow(self, signals)
 
 
+# a test run in the background of a script inherits an ignored SIGINT
+signal.signal(signal.SIGINT, signal.default_int_handler)
 models.NetworkMapper.compute = compute
 scan, times, model, out = sys.argv[1:]
 map_subjects(find_subjects(scan, times=times), out, MapSettings(model, slab_bytes=10_000))

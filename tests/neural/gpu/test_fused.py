@@ -47,7 +47,7 @@ def device(request, monkeypatch):
 
 @pytest.fixture(scope="module")
 def signals():
-    data = load_dataset("midl2024-low-noise", 1000, random_state=1)
+    data = load_dataset("midl2024-low-noise", 500, random_state=1)  # simulated kernels are slow
     return data.data, data.target
 
 
@@ -155,8 +155,8 @@ def assert_same_training(one, other):
 
 @pytest.mark.parametrize(
     ("changes", "n"),
-    # 930: a smaller last batch
-    [({}, 1000), ({"class_weight": {1: 1, 2: 2, 3: 1, 4: 1}}, 930), (PAPER, 930)],
+    # 430: a smaller last batch
+    [({}, 500), ({"class_weight": {1: 1, 2: 2, 3: 1, 4: 1}}, 430), (PAPER, 430)],
     ids=["adamw", "class weights", "paper"],
 )
 def test_trainings_are_those_of_torch(device, signals, changes, n):
@@ -175,12 +175,12 @@ def test_sample_weights_reach_the_kernels(device, signals):
 
 
 def test_the_kernels_train_on_a_stream(device, monkeypatch):
-    monkeypatch.setattr("corrsk.neural.training.streaming.CHUNK_ROWS", 400)
+    monkeypatch.setattr("corrsk.neural.training.streaming.CHUNK_ROWS", 200)
     one, other = (
         make_classifier(
             max_epochs=2, batch_size=100, dropout=0.0, random_state=0, verbose=False,
             device=str(device), backend=backend,
-        ).fit_stream(SignalStream.named("midl2024-low-noise"), 2000)
+        ).fit_stream(SignalStream.named("midl2024-low-noise"), 1000)
         for backend in ("auto", "torch")
     )  # fmt: skip
     assert_same_training(one, other)
@@ -286,15 +286,15 @@ def test_an_interrupted_training_is_resumed(device, signals, tmp_path, monkeypat
 
 
 def test_stacks_train_as_single_networks_do(device, signals):
-    grid = {"learning_rate": [0.01, 0.003], "dropout": [0.0, 0.2]}
+    grid = {"learning_rate": [0.01, 0.003], "dropout": [0.2]}
     classifier = make_classifier(
         max_epochs=1, batch_size=200, random_state=0, device=str(device), verbose=False
     )
     stacked, single = (
         search.fit(*signals).cv_results_["mean_test_score"]
         for search in (
-            StackedGridSearchCV(classifier, grid, cv=3, refit=False, stack=True),
-            GridSearchCV(classifier, grid, cv=3, refit=False),
+            StackedGridSearchCV(classifier, grid, cv=2, refit=False, stack=True),
+            GridSearchCV(classifier, grid, cv=2, refit=False),
         )
     )
     # sums over signals are divided into other blocks

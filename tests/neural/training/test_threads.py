@@ -187,7 +187,7 @@ def test_forked_processes_predict_and_train(threads):
 def test_threads_wait_passively_unless_the_user_decides(given, first, expected):
     names = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT", "KMP_LIBRARY")
     env = {name: value for name, value in os.environ.items() if name not in names}
-    script = f"{first}import os; before = dict(os.environ); import corrsk.neural.classifier;"
+    script = f"{first}import os; before = dict(os.environ); import corrsk.neural;"
     result = subprocess.run(
         [sys.executable, "-c", f"{script} print(dict(os.environ) == before)"],
         env=env | given | {"OMP_DISPLAY_ENV": "verbose"}, capture_output=True, text=True,
