@@ -44,7 +44,7 @@ class Preview:
 
     def __init__(self, images: MeasuredImages, mask: NDArray[np.bool_]) -> None:
         grid = images.grid
-        self._axis = grid.slab_axis if min(grid.shape) > 1 else int(np.argmin(grid.shape))
+        self._axis = grid.view_axis
         other = tuple(axis for axis in range(3) if axis != self._axis)
         per_slice = mask.sum(axis=other)
         places = np.flatnonzero(per_slice)
