@@ -196,8 +196,16 @@ class CountMapDisplay(_MapDisplay):
         mask : array of bool, optional
             Voxels to map, without the axis of the measurements; None (default) for all voxels that
             are not zero.
-        background, slices, axis, voxel_sizes, dataset
-            See :class:`CountMapDisplay`.
+        background : array or nibabel image, optional
+            Image below the map; None (default) for none.
+        slices : sequence of int, optional
+            Numbers of the slices; None (default) for all.
+        axis : {0, 1, 2}, default=2
+            Axis along which slices are cut.
+        voxel_sizes : sequence of 3 float, optional
+            Sides of a voxel in mm; None (default) for those of a nibabel image, or equal ones.
+        dataset : str
+            Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
 
@@ -226,8 +234,16 @@ class CountMapDisplay(_MapDisplay):
         ----------
         labels : array of int or nibabel image, shape (n_x, n_y) or (n_x, n_y, n_z)
             Number of compartments of each voxel, 0 where there is none.
-        background, slices, axis, voxel_sizes, dataset
-            See :class:`CountMapDisplay`.
+        background : array or nibabel image, optional
+            Image below the map; None (default) for none.
+        slices : sequence of int, optional
+            Numbers of the slices; None (default) for all.
+        axis : {0, 1, 2}, default=2
+            Axis along which slices are cut.
+        voxel_sizes : sequence of 3 float, optional
+            Sides of a voxel in mm; None (default) for those of a nibabel image, or equal ones.
+        dataset : str
+            Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
 
@@ -357,8 +373,18 @@ class MulticompartmentDisplay(_MapDisplay):
         mask : array of bool, optional
             Voxels to map, without the axis of the measurements; None (default) for all voxels that
             are not zero.
-        novelty, background, slices, axis, voxel_sizes, dataset
-            See :class:`MulticompartmentDisplay`.
+        novelty : array of bool or nibabel image, optional
+            Voxels that are transparent; see :class:`MulticompartmentDisplay`.
+        background : array or nibabel image, optional
+            Image below the map; None (default) for none.
+        slices : sequence of int, optional
+            Numbers of the slices; None (default) for all.
+        axis : {0, 1, 2}, default=2
+            Axis along which slices are cut.
+        voxel_sizes : sequence of 3 float, optional
+            Sides of a voxel in mm; None (default) for those of a nibabel image, or equal ones.
+        dataset : str
+            Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
 
@@ -388,8 +414,18 @@ class MulticompartmentDisplay(_MapDisplay):
         ----------
         probability : array or nibabel image, shape (n_x, n_y) or (n_x, n_y, n_z)
             P(n_c >= 2) of each voxel; NaN where there is none.
-        novelty, background, slices, axis, voxel_sizes, dataset
-            See :class:`MulticompartmentDisplay`.
+        novelty : array of bool or nibabel image, optional
+            Voxels that are transparent; see :class:`MulticompartmentDisplay`.
+        background : array or nibabel image, optional
+            Image below the map; None (default) for none.
+        slices : sequence of int, optional
+            Numbers of the slices; None (default) for all.
+        axis : {0, 1, 2}, default=2
+            Axis along which slices are cut.
+        voxel_sizes : sequence of 3 float, optional
+            Sides of a voxel in mm; None (default) for those of a nibabel image, or equal ones.
+        dataset : str
+            Name of the data, for the title.
         ax : matplotlib.axes.Axes, optional
             Axes to plot on. Default: those of a new figure.
 

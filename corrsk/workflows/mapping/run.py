@@ -145,6 +145,8 @@ def describe_plan(
     for one in planned:
         lines += [one.subject.images.summary(), "", "maps:"]
         lines += [f"  {spec.path(Path(out), one.subject)}" for spec in one.specs]
+        if settings.report:
+            lines.append(f"  {html_path(Path(out), one.subject)}")
         lines += [f"  {note}" for note in one.mapper.notes] + [""]
     return "\n".join([*lines, f"model: {loaded.description['Name']}"])
 
