@@ -138,7 +138,7 @@ print(f"counted right: {(found == truth)[truth > 0].mean():.0%} of the voxels")
 
 # Displays draw a slice, or a montage of several, over an image.
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
-background = subjects[0].read_measurement(0)
+background = np.abs(subjects[0].read_measurement(0))
 for axis, title, labels in zip(axes, ("truth", "counts"), (truth, found), strict=False):
     CountMapDisplay.from_predictions(labels, slices=[1], dataset=title, ax=axis)
 MulticompartmentDisplay.from_predictions(

@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from corrsk import make_correlation_signals
+from corrsk import (
+    AcquisitionProtocol,
+    MultiExponentialClassifier,
+    TissuePrior,
+    load_images,
+    make_correlation_signals,
+)
 from corrsk.evaluation.map_displays import COUNT_COLORS
 from corrsk.imaging import Grid
 from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects, write_report
-from corrsk.workflows.mapping.report import _detail, _payload
+from corrsk.workflows.mapping.report import _detail, _fits, _payload
 from tests.workflows._browser import CHROMIUM, Tab, browser
 
 nibabel = pytest.importorskip("nibabel")
@@ -182,6 +188,59 @@ def test_the_volumes_of_the_viewer_are_the_maps(mapped, tmp_path):
     assert labels["lut"][0].endswith("00")
 
 
+def test_probabilities_are_transparent_where_the_signal_is_novel(mapped, tmp_path):
+    subject, out = mapped
+    copy = tmp_path / "maps"
+    shutil.copytree(out, copy)
+    novelty = np.zeros(SHAPE, np.uint8)
+    novelty[6, 3] = 1
+    nibabel.save(nibabel.Nifti1Image(novelty, AFFINE), copy / "novelty.nii.gz")
+    record = json.loads((copy / "report.json").read_text())
+    record["maps"]["novelty"] = "novelty.nii.gz"
+    (copy / "report.json").write_text(json.dumps(record))
+    page = write_report(subject, copy, n_voxels=5, n_jobs=1).read_text()
+    data = data_of(page)
+    maps = {one["key"]: one for one in data["volumes"]["maps"]}
+    levels = {}
+    for key in ("multicompartment", "novelty"):
+        content = gzip.decompress(base64.b64decode(maps[key]["nifti"]))[352:]
+        levels[key] = np.frombuffer(content, np.uint8).reshape(data["part"], order="F")
+    x, y, _ = np.array([6, 3, 0]) - data["start"]
+    assert (levels["novelty"][x, y] == 255).all()
+    assert (levels["multicompartment"][x, y] == 0).all()
+    assert (levels["multicompartment"][x - 1, y] > 0).all()
+    assert "Share of novel voxels" in page
+
+
+@pytest.mark.parametrize("magnitude", [False, True])
+def test_fits_of_a_classifier_with_other_columns_come_back_in_order(magnitude):
+    protocol = AcquisitionProtocol.from_grid(ti=[50, 300, 900, 2500], te=[10, 30, 70, 150])
+    X, _ = make_correlation_signals(
+        8, protocol=protocol, noise_level=0.002, norm=None, random_state=0,
+        prior=TissuePrior.named("t1t2-detr", n_compartments=(1,)),
+    )  # fmt: skip
+    signals = np.abs(X) if magnitude else X
+    images = load_images(signals.reshape(4, 2, 1, 16), protocol)
+    order = np.random.default_rng(0).permutation(16)
+    other = AcquisitionProtocol({name: one[order] for name, one in protocol.contrasts.items()})
+    fits = MultiExponentialClassifier(
+        other, counts=(1, 2), criterion="bic", random_state=0, verbose=False,
+        noise_distribution="rician" if magnitude else "gaussian", n_jobs=1,
+    ).fit(signals[:, order])  # fmt: skip
+    found = _fits.fit_voxels(
+        images, signals, inversion_efficiency=1.0, fits=fits, order=order, n_jobs=1
+    )
+    np.testing.assert_allclose(found.signals_one, signals, atol=0.02)
+    assert found.spectra.shape == (8, 24, 24)
+    assert ("magnitudes with the signs" in " ".join(found.methods)) == magnitude
+    few = _fits.fit_voxels(
+        load_images(signals[:, :3].reshape(4, 2, 1, 3), protocol.subset([0, 1, 2])),
+        signals[:, :3], inversion_efficiency=1.0,
+    )  # fmt: skip
+    assert few.signals is None
+    assert few.methods[0].startswith("Without fits and spectra")
+
+
 def test_a_smaller_file_has_less_detail_and_a_sentence_on_it(mapped, tmp_path):
     subject, out = mapped
     copy = tmp_path / "maps"
@@ -263,22 +322,31 @@ def test_the_detail_is_lowered_along_the_finest_axis():
     ("n_levels", "n_curves", "n_shown"), [((3, 5), 3, 15), ((40, 2000), 16, 256)]
 )
 def test_curves_are_over_te_and_few(n_levels, n_curves, n_shown):
-    from corrsk import AcquisitionProtocol
-
     n_ti, n_te = n_levels
     protocol = AcquisitionProtocol.from_grid(
         ti=np.linspace(50, 3000, n_ti), te=np.linspace(1, 500, n_te)
     )
-    plot = _payload.measurement_plot(protocol)
-    assert plot["parameter"] == "TE"
-    assert len(plot["labels"]) == n_curves
-    assert len(plot["x"]) <= n_shown
-    positions = plot["positions"]
-    np.testing.assert_array_equal(plot["x"], protocol.te[positions])
-    for number, label in enumerate(plot["labels"]):
-        own = positions[np.array(plot["curve"]) == number]
+    (panel,) = _payload.measurement_panels(protocol)
+    assert panel["parameter"] == "TE"
+    assert len(panel["labels"]) == n_curves
+    assert len(panel["x"]) <= n_shown
+    positions = panel["positions"]
+    np.testing.assert_array_equal(panel["x"], protocol.te[positions])
+    for number, label in enumerate(panel["labels"]):
+        own = positions[np.array(panel["curve"]) == number]
         assert label == f"TI {protocol.ti[own[0]]:.4g}"
         assert np.ptp(protocol.ti[own]) == 0
+
+
+def test_each_series_has_a_panel_over_what_it_varies():
+    recovery = AcquisitionProtocol({"TI": [50, 300, 2500], "TE": [10, 10, 10]}, tr=8000)
+    echoes = AcquisitionProtocol({"TE": [10, 30, 70, 150]}, tr=3000)
+    both = AcquisitionProtocol.concatenate([recovery, echoes], same_gain=False)
+    first, second = _payload.measurement_panels(both)
+    assert (first["parameter"], first["x"], first["labels"]) == ("TI", [50, 300, 2500], ["signal"])
+    assert (second["parameter"], second["x"]) == ("TE", [10, 30, 70, 150])
+    assert [*first["positions"], *second["positions"]] == list(range(7))
+    assert second["title"] == "series 1"
 
 
 @pytest.mark.slow
@@ -329,6 +397,30 @@ def test_a_click_shows_the_voxel_at_both_widths(mapped):
         assert await tab.run("element('panel').hidden")
         await tab.run("element('message').querySelector('button').click()")
         assert not await tab.run("element('panel').hidden")
+        # one that is not mapped, typed into the form
+        await tab.run("element('x').value = 0; element('go').requestSubmit()")
+        assert await tab.run("element('heading').textContent") == "Voxel 0, 3, 1"
+        assert "not in this file" in await tab.run("element('message').textContent")
+        # the wheel leads to other slices
+        place = await tab.run("element('heading').textContent")
+        await tab.run("element('canvas').scrollIntoView({block: 'center'})")
+        box = await tab.run("(() => { const r = element('canvas').getBoundingClientRect(); "
+                            "return [r.left + r.width / 2, r.top + r.height / 2] })()")  # fmt: skip
+        await tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1],
+                       deltaX=0, deltaY=120)  # fmt: skip
+        await asyncio.sleep(0.2)
+        assert place != await tab.run("element('heading').textContent")
+        await tab.run("goTo([99, 3, 1])")
+        assert await tab.run("element('heading').textContent") == "Voxel 8, 3, 1"
+        assert "Voxel 99, 3, 1 is not in the viewer" in await tab.run(
+            "element('message').textContent"
+        )
+        # without a graphics processor, voxels are chosen by their numbers
+        await tab.call("Page.addScriptToEvaluateOnNewDocument",
+                       source="HTMLCanvasElement.prototype.getContext = () => null")  # fmt: skip
+        await tab.go(f"{page.as_uri()}#voxel=6,3,2", 1200)
+        assert "no WebGL 2" in await tab.run("document.querySelector('.screen').textContent")
+        assert await tab.run("element('signal').querySelectorAll('circle').length") == 64
         assert tab.errors == []
         assert {address.split(":")[0] for address in tab.addresses} <= {"file", "data", "about"}
 

@@ -28,7 +28,7 @@ from corrsk.workflows.mapping.report._payload import (
     MASKS,
     Shown,
     bytes_per_voxel,
-    measurement_plot,
+    measurement_panels,
     voxel_entries,
 )
 from corrsk.workflows.mapping.report._tables import (
@@ -210,7 +210,11 @@ class _Page:
         where = self._detail.where
         self._maps = {key: self._read(key, where) for key in self._keys}
         grid = self._images.grid.part(where)
-        self._entries = [Shown.from_map(key, self._maps[key]).entry(grid) for key in self._keys]
+        shown = dict(self._maps)
+        if "novelty" in shown:  # no basis for a probability there
+            novel = shown["novelty"] > 0
+            shown["multicompartment"] = np.where(novel, np.nan, shown["multicompartment"])
+        self._entries = [Shown.from_map(key, shown[key]).entry(grid) for key in self._keys]
         sizes = [len(one["nifti"]) for one in self._entries]
         self._volume_bytes = sum(sizes) + max(sizes)  # and the background
 
@@ -221,8 +225,9 @@ class _Page:
         inside = self._mask[detail.where] & np.isfinite(self._maps["multicompartment"])
         if not inside.any():
             raise ValueError(f"no voxel of {images.name} that is left in the viewer has a signal")
-        self._plot = measurement_plot(images.protocol)
-        most = max(1, n_bytes // bytes_per_voxel(self._plot, images.protocol))
+        self._panels = measurement_panels(images.protocol)
+        self._shown = np.concatenate([panel["positions"] for panel in self._panels])
+        most = max(1, n_bytes // bytes_per_voxel(self._shown.size, images.protocol))
         self._chosen = Chosen.from_mask(inside, detail, images.grid.view_axis, min(n_voxels, most))
         places = tuple(self._chosen.places.T)
         kept = np.zeros(self._mask.shape, bool)
@@ -284,7 +289,7 @@ class _Page:
         )  # fmt: skip
 
     def _methods(self) -> list[str]:
-        shown, n = len(self._plot["x"]), self._plot["n_measurements"]
+        shown, n = self._shown.size, self._images.protocol.n_measurements
         methods = list(self._fits.methods)
         if shown < n:
             methods.append(
@@ -302,7 +307,9 @@ class _Page:
             probabilities = self._read("probabilities", detail.where)[at]
             classes = self._classes(probabilities.shape[1])
         values = {key: self._maps[key][at].astype(np.float64) for key in self._keys}
-        voxels = voxel_entries(places, self._signals, self._fits, values, probabilities, self._plot)
+        voxels = voxel_entries(
+            places, self._signals, self._fits, values, probabilities, self._shown
+        )
         background = Shown.from_map("background", self._background).entry(grid)
         self.n_bytes = sum(len(one["nifti"]) for one in (background, *self._entries))
         self.n_bytes += sum(len(one["data"]) for one in voxels["arrays"].values())
@@ -319,7 +326,10 @@ class _Page:
                 "background": background, "maps": self._entries,
                 "measurement": images.protocol.feature_names[self._number],
             },
-            "plot": {key: value for key, value in self._plot.items() if key != "positions"},
+            "panels": [
+                {key: value for key, value in panel.items() if key != "positions"}
+                for panel in self._panels
+            ],
         }  # fmt: skip
 
     def _classes(self, n: int) -> list[str]:

@@ -80,7 +80,10 @@ def fit_voxels(
         The results; what the measurements do not allow is None, with the reason in `methods`.
     """
     found = VoxelFits(images.protocol.tissue_properties)
-    magnitude = any(kind != "signed" for kind in images.kinds)
+    # series may differ in it
+    kinds = np.array(images.kinds)[images.protocol._series_of_each]
+    unsigned = kinds != "signed"
+    magnitude = bool(unsigned.any())
     values = signals if order is None else signals[:, order]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each voxel has its own in the panel
@@ -101,11 +104,11 @@ def fit_voxels(
         signals_one = fits.reconstruct_signals(found.one)
         fitted = fits.reconstruct_signals(found.selected)
         found.methods.append(_describe(fits))
-        _add_spectra(found, fits, values, fitted, magnitude)
+        _add_spectra(found, fits, values, fitted, unsigned if order is None else unsigned[order])
     back = slice(None) if order is None else np.argsort(np.arange(values.shape[1])[order])
-    if magnitude:
-        signals_one, fitted = np.abs(signals_one), np.abs(fitted)
-    found.signals_one, found.signals = signals_one[:, back], fitted[:, back]
+    for name, curves in (("signals_one", signals_one), ("signals", fitted)):
+        of_images = curves[:, back]
+        setattr(found, name, np.where(unsigned, np.abs(of_images), of_images))
     return found
 
 
@@ -137,7 +140,7 @@ def _describe(fits: MultiExponentialClassifier) -> str:
 
 def _add_spectra(
     found: VoxelFits, fits: MultiExponentialClassifier, values: NDArray[Any],
-    fitted: NDArray[Any], magnitude: bool,
+    fitted: NDArray[Any], unsigned: NDArray[np.bool_],
 ) -> None:  # fmt: skip
     """Add the spectra; of magnitudes with the signs of the fits."""
     assert found.selected is not None
@@ -151,7 +154,7 @@ def _add_spectra(
         ).fit(np.ones((2, values.shape[1])))  # fmt: skip
         if hasattr(fits, "calibration_"):
             spectrum._use_calibration(fits.calibration_)
-        signed = np.where(fitted < 0, -np.abs(values), np.abs(values)) if magnitude else values
+        signed = np.where(unsigned, np.where(fitted < 0, -np.abs(values), np.abs(values)), values)
         found.spectra, found.axes = spectrum.spectra(signed), dict(spectrum.axes_)
     except ValueError as error:
         found.methods.append(f"Without spectra: {error}.")
@@ -159,6 +162,6 @@ def _add_spectra(
     text = "Spectra by regularised non-negative least squares (chi2 factor 1.02)"
     if "TI" in fits.protocol_.contrasts and not hasattr(fits, "calibration_"):
         text += f", inversion efficiency {efficiency:.3g} in all voxels"
-    if magnitude:
+    if unsigned.any():
         text += ", of magnitudes with the signs of the fits"
     found.methods.append(f"{text}.")

@@ -29,6 +29,7 @@ _INT16 = 32_767
 # that they must not have: 0 is transparent, counts are 40 apart.
 _FIRST, _LAST = 8, 255
 _PER_COUNT = 40
+_PARAMETER_UNITS = {"b": "ms/um²"}
 _UNITS = {"T1": "s", "T2": "s", "D": "um²/ms", "noise": "", "entropy": "bit"}
 
 
@@ -152,8 +153,8 @@ def packed(values: NDArray[Any], dtype: str) -> dict[str, Any]:
     return {"dtype": dtype, "shape": list(array.shape), "data": _text(array.tobytes())}
 
 
-def measurement_plot(protocol: AcquisitionProtocol) -> dict[str, Any]:
-    """Arrange the measurements in curves.
+def measurement_panels(protocol: AcquisitionProtocol) -> list[dict[str, Any]]:
+    """Arrange the measurements in curves, in one panel for each series.
 
     Parameters
     ----------
@@ -162,66 +163,82 @@ def measurement_plot(protocol: AcquisitionProtocol) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        The scan parameter of the horizontal axis (TE if it varies, else that with the most levels),
-        its value and the curve of each shown measurement, labels and colours of the curves
-        (one for each combination of the other parameters), and the positions of the measurements
-        shown: of many, evenly spaced ones of some curves.
+    list of dict
+        For each panel the scan parameter of the horizontal axis (TE if it varies, else that with
+        the most levels), its value and the curve of each shown measurement, labels and colours of
+        the curves (one for each combination of the other parameters), and the positions of the
+        measurements shown: of many, some curves and points.
     """
-    levels = {name: np.unique(values).size for name, values in protocol.contrasts.items()}
-    across = "TE" if levels.get("TE", 1) > 1 else max(levels, key=lambda name: levels[name])
-    others = {name: values for name, values in protocol.contrasts.items() if name != across}
-    numbers = protocol.series if protocol.series is not None else np.zeros(protocol.n_measurements)
-    table = np.column_stack([*others.values(), numbers])
+    series = np.zeros(protocol.n_measurements) if protocol.series is None else protocol.series
+    numbers = np.unique(series)
+    panels = []
+    for number in numbers:
+        own = np.flatnonzero(series == number)
+        panel = _panel(
+            {name: np.asarray(values)[own] for name, values in protocol.contrasts.items()},
+            _MOST_POINTS // numbers.size,
+        )
+        panel["positions"] = own[panel["positions"]]
+        panel["title"] = "" if numbers.size == 1 else f"series {int(number)}"
+        panels.append(panel)
+    return panels
+
+
+def _panel(contrasts: Mapping[str, NDArray[Any]], most_points: int) -> dict[str, Any]:
+    """Curves of one series."""
+    levels = {name: np.unique(values[np.isfinite(values)]).size
+              for name, values in contrasts.items()}  # fmt: skip
+    across = "TE" if levels.get("TE", 0) > 1 else max(levels, key=lambda name: levels[name])
+    x = np.asarray(contrasts[across], np.float64)
+    varies = [name for name, values in contrasts.items()
+              if name != across and np.unique(values).size > 1]  # fmt: skip
+    table = np.column_stack([np.zeros(x.size), *(contrasts[name] for name in varies)])
     curves, of_each = np.unique(table, axis=0, return_inverse=True)
     of_each = of_each.ravel()
-    if len(curves) > _MOST_CURVES:
-        kept = np.unique(np.linspace(0, len(curves) - 1, _MOST_CURVES).round().astype(int))
-    else:
-        kept = np.arange(len(curves))
-    x = np.asarray(protocol.contrasts[across], np.float64)
-    per_curve = max(_MOST_POINTS // kept.size, 12)
+    kept = np.arange(len(curves))
+    if kept.size > _MOST_CURVES:
+        kept = np.unique(np.linspace(0, kept.size - 1, _MOST_CURVES).round().astype(int))
+    per_curve = max(most_points // kept.size, 12)
     shown: list[int] = []
-    for curve in kept:
-        own = np.flatnonzero(of_each == curve)
+    of_shown: list[int] = []
+    for rank, curve in enumerate(kept):
+        own = np.flatnonzero((of_each == curve) & np.isfinite(x))
         own = own[np.argsort(x[own], kind="stable")]
         if own.size > per_curve:
             # early points carry most of a decay
             places = np.geomspace(1, own.size, per_curve).round().astype(int) - 1
             own = own[np.unique(places)]
         shown += own.tolist()
-    positions = np.array(shown)
-    varies = [name for name, values in others.items() if np.unique(values).size > 1]
-    labels = []
-    for curve in kept:
-        parts = [f"{name} {curves[curve][list(others).index(name)]:.4g}" for name in varies]
-        if protocol.series is not None:
-            parts.append(f"series {int(curves[curve][-1])}")
-        labels.append(", ".join(parts) or "signal")
+        of_shown += [rank] * own.size
+    labels = [
+        ", ".join(f"{name} {value:.4g}" for name, value in zip(varies, curve[1:], strict=True))
+        or "signal"
+        for curve in curves[kept]
+    ]
     shades = colormaps["viridis"](np.linspace(0, 0.88, max(kept.size, 2)))
-    units = {"b": "ms/um²"}
-    span = x[x > 0]
+    positions = np.array(shown, np.intp)
+    values = x[positions]
     return {
-        "parameter": across, "unit": units.get(across, "ms"), "x": x[positions].tolist(),
-        "curve": [int(np.flatnonzero(kept == of_each[k])[0]) for k in positions],
-        "labels": labels, "colors": [to_hex(shade) for shade in shades[: kept.size]],
-        "logarithmic": bool(span.size == x.size and span.max() > 60 * span.min()),
-        "positions": positions, "n_measurements": protocol.n_measurements,
-        "group": ", ".join(f"{name} in {units.get(name, 'ms')}" for name in varies),
+        "parameter": across, "unit": _PARAMETER_UNITS.get(across, "ms"), "x": values.tolist(),
+        "curve": of_shown, "labels": labels,
+        "colors": [to_hex(shade) for shade in shades[: kept.size]],
+        "logarithmic": bool(values.min() > 0 and values.max() > 60 * values.min()),
+        "group": ", ".join(f"{name} in {_PARAMETER_UNITS.get(name, 'ms')}" for name in varies),
+        "positions": positions,
     }  # fmt: skip
 
 
-def bytes_per_voxel(plot: dict[str, Any], protocol: AcquisitionProtocol) -> int:
+def bytes_per_voxel(n_shown: int, protocol: AcquisitionProtocol) -> int:
     """Upper bound of the text of one voxel: measured and two fitted signals, and its spectrum."""
     n_properties = len(protocol.tissue_properties)
     cells = BINS.get(n_properties, 8) ** min(n_properties, 2)
-    return (3 * 2 * len(plot["x"]) + cells + 200) * 4 // 3
+    return (3 * 2 * n_shown + cells + 200) * 4 // 3
 
 
 def voxel_entries(
     places: NDArray[np.intp], signals: NDArray[Any], fits: VoxelFits,
     values: Mapping[str, NDArray[Any]], probabilities: NDArray[Any] | None,
-    plot: dict[str, Any],
+    shown: NDArray[np.intp],
 ) -> dict[str, Any]:  # fmt: skip
     """Entries of the voxels of the panel.
 
@@ -237,15 +254,14 @@ def voxel_entries(
         Values of the maps.
     probabilities : ndarray of shape (n_voxels, n_classes) or None
         Probabilities of the counts.
-    plot : dict
-        Result of :func:`measurement_plot`.
+    shown : ndarray of int
+        Positions of the measurements of the panels.
 
     Returns
     -------
     dict
         Plain values; signals as integers of 16 bits relative to the largest of the voxel.
     """
-    shown = plot["positions"]
     series = {"measured": signals[:, shown]}
     if fits.signals is not None and fits.signals_one is not None:
         series |= {"one": fits.signals_one[:, shown], "selected": fits.signals[:, shown]}

@@ -100,12 +100,9 @@ function legendOf(items) {
 
 // -- the panel ----------------------------------------------------------------
 
-function drawSignal(k) {
-  const { x, curve, labels, colors, parameter, unit, logarithmic, group } = data.plot;
-  const scale = arrays.scale.values[k] / 32767;
-  const series = ["measured", "one", "selected"].filter((name) => arrays[name]);
-  const values = Object.fromEntries(series.map((name) => [name, Array.from(arrays[name].row(k), (v) => v * scale)]));
-  const all = series.flatMap((name) => values[name]);
+function drawPanel(panel, values) {
+  const { x, curve, labels, colors, parameter, unit, logarithmic, group, title } = panel;
+  const all = Object.values(values).flat();
   const low = Math.min(0, ...all), high = Math.max(0, ...all);
   const span = high - low || 1;
   const from = logarithmic ? Math.min(...x) : Math.min(0, ...x);
@@ -124,11 +121,26 @@ function drawSignal(k) {
       svg.append(make("circle", { cx: px(x[j]).toFixed(1), cy: py(values.measured[j]).toFixed(1), r: 2.6, fill: colors[c] },
         make("title", {}, `${label}, ${parameter} ${number(x[j])}: ${number(values.measured[j])}`)));
   });
-  const texts = [make("div", { class: "small" }, "points: measured" + (values.one
-    ? "; dashed: one compartment; lines: selected number of compartments" : ""))];
-  if (labels.length > 1) texts.push(legendOf(labels.map((label, c) => [label, colors[c]])),
+  const nodes = title ? [make("div", { class: "small" }, title), svg] : [svg];
+  if (labels.length > 1) nodes.push(legendOf(labels.map((label, c) => [label, colors[c]])),
     make("div", { class: "small" }, group));
-  element("signal").replaceChildren(svg, ...texts);
+  return nodes;
+}
+
+function drawSignal(k) {
+  const scale = arrays.scale.values[k] / 32767;
+  const names = ["measured", "one", "selected"].filter((name) => arrays[name]);
+  let start = 0;
+  const nodes = data.panels.flatMap((panel) => {
+    const stop = start + panel.x.length;
+    const values = Object.fromEntries(names.map((name) =>
+      [name, Array.from(arrays[name].row(k).subarray(start, stop), (v) => v * scale)]));
+    start = stop;
+    return drawPanel(panel, values);
+  });
+  nodes.push(make("div", { class: "small" }, "points: measured" + (names.length > 1
+    ? "; dashed: one compartment; lines: selected number of compartments" : "")));
+  element("signal").replaceChildren(...nodes);
 }
 
 function drawFits(k) {
@@ -339,11 +351,17 @@ async function startViewer() {
   }
 }
 
+// Show a voxel of the images, or the nearest one of the viewer.
+function goTo(voxel) {
+  const place = toPart(voxel).map((p, k) => Math.max(0, Math.min(data.part[k] - 1, p)));
+  show(place);
+  if (key(toImage(place)) !== key(voxel))
+    element("message").prepend(`Voxel ${voxel.join(", ")} is not in the viewer; this is the nearest one that is. `);
+}
+
 function fromAddress() {
   const found = /^#voxel=(\d+),(\d+),(\d+)$/.exec(location.hash);
-  if (!found) return null;
-  const place = toPart(found.slice(1).map(Number));
-  return place.every((p, k) => p >= 0 && p < data.part[k]) ? place : null;
+  return found && found.slice(1).map(Number);
 }
 
 async function start() {
@@ -365,14 +383,13 @@ async function start() {
   element("opacity").oninput = (event) => { if (viewer) viewer.setOpacity(1, Number(event.target.value)); };
   element("go").onsubmit = (event) => {
     event.preventDefault();
-    const voxel = ["x", "y", "z"].map((name) => Number(element(name).value));
-    show(toPart(voxel).map((p, k) => Math.max(0, Math.min(data.part[k] - 1, p))));
+    goTo(["x", "y", "z"].map((name) => Number(element(name).value)));
   };
   addEventListener("hashchange", () => {
-    const place = fromAddress();
-    if (place && key(place) !== key(current)) show(place);
+    const voxel = fromAddress();
+    if (voxel && key(voxel) !== key(toImage(current))) goTo(voxel);
   });
-  show(fromAddress() || data.first);
+  goTo(fromAddress() || toImage(data.first));
   document.body.dataset.ready = "true";
 }
 
