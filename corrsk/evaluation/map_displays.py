@@ -194,8 +194,8 @@ class CountMapDisplay(_MapDisplay):
         volume : array of shape (n_x, n_y, n_z, n_measurements) or (n_x, n_y, n_measurements)
             Measured signals, with the measurements in the order of the classifier's columns.
         mask : array of bool, optional
-            Voxels to map, without the axis of the measurements; None (default) for all voxels that
-            are not zero.
+            Voxels to map, without the axis of the measurements; None (default) for all voxels with
+            a signal.
         background : array or nibabel image, optional
             Image below the map; None (default) for none.
         slices : sequence of int, optional
@@ -371,8 +371,8 @@ class MulticompartmentDisplay(_MapDisplay):
         volume : array of shape (n_x, n_y, n_z, n_measurements) or (n_x, n_y, n_measurements)
             Measured signals, with the measurements in the order of the classifier's columns.
         mask : array of bool, optional
-            Voxels to map, without the axis of the measurements; None (default) for all voxels that
-            are not zero.
+            Voxels to map, without the axis of the measurements; None (default) for all voxels with
+            a signal.
         novelty : array of bool or nibabel image, optional
             Voxels that are transparent; see :class:`MulticompartmentDisplay`.
         background : array or nibabel image, optional

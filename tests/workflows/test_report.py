@@ -123,7 +123,6 @@ def test_the_page_has_warnings_first_and_every_table(mapped):
         assert f"{int((labels[mask] == count).sum())}" in cells
     assert record["sources"][0]["sha256"] in page
     assert "8 TI x 8 TE: TI 50..2000 ms" in page
-    assert "report" in record["seconds"]
 
 
 def test_names_are_escaped_and_no_address_is_loaded(mapped):

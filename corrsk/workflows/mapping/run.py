@@ -200,8 +200,8 @@ def map_subjects(
     Notes
     -----
     A map appears under its name when it is complete, its sidecar after it, and the record of a
-    subject last: an interrupted run leaves whole maps only, and `resume` continues with the first
-    subject without a record.
+    subject, and then its report, last: an interrupted run leaves whole maps only, and `resume`
+    continues with the first subject without a record.
     """
     require("nibabel", extra="imaging", purpose="writing maps")
     settings = MapSettings() if settings is None else settings
@@ -319,7 +319,7 @@ def _map_subject(
         preview.write(path)
         files["preview"] = path
     one.times["total"] = time.perf_counter() - begin
-    record: dict[str, Any] = {
+    record = {
         "subject": subject.name,
         "warnings": notes.found,
         "sources": [{"file": file, "sha256": _digest(Path(file))} for file in subject.files],
@@ -333,12 +333,10 @@ def _map_subject(
         "started": started.isoformat(timespec="seconds"),
         "seconds": {key: round(value, 2) for key, value in one.times.items()},
     }
-    if settings.report:
+    write_json(report_path(out, subject), record)
+    if settings.report:  # after the record, so that an error in it costs no map
         _logger.info("%s: fits and spectra of the report", subject.name)
         write_page(subject, out, record, mapper=mapper, n_jobs=threads)
-        seconds = time.perf_counter() - begin - one.times["total"]
-        record["seconds"] |= {"report": round(seconds, 2)}
-    write_json(report_path(out, subject), record)
     return record
 
 

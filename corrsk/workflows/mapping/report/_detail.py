@@ -101,7 +101,7 @@ class Detail:
         return [one.step for one in self.where]
 
     def describe(self) -> str:
-        """Describe what is left out.
+        """Describe the voxels that are left out.
 
         Returns
         -------

@@ -129,7 +129,7 @@ def _describe(fits: MultiExponentialClassifier) -> str:
         f"Fits of {counts} compartments to each voxel, number selected by {fits.criterion.upper()}"
     )
     if fits.noise_distribution == "rician":
-        text += ", to magnitudes (curves are magnitudes too)"
+        text += ", to magnitudes"
     if fits.nuisances is not None:
         low, high = np.broadcast_to(fits.nuisances.inversion_efficiency or 1.0, 2)
         text += f", inversion efficiency fitted from {low:g} to {high:g}"
