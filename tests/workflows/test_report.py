@@ -252,6 +252,9 @@ def test_a_smaller_file_has_less_detail_and_a_sentence_on_it(mapped, tmp_path):
         rf"signals of {len(places)} of the 223 mapped voxels: every \d\w\w voxel along x .* of "
         r"slice \d along z", page
     )  # fmt: skip
+    few = write_report(subject, copy, max_bytes=2_910_000)
+    assert few.stat().st_size < 2_910_000
+    assert len(unpacked(data_of(few.read_text())["voxels"]["arrays"]["place"])) < 60
     before = path.read_bytes()
     with pytest.raises(ValueError, match="max_bytes is too small: with the viewer"):
         write_report(subject, copy, max_bytes=2_000_000)
