@@ -104,6 +104,11 @@ def fit_voxels(
         signals_one = fits.reconstruct_signals(found.one)
         fitted = fits.reconstruct_signals(found.selected)
         found.methods.append(_describe(fits))
+        n_misfits = int(found.selected["misfit"].sum())
+        if n_misfits:
+            found.methods.append(
+                f"These fits do not explain {n_misfits:,} of {len(values):,} voxels."
+            )
         _add_spectra(found, fits, values, fitted, unsigned if order is None else unsigned[order])
     back = slice(None) if order is None else np.argsort(np.arange(values.shape[1])[order])
     for name, curves in (("signals_one", signals_one), ("signals", fitted)):
