@@ -26,6 +26,7 @@ from corrsk.workflows.mapping import (
     describe_plan,
     find_subjects,
     map_subjects,
+    write_report,
 )
 from corrsk.workflows.training import TrainingConfiguration, train
 
@@ -125,7 +126,9 @@ for kind, name in enumerate(("white matter", "grey matter", "fluid", "lesion"), 
 
 # %%
 # From Python, with a table for each label of an atlas. Several subjects, also of a folder in BIDS,
-# are a list; a run that was interrupted continues with ``resume=True``.
+# are a list; a run that was interrupted continues with ``resume=True``. With the option
+# ``--report``, or this function, an HTML page has the maps in a slice viewer, and for each voxel of
+# some slices the signal with its fits, the probabilities and the spectrum.
 nibabel.save(nibabel.Nifti1Image(tissue.astype(np.uint8), affine), folder / "atlas.nii.gz")
 subjects: list[Subject] = find_subjects(folder / "head.nii.gz", times=folder / "times.json")
 settings = MapSettings(load(folder / "mine.safetensors"), atlas=folder / "atlas.nii.gz")
@@ -133,6 +136,8 @@ print(describe_plan(subjects, "from_python", settings).splitlines()[0])
 map_subjects(subjects, folder / "from_python", settings, verbose=False)
 statistics = pd.read_csv(folder / "from_python" / "statistics.tsv", sep="\t")
 print(statistics.iloc[:, :9].round(2).to_string(index=False))
+page = write_report(subjects[0], folder / "from_python", n_voxels=100)
+print(page.name, f"{page.stat().st_size / 1e6:.1f} MB")
 
 # %%
 # The training from Python, of the same file with another seed:

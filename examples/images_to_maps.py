@@ -28,6 +28,7 @@ from corrsk import (
     TissuePrior,
     load_images,
 )
+from corrsk.evaluation import CountMapDisplay, MulticompartmentDisplay
 from corrsk.imaging import (
     BidsSet,
     Grid,
@@ -135,11 +136,13 @@ print("same voxels:", Grid.from_image(written).difference(subjects[0].grid) is N
 found = subjects[0].read_map(folder / "sub-01_seg-nc_dseg.nii.gz")
 print(f"counted right: {(found == truth)[truth > 0].mean():.0%} of the voxels")
 
-fig, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
-pictures = {"truth": truth, "counts": found, "P(more than one)": np.asarray(written.dataobj)}
-for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
-    shown = axis.imshow(picture[:, :, 1].T, origin="lower", aspect="equal")
-    axis.set(title=title, xticks=[], yticks=[])
-    fig.colorbar(shown, ax=axis, shrink=0.7)
+# Displays draw a slice, or a montage of several, over an image.
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
+background = np.abs(subjects[0].read_measurement(0))
+for axis, title, labels in zip(axes, ("truth", "counts"), (truth, found), strict=False):
+    CountMapDisplay.from_predictions(labels, slices=[1], dataset=title, ax=axis)
+MulticompartmentDisplay.from_predictions(
+    written, background=background, slices=[1], dataset="sub-01", ax=axes[2]
+)
 plt.show()
 temporary.cleanup()

@@ -85,3 +85,19 @@ load_images("scan.nii", "ir-se-8x8")
 def test_the_import_of_corrsk_and_its_images_leaves_nibabel_out():
     result = run("import corrsk, corrsk.imaging\nprint('nibabel' in sys.modules)")
     assert result.stdout.strip() == "False", result.stderr
+
+
+def test_a_report_without_nilearn_names_the_extra_before_the_maps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = """
+import numpy as np
+from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects
+np.savez("scan.npz", S=np.ones((2, 3, 1, 64)))
+subjects = find_subjects("scan.npz", times="ir-se-8x8")
+map_subjects(subjects, "out", MapSettings("midl2024", report=True))
+"""
+    result = run(code, missing="nilearn")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: an HTML report needs jinja2 and nilearn"), result.stderr
+    assert "pip install 'corrsk[report]'" in last
+    assert not (tmp_path / "out").exists()

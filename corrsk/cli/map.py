@@ -106,6 +106,14 @@ def map_command(
         bool, typer.Option("--preview", help="Draw a slice of the maps to a PNG file.")
     ] = False,
     report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Write an HTML page for each subject, with a slice viewer, signals, fits, "
+            "spectra, tables and warnings.",
+        ),
+    ] = False,
+    manifest: Annotated[
         Path | None,
         typer.Option(
             help="JSON file for the records of all subjects: sources with digests, settings, "
@@ -151,21 +159,23 @@ def map_command(
             raise ValueError("the folder of the maps is needed once: OUT or -o OUT")
         if level not in (None, _PARTICIPANT):
             raise ValueError(f"the level of the analysis must be 'participant', got {level!r}")
-        if report is not None and not report.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {report.parent} for the report")
+        if manifest is not None and not manifest.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {manifest.parent} for the manifest")
         subjects = find_subjects(
             sources, times=times, participants=_listed(participant_label),
             select=_selection(select), join=join, te=te,
         )  # fmt: skip
-        settings = MapSettings(model=model, mask=mask, atlas=statistics, preview=preview)
+        settings = MapSettings(
+            model=model, mask=mask, atlas=statistics, preview=preview, report=report
+        )
         if dry:
             typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
             return
         records = map_subjects(
             subjects, target, settings, resume=resume, n_jobs=jobs, device=device
         )
-        if report is not None:
-            write_json(report, records)
+        if manifest is not None:
+            write_json(manifest, records)
         logger.info("maps: %s", target)
 
 

@@ -22,6 +22,7 @@ from corrsk.evaluation.intervals import (
     bootstrap_interval,
     mcnemar_test,
 )
+from corrsk.evaluation.map_displays import CountMapDisplay, MulticompartmentDisplay
 from corrsk.evaluation.predictions import predict_multicompartment_proba
 from corrsk.evaluation.scorers import (
     SCORERS,
@@ -44,10 +45,12 @@ __all__ = [
     "SCORERS",
     "AccuracyCoverageDisplay",
     "AccuracyOverNoiseDisplay",
+    "CountMapDisplay",
     "CountRocDisplay",
     "Evaluation",
     "LossCurveDisplay",
     "McNemarResult",
+    "MulticompartmentDisplay",
     "MulticompartmentScorer",
     "Reference",
     "ReliabilityDisplay",

@@ -237,7 +237,7 @@ class CountRocDisplay:
         if reference is not None:
             reference.check(name for name in self.curves if name not in ("micro", "macro"))
         self.ax_ = _axes(6, 5.6) if ax is None else ax
-        self.figure_ = _figure_of(self.ax_)
+        self.figure_ = figure_of(self.ax_)
         names = list(self.curves)
         two_classes = len(names) == 4 and "macro" in names
         if two_classes:  # the curves of both classes are reflections of each other
@@ -382,7 +382,7 @@ class AccuracyOverNoiseDisplay:
             The display itself.
         """
         self.ax_ = _axes(6, 4.4) if ax is None else ax
-        self.figure_ = _figure_of(self.ax_)
+        self.figure_ = figure_of(self.ax_)
         table = self.evaluation.by_noise_level
         noise = in_noise_unit(table.index, self.evaluation.noise_unit)
         lines = [
@@ -467,7 +467,7 @@ class LossCurveDisplay:
             The display itself.
         """
         self.ax_ = _axes(6, 4.4) if ax is None else ax
-        self.figure_ = _figure_of(self.ax_)
+        self.figure_ = figure_of(self.ax_)
         table = pd.DataFrame(list(self.history))
         self.ax_.plot(table["epoch"], table["train_loss"], label="training")
         if "valid_loss" in table:
@@ -495,7 +495,8 @@ def _subplots(
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _figure_of(ax: Axes) -> Figure:
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure of axes."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure

@@ -19,6 +19,7 @@ from corrsk.evaluation.calibration import (
     grouped_noise_levels,
     reliability_table,
 )
+from corrsk.evaluation.displays import figure_of
 from corrsk.evaluation.noise_units import checked_noise_unit, noise_label
 from corrsk.evaluation.predictions import measured_probabilities
 from corrsk.evaluation.selective import accuracy_coverage_curve
@@ -167,7 +168,7 @@ class ReliabilityDisplay:
             The display itself.
         """
         self.ax_ = Figure((5.6, 5.2), layout="constrained").subplots() if ax is None else ax
-        self.figure_ = self.ax_.get_figure(root=True)
+        self.figure_ = figure_of(self.ax_)
         self.ax_.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
         colours = _colours(self.tables)
         for name, table in self.tables.items():
@@ -314,7 +315,7 @@ class AccuracyCoverageDisplay:
             The display itself.
         """
         self.ax_ = Figure((6, 4.4), layout="constrained").subplots() if ax is None else ax
-        self.figure_ = self.ax_.get_figure(root=True)
+        self.figure_ = figure_of(self.ax_)
         colours = _colours(self.curves)
         for name, (coverage, accuracy, thresholds) in self.curves.items():
             # the curve of 10^6 signals has more points than a figure has pixels, and its first

@@ -67,6 +67,11 @@ class Grid:
         """Last axis with more than one voxel, along which slabs are cut."""
         return max((axis for axis in range(3) if self.shape[axis] > 1), default=2)
 
+    @property
+    def view_axis(self) -> int:
+        """Axis whose slices are shown as pictures: the last of one voxel, or `slab_axis`."""
+        return max((axis for axis in range(3) if self.shape[axis] == 1), default=self.slab_axis)
+
     def difference(self, other: Grid) -> str | None:
         """Describe how another grid differs.
 
@@ -107,6 +112,25 @@ class Grid:
         sides = np.linalg.norm(self.affine[:3, :3], axis=0)
         smallest = sides[sides > 0].min() if (sides > 0).any() else 1.0
         return float(np.linalg.norm(apart, axis=0).max() / smallest)
+
+    def part(self, where: Slices) -> Grid:
+        """Grid of every n-th voxel of a part of this grid.
+
+        Parameters
+        ----------
+        where : tuple of slice
+            Start, stop and step along each axis.
+
+        Returns
+        -------
+        Grid
+            The grid, with the positions of its voxels and without header.
+        """
+        ranges = [range(*each.indices(n)) for each, n in zip(where, self.shape, strict=True)]
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [one.start for one in ranges]
+        affine[:3, :3] *= [one.step for one in ranges]
+        return Grid((len(ranges[0]), len(ranges[1]), len(ranges[2])), affine)
 
     def slabs(self, thickness: int) -> Iterator[Slices]:
         """Cut the grid along `slab_axis` into slabs.

@@ -412,6 +412,29 @@ class MeasuredImages:
         with OpenFiles() as files:
             return self._read((whole[0], whole[1], whole[2]), files, every, dtype)
 
+    def read_measurement(self, number: int) -> NDArray[Any]:
+        """Read the values of one measurement.
+
+        Parameters
+        ----------
+        number : int
+            Position of the measurement in the protocol, from 0.
+
+        Returns
+        -------
+        ndarray of shape (n_x, n_y, n_z)
+            The values, in single precision.
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged.
+        """
+        whole = tuple(slice(0, n) for n in self.grid.shape)
+        with OpenFiles() as files:
+            values = self._read((whole[0], whole[1], whole[2]), files, np.array([number]))
+        return values[..., 0]
+
     def slabs(
         self, mask: NDArray[np.bool_] | None = None, *, max_bytes: int = SLAB_BYTES,
         dtype: DTypeLike = np.float32,

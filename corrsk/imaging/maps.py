@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.files import write_atomically, write_json
-from corrsk.imaging._nifti import ENDINGS, import_nibabel, stem_of
+from corrsk.imaging._nifti import ENDINGS, import_nibabel, open_image, read_values, stem_of
 from corrsk.imaging.bids import dataset_folder
 from corrsk.imaging.grid import Grid, Slices
 from corrsk.imaging.images import MeasuredImages, Slab
@@ -258,6 +258,33 @@ def write_map(
     whole = [slice(0, n) for n in writer.grid.shape]
     with writer:
         writer.write((whole[0], whole[1], whole[2]), array)
+
+
+def read_part(path: str | Path, where: Slices) -> NDArray[Any]:
+    """Read every n-th voxel of a part of a map, without the rest of it in memory.
+
+    Parameters
+    ----------
+    path : path-like
+        File of the map.
+    where : tuple of slice
+        Start, stop and step along each spatial axis.
+
+    Returns
+    -------
+    ndarray of shape (n_x, n_y, n_z) or (n_x, n_y, n_z, n_maps)
+        The values.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file does not exist.
+    ValueError
+        If the file is damaged.
+    """
+    proxy = open_image(path).dataobj
+    slicer = (*where, *(slice(None),) * (len(proxy.shape) - 3))
+    return read_values(proxy, slicer, str(path))
 
 
 def map_sidecar(sources: tuple[str, ...], path: Path) -> dict[str, Any]:

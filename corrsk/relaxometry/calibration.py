@@ -107,6 +107,7 @@ class PulseCalibration:
             found.append(f"gain of the second series {self.gain:.3f}")
         if self.saturation_time:
             found.append(f"saturation for {self.saturation_time:.0f} ms of its TR")
+        pulses = f"{', '.join(found)}; " if found else ""
         of_voxels = ""
         if self.voxel_residual is not None:
             of_voxels = (
@@ -114,7 +115,7 @@ class PulseCalibration:
                 f"{self.residual_freedom:.2g} degrees of freedom"
             )
         return (
-            f"{', '.join(found)}; residual of one compartment {100 * self.residual:.2f} % (before: "
+            f"{pulses}residual of one compartment {100 * self.residual:.2f} % (before: "
             f"{100 * self.residual_before:.2f} %) in {self.n_used} of {self.n_voxels} voxels, "
             f"noise {100 * self.sigma:.2f} % of the largest signal{of_voxels}"
         )

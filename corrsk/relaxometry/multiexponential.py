@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
@@ -350,6 +351,54 @@ class MultiExponentialClassifier(_CompartmentCounter):
             )
             .set_axis(X.index if hasattr(X, "index") and hasattr(X, "iloc") else range(len(n_c)))
         )  # fmt: skip
+
+    def reconstruct_signals(self, compartments: pd.DataFrame) -> Array:
+        """Signals of estimated compartments, to be compared with the measured ones.
+
+        Parameters
+        ----------
+        compartments : DataFrame of n_samples rows
+            Result of :meth:`estimate_compartments` of this classifier.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_measurements)
+            Signals without noise, in the units of the measured ones and in the order of
+            `protocol_`; with signs also if those are magnitudes. NaN for voxels without estimate.
+
+        Raises
+        ------
+        ValueError
+            If columns are missing.
+        """
+        check_is_fitted(self)
+        model = self._model
+        K = sum(name.startswith("f_") for name in compartments.columns)
+        columns = [f"{name}_{k}" for name in (*model.properties, "f") for k in range(1, K + 1)]
+        missing = [name for name in (*columns, "scale", *model.nuisances)
+                   if name not in compartments]  # fmt: skip
+        if missing or not K:
+            raise ValueError(
+                "compartments must be a table of estimate_compartments of this classifier; it "
+                f"lacks {', '.join(missing) or 'f_1'}"
+            )
+        values = compartments[columns].to_numpy(np.float64).reshape(-1, len(columns) // K, K)
+        amplitudes = values[:, -1] * compartments["scale"].to_numpy(np.float64)[:, None]
+        present = amplitudes > 0
+        properties = np.moveaxis(values[:, :-1], 1, -1)
+        theta = np.where(present[..., None], np.log(np.where(present[..., None], properties, 1.0)),
+                         model.low)  # fmt: skip
+        if model.nuisances:
+            shifts = np.array([name == "offset" for name in model.nuisances], np.float64)
+            shared = np.log(compartments[list(model.nuisances)].to_numpy(np.float64) + shifts)
+            theta = model.with_nuisances(theta, shared[:, None])
+        signals = model.signals(model.factors(theta), np.where(present, amplitudes, 0.0))
+        signals[~present.any(axis=1)] = np.nan
+        series = self.protocol_.series
+        signals = self.protocol_.to_scan_order(signals, copy=False)
+        if series is not None and hasattr(self, "calibration_"):
+            signals = signals * np.where(series > 0, self.calibration_.gain, 1.0)
+        return np.asarray(signals)
 
     def _at_bound(self, theta: Array) -> NDArray[np.bool_]:
         low, high = self._model.low, self._model.high

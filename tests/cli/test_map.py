@@ -32,13 +32,13 @@ def test_the_two_forms_of_the_command_write_the_same_maps(scan, tmp_path):
     assert first.exit_code == 0, first.output
     second = run(
         "map", "-i", scan, "-o", tmp_path / "b", "--times", "ir-se-8x8", "--model", "midl2024",
-        "--report", tmp_path / "report.json",
+        "--manifest", tmp_path / "manifest.json",
     )  # fmt: skip
     assert second.exit_code == 0, second.output
     for name in ("labels", "probabilities", "T1"):
         content = [(tmp_path / out / f"{name}.nii.gz").read_bytes() for out in "ab"]
         assert content[0] == content[1]
-    (record,) = json.loads((tmp_path / "report.json").read_text())
+    (record,) = json.loads((tmp_path / "manifest.json").read_text())
     assert record["model"]["Name"] == "midl2024"
     again = run("map", scan, tmp_path / "a", "--times", "ir-se-8x8", "--model", "midl2024")
     assert again.exit_code == 1

@@ -18,7 +18,7 @@ from scipy.special import entr
 from corrsk._utils.counts import most_probable, multicompartment_probability
 from corrsk._utils.files import existing_file
 from corrsk.acquisition.compatibility import compare_protocols
-from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.imaging import MeasuredImages
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import move_net
@@ -26,6 +26,7 @@ from corrsk.persistence import load
 from corrsk.pretrained import load_pretrained, model_card, pretrained_names
 from corrsk.relaxometry import MultiExponentialClassifier
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import resolve_prior
 from corrsk.trained.classifier import SimulationTrainedClassifier
 from corrsk.workflows.mapping.noise import noise_directions
@@ -126,12 +127,18 @@ class Mapper(ABC):
         Reasons of maps that are left out.
     settings : dict
         Settings of the model for this subject, for the record.
+    fits : MultiExponentialClassifier or None
+        Fits that the maps are made of, if they are.
+    order : ndarray of int, shape (n_measurements,)
+        Positions of the columns of `fits` among the images.
     """
 
     classes: NDArray[Any]
     specs: list[MapSpec]
     notes: list[str]
     settings: dict[str, Any]
+    fits: MultiExponentialClassifier | None = None
+    order: NDArray[np.intp]
 
     @abstractmethod
     def prepare(self, sample: NDArray[Any]) -> None:
@@ -282,6 +289,7 @@ class NetworkMapper(Mapper):
         efficiency: Any = getattr(nuisances, "inversion_efficiency", None)
         if efficiency is None:
             efficiency = float(model.inversion_efficiency)
+        self.settings["inversion_efficiency"] = efficiency
         try:
             # in the order of the training, into which the model brings the signals
             return OneCompartmentFit(
@@ -333,6 +341,8 @@ class FitMapper(Mapper):
         measurements.
     """
 
+    fits: MultiExponentialClassifier
+
     def __init__(
         self, model: MultiExponentialClassifier | None, images: MeasuredImages, n_jobs: int
     ) -> None:
@@ -346,21 +356,22 @@ class FitMapper(Mapper):
         protocol = images.protocol
         if model is None:
             magnitude = any(kind != "signed" for kind in images.kinds)
-            self._order: Any = slice(None)
-            self._model = self._set_up(images, magnitude, n_jobs)
+            self.order = np.arange(protocol.n_measurements)
+            self.fits, notes = set_up_fits(protocol, magnitude=magnitude, n_jobs=n_jobs)
+            self.notes += notes
         else:
             # models of fits have no training noise; that of the default finds differences
             comparison = compare_protocols(model.protocol_, protocol, prior="t1t2-detr")
-            self._order = comparison.check()
-            self._model = copy.copy(model).set_params(n_jobs=n_jobs, verbose=False)
-        self.classes = self._model.counts_
+            self.order = comparison.check()
+            self.fits = copy.copy(model).set_params(n_jobs=n_jobs, verbose=False)
+        self.classes = self.fits.counts_
         self.settings = {
-            "criterion": self._model.criterion, "counts": self._model.counts_.tolist(),
-            "noise_distribution": self._model.noise_distribution,
-            "min_fraction": self._model.min_fraction,
+            "criterion": self.fits.criterion, "counts": self.fits.counts_.tolist(),
+            "noise_distribution": self.fits.noise_distribution,
+            "min_fraction": self.fits.min_fraction,
         }  # fmt: skip
         largest = int(self.classes.max())
-        self._properties = self._model.protocol_.tissue_properties
+        self._properties = self.fits.protocol_.tissue_properties
         self.specs = [*self._count_specs(), _noise_spec()]
         self.specs.append(
             MapSpec("misfit", "desc-misfit_mask", "1 where no fit explains the signal.", "uint8")
@@ -390,52 +401,29 @@ class FitMapper(Mapper):
             )
         )
 
-    def _set_up(
-        self, images: MeasuredImages, magnitude: bool, n_jobs: int
-    ) -> MultiExponentialClassifier:
-        protocol = images.protocol
-        rows = np.ones((2, protocol.n_measurements))
-        for counts in ((1, 2, 3), (1, 2)):
-            model = MultiExponentialClassifier(
-                protocol, criterion="bic", counts=counts, min_fraction=_MIN_FRACTION,
-                noise_distribution="rician" if magnitude else "gaussian", random_state=0,
-                n_jobs=n_jobs, verbose=False,
-            )  # fmt: skip
-            if counts == (1, 2):
-                break
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", UserWarning)  # of too few measurements
-                    return model.fit(rows)
-            except (UserWarning, ValueError):
-                self.notes.append(
-                    f"counts 1 and 2: {protocol.n_measurements} measurements are too few for three"
-                )
-        return model.fit(rows)
-
     def prepare(self, sample: NDArray[Any]) -> None:
         """Calibrate pulses and noise to the image; see :class:`Mapper`."""
-        values = sample[:, self._order]
+        values = sample[:, self.order]
         if self._calibrates:
             self._calibrate(values)
-        self._model.estimate_compartments(values[:: -(-len(values) // _N_TRIED)])  # its warnings
+        self.fits.estimate_compartments(values[:: -(-len(values) // _N_TRIED)])  # its warnings
 
     def _calibrate(self, values: NDArray[Any]) -> None:
         try:
-            self._model.calibrate(values)
+            self.fits.calibrate(values)
         except ValueError as error:
-            if self._model.protocol_.series is not None:
+            if self.fits.protocol_.series is not None:
                 raise
             self.notes.append(f"pulses as the protocol states them, not calibrated: {error}")
             return
-        self.settings["calibration"] = str(self._model.calibration_)
+        self.settings["calibration"] = str(self.fits.calibration_)
 
     def compute(self, signals: NDArray[Any]) -> Maps:
         """Compute the maps of some voxels; see :class:`Mapper`."""
-        values = signals[:, self._order]
-        maps = self._count_maps(self._model.predict_proba(values))
-        table = self._model.estimate_compartments(values)
-        single = self._model.estimate_compartments(values, 1)
+        values = signals[:, self.order]
+        maps = self._count_maps(self.fits.predict_proba(values))
+        table = self.fits.estimate_compartments(values)
+        single = self.fits.estimate_compartments(values, 1)
         n, unknowns = values.shape[1], table["n_c"].to_numpy() * (len(self._properties) + 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             maps["noise"] = np.sqrt(
@@ -450,6 +438,59 @@ class FitMapper(Mapper):
                 maps[f"{name}_{key}"] = _in_unit(name, table[columns].to_numpy())
         maps["fractions"] = table[[f"f_{k}" for k in largest]].to_numpy()
         return maps
+
+
+def set_up_fits(
+    protocol: AcquisitionProtocol, *, magnitude: bool, n_jobs: int | None,
+    inversion_efficiency: float | tuple[float, float] = 1.0,
+) -> tuple[MultiExponentialClassifier, list[str]]:  # fmt: skip
+    """Set up fits of one to three compartments to images.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol
+        Protocol of the images.
+    magnitude : bool
+        Whether the signals are magnitudes.
+    n_jobs : int or None
+        Number of threads.
+    inversion_efficiency : float or (float, float), default=1.0
+        Inversion efficiency, or its range if it is fitted in each voxel.
+
+    Returns
+    -------
+    fits : MultiExponentialClassifier
+        Fitted classifier, of as many compartments as the measurements allow.
+    notes : list of str
+        Reason of fewer than three.
+
+    Raises
+    ------
+    ValueError
+        If the measurements are too few for two compartments.
+    """
+    rows = np.ones((2, protocol.n_measurements))
+    notes: list[str] = []
+    options: dict[str, Any] = {"inversion_efficiency": inversion_efficiency}
+    if isinstance(inversion_efficiency, tuple):
+        options = {"nuisances": Nuisances(inversion_efficiency=inversion_efficiency)}
+    for counts in ((1, 2, 3), (1, 2)):
+        model = MultiExponentialClassifier(
+            protocol, criterion="bic", counts=counts, min_fraction=_MIN_FRACTION,
+            noise_distribution="rician" if magnitude else "gaussian", random_state=0,
+            n_jobs=n_jobs, verbose=False, **options,
+        )  # fmt: skip
+        if counts == (1, 2):
+            break
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # of too few measurements
+                return model.fit(rows), notes
+        except (UserWarning, ValueError):
+            notes.append(
+                f"counts 1 and 2: {protocol.n_measurements} measurements are too few for three"
+            )
+    return model.fit(rows), notes
 
 
 def make_mapper(loaded: LoadedModel, images: MeasuredImages, *, n_jobs: int, device: str) -> Mapper:

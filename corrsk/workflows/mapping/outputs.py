@@ -16,7 +16,7 @@ from corrsk.workflows.mapping.subjects import Subject
 BIDS_VERSION = "1.10.0"
 RAW = "raw"  # name of the data set of the images in URIs
 REPORT = "report.json"
-_IGNORED = (CONFIGURATION, "*_report.json", "*_preview.png", "*_statistics.tsv", "*_entropy.*",
+_IGNORED = (CONFIGURATION, "*_report.*", "*_preview.png", "*_statistics.tsv", "*_entropy.*",
             "*_noisemap.*", "*_fractionmap.*", "*_Dmap.*")  # fmt: skip
 
 
@@ -61,6 +61,11 @@ def named(out: Path, subject: Subject, key: str, bids_name: str, suffix: str) ->
 def report_path(out: Path, subject: Subject) -> Path:
     """Return the file of the record of a subject, which is written last."""
     return named(out, subject, "report", "report", ".json")
+
+
+def html_path(out: Path, subject: Subject) -> Path:
+    """Return the file of the HTML report of a subject."""
+    return named(out, subject, "report", "report", ".html")
 
 
 def sidecar(spec: MapSpec, subject: Subject, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from corrsk._utils.files import write_atomically
+from corrsk.evaluation import CountMapDisplay, MulticompartmentDisplay
 from corrsk.imaging import MeasuredImages, Slab
 
 _COLUMNS = 4
-_TITLES = {
+TITLES = {
     "labels": "compartments", "multicompartment": "P(more than one)", "entropy": "entropy (bit)",
     "novelty": "novel", "noise": "noise", "T1": "T1 (s)", "T2": "T2 (s)", "D": "D (um²/ms)",
     "misfit": "not explained",
 }  # fmt: skip
-_COUNTS = ("#ffffff00", "#3b6fb6", "#f2a93b", "#c8443c", "#6a3d9a", "#2b8a5a")
-_RANGES = {"multicompartment": (0.0, 1.0), "novelty": (0.0, 1.0), "misfit": (0.0, 1.0)}
+_UNIT_RANGE = ("multicompartment", "novelty", "misfit")
 
 
 def _span(inside: NDArray[np.bool_]) -> slice:
@@ -45,7 +44,7 @@ class Preview:
 
     def __init__(self, images: MeasuredImages, mask: NDArray[np.bool_]) -> None:
         grid = images.grid
-        self._axis = grid.slab_axis if min(grid.shape) > 1 else int(np.argmin(grid.shape))
+        self._axis = grid.view_axis
         other = tuple(axis for axis in range(3) if axis != self._axis)
         per_slice = mask.sum(axis=other)
         places = np.flatnonzero(per_slice)
@@ -74,7 +73,7 @@ class Preview:
             return
         signals = slab.signals.to_numpy().astype(np.float64)
         shown = {"strength": np.sqrt((signals**2).mean(axis=1))}
-        shown |= {key: values for key, values in maps.items() if key in _TITLES}
+        shown |= {key: values for key, values in maps.items() if key in TITLES}
         others = [axis for axis in range(3) if axis != self._axis]
         place = tuple(slab.where[axis] for axis in others)
         for key, values in shown.items():
@@ -107,27 +106,45 @@ class Preview:
             figure.savefig(partial, dpi=110, format="png")
 
     def _draw(self, figure: Figure, axis: Any, key: str, picture: NDArray[Any]) -> None:
-        finite = picture[np.isfinite(picture)]
-        options: dict[str, Any] = {"origin": "lower", "aspect": self._aspect}
+        options: dict[str, Any] = {"voxel_sizes": (1.0, self._aspect, 1.0)}
         if key == "labels":
-            counts = max(int(finite.max(initial=1)), 1)
-            colors = ListedColormap(_COUNTS[: counts + 1])
-            bounds = np.arange(counts + 2) - 0.5
-            shown = axis.imshow(
-                picture.T, cmap=colors, norm=BoundaryNorm(bounds, colors.N),
-                interpolation="nearest", **options,
-            )  # fmt: skip
-            bar = figure.colorbar(shown, ax=axis, shrink=0.7, ticks=np.arange(1, counts + 1))
-            bar.ax.set_ylim(0.5, counts + 0.5)
+            CountMapDisplay(np.nan_to_num(picture), **options).plot(axis)
+        elif key == "multicompartment":
+            novelty = self._slices.get("novelty")
+            if novelty is not None:
+                options["novelty"] = np.nan_to_num(novelty[self._shown])
+            background = self._slices["strength"][self._shown]
+            MulticompartmentDisplay(picture, background=background, **options).plot(axis)
         else:
-            low, high = _RANGES.get(key, (0.0, 1.0))
-            if key not in _RANGES and finite.size:
-                # a few voxels at a bound must not set the range
-                high = float(min(np.percentile(finite, 98), 4 * np.median(finite))) or 1.0
-                high = max(high, float(np.finfo(np.float32).tiny))
-            cmap = "gray" if key == "strength" else "viridis"
+            low, high = shown_range(key, picture)
             shown = axis.imshow(
-                picture.T, cmap=cmap, vmin=low, vmax=high, interpolation="nearest", **options
-            )
+                picture.T, cmap="gray" if key == "strength" else "viridis", vmin=low, vmax=high,
+                origin="lower", aspect=self._aspect, interpolation="nearest",
+            )  # fmt: skip
             figure.colorbar(shown, ax=axis, shrink=0.7)
-        axis.set_title(_TITLES.get(key, "signal"), fontsize=10)
+        axis.set_title(TITLES.get(key, "signal"), fontsize=10)
+
+
+def shown_range(key: str, values: NDArray[Any]) -> tuple[float, float]:
+    """Choose the range of the colours of a map.
+
+    Parameters
+    ----------
+    key : str
+        Name of the map.
+    values : ndarray
+        Its values, with NaN where it has none.
+
+    Returns
+    -------
+    low, high : float
+        0 to 1 of probabilities and masks; of others 0 to a high quantile, because a few voxels at
+        a bound must not set the range.
+    """
+    if key in _UNIT_RANGE:
+        return 0.0, 1.0
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    high = float(min(np.percentile(finite, 98), 4 * np.median(finite)))
+    return 0.0, max(high, float(np.finfo(np.float32).tiny)) if high else 1.0

@@ -27,12 +27,14 @@ from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
     MapSpec,
     describe_data_set,
+    html_path,
     named,
     report_path,
     sidecar,
     write_lookup,
 )
 from corrsk.workflows.mapping.preview import Preview
+from corrsk.workflows.mapping.report import require_report, write_page
 from corrsk.workflows.mapping.statistics import LabelStatistics
 from corrsk.workflows.mapping.subjects import Subject
 from corrsk.workflows.mapping.survey import AUTO_MASK, NO_MASK, Survey, survey_images
@@ -61,6 +63,8 @@ class MapSettings:
         File of integer labels, for a table of the maps; ``{subject}`` as in `mask`.
     preview : bool, default=False
         Whether to draw a picture of a slice.
+    report : bool, default=False
+        Whether to write a report, one HTML file with a slice viewer; see :func:`write_report`.
     slab_bytes : int, default=50331648
         Size of the signals that are read at a time.
     """
@@ -69,6 +73,7 @@ class MapSettings:
     mask: str | Path = AUTO_MASK
     atlas: str | Path | None = None
     preview: bool = False
+    report: bool = False
     slab_bytes: int = SLAB_BYTES
 
     def identity(self, model: LoadedModel) -> dict[str, Any]:
@@ -140,6 +145,8 @@ def describe_plan(
     for one in planned:
         lines += [one.subject.images.summary(), "", "maps:"]
         lines += [f"  {spec.path(Path(out), one.subject)}" for spec in one.specs]
+        if settings.report:
+            lines.append(f"  {html_path(Path(out), one.subject)}")
         lines += [f"  {note}" for note in one.mapper.notes] + [""]
     return "\n".join([*lines, f"model: {loaded.description['Name']}"])
 
@@ -188,17 +195,19 @@ def map_subjects(
     FileExistsError
         If the folder has other files, or a run of other settings.
     ImportError
-        If the extra `imaging` is not installed.
+        If the extra `imaging` is not installed, or for reports `report`.
 
     Notes
     -----
     A map appears under its name when it is complete, its sidecar after it, and the record of a
-    subject last: an interrupted run leaves whole maps only, and `resume` continues with the first
-    subject without a record.
+    subject, and then its report, last: an interrupted run leaves whole maps only, and `resume`
+    continues with the first subject without a record.
     """
     require("nibabel", extra="imaging", purpose="writing maps")
     settings = MapSettings() if settings is None else settings
     out, threads = Path(out), effective_n_jobs(n_jobs)
+    if settings.report:
+        require_report()
     resolve_device(device)
     loaded, planned = _plan(subjects, settings, threads, device)
     claim_folder(out, settings.identity(loaded), resume=resume)
@@ -211,6 +220,8 @@ def map_subjects(
             report = report_path(out, one.subject)
             if report.exists():
                 records.append(_finished(report, one.subject))
+                if settings.report and not html_path(out, one.subject).exists():
+                    write_page(one.subject, out, records[-1], n_jobs=threads)
                 continue
             try:
                 records.append(_map_subject(one, out, settings, loaded, threads, verbose))
@@ -230,16 +241,12 @@ def map_subjects(
 def _finished(report: Path, subject: Subject) -> dict[str, Any]:
     """Record of a subject that was mapped before, of the same images."""
     record: dict[str, Any] = read_json(report)
-    if [source["file"] for source in record["sources"]] != _files(subject):
+    if [source["file"] for source in record["sources"]] != subject.files:
         raise FileExistsError(
             f"{report.parent} has maps of other images of {subject.name}; choose another folder"
         )
     _logger.info("%s: finished before (%s)", subject.name, report)
     return record
-
-
-def _files(subject: Subject) -> list[str]:
-    return [str(Path(source).absolute()) for source in subject.images.sources]
 
 
 def _plan(
@@ -302,31 +309,34 @@ def _map_subject(
     preview = Preview(images, survey.mask) if settings.preview else None
     _write_maps(one, out, settings, loaded, survey, preview, verbose)
     one.times["maps"] = time.perf_counter() - begin - one.times["read"]
-    files = [spec.path(out, subject) for spec in one.specs]
+    files = {spec.key: spec.path(out, subject) for spec in one.specs}
     if one.statistics is not None:
         path = named(out, subject, "statistics", "statistics", ".tsv")
         one.statistics.write(path)
-        files.append(path)
+        files["statistics"] = path
     if preview is not None:
         path = named(out, subject, "preview", "preview", ".png")
         preview.write(path)
-        files.append(path)
+        files["preview"] = path
     one.times["total"] = time.perf_counter() - begin
     record = {
         "subject": subject.name,
         "warnings": notes.found,
-        "sources": [{"file": file, "sha256": _digest(Path(file))} for file in _files(subject)],
+        "sources": [{"file": file, "sha256": _digest(Path(file))} for file in subject.files],
         "protocol": images.protocol.to_dict(),
         "signals": list(images.kinds),
         "mask": {"origin": survey.origin, "file": str(settings.mask), "n_voxels": survey.n_voxels},
         "model": loaded.description,
         "settings": mapper.settings,
-        "maps": [path.relative_to(out).as_posix() for path in files],
+        "maps": {key: path.relative_to(out).as_posix() for key, path in files.items()},
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
         "seconds": {key: round(value, 2) for key, value in one.times.items()},
     }
     write_json(report_path(out, subject), record)
+    if settings.report:  # after the record, so that an error in it costs no map
+        _logger.info("%s: fits and spectra of the report", subject.name)
+        write_page(subject, out, record, mapper=mapper, n_jobs=threads)
     return record
 
 

@@ -42,6 +42,11 @@ class Subject:
     data_set: Path | None = None
     warnings: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def files(self) -> list[str]:
+        """Absolute paths of the files of the images."""
+        return [str(Path(source).absolute()) for source in self.images.sources]
+
 
 def find_subjects(
     sources: str | Path | Sequence[str | Path],
