@@ -19,6 +19,7 @@ from corrsk._utils.extras import require
 from corrsk._utils.files import read_json, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
+from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.workflows._runs import claim_folder
@@ -97,6 +98,7 @@ class _Planned:
     subject: Subject
     mapper: Mapper
     notes: Notes
+    brain: bool = False
     statistics: LabelStatistics | None = None
     times: dict[str, float] = field(default_factory=dict)
 
@@ -254,13 +256,15 @@ def _plan(
         notes = Notes(subject.name)
         for category, text in subject.warnings:
             notes.add(category, text)
+        brain = False
         try:
             with notes.collect():
                 if str(settings.mask) not in (AUTO_MASK, NO_MASK):
                     path = str(settings.mask).replace(_SUBJECT, subject.name)
                     subject = replace(subject, images=load_images(subject.images, mask=path))
+                    brain = is_brain_mask(path)
                 mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
-                one = _Planned(subject, mapper, notes)
+                one = _Planned(subject, mapper, notes, brain)
                 if settings.atlas is not None:
                     atlas = str(settings.atlas).replace(_SUBJECT, subject.name)
                     one.statistics = LabelStatistics(atlas, subject.images, mapper.classes)
@@ -340,7 +344,7 @@ def _write_maps(
             spec.key: files.enter_context(
                 MapWriter(
                     spec.path(out, subject), images, dtype=spec.dtype, n_maps=spec.n_maps,
-                    sidecar=sidecar(spec, subject, loaded.description),
+                    sidecar=sidecar(spec, subject, loaded.description, brain=one.brain),
                 )
             )
             for spec in one.mapper.specs
