@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.imaging import MeasuredImages
+from corrsk.imaging import MeasuredImages, Slab
 from corrsk.imaging.automask import tissue_mask
 
 AUTO_MASK, NO_MASK = "auto", "none"
@@ -72,7 +72,6 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
     rows: list[NDArray[Any]] = []
     low = high = None
     n_dark = 0
-    flat = np.arange(images.grid.n_voxels).reshape(images.grid.shape)
     every = max(1, images.grid.n_voxels // _N_SAMPLED)
     for slab in images.slabs(max_bytes=slab_bytes):
         n_dark += slab.n_dark
@@ -84,7 +83,7 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
             size = np.sqrt(np.einsum("vn,vn->v", signals, signals.conj()).real / signals.shape[1])
             strength[slab.where] = np.nan_to_num(slab.fill(size))
         chosen = slice(None, None, every)
-        places.append(flat[slab.where][slab.mask][chosen])
+        places.append(_positions(slab, images.grid.shape)[chosen])
         rows.append(signals[chosen].copy())
         real = signals.real if signals.dtype.kind == "c" else signals
         first, last = real.min(axis=0), real.max(axis=0)
@@ -108,3 +107,12 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
     inside = kept.ravel()[np.concatenate(places)]
     sample = np.concatenate(rows)[inside]
     return Survey(kept, sample, n_dark if images.mask is not None else 0, origin)
+
+
+def _positions(slab: Slab, shape: tuple[int, int, int]) -> NDArray[np.intp]:
+    """Flat positions of the voxels of a slab in the whole grid."""
+    inside = np.nonzero(slab.mask)
+    starts = (each.start for each in slab.where)
+    return np.ravel_multi_index(
+        tuple(places + start for places, start in zip(inside, starts, strict=True)), shape
+    )
