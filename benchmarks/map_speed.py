@@ -49,7 +49,7 @@ def signals_of(n_signals: int, seed: int) -> Array:
     prior = TissuePrior.named(PRIOR, n_compartments=COUNTS)
     signals, _ = make_correlation_signals(
         n_signals, prior=prior, protocol=PROTOCOL, noise_level=SNRRange(30, 100),
-        noise_reference="max", norm=None, random_state=seed, n_jobs=2,
+        noise_reference="max", norm=None, random_state=seed, n_jobs=2, verbose=False,
     )  # fmt: skip
     return np.asarray(GAIN * signals, np.float32)
 

@@ -118,7 +118,9 @@ def map_command(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the run in OUT, or add subjects to it; same settings."
+            "--resume",
+            help="Continue the run in OUT, or add subjects to it; same settings. Subjects whose "
+            "images, mask, atlas or protocol have changed are mapped again.",
         ),
     ] = False,
     dry: Annotated[

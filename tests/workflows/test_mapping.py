@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.exceptions import ConvergenceWarning
 
 from corrsk import (
@@ -180,6 +181,49 @@ def test_a_folder_in_bids_becomes_a_derivative(tmp_path, values, model):
     records = map_subjects(find_subjects(raw), out, settings, resume=True, verbose=False)
     assert [record["subject"] for record in records] == ["sub-01", "sub-02", "sub-03"]
     assert (anat / "sub-01_seg-compartments_dseg.nii.gz").stat().st_mtime_ns == before
+
+
+def test_resume_compares_the_content_of_the_inputs(scan, values, model, tmp_path, caplog):
+    save(model, tmp_path / "model.safetensors")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[3:8, 3:8] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii")
+    settings = MapSettings(tmp_path / "model.safetensors", mask=tmp_path / "mask.nii")
+    out = tmp_path / "out"
+
+    def mapped_again(source=scan):
+        caplog.clear()
+        with caplog.at_level("INFO", "corrsk"):
+            map_subjects(subjects_of(source), out, settings, resume=True, verbose=False)
+        texts = [record.getMessage() for record in caplog.records]
+        assert any("finished before" in text for text in texts) != any(
+            "mapping" in text for text in texts
+        )
+        return [text.partition("made: ")[2] for text in texts if "mapped again" in text]
+
+    map_subjects(subjects_of(scan), out, settings, verbose=False)
+    assert mapped_again() == []
+    nibabel.save(nibabel.Nifti1Image(2 * values, AFFINE), scan)
+    assert mapped_again() == ["scan.nii.gz"]
+    assert mapped_again() == []
+    mask[3] = 0
+    nibabel.save(nibabel.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii")
+    assert mapped_again() == ["the mask"]
+    assert (read(out / "mask.nii.gz") == mask).all()
+    # the same content in another place is the same input, another content is not
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / scan.name
+    moved.write_bytes(scan.read_bytes())
+    PROTOCOL.to_json(tmp_path / "moved" / "times.json")
+    assert mapped_again(moved) == []
+    nibabel.save(nibabel.Nifti1Image(3 * values, AFFINE), moved)
+    with pytest.raises(FileExistsError, match="has maps of other images of scan"):
+        mapped_again(moved)
+    other = sklearn.base.clone(model).set_params(random_state=1)
+    other.set_params(n_samples=10_000).fit()
+    save(other, tmp_path / "model.safetensors")
+    with pytest.raises(FileExistsError, match=r"model\.SHA256 was"):
+        mapped_again()
 
 
 def test_another_protocol_is_refused_before_anything_is_written(scan, values, model, tmp_path):

@@ -237,9 +237,7 @@ class _NoOptimizer:
 
 
 def _for_prediction(module: nn.Module, n_classes: int | None, device: torch.device) -> SignalNet:
-    net: SignalNet = make_net(
-        module, CountLoss(), n_classes, device=device, optimizer=_NoOptimizer
-    )
+    net: SignalNet = make_net(module, CountLoss(), n_classes, device=device, optimizer=_NoOptimizer)
     net.trim_for_prediction()
     return net
 

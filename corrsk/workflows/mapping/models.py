@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import move_net
-from corrsk.persistence import load
+from corrsk.persistence import load, save
 from corrsk.pretrained import load_pretrained, model_card, pretrained_names
 from corrsk.relaxometry import MultiExponentialClassifier
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
@@ -79,7 +80,8 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
         If there is no such model, or it is none of those with maps.
     """
     if not isinstance(model, (str, Path)):
-        return LoadedModel(_checked(model, "the model"), {"Name": type(model).__name__})
+        name = type(_checked(model, "the model")).__name__
+        return LoadedModel(model, {"Name": name} | _digest_of(model))
     name = str(model)
     if name == AUTO:
         signed = all(kind == "signed" for one in images for kind in one.kinds)
@@ -102,6 +104,18 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     content = {"Name": path.name, "Class": type(estimator).__name__, "SHA256": digest}
     return LoadedModel(estimator, content)
+
+
+def _digest_of(estimator: Any) -> dict[str, str]:
+    """Digest of the file that :func:`corrsk.save` writes; none for what it does not store."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of callbacks
+        path = Path(folder) / "model.safetensors"
+        try:
+            save(estimator, path)
+        except (TypeError, ValueError):
+            return {}
+        return {"SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _checked(estimator: Any, name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.workflows._runs import claim_folder
+from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
 from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
 from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
@@ -98,13 +98,23 @@ class _Planned:
     subject: Subject
     mapper: Mapper
     notes: Notes
-    brain: bool = False
+    mask: Path | None = None
+    atlas: Path | None = None
     statistics: LabelStatistics | None = None
     times: dict[str, float] = field(default_factory=dict)
 
     @property
     def specs(self) -> list[MapSpec]:
         return [*self.mapper.specs, _MASK]
+
+    @property
+    def brain(self) -> bool:
+        """Whether the mask is one of the brain."""
+        return self.mask is not None and is_brain_mask(self.mask)
+
+    def inputs(self) -> dict[str, Any]:
+        """Digests of the input files, and the protocol."""
+        return describe_inputs(self.subject.images, self.mask, self.atlas)
 
 
 def describe_plan(
@@ -168,7 +178,7 @@ def map_subjects(
         Model, mask and further outputs; None (default) for the defaults.
     resume : bool, default=False
         Whether to add to a run of the same settings: subjects with a record are not mapped again,
-        further ones are added.
+        unless their images, mask, atlas or protocol have changed; further ones are added.
     n_jobs : int or None, default=None
         Number of threads; None for every core.
     device : str, default="auto"
@@ -188,7 +198,8 @@ def map_subjects(
         If the model, a mask or an atlas does not fit the images (before any file is written), or
         the values of images are unusable. A failed subject does not stop the others.
     FileExistsError
-        If the folder has other files, or a run of other settings.
+        If the folder has other files, a run of other settings or of another model, or maps of other
+        images of a subject.
     ImportError
         If the extra `imaging` is not installed.
 
@@ -207,12 +218,12 @@ def map_subjects(
     data_set = planned[0].subject.data_set
     if data_set is not None:
         describe_data_set(out, data_set)
+    finished = _finished(planned, out) if resume else {}
     records, failed = [], []
     with limited_threads(threads):
         for one in planned:
-            report = report_path(out, one.subject)
-            if report.exists():
-                records.append(_finished(report, one.subject))
+            if one.subject.name in finished:
+                records.append(finished[one.subject.name])
                 continue
             try:
                 records.append(_map_subject(one, out, settings, loaded, threads, verbose))
@@ -229,19 +240,33 @@ def map_subjects(
     return records
 
 
-def _finished(report: Path, subject: Subject) -> dict[str, Any]:
-    """Record of a subject that was mapped before, of the same images."""
-    record: dict[str, Any] = read_json(report)
-    if [source["file"] for source in record["sources"]] != _files(subject):
-        raise FileExistsError(
-            f"{report.parent} has maps of other images of {subject.name}; choose another folder"
-        )
-    _logger.info("%s: finished before (%s)", subject.name, report)
-    return record
-
-
-def _files(subject: Subject) -> list[str]:
-    return [str(Path(source).absolute()) for source in subject.images.sources]
+def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any]]:
+    """Records of the subjects that were mapped before, of the same inputs, by subject."""
+    found: dict[str, dict[str, Any]] = {}
+    outdated: list[Path] = []
+    for one in planned:
+        report = report_path(out, one.subject)
+        if not report.exists():
+            continue
+        record, now = read_json(report), one.inputs()
+        changed = changed_inputs(record, now)
+        if not changed:
+            _logger.info("%s: finished before (%s)", one.subject.name, report)
+            found[one.subject.name] = record
+            continue
+        if are_other_images(record, now):
+            raise FileExistsError(
+                f"{report.parent} has maps of other images of {one.subject.name}; choose another "
+                "folder"
+            )
+        _logger.warning(
+            "%s: mapped again, because of changes since its maps were made: %s",
+            one.subject.name, ", ".join(changed),
+        )  # fmt: skip
+        outdated.append(report)
+    for report in outdated:  # from here on the old maps count as unfinished
+        report.unlink()
+    return found
 
 
 def _plan(
@@ -256,17 +281,18 @@ def _plan(
         notes = Notes(subject.name)
         for category, text in subject.warnings:
             notes.add(category, text)
-        brain = False
+        mask_file = None
         try:
             with notes.collect():
                 if str(settings.mask) not in (AUTO_MASK, NO_MASK):
                     path = str(settings.mask).replace(_SUBJECT, subject.name)
                     subject = replace(subject, images=load_images(subject.images, mask=path))
-                    brain = is_brain_mask(path)
+                    mask_file = Path(path)
                 mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
-                one = _Planned(subject, mapper, notes, brain)
+                one = _Planned(subject, mapper, notes, mask_file)
                 if settings.atlas is not None:
                     atlas = str(settings.atlas).replace(_SUBJECT, subject.name)
+                    one.atlas = Path(atlas)
                     one.statistics = LabelStatistics(atlas, subject.images, mapper.classes)
         except ValueError as error:
             if len(subjects) == 1:
@@ -285,6 +311,7 @@ def _map_subject(
     subject, mapper, notes = one.subject, one.mapper, one.notes
     images = subject.images
     started, begin = datetime.now(UTC), time.perf_counter()
+    inputs = one.inputs()  # as they are before the long work
     folder = out / subject.folder
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder)
@@ -319,10 +346,14 @@ def _map_subject(
     record = {
         "subject": subject.name,
         "warnings": notes.found,
-        "sources": [{"file": file, "sha256": _digest(Path(file))} for file in _files(subject)],
-        "protocol": images.protocol.to_dict(),
+        **inputs,
         "signals": list(images.kinds),
-        "mask": {"origin": survey.origin, "file": str(settings.mask), "n_voxels": survey.n_voxels},
+        "mask": {
+            "origin": survey.origin,
+            "file": str(one.mask or settings.mask),
+            "sha256": None if inputs["mask"] is None else inputs["mask"]["sha256"],
+            "n_voxels": survey.n_voxels,
+        },
         "model": loaded.description,
         "settings": mapper.settings,
         "maps": [path.relative_to(out).as_posix() for path in files],
@@ -382,8 +413,3 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files of a run that was killed."""
     for path in folder.glob(".*-*.partial.*"):
         path.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
