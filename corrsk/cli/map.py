@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from corrsk._utils.files import write_json
+from corrsk._utils.files import check_writable, write_json
 from corrsk.cli.options import Device, Jobs
 from corrsk.cli.output import clear_errors, logger
 
@@ -153,8 +153,8 @@ def map_command(
             raise ValueError("the folder of the maps is needed once: OUT or -o OUT")
         if level not in (None, _PARTICIPANT):
             raise ValueError(f"the level of the analysis must be 'participant', got {level!r}")
-        if report is not None and not report.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {report.parent} for the report")
+        if report is not None:
+            _check_report(report)
         subjects = find_subjects(
             sources, times=times, participants=_listed(participant_label),
             select=_selection(select), join=join, te=te,
@@ -169,6 +169,14 @@ def map_command(
         if report is not None:
             write_json(report, records)
         logger.info("maps: %s", target)
+
+
+def _check_report(report: Path) -> None:
+    if not report.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {report.parent} for the report")
+    if report.is_dir():
+        raise IsADirectoryError(f"the report {report} is a folder; choose a file")
+    check_writable(report.parent)
 
 
 def _sources(source: Path | None, inputs: list[Path] | None) -> list[Path]:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import check_space, read_json, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
-from corrsk.workflows._runs import claim_folder
+from corrsk.workflows._runs import claimed_folder
 from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
 from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
 from corrsk.workflows.mapping.notes import Notes
@@ -112,6 +113,23 @@ class _Planned:
         """Whether the mask is one of the brain."""
         return self.mask is not None and is_brain_mask(self.mask)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the maps before their compression."""
+        per_voxel = sum(
+            np.dtype(spec.dtype).itemsize * (spec.n_maps or 1) for spec in self.mapper.specs
+        )
+        return self.subject.images.grid.n_voxels * per_voxel
+
+    def files(self, out: Path) -> list[Path]:
+        """Files of the subject but its record: maps, sidecars, lookup table, table, picture."""
+        maps = [spec.path(out, self.subject) for spec in self.specs]
+        stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in maps]
+        return [
+            *maps, *(path.with_name(f"{path.name}.json") for path in stems), _lookup(self, out),
+            _statistics(self, out), _preview(self, out),
+        ]  # fmt: skip
+
     def inputs(self) -> dict[str, Any]:
         """Digests of the input files, and the protocol."""
         return describe_inputs(self.subject.images, self.mask, self.atlas)
@@ -196,10 +214,13 @@ def map_subjects(
     ------
     ValueError
         If the model, a mask or an atlas does not fit the images (before any file is written), or
-        the values of images are unusable. A failed subject does not stop the others.
+        the values of images are unusable. A failed subject does not stop the others, and leaves
+        no file.
     FileExistsError
         If the folder has other files, a run of other settings or of another model, or maps of other
         images of a subject.
+    OSError
+        If the folder cannot be written to, or the disk has no space for the maps.
     ImportError
         If the extra `imaging` is not installed.
 
@@ -214,13 +235,14 @@ def map_subjects(
     out, threads = Path(out), effective_n_jobs(n_jobs)
     resolve_device(device)
     loaded, planned = _plan(subjects, settings, threads, device)
-    claim_folder(out, settings.identity(loaded), resume=resume)
-    data_set = planned[0].subject.data_set
-    if data_set is not None:
-        describe_data_set(out, data_set)
-    finished = _finished(planned, out) if resume else {}
     records, failed = [], []
-    with limited_threads(threads):
+    with (
+        claimed_folder(out, settings.identity(loaded), resume=resume),
+        limited_threads(threads),
+    ):
+        finished = _finished(planned, out) if resume else {}
+        pending = [one.size for one in planned if one.subject.name not in finished]
+        check_space(out, max(pending, default=0), "the maps")
         for one in planned:
             if one.subject.name in finished:
                 records.append(finished[one.subject.name])
@@ -232,11 +254,11 @@ def map_subjects(
                     raise
                 _logger.error("%s: %s", one.subject.name, error)
                 failed.append(f"{one.subject.name} ({error})")
-    if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
-            + "; ".join(failed)
-        )
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
+                + "; ".join(failed)
+            )
     return records
 
 
@@ -312,17 +334,16 @@ def _map_subject(
     images = subject.images
     started, begin = datetime.now(UTC), time.perf_counter()
     inputs = one.inputs()  # as they are before the long work
-    folder = out / subject.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
+    _remove_leftovers(out / subject.folder)
     mode = NO_MASK if str(settings.mask) == NO_MASK else AUTO_MASK
     survey = survey_images(images, mode, slab_bytes=settings.slab_bytes)
     if survey.n_dark:
-        notes.add(
-            "NoSignalWarning",
-            f"{survey.n_dark} voxels of the mask have no signal (all zero, or NaN); they are not "
-            "mapped",
+        what = (
+            "with NaN or infinite values in some volumes"
+            if images.mask is None
+            else "of the mask without signal (all zero, or NaN)"
         )
+        notes.add("NoSignalWarning", f"voxels {what}, which are not mapped: {survey.n_dark:,}")
     n_before = len(mapper.notes)
     with notes.collect():
         mapper.prepare(survey.sample)
@@ -331,23 +352,70 @@ def _map_subject(
     one.times["read"] = time.perf_counter() - begin
     _logger.info("%s: mapping %s voxels", subject.name, f"{survey.n_voxels:,}")
     preview = Preview(images, survey.mask) if settings.preview else None
-    _write_maps(one, out, settings, loaded, survey, preview, verbose)
-    one.times["maps"] = time.perf_counter() - begin - one.times["read"]
-    files = [spec.path(out, subject) for spec in one.specs]
-    if one.statistics is not None:
-        path = named(out, subject, "statistics", "statistics", ".tsv")
-        one.statistics.write(path)
-        files.append(path)
-    if preview is not None:
-        path = named(out, subject, "preview", "preview", ".png")
-        preview.write(path)
-        files.append(path)
-    one.times["total"] = time.perf_counter() - begin
-    record = {
-        "subject": subject.name,
-        "warnings": notes.found,
+    with _discarded_on_error(one.files(out), out):
+        _write_maps(one, out, settings, loaded, survey, preview, verbose)
+        one.times["maps"] = time.perf_counter() - begin - one.times["read"]
+        files = [spec.path(out, subject) for spec in one.specs]
+        if one.statistics is not None:
+            one.statistics.write(_statistics(one, out))
+            files.append(_statistics(one, out))
+        if preview is not None:
+            preview.write(_preview(one, out))
+            files.append(_preview(one, out))
+        if subject.data_set is not None:
+            describe_data_set(out, subject.data_set)
+        one.times["total"] = time.perf_counter() - begin
+        record = _record(one, out, settings, loaded, survey, inputs, files, threads, started)
+        write_json(report_path(out, subject), record)
+    return record
+
+
+def _statistics(one: _Planned, out: Path) -> Path:
+    return named(out, one.subject, "statistics", "statistics", ".tsv")
+
+
+def _preview(one: _Planned, out: Path) -> Path:
+    return named(out, one.subject, "preview", "preview", ".png")
+
+
+def _lookup(one: _Planned, out: Path) -> Path:
+    """Table of the labels, beside their map."""
+    labels = next(spec for spec in one.specs if spec.key == "labels").path(out, one.subject)
+    return labels.with_name(labels.name.removesuffix(".nii.gz") + ".tsv")
+
+
+@contextmanager
+def _discarded_on_error(files: Sequence[Path], out: Path) -> Iterator[None]:
+    """Remove what a failed block has written of some files in one folder, below `out`."""
+    folder = files[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def written(path: Path) -> int | None:
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    before = {path: written(path) for path in files}
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            for path in files:
+                if written(path) != before[path]:
+                    path.unlink()
+            while folder != out:  # only empty folders are removed
+                folder.rmdir()
+                folder = folder.parent
+        raise
+
+
+def _record(
+    one: _Planned, out: Path, settings: MapSettings, loaded: LoadedModel, survey: Survey,
+    inputs: dict[str, Any], files: Sequence[Path], threads: int, started: datetime,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "subject": one.subject.name,
+        "warnings": one.notes.found,
         **inputs,
-        "signals": list(images.kinds),
+        "signals": list(one.subject.images.kinds),
         "mask": {
             "origin": survey.origin,
             "file": str(one.mask or settings.mask),
@@ -355,14 +423,12 @@ def _map_subject(
             "n_voxels": survey.n_voxels,
         },
         "model": loaded.description,
-        "settings": mapper.settings,
+        "settings": one.mapper.settings,
         "maps": [path.relative_to(out).as_posix() for path in files],
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
         "seconds": {key: round(value, 2) for key, value in one.times.items()},
     }
-    write_json(report_path(out, subject), record)
-    return record
 
 
 def _write_maps(
@@ -403,10 +469,8 @@ def _write_maps(
         _MASK.path(out, subject), survey.mask.astype("uint8"), images,
         sidecar=sidecar(_MASK, subject, loaded.description) | {"Origin": survey.origin},
     )  # fmt: skip
-    labels = next(spec for spec in one.specs if spec.key == "labels")
     counts = {int(k): f"{k} compartment{'s' if k > 1 else ''}" for k in one.mapper.classes}
-    lookup = labels.path(out, subject).name.removesuffix(".nii.gz") + ".tsv"
-    write_lookup(out / subject.folder / lookup, counts)
+    write_lookup(_lookup(one, out), counts)
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -27,7 +27,8 @@ class Survey:
     sample : ndarray of shape (n_sampled, n_measurements)
         Signals of some of them.
     n_dark : int
-        Number of voxels of a given mask without signal.
+        Number of voxels of a given mask without signal; without a given mask, of voxels with NaN or
+        infinite values beside others.
     origin : str
         Origin of the mask, for the record.
     """
@@ -92,12 +93,14 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
     if low is None or high is None:
         where = "its mask" if images.mask is not None else "it"
         raise ValueError(
-            f"{images.name} has no voxel with a signal in {where}: the values are zero or NaN"
+            f"{images.name} has no voxel with a signal in {where}: the values are zero, NaN or "
+            "infinite"
         )
     constant = np.flatnonzero(low == high)
     if constant.size and kept.sum() >= _FEWEST_JUDGED:
+        verb = "has" if constant.size == 1 else "have"
         raise ValueError(
-            f"{constant.size} of the {low.size} volumes of {images.name} have the same value in "
+            f"{constant.size} of the {low.size} volumes of {images.name} {verb} the same value in "
             f"all voxels; the first is volume {int(constant[0])}, with {low[constant[0]]:g}"
         )
     origin = "all voxels with a signal" if images.mask is None else "given"
@@ -106,7 +109,7 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
         origin = "made of the images (threshold of Li, largest parts, filled holes)"
     inside = kept.ravel()[np.concatenate(places)]
     sample = np.concatenate(rows)[inside]
-    return Survey(kept, sample, n_dark if images.mask is not None else 0, origin)
+    return Survey(kept, sample, n_dark, origin)
 
 
 def _positions(slab: Slab, shape: tuple[int, int, int]) -> NDArray[np.intp]:
