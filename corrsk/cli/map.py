@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -115,6 +116,15 @@ def map_command(
     ] = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Scheduler of a dask cluster (tcp://host:8786, or its file), whose workers map "
+            "the subjects; they need corrsk and the same files. --jobs are threads of a worker.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -143,6 +153,7 @@ def map_command(
     with clear_errors(stopped):
         from corrsk.workflows.mapping import (
             MapSettings,
+            connected,
             describe_plan,
             find_subjects,
             map_subjects,
@@ -163,9 +174,11 @@ def map_command(
         if dry:
             typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
             return
-        records = map_subjects(
-            subjects, target, settings, resume=resume, n_jobs=jobs, device=device
-        )
+        with nullcontext() if dask is None else connected(dask) as client:
+            records = map_subjects(
+                subjects, target, settings, resume=resume, n_jobs=jobs, device=device,
+                client=client,
+            )  # fmt: skip
         if report is not None:
             write_json(report, records)
         logger.info("maps: %s", target)

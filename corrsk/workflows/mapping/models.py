@@ -51,10 +51,13 @@ class LoadedModel:
         Fitted estimator; None for multi-exponential fits, which are set up for each subject.
     description : dict
         Name, class, and file or data set, for sidecars.
+    source : str, Path or estimator
+        Name, absolute path or estimator, with which :func:`load_model` loads the same model.
     """
 
     estimator: Any
     description: dict[str, Any]
+    source: Any
 
 
 def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
@@ -81,18 +84,18 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     """
     if not isinstance(model, (str, Path)):
         name = type(_checked(model, "the model")).__name__
-        return LoadedModel(model, {"Name": name} | _digest_of(model))
+        return LoadedModel(model, {"Name": name} | _digest_of(model), model)
     name = str(model)
     if name == AUTO:
         signed = all(kind == "signed" for one in images for kind in one.kinds)
         name = _SIGNED if signed else _MAGNITUDE
     if name == FITS:
-        return LoadedModel(None, {"Name": FITS, "Class": MultiExponentialClassifier.__name__})
+        return LoadedModel(None, {"Name": FITS, "Class": MultiExponentialClassifier.__name__}, FITS)
     if name in pretrained_names():
         estimator = load_pretrained(name)
         digest = model_card(name).weights["sha256"]
         content = {"Name": name, "Class": type(estimator).__name__, "SHA256": digest}
-        return LoadedModel(estimator, content)
+        return LoadedModel(estimator, content, name)
     path = Path(name)
     if not path.suffix and not path.exists():
         raise ValueError(
@@ -103,7 +106,7 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     estimator = _checked(load(path), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     content = {"Name": path.name, "Class": type(estimator).__name__, "SHA256": digest}
-    return LoadedModel(estimator, content)
+    return LoadedModel(estimator, content, path.absolute())
 
 
 def _digest_of(estimator: Any) -> dict[str, str]:

@@ -23,6 +23,7 @@ from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.workflows._runs import claimed_folder
+from corrsk.workflows.mapping.cluster import on_workers
 from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
 from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
 from corrsk.workflows.mapping.notes import Notes
@@ -90,6 +91,26 @@ class MapSettings:
             "command": "map", "model": model.description, "mask": str(self.mask),
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
         }  # fmt: skip
+
+    def for_workers(self, model: LoadedModel) -> MapSettings:
+        """Return the same settings for workers that run in other folders.
+
+        Parameters
+        ----------
+        model : LoadedModel
+            The model, also in place of "auto".
+
+        Returns
+        -------
+        MapSettings
+            Settings with absolute paths.
+        """
+        mask, atlas = self.mask, self.atlas
+        if str(mask) not in (AUTO_MASK, NO_MASK):
+            mask = Path(mask).absolute()
+        if atlas is not None:
+            atlas = Path(atlas).absolute()
+        return replace(self, model=model.source, mask=mask, atlas=atlas)
 
 
 @dataclass(eq=False)
@@ -182,6 +203,7 @@ def map_subjects(
     resume: bool = False,
     n_jobs: int | None = None,
     device: str = "auto",
+    client: Any = None,
     verbose: bool = True,
 ) -> list[dict[str, Any]]:
     """Map the tissue compartments of subjects, into a folder.
@@ -201,6 +223,10 @@ def map_subjects(
         Number of threads; None for every core.
     device : str, default="auto"
         Device of a network: "auto", "cpu", "cuda" or "cuda:N".
+    client : dask.distributed.Client, optional
+        Client of a cluster, whose workers map one subject each at a time, with `n_jobs` threads
+        (None for their share of the cores). They need corrsk, and the same files in the same
+        places. None (default) for this process.
     verbose : bool, default=True
         Whether to show a progress bar.
 
@@ -233,33 +259,81 @@ def map_subjects(
     require("nibabel", extra="imaging", purpose="writing maps")
     settings = MapSettings() if settings is None else settings
     out, threads = Path(out), effective_n_jobs(n_jobs)
-    resolve_device(device)
-    loaded, planned = _plan(subjects, settings, threads, device)
-    records, failed = [], []
-    with (
-        claimed_folder(out, settings.identity(loaded), resume=resume),
-        limited_threads(threads),
-    ):
-        finished = _finished(planned, out) if resume else {}
-        pending = [one.size for one in planned if one.subject.name not in finished]
-        check_space(out, max(pending, default=0), "the maps")
-        for one in planned:
-            if one.subject.name in finished:
-                records.append(finished[one.subject.name])
+    if client is None:
+        resolve_device(device)
+    # on a cluster, the devices are those of the workers
+    loaded, planned = _plan(subjects, settings, threads, device if client is None else "cpu")
+    with claimed_folder(out, settings.identity(loaded), resume=resume):
+        records = _finished(planned, out) if resume else {}
+        pending = [one for one in planned if one.subject.name not in records]
+        check_space(out, max((one.size for one in pending), default=0), "the maps")
+        failed = []
+        outcomes = (
+            _mapped_here(pending, out, settings, loaded, threads, verbose)
+            if client is None
+            else _mapped_there(client, pending, subjects, out, settings, loaded, n_jobs, device,
+                               verbose)
+        )  # fmt: skip
+        for name, result in outcomes:
+            if not isinstance(result, Exception):
+                records[name] = result
                 continue
-            try:
-                records.append(_map_subject(one, out, settings, loaded, threads, verbose))
-            except ValueError as error:
-                if len(planned) == 1:
-                    raise
-                _logger.error("%s: %s", one.subject.name, error)
-                failed.append(f"{one.subject.name} ({error})")
+            if len(planned) == 1:
+                raise result
+            _logger.error("%s: %s", name, result)
+            failed.append(f"{name} ({result})")
         if failed:
             raise ValueError(
                 f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
                 + "; ".join(failed)
             )
-    return records
+    return [records[one.subject.name] for one in planned]
+
+
+_Outcomes = Iterator[tuple[str, Any]]  # name of a subject, and its record or an error
+
+
+def _mapped_here(
+    pending: Sequence[_Planned], out: Path, settings: MapSettings, loaded: LoadedModel,
+    threads: int, verbose: bool,
+) -> _Outcomes:  # fmt: skip
+    for one in pending:
+        try:
+            with limited_threads(threads):
+                result = _map_subject(one, out, settings, loaded, threads, verbose)
+        except ValueError as error:  # of its images; a full disk ends the run
+            yield one.subject.name, error
+        else:
+            yield one.subject.name, result
+
+
+def _mapped_there(
+    client: Any, pending: Sequence[_Planned], subjects: Sequence[Subject], out: Path,
+    settings: MapSettings, loaded: LoadedModel, n_jobs: int | None, device: str, verbose: bool,
+) -> _Outcomes:  # fmt: skip
+    """Map subjects on the workers of a cluster, which open the images and the model themselves."""
+    sent = settings.for_workers(loaded)
+    noted = {one.subject.name: one.notes for one in pending}
+    tasks = {
+        subject.name: (subject, out.absolute(), sent, n_jobs, device)
+        for subject in subjects
+        if subject.name in noted
+    }
+    for name, result in on_workers(client, _map_in_worker, tasks, verbose=verbose):
+        if not isinstance(result, Exception):
+            for warning in result["warnings"]:
+                noted[name].add(warning["category"], warning["message"])
+            _logger.info("%s: mapped %s voxels", name, f"{result['mask']['n_voxels']:,}")
+        yield name, result
+
+
+def _map_in_worker(
+    subject: Subject, out: Path, settings: MapSettings, n_jobs: int | None, device: str
+) -> dict[str, Any]:
+    threads = effective_n_jobs(n_jobs)
+    loaded, (one,) = _plan([subject], settings, threads, device)
+    with limited_threads(threads):
+        return _map_subject(one, out, settings, loaded, threads, False)
 
 
 def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any]]:
