@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,3 +103,22 @@ def test_an_address_without_a_scheduler_is_refused(raw, tmp_path, monkeypatch):
         assert result.exit_code == 1
         assert f"Error: no dask scheduler answers at {address}" in result.output
         assert not (tmp_path / "out").exists()
+
+
+def test_a_subject_that_kills_its_workers_is_an_error_in_one_sentence(raw, tmp_path, monkeypatch):
+    killed = distributed.KilledWorker("task", SimpleNamespace(address="tcp://lost"), 4)
+
+    def lost(client, work, tasks, *, verbose):
+        for name, arguments in tasks.items():
+            yield name, killed if name == "sub-02" else work(*arguments)
+
+    monkeypatch.setattr("corrsk.workflows.mapping.run.on_workers", lost)
+    monkeypatch.setattr("corrsk.cli.map.nullcontext", lambda: nullcontext("client"))
+    out = tmp_path / "out"
+    result = run(
+        *sources(raw), "-o", out, "--times", raw / "times.json", "--model", "midl2024"
+    )  # fmt: skip
+    assert result.exit_code == 1
+    text = " ".join(result.output.split())
+    assert "1 of 3 subjects failed, the others are complete: sub-02 (KilledWorker: " in text
+    assert sorted(path.name for path in out.iterdir()) == ["run.json", "sub-01", "sub-03"]

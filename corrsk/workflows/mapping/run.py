@@ -121,6 +121,7 @@ class _Planned:
     mapper: Mapper
     notes: Notes
     mask: Path | None = None
+    brain: bool = False  # whether the mask is one of the brain
     atlas: Path | None = None
     statistics: LabelStatistics | None = None
     times: dict[str, float] = field(default_factory=dict)
@@ -128,11 +129,6 @@ class _Planned:
     @property
     def specs(self) -> list[MapSpec]:
         return [*self.mapper.specs, _MASK]
-
-    @property
-    def brain(self) -> bool:
-        """Whether the mask is one of the brain."""
-        return self.mask is not None and is_brain_mask(self.mask)
 
     @property
     def size(self) -> int:
@@ -278,10 +274,13 @@ def map_subjects(
             if not isinstance(result, Exception):
                 records[name] = result
                 continue
-            if len(planned) == 1:
+            if len(planned) == 1 and isinstance(result, (ValueError, OSError)):
                 raise result
-            _logger.error("%s: %s", name, result)
-            failed.append(f"{name} ({result})")
+            text = str(result)
+            if not isinstance(result, (ValueError, OSError)):  # such as a killed worker
+                text = f"{type(result).__name__}: {text}"
+            _logger.error("%s: %s", name, text)
+            failed.append(f"{name} ({text})")
         if failed:
             raise ValueError(
                 f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
@@ -385,7 +384,8 @@ def _plan(
                     subject = replace(subject, images=load_images(subject.images, mask=path))
                     mask_file = Path(path)
                 mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
-                one = _Planned(subject, mapper, notes, mask_file)
+                brain = mask_file is not None and is_brain_mask(mask_file)
+                one = _Planned(subject, mapper, notes, mask_file, brain)
                 if settings.atlas is not None:
                     atlas = str(settings.atlas).replace(_SUBJECT, subject.name)
                     one.atlas = Path(atlas)
