@@ -314,6 +314,7 @@ def test_fits_give_compartments_with_errors(tmp_path):
 # the process ends itself in its second slab, however fast or busy the machine is
 KILLED = """
 import os
+import signal
 import sys
 from corrsk import load
 from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects
@@ -329,6 +330,8 @@ def compute(self, signals):
     return whole(self, signals)
 
 
+# a test run in the background of a script inherits an ignored SIGINT
+signal.signal(signal.SIGINT, signal.default_int_handler)
 models.NetworkMapper.compute = compute
 scan, times, model, out, number = sys.argv[1:]
 map_subjects(find_subjects(scan, times=times), out, MapSettings(model, slab_bytes=10_000))
