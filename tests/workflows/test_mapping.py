@@ -209,6 +209,9 @@ def test_resume_compares_the_content_of_the_inputs(scan, values, model, tmp_path
     nibabel.save(nibabel.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii")
     assert mapped_again() == ["the mask"]
     assert (read(out / "mask.nii.gz") == mask).all()
+    (out / "T1.nii.gz").unlink()
+    assert mapped_again() == ["maps that are missing"]
+    assert (out / "T1.nii.gz").exists()
     # the same content in another place is the same input, another content is not
     (tmp_path / "moved").mkdir()
     moved = tmp_path / "moved" / scan.name

@@ -214,7 +214,8 @@ def map_subjects(
         Model, mask and further outputs; None (default) for the defaults.
     resume : bool, default=False
         Whether to add to a run of the same settings: subjects with a record are not mapped again,
-        unless their images, mask, atlas or protocol have changed; further ones are added.
+        unless their images, mask, atlas or protocol have changed, or maps are missing; further ones
+        are added.
     n_jobs : int or None, default=None
         Number of threads; None for every core.
     device : str, default="auto"
@@ -345,6 +346,8 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
             continue
         record, now = read_json(report), one.inputs()
         changed = changed_inputs(record, now)
+        if not all(spec.path(out, one.subject).exists() for spec in one.specs):
+            changed.append("maps that are missing")
         if not changed:
             _logger.info("%s: finished before (%s)", one.subject.name, report)
             found[one.subject.name] = record
