@@ -663,7 +663,7 @@ def map_speed_table() -> str:
     return table(head, rows)
 
 
-def map_speed_hours(n_voxels: float) -> str:
+def map_speed_minutes(n_voxels: float) -> str:
     """Processor time of an image, from that of 10^7 voxels."""
     run = record("map_speed")["runs"]["10000000, 10000000 with a signal"]
     return f"{run['processor seconds'] / run['voxels'] * n_voxels / 60:.0f}\u00a0min"
