@@ -67,7 +67,7 @@ def no_space(folder: str | Path, name: str, error: OSError) -> OSError:
     folder : path-like
         Folder on the disk.
     name : str
-        What was to be written.
+        Name of the file.
     error : OSError
         Error of the system.
 
@@ -89,9 +89,9 @@ def check_space(folder: str | Path, n_bytes: int, name: str) -> None:
     folder : path-like
         Folder on the disk; it need not exist yet.
     n_bytes : int
-        Size of what is to be written.
+        Size of the files to write.
     name : str
-        What is to be written, in the plural, for the message.
+        Name of the files, in the plural, for the message.
 
     Raises
     ------

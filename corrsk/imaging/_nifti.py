@@ -190,7 +190,7 @@ def check_sum(path: Path, file: IO[bytes] | None = None) -> None:
     path : Path
         The file.
     file : file, optional
-        The same file, open, of which only the rest is read.
+        The same file, open; only the rest of its content is read.
 
     Raises
     ------

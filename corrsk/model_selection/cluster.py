@@ -118,7 +118,7 @@ def checked_client(client: Any, purpose: str) -> Any:
     client : dask.distributed.Client or None
         The client; None for the current one, which is the latest.
     purpose : str
-        What needs it, for messages.
+        Name of the work, for messages.
 
     Returns
     -------

@@ -205,6 +205,14 @@ def test_resume_compares_the_content_of_the_inputs(scan, values, model, tmp_path
     nibabel.save(nibabel.Nifti1Image(2 * values, AFFINE), scan)
     assert mapped_again() == ["scan.nii.gz"]
     assert mapped_again() == []
+    # unusable images leave the maps of the earlier ones
+    before = (out / "report.json").read_bytes()
+    nibabel.save(nibabel.Nifti1Image(0 * values, AFFINE), scan)
+    with pytest.raises(ValueError, match="has no voxel with a signal"):
+        map_subjects(subjects_of(scan), out, settings, resume=True, verbose=False)
+    assert (out / "report.json").read_bytes() == before
+    nibabel.save(nibabel.Nifti1Image(2 * values, AFFINE), scan)
+    assert mapped_again() == []
     mask[3] = 0
     nibabel.save(nibabel.Nifti1Image(mask, AFFINE), tmp_path / "mask.nii")
     assert mapped_again() == ["the mask"]

@@ -1,4 +1,4 @@
-"""Maps of subjects on a dask cluster of two processes, one of which is killed."""
+"""Maps of subjects on a dask cluster of two processes; one is killed."""
 
 from __future__ import annotations
 

@@ -77,13 +77,13 @@ def sidecar(
     model : mapping
         Description of the model.
     brain : bool, default=False
-        Whether the mask is known to be one of the brain.
+        Whether the mask is one of the brain.
 
     Returns
     -------
     dict
-        Description, units, model; and of images in BIDS their URIs and the entries that BIDS asks
-        for. The writer adds software, and the paths of other images.
+        Description, units, model; and of images in BIDS their URIs and the entries that BIDS
+        requires. The writer adds software, and the paths of other images.
     """
     content: dict[str, Any] = {"Description": spec.description, **spec.entries}
     content["Model"] = dict(model)

@@ -339,7 +339,6 @@ def _map_in_worker(
 def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any]]:
     """Records of the subjects that were mapped before, of the same inputs, by subject."""
     found: dict[str, dict[str, Any]] = {}
-    outdated: list[Path] = []
     for one in planned:
         report = report_path(out, one.subject)
         if not report.exists():
@@ -361,9 +360,6 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
             "%s: mapped again, because of changes since its maps were made: %s",
             one.subject.name, ", ".join(changed),
         )  # fmt: skip
-        outdated.append(report)
-    for report in outdated:  # from here on the old maps count as unfinished
-        report.unlink()
     return found
 
 
@@ -430,6 +426,8 @@ def _map_subject(
     _logger.info("%s: mapping %s voxels", subject.name, f"{survey.n_voxels:,}")
     preview = Preview(images, survey.mask) if settings.preview else None
     with _discarded_on_error(one.files(out), out):
+        # from here on, maps of other inputs count as unfinished
+        report_path(out, subject).unlink(missing_ok=True)
         _write_maps(one, out, settings, loaded, survey, preview, verbose)
         one.times["maps"] = time.perf_counter() - begin - one.times["read"]
         files = [spec.path(out, subject) for spec in one.specs]
