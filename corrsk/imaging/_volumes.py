@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -94,7 +94,8 @@ class OpenFiles:
     def __exit__(self, *exception: object) -> None:
         self._proxies.clear()
         self._packed.clear()
-        self._files.close()
+        with suppress(OSError):  # of a full disk, which is reported where the values are written
+            self._files.close()
 
 
 @dataclass(frozen=True)
