@@ -68,6 +68,15 @@ def memory_now(what: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith(what))
 
 
+def memory_of_process(number: int) -> int:
+    """Peak memory of another process in bytes; 0 if it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{number}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
 def memory_of(work: Callable[[], Any]) -> tuple[Any, int]:
     """Return the result of a call, and the growth of the peak memory in bytes."""
     with suppress(OSError):

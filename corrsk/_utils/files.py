@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,13 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 
     An interrupted or failed write (full disk, Ctrl-C) leaves an earlier file as it
     was, and no partial file beside it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    OSError
+        If the file cannot be written; a full disk is named with its folder.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -39,10 +48,79 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
+        if isinstance(error, OSError) and error.errno in NO_SPACE and error.strerror:
+            raise no_space(path.parent, path.name, error) from error
         raise
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def no_space(folder: str | Path, name: str, error: OSError) -> OSError:
+    """Error of a full disk, in one sentence.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder on the disk.
+    name : str
+        Name of the file.
+    error : OSError
+        Error of the system.
+
+    Returns
+    -------
+    OSError
+        The error, with the number of the system's error.
+    """
+    found = OSError(f"there is no space for {name} in {folder} ({error.strerror})")
+    found.errno = error.errno
+    return found
+
+
+def check_space(folder: str | Path, n_bytes: int, name: str) -> None:
+    """Refuse to write more than a disk has space for.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder on the disk; it need not exist yet.
+    n_bytes : int
+        Size of the files to write.
+    name : str
+        Name of the files, in the plural, for the message.
+
+    Raises
+    ------
+    OSError
+        If there is too little space.
+    """
+    folder = Path(folder).absolute()
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        raise OSError(
+            f"{name} need {n_bytes / 1e6:,.3g} MB of space, but the disk of {folder} has "
+            f"{free / 1e6:,.3g} MB left"
+        )
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder in which no file can be created.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or cannot be written to.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise type(error)(f"the folder {folder} cannot be written to: {error.strerror}") from error
 
 
 def existing_file(path: str | Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from corrsk._utils.files import write_json
+from corrsk._utils.files import check_writable, write_json
 from corrsk.cli.options import Device, Jobs
 from corrsk.cli.output import clear_errors, logger
 
@@ -123,10 +124,21 @@ def map_command(
     ] = None,
     device: Device = "auto",
     jobs: Jobs = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Scheduler of a dask cluster (tcp://host:8786, or its file), whose workers map "
+            "the subjects; they need corrsk and the same files. --jobs are threads of a worker.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the run in OUT, or add subjects to it; same settings."
+            "--resume",
+            help="Continue the run in OUT, or add subjects to it; same settings. Subjects whose "
+            "images, mask, atlas or protocol have changed are mapped again.",
         ),
     ] = False,
     dry: Annotated[
@@ -149,6 +161,7 @@ def map_command(
     with clear_errors(stopped):
         from corrsk.workflows.mapping import (
             MapSettings,
+            connected,
             describe_plan,
             find_subjects,
             map_subjects,
@@ -159,8 +172,8 @@ def map_command(
             raise ValueError("the folder of the maps is needed once: OUT or -o OUT")
         if level not in (None, _PARTICIPANT):
             raise ValueError(f"the level of the analysis must be 'participant', got {level!r}")
-        if manifest is not None and not manifest.parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {manifest.parent} for the manifest")
+        if manifest is not None:
+            _check_manifest(manifest)
         subjects = find_subjects(
             sources, times=times, participants=_listed(participant_label),
             select=_selection(select), join=join, te=te,
@@ -171,12 +184,22 @@ def map_command(
         if dry:
             typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
             return
-        records = map_subjects(
-            subjects, target, settings, resume=resume, n_jobs=jobs, device=device
-        )
+        with nullcontext() if dask is None else connected(dask) as client:
+            records = map_subjects(
+                subjects, target, settings, resume=resume, n_jobs=jobs, device=device,
+                client=client,
+            )  # fmt: skip
         if manifest is not None:
             write_json(manifest, records)
         logger.info("maps: %s", target)
+
+
+def _check_manifest(manifest: Path) -> None:
+    if not manifest.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {manifest.parent} for the manifest")
+    if manifest.is_dir():
+        raise IsADirectoryError(f"the manifest {manifest} is a folder; choose a file")
+    check_writable(manifest.parent)
 
 
 def _sources(source: Path | None, inputs: list[Path] | None) -> list[Path]:

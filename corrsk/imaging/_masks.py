@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.files import existing_file
 from corrsk._utils.voxels import user_level
-from corrsk.imaging._nifti import is_image, open_image, read_values
+from corrsk.imaging._nifti import check_sum, is_image, is_packed, open_image, read_values
 from corrsk.imaging.grid import Grid
 
 
@@ -72,6 +73,8 @@ def read_map(source: Any, grid: Grid, name: str, role: str) -> tuple[NDArray[Any
     what, affine = role, None
     if isinstance(source, (str, Path)):
         what = f"{role} {source}"
+        if is_packed(Path(source)):
+            check_sum(existing_file(source))
         source = open_image(source)
     shape = tuple(np.shape(source.dataobj if is_image(source) else source))
     if _long(shape) != _long(grid.shape):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.extras import require
-from corrsk._utils.files import existing_file
+from corrsk._utils.files import NO_SPACE, existing_file, no_space
 
 ENDINGS = (".nii.gz", ".nii")
 _UNREADABLE = (EOFError, OSError, zlib.error, ValueError)
@@ -145,10 +147,62 @@ def unpacked(path: Path, proxy: Any, file: IO[bytes]) -> Any:
                 raise ValueError(f"{path} is damaged or truncated: {_text(error)}") from error
             if not chunk:
                 break
-            file.write(chunk)
-    file.flush()
+            try:
+                file.write(chunk)
+                file.flush()
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                what = f"the decompressed values of {path}"
+                raise no_space(tempfile.gettempdir(), what, error) from error
+    return from_file(proxy, file)
+
+
+def from_file(proxy: Any, file: IO[bytes]) -> Any:
+    """Array proxy of the same values in an open file.
+
+    Parameters
+    ----------
+    proxy : nibabel array proxy
+        The values.
+    file : file
+        File with the decompressed content.
+
+    Returns
+    -------
+    nibabel array proxy
+        The values.
+    """
     spec = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
     return type(proxy)(file, spec)
+
+
+def is_packed(path: Path) -> bool:
+    """Return whether a file is a compressed NIfTI file."""
+    return path.name.lower().endswith(ENDINGS[0])
+
+
+def check_sum(path: Path, file: IO[bytes] | None = None) -> None:
+    """Read a compressed file to its end, where its checksum is compared.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    file : file, optional
+        The same file, open; only the rest of its content is read.
+
+    Raises
+    ------
+    ValueError
+        If the checksum is another one, or the file is damaged in another way.
+    """
+    try:
+        with nullcontext(file) if file is not None else gzip.open(path, "rb") as content:
+            while content.read(_CHUNK):
+                pass
+    except _UNREADABLE as error:
+        raise ValueError(f"{path} is damaged: {_text(error)}") from error
 
 
 def _text(error: BaseException) -> str:
@@ -189,7 +243,7 @@ def _decompressed_size(path: Path, enough: int) -> int:
     found = 0
     try:
         with gzip.open(path, "rb") as file:
-            while found < enough and (chunk := file.read(_CHUNK)):
+            while found < enough and (chunk := file.read1(_CHUNK)):
                 found += len(chunk)
     except _UNREADABLE:  # the rest is missing
         pass

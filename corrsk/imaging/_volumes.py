@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.imaging._nifti import open_image, read_values, unpacked
+from corrsk.imaging._nifti import (
+    check_sum,
+    from_file,
+    is_packed,
+    open_image,
+    read_values,
+    unpacked,
+)
 from corrsk.imaging.grid import Slices, spatial_shape
 
 _MOST_OPEN = 400  # files; systems allow a process a thousand or fewer
@@ -45,29 +53,49 @@ class OpenFiles:
     def __init__(self, n_slabs: int = 1) -> None:
         self._unpacks = n_slabs > 1
         self._proxies: dict[Path, Any] = {}
-        self._temporary = ExitStack()
+        self._packed: dict[Path, IO[bytes] | None] = {}  # None for files that are not kept open
+        self._files = ExitStack()
 
     def proxy(self, path: Path) -> Any:
         """Array proxy of a file."""
         if path not in self._proxies:
-            keep_open = len(self._proxies) < _MOST_OPEN
-            proxy = open_image(path, keep_open=keep_open, check=False).dataobj
+            keep_open, packed = len(self._proxies) < _MOST_OPEN, is_packed(path)
+            proxy = open_image(path, keep_open=keep_open and not packed, check=False).dataobj
             if not keep_open:
+                if packed:
+                    self._packed[path] = None
                 return proxy
             several = len(proxy.shape) > 3 and proxy.shape[3] > 1
-            if self._unpacks and several and path.suffix.lower() == ".gz":
+            if packed and self._unpacks and several:
                 # without a name, so that it vanishes however the process ends
-                file = self._temporary.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+                file = self._files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
                 proxy = unpacked(path, proxy, file)
+            elif packed:
+                opened: Any = self._files.enter_context(gzip.open(path, "rb"))  # noqa: SIM115
+                self._packed[path] = opened
+                proxy = from_file(proxy, opened)
             self._proxies[path] = proxy
         return self._proxies[path]
+
+    def check_sums(self) -> None:
+        """Compare the checksums of the compressed files, after all values have been read.
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged.
+        """
+        for path, file in self._packed.items():
+            check_sum(path, file)
 
     def __enter__(self) -> OpenFiles:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._proxies.clear()
-        self._temporary.close()
+        self._packed.clear()
+        with suppress(OSError):  # of a full disk, which is reported where the values are written
+            self._files.close()
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ _FEWEST = 64  # voxels with a histogram
 _MOST_COMPARED = 1_000_000  # voxels for the threshold, evenly spaced
 
 
-def tissue_mask(strength: NDArray[np.floating]) -> NDArray[np.bool_]:
+def tissue_mask(strength: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Find the voxels of tissue from the strength of their signals.
 
     Parameters
     ----------
-    strength : ndarray of shape (n_x, n_y, n_z)
-        Root mean square of the measurements of each voxel; 0 for voxels without signal.
+    strength : ndarray of float32, shape (n_x, n_y, n_z), C-contiguous
+        Root mean square of the measurements of each voxel; 0 for voxels without signal. Its memory
+        is used again: the values are lost.
 
     Returns
     -------
@@ -37,28 +38,37 @@ def tissue_mask(strength: NDArray[np.floating]) -> NDArray[np.bool_]:
         If scikit-image is not installed.
     """
     require("skimage", extra="imaging", purpose="a mask made of the images")
-    from scipy.ndimage import binary_fill_holes
-    from skimage import filters, measure
+    from scipy.ndimage import binary_fill_holes, label
+    from skimage import filters
 
     threshold_li: Any = filters.threshold_li  # without types
-    label: Any = measure.label
 
+    # large images leave no room for copies of all voxels
     bright = strength > 0
-    values = strength[bright]
-    if values.size < _FEWEST:
+    n_bright = int(bright.sum())
+    if n_bright < _FEWEST:
         return bright
-    threshold = threshold_li(values[:: -(-values.size // _MOST_COMPARED)])
-    tissue = strength > threshold
+    compared = strength.ravel()[:: -(-n_bright // _MOST_COMPARED)]
+    tissue = strength > threshold_li(compared[compared > 0])
     background = bright & ~tissue
     if not background.any() or (
-        strength[tissue].mean() < _LEAST_CONTRAST * strength[background].mean()
+        _mean(strength, tissue) < _LEAST_CONTRAST * _mean(strength, background)
     ):
         return bright
-    parts = label(tissue, connectivity=1)
-    sizes = np.bincount(parts.ravel())
+    del background
+    parts = strength.view(np.int32)
+    n_parts = label(tissue, output=parts)
+    sizes = np.zeros(n_parts + 1, np.int64)
+    for one in parts:
+        sizes += np.bincount(one.ravel(), minlength=n_parts + 1)
     sizes[0] = 0
-    kept = (sizes >= _SMALLEST_PART * sizes.max())[parts]
+    large = sizes >= _SMALLEST_PART * sizes.max()
     # holes of slices: the nose and ears connect most holes of a head in three dimensions
-    for k in range(kept.shape[2]):
-        kept[..., k] = binary_fill_holes(kept[..., k])
-    return np.asarray(kept & bright)
+    for k in range(parts.shape[2]):
+        tissue[..., k] = binary_fill_holes(large[parts[..., k]])
+    return np.asarray(tissue & bright)
+
+
+def _mean(strength: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
+    """Mean over some voxels, without a copy of them."""
+    return float(strength.sum(where=inside, dtype=np.float64)) / int(inside.sum())

@@ -316,6 +316,30 @@ def dataset_folder(path: Path) -> Path | None:
     return None
 
 
+def is_brain_mask(path: str | Path) -> bool:
+    """Return whether name or sidecar of a mask in BIDS state that it is one of the brain.
+
+    Parameters
+    ----------
+    path : path-like
+        File of the mask.
+
+    Returns
+    -------
+    bool
+        True for names with desc-brain, and for sidecars with ``"Type": "Brain"``.
+
+    Raises
+    ------
+    ValueError
+        If a sidecar is not a JSON object.
+    """
+    path = Path(path)
+    if BidsName.from_path(path).entities.get("desc") == "brain":
+        return True
+    return (sidecar_of(path) or {}).get("Type") == "Brain"
+
+
 def _folders_of(path: Path) -> list[Path]:
     """Folders from that of a file to that of its data set."""
     top = dataset_folder(path)

@@ -410,7 +410,9 @@ class MeasuredImages:
         every = np.arange(self.protocol.n_measurements)
         whole = tuple(slice(0, n) for n in self.grid.shape)
         with OpenFiles() as files:
-            return self._read((whole[0], whole[1], whole[2]), files, every, dtype)
+            values = self._read((whole[0], whole[1], whole[2]), files, every, dtype)
+            files.check_sums()
+            return values
 
     def read_measurement(self, number: int) -> NDArray[Any]:
         """Read the values of one measurement.
@@ -475,6 +477,7 @@ class MeasuredImages:
                     yield Slab(where, inside, signals_table(empty, self.protocol), 0)
                     continue
                 yield self._slab(where, inside, self._read(where, files, every, dtype))
+            files.check_sums()
 
     def _slab(self, where: Slices, inside: NDArray[np.bool_] | None, values: NDArray[Any]) -> Slab:
         kept = np.ones(values.shape[:3], bool) if inside is None else inside.copy()
@@ -541,7 +544,8 @@ class MeasuredImages:
         if not n_voxels:
             where = "its mask" if (self.mask if mask is None else mask) is not None else "it"
             raise ValueError(
-                f"{self.name} has no voxel with a signal in {where}: the values are zero or NaN"
+                f"{self.name} has no voxel with a signal in {where}: the values are zero, NaN or "
+                "infinite"
             )
         if len(parts) == 1:
             values = parts[0][2]

@@ -249,7 +249,8 @@ def _n_volumes(image: Any, path: Path) -> int:
 
 
 def _volume(parts: Mapping[str, Path], k: int) -> Volume:
-    of = {part: FileVolume(path, k) for part, path in parts.items()}
+    # absolute, since a worker may run in another folder
+    of = {part: FileVolume(path.absolute(), k) for part, path in parts.items()}
     if "phase" in of:
         return ComplexVolume(of["mag"], of["phase"], polar=True)
     if "imag" in of:

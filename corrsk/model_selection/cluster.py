@@ -91,7 +91,7 @@ def cluster_search(
     >>> with cluster_search(tissue, n_c, cv=3) as splits:  # doctest: +SKIP
     ...     GridSearchCV(pipeline, grid, cv=splits).fit(tissue, n_c)
     """
-    client = _checked(client)
+    client = checked_client(client, "cluster_search")
     splits = list(check_cv(cv, y, classifier=True).split(X, y, groups))
     manager_ran = client.amm.running()
     client.amm.stop()
@@ -110,8 +110,29 @@ def cluster_search(
             gc.collect()  # joblib's backend is a cycle and would keep the data on the cluster
 
 
-def _checked(client: Any) -> Any:
-    require("distributed", extra="dask", purpose="cluster_search")
+def checked_client(client: Any, purpose: str) -> Any:
+    """Return a usable dask client.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client or None
+        The client; None for the current one, which is the latest.
+    purpose : str
+        Name of the work, for messages.
+
+    Returns
+    -------
+    dask.distributed.Client
+        The client.
+
+    Raises
+    ------
+    ImportError
+        If dask is not installed.
+    ValueError
+        If there is no client, the client is closed or asynchronous, or its cluster has no workers.
+    """
+    require("distributed", extra="dask", purpose=purpose)
     import distributed
 
     library: Any = distributed  # its functions have no types
@@ -124,7 +145,7 @@ def _checked(client: Any) -> Any:
                 "threads_per_worker=1) or Client('scheduler-address:8786')"
             ) from error
     if client.asynchronous:
-        raise ValueError("cluster_search needs a synchronous client, got an asynchronous one")
+        raise ValueError(f"{purpose} needs a synchronous client, got an asynchronous one")
     if client.status != "running":
         raise ValueError(f"the dask client is {client.status}; create a new one")
     if not client.nthreads():

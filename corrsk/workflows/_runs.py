@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import check_writable, read_json, write_json
 from corrsk.simulation.definition import DatasetDefinition
 
 CONFIGURATION = "run.json"
@@ -48,7 +50,10 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder for the results")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"the folder {out} cannot be made: {error.strerror}") from error
     marker = out / CONFIGURATION
     others = sorted(path.name for path in out.iterdir() if path != marker)
     if others and not marker.exists():
@@ -57,6 +62,7 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
             f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
         )
     if not others:  # a new folder, or a run that ended before its first result
+        check_writable(out)
         write_json(marker, identity)
         return
     try:
@@ -74,6 +80,39 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
             f"{out} contains a run of this configuration; resume the run (--resume) or choose "
             "another folder"
         )
+
+
+@contextmanager
+def claimed_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """Claim a folder for a block, and release it if an error leaves it without a result.
+
+    Parameters
+    ----------
+    out : Path
+        The folder; see :func:`claim_folder`.
+    identity : dict
+        Configuration of the run.
+    resume : bool
+        Whether to accept a folder of a run of the same identity.
+
+    Raises
+    ------
+    FileExistsError, OSError
+        See :func:`claim_folder`.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    marker = out / CONFIGURATION
+    had_marker = marker.exists()
+    try:
+        claim_folder(out, identity, resume=resume)
+        yield
+    except Exception:
+        with suppress(OSError):
+            if not had_marker and [path.name for path in out.iterdir()] == [marker.name]:
+                marker.unlink()
+            for folder in made:  # only empty ones are removed
+                folder.rmdir()
+        raise
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

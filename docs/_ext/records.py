@@ -648,6 +648,37 @@ def search_ratio(name: str) -> str:
     return f"{found['median']:.2f}"
 
 
+def map_speed_table() -> str:
+    """Times and memory of maps, by size of the image."""
+    rows = [
+        [
+            f"{run['voxels']:,}", f"{run['voxels with a signal']:,}",
+            f"{run['processor seconds']:.0f}\u00a0s",
+            f"{run['wall seconds']:.0f}\u00a0s (load {run['load average']:.0f})",
+            f"{run['peak memory in bytes'] / 1e9:.2f}\u00a0GB",
+        ]
+        for run in record("map_speed")["runs"].values()
+    ]  # fmt: skip
+    head = ["voxels", "with a signal", "processor time", "wall time", "peak memory"]
+    return table(head, rows)
+
+
+def map_speed_minutes(n_voxels: float) -> str:
+    """Processor time of an image, from that of 10^7 voxels."""
+    run = record("map_speed")["runs"]["10000000, 10000000 with a signal"]
+    return f"{run['processor seconds'] / run['voxels'] * n_voxels / 60:.0f}\u00a0min"
+
+
+def map_speed_rivals() -> str:
+    """Processor time of a voxel in loops of fits, beside that of all maps."""
+    run = record("map_speed")["runs"]["1000000, 1000000 with a signal"]
+    rows = [["`corrsk map`, all maps", f"{run['processor microseconds per voxel']:.0f}", ""]]
+    for name, each in run["curve_fit, processor microseconds per voxel"].items():
+        ratio = run["ratio of curve_fit to all maps"][name]
+        rows.append([f"`curve_fit`, {name}", f"{each:,.0f}", f"{ratio:.0f}"])
+    return table(["", "processor time of a voxel, \u00b5s", "times as long"], rows)
+
+
 CONTEXT = {
     name: value
     for name, value in globals().items()

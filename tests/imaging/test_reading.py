@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -366,3 +367,40 @@ def test_images_without_contrast_are_refused(volume, protocol):
         load_images(volume, protocol).signals()
     with pytest.raises(ValueError, match="12 of the 12 volumes"):
         load_images(np.full_like(volume, 5), protocol).signals()
+
+
+@pytest.mark.parametrize("in_one_slab", [True, False])
+@pytest.mark.parametrize("in_one_file", [True, False])
+def test_the_checksums_of_compressed_files_are_compared(
+    save, volume, protocol, in_one_slab, in_one_file
+):
+    volume = np.tile(volume, (1, 1, 8, 1))  # the first kB is read when a file is opened
+    if in_one_file:
+        paths = [save(volume, name="scan.nii.gz")]
+    else:
+        paths = [save(volume[..., k], name=f"scan{k}.nii.gz") for k in range(12)]
+    whole = paths[0].read_bytes()
+    # the values can be decompressed, only their sum is another one
+    paths[0].write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    images = load_images(paths, protocol)
+    with pytest.raises(ValueError, match=f"{paths[0].name} is damaged.*CRC"):
+        for _ in images.slabs(max_bytes=10**9 if in_one_slab else 1):
+            pass
+    paths[0].write_bytes(whole)
+    assert sum(slab.n_voxels for slab in images.slabs(max_bytes=1)) == 8 * 48
+
+
+def test_the_checksum_of_a_mask_is_compared(save, volume, protocol):
+    path = save(np.ones((5, 4, 3), np.uint8), name="mask.nii.gz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    with pytest.raises(ValueError, match=r"mask.nii.gz is damaged"):
+        load_images(save(volume), protocol, mask=path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_of_temporary_files_is_named(save, volume, protocol, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("wb"))  # noqa: SIM115
+    images = load_images(save(volume), protocol)
+    with pytest.raises(OSError, match=r"no space for the decompressed values of .*scan.nii.gz in"):
+        next(images.slabs(max_bytes=1))

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from corrsk import load, make_correlation_signals
+from corrsk.workflows import training
 from corrsk.workflows.training import TrainingConfiguration, train
 
 pytest.importorskip("yaml")
@@ -103,29 +103,70 @@ def test_minutes_become_a_stored_number_of_signals(config, tmp_path):
     assert load(tmp_path / "mine.safetensors").n_samples == model.n_samples >= 10_000
 
 
+# the process ends itself after its first checkpoint, however fast or busy the machine is
+KILLED = """
+import os
+import signal
+from corrsk.cli import main
+from corrsk.neural.training.checkpoint import TrainingCheckpoint
+
+write = TrainingCheckpoint.write
+
+
+def write_and_die(self, net):
+    write(self, net)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+TrainingCheckpoint.write = write_and_die
+main()
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_training_is_resumed(config, tmp_path):
     out = tmp_path / "mine.safetensors"
-    arguments = ["train", str(config), "--out", str(out), "--samples", "400000", "--jobs", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "corrsk.cli", *arguments], stderr=subprocess.DEVNULL,
+    arguments = ["train", str(config), "--out", str(out), "--samples", "40000", "--jobs", "1"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )  # fmt: skip
-    end = time.monotonic() + 120
-    while not (tmp_path / "mine.checkpoint").exists():
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "mine.checkpoint").exists()
     assert not out.exists()
-    assert json.loads((tmp_path / "mine.checkpoint.json").read_text())["samples"] == 400_000
-    configuration = TrainingConfiguration.from_file(config, samples=400_000)
+    assert json.loads((tmp_path / "mine.checkpoint.json").read_text())["samples"] == 40_000
+    configuration = TrainingConfiguration.from_file(config, samples=40_000)
     with pytest.raises(FileExistsError, match="--resume"):
         train(configuration, out, device="cpu", n_jobs=1, verbose=False)
-    other = TrainingConfiguration.from_file(config, samples=500_000)
+    other = TrainingConfiguration.from_file(config, samples=50_000)
     with pytest.raises(FileExistsError, match="another configuration"):
         train(other, out, device="cpu", n_jobs=1, resume=True, verbose=False)
-    train(configuration, out, device="cpu", n_jobs=1, resume=True, verbose=False)
-    assert load(out).n_samples == 400_000
+    resumed = train(configuration, out, device="cpu", n_jobs=1, resume=True, verbose=False)
+    assert load(out).n_samples == 40_000
+    whole = train(configuration, tmp_path / "whole.safetensors", device="cpu", n_jobs=1,
+                  verbose=False)  # fmt: skip
+    X, _ = make_correlation_signals(
+        30, prior=whole.prior, protocol=whole.protocol, noise_level=whole.noise_level,
+        noise_reference="max", norm=None, random_state=0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(resumed.predict_proba(X), whole.predict_proba(X))
     assert not (tmp_path / "mine.checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_a_resumed_training_of_minutes_keeps_its_number_of_signals(config, tmp_path, monkeypatch):
+    configuration = TrainingConfiguration.from_file(config, minutes=0.001)
+    out = tmp_path / "mine.safetensors"
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_signals_per_second", lambda *_: 250_000.0)
+        patched.setattr(training.SimulationTrainedClassifier, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(configuration, out, device="cpu", n_jobs=1, verbose=False)
+    monkeypatch.setattr(training, "_signals_per_second", lambda *_: pytest.fail("measured again"))
+    model = train(configuration, out, device="cpu", n_jobs=1, resume=True, verbose=False)
+    assert model.n_samples == 15_000  # 250,000 per second in 0.06 s

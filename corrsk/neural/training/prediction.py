@@ -223,8 +223,21 @@ def snapshot(net: SignalNet, n_classes: int | None) -> SignalNet:
     return _for_prediction(module, n_classes, _device_of(net))
 
 
+class _NoOptimizer:
+    """Placeholder of a net that is not trained: torch's optimisers import its compiler, in seconds.
+
+    Parameters
+    ----------
+    parameters : object
+        Ignored, as are all options.
+    """
+
+    def __init__(self, parameters: Any, **options: Any) -> None:
+        pass
+
+
 def _for_prediction(module: nn.Module, n_classes: int | None, device: torch.device) -> SignalNet:
-    net: SignalNet = make_net(module, CountLoss(), n_classes, device=device)
+    net: SignalNet = make_net(module, CountLoss(), n_classes, device=device, optimizer=_NoOptimizer)
     net.trim_for_prediction()
     return net
 

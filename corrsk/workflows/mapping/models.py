@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import tempfile
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.imaging import MeasuredImages
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import move_net
-from corrsk.persistence import load
+from corrsk.persistence import load, save
 from corrsk.pretrained import load_pretrained, model_card, pretrained_names
 from corrsk.relaxometry import MultiExponentialClassifier
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
@@ -51,10 +52,13 @@ class LoadedModel:
         Fitted estimator; None for multi-exponential fits, which are set up for each subject.
     description : dict
         Name, class, and file or data set, for sidecars.
+    source : str, Path or estimator
+        Name, absolute path or estimator, with which :func:`load_model` loads the same model.
     """
 
     estimator: Any
     description: dict[str, Any]
+    source: Any
 
 
 def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
@@ -80,18 +84,19 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
         If there is no such model, or it is none of those with maps.
     """
     if not isinstance(model, (str, Path)):
-        return LoadedModel(_checked(model, "the model"), {"Name": type(model).__name__})
+        name = type(_checked(model, "the model")).__name__
+        return LoadedModel(model, {"Name": name} | _digest_of(model), model)
     name = str(model)
     if name == AUTO:
         signed = all(kind == "signed" for one in images for kind in one.kinds)
         name = _SIGNED if signed else _MAGNITUDE
     if name == FITS:
-        return LoadedModel(None, {"Name": FITS, "Class": MultiExponentialClassifier.__name__})
+        return LoadedModel(None, {"Name": FITS, "Class": MultiExponentialClassifier.__name__}, FITS)
     if name in pretrained_names():
         estimator = load_pretrained(name)
         digest = model_card(name).weights["sha256"]
         content = {"Name": name, "Class": type(estimator).__name__, "SHA256": digest}
-        return LoadedModel(estimator, content)
+        return LoadedModel(estimator, content, name)
     path = Path(name)
     if not path.suffix and not path.exists():
         raise ValueError(
@@ -102,7 +107,19 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     estimator = _checked(load(path), str(path))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     content = {"Name": path.name, "Class": type(estimator).__name__, "SHA256": digest}
-    return LoadedModel(estimator, content)
+    return LoadedModel(estimator, content, path.absolute())
+
+
+def _digest_of(estimator: Any) -> dict[str, str]:
+    """Digest of the file that :func:`corrsk.save` writes; none for what it does not store."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of callbacks
+        path = Path(folder) / "model.safetensors"
+        try:
+            save(estimator, path)
+        except (TypeError, ValueError):
+            return {}
+        return {"SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _checked(estimator: Any, name: str) -> Any:

@@ -68,7 +68,9 @@ def html_path(out: Path, subject: Subject) -> Path:
     return named(out, subject, "report", "report", ".html")
 
 
-def sidecar(spec: MapSpec, subject: Subject, model: Mapping[str, Any]) -> dict[str, Any]:
+def sidecar(
+    spec: MapSpec, subject: Subject, model: Mapping[str, Any], *, brain: bool = False
+) -> dict[str, Any]:
     """Entries of the sidecar of a map.
 
     Parameters
@@ -79,12 +81,14 @@ def sidecar(spec: MapSpec, subject: Subject, model: Mapping[str, Any]) -> dict[s
         The subject.
     model : mapping
         Description of the model.
+    brain : bool, default=False
+        Whether the mask is one of the brain.
 
     Returns
     -------
     dict
-        Description, units, model; and of images in BIDS their URIs. The writer adds software, and
-        the paths of other images.
+        Description, units, model; and of images in BIDS their URIs and the entries that BIDS
+        requires. The writer adds software, and the paths of other images.
     """
     content: dict[str, Any] = {"Description": spec.description, **spec.entries}
     content["Model"] = dict(model)
@@ -94,6 +98,12 @@ def sidecar(spec: MapSpec, subject: Subject, model: Mapping[str, Any]) -> dict[s
             f"bids:{RAW}:{Path(source).absolute().relative_to(root).as_posix()}"
             for source in subject.images.sources
         ]
+        content["SpatialReference"] = content["Sources"][0]
+        suffix = spec.bids_name.rpartition("_")[2]
+        if suffix == "mask":
+            content["Type"] = "ROI"
+        elif suffix.endswith("map"):
+            content["SkullStripped"] = brain
     return content
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import check_space, read_json, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
+from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
-from corrsk.workflows._runs import claim_folder
+from corrsk.workflows._runs import claimed_folder
+from corrsk.workflows.mapping.cluster import on_workers
+from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
 from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
 from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
@@ -94,6 +97,26 @@ class MapSettings:
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
         }  # fmt: skip
 
+    def for_workers(self, model: LoadedModel) -> MapSettings:
+        """Return the same settings for workers that run in other folders.
+
+        Parameters
+        ----------
+        model : LoadedModel
+            The model, also in place of "auto".
+
+        Returns
+        -------
+        MapSettings
+            Settings with absolute paths.
+        """
+        mask, atlas = self.mask, self.atlas
+        if str(mask) not in (AUTO_MASK, NO_MASK):
+            mask = Path(mask).absolute()
+        if atlas is not None:
+            atlas = Path(atlas).absolute()
+        return replace(self, model=model.source, mask=mask, atlas=atlas)
+
 
 @dataclass(eq=False)
 class _Planned:
@@ -102,12 +125,36 @@ class _Planned:
     subject: Subject
     mapper: Mapper
     notes: Notes
+    mask: Path | None = None
+    brain: bool = False  # whether the mask is one of the brain
+    atlas: Path | None = None
     statistics: LabelStatistics | None = None
     times: dict[str, float] = field(default_factory=dict)
 
     @property
     def specs(self) -> list[MapSpec]:
         return [*self.mapper.specs, _MASK]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the maps before their compression."""
+        per_voxel = sum(
+            np.dtype(spec.dtype).itemsize * (spec.n_maps or 1) for spec in self.mapper.specs
+        )
+        return self.subject.images.grid.n_voxels * per_voxel
+
+    def files(self, out: Path) -> list[Path]:
+        """Files of the subject but its record: maps, sidecars, lookup table, table, picture."""
+        maps = [spec.path(out, self.subject) for spec in self.specs]
+        stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in maps]
+        return [
+            *maps, *(path.with_name(f"{path.name}.json") for path in stems), _lookup(self, out),
+            _statistics(self, out), _preview(self, out),
+        ]  # fmt: skip
+
+    def inputs(self) -> dict[str, Any]:
+        """Digests of the input files, and the protocol."""
+        return describe_inputs(self.subject.images, self.mask, self.atlas)
 
 
 def describe_plan(
@@ -159,6 +206,7 @@ def map_subjects(
     resume: bool = False,
     n_jobs: int | None = None,
     device: str = "auto",
+    client: Any = None,
     verbose: bool = True,
 ) -> list[dict[str, Any]]:
     """Map the tissue compartments of subjects, into a folder.
@@ -173,11 +221,16 @@ def map_subjects(
         Model, mask and further outputs; None (default) for the defaults.
     resume : bool, default=False
         Whether to add to a run of the same settings: subjects with a record are not mapped again,
-        further ones are added.
+        unless their images, mask, atlas or protocol have changed, or maps are missing; further ones
+        are added.
     n_jobs : int or None, default=None
         Number of threads; None for every core.
     device : str, default="auto"
         Device of a network: "auto", "cpu", "cuda" or "cuda:N".
+    client : dask.distributed.Client, optional
+        Client of a cluster, whose workers map one subject each at a time, with `n_jobs` threads
+        (None for their share of the cores). They need corrsk, and the same files in the same
+        places. None (default) for this process.
     verbose : bool, default=True
         Whether to show a progress bar.
 
@@ -191,9 +244,13 @@ def map_subjects(
     ------
     ValueError
         If the model, a mask or an atlas does not fit the images (before any file is written), or
-        the values of images are unusable. A failed subject does not stop the others.
+        the values of images are unusable. A failed subject does not stop the others, and leaves
+        no file.
     FileExistsError
-        If the folder has other files, or a run of other settings.
+        If the folder has other files, a run of other settings or of another model, or maps of other
+        images of a subject.
+    OSError
+        If the folder cannot be written to, or the disk has no space for the maps.
     ImportError
         If the extra `imaging` is not installed, or for reports `report`.
 
@@ -208,45 +265,123 @@ def map_subjects(
     out, threads = Path(out), effective_n_jobs(n_jobs)
     if settings.report:
         require_report()
-    resolve_device(device)
-    loaded, planned = _plan(subjects, settings, threads, device)
-    claim_folder(out, settings.identity(loaded), resume=resume)
-    data_set = planned[0].subject.data_set
-    if data_set is not None:
-        describe_data_set(out, data_set)
-    records, failed = [], []
+    if client is None:
+        resolve_device(device)
+    # on a cluster, the devices are those of the workers
+    loaded, planned = _plan(subjects, settings, threads, device if client is None else "cpu")
+    with claimed_folder(out, settings.identity(loaded), resume=resume):
+        records = _finished(planned, out) if resume else {}
+        if settings.report:
+            _write_missing_pages(planned, out, records, threads)
+        pending = [one for one in planned if one.subject.name not in records]
+        check_space(out, max((one.size for one in pending), default=0), "the maps")
+        failed = []
+        outcomes = (
+            _mapped_here(pending, out, settings, loaded, threads, verbose)
+            if client is None
+            else _mapped_there(client, pending, subjects, out, settings, loaded, n_jobs, device,
+                               verbose)
+        )  # fmt: skip
+        for name, result in outcomes:
+            if not isinstance(result, Exception):
+                records[name] = result
+                continue
+            if len(planned) == 1 and isinstance(result, (ValueError, OSError)):
+                raise result
+            text = str(result)
+            if not isinstance(result, (ValueError, OSError)):  # such as a killed worker
+                text = f"{type(result).__name__}: {text}"
+            _logger.error("%s: %s", name, text)
+            failed.append(f"{name} ({text})")
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
+                + "; ".join(failed)
+            )
+    return [records[one.subject.name] for one in planned]
+
+
+_Outcomes = Iterator[tuple[str, Any]]  # name of a subject, and its record or an error
+
+
+def _mapped_here(
+    pending: Sequence[_Planned], out: Path, settings: MapSettings, loaded: LoadedModel,
+    threads: int, verbose: bool,
+) -> _Outcomes:  # fmt: skip
+    for one in pending:
+        try:
+            with limited_threads(threads):
+                result = _map_subject(one, out, settings, loaded, threads, verbose)
+        except ValueError as error:  # of its images; a full disk ends the run
+            yield one.subject.name, error
+        else:
+            yield one.subject.name, result
+
+
+def _mapped_there(
+    client: Any, pending: Sequence[_Planned], subjects: Sequence[Subject], out: Path,
+    settings: MapSettings, loaded: LoadedModel, n_jobs: int | None, device: str, verbose: bool,
+) -> _Outcomes:  # fmt: skip
+    """Map subjects on the workers of a cluster, which open the images and the model themselves."""
+    sent = settings.for_workers(loaded)
+    noted = {one.subject.name: one.notes for one in pending}
+    tasks = {
+        subject.name: (subject, out.absolute(), sent, n_jobs, device)
+        for subject in subjects
+        if subject.name in noted
+    }
+    for name, result in on_workers(client, _map_in_worker, tasks, verbose=verbose):
+        if not isinstance(result, Exception):
+            for warning in result["warnings"]:
+                noted[name].add(warning["category"], warning["message"])
+            _logger.info("%s: mapped %s voxels", name, f"{result['mask']['n_voxels']:,}")
+        yield name, result
+
+
+def _map_in_worker(
+    subject: Subject, out: Path, settings: MapSettings, n_jobs: int | None, device: str
+) -> dict[str, Any]:
+    threads = effective_n_jobs(n_jobs)
+    loaded, (one,) = _plan([subject], settings, threads, device)
+    with limited_threads(threads):
+        return _map_subject(one, out, settings, loaded, threads, False)
+
+
+def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any]]:
+    """Records of the subjects that were mapped before, of the same inputs, by subject."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in planned:
+        report = report_path(out, one.subject)
+        if not report.exists():
+            continue
+        record, now = read_json(report), one.inputs()
+        changed = changed_inputs(record, now)
+        if not all(spec.path(out, one.subject).exists() for spec in one.specs):
+            changed.append("maps that are missing")
+        if not changed:
+            _logger.info("%s: finished before (%s)", one.subject.name, report)
+            found[one.subject.name] = record
+            continue
+        if are_other_images(record, now):
+            raise FileExistsError(
+                f"{report.parent} has maps of other images of {one.subject.name}; choose another "
+                "folder"
+            )
+        _logger.warning(
+            "%s: mapped again, because of changes since its maps were made: %s",
+            one.subject.name, ", ".join(changed),
+        )  # fmt: skip
+    return found
+
+
+def _write_missing_pages(
+    planned: Sequence[_Planned], out: Path, records: dict[str, dict[str, Any]], threads: int
+) -> None:
+    """Write the reports of subjects that were mapped before without one."""
     with limited_threads(threads):
         for one in planned:
-            report = report_path(out, one.subject)
-            if report.exists():
-                records.append(_finished(report, one.subject))
-                if settings.report and not html_path(out, one.subject).exists():
-                    write_page(one.subject, out, records[-1], n_jobs=threads)
-                continue
-            try:
-                records.append(_map_subject(one, out, settings, loaded, threads, verbose))
-            except ValueError as error:
-                if len(planned) == 1:
-                    raise
-                _logger.error("%s: %s", one.subject.name, error)
-                failed.append(f"{one.subject.name} ({error})")
-    if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
-            + "; ".join(failed)
-        )
-    return records
-
-
-def _finished(report: Path, subject: Subject) -> dict[str, Any]:
-    """Record of a subject that was mapped before, of the same images."""
-    record: dict[str, Any] = read_json(report)
-    if [source["file"] for source in record["sources"]] != subject.files:
-        raise FileExistsError(
-            f"{report.parent} has maps of other images of {subject.name}; choose another folder"
-        )
-    _logger.info("%s: finished before (%s)", subject.name, report)
-    return record
+            if one.subject.name in records and not html_path(out, one.subject).exists():
+                write_page(one.subject, out, records[one.subject.name], n_jobs=threads)
 
 
 def _plan(
@@ -261,15 +396,19 @@ def _plan(
         notes = Notes(subject.name)
         for category, text in subject.warnings:
             notes.add(category, text)
+        mask_file = None
         try:
             with notes.collect():
                 if str(settings.mask) not in (AUTO_MASK, NO_MASK):
                     path = str(settings.mask).replace(_SUBJECT, subject.name)
                     subject = replace(subject, images=load_images(subject.images, mask=path))
+                    mask_file = Path(path)
                 mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
-                one = _Planned(subject, mapper, notes)
+                brain = mask_file is not None and is_brain_mask(mask_file)
+                one = _Planned(subject, mapper, notes, mask_file, brain)
                 if settings.atlas is not None:
                     atlas = str(settings.atlas).replace(_SUBJECT, subject.name)
+                    one.atlas = Path(atlas)
                     one.statistics = LabelStatistics(atlas, subject.images, mapper.classes)
         except ValueError as error:
             if len(subjects) == 1:
@@ -288,17 +427,17 @@ def _map_subject(
     subject, mapper, notes = one.subject, one.mapper, one.notes
     images = subject.images
     started, begin = datetime.now(UTC), time.perf_counter()
-    folder = out / subject.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
+    inputs = one.inputs()  # as they are before the long work
+    _remove_leftovers(out / subject.folder)
     mode = NO_MASK if str(settings.mask) == NO_MASK else AUTO_MASK
     survey = survey_images(images, mode, slab_bytes=settings.slab_bytes)
     if survey.n_dark:
-        notes.add(
-            "NoSignalWarning",
-            f"{survey.n_dark} voxels of the mask have no signal (all zero, or NaN); they are not "
-            "mapped",
+        what = (
+            "with NaN or infinite values in some volumes"
+            if images.mask is None
+            else "of the mask without signal (all zero, or NaN)"
         )
+        notes.add("NoSignalWarning", f"voxels {what}, which are not mapped: {survey.n_dark:,}")
     n_before = len(mapper.notes)
     with notes.collect():
         mapper.prepare(survey.sample)
@@ -307,37 +446,89 @@ def _map_subject(
     one.times["read"] = time.perf_counter() - begin
     _logger.info("%s: mapping %s voxels", subject.name, f"{survey.n_voxels:,}")
     preview = Preview(images, survey.mask) if settings.preview else None
-    _write_maps(one, out, settings, loaded, survey, preview, verbose)
-    one.times["maps"] = time.perf_counter() - begin - one.times["read"]
-    files = {spec.key: spec.path(out, subject) for spec in one.specs}
-    if one.statistics is not None:
-        path = named(out, subject, "statistics", "statistics", ".tsv")
-        one.statistics.write(path)
-        files["statistics"] = path
-    if preview is not None:
-        path = named(out, subject, "preview", "preview", ".png")
-        preview.write(path)
-        files["preview"] = path
-    one.times["total"] = time.perf_counter() - begin
-    record = {
-        "subject": subject.name,
-        "warnings": notes.found,
-        "sources": [{"file": file, "sha256": _digest(Path(file))} for file in subject.files],
-        "protocol": images.protocol.to_dict(),
-        "signals": list(images.kinds),
-        "mask": {"origin": survey.origin, "file": str(settings.mask), "n_voxels": survey.n_voxels},
+    with _discarded_on_error(one.files(out), out):
+        # from here on, maps of other inputs count as unfinished
+        for path in (report_path(out, subject), html_path(out, subject)):
+            path.unlink(missing_ok=True)
+        _write_maps(one, out, settings, loaded, survey, preview, verbose)
+        one.times["maps"] = time.perf_counter() - begin - one.times["read"]
+        files = {spec.key: spec.path(out, subject) for spec in one.specs}
+        if one.statistics is not None:
+            files["statistics"] = _statistics(one, out)
+            one.statistics.write(files["statistics"])
+        if preview is not None:
+            files["preview"] = _preview(one, out)
+            preview.write(files["preview"])
+        if subject.data_set is not None:
+            describe_data_set(out, subject.data_set)
+        one.times["total"] = time.perf_counter() - begin
+        record = _record(one, out, settings, loaded, survey, inputs, files, threads, started)
+        write_json(report_path(out, subject), record)
+    if settings.report:  # after the record, so that an error in it costs no map
+        _logger.info("%s: fits and spectra of the report", subject.name)
+        write_page(subject, out, record, mapper=mapper, n_jobs=threads)
+    return record
+
+
+def _statistics(one: _Planned, out: Path) -> Path:
+    return named(out, one.subject, "statistics", "statistics", ".tsv")
+
+
+def _preview(one: _Planned, out: Path) -> Path:
+    return named(out, one.subject, "preview", "preview", ".png")
+
+
+def _lookup(one: _Planned, out: Path) -> Path:
+    """Table of the labels, beside their map."""
+    labels = next(spec for spec in one.specs if spec.key == "labels").path(out, one.subject)
+    return labels.with_name(labels.name.removesuffix(".nii.gz") + ".tsv")
+
+
+@contextmanager
+def _discarded_on_error(files: Sequence[Path], out: Path) -> Iterator[None]:
+    """Remove what a failed block has written of some files in one folder, below `out`."""
+    folder = files[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def written(path: Path) -> int | None:
+        return path.stat().st_mtime_ns if path.exists() else None
+
+    before = {path: written(path) for path in files}
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            for path in files:
+                if written(path) != before[path]:
+                    path.unlink()
+            while folder != out:  # only empty folders are removed
+                folder.rmdir()
+                folder = folder.parent
+        raise
+
+
+def _record(
+    one: _Planned, out: Path, settings: MapSettings, loaded: LoadedModel, survey: Survey,
+    inputs: dict[str, Any], files: dict[str, Path], threads: int, started: datetime,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "subject": one.subject.name,
+        "warnings": one.notes.found,
+        **inputs,
+        "signals": list(one.subject.images.kinds),
+        "mask": {
+            "origin": survey.origin,
+            "file": str(one.mask or settings.mask),
+            "sha256": None if inputs["mask"] is None else inputs["mask"]["sha256"],
+            "n_voxels": survey.n_voxels,
+        },
         "model": loaded.description,
-        "settings": mapper.settings,
+        "settings": one.mapper.settings,
         "maps": {key: path.relative_to(out).as_posix() for key, path in files.items()},
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
         "seconds": {key: round(value, 2) for key, value in one.times.items()},
     }
-    write_json(report_path(out, subject), record)
-    if settings.report:  # after the record, so that an error in it costs no map
-        _logger.info("%s: fits and spectra of the report", subject.name)
-        write_page(subject, out, record, mapper=mapper, n_jobs=threads)
-    return record
 
 
 def _write_maps(
@@ -350,7 +541,7 @@ def _write_maps(
             spec.key: files.enter_context(
                 MapWriter(
                     spec.path(out, subject), images, dtype=spec.dtype, n_maps=spec.n_maps,
-                    sidecar=sidecar(spec, subject, loaded.description),
+                    sidecar=sidecar(spec, subject, loaded.description, brain=one.brain),
                 )
             )
             for spec in one.mapper.specs
@@ -378,18 +569,11 @@ def _write_maps(
         _MASK.path(out, subject), survey.mask.astype("uint8"), images,
         sidecar=sidecar(_MASK, subject, loaded.description) | {"Origin": survey.origin},
     )  # fmt: skip
-    labels = next(spec for spec in one.specs if spec.key == "labels")
     counts = {int(k): f"{k} compartment{'s' if k > 1 else ''}" for k in one.mapper.classes}
-    lookup = labels.path(out, subject).name.removesuffix(".nii.gz") + ".tsv"
-    write_lookup(out / subject.folder / lookup, counts)
+    write_lookup(_lookup(one, out), counts)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files of a run that was killed."""
     for path in folder.glob(".*-*.partial.*"):
         path.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

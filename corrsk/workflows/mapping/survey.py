@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk.imaging import MeasuredImages
+from corrsk.imaging import MeasuredImages, Slab
 from corrsk.imaging.automask import tissue_mask
 
 AUTO_MASK, NO_MASK = "auto", "none"
@@ -27,7 +27,8 @@ class Survey:
     sample : ndarray of shape (n_sampled, n_measurements)
         Signals of some of them.
     n_dark : int
-        Number of voxels of a given mask without signal.
+        Number of voxels of a given mask without signal; without a given mask, of voxels with NaN or
+        infinite values beside others.
     origin : str
         Origin of the mask, for the record.
     """
@@ -72,7 +73,6 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
     rows: list[NDArray[Any]] = []
     low = high = None
     n_dark = 0
-    flat = np.arange(images.grid.n_voxels).reshape(images.grid.shape)
     every = max(1, images.grid.n_voxels // _N_SAMPLED)
     for slab in images.slabs(max_bytes=slab_bytes):
         n_dark += slab.n_dark
@@ -84,7 +84,7 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
             size = np.sqrt(np.einsum("vn,vn->v", signals, signals.conj()).real / signals.shape[1])
             strength[slab.where] = np.nan_to_num(slab.fill(size))
         chosen = slice(None, None, every)
-        places.append(flat[slab.where][slab.mask][chosen])
+        places.append(_positions(slab, images.grid.shape)[chosen])
         rows.append(signals[chosen].copy())
         real = signals.real if signals.dtype.kind == "c" else signals
         first, last = real.min(axis=0), real.max(axis=0)
@@ -93,12 +93,14 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
     if low is None or high is None:
         where = "its mask" if images.mask is not None else "it"
         raise ValueError(
-            f"{images.name} has no voxel with a signal in {where}: the values are zero or NaN"
+            f"{images.name} has no voxel with a signal in {where}: the values are zero, NaN or "
+            "infinite"
         )
     constant = np.flatnonzero(low == high)
     if constant.size and kept.sum() >= _FEWEST_JUDGED:
+        verb = "has" if constant.size == 1 else "have"
         raise ValueError(
-            f"{constant.size} of the {low.size} volumes of {images.name} have the same value in "
+            f"{constant.size} of the {low.size} volumes of {images.name} {verb} the same value in "
             f"all voxels; the first is volume {int(constant[0])}, with {low[constant[0]]:g}"
         )
     origin = "all voxels with a signal" if images.mask is None else "given"
@@ -107,4 +109,13 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
         origin = "made of the images (threshold of Li, largest parts, filled holes)"
     inside = kept.ravel()[np.concatenate(places)]
     sample = np.concatenate(rows)[inside]
-    return Survey(kept, sample, n_dark if images.mask is not None else 0, origin)
+    return Survey(kept, sample, n_dark, origin)
+
+
+def _positions(slab: Slab, shape: tuple[int, int, int]) -> NDArray[np.intp]:
+    """Flat positions of the voxels of a slab in the whole grid."""
+    inside = np.nonzero(slab.mask)
+    starts = (each.start for each in slab.where)
+    return np.ravel_multi_index(
+        tuple(places + start for places, start in zip(inside, starts, strict=True)), shape
+    )
