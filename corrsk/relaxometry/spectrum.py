@@ -14,11 +14,13 @@ from corrsk._utils.validation import checked_count
 from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
-from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
+
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._misfit import Misfit
+from corrsk.relaxometry._nnls import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._peaks import count_peaks
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.relaxometry._weights import by_factor
 
 
 class NNLSPeakClassifier(_CompartmentCounter):
@@ -213,7 +215,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
     def _solved(self, unit: Array) -> tuple[Array, Array]:
         """Dual solutions (V, r) of signals (V, N) with norm 1, and their weights (V,)."""
         if self._chi2:
-            return self._solver.discrepancy(unit, self.chi2_factor)
+            return by_factor(self._solver, unit, self.chi2_factor)
         alpha = float(self.regularization)
         return self._solver.fixed(unit, alpha), np.full(len(unit), alpha)
 
