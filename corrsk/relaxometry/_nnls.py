@@ -37,6 +37,31 @@ _SPARSE = 1e-7  # below it, spectra have few cells
 Mask = NDArray[np.bool_]
 
 
+def compressed(
+    model: KernelModel, n_points: Sequence[int], smallest_alpha: float
+) -> tuple[Array, Array, float]:
+    """Kernel in the space of its singular values that matter for a regularisation.
+
+    Parameters
+    ----------
+    model, n_points, smallest_alpha
+        See :class:`DualSolver`.
+
+    Returns
+    -------
+    left : ndarray of shape (N, r)
+        Left singular vectors.
+    kernel : ndarray of shape (r, M)
+        Right singular vectors times the singular values, of which the largest is 1.
+    scale : float
+        Largest singular value.
+    """
+    cutoff = _CUTOFF * math.sqrt(min(smallest_alpha, 1.0))
+    left, values, right = compress_kernel(model, n_points, cutoff)
+    scale = float(values[0])
+    return left, np.ascontiguousarray((values / scale)[:, None] * right), scale
+
+
 class DualSolver:
     """Solver for the spectra of signals with a fixed kernel.
 
@@ -57,11 +82,7 @@ class DualSolver:
         n_points: Sequence[int],
         smallest_alpha: float = SMALLEST_ALPHA,
     ) -> None:
-        cutoff = _CUTOFF * math.sqrt(min(smallest_alpha, 1.0))
-        left, values, right = compress_kernel(model, n_points, cutoff)
-        self.scale = float(values[0])
-        self._left = left
-        self._kernel = np.ascontiguousarray((values / values[0])[:, None] * right)  # (r, M)
+        self._left, self._kernel, self.scale = compressed(model, n_points, smallest_alpha)
 
     @property
     def _cells(self) -> Array:
@@ -179,8 +200,8 @@ class DualSolver:
 
     def residual(self, x: Array, dual: Array, alpha: Array) -> Array:
         """Residual sums of squares (V,) of the spectra of dual solutions for given alpha (V,)."""
-        _, rest = self.compress(x)
-        return self.rss(dual, alpha, rest)
+        data, rest = self.compress(x)
+        return self.rss(data, dual, alpha, rest)
 
     def fixed(self, x: Array, alpha: float) -> Array:
         """Dual solutions for a fixed alpha: (V, N) to (V, r)."""
@@ -206,9 +227,8 @@ class DualSolver:
                 dual = self.solve(data, np.full(len(data), 10.0**-exponent), dual)
         return self.solve(data, np.full(len(data), alpha), dual)
 
-    @staticmethod
-    def rss(dual: Array, alpha: Array, rest: Array) -> Array:
-        """Residual sums of squares of solutions; `rest` is from :meth:`compress`."""
+    def rss(self, data: Array, dual: Array, alpha: Array, rest: Array) -> Array:
+        """Residual sums of squares of solutions; `data` and `rest` are from :meth:`compress`."""
         # at the solution the residual of the compressed data is alpha c
         return np.asarray(alpha**2 * np.einsum("vr,vr->v", dual, dual) + rest)
 

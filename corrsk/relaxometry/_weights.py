@@ -11,20 +11,22 @@ import numpy as np
 
 from corrsk.relaxometry._kernels import Array
 from corrsk.relaxometry._nnls import SMALLEST_ALPHA, DualSolver
+from corrsk.relaxometry._penalties import PenaltySolver
 
 # The search for a residual: first alpha, and logarithm of the ratio of the excess over the smallest
 # residual to the required excess
 _FIRST_ALPHA, _RESIDUAL, _MAX_TRIALS = 3e-7, 0.01, 60
 _PATH = 10.0 ** np.arange(math.log10(SMALLEST_ALPHA), 0.1, 0.5)  # weights of the other rules
+Solver = DualSolver | PenaltySolver
 RULES = ("chi2", "discrepancy", "l-curve", "gcv", "evidence")
 
 
-def by_factor(solver: DualSolver, x: Array, factor: float) -> tuple[Array, Array]:
+def by_factor(solver: Solver, x: Array, factor: float) -> tuple[Array, Array]:
     """Solutions whose residual is `factor` times that of the nearly unregularised ones.
 
     Parameters
     ----------
-    solver : DualSolver
+    solver : DualSolver or PenaltySolver
         Solver, whose smallest alpha is `SMALLEST_ALPHA`.
     x : ndarray of shape (V, N)
         Signals.
@@ -33,24 +35,24 @@ def by_factor(solver: DualSolver, x: Array, factor: float) -> tuple[Array, Array
 
     Returns
     -------
-    dual : ndarray of shape (V, r)
-        Dual solutions.
+    dual : ndarray of shape (V, ..)
+        Solutions, as `solver` represents them.
     alpha : ndarray of shape (V,)
         Between `SMALLEST_ALPHA` and 1; at these bounds the residual may differ from the
         required one.
     """
     data, rest = solver.compress(x)
     dual = solver.solve_all(data, SMALLEST_ALPHA)
-    smallest = solver.rss(dual, np.full(len(x), SMALLEST_ALPHA), rest)
+    smallest = solver.rss(data, dual, np.full(len(x), SMALLEST_ALPHA), rest)
     return _at_residual(solver, data, rest, factor * smallest, dual)
 
 
-def by_noise(solver: DualSolver, x: Array, variance: Array) -> tuple[Array, Array]:
+def by_noise(solver: Solver, x: Array, variance: Array) -> tuple[Array, Array]:
     """Solutions whose residual is that of the noise (Morozov's discrepancy principle).
 
     Parameters
     ----------
-    solver : DualSolver
+    solver : DualSolver or PenaltySolver
         Solver.
     x : ndarray of shape (V, N)
         Signals.
@@ -67,12 +69,12 @@ def by_noise(solver: DualSolver, x: Array, variance: Array) -> tuple[Array, Arra
     return _at_residual(solver, data, rest, x.shape[1] * variance, dual)
 
 
-def by_criterion(solver: DualSolver, x: Array, rule: str) -> tuple[Array, Array]:
+def by_criterion(solver: Solver, x: Array, rule: str) -> tuple[Array, Array]:
     """Solutions at the optimum of a criterion along the weights.
 
     Parameters
     ----------
-    solver : DualSolver
+    solver : DualSolver or PenaltySolver
         Solver.
     x : ndarray of shape (V, N)
         Signals.
@@ -95,7 +97,7 @@ def by_criterion(solver: DualSolver, x: Array, rule: str) -> tuple[Array, Array]
     for value in _PATH:
         alpha = np.full(len(x), value)
         dual = solver.solve(data, alpha, dual)
-        rss, penalty = solver.rss(dual, alpha, rest), solver.penalty(dual)
+        rss, penalty = solver.rss(data, dual, alpha, rest), solver.penalty(dual)
         log_rss.append(np.log(np.maximum(rss, 1e-300)))
         log_penalty.append(np.log(np.maximum(penalty, 1e-300)))
         if rule == "gcv":
@@ -113,11 +115,11 @@ def by_criterion(solver: DualSolver, x: Array, rule: str) -> tuple[Array, Array]
 
 
 def _at_residual(
-    solver: DualSolver, data: Array, rest: Array, target: Array, dual: Array
+    solver: Solver, data: Array, rest: Array, target: Array, dual: Array
 ) -> tuple[Array, Array]:
     """Solutions with given residual sums of squares, from those for `SMALLEST_ALPHA`."""
     V, dual = len(data), dual.copy()
-    smallest = solver.rss(dual, np.full(V, SMALLEST_ALPHA), rest)
+    smallest = solver.rss(data, dual, np.full(V, SMALLEST_ALPHA), rest)
     excess = target - smallest  # over the smallest residual; it grows with a power of alpha
     low, high = np.full(V, math.log(SMALLEST_ALPHA)), np.zeros(V)
     found, trial = low.copy(), np.full(V, math.log(_FIRST_ALPHA))
@@ -128,7 +130,7 @@ def _at_residual(
             break
         z = trial[live]
         part = solver.solve(data[live], np.exp(z), dual[live])
-        over = solver.rss(part, np.exp(z), rest[live]) - smallest[live]
+        over = solver.rss(data[live], part, np.exp(z), rest[live]) - smallest[live]
         # a residual below the smallest one is a rounding error
         ratio = np.log(np.maximum(over / excess[live], 1e-6))
         steeper = (ratio - before[1, live]) / (z - before[0, live])
