@@ -28,8 +28,7 @@ except ImportError:  # without numba the same iteration runs in numpy, in about 
     compiled = None
 
 SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
-# singular values s of the kernel are relevant unless s^2 is far below alpha
-_CUTOFF = 0.03
+ALL_VALUES = 1e-13  # singular values below this part of the largest are rounding errors
 _MAX_STEPS = 300
 _GRADIENT = 1e-9
 _SPARSE = 1e-7  # below it, spectra have few cells
@@ -38,13 +37,13 @@ Mask = NDArray[np.bool_]
 
 
 def compressed(
-    model: KernelModel, n_points: Sequence[int], smallest_alpha: float
+    model: KernelModel, n_points: Sequence[int], cutoff: float
 ) -> tuple[Array, Array, float]:
     """Kernel in the space of its singular values that matter for a regularisation.
 
     Parameters
     ----------
-    model, n_points, smallest_alpha
+    model, n_points, cutoff
         See :class:`DualSolver`.
 
     Returns
@@ -56,7 +55,6 @@ def compressed(
     scale : float
         Largest singular value.
     """
-    cutoff = _CUTOFF * math.sqrt(min(smallest_alpha, 1.0))
     left, values, right = compress_kernel(model, n_points, cutoff)
     scale = float(values[0])
     return left, np.ascontiguousarray((values / scale)[:, None] * right), scale
@@ -71,18 +69,19 @@ class DualSolver:
         Kernels of the protocol.
     n_points : sequence of int
         Number of grid points of each tissue property; the spectrum has M cells.
-    smallest_alpha : float
-        Smallest regularisation that will be used, relative to the largest
-        squared singular value of the kernel; determines the number r of singular values.
+    cutoff : float, default=ALL_VALUES
+        Singular values below this part of the largest one are left out. Those far below the square
+        root of alpha change the residual little, but not the spectrum: noise along them reaches
+        it, divided by alpha.
     """
 
     def __init__(
         self,
         model: KernelModel,
         n_points: Sequence[int],
-        smallest_alpha: float = SMALLEST_ALPHA,
+        cutoff: float = ALL_VALUES,
     ) -> None:
-        self._left, self._kernel, self.scale = compressed(model, n_points, smallest_alpha)
+        self._left, self._kernel, self.scale = compressed(model, n_points, cutoff)
 
     @property
     def _cells(self) -> Array:

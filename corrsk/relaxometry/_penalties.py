@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk.relaxometry._kernels import Array, KernelModel
-from corrsk.relaxometry._nnls import SMALLEST_ALPHA, compressed
+from corrsk.relaxometry._nnls import ALL_VALUES, compressed
 
 PENALTIES = ("identity", "first-difference", "second-difference")
 _MAX_STEPS = 300
@@ -39,7 +39,7 @@ class PenaltySolver:
     """
 
     def __init__(self, model: KernelModel, n_points: Sequence[int], penalty: str) -> None:
-        self._left, self._kernel, self.scale = compressed(model, n_points, SMALLEST_ALPHA)
+        self._left, self._kernel, self.scale = compressed(model, n_points, ALL_VALUES)
         self._gram = self._kernel.T @ self._kernel
         self._penalty = sum_of_differences(n_points, 1 if penalty == "first-difference" else 2)
 
@@ -159,10 +159,11 @@ def _pivot(matrix: Array, b: Array, inside: NDArray[np.bool_]) -> Array | None:
             except np.linalg.LinAlgError:
                 return None
         gradient = matrix[:, cells] @ s[cells] - b
-        wrong = np.where(inside, s < 0, gradient < -limit)
+        small = _ROUNDING * float(np.abs(s).max(initial=0.0))
+        wrong = np.where(inside, s < -small, gradient < -limit)
         n_wrong = int(wrong.sum())
         if not n_wrong:
-            return s
+            return np.maximum(s, 0.0)
         if n_wrong < fewest:
             fewest, patience = n_wrong, _BLOCK_STEPS
         elif patience:

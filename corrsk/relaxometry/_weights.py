@@ -27,7 +27,7 @@ def by_factor(solver: Solver, x: Array, factor: float) -> tuple[Array, Array]:
     Parameters
     ----------
     solver : DualSolver or PenaltySolver
-        Solver, whose smallest alpha is `SMALLEST_ALPHA`.
+        Solver.
     x : ndarray of shape (V, N)
         Signals.
     factor : float

@@ -298,23 +298,16 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         if self.b1 is None:
             self._solvers = [self._solver(model)]
             return
-        low, high = self._checked_b1(protocol)
-        self._b1_values = np.linspace(low, high, _N_B1)
-        bounds = {
-            name: (float(np.exp(first)), float(np.exp(last)))
-            for name, first, last in zip(model.properties, model.low, model.high, strict=True)
-        }
-        self._solvers = [
-            self._solver(
-                KernelModel(protocol, bounds, self.inversion_efficiency, {"b1": (value, value)})
-            )
-            for value in self._b1_values
-        ]
+        self._b1_values = np.linspace(*self._checked_b1(protocol), _N_B1)
+        self._solvers = [self._solver(model.at(b1=value)) for value in self._b1_values]
 
     def _solver(self, model: KernelModel) -> Solver:
         if self.penalty == "identity":
             return DualSolver(model, self._shape)
         return PenaltySolver(model, self._shape, self.penalty)
+
+    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
+        return {} if self.b1 is None else {"b1": self._checked_b1(protocol)}
 
     def _checked_b1(self, protocol: AcquisitionProtocol) -> tuple[float, float]:
         if protocol.readout is None:

@@ -129,9 +129,7 @@ class Spectra:
         al., Magn. Reson. Med. 31, 673 (1994)).
         """
         if not windows:
-            raise ValueError(
-                "windows is empty; pass {'myelin water': {'T2': (0, 40)}}, for example"
-            )
+            raise ValueError("there are no windows; {'myelin water': {'T2': (0, 40)}} has one")
         chosen = {name: self._bins(name, limits) for name, limits in windows.items()}
         rows = self._rows()
         flat = rows.reshape(len(rows), -1)

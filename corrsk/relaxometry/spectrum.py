@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -226,7 +227,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
         # any other weight are compared with it where they do not explain the signal
         smallest = SMALLEST_ALPHA if self._chi2 else 1e-3 * float(self.regularization)
         smallest = min(smallest, SMALLEST_ALPHA)
-        self._solver = DualSolver(model, self._shape, smallest)
+        # values far below the square root of the weight hardly change the residual or the peaks
+        self._solver = DualSolver(model, self._shape, 0.03 * math.sqrt(smallest))
 
     @property
     def _chi2(self) -> bool:

@@ -684,7 +684,7 @@ def test_parameters_out_of_range():
 def test_dual_solver_satisfies_the_optimality_conditions(noisy):
     model = grid_model()
     kernel = model.dictionary(model.grid((10, 10))[1]).T
-    solver = DualSolver(model, (10, 10), 1e-8)
+    solver = DualSolver(model, (10, 10), 3e-6)
     X = noisy[0][:20]
     spectra = solver.spectrum(solver.fixed(X, 1e-5))
     slope = (spectra @ kernel.T - X) @ kernel / solver.scale**2 + 1e-5 * spectra
