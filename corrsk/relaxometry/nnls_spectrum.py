@@ -299,6 +299,9 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
             self._solvers = [self._solver(model)]
             return
         self._b1_values = np.linspace(*self._checked_b1(protocol), _N_B1)
+        # the table of echo trains grows with the range: both ends first, so that it is made once
+        ends = np.log(self._b1_values[[0, -1], None])
+        model.factors(np.concatenate([np.stack([model.low, model.high]), ends], axis=1)[None])
         self._solvers = [self._solver(model.at(b1=value)) for value in self._b1_values]
 
     def _solver(self, model: KernelModel) -> Solver:

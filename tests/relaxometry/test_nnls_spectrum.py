@@ -217,8 +217,9 @@ def test_marginals_and_means(drawn):
 
 @pytest.mark.parametrize("scope", ["voxel", "image"])
 def test_the_refocusing_angle_is_found(scope):
-    X = two_pools(AcquisitionProtocol(te=TE, tr=3000, readout=EchoTrain(10.0, 140.0)), 0.002, 4)
-    nominal = AcquisitionProtocol(te=TE, tr=3000, readout=EchoTrain(10.0, 180.0))
+    te = TE[:10]  # longer trains have larger tables
+    X = two_pools(AcquisitionProtocol(te=te, tr=3000, readout=EchoTrain(10.0, 140.0)), 0.002, 4)
+    nominal = AcquisitionProtocol(te=te, tr=3000, readout=EchoTrain(10.0, 180.0))
     model = spectrum_of(X, nominal, b1=(0.5, 1.0), b1_scope=scope, regularization=1e-4)
     found = model.invert(X)
     np.testing.assert_allclose(180 * found.b1, 140, atol=7)
