@@ -31,7 +31,7 @@ SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared
 ALL_VALUES = 1e-13  # singular values below this part of the largest are rounding errors
 _MAX_STEPS = 300
 _GRADIENT = 1e-9
-_SPARSE = 1e-7  # below it, spectra have few cells
+_SPARSE = 1e-5  # up to this alpha, the way up from spectra of few cells is the shorter one
 
 Mask = NDArray[np.bool_]
 
@@ -211,12 +211,15 @@ class DualSolver:
         """Dual solutions for one alpha, without a first guess: (V, r) to (V, r)."""
         if compiled is None or alpha > _SPARSE:
             return self._descend(data, alpha)
-        dual = np.empty_like(data)
-        compiled.active_sets(self._kernel, self._cells, data, alpha, _MAX_STEPS, dual)
-        lost = np.isnan(dual).any(axis=1)
+        least = np.empty_like(data)
+        smallest = min(alpha, SMALLEST_ALPHA)
+        compiled.active_sets(self._kernel, self._cells, data, smallest, _MAX_STEPS, least)
+        lost = np.isnan(least).any(axis=1)
         if lost.any():
-            dual[lost] = self._descend(data[lost], alpha)
-        return dual
+            least[lost] = self._descend(data[lost], smallest)
+        if alpha == smallest:
+            return least
+        return self.solve(data, np.full(len(data), alpha), least)
 
     def _descend(self, data: Array, alpha: float) -> Array:
         """Solutions by decades of alpha: each is a good first guess of the next."""
