@@ -23,7 +23,7 @@ from corrsk import (
     PropertyRange,
     TissuePrior,
 )
-from corrsk.relaxometry import _brd
+from corrsk.relaxometry import _nnls
 from corrsk.relaxometry._compression import CompressedKernel
 
 PRIOR = TissuePrior(
@@ -61,7 +61,7 @@ def measured(case: str, separable: bool) -> tuple[float, float, Any]:
     model = NNLSPeakClassifier(protocol, n_bins=bins, bounds=PRIOR, verbose=False)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    with mock.patch.object(_brd, "compress_kernel", _brd.compress_kernel if separable else whole):
+    with mock.patch.object(_nnls, "compress_kernel", _nnls.compress_kernel if separable else whole):
         model.fit(X, n_c)
     seconds = time.perf_counter() - start
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         IdealObserverClassifier,
         MultiExponentialClassifier,
         NNLSPeakClassifier,
+        NNLSSpectrum,
         estimate_noise,
     )
     from corrsk.simulation import (
@@ -77,6 +78,7 @@ _MODULES = {
     "ModuleClassifier": "neural",
     "MultiExponentialClassifier": "relaxometry",
     "NNLSPeakClassifier": "relaxometry",
+    "NNLSSpectrum": "relaxometry",
     "NoSignalWarning": "preprocessing",
     "Nuisances": "tissue",
     "predict_multicompartment_proba": "evaluation",
@@ -130,6 +132,7 @@ __all__ = [
     "ModuleClassifier",
     "MultiExponentialClassifier",
     "NNLSPeakClassifier",
+    "NNLSSpectrum",
     "NoSignalWarning",
     "Nuisances",
     "PropertyRange",

@@ -41,6 +41,7 @@ from corrsk.relaxometry import (
     IdealObserverClassifier,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    NNLSSpectrum,
 )
 from corrsk.tissue.table import TableLayout
 
@@ -113,6 +114,13 @@ class AnyMultiExponential(_AnyCounter, MultiExponentialClassifier):
 
 class AnyNNLSPeak(_AnyCounter, NNLSPeakClassifier):
     pass
+
+
+class AnySpectrum(NNLSSpectrum):
+    """Accept any number of columns as measurements."""
+
+    def _resolve_protocol(self) -> AcquisitionProtocol:
+        return AcquisitionProtocol({"TE": np.linspace(10, 100, self.n_features_in_)})
 
 
 class AnyIdealObserver(_AnyCounter, IdealObserverClassifier):
@@ -219,6 +227,7 @@ INSTANCES = {
         AnyNNLSPeak(n_bins=5),
         AnyNNLSPeak(n_bins=5, regularization=1e-4),
     ],
+    NNLSSpectrum: [AnySpectrum(n_bins=5)],
     SpatialClassifier: [SpatialClassifier(LogisticRegression())],
     StackedGridSearchCV: [
         # the checks expect the errors of fits; a stratified split would warn about bad labels first

@@ -37,6 +37,7 @@ PROMISED = {
     "select_measurements.py": "binary accuracy",
     "signal_model.py": "1 TE x 4 tau",
     "simulate_signals.py": "10 TI x 8 TE",
+    "spectra_and_windows.py": "mean T2: [",
     "spatial_context.py": "noise 0.03",
     "train_a_model_of_my_scanner.py": "the loaded model gives the same map: True",
     "train_networks.py": "b 0..2 ms/um^2: accuracy 0.",

@@ -27,6 +27,7 @@ from corrsk import (
     ModuleClassifier,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    NNLSSpectrum,
     ProtocolAligner,
     ResidualMLPClassifier,
     SignalMasker,
@@ -254,6 +255,7 @@ MAKERS = {
         lambda: MultiExponentialClassifier(PROTOCOL, random_state=0, verbose=False), n=8
     ),
     NNLSPeakClassifier: classifier(lambda: NNLSPeakClassifier(PROTOCOL, verbose=False), n=8),
+    NNLSSpectrum: transformer(lambda: NNLSSpectrum("ir-se-8x8", n_bins=6, verbose=False)),
     IdealObserverClassifier: classifier(
         lambda: IdealObserverClassifier(
             protocol=PROTOCOL,

@@ -43,13 +43,12 @@ from corrsk.relaxometry.calibration import PulseCalibration, calibrate_pulses
 from corrsk.tissue.prior import TissuePrior
 
 
-class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMixin, BaseEstimator):
-    """Base class of classifiers that solve an inverse problem in each voxel."""
+class _VoxelModel(EarlierPicklesMixin, BaseEstimator):
+    """Base class of estimators that solve an inverse problem in each voxel."""
 
     protocol: AcquisitionProtocol | str
     bounds: Bounds
     inversion_efficiency: float
-    counts: Sequence[int] | None
     n_jobs: int | None
     verbose: bool
 
@@ -57,9 +56,206 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         "protocol": [AcquisitionProtocol, str],
         "bounds": [dict, TissuePrior, str, None],
         "inversion_efficiency": EFFICIENCY,
-        "counts": ["array-like", None],
         "n_jobs": N_JOBS,
         "verbose": ["verbose"],
+    }
+
+    def calibrate(self, X: ArrayLike, *, magnitude: bool | None = None) -> Self:
+        """Find the pulses of an image from its voxels, and use them from now on.
+
+        The inversion efficiency, an offset of the inversion times, the angle and slice profile of
+        the refocusing pulses of an echo train, and the relative scale of two series and the
+        saturation of the second are common to the voxels of an image. They are found from all
+        voxels; see :class:`corrsk.relaxometry.PulseCalibration`. Multi-exponential fits also find
+        the residual variance of the voxels, for their criteria. A calibration holds for one image.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements), or a volume (.., n_measurements)
+            Signals of the voxels of an image, most of which have one compartment, with columns in
+            the order of the protocol, in the same units for all voxels.
+        magnitude : bool, optional
+            Whether the signals are magnitudes; None (default) if no signal is negative.
+
+        Returns
+        -------
+        self
+            The classifier itself, with the attribute `calibration_`.
+
+        Raises
+        ------
+        ValueError
+            If there are too few voxels, several different echo trains, or more than two series; or
+            if the signals are magnitudes after an inversion and the classifier is for signed ones.
+        """
+        check_is_fitted(self)
+        self.__dict__.pop("calibration_", None)
+        signals, _ = self._voxels(X, scaled=False)
+        if magnitude is None:
+            magnitude = bool((signals >= 0).all())
+        inverts = "TI" in self.protocol_.contrasts
+        if magnitude and inverts and getattr(self, "noise_distribution", "gaussian") != "rician":
+            raise ValueError(
+                f"the signals are magnitudes after an inversion, but {type(self).__name__} is for "
+                "signed signals: use MultiExponentialClassifier(noise_distribution='rician'), or "
+                "restore the signs with SignalPhaser first"
+            )
+        seed = getattr(self, "random_state", None)
+        calibration = calibrate_pulses(
+            signals.astype(np.float64), self.protocol_.in_grid_order(), magnitude=magnitude,
+            n_coils=getattr(self, "n_coils", 1), random_state=seed if isinstance(seed, int) else 0,
+        )  # fmt: skip
+        self._use_calibration(calibration)
+        self.calibration_ = self._with_residuals(signals)
+        return self
+
+    def _use_calibration(self, calibration: PulseCalibration) -> None:
+        self._set_up(
+            calibration.protocol.in_grid_order(), self._counts, calibration.inversion_efficiency
+        )
+        self.calibration_ = calibration
+
+    def _with_residuals(self, signals: NDArray[np.floating[Any]]) -> PulseCalibration:
+        """Return the calibration, with the residuals of the voxels if the method has any."""
+        return self.calibration_
+
+    # -- methods of the subclasses ----------------------------------------------
+
+    def _set_up(
+        self,
+        protocol: AcquisitionProtocol,
+        counts: NDArray[np.int64],
+        inversion_efficiency: float | None = None,
+    ) -> None:
+        check_levels(protocol)
+        efficiency = (
+            self.inversion_efficiency if inversion_efficiency is None else inversion_efficiency
+        )
+        bounds = checked_bounds(self.bounds, protocol, efficiency)
+        model = KernelModel(protocol, bounds, efficiency, self._fitted_nuisances(protocol))
+        self._prepare(protocol, model, counts)
+        self._model = model
+        with_offset = "offset" in model.nuisances
+        self._noise = NoiseSubspace(protocol, bounds, efficiency, with_offset=with_offset)
+        self.bounds_ = bounds
+
+    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
+        """Ranges of the nuisance parameters that are fitted in each voxel."""
+        return {}
+
+    def _prepare(
+        self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
+    ) -> None:
+        raise NotImplementedError
+
+    # -- protocol and signals ------------------------------------------------
+
+    def _resolve_protocol(self) -> AcquisitionProtocol:
+        n = self.n_features_in_
+        if isinstance(self.protocol, str) and self.protocol == "auto":
+            named = protocol_of_columns(getattr(self, "feature_names_in_", None))
+            default = resolve_protocol(DEFAULT_PROTOCOL)
+            if named is None and n != default.n_measurements:
+                raise ValueError(
+                    f"protocol='auto' cannot determine the protocol of these {n} columns: they "
+                    "have no names such as TI50_TE4.5, and the default protocol "
+                    f"{DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
+                    "pass protocol=" + advice_for_volume(self.layout_, default)
+                )
+            if named is None:
+                warn_of_assumption("protocol", n, repr(DEFAULT_PROTOCOL))
+            given = default if named is None else None
+        else:
+            given = resolve_protocol(self.protocol)
+        protocol = protocol_of_fit(self, given)
+        assert protocol is not None
+        return protocol
+
+    def _voxels(
+        self, X: ArrayLike, *, scaled: bool = True
+    ) -> tuple[NDArray[np.floating[Any]], tuple[int, ...]]:
+        """Validate the signals of a method that SignalPipeline lacks.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te), or a volume
+            Signals.
+        scaled : bool, default=True
+            Whether to bring the series to the same scale.
+
+        Returns
+        -------
+        signals : ndarray of shape (n_voxels, n_measurements)
+            Signals in grid order.
+        shape : tuple of int
+            Shape of the maps of results: (n_samples,), or that of the volume.
+        """
+        check_is_fitted(self)
+        rows, volume = as_rows(X, self)
+        advice = "set them to 0, the value of voxels without signal, whose results are NaN"
+        signals = self._checked_signals(rows, nan_advice=advice, scaled=scaled)
+        return signals, (len(signals),) if volume is None else volume
+
+    def _checked_signals(
+        self, X: ArrayLike, *, scaled: bool = True, **options: Any
+    ) -> NDArray[np.floating[Any]]:
+        """Validate signals in the order of `protocol_`, and reorder them to grid order."""
+        check_is_fitted(self)
+        signals = signals_of_protocol(self, X, **options)
+        in_grid_order: NDArray[np.floating[Any]] = self.protocol_.to_grid(signals, copy=False)
+        series = self.protocol_.series
+        if not scaled or series is None:
+            return in_grid_order
+        if not hasattr(self, "calibration_"):
+            raise ValueError(
+                f"the protocol has {series.max() + 1} series, whose relative scale is unknown: "
+                "call calibrate(X) with the voxels of the image first, or join series of equal "
+                "gain by AcquisitionProtocol.concatenate(..)"
+            )
+        return self._at_one_scale(in_grid_order)
+
+    def _at_one_scale(self, in_grid_order: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        series = self.protocol_.series
+        if series is None:
+            return in_grid_order
+        ordered = self.protocol_.to_grid(series[None], copy=False)[0]
+        return in_grid_order / np.where(ordered > 0, self.calibration_.gain, 1.0)
+
+    @property
+    def _counts(self) -> NDArray[np.int64]:
+        """Counts of compartments that the estimator distinguishes."""
+        return np.empty(0, dtype=np.int64)
+
+    def _solve_voxels(
+        self,
+        signals: NDArray[np.floating[Any]],
+        solve: Solver,
+        shapes: Sequence[tuple[int, ...]],
+        given: Sequence[Array] = (),
+    ) -> list[Array]:
+        voxels = Voxels.from_rows(signals)
+        if voxels.dark.all():
+            return [voxels.fill(np.empty((0, *shape))) for shape in shapes]
+        results = solve_voxels(
+            voxels.signals, solve, shapes, n_jobs=self.n_jobs, verbose=self.verbose,
+            given=[values[~voxels.dark] for values in given],
+        )  # fmt: skip
+        return [voxels.fill(values) for values in results]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, _VoxelModel):
+    """Base class of classifiers of the compartment count."""
+
+    counts: Sequence[int] | None
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        **_VoxelModel._parameter_constraints,
+        "counts": ["array-like", None],
     }
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -193,94 +389,6 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         check_is_fitted(self)
         return multicompartment_probability(self.predict_proba(X), self.counts_)
 
-    def calibrate(self, X: ArrayLike, *, magnitude: bool | None = None) -> Self:
-        """Find the pulses of an image from its voxels, and use them from now on.
-
-        The inversion efficiency, an offset of the inversion times, the angle and slice profile of
-        the refocusing pulses of an echo train, and the relative scale of two series and the
-        saturation of the second are common to the voxels of an image. They are found from all
-        voxels; see :class:`corrsk.relaxometry.PulseCalibration`. Multi-exponential fits also find
-        the residual variance of the voxels, for their criteria. A calibration holds for one image.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_measurements), or a volume (.., n_measurements)
-            Signals of the voxels of an image, most of which have one compartment, with columns in
-            the order of the protocol, in the same units for all voxels.
-        magnitude : bool, optional
-            Whether the signals are magnitudes; None (default) if no signal is negative.
-
-        Returns
-        -------
-        self
-            The classifier itself, with the attribute `calibration_`.
-
-        Raises
-        ------
-        ValueError
-            If there are too few voxels, several different echo trains, or more than two series; or
-            if the signals are magnitudes after an inversion and the classifier is for signed ones.
-        """
-        check_is_fitted(self)
-        self.__dict__.pop("calibration_", None)
-        signals, _ = self._voxels(X, scaled=False)
-        if magnitude is None:
-            magnitude = bool((signals >= 0).all())
-        inverts = "TI" in self.protocol_.contrasts
-        if magnitude and inverts and getattr(self, "noise_distribution", "gaussian") != "rician":
-            raise ValueError(
-                f"the signals are magnitudes after an inversion, but {type(self).__name__} is for "
-                "signed signals: use MultiExponentialClassifier(noise_distribution='rician'), or "
-                "restore the signs with SignalPhaser first"
-            )
-        seed = getattr(self, "random_state", None)
-        calibration = calibrate_pulses(
-            signals.astype(np.float64), self.protocol_.in_grid_order(), magnitude=magnitude,
-            n_coils=getattr(self, "n_coils", 1), random_state=seed if isinstance(seed, int) else 0,
-        )  # fmt: skip
-        self._use_calibration(calibration)
-        self.calibration_ = self._with_residuals(signals)
-        return self
-
-    def _use_calibration(self, calibration: PulseCalibration) -> None:
-        self._set_up(
-            calibration.protocol.in_grid_order(), self.counts_, calibration.inversion_efficiency
-        )
-        self.calibration_ = calibration
-
-    def _with_residuals(self, signals: NDArray[np.floating[Any]]) -> PulseCalibration:
-        """Return the calibration, with the residuals of the voxels if the method has any."""
-        return self.calibration_
-
-    # -- methods of the subclasses ----------------------------------------------
-
-    def _set_up(
-        self,
-        protocol: AcquisitionProtocol,
-        counts: NDArray[np.int64],
-        inversion_efficiency: float | None = None,
-    ) -> None:
-        check_levels(protocol)
-        efficiency = (
-            self.inversion_efficiency if inversion_efficiency is None else inversion_efficiency
-        )
-        bounds = checked_bounds(self.bounds, protocol, efficiency)
-        model = KernelModel(protocol, bounds, efficiency, self._fitted_nuisances(protocol))
-        self._prepare(protocol, model, counts)
-        self._model = model
-        with_offset = "offset" in model.nuisances
-        self._noise = NoiseSubspace(protocol, bounds, efficiency, with_offset=with_offset)
-        self.bounds_ = bounds
-
-    def _fitted_nuisances(self, protocol: AcquisitionProtocol) -> dict[str, tuple[float, float]]:
-        """Ranges of the nuisance parameters that are fitted in each voxel."""
-        return {}
-
-    def _prepare(
-        self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
-    ) -> None:
-        raise NotImplementedError
-
     def _class_probabilities(self, signals: NDArray[np.floating[Any]]) -> Array:
         """Probabilities (n_samples, n_classes) of valid signals."""
         probabilities, misfit = self._solve_voxels(
@@ -307,7 +415,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
                 stacklevel=user_level(),
             )
 
-    # -- labels, protocol and signals ----------------------------------------
+    # -- labels --------------------------------------------------------------
 
     def _classes(
         self, given: NDArray[np.int64] | None, labels: NDArray[Any] | None
@@ -317,6 +425,10 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         assert labels is not None
         classes = np.unique(labels)
         return classes, self._as_counts(classes)
+
+    @property
+    def _counts(self) -> NDArray[np.int64]:
+        return self.counts_
 
     def _as_counts(self, classes: NDArray[Any]) -> NDArray[np.int64]:
         try:
@@ -331,90 +443,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, EarlierPicklesMi
         best[np.isnan(probabilities).all(axis=1)] = self.counts_.argmin()
         return best
 
-    def _resolve_protocol(self) -> AcquisitionProtocol:
-        n = self.n_features_in_
-        if isinstance(self.protocol, str) and self.protocol == "auto":
-            named = protocol_of_columns(getattr(self, "feature_names_in_", None))
-            default = resolve_protocol(DEFAULT_PROTOCOL)
-            if named is None and n != default.n_measurements:
-                raise ValueError(
-                    f"protocol='auto' cannot determine the protocol of these {n} columns: they "
-                    "have no names such as TI50_TE4.5, and the default protocol "
-                    f"{DEFAULT_PROTOCOL!r} has {default.n_measurements} measurements; "
-                    "pass protocol=" + advice_for_volume(self.layout_, default)
-                )
-            if named is None:
-                warn_of_assumption("protocol", n, repr(DEFAULT_PROTOCOL))
-            given = default if named is None else None
-        else:
-            given = resolve_protocol(self.protocol)
-        protocol = protocol_of_fit(self, given)
-        assert protocol is not None
-        return protocol
-
-    def _voxels(
-        self, X: ArrayLike, *, scaled: bool = True
-    ) -> tuple[NDArray[np.floating[Any]], tuple[int, ...]]:
-        """Validate the signals of a method that SignalPipeline lacks.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te), or a volume
-            Signals.
-        scaled : bool, default=True
-            Whether to bring the series to the same scale.
-
-        Returns
-        -------
-        signals : ndarray of shape (n_voxels, n_measurements)
-            Signals in grid order.
-        shape : tuple of int
-            Shape of the maps of results: (n_samples,), or that of the volume.
-        """
-        check_is_fitted(self)
-        rows, volume = as_rows(X, self)
-        advice = "set them to 0, the value of voxels without signal, whose results are NaN"
-        signals = self._checked_signals(rows, nan_advice=advice, scaled=scaled)
-        return signals, (len(signals),) if volume is None else volume
-
-    def _checked_signals(
-        self, X: ArrayLike, *, scaled: bool = True, **options: Any
-    ) -> NDArray[np.floating[Any]]:
-        """Validate signals in the order of `protocol_`, and reorder them to grid order."""
-        check_is_fitted(self)
-        signals = signals_of_protocol(self, X, **options)
-        in_grid_order: NDArray[np.floating[Any]] = self.protocol_.to_grid(signals, copy=False)
-        series = self.protocol_.series
-        if not scaled or series is None:
-            return in_grid_order
-        if not hasattr(self, "calibration_"):
-            raise ValueError(
-                f"the protocol has {series.max() + 1} series, whose relative scale is unknown: "
-                "call calibrate(X) with the voxels of the image first, or join series of equal "
-                "gain by AcquisitionProtocol.concatenate(..)"
-            )
-        return self._at_one_scale(in_grid_order)
-
-    def _at_one_scale(self, in_grid_order: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-        series = self.protocol_.series
-        if series is None:
-            return in_grid_order
-        ordered = self.protocol_.to_grid(series[None], copy=False)[0]
-        return in_grid_order / np.where(ordered > 0, self.calibration_.gain, 1.0)
-
-    def _solve_voxels(
-        self, signals: NDArray[np.floating[Any]], solve: Solver, shapes: Sequence[tuple[int, ...]]
-    ) -> list[Array]:
-        voxels = Voxels.from_rows(signals)
-        if voxels.dark.all():
-            return [voxels.fill(np.empty((0, *shape))) for shape in shapes]
-        results = solve_voxels(
-            voxels.signals, solve, shapes, n_jobs=self.n_jobs, verbose=self.verbose
-        )
-        return [voxels.fill(values) for values in results]
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
         tags.target_tags.required = self.counts is None
         return tags

@@ -9,6 +9,7 @@ multiplied; the algorithms are the same.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -124,6 +125,15 @@ class KernelModel:
         values = self.nuisance_start if values is None else values
         shape = (*theta.shape[:-1], len(self.nuisances))
         return np.concatenate([theta, np.broadcast_to(values, shape)], axis=-1)
+
+    def at(self, **nuisances: float) -> KernelModel:
+        """Return the same model with other initial values of nuisance parameters."""
+        other = copy.copy(self)
+        other.nuisance_start = self.nuisance_start.copy()
+        for name, value in nuisances.items():
+            index = self.nuisances.index(name)
+            other.nuisance_start[index] = math.log(value + (name == "offset"))
+        return other
 
     def nuisance_values(self, theta: Array) -> dict[str, Array]:
         """Values of the nuisance parameters from their part (.., Q) of theta."""

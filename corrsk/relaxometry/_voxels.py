@@ -18,7 +18,7 @@ from corrsk.relaxometry._kernels import Array
 # the problems of a chunk should fit in the cache of a core, and 1000 voxels should use all threads.
 _CHUNK_VOXELS = 64
 
-Solver = Callable[[Array], tuple[Array, ...]]
+Solver = Callable[..., tuple[Array, ...]]
 
 
 def signal_norms(signals: NDArray[np.floating[Any]]) -> Array:
@@ -36,6 +36,7 @@ def solve_voxels(
     *,
     n_jobs: int | None,
     verbose: bool,
+    given: Sequence[Array] = (),
 ) -> list[Array]:
     """Apply `solve` to signals with norm 1, chunk by chunk, in threads.
 
@@ -46,14 +47,16 @@ def solve_voxels(
     signals : ndarray of shape (n_samples, n_measurements)
         Signals.
     solve : callable
-        Function from signals (V, N) to a tuple of arrays (V, ..); must solve each row
-        independently.
+        Function from signals (V, N), and the rows of the arrays in `given`, to a tuple of arrays
+        (V, ..); must solve each row independently.
     shapes : sequence of tuple of int
         Shapes of the arrays per voxel.
     n_jobs : int or None
         Number of threads.
     verbose : bool
         Whether to show progress.
+    given : sequence of ndarray of shape (n_samples, ..), default=()
+        Further arguments of `solve`.
 
     Returns
     -------
@@ -76,7 +79,8 @@ def solve_voxels(
             part /= np.abs(part).max(axis=1, keepdims=True)
             part /= np.linalg.norm(part, axis=1, keepdims=True)
             possible = np.flatnonzero(np.isfinite(part).all(axis=1))
-            solved = _solve_one_by_one(solve, part[possible]) if possible.size else ()
+            more = [values[rows[possible]] for values in given]
+            solved = _solve_one_by_one(solve, part[possible], *more) if possible.size else ()
         finite = np.ones(possible.size, dtype=bool)
         for values in solved:
             finite &= np.isfinite(values).reshape(len(values), -1).all(axis=1)
@@ -100,15 +104,15 @@ def solve_voxels(
     return results
 
 
-def _solve_one_by_one(solve: Solver, unit: Array) -> tuple[Array, ...]:
+def _solve_one_by_one(solve: Solver, unit: Array, *more: Array) -> tuple[Array, ...]:
     """Solve a chunk of voxels; if the solver fails, solve the voxels one by one."""
     try:
-        return solve(unit)
+        return solve(unit, *more)
     except np.linalg.LinAlgError:
         single: list[tuple[Array, ...] | None] = []
         for row in range(len(unit)):
             try:
-                single.append(solve(unit[row : row + 1]))
+                single.append(solve(*(values[row : row + 1] for values in (unit, *more))))
             except np.linalg.LinAlgError:
                 single.append(None)
     solved = next((answer for answer in single if answer is not None), None)

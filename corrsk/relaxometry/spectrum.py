@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -14,11 +15,44 @@ from corrsk._utils.validation import checked_count
 from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
-from corrsk.relaxometry._brd import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._misfit import Misfit
+from corrsk.relaxometry._nnls import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._peaks import count_peaks
 from corrsk.relaxometry._voxels import signal_norms
+from corrsk.relaxometry._weights import by_factor
+
+
+def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[int, ...]:
+    """Number of grid points of each tissue property.
+
+    Parameters
+    ----------
+    n_bins : int or mapping of str to int
+        Number for all properties, or for each.
+    model : KernelModel
+        Kernels, with the properties.
+
+    Returns
+    -------
+    tuple of int
+        Shape of a spectrum.
+
+    Raises
+    ------
+    ValueError
+        If a property has no number, or one below 2, or the numbers have another property.
+    """
+    if not isinstance(n_bins, Mapping):
+        return (n_bins,) * len(model.properties)
+    if set(n_bins) != set(model.properties):
+        raise ValueError(
+            f"n_bins must have a number for each of {', '.join(model.properties)}; "
+            f"got {dict(n_bins)}"
+        )
+    for name, number in n_bins.items():
+        checked_count(f"n_bins of {name}", number, at_least=2)
+    return tuple(n_bins[name] for name in model.properties)
 
 
 class NNLSPeakClassifier(_CompartmentCounter):
@@ -186,25 +220,15 @@ class NNLSPeakClassifier(_CompartmentCounter):
     def _prepare(
         self, protocol: AcquisitionProtocol, model: KernelModel, counts: NDArray[np.int64]
     ) -> None:
-        bins = self.n_bins
-        if isinstance(bins, Mapping):
-            if set(bins) != set(model.properties):
-                raise ValueError(
-                    f"n_bins must have a number for each of {', '.join(model.properties)}; "
-                    f"got {dict(bins)}"
-                )
-            for name, number in bins.items():
-                checked_count(f"n_bins of {name}", number, at_least=2)
-            self._shape = tuple(bins[name] for name in model.properties)
-        else:
-            self._shape = (bins,) * len(model.properties)
+        self._shape = checked_bins(self.n_bins, model)
         axes, _ = model.grid(self._shape)
         self.axes_ = dict(zip(model.properties, axes, strict=True))
         # all singular values that the smallest weight needs: "chi2" starts there, and spectra of
         # any other weight are compared with it where they do not explain the signal
         smallest = SMALLEST_ALPHA if self._chi2 else 1e-3 * float(self.regularization)
         smallest = min(smallest, SMALLEST_ALPHA)
-        self._solver = DualSolver(model, self._shape, smallest)
+        # values far below the square root of the weight hardly change the residual or the peaks
+        self._solver = DualSolver(model, self._shape, 0.03 * math.sqrt(smallest))
 
     @property
     def _chi2(self) -> bool:
@@ -213,7 +237,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
     def _solved(self, unit: Array) -> tuple[Array, Array]:
         """Dual solutions (V, r) of signals (V, N) with norm 1, and their weights (V,)."""
         if self._chi2:
-            return self._solver.discrepancy(unit, self.chi2_factor)
+            return by_factor(self._solver, unit, self.chi2_factor)
         alpha = float(self.regularization)
         return self._solver.fixed(unit, alpha), np.full(len(unit), alpha)
 

@@ -353,6 +353,39 @@ def compartments_ladder() -> str:
     )
 
 
+def spectra_speed() -> str:
+    """Voxels per second of the inversion to spectra, and of its rivals in the same run."""
+    found = record("spectra")["speed"]
+    names = {
+        "chi2": "`NNLSSpectrum`, chi2 rule", "given weight": "`NNLSSpectrum`, a given weight",
+        "scipy.optimize.nnls": "`scipy.optimize.nnls`, a given weight", "ILTpy": "ILTpy 1.1",
+    }  # fmt: skip
+    ratios = {"chi2": 1.0} | {
+        name: each["median"] for name, each in found["time over that of chi2"].items()
+    }
+    rates = found["voxels per second"]
+    rows = [[names[name], f"{rates[name]:,.4g}", f"{ratios[name]:.3g}"] for name in names
+            if name in rates]  # fmt: skip
+    return table(["", "voxels per second", "time of a voxel over that of the chi2 rule"], rows)
+
+
+def myelin_water_table() -> str:
+    """Mean absolute errors of the myelin water fraction, and the published ones."""
+    found = record("spectra")["myelin water"]["mean absolute error of the myelin water fraction"]
+    labels = ("50..150", "150..300", "no noise")
+    rows = []
+    for name, row in found.items():
+        cells = []
+        for label in labels:
+            error = row.get(f"{label}, standard error")
+            cells.append(f"{row[label]:.4f}" + (f" ± {error:.4f}" if error else ""))
+            cells.append(f"{row[f'{label}, published']:.4f}" if f"{label}, published" in row else "")
+        rows.append([name, *cells])
+    heads = [head for label in labels for head in (f"SNR {label}".replace("SNR no", "no"),
+                                                   "published")]  # fmt: skip
+    return table(["", *heads], rows)
+
+
 SCANNER = "scanner-ir-se-8x8"
 # models of the record "scanner", in the order of the tables
 SCANNER_MODELS = {"exact": "`exact`", SCANNER: f"`{SCANNER}`"}

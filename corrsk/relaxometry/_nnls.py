@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,43 @@ from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._linalg import solve_each
 
+compiled: ModuleType | None
+try:
+    from corrsk.relaxometry import _nnls_compiled as compiled
+except ImportError:  # without numba the same iteration runs in numpy, in about seven times as long
+    compiled = None
+
 SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
-# singular values s of the kernel are relevant unless s^2 is far below alpha
-_CUTOFF = 0.03
+ALL_VALUES = 1e-13  # singular values below this part of the largest are rounding errors
 _MAX_STEPS = 300
 _GRADIENT = 1e-9
-_BISECTIONS = 6  # of a decade of alpha: alpha to 3.6 %, the residual to a tenth of that or less
+_SPARSE = 1e-5  # up to this alpha, the way up from spectra of few cells is the shorter one
 
 Mask = NDArray[np.bool_]
+
+
+def compressed(
+    model: KernelModel, n_points: Sequence[int], cutoff: float
+) -> tuple[Array, Array, float]:
+    """Kernel in the space of its singular values that matter for a regularisation.
+
+    Parameters
+    ----------
+    model, n_points, cutoff
+        See :class:`DualSolver`.
+
+    Returns
+    -------
+    left : ndarray of shape (N, r)
+        Left singular vectors.
+    kernel : ndarray of shape (r, M)
+        Right singular vectors times the singular values, of which the largest is 1.
+    scale : float
+        Largest singular value.
+    """
+    left, values, right = compress_kernel(model, n_points, cutoff)
+    scale = float(values[0])
+    return left, np.ascontiguousarray((values / scale)[:, None] * right), scale
 
 
 class DualSolver:
@@ -39,22 +69,23 @@ class DualSolver:
         Kernels of the protocol.
     n_points : sequence of int
         Number of grid points of each tissue property; the spectrum has M cells.
-    smallest_alpha : float
-        Smallest regularisation that will be used, relative to the largest
-        squared singular value of the kernel; determines the number r of singular values.
+    cutoff : float, default=ALL_VALUES
+        Singular values below this part of the largest one are left out. Those far below the square
+        root of alpha change the residual little, but not the spectrum: noise along them reaches
+        it, divided by alpha.
     """
 
     def __init__(
         self,
         model: KernelModel,
         n_points: Sequence[int],
-        smallest_alpha: float = SMALLEST_ALPHA,
+        cutoff: float = ALL_VALUES,
     ) -> None:
-        cutoff = _CUTOFF * math.sqrt(min(smallest_alpha, 1.0))
-        left, values, right = compress_kernel(model, n_points, cutoff)
-        self.scale = float(values[0])
-        self._left = left
-        self._kernel = (values / values[0])[:, None] * right  # (r, M)
+        self._left, self._kernel, self.scale = compressed(model, n_points, cutoff)
+
+    @property
+    def _cells(self) -> Array:
+        return np.ascontiguousarray(self._kernel.T)
 
     def compress(self, x: Array) -> tuple[Array, Array]:
         """Compressed data (V, r), and the residual sum of squares that no spectrum reduces (V,)."""
@@ -66,7 +97,7 @@ class DualSolver:
         """Spectra ``s = max(0, K^T c)`` in the units of the signals: (V, r) to (V, M)."""
         return np.maximum(dual @ self._kernel, 0.0) / self.scale
 
-    def solve(self, data: Array, alpha: Array, active: Mask) -> tuple[Array, Mask]:
+    def solve(self, data: Array, alpha: Array, start: Array | None = None) -> Array:
         """Dual solution c for each signal.
 
         Parameters
@@ -75,17 +106,24 @@ class DualSolver:
             From :meth:`compress`.
         alpha : ndarray of shape (V,)
             Regularisation relative to the largest squared singular value.
-        active : ndarray of bool, shape (V, M)
-            Initial guess of the cells where the spectrum is not zero.
+        start : ndarray of shape (V, r), optional
+            Solutions for other regularisations, whose cells are the first guess. By default no
+            cell is zero at first.
 
         Returns
         -------
-        dual : ndarray of shape (V, r)
+        ndarray of shape (V, r)
             NaN where the iteration does not converge.
-        active : ndarray of bool, shape (V, M)
-            Cells where the spectrum is not zero.
         """
-        result, final = np.full(data.shape, np.nan), active.copy()
+        M = self._kernel.shape[1]
+        correlation = np.ones((len(data), M)) if start is None else start @ self._kernel
+        result = np.full(data.shape, np.nan)
+        if compiled is not None:
+            compiled.newton(
+                self._kernel, self._cells, data, alpha, correlation, _MAX_STEPS, _GRADIENT, result
+            )
+            return result
+        active = correlation > 0
         live = np.arange(len(data))
         dual = self._newton_point(data, alpha, active)
         correlation = dual @ self._kernel
@@ -98,7 +136,7 @@ class DualSolver:
             done = (whole & (now == active).all(axis=1)) | (
                 np.linalg.norm(gradient, axis=1) <= _GRADIENT * np.linalg.norm(data, axis=1)
             )
-            result[live[done]], final[live[done]] = dual[done], now[done]
+            result[live[done]] = dual[done]
             if done.any():
                 go = ~done
                 live, data, alpha, active = live[go], data[go], alpha[go], now[go]
@@ -110,7 +148,7 @@ class DualSolver:
                 break
             step = self._newton_point(data, alpha, active) - dual
             dual, correlation, whole = self._search(data, alpha, dual, correlation, step, gradient)
-        return result, final
+        return result
 
     def _newton_point(self, data: Array, alpha: Array, active: Mask) -> Array:
         rank = data.shape[1]
@@ -161,70 +199,59 @@ class DualSolver:
 
     def residual(self, x: Array, dual: Array, alpha: Array) -> Array:
         """Residual sums of squares (V,) of the spectra of dual solutions for given alpha (V,)."""
-        _, rest = self.compress(x)
-        return self._rss(dual, alpha, rest)
-
-    # -- choice of the regularisation -------------------------------------------
+        data, rest = self.compress(x)
+        return self.rss(data, dual, alpha, rest)
 
     def fixed(self, x: Array, alpha: float) -> Array:
         """Dual solutions for a fixed alpha: (V, N) to (V, r)."""
         data, _ = self.compress(x)
-        active = np.ones((len(x), self._kernel.shape[1]), dtype=bool)
-        # decreasing alpha by decades: each solution is a good initial value of the next
+        return self.solve_all(data, alpha)
+
+    def solve_all(self, data: Array, alpha: float) -> Array:
+        """Dual solutions for one alpha, without a first guess: (V, r) to (V, r)."""
+        if compiled is None or alpha > _SPARSE:
+            return self._descend(data, alpha)
+        least = np.empty_like(data)
+        smallest = min(alpha, SMALLEST_ALPHA)
+        compiled.active_sets(self._kernel, self._cells, data, smallest, _MAX_STEPS, least)
+        lost = np.isnan(least).any(axis=1)
+        if lost.any():
+            least[lost] = self._descend(data[lost], smallest)
+        if alpha == smallest:
+            return least
+        return self.solve(data, np.full(len(data), alpha), least)
+
+    def _descend(self, data: Array, alpha: float) -> Array:
+        """Solutions by decades of alpha: each is a good first guess of the next."""
+        dual = None
         for exponent in range(math.floor(-math.log10(alpha)) + 1 if alpha < 1 else 0):
             if 10.0**-exponent > alpha:
-                _, active = self.solve(data, np.full(len(x), 10.0**-exponent), active)
-        dual, _ = self.solve(data, np.full(len(x), alpha), active)
-        return dual
+                dual = self.solve(data, np.full(len(data), 10.0**-exponent), dual)
+        return self.solve(data, np.full(len(data), alpha), dual)
 
-    def discrepancy(self, x: Array, factor: float) -> tuple[Array, Array]:
-        """Dual solutions with `factor` times the residual of the unregularised solutions.
-
-        Parameters
-        ----------
-        x : ndarray of shape (V, N)
-            Signals.
-        factor : float
-            Factor above 1.
-
-        Returns
-        -------
-        dual : ndarray of shape (V, r)
-            Dual solutions.
-        alpha : ndarray of shape (V,)
-            Between `SMALLEST_ALPHA` and 1; at these bounds the residual may differ from the
-            required one.
-        """
-        data, rest = self.compress(x)
-        V = len(x)
-        n_decades = round(-math.log10(SMALLEST_ALPHA))
-        active = np.ones((V, self._kernel.shape[1]), dtype=bool)
-        duals, masks, residuals = [], [], []
-        for exponent in range(n_decades + 1):
-            alpha = np.full(V, 10.0**-exponent)
-            dual, active = self.solve(data, alpha, active)
-            duals.append(dual)
-            masks.append(active)
-            residuals.append(self._rss(dual, alpha, rest))
-        rss = np.stack(residuals)  # decreases with alpha, that is, with the row
-        target = factor * rss[-1]
-        # the first decade with a sufficiently small residual, and the decade above
-        lower = np.argmax(rss <= target, axis=0)
-        upper = np.maximum(lower - 1, 0)
-        rows = np.arange(V)
-        log_low, log_high = -lower.astype(np.float64), -upper.astype(np.float64)
-        dual, active = np.stack(duals)[lower, rows], np.stack(masks)[lower, rows]
-        for _ in range(_BISECTIONS):
-            middle = (log_low + log_high) / 2
-            trial, trial_active = self.solve(data, 10.0**middle, active)
-            below = self._rss(trial, 10.0**middle, rest) <= target
-            log_low = np.where(below, middle, log_low)
-            log_high = np.where(below, log_high, middle)
-            dual[below], active[below] = trial[below], trial_active[below]
-        dual[~np.isfinite(target)] = np.nan
-        return dual, 10.0**log_low
-
-    @staticmethod
-    def _rss(dual: Array, alpha: Array, rest: Array) -> Array:
+    def rss(self, data: Array, dual: Array, alpha: Array, rest: Array) -> Array:
+        """Residual sums of squares of solutions; `data` and `rest` are from :meth:`compress`."""
         # at the solution the residual of the compressed data is alpha c
         return np.asarray(alpha**2 * np.einsum("vr,vr->v", dual, dual) + rest)
+
+    def penalty(self, dual: Array) -> Array:
+        """Penalties ``||s||^2`` (V,), in units in which the largest singular value is 1."""
+        spectrum = np.maximum(dual @ self._kernel, 0.0)
+        return np.asarray(np.einsum("vm,vm->v", spectrum, spectrum))
+
+    def freedom(self, dual: Array, alpha: Array) -> tuple[Array, Array]:
+        """Effective degrees of freedom, and log-determinant ``log |1 + K A K^T / alpha|``, (V,).
+
+        Both are those of the linear problem with the cells that are not zero.
+        """
+        rank = dual.shape[1]
+        freedom, determinant = np.full(len(dual), np.nan), np.full(len(dual), np.nan)
+        for row, cells in enumerate(dual @ self._kernel > 0):
+            part = self._kernel[:, cells]
+            small = part.T @ part if part.shape[1] < rank else part @ part.T
+            if not np.isfinite(dual[row]).all():
+                continue
+            values = np.maximum(np.linalg.eigvalsh(small), 0.0)
+            freedom[row] = (values / (values + alpha[row])).sum()
+            determinant[row] = np.log1p(values / alpha[row]).sum()
+        return freedom, determinant
