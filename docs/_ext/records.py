@@ -379,7 +379,9 @@ def myelin_water_table() -> str:
         for label in labels:
             error = row.get(f"{label}, standard error")
             cells.append(f"{row[label]:.4f}" + (f" ± {error:.4f}" if error else ""))
-            cells.append(f"{row[f'{label}, published']:.4f}" if f"{label}, published" in row else "")
+            cells.append(
+                f"{row[f'{label}, published']:.4f}" if f"{label}, published" in row else ""
+            )
         rows.append([name, *cells])
     heads = [head for label in labels for head in (f"SNR {label}".replace("SNR no", "no"),
                                                    "published")]  # fmt: skip

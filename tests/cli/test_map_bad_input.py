@@ -167,8 +167,8 @@ CASES = {
     "no folder can be made": (
         lambda p: (p.scan, p.scan / "maps", *MODEL), "cannot be made: Not a directory",
     ),
-    "no folder for the report": (
-        lambda p: (p.scan, p.out, *MODEL, "--report", p.folder / "absent" / "x.json"),
+    "no folder for the manifest": (
+        lambda p: (p.scan, p.out, *MODEL, "--manifest", p.folder / "absent" / "x.json"),
         "there is no folder",
     ),
     "other files": (lambda p: p.beside(thesis_tex="x"), "contains other files (thesis.tex)"),
