@@ -44,6 +44,8 @@ class Stream(IntEnum):
     HELD_OUT = 2
     FURTHER = 3
     DROPOUT = 4
+    # a bootstrap
+    DRAW = 0
     # the ideal observer
     MOVES = 0
 

@@ -97,6 +97,10 @@ class DualSolver:
         """Spectra ``s = max(0, K^T c)`` in the units of the signals: (V, r) to (V, M)."""
         return np.maximum(dual @ self._kernel, 0.0) / self.scale
 
+    def signals(self, spectra: Array) -> Array:
+        """Signals (V, N) of spectra (V, M) in the units of the signals."""
+        return np.asarray((self.scale * spectra @ self._kernel.T) @ self._left.T)
+
     def solve(self, data: Array, alpha: Array, start: Array | None = None) -> Array:
         """Dual solution c for each signal.
 

@@ -53,6 +53,10 @@ class PenaltySolver:
         """Spectra in the units of the signals: (V, M) to (V, M)."""
         return solution / self.scale
 
+    def signals(self, spectra: Array) -> Array:
+        """Signals (V, N) of spectra (V, M) in the units of the signals."""
+        return np.asarray((self.scale * spectra @ self._kernel.T) @ self._left.T)
+
     def fixed(self, x: Array, alpha: float) -> Array:
         """Solutions for one alpha: (V, N) to (V, M)."""
         data, _ = self.compress(x)

@@ -148,6 +148,27 @@ def test_residuals_are_those_of_the_spectra(X):
     assert found.residual.mean() == pytest.approx(SIGMA, rel=0.25)
 
 
+def test_the_bootstrap_has_the_scatter_of_the_noise():
+    X = two_pools(ECHOES, n=100)
+    model = spectrum_of(X)
+    window = {"short": {"T2": (0, 40)}}
+    scatter = model.invert(X).window_fractions(window)["short"].std()
+    volume = X[:6].reshape(2, 3, 32)
+    drawn = [
+        each.window_fractions(window)["short"]
+        for each in model.bootstrap(volume, 30, random_state=1)
+    ]
+    assert np.mean(np.std(drawn, axis=0)) == pytest.approx(scatter, rel=0.4)
+    again = [each.window_fractions(window)["short"] for each in
+             model.bootstrap(volume, 2, random_state=1)]  # fmt: skip
+    np.testing.assert_array_equal(again, drawn[:2])
+    volume = volume.copy()
+    volume[0, 0] = 0
+    with pytest.warns(NoSignalWarning):
+        (dark,) = model.bootstrap(volume, 1, random_state=1)
+    assert np.isnan(dark.weight).tolist() == [[True, False, False], [False] * 3]
+
+
 # -- windows, peaks, marginals -------------------------------------------------------------
 
 
