@@ -319,7 +319,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         found = self._invert(measured, shape)
         n_cells = math.prod(self._shape)
         rows = found.amplitudes.reshape(-1, n_cells)
-        solved: NDArray[np.bool_] = np.isfinite(rows).all(axis=1)
+        solved = np.isfinite(rows.sum(axis=1))
         signals = np.zeros((len(rows), self.n_features_in_))
         number = np.zeros(len(rows), dtype=np.intp)
         if found.b1 is not None:
