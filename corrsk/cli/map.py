@@ -54,6 +54,15 @@ def map_command(
             "the shipped model for magnitudes or for signed signals, as the images are."
         ),
     ] = "auto",
+    compartments: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=6,
+            help="Largest number of compartments of 'multi-exponential'.",
+            show_default="3, or 2 where the measurements are too few",
+        ),
+    ] = None,
     times: Annotated[
         str | None,
         typer.Option(
@@ -157,7 +166,9 @@ def map_command(
             sources, times=times, participants=_listed(participant_label),
             select=_selection(select), join=join, te=te,
         )  # fmt: skip
-        settings = MapSettings(model=model, mask=mask, atlas=statistics, preview=preview)
+        settings = MapSettings(
+            model=model, mask=mask, atlas=statistics, preview=preview, n_compartments=compartments
+        )
         if dry:
             typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
             return

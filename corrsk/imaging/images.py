@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from corrsk._utils.voxels import NoSignalWarning, user_level
 from corrsk.acquisition.labels import signals_table
@@ -25,6 +25,7 @@ SLAB_BYTES = 128 * 1024**2  # of the signals of a slab; a read needs a few times
 _N_JUDGED = 500  # voxels for the kind of the signals
 _MOST_JUDGED = 256  # measurements for it, evenly spaced ones of long echo trains
 _FEWEST_JUDGED = 8  # voxels, from which equal values are no coincidence
+_MOST_LISTED = 60  # rows of the table of a summary; longer ones lack their middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +228,7 @@ class MeasuredImages:
         Returns
         -------
         str
-            A few lines and the table of :meth:`to_frame`.
+            A few lines and the table of :meth:`to_frame`, of long ones the beginning and the end.
         """
         grid = self.grid
         sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(grid.affine[:3, :3], axis=0))
@@ -245,7 +246,7 @@ class MeasuredImages:
                 *(["affine: the identity, so that position and sizes of the voxels are unknown"]
                   if grid.has_identity else []),
                 "times in ms, b in ms/um^2",
-                self.to_frame().to_string(index=False),
+                self.to_frame().to_string(index=False, max_rows=_MOST_LISTED),
             ]
         )  # fmt: skip
 
@@ -281,6 +282,32 @@ class MeasuredImages:
             If the number of volumes is not that of the protocol's measurements.
         """
         return replace(self, protocol=protocol)
+
+    def subset(self, selection: ArrayLike) -> MeasuredImages:
+        """Return the images of some measurements, such as some echoes of a long train.
+
+        Parameters
+        ----------
+        selection : array of bool, shape (n_measurements,), or array of int
+            Mask over the measurements, or their positions; see
+            :meth:`corrsk.AcquisitionProtocol.subset`.
+
+        Returns
+        -------
+        MeasuredImages
+            The images, in the order of these.
+
+        Raises
+        ------
+        ValueError
+            If the selection is invalid.
+        """
+        protocol = self.protocol.subset(selection)
+        chosen = np.asarray(selection)
+        kept = np.flatnonzero(chosen) if chosen.dtype == bool else np.sort(chosen)
+        return replace(
+            self, protocol=protocol, measurements=tuple(self.measurements[j] for j in kept)
+        )
 
     def with_mask(self, mask: Any) -> MeasuredImages:
         """Return the same images with a mask.

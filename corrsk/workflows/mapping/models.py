@@ -17,6 +17,7 @@ from scipy.special import entr
 
 from corrsk._utils.counts import most_probable, multicompartment_probability
 from corrsk._utils.files import existing_file
+from corrsk.acquisition._differences import positions_within
 from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
@@ -26,6 +27,7 @@ from corrsk.persistence import load
 from corrsk.pretrained import load_pretrained, model_card, pretrained_names
 from corrsk.relaxometry import MultiExponentialClassifier
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
+from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import resolve_prior
 from corrsk.trained.classifier import SimulationTrainedClassifier
 from corrsk.workflows.mapping.noise import noise_directions
@@ -34,6 +36,7 @@ from corrsk.workflows.mapping.outputs import MapSpec
 AUTO, FITS = "auto", "multi-exponential"
 _SIGNED, _MAGNITUDE = "scanner-ir-se-8x8", "scanner-ir-se-8x8-magnitude"
 _MIN_FRACTION = 0.05  # of fits to images: leaking signal adds weaker compartments
+_EFFICIENCY = (0.7, 1.0)  # of inversions, where it cannot be calibrated
 _N_TRIED = 300  # voxels of a sample that are fitted before the maps, for the warnings
 _TIME = {"T1": "s", "T2": "s"}
 
@@ -111,6 +114,31 @@ def _checked(estimator: Any, name: str) -> Any:
             "MultiExponentialClassifier"
         )
     return estimator
+
+
+def images_of_model(loaded: LoadedModel, images: MeasuredImages) -> MeasuredImages:
+    """Keep the measurements for which a model was made, if the images have more.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+        The model.
+    images : MeasuredImages
+        Images of a subject.
+
+    Returns
+    -------
+    MeasuredImages
+        The measurements of the model's protocol, or all images if the model has no protocol, they
+        have no others, or one is missing.
+    """
+    model = loaded.estimator
+    if model is None:
+        return images
+    fits = isinstance(model, MultiExponentialClassifier)
+    trained = model.protocol_ if fits else resolve_protocol(model.protocol)
+    positions = positions_within(trained, images.protocol)
+    return images if positions is None else images.subset(positions)
 
 
 class Mapper(ABC):
@@ -325,16 +353,22 @@ class FitMapper(Mapper):
         Images of the subject.
     n_jobs : int
         Number of threads.
+    n_compartments : int or None, default=None
+        Largest number of compartments; None for 3, or 2 where the measurements are too few.
 
     Raises
     ------
     ValueError
         If the images have another protocol than the classifier, are complex, or have too few
-        measurements.
+        measurements; or if `n_compartments` is for a fitted classifier.
     """
 
     def __init__(
-        self, model: MultiExponentialClassifier | None, images: MeasuredImages, n_jobs: int
+        self,
+        model: MultiExponentialClassifier | None,
+        images: MeasuredImages,
+        n_jobs: int,
+        n_compartments: int | None = None,
     ) -> None:
         if "complex" in images.kinds:
             raise ValueError(
@@ -347,7 +381,7 @@ class FitMapper(Mapper):
         if model is None:
             magnitude = any(kind != "signed" for kind in images.kinds)
             self._order: Any = slice(None)
-            self._model = self._set_up(images, magnitude, n_jobs)
+            self._model = self._set_up(images, magnitude, n_jobs, n_compartments)
         else:
             # models of fits have no training noise; that of the default finds differences
             comparison = compare_protocols(model.protocol_, protocol, prior="t1t2-detr")
@@ -391,27 +425,29 @@ class FitMapper(Mapper):
         )
 
     def _set_up(
-        self, images: MeasuredImages, magnitude: bool, n_jobs: int
+        self, images: MeasuredImages, magnitude: bool, n_jobs: int, largest: int | None
     ) -> MultiExponentialClassifier:
         protocol = images.protocol
         rows = np.ones((2, protocol.n_measurements))
-        for counts in ((1, 2, 3), (1, 2)):
-            model = MultiExponentialClassifier(
+
+        def model_of(counts: Sequence[int]) -> MultiExponentialClassifier:
+            return MultiExponentialClassifier(
                 protocol, criterion="bic", counts=counts, min_fraction=_MIN_FRACTION,
                 noise_distribution="rician" if magnitude else "gaussian", random_state=0,
                 n_jobs=n_jobs, verbose=False,
             )  # fmt: skip
-            if counts == (1, 2):
-                break
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", UserWarning)  # of too few measurements
-                    return model.fit(rows)
-            except (UserWarning, ValueError):
-                self.notes.append(
-                    f"counts 1 and 2: {protocol.n_measurements} measurements are too few for three"
-                )
-        return model.fit(rows)
+
+        if largest is not None:
+            return model_of(range(1, largest + 1)).fit(rows)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # of too few measurements
+                return model_of((1, 2, 3)).fit(rows)
+        except (UserWarning, ValueError):
+            self.notes.append(
+                f"counts 1 and 2: {protocol.n_measurements} measurements are too few for three"
+            )
+        return model_of((1, 2)).fit(rows)
 
     def prepare(self, sample: NDArray[Any]) -> None:
         """Calibrate pulses and noise to the image; see :class:`Mapper`."""
@@ -426,7 +462,12 @@ class FitMapper(Mapper):
         except ValueError as error:
             if self._model.protocol_.series is not None:
                 raise
-            self.notes.append(f"pulses as the protocol states them, not calibrated: {error}")
+            pulses = "pulses as the protocol states them"
+            if "TI" in self._model.protocol_.contrasts:
+                pulses = f"an inversion efficiency of {_EFFICIENCY[0]} to 1 is fitted in each voxel"
+                nuisances = Nuisances(inversion_efficiency=_EFFICIENCY)
+                self._model.set_params(nuisances=nuisances).fit(values[:1])
+            self.notes.append(f"not calibrated, {pulses}: {error}")
             return
         self.settings["calibration"] = str(self._model.calibration_)
 
@@ -452,7 +493,14 @@ class FitMapper(Mapper):
         return maps
 
 
-def make_mapper(loaded: LoadedModel, images: MeasuredImages, *, n_jobs: int, device: str) -> Mapper:
+def make_mapper(
+    loaded: LoadedModel,
+    images: MeasuredImages,
+    *,
+    n_jobs: int,
+    device: str,
+    n_compartments: int | None = None,
+) -> Mapper:
     """Set up the maps of a subject, without reading its images.
 
     Parameters
@@ -465,12 +513,25 @@ def make_mapper(loaded: LoadedModel, images: MeasuredImages, *, n_jobs: int, dev
         Number of threads.
     device : str
         Device of a network.
+    n_compartments : int or None, default=None
+        Largest number of compartments of fits to any protocol; see :class:`FitMapper`.
 
     Returns
     -------
     Mapper
         The maps.
+
+    Raises
+    ------
+    ValueError
+        If `n_compartments` is given for a model that has its own counts, or the images do not fit
+        the model.
     """
+    if n_compartments is not None and loaded.estimator is not None:
+        raise ValueError(
+            f"the number of compartments is an option of {FITS}; {loaded.description['Name']} has "
+            f"the counts {', '.join(map(str, loaded.estimator.classes_))}"
+        )
     if isinstance(loaded.estimator, SimulationTrainedClassifier):
         return NetworkMapper(loaded.estimator, images, n_jobs, device)
-    return FitMapper(loaded.estimator, images, n_jobs)
+    return FitMapper(loaded.estimator, images, n_jobs, n_compartments)

@@ -22,7 +22,14 @@ from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.workflows._runs import claim_folder
-from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
+from corrsk.workflows.mapping.models import (
+    AUTO,
+    LoadedModel,
+    Mapper,
+    images_of_model,
+    load_model,
+    make_mapper,
+)
 from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
     MapSpec,
@@ -61,6 +68,9 @@ class MapSettings:
         File of integer labels, for a table of the maps; ``{subject}`` as in `mask`.
     preview : bool, default=False
         Whether to draw a picture of a slice.
+    n_compartments : int or None, default=None
+        Largest number of compartments of the fits "multi-exponential"; None for 3, or 2 where the
+        measurements are too few.
     slab_bytes : int, default=50331648
         Size of the signals that are read at a time.
     """
@@ -69,6 +79,7 @@ class MapSettings:
     mask: str | Path = AUTO_MASK
     atlas: str | Path | None = None
     preview: bool = False
+    n_compartments: int | None = None
     slab_bytes: int = SLAB_BYTES
 
     def identity(self, model: LoadedModel) -> dict[str, Any]:
@@ -87,6 +98,7 @@ class MapSettings:
         return {
             "command": "map", "model": model.description, "mask": str(self.mask),
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
+            "n_compartments": self.n_compartments,
         }  # fmt: skip
 
 
@@ -259,7 +271,16 @@ def _plan(
                 if str(settings.mask) not in (AUTO_MASK, NO_MASK):
                     path = str(settings.mask).replace(_SUBJECT, subject.name)
                     subject = replace(subject, images=load_images(subject.images, mask=path))
-                mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
+                used = images_of_model(loaded, subject.images)
+                n, n_all = used.protocol.n_measurements, subject.images.protocol.n_measurements
+                subject = replace(subject, images=used)
+                mapper = make_mapper(
+                    loaded, used, n_jobs=n_jobs, device=device,
+                    n_compartments=settings.n_compartments,
+                )  # fmt: skip
+                if n < n_all:
+                    mapper.notes.insert(0, f"the model is for {n} of the {n_all} measurements, "
+                                        "which are used; the others are not")  # fmt: skip
                 one = _Planned(subject, mapper, notes)
                 if settings.atlas is not None:
                     atlas = str(settings.atlas).replace(_SUBJECT, subject.name)
