@@ -181,7 +181,7 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
         """
         several = self._estimators()
         fitted = [clone(each).fit(X, y) for each in several]
-        coverages = Coverage.of_all(fitted, self.noise_range)
+        Coverage.of_all(fitted, self.noise_range)  # its errors
         first = fitted[0]
         for each in fitted[1:]:
             if not np.array_equal(each.classes_, first.classes_):
@@ -195,7 +195,6 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
                     f"{first.n_features_in_} and {each.n_features_in_}"
                 )
         self.estimators_ = fitted
-        self._coverages = coverages
         return self
 
     def _estimators(self) -> list[Any]:
@@ -437,7 +436,8 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
         if hasattr(X, "columns"):
             table = pd.DataFrame(rows, columns=X.columns)
             table.attrs = dict(X.attrs)
-        excess = np.stack([each.excess(table, sigma) for each in self._coverages])
+        coverages = Coverage.of_all(self.estimators_, self.noise_range)
+        excess = np.stack([each.excess(table, sigma) for each in coverages])
         chosen = excess.argmin(axis=0)
         self._warn_of_noise(excess.min(axis=0), sigma)
         found = np.empty((len(rows), len(self.classes_)))
