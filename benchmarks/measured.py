@@ -159,12 +159,12 @@ def pages(cases: dict[str, Any]) -> str:
             " / ".join(f"{100 * x:.0f}" for x in (share[1], share[2], sum(share[3:]))),
             f"{case['multicompartment']:.3f}",
             *(f"{100 * case[key]:.0f}" if key in case else "-" for key in ("misfit", "novelty")),
-            *(f"{1000 * case[key][1]:.3g}" if key in case else "-" for key in ("T1", "T2")),
+            *(f"{1000 * case[key][1]:.4g}" if key in case else "-" for key in ("T1", "T2")),
             f"{case['D'][1]:.3g}" if "D" in case else "-",
             f"{sum(case['seconds'].values()):.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "T1, T2 and D: medians of one compartment.", ""]
+    lines += ["", "T1, T2 and D: medians of one compartment. Seconds: of all commands.", ""]
     for title, case in cases.items():
         lines += [f"### {title}", "", "```shell", *case["commands"], "```", ""]
         if case["settings"]:

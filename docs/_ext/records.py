@@ -562,6 +562,11 @@ def trust_table() -> str:
 SPATIAL_ENDS = ("voxel by voxel", "oracle: true parcel averaged")
 
 
+def measured(case: str, key: str) -> Any:
+    """An entry of a case in the record "measured"."""
+    return record("measured")["cases"][case][key]
+
+
 def spatial(method: str, key: str, condition: str = "3 %") -> Any:
     """A figure of a method in the record "spatial"; the mean over its phantoms."""
     found = record("spatial")["conditions"][condition]["methods"][method][key]
