@@ -111,6 +111,13 @@ def map_command(
             "path is the name of each subject.",
         ),
     ] = None,
+    context: Annotated[
+        bool,
+        typer.Option(
+            "--context",
+            help="Use the neighbours of each voxel for the number of compartments (networks).",
+        ),
+    ] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Draw a slice of the maps to a PNG file.")
     ] = False,
@@ -167,8 +174,9 @@ def map_command(
             select=_selection(select), join=join, te=te,
         )  # fmt: skip
         settings = MapSettings(
-            model=model, mask=mask, atlas=statistics, preview=preview, n_compartments=compartments
-        )
+            model=model, mask=mask, atlas=statistics, preview=preview, n_compartments=compartments,
+            context=context,
+        )  # fmt: skip
         if dry:
             typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
             return

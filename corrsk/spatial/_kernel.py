@@ -11,7 +11,7 @@ from numba import njit
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": True}
 
 
-@njit(**_OPTIONS)  # type: ignore[untyped-decorator]
+@njit(**_OPTIONS)
 def step(
     source: Any, averages: Any, variance: Any, inside: Any, offsets: Any, closeness: Any,
     limit: Any, total: Any, n_averaged: Any,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
+from sklearn.frozen import FrozenEstimator
 
 from corrsk._utils.counts import most_probable, multicompartment_probability
 from corrsk._utils.files import existing_file
@@ -21,12 +22,15 @@ from corrsk.acquisition._differences import positions_within
 from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
+from corrsk.imaging.images import Slab
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import move_net
 from corrsk.persistence import load
 from corrsk.pretrained import load_pretrained, model_card, pretrained_names
-from corrsk.relaxometry import MultiExponentialClassifier
+from corrsk.relaxometry import MultiExponentialClassifier, estimate_noise
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
+from corrsk.spatial import SpatialClassifier
+from corrsk.spatial.averaging import Comparison
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import resolve_prior
 from corrsk.trained.classifier import SimulationTrainedClassifier
@@ -38,6 +42,8 @@ _SIGNED, _MAGNITUDE = "scanner-ir-se-8x8", "scanner-ir-se-8x8-magnitude"
 _MIN_FRACTION = 0.05  # of fits to images: leaking signal adds weaker compartments
 _EFFICIENCY = (0.7, 1.0)  # of inversions, where it cannot be calibrated
 _N_TRIED = 300  # voxels of a sample that are fitted before the maps, for the warnings
+CONTEXT_BYTES = 1024**3  # signals of a slab and its margins
+_COMPARED_BYTES = 256 * 1024**2  # signals of the slices in which the noise is found
 _TIME = {"T1": "s", "T2": "s"}
 
 Maps = dict[str, NDArray[Any]]
@@ -59,7 +65,9 @@ class LoadedModel:
     description: dict[str, Any]
 
 
-def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
+def load_model(
+    model: Any, images: Sequence[MeasuredImages], *, context: bool = False
+) -> LoadedModel:
     """Load the model of a run.
 
     Parameters
@@ -70,6 +78,9 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
         are signed.
     images : sequence of MeasuredImages
         Images of all subjects.
+    context : bool, default=False
+        Whether a network uses the neighbours of each voxel, by a
+        :class:`corrsk.SpatialClassifier`.
 
     Returns
     -------
@@ -79,8 +90,24 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     Raises
     ------
     ValueError
-        If there is no such model, or it is none of those with maps.
+        If there is no such model, it is none of those with maps, or `context` is for fits.
     """
+    loaded = _loaded(model, images)
+    if not context or isinstance(loaded.estimator, SpatialClassifier):
+        return loaded
+    network = loaded.estimator
+    if not isinstance(network, SimulationTrainedClassifier):
+        raise ValueError(
+            f"context is for networks, whose noise of the training is known; "
+            f"{loaded.description['Name']} fits single voxels"
+        )
+    estimator = SpatialClassifier(
+        FrozenEstimator(network), noise_distribution=network.noise_distribution
+    ).fit()
+    return LoadedModel(estimator, loaded.description | {"Context": type(estimator).__name__})
+
+
+def _loaded(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     if not isinstance(model, (str, Path)):
         return LoadedModel(_checked(model, "the model"), {"Name": type(model).__name__})
     name = str(model)
@@ -108,12 +135,35 @@ def load_model(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
 
 
 def _checked(estimator: Any, name: str) -> Any:
-    if not isinstance(estimator, (SimulationTrainedClassifier, MultiExponentialClassifier)):
+    single = estimator
+    if isinstance(estimator, SpatialClassifier):
+        if estimator.method != "average":
+            raise ValueError(
+                f"{name} has method={estimator.method!r}; maps are made slab by slab and need "
+                "method='average', because a field depends on all voxels"
+            )
+        single = next((one for one in _networks(estimator) if not _is_network(one)),
+                      _networks(estimator)[0])  # fmt: skip
+    if not _is_network(single) and not isinstance(estimator, MultiExponentialClassifier):
         raise ValueError(
-            f"{name} is a {type(estimator).__name__}; maps need a SimulationTrainedClassifier or a "
+            f"{name} is a {type(estimator).__name__}"
+            + (f" of a {type(single).__name__}" if single is not estimator else "")
+            + "; maps need a SimulationTrainedClassifier, a SpatialClassifier of such, or a "
             "MultiExponentialClassifier"
         )
     return estimator
+
+
+def _is_network(estimator: Any) -> bool:
+    return isinstance(estimator, SimulationTrainedClassifier)
+
+
+def _networks(context: SpatialClassifier) -> list[Any]:
+    """Classifiers of single voxels, without the frame that freezes them."""
+    return [
+        each.estimator if isinstance(each, FrozenEstimator) else each
+        for each in context.estimators_
+    ]
 
 
 def images_of_model(loaded: LoadedModel, images: MeasuredImages) -> MeasuredImages:
@@ -135,6 +185,8 @@ def images_of_model(loaded: LoadedModel, images: MeasuredImages) -> MeasuredImag
     model = loaded.estimator
     if model is None:
         return images
+    if isinstance(model, SpatialClassifier):
+        model = _networks(model)[0]
     fits = isinstance(model, MultiExponentialClassifier)
     trained = model.protocol_ if fits else resolve_protocol(model.protocol)
     positions = positions_within(trained, images.protocol)
@@ -160,25 +212,32 @@ class Mapper(ABC):
     specs: list[MapSpec]
     notes: list[str]
     settings: dict[str, Any]
+    margin = 0  # slices around a slab that its maps need
+
+    def slab_bytes(self, wanted: int) -> int:
+        """Size of the signals of a slab, if `wanted` is that of a run."""
+        return wanted
 
     @abstractmethod
-    def prepare(self, sample: NDArray[Any]) -> None:
+    def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Compare signals of the subject with the model, with its warnings, before the maps.
 
         Parameters
         ----------
         sample : ndarray of shape (n_sampled, n_measurements)
             Signals of some voxels.
+        mask : ndarray of bool, shape (n_x, n_y, n_z)
+            Voxels that are mapped.
         """
 
     @abstractmethod
-    def compute(self, signals: NDArray[Any]) -> Maps:
-        """Compute the maps of some voxels.
+    def compute(self, slab: Slab) -> Maps:
+        """Compute the maps of the voxels of a slab.
 
         Parameters
         ----------
-        signals : ndarray of shape (n_voxels, n_measurements)
-            Signals in the order of the images.
+        slab : Slab
+            Signals in the order of the images, with at least one voxel.
 
         Returns
         -------
@@ -320,14 +379,18 @@ class NetworkMapper(Mapper):
             self.notes.append(f"no maps of tissue properties: {error}")
             return None
 
-    def prepare(self, sample: NDArray[Any]) -> None:
+    def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Compare sign, noise and shape of the sample with the training; see :class:`Mapper`."""
         self._model.predict_proba(sample)
 
-    def compute(self, signals: NDArray[Any]) -> Maps:
-        """Compute the maps of some voxels; see :class:`Mapper`."""
-        model = self._model
-        maps = self._count_maps(model.predict_proba(signals))
+    def _probabilities(self, slab: Slab) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = self._model.predict_proba(slab.signals.to_numpy())
+        return found
+
+    def compute(self, slab: Slab) -> Maps:
+        """Compute the maps of a slab; see :class:`Mapper`."""
+        model, signals = self._model, slab.signals.to_numpy()
+        maps = self._count_maps(self._probabilities(slab))
         if model.novelty_ is not None:
             maps["novelty"] = (model.predict_novelty(signals) < self._rate).astype(np.uint8)
         aligned = model[0].transform(signals)
@@ -339,6 +402,102 @@ class NetworkMapper(Mapper):
             for k, name in enumerate(self._fit.properties):
                 maps[name] = _in_unit(name, found[:, k])
         return maps
+
+
+class ContextMapper(NetworkMapper):
+    """Maps of a network that uses the neighbours of each voxel.
+
+    Compartment counts come from averages of like neighbours; the other maps are those of single
+    voxels.
+
+    Parameters
+    ----------
+    context : SpatialClassifier
+        Fitted classifier of SimulationTrainedClassifier, with the method "average".
+    images : MeasuredImages
+        Images of the subject.
+    n_jobs : int
+        Number of threads.
+    device : str
+        Device of the networks.
+
+    Raises
+    ------
+    ProtocolMismatchError
+        If the images have another protocol; a ValueError.
+    ValueError
+        If the images are complex.
+    """
+
+    def __init__(
+        self, context: SpatialClassifier, images: MeasuredImages, n_jobs: int, device: str
+    ) -> None:
+        first, *others = _networks(context)
+        super().__init__(first, images, n_jobs, device)
+        matched = [self._model, *(one.matched_to(images.protocol) for one in others)]
+        where = resolve_device(device)
+        for one in matched[1:]:
+            move_net(one[-1].net_, where)
+        self._images = images
+        frozen = [FrozenEstimator(one) for one in matched]
+        size = np.linalg.norm(images.grid.affine[:3, :3], axis=0)
+        self._context = SpatialClassifier(
+            frozen, sigma=context.sigma, n_neighbors=context.n_neighbors, voxel_size=size,
+            noise_range=context.noise_range, noise_distribution=context.noise_distribution,
+        ).fit()  # fmt: skip
+        self._comparison: Comparison | None = None
+
+    def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """Find the noise of the image in its middle slices; see :class:`Mapper`."""
+        context, grid = self._context, self._images.grid
+        if context.noise_distribution == "rician" and context.sigma is None:
+            noise = estimate_noise(
+                sample, self._images.protocol, noise_distribution="rician"
+            )  # of its real and imaginary parts
+            context.set_params(sigma=float(noise.sigma))
+        axis, n = grid.slab_axis, grid.shape[grid.slab_axis]
+        inside = np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis)))
+        middle = int(np.median(inside))
+        half = max(1, _COMPARED_BYTES // (2 * self._slice_bytes))
+        where = [slice(0, length) for length in grid.shape]
+        where[axis] = slice(max(0, middle - half), min(n, middle + half + 1))
+        block = self._images.slab((where[0], where[1], where[2]), mask)
+        found = context.compare(block.signals.to_numpy(), block.mask, shape=grid.shape)
+        self._comparison = found
+        reach = int(found.reach[axis])
+        self.settings["context"] = {
+            "n_neighbors": context.n_neighbors, "noise": float(found.subspace.sigma),
+            "n_voxels_sharing_noise": float(found.correlated), "reach": found.reach.tolist(),
+        }  # fmt: skip
+        self.margin = 0 if self._is_whole(n) else reach
+        if self.margin and self.slab_bytes(0) < self._slice_bytes:
+            raise ValueError(
+                f"the context of a voxel reaches over {reach} slices on either side, of "
+                f"{self._slice_bytes / 2**20:.0f} MB each: with one more slice these are larger "
+                f"than {CONTEXT_BYTES / 2**20:.0f} MB. Use a SpatialClassifier with fewer "
+                f"neighbours than {context.n_neighbors} (n_neighbors)"
+            )
+
+    @property
+    def _slice_bytes(self) -> int:
+        grid = self._images.grid
+        n = self._images.protocol.n_measurements
+        return grid.n_voxels // grid.shape[grid.slab_axis] * n * np.dtype(np.float32).itemsize
+
+    def _is_whole(self, n_slices: int) -> bool:
+        return n_slices * self._slice_bytes <= CONTEXT_BYTES
+
+    def slab_bytes(self, wanted: int) -> int:
+        """Size of a slab whose margins are not much larger; see :class:`Mapper`."""
+        return CONTEXT_BYTES - 2 * self.margin * self._slice_bytes
+
+    def _probabilities(self, slab: Slab) -> NDArray[np.float64]:
+        assert self._comparison is not None
+        whole = slab if slab.around is None else slab.around.slab
+        found = self._context.predict_proba_of_part(
+            whole.signals.to_numpy(), whole.mask, self._comparison
+        )
+        return found if slab.around is None else found[slab.around.own]
 
 
 class FitMapper(Mapper):
@@ -449,7 +608,7 @@ class FitMapper(Mapper):
             )
         return model_of((1, 2)).fit(rows)
 
-    def prepare(self, sample: NDArray[Any]) -> None:
+    def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Calibrate pulses and noise to the image; see :class:`Mapper`."""
         values = sample[:, self._order]
         if self._calibrates:
@@ -471,9 +630,9 @@ class FitMapper(Mapper):
             return
         self.settings["calibration"] = str(self._model.calibration_)
 
-    def compute(self, signals: NDArray[Any]) -> Maps:
-        """Compute the maps of some voxels; see :class:`Mapper`."""
-        values = signals[:, self._order]
+    def compute(self, slab: Slab) -> Maps:
+        """Compute the maps of a slab; see :class:`Mapper`."""
+        values = slab.signals.to_numpy()[:, self._order]
         maps = self._count_maps(self._model.predict_proba(values))
         table = self._model.estimate_compartments(values)
         single = self._model.estimate_compartments(values, 1)
@@ -532,6 +691,8 @@ def make_mapper(
             f"the number of compartments is an option of {FITS}; {loaded.description['Name']} has "
             f"the counts {', '.join(map(str, loaded.estimator.classes_))}"
         )
+    if isinstance(loaded.estimator, SpatialClassifier):
+        return ContextMapper(loaded.estimator, images, n_jobs, device)
     if isinstance(loaded.estimator, SimulationTrainedClassifier):
         return NetworkMapper(loaded.estimator, images, n_jobs, device)
     return FitMapper(loaded.estimator, images, n_jobs, n_compartments)

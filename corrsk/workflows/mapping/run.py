@@ -59,7 +59,8 @@ class MapSettings:
     ----------
     model : str, path-like or estimator, default="auto"
         Name of a shipped model, a file written by :func:`corrsk.save`, "multi-exponential" for
-        fits, or a fitted SimulationTrainedClassifier or MultiExponentialClassifier. "auto" is
+        fits, or a fitted SimulationTrainedClassifier, SpatialClassifier or
+        MultiExponentialClassifier. "auto" is
         "scanner-ir-se-8x8" for signed signals and "scanner-ir-se-8x8-magnitude" for others.
     mask : path-like or str, default="auto"
         File of a mask; "auto" for that of the images or one made of them; "none" for all voxels
@@ -71,6 +72,9 @@ class MapSettings:
     n_compartments : int or None, default=None
         Largest number of compartments of the fits "multi-exponential"; None for 3, or 2 where the
         measurements are too few.
+    context : bool, default=False
+        Whether a network uses the neighbours of each voxel; see :class:`corrsk.SpatialClassifier`,
+        which can be the model itself, too. Slabs then have margins.
     slab_bytes : int, default=50331648
         Size of the signals that are read at a time.
     """
@@ -80,6 +84,7 @@ class MapSettings:
     atlas: str | Path | None = None
     preview: bool = False
     n_compartments: int | None = None
+    context: bool = False
     slab_bytes: int = SLAB_BYTES
 
     def identity(self, model: LoadedModel) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class MapSettings:
         return {
             "command": "map", "model": model.description, "mask": str(self.mask),
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
-            "n_compartments": self.n_compartments,
+            "n_compartments": self.n_compartments, "context": self.context,
         }  # fmt: skip
 
 
@@ -260,7 +265,7 @@ def _plan(
     """Load the model and compare it, masks and atlases with the images of all subjects."""
     if not subjects:
         raise ValueError("there are no subjects to map")
-    loaded = load_model(settings.model, [one.images for one in subjects])
+    loaded = load_model(settings.model, [one.images for one in subjects], context=settings.context)
     planned = []
     for subject in subjects:
         notes = Notes(subject.name)
@@ -315,7 +320,7 @@ def _map_subject(
         )
     n_before = len(mapper.notes)
     with notes.collect():
-        mapper.prepare(survey.sample)
+        mapper.prepare(survey.sample, survey.mask)
     for text in mapper.notes[n_before:]:
         notes.add("note", text)
     one.times["read"] = time.perf_counter() - begin
@@ -372,13 +377,14 @@ def _write_maps(
                 delay=PROGRESS_DELAY, disable=not verbose, leave=False,
             )
         )  # fmt: skip
-        for slab in images.slabs(survey.mask, max_bytes=settings.slab_bytes):
+        size = one.mapper.slab_bytes(settings.slab_bytes)
+        for slab in images.slabs(survey.mask, max_bytes=size, margin=one.mapper.margin):
             if not slab.n_voxels:
                 for writer in writers.values():
                     writer.write(slab, None)
                 continue
             with one.notes.collect():
-                maps = one.mapper.compute(slab.signals.to_numpy())
+                maps = one.mapper.compute(slab)
             for key, writer in writers.items():
                 writer.write(slab, maps[key])
             for sink in (one.statistics, preview):
