@@ -24,6 +24,7 @@ _REACH = 4.0  # voxels, beyond which noise is taken as uncorrelated
 _VOLUME = (0, 12, 100, 600)  # voxels within a somewhat larger distance, by the number of axes
 _CORRELATED = 1.5  # voxels that share their noise, from which on it spreads the eigenvalues
 _LEAST_PAIRS = 200  # of voxels for an estimate of the correlation
+_QUARTILE = 0.25  # of the differences of nearest neighbours, for the spread within a tissue
 _EDGE = 1.05  # tolerance of the largest eigenvalue of noise
 _KERNEL = 1.25  # radius at which the weight by distance is zero, of the radius of the step
 
@@ -150,9 +151,12 @@ def average_like_neighbours(
     averages start with the nearest neighbours, and each step doubles their number. The weight of a
     pair falls with the squared difference of the averages of the step before, divided by its
     variance for equal signals: it is 1 up to the 97 % quantile of the chi-squared distribution,
-    and 0 from twice this quantile on. Because averages have less noise than signals, later steps
-    separate tissues that single voxels cannot. Signals are compared in the principal components
-    that exceed the noise (edge of Marchenko and Pastur; Veraart et al., NeuroImage 142, 394, 2016),
+    and 0 from twice this quantile on. Relaxation times and pulses vary within a tissue, too: the
+    variance for equal signals is the larger one of that of noise and that of nearest neighbours,
+    from the lower quartile of their squared differences. Because averages have less noise than
+    signals, later steps separate tissues that single voxels cannot. Signals are compared in the
+    principal components that exceed the noise (edge of Marchenko and Pastur; Veraart et al.,
+    NeuroImage 142, 394, 2016),
     which have less noise than all measurements together. Averaging of voxels with similar signals
     in a fixed window was introduced to relaxometry as NESMA (Bouhrara et al., J. Magn. Reson.
     Imaging 49, 768, 2019).
@@ -191,11 +195,15 @@ class Comparison(NamedTuple):
         Number of voxels that share their noise.
     neighbours : Neighbours
         Half of the neighbours of a voxel.
+    spread : float
+        Variance of the signals of one tissue relative to that of noise, at least 1: relaxation
+        times and pulses vary within a tissue.
     """
 
     subspace: Subspace
     correlated: float
     neighbours: Neighbours
+    spread: float
 
     @classmethod
     def from_image(
@@ -220,7 +228,8 @@ class Comparison(NamedTuple):
             subspace = Subspace.from_signals(values[inside], sigma, correlated)
             correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
         shape = inside.shape if shape is None else shape
-        return cls(subspace, correlated, Neighbours.nearest(shape, voxel_size, n_neighbors))
+        neighbours = Neighbours.nearest(shape, voxel_size, n_neighbors)
+        return cls(subspace, correlated, neighbours, _spread(values, inside, subspace, neighbours))
 
     @property
     def steps(self) -> list[Neighbours]:
@@ -261,10 +270,10 @@ def average_compared(
     AveragedSignals
         Averages, and the noise that remains.
     """
-    subspace, correlated, _ = comparison
+    subspace, correlated = comparison.subspace, comparison.correlated
     k = subspace.signal.shape[1]
     compared = values @ subspace.signal.astype(np.float32)
-    limit = float(chi2.ppf(_CONFIDENCE, k)) * subspace.sigma**2
+    limit = float(chi2.ppf(_CONFIDENCE, k)) * subspace.sigma**2 * comparison.spread
     averages, variance = compared, np.ones(inside.shape, dtype=np.float32)
     n_averaged = variance
     steps = comparison.steps
@@ -403,6 +412,33 @@ def _compiled_step(
         total, n_averaged,
     )  # fmt: skip
     return total.reshape(source.shape), n_averaged.reshape(inside.shape)
+
+
+def _spread(
+    values: Array, inside: NDArray[np.bool_], subspace: Subspace, neighbours: Neighbours
+) -> float:
+    """Variance of the signals of one tissue relative to that of noise.
+
+    From the differences of nearest neighbours in the directions of signals, relative to those in
+    the directions of noise, which have the same correlation. Their lower quartile is that of one
+    tissue if more than half of the pairs are in one tissue.
+    """
+    signal, noise = (
+        values @ part.astype(np.float32)
+        for part in (subspace.signal, subspace.noise[:, -_N_NOISE:])
+    )
+    squares, floors = [], []
+    for offset in neighbours.within(2).offsets:
+        one, other = pair_slices(offset, inside.shape)
+        both = inside[one] & inside[other]
+        squares.append(((signal[one] - signal[other])[both] ** 2).sum(axis=-1))
+        floors.append(((noise[one] - noise[other])[both] ** 2).mean(axis=-1))
+    found = np.concatenate(squares) if squares else np.zeros(0)
+    if found.size < _LEAST_PAIRS:
+        return 1.0
+    floor = float(np.concatenate(floors).mean(dtype=np.float64))
+    expected = float(chi2.ppf(_QUARTILE, signal.shape[-1])) * floor
+    return max(1.0, float(np.quantile(found, _QUARTILE)) / expected) if expected > 0 else 1.0
 
 
 def _correlated_voxels(noise: Array, inside: NDArray[np.bool_]) -> float:

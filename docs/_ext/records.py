@@ -581,14 +581,18 @@ def spatial_conditions() -> list[str]:
 def spatial_table(condition: str) -> str:
     """Accuracy, share of the gap, borders, lesions and calibration of all methods."""
     rows = []
-    for method, found in record("spatial")["conditions"][condition]["methods"].items():
+    methods = record("spatial")["conditions"][condition]["methods"]
+    first, last = (methods[end] for end in SPATIAL_ENDS)
+    for method, found in methods.items():
         row = [method]
         for key in ("how many", "more than one"):
             value = found[f"{key} (%)"]
             row.append(f"**{value['mean']:.1f}** ± {value['error']:.1f}")
         for key in ("how many", "more than one"):
             share = found[f"share of the gap closed, {key} (%)"]
-            row.append("" if method in SPATIAL_ENDS else f"{share:.0f}\u00a0%")
+            gap = last[f"{key} (%)"]["mean"] > first[f"{key} (%)"]["mean"]
+            shown = f"{share:.0f}\u00a0%" if gap else "no gap"
+            row.append("" if method in SPATIAL_ENDS else shown)
         row += [
             SLASH.join(
                 f"{found[f'{key}, within a voxel of a border (%)']['mean']:.1f}"

@@ -148,3 +148,29 @@ def test_a_part_with_margins_is_averaged_as_the_whole():
     part = slice(15, 20)
     cut = average_compared(values[:, :, part], inside[:, :, part], comparison)
     assert np.abs(cut.signals - whole.signals[:, :, 15:20]).max() > 1e-4
+
+
+def comparison_of(phantom):
+    inside = np.ones(phantom.parcels.shape, bool)
+    return Comparison.from_image(
+        phantom.signals.astype(np.float32), inside, np.ones(inside.ndim), 200, None
+    )
+
+
+@pytest.mark.parametrize("fwhm", [0.0, 2.0])
+def test_variation_within_a_tissue_is_measured_beside_the_noise(fwhm):
+    given = {"n_parcels": 5, "noise_fwhm": fwhm, "random_state": 4}
+    constant = make_parcel_phantom((48, 48), noise_level=0.01, **given)
+    # one quartile of 2209 pairs, whose standard error is about 3 %
+    assert comparison_of(constant).spread == pytest.approx(1, abs=0.15)
+    varied = make_parcel_phantom((48, 48), noise_level=0.01, variation=0.1, **given)
+    assert comparison_of(varied).spread > 1.5
+    # without it, voxels of one tissue would be called unlike
+    found = average_like_neighbours(varied.signals, n_neighbors=200)
+    inside = np.ones(varied.parcels.shape, bool)
+    strict = comparison_of(varied)._replace(spread=1.0)
+    assert (
+        found.n_averaged.mean()
+        > 1.2
+        * average_compared(varied.signals.astype(np.float32), inside, strict).n_averaged.mean()
+    )
