@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from safetensors.numpy import save as to_bytes
 from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -32,6 +34,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import existing_file, write_atomically
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.imaging import SignalMasker
+from corrsk.imaging._nifti import image_from_plain, image_to_plain, is_image
 from corrsk.neural._base import NetworkClassifier
 from corrsk.neural.classifier import (
     NETWORK_CLASSIFIERS,
@@ -63,6 +67,7 @@ from corrsk.relaxometry import (
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry.calibration import PulseCalibration
 from corrsk.simulation.generator import CorrelationSignalGenerator
+from corrsk.spatial import SpatialClassifier
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
@@ -71,8 +76,9 @@ from corrsk.trained.classifier import SimulationTrainedClassifier
 __all__ = ["load", "save"]
 
 _FORMAT = "corrsk-estimator"
-_VERSION = 5
+_VERSION = 6
 _OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
+_TENSOR_KINDS = "fbiu"
 _SMALL = 16  # largest number of entries of an array that is stored in the header
 # The classes that can be saved, by name. All are stored by parameters and fitted attributes, in
 # addition networks by their weights, and model-based classifiers by another `fit` on their classes.
@@ -83,6 +89,7 @@ SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
         CorrelationSignalGenerator, SignalPhaser, SignalNormalizer, ProtocolAligner,
         SignalNoveltyDetector, *NETWORK_CLASSIFIERS.values(), SimulationTrainedClassifier,
         MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier,
+        SignalMasker, SpatialClassifier, FrozenEstimator,
         # of the baselines those whose fitted attributes are plain arrays
         StandardScaler, LogisticRegression, LinearDiscriminantAnalysis,
     )
@@ -92,6 +99,8 @@ _PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline,
 _VALUES: dict[str, type[Any]] = {
     cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange, Nuisances, PulseCalibration)
 }
+_PARAMETER, _STORED = "parameter", "stored"  # first part of the names of their tensors
+_SHARED = "shared"  # parameters that are a fitted attribute too, such as frozen classifiers
 # parameters without a meaning on another machine, or that are code
 _NOT_STORED = ("checkpoint", "callbacks")
 
@@ -102,10 +111,11 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     Parameters
     ----------
     estimator : estimator
-        Fitted estimator of corrsk, of the baselines "logistic" and "lda", or a fitted Pipeline of
-        such estimators. The state of the optimiser is stored if `partial_fit` has trained the
-        network last. Of a ModuleClassifier, the weights and the name of the module are stored,
-        but no code; :func:`load` needs the module.
+        Fitted estimator of corrsk, of the baselines "logistic" and "lda", a FrozenEstimator of
+        these, or a fitted Pipeline of such estimators. The state of the optimiser is stored if
+        `partial_fit` has trained the network last. Of a ModuleClassifier, the weights and the name
+        of the module are stored, but no code; :func:`load` needs the module. Masks that are images
+        are stored with their affine and header; a mask that is a path is stored as this path.
     path : path-like
         The file; ".safetensors" is the usual suffix.
     half_precision : bool, default=False
@@ -218,6 +228,9 @@ def _encode_estimator(
             "class": kind.__name__, "steps": steps,
             "transform_input": estimator.transform_input, "verbose": estimator.verbose,
         }  # fmt: skip
+    if isinstance(estimator, FrozenEstimator):  # it has the attributes of what it contains
+        inner = _encode_estimator(estimator.estimator, f"{prefix}estimator.", tensors)
+        return {"class": FrozenEstimator.__name__, "estimator": inner}
     name = type(estimator).__name__
     if SAVED_CLASSES.get(name) is not type(estimator):
         raise TypeError(
@@ -237,6 +250,13 @@ def _encode_estimator(
         if key.endswith("_") and not key.startswith("_") and key != "net_"
     }
     parameters = estimator.get_params(deep=False)
+    shared = _shared(parameters, fitted)
+    parameters = {key: value for key, value in parameters.items() if key not in shared}
+    lists = {
+        key: fitted.pop(key) if key in fitted else parameters.pop(key)
+        for key, value in (parameters | fitted).items()
+        if _is_list_of_estimators(value)
+    }
     parts = {
         key: fitted.pop(key) if key in fitted else parameters.pop(key)
         for key, value in (parameters | fitted).items()
@@ -247,6 +267,10 @@ def _encode_estimator(
     if parameters.get("callbacks"):
         warnings.warn("the callbacks of the classifier are not saved", stacklevel=3)
     parameters = {key: value for key, value in parameters.items() if key not in _NOT_STORED}
+
+    def encode(values: Mapping[str, Any], place: str) -> dict[str, Any]:
+        return {key: _encode(each, key, f"{place}{key}", tensors) for key, each in values.items()}
+
     network: dict[str, Any] = {}
     if hasattr(estimator, "net_"):
         tensors |= {prefix + key: values for key, values in weights_of(estimator.net_).items()}
@@ -255,14 +279,30 @@ def _encode_estimator(
         network = {"optimizer": content}
     if isinstance(estimator, ModuleClassifier) and parameters["module"] is not None:
         network["module"] = _name_of_module(parameters.pop("module"))
+    further: dict[str, Any] = {}
+    if hasattr(estimator, "_stored"):
+        further[_STORED] = encode(estimator._stored(), f"{prefix}{_STORED}.")
+    if lists:
+        further["lists"] = {
+            key: [
+                _encode_estimator(each, f"{prefix}{key}.{k}.", tensors)
+                for k, each in enumerate(several)
+            ]
+            for key, several in lists.items()
+        }
+    if shared:
+        further[_SHARED] = shared
     return {
         "class": name,
         **network,
-        "parameters": {key: _encode(value, key) for key, value in parameters.items()},
+        "parameters": encode(parameters, f"{prefix}{_PARAMETER}."),
         "fitted": {
-            key: {"tensor": prefix + key} if key in large else _encode(value, key)
+            key: {"tensor": prefix + key}
+            if key in large
+            else _encode(value, key, prefix + key, tensors)
             for key, value in fitted.items()
         },
+        **further,
         # settings of set_output and set_fit_request, which change the behaviour of a Pipeline
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
         "requests": _requests(estimator),
@@ -270,6 +310,23 @@ def _encode_estimator(
             key: _encode_estimator(part, f"{prefix}{key}.", tensors) for key, part in parts.items()
         },
     }
+
+
+def _is_list_of_estimators(value: Any) -> bool:
+    several = isinstance(value, (list, tuple)) and len(value) > 0
+    return several and all(isinstance(each, BaseEstimator) for each in value)
+
+
+def _shared(parameters: Mapping[str, Any], fitted: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters with the same estimators as a fitted attribute, which are stored once."""
+    found = {}
+    for key, value in parameters.items():
+        own = value if _is_list_of_estimators(value) else [value]
+        for name, other in fitted.items():
+            same = _is_list_of_estimators(other) and len(own) == len(other)
+            if same and all(a is b for a, b in zip(own, other, strict=True)):
+                found[key] = name if own is value else f"{name}.0"
+    return found
 
 
 def _name_of_module(module: Any) -> str:
@@ -281,7 +338,11 @@ def _name_of_module(module: Any) -> str:
 def _has_module(content: dict[str, Any]) -> bool:
     if content["class"] in _PIPELINES:
         return any(_has_module(step) for _, step in content["steps"])
-    return "module" in content or any(map(_has_module, content.get("parts", {}).values()))
+    if content["class"] == FrozenEstimator.__name__:
+        return _has_module(content["estimator"])
+    several = [each for own in content.get("lists", {}).values() for each in own]
+    parts = [*content.get("parts", {}).values(), *several]
+    return "module" in content or any(map(_has_module, parts))
 
 
 def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
@@ -321,7 +382,12 @@ def _decode_estimator(
         return _PIPELINES[content["class"]](
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
-    parameters = {key: _decode(value) for key, value in content["parameters"].items()}
+    if content["class"] == FrozenEstimator.__name__:
+        inner = _decode_estimator(
+            content["estimator"], f"{prefix}estimator.", tensors, module, version
+        )
+        return FrozenEstimator(inner)
+    parameters = {key: _decode(value, tensors) for key, value in content["parameters"].items()}
     if version < _OWN_ORDER and isinstance(parameters.get("protocol"), AcquisitionProtocol):
         parameters["protocol"] = parameters["protocol"].in_grid_order()
     cls = SAVED_CLASSES[content["class"]]
@@ -338,13 +404,24 @@ def _decode_estimator(
         key: _decode_estimator(part, f"{prefix}{key}.", tensors, module, version)
         for key, part in content.get("parts", {}).items()
     }
+    for key, several in content.get("lists", {}).items():
+        parts[key] = [
+            _decode_estimator(each, f"{prefix}{key}.{k}.", tensors, module, version)
+            for k, each in enumerate(several)
+        ]
+    for key, place in content.get(_SHARED, {}).items():
+        own, _, number = place.partition(".")
+        parts[key] = parts[own][int(number)] if number else parts[own]
     names = cls._get_param_names()
     estimator = cls(**parameters | {key: parts.pop(key) for key in parts.keys() & set(names)})
     for key, part in parts.items():
         setattr(estimator, key, part)
     for key, value in content["fitted"].items():
         is_tensor = isinstance(value, dict) and "tensor" in value
-        setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
+        setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value, tensors))
+    if _STORED in content:
+        stored = {key: _decode(value, tensors) for key, value in content[_STORED].items()}
+        estimator._restore(stored)
     if content["output"] is not None:
         estimator.set_output(transform=content["output"])
     # files of version 1 have requests of fit only
@@ -357,7 +434,7 @@ def _decode_estimator(
         own = {
             key.removeprefix(prefix): values
             for key, values in tensors.items()
-            if key.startswith(prefix) and key.removeprefix(prefix) not in content["fitted"]
+            if key.startswith(prefix) and not _is_other(key.removeprefix(prefix), content)
         }
         _restore_net(estimator, own, content.get("optimizer"))
     if isinstance(estimator, _CompartmentCounter):
@@ -365,6 +442,11 @@ def _decode_estimator(
     if isinstance(estimator, LinearDiscriminantAnalysis):
         _restore_components(estimator)
     return estimator
+
+
+def _is_other(name: str, content: dict[str, Any]) -> bool:
+    """Whether a tensor belongs to a parameter or attribute, and is no weight."""
+    return name.split(".")[0] in {*content["fitted"], _PARAMETER, _STORED}
 
 
 def _restore_net(
@@ -443,31 +525,46 @@ def _current_classifier(
     return cls, {name: value for name, value in given.items() if name in names}
 
 
-def _encode(value: Any, name: str) -> Any:
-    """Encode a value as JSON; types that JSON does not distinguish are tagged."""
+def _encode(value: Any, name: str, place: str, tensors: dict[str, NDArray[Any]]) -> Any:
+    """Encode a value as JSON; types that JSON does not distinguish are tagged.
+
+    Large arrays become tensors, with their place as name.
+    """
+
+    def encode(inner: Any, part: Any) -> Any:
+        return _encode(inner, name, f"{place}.{part}", tensors)
+
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, list):
-        return [_encode(item, name) for item in value]
+        return [encode(item, k) for k, item in enumerate(value)]
     if isinstance(value, tuple):
-        return {"tuple": [_encode(item, name) for item in value]}
+        return {"tuple": [encode(item, k) for k, item in enumerate(value)]}
     if isinstance(value, Mapping):
-        pairs = [[_encode(key, name), _encode(item, name)] for key, item in value.items()]
+        pairs = [[encode(key, f"{key}.key"), encode(item, key)] for key, item in value.items()]
         return {"dict": pairs}
     if isinstance(value, np.ndarray):
+        if value.dtype.kind in _TENSOR_KINDS and value.size > _SMALL:
+            tensors[place] = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+            return {"tensor": place}
         kind = "object" if value.dtype == object else value.dtype.str
-        return {"array": [_encode(item, name) for item in value.tolist()], "dtype": kind}
+        return {"array": [encode(item, k) for k, item in enumerate(value.tolist())], "dtype": kind}
     if isinstance(value, AcquisitionProtocol):
         content = value.to_dict()
         further = {key: content[key] for key in ("readout", "series") if key in content}
         return {"protocol": content["contrasts"], "tr": content["tr"]} | further
+    if is_image(value):
+        plain = image_to_plain(value)
+        return {"image": {key: encode(item, key) for key, item in plain.items()}}
     if _VALUES.get(type(value).__name__) is type(value):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {
             "value": type(value).__name__,
-            "fields": {key: _encode(item, name) for key, item in fields.items()},
+            "fields": {key: encode(item, key) for key, item in fields.items()},
         }
     raise TypeError(
         f"cannot save {name}={value!r}: a {type(value).__name__} cannot be stored"
@@ -475,19 +572,25 @@ def _encode(value: Any, name: str) -> Any:
     )
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
     if isinstance(value, list):
-        return [_decode(item) for item in value]
+        return [_decode(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "image" in value:
+        return image_from_plain(
+            {key: _decode(item, tensors) for key, item in value["image"].items()}
+        )
     if "tuple" in value:
-        return tuple(_decode(item) for item in value["tuple"])
+        return tuple(_decode(item, tensors) for item in value["tuple"])
     if "dict" in value:
-        return {_decode(key): _decode(item) for key, item in value["dict"]}
+        return {_decode(key, tensors): _decode(item, tensors) for key, item in value["dict"]}
     if "array" in value:
-        return np.array([_decode(item) for item in value["array"]], dtype=value["dtype"])
+        return np.array([_decode(item, tensors) for item in value["array"]], dtype=value["dtype"])
     if "value" in value:
-        fields = {key: _decode(item) for key, item in value["fields"].items()}
+        fields = {key: _decode(item, tensors) for key, item in value["fields"].items()}
         return _VALUES[value["value"]](**fields)
     further = {key: value[key] for key in ("readout", "series") if key in value}
     return AcquisitionProtocol.from_dict(

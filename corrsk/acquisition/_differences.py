@@ -20,6 +20,7 @@ Tissue = dict[str, Array]
 _SEED = 2024  # the same voxels in every comparison, so that the verdict is reproducible
 _ROUNDING = 1e-6  # of M0: the rounding noise of signals in single precision
 _OTHER_READOUT = 0.01  # cost of the pair of an echo train and another readout
+_SAME_TIME = 1e-3  # difference of equal scan parameters, in the logarithm
 _STEP = 1e-3  # of the finite differences, in the logarithm of a tissue property
 
 
@@ -50,6 +51,34 @@ def pairing(trained: AcquisitionProtocol, measured: AcquisitionProtocol) -> NDAr
         by_grid = by_grid[linear_sum_assignment(cost)[1]]
     order: NDArray[np.intp] = trained.to_scan_order(by_grid[None])[0]
     return order
+
+
+def positions_within(
+    trained: AcquisitionProtocol, measured: AcquisitionProtocol
+) -> NDArray[np.intp] | None:
+    """Positions of the trained measurements among more measured ones, ascending.
+
+    None if the contrasts differ, the measured protocol has no more measurements than the trained
+    one, or a trained measurement is missing (up to 0.1 % of its scan parameters). Equal
+    measurements are taken in the order of the measured protocol.
+    """
+    fewer = trained.n_measurements < measured.n_measurements
+    if trained.contrasts.keys() != measured.contrasts.keys() or not fewer:
+        return None
+    axes = [(wanted, measured.contrasts[name]) for name, wanted in trained.contrasts.items()]
+    if isinstance(trained.tr, np.ndarray) or isinstance(measured.tr, np.ndarray):
+        axes.append((trained._tr_of_each, measured._tr_of_each))
+    pairs = [_comparable(wanted, had) for wanted, had in axes]
+    free = np.ones(measured.n_measurements, dtype=bool)
+    found = np.empty(trained.n_measurements, dtype=np.intp)
+    for j in range(trained.n_measurements):  # one at a time: long protocols have many pairs
+        distance = np.max([np.abs(had - wanted[j]) for wanted, had in pairs], axis=0)
+        distance[~free] = np.inf
+        found[j] = distance.argmin()
+        if distance[found[j]] > _SAME_TIME:
+            return None
+        free[found[j]] = False
+    return np.sort(found)
 
 
 def _comparable(wanted: Array, had: Array) -> tuple[Array, Array]:

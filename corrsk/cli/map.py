@@ -55,6 +55,15 @@ def map_command(
             "the shipped model for magnitudes or for signed signals, as the images are."
         ),
     ] = "auto",
+    compartments: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=6,
+            help="Largest number of compartments of 'multi-exponential'.",
+            show_default="3, or 2 where the measurements are too few",
+        ),
+    ] = None,
     times: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +112,13 @@ def map_command(
             "path is the name of each subject.",
         ),
     ] = None,
+    context: Annotated[
+        bool,
+        typer.Option(
+            "--context",
+            help="Use the neighbours of each voxel for the number of compartments (networks).",
+        ),
+    ] = False,
     preview: Annotated[
         bool, typer.Option("--preview", help="Draw a slice of the maps to a PNG file.")
     ] = False,
@@ -179,7 +195,13 @@ def map_command(
             select=_selection(select), join=join, te=te,
         )  # fmt: skip
         settings = MapSettings(
-            model=model, mask=mask, atlas=statistics, preview=preview, report=report
+            model=model,
+            mask=mask,
+            atlas=statistics,
+            preview=preview,
+            report=report,
+            n_compartments=compartments,
+            context=context,
         )
         if dry:
             typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))

@@ -40,6 +40,39 @@ def is_image(source: Any) -> bool:
     return hasattr(source, "dataobj") and hasattr(source, "affine")
 
 
+def image_to_plain(image: Any) -> dict[str, Any]:
+    """Values, affine and header of an image of nibabel, as arrays."""
+    header = header_to_plain(image.header)
+    return {"values": np.asanyarray(image.dataobj), "affine": image.affine, "header": header}
+
+
+def image_from_plain(content: dict[str, Any]) -> Any:
+    """Image of :func:`image_to_plain`."""
+    nibabel = import_nibabel()
+    header = header_from_plain(content["header"])
+    wide = isinstance(header, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if wide else nibabel.Nifti1Image
+    return kind(content["values"], content["affine"], header)
+
+
+def header_to_plain(header: Any) -> NDArray[np.uint8] | None:
+    """Bytes of a header of NIfTI; of other formats None."""
+    nibabel = import_nibabel()
+    if not isinstance(header, nibabel.Nifti1Header):  # NIfTI-2 is derived from it
+        return None
+    return np.frombuffer(header.binaryblock, np.uint8)
+
+
+def header_from_plain(content: NDArray[np.uint8] | None) -> Any:
+    """Header of :func:`header_to_plain`, without extensions."""
+    if content is None:
+        return None
+    nibabel = import_nibabel()
+    block = np.asarray(content, np.uint8).tobytes()
+    wide = len(block) == nibabel.Nifti2Header.sizeof_hdr
+    return (nibabel.Nifti2Header if wide else nibabel.Nifti1Header)(block)
+
+
 def stem_of(path: Path) -> str:
     """Name of an image file without its ending."""
     for ending in ENDINGS:

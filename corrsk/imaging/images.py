@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from corrsk._utils.voxels import NoSignalWarning, user_level
 from corrsk.acquisition.labels import signals_table
@@ -25,6 +25,7 @@ SLAB_BYTES = 128 * 1024**2  # of the signals of a slab; a read needs a few times
 _N_JUDGED = 500  # voxels for the kind of the signals
 _MOST_JUDGED = 256  # measurements for it, evenly spaced ones of long echo trains
 _FEWEST_JUDGED = 8  # voxels, from which equal values are no coincidence
+_MOST_LISTED = 60  # rows of the table of a summary; longer ones lack their middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +64,17 @@ class Slab:
         Signals, named and with the protocol, as :meth:`corrsk.SignalMasker.transform` returns
         them.
     n_dark : int
-        Voxels of the mask that are left out: all zero, or with NaN.
+        Voxels of the mask that are left out, those of the surroundings included: all zero, or with
+        NaN.
+    around : Surroundings or None
+        The slab with margins, if these were asked for.
     """
 
     where: Slices
     mask: NDArray[np.bool_]
     signals: pd.DataFrame
     n_dark: int
+    around: Surroundings | None = None
 
     @property
     def n_voxels(self) -> int:
@@ -95,6 +100,22 @@ class Slab:
             If there is not one row for each voxel.
         """
         return fill_mask(values, self.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """A slab together with the slices before and after it.
+
+    Parameters
+    ----------
+    slab : Slab
+        The larger slab.
+    own : ndarray of bool, shape (n_voxels,)
+        Rows of the larger slab that are those of the smaller one.
+    """
+
+    slab: Slab
+    own: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +248,7 @@ class MeasuredImages:
         Returns
         -------
         str
-            A few lines and the table of :meth:`to_frame`.
+            A few lines and the table of :meth:`to_frame`, of long ones the beginning and the end.
         """
         grid = self.grid
         sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(grid.affine[:3, :3], axis=0))
@@ -245,7 +266,7 @@ class MeasuredImages:
                 *(["affine: the identity, so that position and sizes of the voxels are unknown"]
                   if grid.has_identity else []),
                 "times in ms, b in ms/um^2",
-                self.to_frame().to_string(index=False),
+                self.to_frame().to_string(index=False, max_rows=_MOST_LISTED),
             ]
         )  # fmt: skip
 
@@ -281,6 +302,32 @@ class MeasuredImages:
             If the number of volumes is not that of the protocol's measurements.
         """
         return replace(self, protocol=protocol)
+
+    def subset(self, selection: ArrayLike) -> MeasuredImages:
+        """Return the images of some measurements, such as some echoes of a long train.
+
+        Parameters
+        ----------
+        selection : array of bool, shape (n_measurements,), or array of int
+            Mask over the measurements, or their positions; see
+            :meth:`corrsk.AcquisitionProtocol.subset`.
+
+        Returns
+        -------
+        MeasuredImages
+            The images, in the order of these.
+
+        Raises
+        ------
+        ValueError
+            If the selection is invalid.
+        """
+        protocol = self.protocol.subset(selection)
+        chosen = np.asarray(selection)
+        kept = np.flatnonzero(chosen) if chosen.dtype == bool else np.sort(chosen)
+        return replace(
+            self, protocol=protocol, measurements=tuple(self.measurements[j] for j in kept)
+        )
 
     def with_mask(self, mask: Any) -> MeasuredImages:
         """Return the same images with a mask.
@@ -439,7 +486,7 @@ class MeasuredImages:
 
     def slabs(
         self, mask: NDArray[np.bool_] | None = None, *, max_bytes: int = SLAB_BYTES,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike = np.float32, margin: int = 0,
     ) -> Iterator[Slab]:  # fmt: skip
         """Read the signals slab by slab, in ascending order along the last axis.
 
@@ -453,6 +500,9 @@ class MeasuredImages:
             for its values in the folder of temporary files.
         dtype : dtype, default=float32
             Type of the signals.
+        margin : int, default=0
+            Number of slices on either side that are read, too, as `around` of the slab;
+            `max_bytes` is without them.
 
         Yields
         ------
@@ -476,8 +526,40 @@ class MeasuredImages:
                     empty = np.empty((0, every.size), self._type(dtype))
                     yield Slab(where, inside, signals_table(empty, self.protocol), 0)
                     continue
-                yield self._slab(where, inside, self._read(where, files, every, dtype))
+                if not margin:
+                    yield self._slab(where, inside, self._read(where, files, every, dtype))
+                    continue
+                wide = self._widened(where, margin)
+                kept = None if mask is None else mask[wide]
+                yield _core(self._slab(wide, kept, self._read(wide, files, every, dtype)), where)
             files.check_sums()
+
+    def slab(self, where: Slices, mask: NDArray[np.bool_] | None = None) -> Slab:
+        """Read one slab.
+
+        Parameters
+        ----------
+        where : tuple of slice
+            Place of the slab.
+        mask : ndarray of bool, shape (n_x, n_y, n_z), optional
+            Voxels to use; None (default) for the mask of the images.
+
+        Returns
+        -------
+        Slab
+            Signals; see :meth:`slabs`.
+        """
+        mask = self.mask if mask is None else mask
+        with OpenFiles() as files:
+            values = self._read(where, files, np.arange(self.protocol.n_measurements))
+        return self._slab(where, None if mask is None else mask[where], values)
+
+    def _widened(self, where: Slices, margin: int) -> Slices:
+        axis = self.grid.slab_axis
+        own, n = where[axis], self.grid.shape[axis]
+        wide = list(where)
+        wide[axis] = slice(max(0, own.start - margin), min(n, own.stop + margin))
+        return wide[0], wide[1], wide[2]
 
     def _slab(self, where: Slices, inside: NDArray[np.bool_] | None, values: NDArray[Any]) -> Slab:
         kept = np.ones(values.shape[:3], bool) if inside is None else inside.copy()
@@ -627,6 +709,20 @@ class MeasuredImages:
                 )
             values[row] = read
         return np.ascontiguousarray(np.moveaxis(values, 0, -1))
+
+
+def _core(around: Slab, where: Slices) -> Slab:
+    """The part of a slab at a place, with the slab as its surroundings."""
+    local = tuple(
+        slice(own.start - wide.start, own.stop - wide.start)
+        for own, wide in zip(where, around.where, strict=True)
+    )
+    core = np.zeros(around.mask.shape, bool)
+    core[local] = True
+    own = core[around.mask]
+    signals = around.signals[own]
+    signals.attrs = around.signals.attrs
+    return Slab(where, around.mask[local], signals, around.n_dark, Surroundings(around, own))
 
 
 def fill_mask(values: Any, mask: NDArray[np.bool_]) -> NDArray[Any]:

@@ -22,7 +22,12 @@ from corrsk.acquisition.compatibility import ProtocolMismatchError
 from corrsk.acquisition.labels import attached_protocol, signals_table, with_column_names
 from corrsk.acquisition.protocol import AcquisitionProtocol, column_order, protocol_of_columns
 from corrsk.imaging._masks import read_map, read_mask
-from corrsk.imaging._nifti import import_nibabel, is_image
+from corrsk.imaging._nifti import (
+    header_from_plain,
+    header_to_plain,
+    import_nibabel,
+    is_image,
+)
 from corrsk.imaging.bids import BidsSet
 from corrsk.imaging.grid import Grid
 from corrsk.imaging.images import MeasuredImages, fill_mask
@@ -39,6 +44,18 @@ class _Voxels:
     grid: Grid
     mask: NDArray[np.bool_]
     name: str
+
+    def to_plain(self) -> dict[str, Any]:
+        """Convert to arrays and plain values, for files."""
+        header = None if self.grid.header is None else header_to_plain(self.grid.header)
+        return {"shape": self.grid.shape, "affine": self.grid.affine, "header": header,
+                "mask": self.mask, "name": self.name}  # fmt: skip
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> _Voxels:
+        """Restore from the values of :meth:`to_plain`."""
+        shape, header = content["shape"], header_from_plain(content["header"])
+        return cls(Grid(shape, content["affine"], header), content["mask"], content["name"])
 
     @property
     def n_voxels(self) -> int:
@@ -378,6 +395,16 @@ class SignalMasker(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return cast("NDArray[np.object_]", _check_feature_names_in(self, input_features))
+
+    # -- files ----------------------------------------------------------------------
+
+    def _stored(self) -> dict[str, Any]:
+        """Private results of `fit` as arrays and plain values, for :func:`corrsk.save`."""
+        return {"voxels": [one.to_plain() for one in self._voxels]}
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Restore the values of `_stored`."""
+        self._voxels = [_Voxels.from_plain(one) for one in content["voxels"]]
 
     # -- parts ----------------------------------------------------------------------
 

@@ -408,9 +408,9 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, _VoxelModel):
             warnings.warn(
                 f"{misfit.sum()} of {misfit.size} voxels are not explained by the fitted "
                 "compartments: the residual exceeds the noise. Possible causes are a flipped sign, "
-                "magnitude images, another protocol or inversion efficiency, properties beyond the "
-                f"bounds, more compartments{self._further_causes}. The probabilities of these "
-                "voxels are nearly equal",
+                "magnitude images, another protocol or inversion efficiency, echoes of a train "
+                "taken for single spin echoes, properties beyond the bounds, more compartments"
+                f"{self._further_causes}. The probabilities of these voxels are less certain",
                 ConvergenceWarning,
                 stacklevel=user_level(),
             )

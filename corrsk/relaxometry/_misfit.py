@@ -37,35 +37,48 @@ class Misfit(NamedTuple):
 
     chi2 : (V, C), reduced; NaN without an estimate of the noise
     significant : (V, C), whether the residual exceeds the noise
+    inside : (V, C), sum of squares of the residual inside the subspace of all mixtures
+    rank : dimensions of this subspace
     """
 
     chi2: Array
     significant: NDArray[np.bool_]
+    inside: Array
+    rank: int
 
-    def spread(self, weights: Array, possible: NDArray[np.bool_]) -> Array:
-        """Move the weights of signals that no fit explains towards equal ones.
+    @property
+    def unexplained(self) -> NDArray[np.bool_]:
+        """Signals (V,) that no fit explains."""
+        return np.asarray(self.significant.all(axis=1))
+
+    def spread(self, weights: Array, remainder: Array) -> Array:
+        """Mix the weights of signals that no fit explains with others.
 
         A criterion compares fits as if their residuals were noise, so that tiny differences
         between wrong fits of a precise signal decide with certainty. The weights therefore count
-        with the share of the noise in the residual variance of the best fit, ``1 / chi2``; the
-        remainder is divided equally. The order of the weights does not change.
+        with the share of the noise in the residual variance of the best fit, ``1 / chi2``.
 
         Parameters
         ----------
         weights : ndarray of shape (V, K)
             Weights of K counts with sum 1.
-        possible : ndarray of bool, shape (K,)
-            Counts that can be selected at all.
+        remainder : ndarray of shape (K,) or (V, K)
+            Weights of what the noise does not explain, with sum 1.
 
         Returns
         -------
         ndarray of shape (V, K)
             Weights, unchanged where any fit explains the signal.
         """
-        unexplained = self.significant.all(axis=1, keepdims=True)
-        chi2 = np.where(np.isnan(self.chi2), np.inf, self.chi2).min(axis=1, keepdims=True)
-        share = np.where(unexplained, 1 / np.maximum(chi2, 1.0), 1.0)
-        return np.asarray(share * weights + (1 - share) * (possible / possible.sum()))
+        chi2 = np.where(np.isnan(self.chi2), np.inf, self.chi2).min(axis=1)
+        share = np.where(self.unexplained, 1 / np.maximum(chi2, 1.0), 1.0)[:, None]
+        return np.asarray(share * weights + (1 - share) * remainder)
+
+    def in_proportion(self) -> Array:
+        """Weights (V, C) of fits in inverse proportion to their residual inside the subspace."""
+        inside = np.maximum(np.nan_to_num(self.inside, posinf=1.0), _SMALLEST_RESIDUAL**2)
+        weights = 1 / np.sqrt(inside)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 class NoiseSubspace:
@@ -141,4 +154,5 @@ class NoiseSubspace:
         chi2 = np.where((spare > 0) & (freedom > 0), chi2, np.nan)
         testable = (spare > 0) & (between > 0)
         significant = (testable & (probability < _LEVEL)) | empty
-        return Misfit(chi2, significant)
+        inside = np.maximum(rss - noise, 0.0)
+        return Misfit(chi2, significant, inside, self._rank)

@@ -169,8 +169,12 @@ class MultiExponentialClassifier(_CompartmentCounter):
 
     A voxel that no count explains (an F-test of the residual against the noise, which is estimated
     from the part of the signal outside the subspace of all mixtures, at a level of 1e-6) has
-    probabilities ``P / chi2 + (1 - 1 / chi2) / n_classes`` with the reduced chi2 of the best
-    fit; one ConvergenceWarning has the number of such voxels.
+    probabilities ``P / chi2 + (1 - 1 / chi2) Q`` with the reduced chi2 of the best fit. P are those
+    of the criterion for the residuals inside the subspace, with its dimensions as measurements,
+    because what no fit explains is an error of the model; Q are inversely proportional to the root
+    of these residuals, and equal for counts that fail alike. After :meth:`calibrate`, whose noise
+    has such errors, P are those of the criterion and Q are equal. One ConvergenceWarning has the
+    number of such voxels.
 
     The probabilities of voxels without signal (all zero) and of voxels that cannot be solved are
     NaN and the predicted label is 0; one warning of each kind has their number. The
@@ -578,19 +582,39 @@ class MultiExponentialClassifier(_CompartmentCounter):
         N = self.n_features_in_
         possible = needed_measurements(n_fitted, self.criterion) <= N
         possible[0] = True
+        kept = [fits[K - 1] for K in counts]
         misfit = self._misfit(unit, [fits[K - 1] for K in counts[possible]])
         prior = self._residual_variance
         of_image = (0.0, 0.0) if prior is None else (prior.squares(unit), prior.freedom)
+        weights = self._counted(self._criterion_weights(rss, N, n_fitted, *of_image), kept, counts)
+        remainder = np.tile(possible / possible.sum(), (len(rss), 1))
+        rows = np.flatnonzero(misfit.unexplained)
+        if prior is None and rows.size:
+            # what no fit explains is an error of the model in as many dimensions as signals have
+            inside = np.ones((rows.size, len(counts)))
+            inside[:, possible] = misfit.inside[rows]
+            wrong = self._criterion_weights(inside, misfit.rank, n_fitted)
+            weights[rows] = self._counted(wrong, [fit.take(rows) for fit in kept], counts)
+            remainder[np.ix_(rows, possible)] = misfit.in_proportion()[rows]
+        return misfit.spread(weights, remainder)[:, np.argsort(order)], misfit
+
+    def _criterion_weights(
+        self,
+        rss: Array,
+        n_measurements: int,
+        n_fitted: NDArray[np.int64],
+        squares: Array | float = 0.0,
+        freedom: float = 0.0,
+    ) -> Array:
+        """Weights (V, C) of fits by the criterion."""
+        of_image = squares, freedom
         if self.criterion == "f-test":
-            chosen = f_test_choice(rss, N, n_fitted, self.alpha, *of_image)
-            weights: Array = np.eye(len(counts))[chosen]
+            chosen = f_test_choice(rss, n_measurements, n_fitted, self.alpha, *of_image)
+            weights: Array = np.eye(rss.shape[1])[chosen]
             weights[~np.isfinite(rss).all(axis=1)] = np.nan
-        else:
-            values = information_criterion(rss, N, n_fitted + 1, self.criterion, *of_image)
-            weights = criterion_weights(values)
-        if self.min_fraction:
-            weights = self._of_counted(weights, [fits[K - 1] for K in counts], counts)
-        return misfit.spread(weights, possible)[:, np.argsort(order)], misfit
+            return weights
+        values = information_criterion(rss, n_measurements, n_fitted + 1, self.criterion, *of_image)
+        return criterion_weights(values)
 
     @property
     def _residual_variance(self) -> ResidualVariance | None:
@@ -615,8 +639,10 @@ class MultiExponentialClassifier(_CompartmentCounter):
             self.calibration_, voxel_residual=found.sigma, residual_freedom=found.freedom
         )
 
-    def _of_counted(self, weights: Array, fits: Sequence[Fit], counts: NDArray[np.int64]) -> Array:
+    def _counted(self, weights: Array, fits: Sequence[Fit], counts: NDArray[np.int64]) -> Array:
         """Weights (V, C) of fits as weights of the numbers of compartments that count."""
+        if not self.min_fraction:
+            return weights
         counted = np.zeros_like(weights)
         for column, fit in enumerate(fits):
             total = fit.amplitudes.sum(axis=1, keepdims=True)

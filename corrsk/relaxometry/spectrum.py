@@ -259,7 +259,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
             least = self._solver.fixed(unit[rows], SMALLEST_ALPHA)
             rss = self._solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))
             again = self._noise.misfit(unit[rows], rss[:, None], none_fitted, total[rows])
-            misfit.chi2[rows], misfit.significant[rows] = again
+            misfit.chi2[rows], misfit.significant[rows] = again.chi2, again.significant
         return misfit
 
     def _probabilities(self, unit: Array) -> tuple[Array, Array]:
@@ -272,6 +272,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
         order = np.argsort(self.counts_)
         nearest = order[np.abs(n_peaks[:, None] - self.counts_[order]).argmin(axis=1)]
         misfit = self._misfit(unit, dual, alpha)
-        probabilities = misfit.spread(np.eye(order.size)[nearest], np.ones(order.size, dtype=bool))
+        probabilities = misfit.spread(
+            np.eye(order.size)[nearest], np.full(order.size, 1 / order.size)
+        )
         probabilities[~solved] = np.nan
         return probabilities, misfit.significant[:, 0].astype(np.float64)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ _REACH = 4.0  # voxels, beyond which noise is taken as uncorrelated
 _VOLUME = (0, 12, 100, 600)  # voxels within a somewhat larger distance, by the number of axes
 _CORRELATED = 1.5  # voxels that share their noise, from which on it spreads the eigenvalues
 _LEAST_PAIRS = 200  # of voxels for an estimate of the correlation
+_QUARTILE = 0.25  # of the differences of nearest neighbours, for the spread within a tissue
 _EDGE = 1.05  # tolerance of the largest eigenvalue of noise
 _KERNEL = 1.25  # radius at which the weight by distance is zero, of the radius of the step
 
@@ -149,9 +151,12 @@ def average_like_neighbours(
     averages start with the nearest neighbours, and each step doubles their number. The weight of a
     pair falls with the squared difference of the averages of the step before, divided by its
     variance for equal signals: it is 1 up to the 97 % quantile of the chi-squared distribution,
-    and 0 from twice this quantile on. Because averages have less noise than signals, later steps
-    separate tissues that single voxels cannot. Signals are compared in the principal components
-    that exceed the noise (edge of Marchenko and Pastur; Veraart et al., NeuroImage 142, 394, 2016),
+    and 0 from twice this quantile on. Relaxation times and pulses vary within a tissue, too: the
+    variance for equal signals is the larger one of that of noise and that of nearest neighbours,
+    from the lower quartile of their squared differences. Because averages have less noise than
+    signals, later steps separate tissues that single voxels cannot. Signals are compared in the
+    principal components that exceed the noise (edge of Marchenko and Pastur; Veraart et al.,
+    NeuroImage 142, 394, 2016),
     which have less noise than all measurements together. Averaging of voxels with similar signals
     in a fixed window was introduced to relaxometry as NESMA (Bouhrara et al., J. Magn. Reson.
     Imaging 49, 768, 2019).
@@ -173,25 +178,110 @@ def average_like_neighbours(
         raise ValueError("averages of magnitudes need sigma; see estimate_noise")
     values, inside, size = _checked(volume, mask, voxel_size, n_neighbors, sigma)
     given = None if sigma is None else float(sigma)
-    subspace = Subspace.from_signals(values[inside], given)
-    correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
-    if correlated > _CORRELATED:
-        subspace = Subspace.from_signals(values[inside], given, correlated)
+    comparison = Comparison.from_image(values, inside, size, n_neighbors, given)
+    return average_compared(values, inside, comparison, noise_distribution)
+
+
+class Comparison(NamedTuple):
+    """How the voxels of an image are compared: noise, its correlation, and neighbours.
+
+    A part of an image is averaged as the whole with the comparison of the whole.
+
+    Parameters
+    ----------
+    subspace : Subspace
+        Directions with and without signal.
+    correlated : float
+        Number of voxels that share their noise.
+    neighbours : Neighbours
+        Half of the neighbours of a voxel.
+    spread : float
+        Variance of the signals of one tissue relative to that of noise, at least 1: relaxation
+        times and pulses vary within a tissue.
+    """
+
+    subspace: Subspace
+    correlated: float
+    neighbours: Neighbours
+    spread: float
+
+    @classmethod
+    def from_image(
+        cls,
+        values: Array,
+        inside: NDArray[np.bool_],
+        voxel_size: NDArray[np.float64],
+        n_neighbors: int,
+        sigma: float | None,
+        shape: Sequence[int] | None = None,
+    ) -> Comparison:
+        """Find the noise of an image or of a part of it; `shape` is that of the whole image.
+
+        Raises
+        ------
+        ValueError
+            If `sigma` is None and the noise cannot be estimated.
+        """
+        subspace = Subspace.from_signals(values[inside], sigma)
         correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
+        if correlated > _CORRELATED:
+            subspace = Subspace.from_signals(values[inside], sigma, correlated)
+            correlated = _correlated_voxels(values @ subspace.noise.astype(np.float32), inside)
+        shape = inside.shape if shape is None else shape
+        neighbours = Neighbours.nearest(shape, voxel_size, n_neighbors)
+        return cls(subspace, correlated, neighbours, _spread(values, inside, subspace, neighbours))
+
+    @property
+    def steps(self) -> list[Neighbours]:
+        """Neighbours of each step."""
+        numbers = _numbers(2 * len(self.neighbours.offsets))
+        return [self.neighbours.within(number) for number in numbers]
+
+    @property
+    def reach(self) -> NDArray[np.intp]:
+        """Voxels along each axis on which the average of a voxel depends, on either side."""
+        found = np.zeros(self.neighbours.offsets.shape[1], dtype=np.intp)
+        for neighbours in self.steps:
+            found += np.abs(neighbours.offsets).max(axis=0)
+        return found
+
+
+def average_compared(
+    values: Array,
+    inside: NDArray[np.bool_],
+    comparison: Comparison,
+    noise_distribution: str = "gaussian",
+) -> AveragedSignals:
+    """Average like neighbours of an image, or a part of one, by a given comparison.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (.., n_measurements)
+        Signals, 0 outside.
+    inside : ndarray of bool, shape (..)
+        Voxels to use.
+    comparison : Comparison
+        Noise and neighbours.
+    noise_distribution : {"gaussian", "rician"}, default="gaussian"
+        See :func:`average_like_neighbours`.
+
+    Returns
+    -------
+    AveragedSignals
+        Averages, and the noise that remains.
+    """
+    subspace, correlated = comparison.subspace, comparison.correlated
     k = subspace.signal.shape[1]
     compared = values @ subspace.signal.astype(np.float32)
-    whole = Neighbours.nearest(inside.shape, size, n_neighbors)
-    limit = float(chi2.ppf(_CONFIDENCE, k)) * subspace.sigma**2
+    limit = float(chi2.ppf(_CONFIDENCE, k)) * subspace.sigma**2 * comparison.spread
     averages, variance = compared, np.ones(inside.shape, dtype=np.float32)
     n_averaged = variance
-    numbers = _numbers(2 * len(whole.offsets))
-    for number in numbers:
-        source = values if number == numbers[-1] else compared
-        averages, n_averaged = _step(
-            source, averages, variance, inside, whole.within(number), limit
-        )
+    steps = comparison.steps
+    for number, neighbours in enumerate(steps, 1):
+        source = values if number == len(steps) else compared
+        averages, n_averaged = _step(source, averages, variance, inside, neighbours, limit)
         variance = np.minimum(correlated / n_averaged, 1)
-    signals = averages if numbers else values
+    signals = averages if steps else values
     if noise_distribution == "rician":
         remaining = subspace.sigma * np.sqrt(variance[inside])
         signals[inside] = with_floor_of(signals[inside], subspace.sigma, remaining)
@@ -276,16 +366,21 @@ def _step(
     limit: float,
 ) -> tuple[Array, Array]:
     """Average the values of a source with weights from the averages of the step before."""
+    radius = _KERNEL * neighbours.distances[-1]
+    closeness = (1 - (neighbours.distances / radius) ** 2).astype(np.float32)
+    if find_spec("numba") is not None:
+        return _compiled_step(
+            source, averages, variance, inside, neighbours.offsets, closeness, limit
+        )
     total = source.copy()
     weights = np.ones(inside.shape, dtype=np.float32)
     squared = np.ones(inside.shape, dtype=np.float32)
-    radius = _KERNEL * neighbours.distances[-1]
-    for offset, distance in zip(neighbours.offsets, neighbours.distances, strict=True):
+    for offset, close in zip(neighbours.offsets, closeness, strict=True):
         one, other = pair_slices(offset, inside.shape)
         difference = averages[one] - averages[other]
         statistic = np.einsum("...k,...k->...", difference, difference)
         statistic /= limit * (variance[one] + variance[other])
-        weight = np.clip(2 - statistic, 0, 1) * np.float32(1 - (distance / radius) ** 2)
+        weight = np.clip(2 - statistic, 0, 1) * close
         weight *= inside[one] & inside[other]
         weights[one] += weight
         weights[other] += weight
@@ -296,6 +391,54 @@ def _step(
         squared[other] += weight
     total /= weights[..., None]
     return total, weights**2 / squared
+
+
+def _compiled_step(
+    source: Array, averages: Array, variance: Array, inside: NDArray[np.bool_],
+    offsets: NDArray[np.intp], closeness: Array, limit: float,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Run the step compiled, many times as fast; images of two axes get a third one."""
+    from corrsk.spatial._kernel import step
+
+    missing = 3 - inside.ndim
+    shape = inside.shape + (1,) * missing
+    total = np.empty((*shape, source.shape[-1]), np.float32)
+    n_averaged = np.empty(shape, np.float32)
+    step(
+        np.ascontiguousarray(source).reshape(total.shape),
+        np.ascontiguousarray(averages).reshape(*shape, -1),
+        np.ascontiguousarray(variance).reshape(shape), inside.reshape(shape),
+        np.pad(offsets, ((0, 0), (0, missing))).astype(np.int64), closeness, np.float32(limit),
+        total, n_averaged,
+    )  # fmt: skip
+    return total.reshape(source.shape), n_averaged.reshape(inside.shape)
+
+
+def _spread(
+    values: Array, inside: NDArray[np.bool_], subspace: Subspace, neighbours: Neighbours
+) -> float:
+    """Variance of the signals of one tissue relative to that of noise.
+
+    From the differences of nearest neighbours in the directions of signals, relative to those in
+    the directions of noise, which have the same correlation. Their lower quartile is that of one
+    tissue if more than half of the pairs are in one tissue.
+    """
+    signal, noise = (
+        values @ part.astype(np.float32)
+        for part in (subspace.signal, subspace.noise[:, -_N_NOISE:])
+    )
+    squares, floors = [], []
+    for offset in neighbours.within(2).offsets:
+        one, other = pair_slices(offset, inside.shape)
+        both = inside[one] & inside[other]
+        squares.append(((signal[one] - signal[other])[both] ** 2).sum(axis=-1))
+        floors.append(((noise[one] - noise[other])[both] ** 2).mean(axis=-1))
+    found = np.concatenate(squares) if squares else np.zeros(0)
+    if found.size < _LEAST_PAIRS:
+        return 1.0
+    floor = float(np.concatenate(floors).mean(dtype=np.float64))
+    expected = float(chi2.ppf(_QUARTILE, signal.shape[-1])) * floor
+    return max(1.0, float(np.quantile(found, _QUARTILE)) / expected) if expected > 0 else 1.0
 
 
 def _correlated_voxels(noise: Array, inside: NDArray[np.bool_]) -> float:

@@ -33,7 +33,14 @@ from corrsk._utils.voxels import (
     without_signal,
 )
 from corrsk.spatial._coverage import Coverage
-from corrsk.spatial.averaging import AveragedSignals, average_like_neighbours, like_neighbours
+from corrsk.spatial._neighbours import checked_voxel_size
+from corrsk.spatial.averaging import (
+    AveragedSignals,
+    Comparison,
+    average_compared,
+    average_like_neighbours,
+    like_neighbours,
+)
 from corrsk.spatial.field import mean_field
 
 METHODS = ("average", "field", "average+field")
@@ -181,7 +188,7 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
         """
         several = self._estimators()
         fitted = [clone(each).fit(X, y) for each in several]
-        coverages = Coverage.of_all(fitted, self.noise_range)
+        Coverage.of_all(fitted, self.noise_range)  # its errors
         first = fitted[0]
         for each in fitted[1:]:
             if not np.array_equal(each.classes_, first.classes_):
@@ -195,7 +202,6 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
                     f"{first.n_features_in_} and {each.n_features_in_}"
                 )
         self.estimators_ = fitted
-        self._coverages = coverages
         return self
 
     def _estimators(self) -> list[Any]:
@@ -277,8 +283,18 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
             )
             found: NDArray[np.float64] = self.estimators_[0].predict_proba(X)
             return found
+        return self._predicted(X, places)
+
+    def _predicted(
+        self, X: Any, places: _Places, comparison: Comparison | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities of places; `comparison` is that of the image of which they are a part."""
         inside = places.inside
-        if "average" in self.method:
+        if comparison is not None:
+            volume = places.volume.astype(np.float32)
+            volume[~inside] = 0
+            averaged = average_compared(volume, inside, comparison, self.noise_distribution)
+        elif "average" in self.method:
             averaged = self._averaged(places)
         else:
             averaged = average_like_neighbours(
@@ -367,6 +383,75 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
         labels = np.ravel(self.predict(X))
         return float(accuracy_score(np.ravel(y), labels, sample_weight=weight))
 
+    # -- images in parts ----------------------------------------------------------------
+
+    def compare(self, X: ArrayLike, mask: Any = None, *, shape: Any = None) -> Comparison:
+        """Find the noise and the neighbours of an image from a part of it.
+
+        Parameters
+        ----------
+        X : array
+            Signals; see :meth:`predict_proba`.
+        mask : array of bool or nibabel image, optional
+            See :meth:`predict_proba`.
+        shape : tuple of int, optional
+            Number of voxels of the whole image along each axis; None (default) for that of X.
+
+        Returns
+        -------
+        Comparison
+            Argument of :meth:`predict_proba_of_part`. Its attribute `reach` is the number of voxels
+            along each axis on which the result of a voxel depends.
+
+        Raises
+        ------
+        ValueError
+            If the places of the voxels are unknown, the noise cannot be estimated, or `method` has
+            a field, which depends on all voxels.
+        """
+        check_is_fitted(self)
+        if self.method != "average":
+            raise ValueError(
+                f"parts of an image need method='average', got {self.method!r}: a field depends on "
+                "all voxels"
+            )
+        places = self._places(X, mask)
+        if places is None:
+            raise ValueError("rows of signals need a mask, the places of their voxels")
+        volume = places.volume.astype(np.float32)
+        volume[~places.inside] = 0
+        whole = places.inside.shape if shape is None else shape
+        size = checked_voxel_size(places.voxel_size, places.inside.ndim)
+        return Comparison.from_image(
+            volume, places.inside, size, self.n_neighbors, self.sigma, whole
+        )
+
+    def predict_proba_of_part(
+        self, X: ArrayLike, mask: Any, comparison: Comparison
+    ) -> NDArray[np.float64]:
+        """Predict the probability of each class in a part of an image.
+
+        Parameters
+        ----------
+        X : array
+            Signals; see :meth:`predict_proba`.
+        mask : array of bool or nibabel image
+            See :meth:`predict_proba`.
+        comparison : Comparison
+            Noise and neighbours of the image, from :meth:`compare`.
+
+        Returns
+        -------
+        ndarray
+            See :meth:`predict_proba`. Equal to those of the whole image in voxels that are at least
+            `comparison.reach` away from the cut surfaces of the part.
+        """
+        check_is_fitted(self)
+        places = self._places(X, mask)
+        if places is None:
+            raise ValueError("rows of signals need a mask, the places of their voxels")
+        return self._predicted(X, places, comparison)
+
     # -- parts ------------------------------------------------------------------------
 
     def _averaged(self, places: _Places) -> AveragedSignals:
@@ -437,7 +522,8 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
         if hasattr(X, "columns"):
             table = pd.DataFrame(rows, columns=X.columns)
             table.attrs = dict(X.attrs)
-        excess = np.stack([each.excess(table, sigma) for each in self._coverages])
+        coverages = Coverage.of_all(self.estimators_, self.noise_range)
+        excess = np.stack([each.excess(table, sigma) for each in coverages])
         chosen = excess.argmin(axis=0)
         self._warn_of_noise(excess.min(axis=0), sigma)
         found = np.empty((len(rows), len(self.classes_)))

@@ -597,6 +597,11 @@ def trust_table() -> str:
 SPATIAL_ENDS = ("voxel by voxel", "oracle: true parcel averaged")
 
 
+def measured(case: str, key: str) -> Any:
+    """An entry of a case in the record "measured"."""
+    return record("measured")["cases"][case][key]
+
+
 def spatial(method: str, key: str, condition: str = "3 %") -> Any:
     """A figure of a method in the record "spatial"; the mean over its phantoms."""
     found = record("spatial")["conditions"][condition]["methods"][method][key]
@@ -611,14 +616,18 @@ def spatial_conditions() -> list[str]:
 def spatial_table(condition: str) -> str:
     """Accuracy, share of the gap, borders, lesions and calibration of all methods."""
     rows = []
-    for method, found in record("spatial")["conditions"][condition]["methods"].items():
+    methods = record("spatial")["conditions"][condition]["methods"]
+    first, last = (methods[end] for end in SPATIAL_ENDS)
+    for method, found in methods.items():
         row = [method]
         for key in ("how many", "more than one"):
             value = found[f"{key} (%)"]
             row.append(f"**{value['mean']:.1f}** ± {value['error']:.1f}")
         for key in ("how many", "more than one"):
             share = found[f"share of the gap closed, {key} (%)"]
-            row.append("" if method in SPATIAL_ENDS else f"{share:.0f}\u00a0%")
+            gap = last[f"{key} (%)"]["mean"] > first[f"{key} (%)"]["mean"]
+            shown = f"{share:.0f}\u00a0%" if gap else "no gap"
+            row.append("" if method in SPATIAL_ENDS else shown)
         row += [
             SLASH.join(
                 f"{found[f'{key}, within a voxel of a border (%)']['mean']:.1f}"

@@ -132,6 +132,27 @@ def test_the_table_has_what_is_read(save, volume, times, protocol):
     assert "mask: 60 voxels" in text
 
 
+def test_a_long_table_lacks_its_middle(volume):
+    protocol = AcquisitionProtocol(te=np.arange(1.0, 201.0))
+    images = load_images(np.ones((2, 2, 1, 200)), protocol)
+    lines = images.summary().splitlines()
+    assert len(lines) < 80
+    assert any(line.strip().startswith("..") for line in lines)
+    assert "200.0" in lines[-1]
+
+
+def test_a_subset_has_the_volumes_of_its_measurements(save, volume, times, protocol):
+    images = load_images(save(volume), times)
+    part = images.subset([5, 2])
+    assert part.protocol == protocol.subset([2, 5])
+    np.testing.assert_array_equal(part.to_array(), volume[..., [2, 5]])
+    mask = np.zeros(protocol.n_measurements, bool)
+    mask[[2, 5]] = True
+    np.testing.assert_array_equal(images.subset(mask).to_array(), part.to_array())
+    with pytest.raises(ValueError, match="positions must lie in"):
+        images.subset([0, protocol.n_measurements])
+
+
 def test_magnitudes_are_found(volume, protocol):
     bright = np.tile(np.abs(volume[1:]), (3, 3, 1, 1))
     assert load_images(bright, protocol).kinds == ("magnitude",)

@@ -210,7 +210,7 @@ def test_wrong_signals_have_no_certain_count(criterion, wrong, explained):
         probabilities = model.predict_proba(X)
     assert len(caught) == 1
     assert caught[0].filename.endswith("test_bounds_and_misfit.py")
-    np.testing.assert_allclose(probabilities, 1 / 3, atol=0.1)
+    np.testing.assert_allclose(probabilities, 1 / 3, atol=0.15)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     with pytest.warns(ConvergenceWarning) as caught:
         found = model.estimate_compartments(X)
@@ -246,12 +246,37 @@ def test_a_precise_signal_of_many_compartments_has_no_certain_count():
     model = fits(protocol).fit(X)
     with pytest.warns(ConvergenceWarning, match=UNEXPLAINED):
         probabilities = model.predict_proba(X)
-    assert probabilities.max() < 0.9
+    assert probabilities.max() < 0.95
     assert (probabilities.argmax(axis=1) == 2).all()  # the best of the wrong fits stays the best
+    assert (probabilities[:, 0] < 0.05).all()  # but one compartment fits 70 times worse
     with pytest.warns(ConvergenceWarning, match=UNEXPLAINED):
-        chi2 = model.estimate_compartments(X)["chi2"]
-    # the best fit counts with the share of the noise in its residual variance
-    np.testing.assert_allclose(probabilities[:, 2], 1 / chi2 + (1 - 1 / chi2) / 3, rtol=1e-6)
+        table = model.estimate_compartments(X)
+    # a count that the criterion rejects has the part of the residual that the noise does not
+    # explain, in inverse proportion to the residuals (1.02: those inside the subspace alone)
+    rss = []
+    for K in (1, 2, 3):
+        with pytest.warns(ConvergenceWarning, match=UNEXPLAINED):
+            rss.append(model.estimate_compartments(X, K)["rss"])
+    inverse = 1 / np.sqrt(np.stack(rss, axis=1))
+    share = inverse / inverse.sum(axis=1, keepdims=True)
+    chi2 = table["chi2"].to_numpy()
+    np.testing.assert_allclose(
+        probabilities[:, :2], (1 - 1 / chi2)[:, None] * share[:, :2], rtol=0.2
+    )
+
+
+def test_an_error_of_the_model_is_no_evidence_for_more_compartments():
+    # a slow drift of the gain, far below the noise of an echo but not of 1000 echoes together
+    protocol = AcquisitionProtocol(te=np.linspace(2, 2000, 1000))
+    drift = 1 + 0.3 * np.sin(2 * np.pi * np.linspace(0, 25, 1000))
+    X = with_noise(decay(protocol, [120], [1]) * drift, 0.02)
+    model = fits(protocol, criterion="bic").fit(X)
+    with pytest.warns(ConvergenceWarning, match=UNEXPLAINED):
+        table = model.estimate_compartments(X)
+    assert table["misfit"].all()
+    with pytest.warns(ConvergenceWarning, match=UNEXPLAINED):
+        probabilities = model.predict_proba(X)
+    assert (probabilities[:, 0] > 0.5).all()
 
 
 def test_tissue_beyond_the_bounds_is_a_misfit_and_not_noise():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from corrsk.spatial import average_like_neighbours, make_parcel_phantom
+from corrsk.spatial.averaging import Comparison, average_compared
 
 
 def error(averaged, phantom):
@@ -112,3 +113,64 @@ def test_signals_without_noise_need_sigma():
     phantom = make_parcel_phantom((8, 8), n_parcels=1, noise_level=0.0, random_state=0)
     with pytest.raises(ValueError, match="pass sigma"):
         average_like_neighbours(phantom.signals)
+
+
+@pytest.mark.parametrize("shape", [(20, 17), (9, 8, 6)])
+def test_the_compiled_step_equals_that_of_numpy(shape, monkeypatch):
+    pytest.importorskip("numba")
+    phantom = make_parcel_phantom(shape, n_parcels=3, noise_level=0.03, random_state=2)
+    mask = np.ones(shape, bool)
+    mask[2:5, 3:6] = False
+    compiled = average_like_neighbours(phantom.signals, mask=mask, n_neighbors=100)
+    monkeypatch.setattr("corrsk.spatial.averaging.find_spec", lambda name: None)
+    plain = average_like_neighbours(phantom.signals, mask=mask, n_neighbors=100)
+    # other orders of the sums
+    np.testing.assert_allclose(compiled.signals, plain.signals, atol=1e-5)
+    np.testing.assert_allclose(compiled.sigma, plain.sigma, rtol=1e-4)
+    np.testing.assert_allclose(compiled.n_averaged, plain.n_averaged, rtol=1e-4)
+
+
+def test_a_part_with_margins_is_averaged_as_the_whole():
+    phantom = make_parcel_phantom((12, 10, 40), n_parcels=6, noise_level=0.03, random_state=2)
+    values = phantom.signals.astype(np.float32)
+    inside = np.ones(values.shape[:3], bool)
+    size = np.ones(3)
+    comparison = Comparison.from_image(values, inside, size, 50, None)
+    reach = comparison.reach[2]
+    assert 3 <= reach <= 10
+    whole = average_compared(values, inside, comparison)
+    part = slice(15 - reach, 20 + reach)
+    found = average_compared(values[:, :, part], inside[:, :, part], comparison)
+    core = slice(reach, reach + 5)
+    np.testing.assert_allclose(found.signals[:, :, core], whole.signals[:, :, 15:20], atol=1e-5)
+    np.testing.assert_allclose(found.sigma[:, :, core], whole.sigma[:, :, 15:20], rtol=1e-4)
+    # a margin that is smaller than the reach changes the averages
+    part = slice(15, 20)
+    cut = average_compared(values[:, :, part], inside[:, :, part], comparison)
+    assert np.abs(cut.signals - whole.signals[:, :, 15:20]).max() > 1e-4
+
+
+def comparison_of(phantom):
+    inside = np.ones(phantom.parcels.shape, bool)
+    return Comparison.from_image(
+        phantom.signals.astype(np.float32), inside, np.ones(inside.ndim), 200, None
+    )
+
+
+@pytest.mark.parametrize("fwhm", [0.0, 2.0])
+def test_variation_within_a_tissue_is_measured_beside_the_noise(fwhm):
+    given = {"n_parcels": 5, "noise_fwhm": fwhm, "random_state": 4}
+    constant = make_parcel_phantom((48, 48), noise_level=0.01, **given)
+    # one quartile of 2209 pairs, whose standard error is about 3 %
+    assert comparison_of(constant).spread == pytest.approx(1, abs=0.15)
+    varied = make_parcel_phantom((48, 48), noise_level=0.01, variation=0.1, **given)
+    assert comparison_of(varied).spread > 1.5
+    # without it, voxels of one tissue would be called unlike
+    found = average_like_neighbours(varied.signals, n_neighbors=200)
+    inside = np.ones(varied.parcels.shape, bool)
+    strict = comparison_of(varied)._replace(spread=1.0)
+    assert (
+        found.n_averaged.mean()
+        > 1.2
+        * average_compared(varied.signals.astype(np.float32), inside, strict).n_averaged.mean()
+    )

@@ -245,6 +245,41 @@ def test_another_protocol_is_refused_before_anything_is_written(scan, values, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_of_some_measurements_uses_these(values, model, tmp_path):
+    more = AcquisitionProtocol.from_grid(ti=[50, 300, 500, 900, 2500], te=[10, 20, 30, 70, 150])
+    kept = [more.feature_names.index(name) for name in PROTOCOL.feature_names]
+    volume = np.full((*SHAPE, 25), np.nan_to_num(values.mean()), np.float32)
+    volume += np.random.default_rng(0).normal(size=volume.shape)
+    volume[..., kept] = values
+    nibabel.save(nibabel.Nifti1Image(volume, AFFINE), tmp_path / "scan.nii.gz")
+    more.to_json(tmp_path / "times.json")
+    out = tmp_path / "out"
+    (record,) = map_subjects(
+        subjects_of(tmp_path / "scan.nii.gz"), out, MapSettings(model, mask="none"), verbose=False
+    )
+    assert any("16 of the 25 measurements" in one["message"] for one in record["warnings"])
+    expected = model.predict_proba(values.reshape(-1, 16), protocol=PROTOCOL)
+    np.testing.assert_allclose(
+        read(out / "probabilities.nii.gz").reshape(-1, 2), expected, atol=1e-5
+    )
+    # a measurement that the images lack is no part of them
+    other = AcquisitionProtocol.from_grid(ti=[50, 300, 500, 900], te=[10, 20, 30, 70, 150])
+    other.to_json(tmp_path / "times.json")
+    nibabel.save(nibabel.Nifti1Image(volume[..., :20], AFFINE), tmp_path / "scan.nii.gz")
+    with pytest.raises(ProtocolMismatchError, match="20 measurements in place of 16"):
+        map_subjects(subjects_of(tmp_path / "scan.nii.gz"), tmp_path / "no", MapSettings(model))
+
+
+def test_the_number_of_compartments_is_for_fits(scan, model, tmp_path):
+    with pytest.raises(ValueError, match=r"is an option of multi-exponential; .* counts 1, 2"):
+        map_subjects(subjects_of(scan), tmp_path / "out", MapSettings(model, n_compartments=4))
+    assert not (tmp_path / "out").exists()
+    plan = describe_plan(
+        subjects_of(scan), tmp_path / "out", MapSettings("multi-exponential", n_compartments=1)
+    )
+    assert "fractions" in plan
+
+
 def test_bad_input_is_one_sentence(scan, values, model, tmp_path):
     out = tmp_path / "out"
 

@@ -25,7 +25,14 @@ from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.workflows._runs import claimed_folder
 from corrsk.workflows.mapping.cluster import on_workers
 from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
-from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
+from corrsk.workflows.mapping.models import (
+    AUTO,
+    LoadedModel,
+    Mapper,
+    images_of_model,
+    load_model,
+    make_mapper,
+)
 from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
     MapSpec,
@@ -57,7 +64,8 @@ class MapSettings:
     ----------
     model : str, path-like or estimator, default="auto"
         Name of a shipped model, a file written by :func:`corrsk.save`, "multi-exponential" for
-        fits, or a fitted SimulationTrainedClassifier or MultiExponentialClassifier. "auto" is
+        fits, or a fitted SimulationTrainedClassifier, SpatialClassifier or
+        MultiExponentialClassifier. "auto" is
         "scanner-ir-se-8x8" for signed signals and "scanner-ir-se-8x8-magnitude" for others.
     mask : path-like or str, default="auto"
         File of a mask; "auto" for that of the images or one made of them; "none" for all voxels
@@ -68,6 +76,12 @@ class MapSettings:
         Whether to draw a picture of a slice.
     report : bool, default=False
         Whether to write a report, one HTML file with a slice viewer; see :func:`write_report`.
+    n_compartments : int or None, default=None
+        Largest number of compartments of the fits "multi-exponential"; None for 3, or 2 where the
+        measurements are too few.
+    context : bool, default=False
+        Whether a network uses the neighbours of each voxel; see :class:`corrsk.SpatialClassifier`,
+        which can be the model itself, too. Slabs then have margins.
     slab_bytes : int, default=50331648
         Size of the signals that are read at a time.
     """
@@ -77,6 +91,8 @@ class MapSettings:
     atlas: str | Path | None = None
     preview: bool = False
     report: bool = False
+    n_compartments: int | None = None
+    context: bool = False
     slab_bytes: int = SLAB_BYTES
 
     def identity(self, model: LoadedModel) -> dict[str, Any]:
@@ -95,6 +111,7 @@ class MapSettings:
         return {
             "command": "map", "model": model.description, "mask": str(self.mask),
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
+            "n_compartments": self.n_compartments, "context": self.context,
         }  # fmt: skip
 
     def for_workers(self, model: LoadedModel) -> MapSettings:
@@ -390,7 +407,7 @@ def _plan(
     """Load the model and compare it, masks and atlases with the images of all subjects."""
     if not subjects:
         raise ValueError("there are no subjects to map")
-    loaded = load_model(settings.model, [one.images for one in subjects])
+    loaded = load_model(settings.model, [one.images for one in subjects], context=settings.context)
     planned = []
     for subject in subjects:
         notes = Notes(subject.name)
@@ -403,7 +420,16 @@ def _plan(
                     path = str(settings.mask).replace(_SUBJECT, subject.name)
                     subject = replace(subject, images=load_images(subject.images, mask=path))
                     mask_file = Path(path)
-                mapper = make_mapper(loaded, subject.images, n_jobs=n_jobs, device=device)
+                used = images_of_model(loaded, subject.images)
+                n, n_all = used.protocol.n_measurements, subject.images.protocol.n_measurements
+                subject = replace(subject, images=used)
+                mapper = make_mapper(
+                    loaded, used, n_jobs=n_jobs, device=device,
+                    n_compartments=settings.n_compartments,
+                )  # fmt: skip
+                if n < n_all:
+                    mapper.notes.insert(0, f"the model is for {n} of the {n_all} measurements, "
+                                         "which are used; the others are not")  # fmt: skip
                 brain = mask_file is not None and is_brain_mask(mask_file)
                 one = _Planned(subject, mapper, notes, mask_file, brain)
                 if settings.atlas is not None:
@@ -440,7 +466,7 @@ def _map_subject(
         notes.add("NoSignalWarning", f"voxels {what}, which are not mapped: {survey.n_dark:,}")
     n_before = len(mapper.notes)
     with notes.collect():
-        mapper.prepare(survey.sample)
+        mapper.prepare(survey.sample, survey.mask)
     for text in mapper.notes[n_before:]:
         notes.add("note", text)
     one.times["read"] = time.perf_counter() - begin
@@ -552,13 +578,14 @@ def _write_maps(
                 delay=PROGRESS_DELAY, disable=not verbose, leave=False,
             )
         )  # fmt: skip
-        for slab in images.slabs(survey.mask, max_bytes=settings.slab_bytes):
+        size = one.mapper.slab_bytes(settings.slab_bytes)
+        for slab in images.slabs(survey.mask, max_bytes=size, margin=one.mapper.margin):
             if not slab.n_voxels:
                 for writer in writers.values():
                     writer.write(slab, None)
                 continue
             with one.notes.collect():
-                maps = one.mapper.compute(slab.signals.to_numpy())
+                maps = one.mapper.compute(slab)
             for key, writer in writers.items():
                 writer.write(slab, maps[key])
             for sink in (one.statistics, preview):
