@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# of content with other types, keys, numbers or shapes than expected; RecursionError is included
+MISFITS = ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+_MOST_DIGITS = 40  # of an integer: more than those of a random seed (128 bits)
+
+
+class InvalidFileError(ValueError):
+    """Error for a file that is damaged, or not of the expected kind.
+
+    The message has the name of the file and the reason.
+    """
+
+
+@contextmanager
+def refuse_misfits(path: str | Path, kind: str, advice: str = "") -> Iterator[None]:
+    """Raise one type of error for all errors that the content of a file causes in the block.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, for the message.
+    kind : str
+        Expected content with an article, such as "a model card".
+    advice : str, optional
+        End of the message.
+
+    Raises
+    ------
+    InvalidFileError
+        If the block raises an error of one of the types `MISFITS`.
+    """
+    try:
+        yield
+    except InvalidFileError:
+        raise
+    except MISFITS as error:
+        reason = f"{error} is missing" if type(error) is KeyError else str(error)
+        raise InvalidFileError(f"{path} is not {kind}, or is damaged: {reason}{advice}") from error
+
+
+def digest(content: bytes) -> str:
+    """Digest of 32 hexadecimal digits, which finds damage but not intent."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @contextmanager
@@ -76,6 +120,49 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def parse_json(
+    text: str | bytes, source: str | Path, pairs_hook: Callable[[list[Any]], Any] | None = None
+) -> Any:
+    """Parse JSON text.
+
+    Parameters
+    ----------
+    text : str or bytes
+        The text, in UTF-8 if it is bytes.
+    source : path-like
+        The file that the text is from, for messages.
+    pairs_hook : callable, optional
+        See `object_pairs_hook` of :func:`json.loads`.
+
+    Returns
+    -------
+    object
+        The content.
+
+    Raises
+    ------
+    InvalidFileError
+        If the text is not JSON, is nested too deeply, or has an integer of more than 40 digits.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=pairs_hook,
+            parse_int=_integer,
+        )
+    except RecursionError as error:
+        raise InvalidFileError(f"{source} is not a JSON file: it is nested too deeply") from error
+    except ValueError as error:  # of JSON, UTF-8 or numbers
+        raise InvalidFileError(f"{source} is not a JSON file: {error}") from error
+
+
+def _integer(digits: str) -> int:
+    # larger ones cannot be converted to other types of numbers, and take long to parse
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits ({digits[:10]}..)")
+    return int(digits)
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
@@ -83,13 +170,10 @@ def read_json(path: str | Path) -> Any:
     ------
     FileNotFoundError
         If the file does not exist.
-    ValueError
-        If the content is not JSON.
+    InvalidFileError
+        If the content is not JSON; see :func:`parse_json`.
     """
-    try:
-        return json.loads(existing_file(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    return parse_json(existing_file(path).read_bytes(), path)
 
 
 def read_mat(path: str | Path) -> dict[str, Any]:

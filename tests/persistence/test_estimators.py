@@ -310,7 +310,7 @@ def test_weights_of_a_module_are_saved_without_its_code(tissue, tmp_path, module
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
     if given is None:
         return
-    with pytest.raises(ValueError, match=r"weights of the module .*test_persistence\.Hidden"):
+    with pytest.raises(ValueError, match=r"weights of the module .*test_estimators\.Hidden"):
         load(path)
     with pytest.raises(ValueError, match="do not match the network"):
         load(path, module=torch.nn.Linear(64, 4))
