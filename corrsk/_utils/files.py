@@ -27,15 +27,16 @@ class InvalidFileError(ValueError):
 
 
 @contextmanager
-def refuse_misfits(path: str | Path, kind: str, advice: str = "") -> Iterator[None]:
+def refuse_misfits(path: str | Path, kind: str | None, advice: str = "") -> Iterator[None]:
     """Raise one type of error for all errors that the content of a file causes in the block.
 
     Parameters
     ----------
     path : path-like
         The file, for the message.
-    kind : str
-        Expected content with an article, such as "a model card".
+    kind : str or None
+        Expected content with an article, such as "a model card"; None for a file written by hand,
+        whose author needs the reason only.
     advice : str, optional
         End of the message.
 
@@ -50,7 +51,8 @@ def refuse_misfits(path: str | Path, kind: str, advice: str = "") -> Iterator[No
         raise
     except MISFITS as error:
         reason = f"{error} is missing" if type(error) is KeyError else str(error)
-        raise InvalidFileError(f"{path} is not {kind}, or is damaged: {reason}{advice}") from error
+        what = path if kind is None else f"{path} is not {kind}, or is damaged"
+        raise InvalidFileError(f"{what}: {reason}{advice}") from error
 
 
 def digest(content: bytes) -> str:
@@ -105,18 +107,19 @@ def existing_file(path: str | Path) -> Path:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write an indented JSON file atomically; NaN and infinite values become null."""
-    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    text = json.dumps(without_nan(content), indent=1, allow_nan=False)
     with write_atomically(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain values with None in the place of NaN and infinite numbers, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, np.generic):
-        return _without_nan(value.item())
+        return without_nan(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -174,29 +177,3 @@ def read_json(path: str | Path) -> Any:
         If the content is not JSON; see :func:`parse_json`.
     """
     return parse_json(existing_file(path).read_bytes(), path)
-
-
-def read_mat(path: str | Path) -> dict[str, Any]:
-    """Read the variables of a MATLAB file (up to version 7).
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is truncated, in the HDF5-based version 7.3, or not a MATLAB file.
-    """
-    from scipy.io import loadmat
-
-    path = existing_file(path)
-    try:
-        content = loadmat(path)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{path} is a MATLAB v7.3 (HDF5) file; save it with save(..., '-v7')"
-        ) from error
-    except Exception as error:  # scipy raises many types of errors for damaged files
-        raise ValueError(
-            f"{path} is not a readable MATLAB file (it may be truncated): {error}"
-        ) from error
-    return {key: value for key, value in content.items() if not key.startswith("__")}

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.extras import require
-from corrsk._utils.files import existing_file
+from corrsk._utils.files import MISFITS, InvalidFileError, existing_file
 
 ENDINGS = (".nii.gz", ".nii")
-_UNREADABLE = (EOFError, OSError, zlib.error, ValueError)
+_UNREADABLE = (*MISFITS, EOFError, OSError, zlib.error)
 _CHUNK = 1 << 22  # bytes
 
 
@@ -76,7 +76,7 @@ def open_image(path: str | Path, *, keep_open: bool = False, check: bool = True)
     try:
         image = nibabel.load(path, **({"keep_file_open": True} if keep_open else {}))
     except (nibabel.filebasedimages.ImageFileError, *_UNREADABLE) as error:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} is not a readable image (it may be truncated): {_text(error)}"
         ) from error
     if check:
@@ -109,7 +109,7 @@ def read_values(proxy: Any, slicer: tuple[Any, ...], name: str) -> NDArray[Any]:
     try:
         values = np.asanyarray(proxy[slicer])
     except _UNREADABLE as error:
-        raise ValueError(f"{name} is damaged or truncated: {_text(error)}") from error
+        raise InvalidFileError(f"{name} is damaged or truncated: {_text(error)}") from error
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -142,7 +142,7 @@ def unpacked(path: Path, proxy: Any, file: IO[bytes]) -> Any:
             try:
                 chunk = compressed.read(_CHUNK)
             except _UNREADABLE as error:
-                raise ValueError(f"{path} is damaged or truncated: {_text(error)}") from error
+                raise InvalidFileError(f"{path} is damaged or truncated: {_text(error)}") from error
             if not chunk:
                 break
             file.write(chunk)
@@ -170,7 +170,7 @@ def _check_complete(path: Path, image: Any) -> None:
     else:  # truncated, or compressed in several parts
         found = _decompressed_size(data_path, needed)
     if found < needed:
-        raise ValueError(
+        raise InvalidFileError(
             f"{data_path} is truncated: its header describes {needed} bytes, the file has {found}"
         )
 

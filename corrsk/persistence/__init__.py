@@ -5,6 +5,6 @@ the header. Loading a file executes no code from the file, and any safetensors r
 inspect the file. Digests of all parts detect damage.
 """
 
-from corrsk.persistence._estimators import SAVED_CLASSES, load, save
+from corrsk.persistence._estimators import load, save
 
 __all__ = ["load", "save"]

@@ -292,7 +292,10 @@ def _decode_estimator(
     tensors: dict[str, NDArray[Any]],
     module: Any,
     version: int,
+    *,
+    is_parameter: bool = False,
 ) -> Any:
+    """Restore an estimator, which must be fitted unless it is a parameter of another one."""
     if content["class"] == "passthrough":
         return "passthrough"
     if content["class"] in _PIPELINES:
@@ -315,20 +318,25 @@ def _decode_estimator(
         parameters["module"] = module
     if cls is CorrelationCNNClassifier:
         cls, parameters = _current_classifier(parameters)
+    names = cls._get_param_names()
     parts = {
-        key: _decode_estimator(part, f"{prefix}{key}.", tensors, module, version)
+        key: _decode_estimator(
+            part, f"{prefix}{key}.", tensors, module, version, is_parameter=key in names
+        )
         for key, part in content.get("parts", {}).items()
     }
-    names = cls._get_param_names()
     estimator = cls(**parameters | {key: parts.pop(key) for key in parts.keys() & set(names)})
     estimator._validate_params()
-    check_names(cls.__name__, content["fitted"].keys() | parts.keys())
+    is_fitted = bool(content["fitted"] or parts) or not is_parameter
+    if is_fitted:
+        check_names(cls.__name__, content["fitted"].keys() | parts.keys())
     for key, part in parts.items():
         setattr(estimator, key, part)
     for key, value in content["fitted"].items():
         is_tensor = isinstance(value, dict) and "tensor" in value
         setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value))
-    check_fitted(estimator)
+    if is_fitted:
+        check_fitted(estimator)
     if content["output"] is not None:
         estimator.set_output(transform=content["output"])
     # files of version 1 have requests of fit only

@@ -126,9 +126,10 @@ def check_fitted(estimator: BaseEstimator) -> None:
         if protocol is not None and not isinstance(protocol, AcquisitionProtocol):
             raise ValueError(f"{key} of {name} must be a protocol")
         # the features of a generator are columns of a tissue table
-        if protocol is not None and name != "CorrelationSignalGenerator":
-            if protocol.n_measurements != n:
-                raise ValueError(f"{key} of {name} must have {n} measurements")
+        if protocol is None or name == "CorrelationSignalGenerator":
+            continue
+        if protocol.n_measurements != n:
+            raise ValueError(f"{key} of {name} must have {n} measurements")
 
 
 def _check_parts(model: SimulationTrainedClassifier) -> None:

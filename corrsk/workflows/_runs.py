@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import InvalidFileError, read_json, write_json
 from corrsk.simulation.definition import DatasetDefinition
 
 CONFIGURATION = "run.json"
@@ -61,8 +61,10 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
         return
     try:
         before = read_json(marker)
-    except ValueError as error:
+    except InvalidFileError as error:
         raise FileExistsError(f"{marker} is not readable; choose another folder") from error
+    if not isinstance(before, dict):
+        raise FileExistsError(f"{marker} is not the record of a run; choose another folder")
     changed = _differences(before, identity)
     if changed:
         raise FileExistsError(

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from corrsk._utils.configuration import read_configuration
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import (
+    MISFITS,
+    InvalidFileError,
+    read_json,
+    refuse_misfits,
+    write_json,
+)
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import check_entries, is_number
 from corrsk.neural.classifier import classifier_from_recipe
@@ -104,7 +110,7 @@ class TrainingConfiguration:
         ------
         FileNotFoundError
             If the file, or that of the protocol, does not exist.
-        ValueError
+        InvalidFileError
             If the file is not readable, or an entry is unknown, missing or invalid.
         """
         path = Path(path)
@@ -114,8 +120,8 @@ class TrainingConfiguration:
             check_entries("training", training, allowed=_ENTRIES, required=())
             data = DatasetDefinition._from_content({"name": path.stem} | content, path.parent)
             return cls(data, **_replaced(training, changes))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except MISFITS as error:
+            raise InvalidFileError(f"{path}: {error}") from error
 
     def identity(self) -> dict[str, Any]:
         """Return what a training shares with those that it can resume; plain values."""
@@ -217,7 +223,9 @@ def _resumed_samples(
     if not record.exists():
         return None
     before = read_json(record)
-    if before["configuration"] != configuration.identity():
+    with refuse_misfits(record, "the record of a training", "; remove the file"):
+        identity, samples = before["configuration"], int(before["samples"])
+    if identity != configuration.identity():
         raise FileExistsError(
             f"{record} has an interrupted training of another configuration; choose another name, "
             "or remove it"
@@ -227,7 +235,7 @@ def _resumed_samples(
             f"{record} has an interrupted training of this configuration; resume it (--resume), or "
             "remove it"
         )
-    return int(before["samples"])
+    return samples
 
 
 def _unfitted(

@@ -25,7 +25,7 @@ from corrsk import (
     save,
 )
 from corrsk._utils.files import InvalidFileError
-from corrsk.persistence import SAVED_CLASSES
+from corrsk.persistence._estimators import SAVED_CLASSES
 from corrsk.persistence._files import _digests
 from corrsk.persistence._fitted import fitted_names
 

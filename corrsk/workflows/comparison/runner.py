@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import MISFITS, InvalidFileError, read_json, write_json
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.neural.training.device import resolve_device
 from corrsk.simulation.definition import DatasetDefinition
@@ -122,8 +123,7 @@ def _report(
     missing = len(settings.runs()) - len(results)
     results = results + _others(settings, {result.run for result in results}, out / RUNS_FOLDER)
     comparison = Comparison(results_frame(results), summary_frame(results), noise_frame(results))
-    commands = read_json(out / _COMMANDS) if (out / _COMMANDS).exists() else []
-    commands = [*(line for line in commands if line != command), command]
+    commands = [*(line for line in _earlier_commands(out) if line != command), command]
     write_json(out / _COMMANDS, commands)
     run = {
         "dataset": settings.definition.name,
@@ -137,6 +137,18 @@ def _report(
     return comparison
 
 
+def _earlier_commands(out: Path) -> list[str]:
+    path = out / _COMMANDS
+    try:
+        commands = read_json(path) if path.exists() else []
+    except InvalidFileError:
+        commands = None
+    if not isinstance(commands, list) or not all(isinstance(line, str) for line in commands):
+        warnings.warn(f"{path} is damaged; the list of commands starts anew", stacklevel=2)
+        return []
+    return commands
+
+
 def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list[RunResult]:
     """Results of earlier calls other than the given runs."""
     found = []
@@ -144,7 +156,7 @@ def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list
         try:
             content = read_json(path)
             run = stored_run(content)
-        except (ValueError, KeyError, TypeError):
+        except MISFITS:
             continue
         if run.model in MODELS and run not in known:
             result = _known(run, settings.definition, folder)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import read_json, refuse_misfits, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.maps import write_map
@@ -230,7 +230,9 @@ def map_subjects(
 def _finished(report: Path, subject: Subject) -> dict[str, Any]:
     """Record of a subject that was mapped before, of the same images."""
     record: dict[str, Any] = read_json(report)
-    if [source["file"] for source in record["sources"]] != _files(subject):
+    with refuse_misfits(report, "the record of a map", "; remove the file"):
+        sources = [source["file"] for source in record["sources"]]
+    if sources != _files(subject):
         raise FileExistsError(
             f"{report.parent} has maps of other images of {subject.name}; choose another folder"
         )
