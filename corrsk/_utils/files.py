@@ -68,6 +68,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     was, and no partial file beside it.
     """
     path = Path(path)
+    if path.is_symlink():  # the file that the link leads to is replaced, not the link
+        path = path.resolve()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
     # the suffix stays, because writers of numpy and pandas choose the format by it

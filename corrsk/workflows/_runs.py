@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from corrsk._utils.files import InvalidFileError, read_json, write_json
+from corrsk._utils.locks import exclusive, is_remain
 from corrsk.simulation.definition import DatasetDefinition
 
 CONFIGURATION = "run.json"
@@ -28,8 +31,9 @@ def write_config(out: Path, dataset: DatasetDefinition | str) -> None:
         dataset.to_file(out / CONFIG)
 
 
-def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Claim a folder for a run, or refuse a folder with other content.
+@contextmanager
+def claimed_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """Claim a folder for a run as long as it lasts, or refuse a folder with other content.
 
     Parameters
     ----------
@@ -43,20 +47,38 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     Raises
     ------
     FileExistsError
-        If the folder contains other files, a run of another identity (the
-        message lists the differences), or a run that is not to be resumed.
+        If another process uses the folder, or the folder contains other files, a run of another
+        identity (the message lists the differences), or a run that is not to be resumed.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder for the results")
     out.mkdir(parents=True, exist_ok=True)
-    marker = out / CONFIGURATION
-    others = sorted(path.name for path in out.iterdir() if path != marker)
-    if others and not marker.exists():
+    _refuse_other_files(out)
+    with exclusive(out):
+        _check_marker(out, identity, resume)
+        yield
+
+
+def _other_files(out: Path) -> list[str]:
+    """Names of the files and folders of a folder besides those of an empty run."""
+    return sorted(
+        path.name for path in out.iterdir() if path.name != CONFIGURATION and not is_remain(path)
+    )
+
+
+def _refuse_other_files(out: Path) -> None:
+    others = _other_files(out)
+    if others and not (out / CONFIGURATION).exists():
         raise FileExistsError(
             f"{out} contains other files ({', '.join(others[:5])}"
             f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
         )
-    if not others:  # a new folder, or a run that ended before its first result
+
+
+def _check_marker(out: Path, identity: dict[str, Any], resume: bool) -> None:
+    marker = out / CONFIGURATION
+    _refuse_other_files(out)  # again, with the lock
+    if not _other_files(out):  # a new folder, or a run that ended before its first result
         write_json(marker, identity)
         return
     try:

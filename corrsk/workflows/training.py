@@ -16,6 +16,7 @@ from corrsk._utils.files import (
     refuse_misfits,
     write_json,
 )
+from corrsk._utils.locks import exclusive
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import check_entries, is_number
 from corrsk.neural.classifier import classifier_from_recipe
@@ -182,8 +183,8 @@ def train(
     Raises
     ------
     FileExistsError
-        If the model exists and `force` is False, or there is an interrupted training and `resume`
-        is False or it has another configuration.
+        If another process writes the model; if it exists and `force` is False; or if there is an
+        interrupted training, and `resume` is False or it has another configuration.
     FileNotFoundError
         If the folder of the model does not exist.
     ValueError
@@ -194,27 +195,30 @@ def train(
         raise ValueError(f"the file of a model must end in .safetensors, got {out}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} for the model")
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; choose another name, or replace it (--force)")
     resolve_device(device)
-    checkpoint = out.with_suffix(".checkpoint")
-    record = out.with_suffix(".checkpoint.json")
-    threads = effective_n_jobs(n_jobs)
-    with limited_threads(threads):
-        n_samples = _resumed_samples(configuration, record, resume)
-        if n_samples is None:
-            n_samples = _chosen_samples(configuration, device, threads)
-            # from here on the number is fixed, however fast a resumed training is
-            write_json(record, {"configuration": configuration.identity(), "samples": n_samples})
-        model = _unfitted(configuration, device, threads, n_samples, verbose)
-        model.set_params(checkpoint=checkpoint)
-        _logger.info("training on %s signals", f"{n_samples:,}")
-        model.fit()
-    model.set_params(checkpoint=None)
-    save(model, out)
-    checkpoint.unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
-    return model
+    with exclusive(out):
+        if out.exists() and not force:
+            raise FileExistsError(f"{out} exists; choose another name, or replace it (--force)")
+        checkpoint = out.with_suffix(".checkpoint")
+        record = out.with_suffix(".checkpoint.json")
+        threads = effective_n_jobs(n_jobs)
+        with limited_threads(threads):
+            n_samples = _resumed_samples(configuration, record, resume)
+            if n_samples is None:
+                n_samples = _chosen_samples(configuration, device, threads)
+                # from here on the number is fixed, however fast a resumed training is
+                write_json(
+                    record, {"configuration": configuration.identity(), "samples": n_samples}
+                )
+            model = _unfitted(configuration, device, threads, n_samples, verbose)
+            model.set_params(checkpoint=checkpoint)
+            _logger.info("training on %s signals", f"{n_samples:,}")
+            model.fit()
+        model.set_params(checkpoint=None)
+        save(model, out)
+        checkpoint.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+        return model
 
 
 def _resumed_samples(

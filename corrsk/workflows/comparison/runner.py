@@ -13,7 +13,7 @@ from corrsk._utils.files import MISFITS, InvalidFileError, read_json, write_json
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.neural.training.device import resolve_device
 from corrsk.simulation.definition import DatasetDefinition
-from corrsk.workflows._runs import claim_folder, write_config
+from corrsk.workflows._runs import claimed_folder, write_config
 from corrsk.workflows.comparison.models import MODELS, BuildOptions
 from corrsk.workflows.comparison.progress import RunProgress
 from corrsk.workflows.comparison.report import write_report
@@ -93,27 +93,29 @@ def compare(
         If a name is unknown (the message lists the available names), a number is too small, or a
         training size is larger than the data.
     FileExistsError
-        If the folder contains other files, or a comparison that is not to be resumed.
+        If another process uses the folder, or the folder contains other files, or a comparison
+        that is not to be resumed.
     """
     settings.check()
     resolve_device(device)
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
-    claim_folder(out, settings.identity, resume=resume)
-    write_config(out, settings.dataset)
-    folder = out / RUNS_FOLDER
-    folder.mkdir(exist_ok=True)
-    n_test = settings.n_test_samples or settings.n_samples
-    context = RunContext(settings.definition, settings.n_samples, n_test, threads, device, folder)
-    for partial in folder.glob(".*.partial*"):  # left by a process that was killed while writing
-        partial.unlink()
-    results: list[RunResult] = []
-    try:
-        _execute_runs(settings, context, results, console or Console(stderr=True))
-    finally:  # a report after Ctrl-C, too
-        if results:
-            comparison = _report(settings, results, command_line(settings, device, n_jobs), out)
-    return comparison
+    with claimed_folder(out, settings.identity, resume=resume):
+        write_config(out, settings.dataset)
+        folder = out / RUNS_FOLDER
+        folder.mkdir(exist_ok=True)
+        n_test = settings.n_test_samples or settings.n_samples
+        context = RunContext(
+            settings.definition, settings.n_samples, n_test, threads, device, folder
+        )
+        results: list[RunResult] = []
+        try:
+            _execute_runs(settings, context, results, console or Console(stderr=True))
+        finally:  # a report after Ctrl-C, too
+            if results:
+                command = command_line(settings, device, n_jobs)
+                comparison = _report(settings, results, command, out)
+        return comparison
 
 
 def _report(

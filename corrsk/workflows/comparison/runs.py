@@ -136,6 +136,9 @@ def train_and_judge(run: Run, data: Bunch, options: BuildOptions, max_test: int)
     )  # fmt: skip
     guess = guess_unanswered(probabilities)
     several = multicompartment_probability(guess, model.classes_) > 0.5
+    last = model[-1] if isinstance(model, Pipeline) else model
+    if hasattr(last, "checkpoint"):  # its path is no part of the size of the model
+        last.set_params(checkpoint=None)
     return RunResult(
         run, "done", "",
         {

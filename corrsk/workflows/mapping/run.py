@@ -21,7 +21,7 @@ from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
-from corrsk.workflows._runs import claim_folder
+from corrsk.workflows._runs import claimed_folder
 from corrsk.workflows.mapping.models import AUTO, LoadedModel, Mapper, load_model, make_mapper
 from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
@@ -186,7 +186,7 @@ def map_subjects(
         If the model, a mask or an atlas does not fit the images (before any file is written), or
         the values of images are unusable. A failed subject does not stop the others.
     FileExistsError
-        If the folder has other files, or a run of other settings.
+        If another process uses the folder, or it has other files, or a run of other settings.
     ImportError
         If the extra `imaging` is not installed.
 
@@ -201,30 +201,30 @@ def map_subjects(
     out, threads = Path(out), effective_n_jobs(n_jobs)
     resolve_device(device)
     loaded, planned = _plan(subjects, settings, threads, device)
-    claim_folder(out, settings.identity(loaded), resume=resume)
-    data_set = planned[0].subject.data_set
-    if data_set is not None:
-        describe_data_set(out, data_set)
-    records, failed = [], []
-    with limited_threads(threads):
-        for one in planned:
-            report = report_path(out, one.subject)
-            if report.exists():
-                records.append(_finished(report, one.subject))
-                continue
-            try:
-                records.append(_map_subject(one, out, settings, loaded, threads, verbose))
-            except ValueError as error:
-                if len(planned) == 1:
-                    raise
-                _logger.error("%s: %s", one.subject.name, error)
-                failed.append(f"{one.subject.name} ({error})")
-    if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
-            + "; ".join(failed)
-        )
-    return records
+    with claimed_folder(out, settings.identity(loaded), resume=resume):
+        data_set = planned[0].subject.data_set
+        if data_set is not None:
+            describe_data_set(out, data_set)
+        records, failed = [], []
+        with limited_threads(threads):
+            for one in planned:
+                report = report_path(out, one.subject)
+                if report.exists():
+                    records.append(_finished(report, one.subject))
+                    continue
+                try:
+                    records.append(_map_subject(one, out, settings, loaded, threads, verbose))
+                except ValueError as error:
+                    if len(planned) == 1:
+                        raise
+                    _logger.error("%s: %s", one.subject.name, error)
+                    failed.append(f"{one.subject.name} ({error})")
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
+                + "; ".join(failed)
+            )
+        return records
 
 
 def _finished(report: Path, subject: Subject) -> dict[str, Any]:
