@@ -394,6 +394,21 @@ def test_a_checkpoint_with_other_parameters_is_not_used(tmp_path):
         assert context.options(Run("cnn", 500, 0), data).checkpoint.name != name
 
 
+def test_the_size_of_a_model_does_not_depend_on_the_name_of_the_folder(tmp_path):
+    definition = dataset_definition("midl2024")
+    data = simulate_dataset(definition, 300, 0)
+    sizes = set()
+    for name in ("a", "a" * 100):
+        (tmp_path / name).mkdir()
+        options = replace(
+            BuildOptions.from_definition(definition, 0),
+            checkpoint=tmp_path / name / "run.checkpoint", device="cpu",
+        )  # fmt: skip
+        result = train_and_judge(Run("cnn", 100, 0), data, options, 20)
+        sizes.add(result.content["size_bytes"])
+    assert len(sizes) == 1
+
+
 def test_voxels_without_result_are_counted(monkeypatch):
     half = ComparedModel("half", "", "model-based", lambda task: _AnswersEverySecond())
     monkeypatch.setitem(MODELS, "half", half)
