@@ -22,7 +22,15 @@ _MOST_DIGITS = 40  # of an integer: more than those of a random seed (128 bits)
 class InvalidFileError(ValueError):
     """Error for a file that is damaged, or not of the expected kind.
 
-    The message has the name of the file and the reason.
+    Raised by every function and class of corrsk that reads a file: models, checkpoints, cards,
+    protocols, definitions of data, images and results. The message has the name of the file and
+    the reason.
+
+    Examples
+    --------
+    >>> from corrsk import InvalidFileError
+    >>> issubclass(InvalidFileError, ValueError)
+    True
     """
 
 

@@ -5,6 +5,7 @@ the header. Loading a file executes no code from the file, and any safetensors r
 inspect the file. Digests of all parts detect damage.
 """
 
+from corrsk._utils.files import InvalidFileError
 from corrsk.persistence._estimators import load, save
 
-__all__ = ["load", "save"]
+__all__ = ["InvalidFileError", "load", "save"]
