@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.extras import require
-from corrsk._utils.files import MISFITS, InvalidFileError, existing_file
+from corrsk._utils.files import MISFITS, InvalidFileError, existing_file, refuse_misfits
 
 ENDINGS = (".nii.gz", ".nii")
 _UNREADABLE = (*MISFITS, EOFError, OSError, zlib.error)
@@ -75,12 +76,20 @@ def open_image(path: str | Path, *, keep_open: bool = False, check: bool = True)
     path = existing_file(path)
     try:
         image = nibabel.load(path, **({"keep_file_open": True} if keep_open else {}))
-    except (nibabel.filebasedimages.ImageFileError, *_UNREADABLE) as error:
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+        *_UNREADABLE,
+    ) as error:
         raise InvalidFileError(
             f"{path} is not a readable image (it may be truncated): {_text(error)}"
         ) from error
+    if min(image.shape, default=0) < 1:
+        raise InvalidFileError(f"{path} has the shape {image.shape}, without values")
     if check:
-        _check_complete(path, image)
+        with refuse_misfits(path, "a readable image"):
+            _check_complete(path, image)
     return image
 
 
@@ -162,7 +171,7 @@ def _check_complete(path: Path, image: Any) -> None:
     data_path = Path(image.file_map["image"].filename or path)
     if offset is None or dtype is None or not data_path.is_file():
         return
-    needed = int(offset) + int(np.prod(image.shape, dtype=np.int64)) * dtype.itemsize
+    needed = int(offset) + math.prod(map(int, image.shape)) * dtype.itemsize
     if data_path.suffix.lower() != ".gz":
         found = data_path.stat().st_size
     elif _last_size(data_path) == needed % (1 << 32):

@@ -338,6 +338,8 @@ def _decode_estimator(
     if is_fitted:
         check_fitted(estimator)
     if content["output"] is not None:
+        if content["output"] not in ("default", "pandas", "polars"):
+            raise ValueError(f"the output {content['output']!r:.60} is unknown")
         estimator.set_output(transform=content["output"])
     # files of version 1 have requests of fit only
     requests = content.get("requests") or {"fit": content.get("fit_request")}

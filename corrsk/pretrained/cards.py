@@ -111,6 +111,8 @@ class ModelCard:
                 )
             if not getattr(self, item.name) and item.name not in ("norm", "weights"):
                 raise ValueError(f"the model card {self.name!r} needs {item.name}")
+        if not self.protocol.get("contrasts"):
+            raise ValueError(f"the protocol of the model card {self.name!r} needs contrasts")
         if not self.training.get("command"):
             raise ValueError("training needs the command that reproduces the training")
         for name, metric in self.metrics.items():

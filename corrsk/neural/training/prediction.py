@@ -25,7 +25,7 @@ from corrsk.neural.training.settings import (
     created_module,
     net_with_optimizer,
 )
-from corrsk.neural.training.states import check_weights, checked_optimizer_state
+from corrsk.neural.training.states import check_tensor, check_weights, checked_optimizer_state
 
 OPTIMIZER_PREFIX = "state of the optimizer/"  # in a name that no weight has
 PREDICT_ROWS = 2048  # signals at a time: a few MB of activations, which fit in a cache
@@ -172,8 +172,8 @@ def _check_sizes(stored: dict[str, Tensor], network: str, shape: NetworkShape) -
     _check_weights(stored, module)
     for name in ("mean", "scale", "matrix"):  # of the input scaling
         sizes = {"matrix": (shape.n_features, shape.n_features)}.get(name, (shape.n_features,))
-        if name in stored and stored[name].shape != sizes:
-            raise ValueError(f"{name} has the shape {tuple(stored[name].shape)}, not {sizes}")
+        if name in stored:
+            check_tensor(name, stored[name], torch.empty(sizes, device="meta"))
 
 
 def optimizer_state(net: SignalNet) -> tuple[dict[str, NDArray[Any]], Any]:
