@@ -177,7 +177,7 @@ def changed_model(content: bytes, rng: np.random.Generator, digests: bool = True
         with safe_open(path, framework="np") as file:
             plain = json.loads(file.metadata()["corrsk-estimator"])
         tensors = load_file(path)
-        if rng.random() < 0.2:
+        if tensors and rng.random() < 0.2:
             name = list(tensors)[int(rng.integers(len(tensors)))]
             tensors[name] = _changed_tensor(tensors[name], rng)
         else:

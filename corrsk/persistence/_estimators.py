@@ -452,7 +452,9 @@ def _encode(value: Any, name: str) -> Any:
         return {"dict": pairs}
     if isinstance(value, np.ndarray):
         kind = "object" if value.dtype == object else value.dtype.str
-        return {"array": [_encode(item, name) for item in value.tolist()], "dtype": kind}
+        content = {"array": [_encode(item, name) for item in value.tolist()], "dtype": kind}
+        # lists of no entries have no shape
+        return content | ({} if value.size else {"shape": list(value.shape)})
     if isinstance(value, AcquisitionProtocol):
         content = value.to_dict()
         further = {key: content[key] for key in ("readout", "series") if key in content}
@@ -479,7 +481,8 @@ def _decode(value: Any) -> Any:
     if "dict" in value:
         return {_decode(key): _decode(item) for key, item in value["dict"]}
     if "array" in value:
-        return _decode_array([_decode(item) for item in value["array"]], value["dtype"])
+        array = _decode_array([_decode(item) for item in value["array"]], value["dtype"])
+        return array.reshape(value["shape"]) if "shape" in value else array
     if "value" in value:
         fields = {key: _decode(item) for key, item in value["fields"].items()}
         return _VALUES[value["value"]](**fields)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.preprocessing import StandardScaler
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.neural._base import NetworkClassifier
@@ -40,6 +41,7 @@ _OPTIONAL = {
     "mean_", "scale_", "var_", "covariance_", "xbar_", "explained_variance_ratio_", "class_count_",
     "class_prior_",
 }  # fmt: skip
+_MAY_BE_EMPTY = ("relation_", "relation_log_spread_")
 _NETWORK_OTHERS = ("history_", "n_iter_", "best_epoch_", "column_order_", "grid_shape_")
 _COUNTER_OTHERS = ("counts_", "bounds_", "axes_", "calibration_")
 _OTHERS: dict[str, tuple[str, ...]] = {
@@ -59,6 +61,16 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "LogisticRegression": ("n_iter_",),
     "LinearDiscriminantAnalysis": (),
 }
+# of those without an array that every file has
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "CorrelationSignalGenerator": ("protocol_", "feature_names_in_"),
+    "SignalPhaser": ("protocol_", "kind_"),
+    "ProtocolAligner": ("protocol_", "measured_protocol_", "order_"),
+    "SignalNoveltyDetector": ("offset_", "n_calibration_"),
+    "CorrelationCNNClassifier": ("grid_shape_",),
+    "SimulationTrainedClassifier": ("pipeline_", "novelty_"),
+}
+_TYPES: dict[str, type] = {"offset_": float, "n_calibration_": int, "kind_": str}
 _OF_ALL = ("n_features_in_", "feature_names_in_", "layout_", "protocol_", "classes_")
 
 
@@ -79,8 +91,9 @@ def check_names(class_name: str, given: set[str]) -> None:
     if unknown:
         raise ValueError(f"{class_name} has no fitted attribute {min(unknown)!r}")
     missing = set(_ARRAYS.get(class_name, ())) - _OPTIONAL - given
-    needed = "pipeline_" if class_name == "SimulationTrainedClassifier" else "n_features_in_"
-    missing |= {needed} - given
+    missing |= set(_REQUIRED.get(class_name, ())) - given
+    if class_name != "SimulationTrainedClassifier":
+        missing |= {"n_features_in_"} - given
     if missing:
         raise ValueError(f"{class_name} lacks the fitted attribute {min(missing)!r}")
 
@@ -113,13 +126,29 @@ def check_fitted(estimator: BaseEstimator) -> None:
         if not plain or not all(isinstance(one, str) for one in names):
             raise ValueError(f"feature_names_in_ of {name} must be {n} names")
     for key, letters in _ARRAYS.get(name, {}).items():
-        if values.get(key) is not None:
+        if key not in values or (name == "StandardScaler" and values[key] is None):
+            continue
+        # up to version 5, files have no shape of the empty arrays of a detector of few signals
+        if not (key in _MAY_BE_EMPTY and np.shape(values[key]) == (0,)):
             _check_array(values[key], f"{key} of {name}", letters, sizes)
+    for key, kind in _TYPES.items():
+        value = values.get(key, kind())
+        if type(value) is not kind or (kind is float and not np.isfinite(value)):
+            raise ValueError(f"{key} of {name} is {value!r:.60}")
+    if isinstance(estimator, StandardScaler):
+        needed = {"mean_": estimator.with_mean, "scale_": estimator.with_std}
+        missing = [key for key, used in needed.items() if used and values.get(key) is None]
+        if missing:
+            raise ValueError(f"{name} lacks the fitted attribute {missing[0]!r}")
     for key in ("layout_", "grid_shape_"):
         _check_layout(values.get(key), f"{key} of {name}")
     for key in ("order_", "column_order_"):
         order = values.get(key)
-        if order is not None and not np.array_equal(np.sort(order), np.arange(n)):
+        # the size first, because n may be anything
+        fits = order is None or (
+            np.shape(order) == (n,) and bool((np.sort(order) == range(n)).all())
+        )
+        if not fits:
             raise ValueError(f"{key} of {name} must be an order of {n} columns")
     for key in ("protocol_", "measured_protocol_"):
         protocol = values.get(key)
