@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,8 @@ def check_fitted(estimator: BaseEstimator) -> None:
         if not (key in _MAY_BE_EMPTY and np.shape(values[key]) == (0,)):
             _check_array(values[key], f"{key} of {name}", letters, sizes)
     for key, kind in _TYPES.items():
-        value = values.get(key, kind())
-        if type(value) is not kind or (kind is float and not np.isfinite(value)):
+        value: Any = values.get(key, kind())
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{key} of {name} is {value!r:.60}")
     if isinstance(estimator, StandardScaler):
         needed = {"mean_": estimator.with_mean, "scale_": estimator.with_std}
@@ -144,11 +145,7 @@ def check_fitted(estimator: BaseEstimator) -> None:
         _check_layout(values.get(key), f"{key} of {name}")
     for key in ("order_", "column_order_"):
         order = values.get(key)
-        # the size first, because n may be anything
-        fits = order is None or (
-            np.shape(order) == (n,) and bool((np.sort(order) == range(n)).all())
-        )
-        if not fits:
+        if order is not None and not _is_order(order, n):
             raise ValueError(f"{key} of {name} must be an order of {n} columns")
     for key in ("protocol_", "measured_protocol_"):
         protocol = values.get(key)
@@ -159,6 +156,11 @@ def check_fitted(estimator: BaseEstimator) -> None:
             continue
         if protocol.n_measurements != n:
             raise ValueError(f"{key} of {name} must have {n} measurements")
+
+
+def _is_order(order: Any, n: int) -> bool:
+    # the size first, because n may be anything
+    return np.shape(order) == (n,) and np.array_equal(np.sort(order), np.arange(n))
 
 
 def _check_parts(model: SimulationTrainedClassifier) -> None:
