@@ -12,6 +12,57 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from corrsk import (
+        acquisition as acquisition,
+    )
+    from corrsk import (
+        baselines as baselines,
+    )
+    from corrsk import (
+        evaluation as evaluation,
+    )
+    from corrsk import (
+        imaging as imaging,
+    )
+    from corrsk import (
+        model_selection as model_selection,
+    )
+    from corrsk import (
+        neural as neural,
+    )
+    from corrsk import (
+        novelty as novelty,
+    )
+    from corrsk import (
+        persistence as persistence,
+    )
+    from corrsk import (
+        physics as physics,
+    )
+    from corrsk import (
+        preprocessing as preprocessing,
+    )
+    from corrsk import (
+        pretrained as pretrained,
+    )
+    from corrsk import (
+        relaxometry as relaxometry,
+    )
+    from corrsk import (
+        simulation as simulation,
+    )
+    from corrsk import (
+        spatial as spatial,
+    )
+    from corrsk import (
+        tissue as tissue,
+    )
+    from corrsk import (
+        trained as trained,
+    )
+    from corrsk import (
+        workflows as workflows,
+    )
     from corrsk.acquisition import (
         AcquisitionProtocol,
         ProtocolMismatchError,
@@ -28,7 +79,7 @@ if TYPE_CHECKING:
         to_onnx,
     )
     from corrsk.novelty import SignalNoveltyDetector
-    from corrsk.persistence import load, save
+    from corrsk.persistence import InvalidFileError, load, save
     from corrsk.physics import EchoTrain
     from corrsk.physics.noise_levels import SNRRange
     from corrsk.preprocessing import (
@@ -67,6 +118,7 @@ _MODULES = {
     "CorrelationSignalGenerator": "simulation",
     "EchoTrain": "physics",
     "IdealObserverClassifier": "relaxometry",
+    "InvalidFileError": "persistence",
     "load": "persistence",
     "load_dataset": "simulation",
     "load_images": "imaging",
@@ -128,6 +180,7 @@ __all__ = [
     "CorrelationSignalGenerator",
     "EchoTrain",
     "IdealObserverClassifier",
+    "InvalidFileError",
     "MeasuredSignalWarning",
     "ModuleClassifier",
     "MultiExponentialClassifier",
@@ -168,12 +221,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"corrsk.{_MODULES[name]}"), name)
-    if name in _PACKAGES:
-        return importlib.import_module(f"corrsk.{name}")
-    raise AttributeError(f"module 'corrsk' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(importlib.import_module(f"corrsk.{_MODULES[name]}"), name)
+        if name in _PACKAGES:
+            return importlib.import_module(f"corrsk.{name}")
+        raise AttributeError(f"module 'corrsk' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

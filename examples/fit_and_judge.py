@@ -101,6 +101,12 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "model.safetensors"
     corrsk.save(pipeline, path)
     loaded = corrsk.load(path)
+    # a damaged file is refused: its digests are those of the parts that were saved
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    try:
+        corrsk.load(path)
+    except corrsk.InvalidFileError as error:
+        print(str(error).replace(str(path), path.name))
 print("corrsk", corrsk.__version__, type(loaded[-1]).__name__)
 several = loaded[1:].predict_proba(measured)[:, 1:].sum(axis=1)
 print("P(more than one compartment):", several.round(2))

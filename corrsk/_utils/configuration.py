@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from corrsk._utils.extras import require
-from corrsk._utils.files import existing_file, write_atomically, write_json
+from corrsk._utils.files import (
+    MISFITS,
+    InvalidFileError,
+    existing_file,
+    parse_json,
+    write_atomically,
+    write_json,
+)
 
 _YAML = (".yaml", ".yml")
 _TOML = (".toml",)
+_MOST_ALIASES = 20
 
 
 def read_configuration(path: str | Path) -> dict[str, Any]:
@@ -25,29 +32,29 @@ def read_configuration(path: str | Path) -> dict[str, Any]:
     ImportError
         If the file is YAML and PyYAML is not installed.
     ValueError
-        If the suffix is unknown, the content is not JSON, YAML or TOML or no mapping, or has an
-        entry twice.
+        If the suffix is unknown.
+    InvalidFileError
+        If the content is not JSON, YAML or TOML or no mapping, or has an entry twice.
     """
     path = existing_file(path)
     _check_suffix(path, _TOML)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file: {error}") from error
+        raise InvalidFileError(f"{path} is not a text file: {error}") from error
     if path.suffix in _YAML:
         content = _parse_yaml(text, path)
     elif path.suffix in _TOML:
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ValueError(f"{path} is not a TOML file: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise InvalidFileError(f"{path} is not a TOML file: {error}") from error
     else:
-        try:
-            content = json.loads(text, object_pairs_hook=_without_repeats)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a JSON file: {error}") from error
+        content = parse_json(text, path, _without_repeats)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold entries such as 'prior: midl2024', got {content!r:.60}")
+        raise InvalidFileError(
+            f"{path} must hold entries such as 'prior: midl2024', got {content!r:.60}"
+        )
     return content
 
 
@@ -99,6 +106,13 @@ def _parse_yaml(text: str, path: Path) -> Any:
             _without_repeats([(key.value, value) for key, value in node.value])
             return super().construct_mapping(node, deep)
 
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                self.n_aliases = getattr(self, "n_aliases", 0) + 1
+                if self.n_aliases > _MOST_ALIASES:  # lists of lists of aliases grow exponentially
+                    raise ValueError(f"there are more than {_MOST_ALIASES} aliases")
+            return super().compose_node(parent, index)
+
     # YAML 1.1, which PyYAML reads, takes 1e-3 for text; YAML 1.2 and JSON take it for a number
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -107,6 +121,6 @@ def _parse_yaml(text: str, path: Path) -> Any:
     )
     try:
         return yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, *MISFITS) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a YAML file: {reason}") from error
+        raise InvalidFileError(f"{path} is not a YAML file: {reason}") from error

@@ -3,17 +3,71 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# of content with other types, keys, numbers or shapes than expected; RecursionError is included
+MISFITS = ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
+_MOST_DIGITS = 40  # of an integer: more than those of a random seed (128 bits)
+
+
+class InvalidFileError(ValueError):
+    """Error for a file that is damaged, or not of the expected kind.
+
+    Raised by every function and class of corrsk that reads a file: models, checkpoints, cards,
+    protocols, definitions of data, images and results. The message has the name of the file and
+    the reason.
+
+    Examples
+    --------
+    >>> from corrsk import InvalidFileError
+    >>> issubclass(InvalidFileError, ValueError)
+    True
+    """
+
+
+@contextmanager
+def refuse_misfits(path: str | Path, kind: str | None, advice: str = "") -> Iterator[None]:
+    """Raise one type of error for all errors that the content of a file causes in the block.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, for the message.
+    kind : str or None
+        Expected content with an article, such as "a model card"; None for a file written by hand,
+        whose author needs the reason only.
+    advice : str, optional
+        End of the message.
+
+    Raises
+    ------
+    InvalidFileError
+        If the block raises an error of one of the types `MISFITS`.
+    """
+    try:
+        yield
+    except InvalidFileError:
+        raise
+    except MISFITS as error:
+        reason = f"{error} is missing" if type(error) is KeyError else str(error)
+        what = path if kind is None else f"{path} is not {kind}, or is damaged"
+        raise InvalidFileError(f"{what}: {reason}{advice}") from error
+
+
+def digest(content: bytes) -> str:
+    """Digest of 32 hexadecimal digits, which finds damage but not intent."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @contextmanager
@@ -31,6 +85,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
         If the file cannot be written; a full disk is named with its folder.
     """
     path = Path(path)
+    if path.is_symlink():  # the file that the link leads to is replaced, not the link
+        path = path.resolve()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to")
     # the suffix stays, because writers of numpy and pandas choose the format by it
@@ -139,19 +195,63 @@ def existing_file(path: str | Path) -> Path:
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write an indented JSON file atomically; NaN and infinite values become null."""
-    text = json.dumps(_without_nan(content), indent=1, allow_nan=False)
+    text = json.dumps(without_nan(content), indent=1, allow_nan=False)
     with write_atomically(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain values with None in the place of NaN and infinite numbers, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, np.generic):
-        return _without_nan(value.item())
+        return without_nan(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parse_json(
+    text: str | bytes, source: str | Path, pairs_hook: Callable[[list[Any]], Any] | None = None
+) -> Any:
+    """Parse JSON text.
+
+    Parameters
+    ----------
+    text : str or bytes
+        The text, in UTF-8 if it is bytes.
+    source : path-like
+        The file that the text is from, for messages.
+    pairs_hook : callable, optional
+        See `object_pairs_hook` of :func:`json.loads`.
+
+    Returns
+    -------
+    object
+        The content.
+
+    Raises
+    ------
+    InvalidFileError
+        If the text is not JSON, is nested too deeply, or has an integer of more than 40 digits.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=pairs_hook,
+            parse_int=_integer,
+        )
+    except RecursionError as error:
+        raise InvalidFileError(f"{source} is not a JSON file: it is nested too deeply") from error
+    except ValueError as error:  # of JSON, UTF-8 or numbers
+        raise InvalidFileError(f"{source} is not a JSON file: {error}") from error
+
+
+def _integer(digits: str) -> int:
+    # larger ones cannot be converted to other types of numbers, and take long to parse
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits ({digits[:10]}..)")
+    return int(digits)
 
 
 def read_json(path: str | Path) -> Any:
@@ -161,36 +261,7 @@ def read_json(path: str | Path) -> Any:
     ------
     FileNotFoundError
         If the file does not exist.
-    ValueError
-        If the content is not JSON.
+    InvalidFileError
+        If the content is not JSON; see :func:`parse_json`.
     """
-    try:
-        return json.loads(existing_file(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
-
-
-def read_mat(path: str | Path) -> dict[str, Any]:
-    """Read the variables of a MATLAB file (up to version 7).
-
-    Raises
-    ------
-    FileNotFoundError
-        If the file does not exist.
-    ValueError
-        If the file is truncated, in the HDF5-based version 7.3, or not a MATLAB file.
-    """
-    from scipy.io import loadmat
-
-    path = existing_file(path)
-    try:
-        content = loadmat(path)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{path} is a MATLAB v7.3 (HDF5) file; save it with save(..., '-v7')"
-        ) from error
-    except Exception as error:  # scipy raises many types of errors for damaged files
-        raise ValueError(
-            f"{path} is not a readable MATLAB file (it may be truncated): {error}"
-        ) from error
-    return {key: value for key, value in content.items() if not key.startswith("__")}
+    return parse_json(existing_file(path).read_bytes(), path)

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._utils.files import existing_file, read_json, read_mat, write_json
+from corrsk._utils.files import (
+    InvalidFileError,
+    existing_file,
+    read_json,
+    write_json,
+)
+from corrsk._utils.mat_files import read_mat
 from corrsk.acquisition._plain import normalized
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
@@ -31,7 +37,7 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, InvalidFileError
         See :meth:`AcquisitionProtocol.from_mat`.
     """
     given = read_mat(path)
@@ -39,12 +45,12 @@ def contrasts_from_mat(path: str | Path) -> tuple[dict[str, NDArray[Any]], NDArr
     for name in (*CONTRASTS, "tr"):
         same = [key for key in given if key.lower() == name.lower()]
         if len(same) > 1:
-            raise ValueError(f"{path} has the vectors {' and '.join(same)}; keep one of them")
+            raise InvalidFileError(f"{path} has the vectors {' and '.join(same)}; keep one of them")
     contrasts = {
         name: np.ravel(content[name.lower()]) for name in CONTRASTS if name.lower() in content
     }
     if not contrasts:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} holds no protocol: expected one or several of the vectors 'ti' and 'te' (ms) "
             f"and 'b' (ms/um^2), optionally 'tr' (ms); found {sorted(content) or 'nothing'}"
         )
@@ -84,21 +90,21 @@ def contrasts_from_table(path: str | Path) -> TableContent:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, InvalidFileError
         See :meth:`AcquisitionProtocol.from_table`.
     """
     path = existing_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text table: {error}") from error
+        raise InvalidFileError(f"{path} is not a text table: {error}") from error
     lines = [line.strip(" \r\n") for line in text.splitlines()]
     lines = [line for line in lines if line.strip()]
     if lines and lines[0].startswith("#"):
         lines[0] = lines[0].lstrip("# ")
     lines = [line for line in lines if not line.startswith("#")]
     if len(lines) < 2:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} has no measurements: a table needs a first line with names such as TI, TE, "
             "TR and b, and one line for each measurement"
         )
@@ -109,7 +115,7 @@ def contrasts_from_table(path: str | Path) -> TableContent:
     names, units = _columns_of(rows[0], path)
     for number, row in enumerate(rows[1:], 1):
         if len(row) != len(names):
-            raise ValueError(
+            raise InvalidFileError(
                 f"measurement {number} of {path} has {len(row)} cells, but the first line has "
                 f"{len(names)} names"
             )
@@ -120,7 +126,7 @@ def contrasts_from_table(path: str | Path) -> TableContent:
     }
     tr, series = values.pop(REPETITION_TIME.name, None), values.pop(_SERIES, None)
     if not values:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} has no scan parameter: its columns are {', '.join(rows[0])}, and a table "
             f"needs one or several of {', '.join(CONTRASTS)}"
         )
@@ -152,13 +158,13 @@ def _columns_of(cells: list[str], path: Path) -> tuple[list[str], dict[str, str]
         unit = None if match is None else match[2] or match[3]
         valid = name in quantities and (unit is None or quantities[name].has_unit(unit))
         if name is None or match is None or not (valid or (name not in quantities and not unit)):
-            raise ValueError(
+            raise InvalidFileError(
                 f"the column {cell!r} of {path} is not understood: the names of the first line "
                 f"are {', '.join(quantities)}, with a unit such as 'TE (s)' or without, "
                 f"{_SERIES} and {', '.join(_LABELS)}"
             )
         if name in names:
-            raise ValueError(f"{path} has the column {name} twice")
+            raise InvalidFileError(f"{path} has the column {name} twice")
         names.append(name)
         if unit is not None:
             units[name] = unit
@@ -173,7 +179,7 @@ def _cells(cells: list[str], name: str, path: Path) -> NDArray[np.float64]:
         try:
             numbers.append(float(cell))
         except ValueError:
-            raise ValueError(
+            raise InvalidFileError(
                 f"{name} of measurement {number} of {path} is no number: {cell!r}"
             ) from None
     return np.array(numbers)
@@ -189,7 +195,7 @@ def content_of_json(path: str | Path | Sequence[str | Path]) -> dict[str, Any]:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, InvalidFileError
         See :meth:`AcquisitionProtocol.from_json`.
     """
     if not isinstance(path, (str, Path)):
@@ -199,11 +205,11 @@ def content_of_json(path: str | Path | Sequence[str | Path]) -> dict[str, Any]:
         named = [(f"entry {k} of {path}", one) for k, one in enumerate(content)]
         return _from_sidecars(named)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a protocol: expected {_EXPECTED}")
+        raise InvalidFileError(f"{path} is not a protocol: expected {_EXPECTED}")
     if content.keys() & _SIDECAR.keys() and not content.keys() & {"contrasts", "grid"}:
         return _from_sidecars([(str(path), content)])
     if content.get("format", _JSON_FORMAT) != _JSON_FORMAT or content.get("version", 1) != 1:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} is in the format {content.get('format')!r}, version "
             f"{content.get('version')}; this corrsk reads {_JSON_FORMAT!r}, version 1"
         )
@@ -211,7 +217,7 @@ def content_of_json(path: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     try:
         normalized(content)
     except (KeyError, ValueError) as error:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} is not a protocol: expected {_EXPECTED}; {error.args[0]}"
         ) from None
     return content
@@ -223,7 +229,7 @@ def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
     tr: list[float] = []
     for where, content in named:
         if not isinstance(content, dict):
-            raise ValueError(f"{where} is not a sidecar of BIDS: expected an object")
+            raise InvalidFileError(f"{where} is not a sidecar of BIDS: expected an object")
         # quantitative series have the time between excitations under a name of its own
         content = {"RepetitionTime": content.get("RepetitionTimeExcitation")} | content
         columns = {
@@ -235,7 +241,7 @@ def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
         if not columns or (measured and columns.keys() != measured.keys()):
             expected = " and ".join(_SIDECAR_KEYS[name] for name in measured) or _SIDECAR_EXPECTED
             found = ", ".join(sorted(name for name in _SIDECAR if content.get(name)))
-            raise ValueError(
+            raise InvalidFileError(
                 f"{where} must have the entries {expected} in seconds, as the other sidecars; "
                 f"found {found or 'none of them'}. Read different series apart and join them with "
                 "AcquisitionProtocol.concatenate"
@@ -244,7 +250,7 @@ def _from_sidecars(named: list[tuple[str, Any]]) -> dict[str, Any]:
         if repetition is not None:
             sizes["RepetitionTime"] = repetition.size
         if len(set(sizes.values()) - {1}) > 1:
-            raise ValueError(f"the entries of {where} differ in length: {sizes}")
+            raise InvalidFileError(f"the entries of {where} differ in length: {sizes}")
         length = max(sizes.values())
         for name, values in columns.items():
             measured.setdefault(name, []).extend(np.broadcast_to(values, length).tolist())
@@ -258,12 +264,12 @@ def _from_seconds(name: str, values: Any, where: str) -> NDArray[np.float64]:
 
     Raises
     ------
-    ValueError
+    InvalidFileError
         If the values are not numbers.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "iuf":
-        raise ValueError(f"{where} must have numbers for {name}, got {values!r}")
+        raise InvalidFileError(f"{where} must have numbers for {name}, got {values!r}")
     return scan_quantities()[name].converted(np.ravel(array).astype(np.float64), "s")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk._utils.files import refuse_misfits
 from corrsk._utils.validation import lookup
 from corrsk.acquisition._checks import (
     checked_contrasts,
@@ -343,7 +344,7 @@ class AcquisitionProtocol:
         ------
         FileNotFoundError
             If the file does not exist.
-        ValueError
+        InvalidFileError
             If the file is not a readable MATLAB file, or has none of the vectors.
 
         Warns
@@ -351,8 +352,9 @@ class AcquisitionProtocol:
         UserWarning
             If two or more vectors are strictly ascending; see :class:`AcquisitionProtocol`.
         """
-        contrasts, tr = contrasts_from_mat(path)
-        protocol = cls(contrasts, tr=tr, units=units)
+        with refuse_misfits(path, None):
+            contrasts, tr = contrasts_from_mat(path)
+            protocol = cls(contrasts, tr=tr, units=units)
         _warn_of_levels(protocol.contrasts, stacklevel=2)
         return protocol
 
@@ -380,7 +382,7 @@ class AcquisitionProtocol:
         ------
         FileNotFoundError
             If a file does not exist.
-        ValueError
+        InvalidFileError
             If a file is not JSON, or not a protocol.
 
         Warns
@@ -389,7 +391,9 @@ class AcquisitionProtocol:
             If two or more of the lists written by hand are strictly ascending; see
             :class:`AcquisitionProtocol`.
         """
-        return cls._from_plain(content_of_json(path), stacklevel=2)
+        names = path if isinstance(path, (str, Path)) else ", ".join(map(str, path))
+        with refuse_misfits(names, None):
+            return cls._from_plain(content_of_json(path), stacklevel=2)
 
     @classmethod
     def from_table(cls, path: str | Path, *, units: Units = None) -> AcquisitionProtocol:
@@ -415,13 +419,14 @@ class AcquisitionProtocol:
         ------
         FileNotFoundError
             If the file does not exist.
-        ValueError
+        InvalidFileError
             If the file has no scan parameter, a column is not understood, a cell is no number, or
             a value is invalid.
         """
-        table = contrasts_from_table(path)
-        stated = units_by_name(units, scan_quantities()) | table.units
-        return cls(table.contrasts, tr=table.tr, units=stated, series=table.series)
+        with refuse_misfits(path, None):
+            table = contrasts_from_table(path)
+            stated = units_by_name(units, scan_quantities()) | table.units
+            return cls(table.contrasts, tr=table.tr, units=stated, series=table.series)
 
     @classmethod
     def from_feature_names(

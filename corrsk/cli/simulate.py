@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from corrsk._utils.locks import exclusive
 from corrsk.cli.options import Config, Dataset, Jobs, Protocol, Samples, Seed, chosen_dataset
 from corrsk.cli.output import clear_errors, logger
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
@@ -52,8 +53,6 @@ def simulate(
     """
     with clear_errors("stopped; nothing was written"):
         check_suffix(out)
-        if out.exists() and not force:
-            raise FileExistsError(f"{out} exists; choose another name or pass --force")
         if not out.parent.is_dir():
             raise FileNotFoundError(f"the folder {out.parent} does not exist")
         definition = resolve_dataset(chosen_dataset(context, dataset, config))
@@ -67,15 +66,18 @@ def simulate(
         if changes:
             changes["name"] = f"{definition.name} with other {' and '.join(changes)}"
             definition = dataclasses.replace(definition, **changes)
-        logger.info("simulating %s signals of %s", f"{samples:,}", definition.name)
-        data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
-        if out.suffix == ".mat" and not _whole_percents(definition.noise_levels):
-            logger.info(
-                "note: the published code requires noise levels in whole percents; its plots over "
-                "the noise level round those of this data set to 0"
-            )
-        logger.info("writing %s", out)
-        write_dataset(data, out)
+        with exclusive(out):
+            if out.exists() and not force:
+                raise FileExistsError(f"{out} exists; choose another name or pass --force")
+            logger.info("simulating %s signals of %s", f"{samples:,}", definition.name)
+            data = simulate_dataset(definition, samples, seed, n_jobs=jobs)
+            if out.suffix == ".mat" and not _whole_percents(definition.noise_levels):
+                logger.info(
+                    "note: the published code requires noise levels in whole percents; its plots "
+                    "over the noise level round those of this data set to 0"
+                )
+            logger.info("writing %s", out)
+            write_dataset(data, out)
 
 
 def _whole_percents(levels: float | tuple[float, ...] | SNRRange) -> bool:

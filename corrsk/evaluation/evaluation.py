@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils import check_consistent_length
 
 from corrsk._utils.counts import is_multicompartment, multicompartment_probability, tasks_coincide
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import InvalidFileError, read_json, refuse_misfits, write_json
 from corrsk._utils.steps import without_codes
 from corrsk.evaluation.calibration import checked_predictions, grouped_noise_levels
 from corrsk.evaluation.metrics import binary_metrics, count_metrics
@@ -267,12 +267,17 @@ class Evaluation:
 
         Raises
         ------
-        ValueError
-            If the file is not an evaluation.
+        InvalidFileError
+            If the file is not an evaluation, or is damaged.
         """
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"{path} is not an evaluation written by corrsk")
+            raise InvalidFileError(f"{path} is not an evaluation written by corrsk")
+        with refuse_misfits(path, "an evaluation written by corrsk"):
+            return cls._from_content(content)
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any]) -> Evaluation:
         levels = pd.DataFrame(content["by_noise_level"])
         return cls(
             dataset=content["dataset"], n_samples=content["n_samples"],

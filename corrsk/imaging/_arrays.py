@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.archives import read_npz
+from corrsk._utils.files import MISFITS, InvalidFileError, parse_json, refuse_misfits
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import CONTRASTS
 from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
@@ -60,27 +60,25 @@ def content_of_npz(path: Path, given: AcquisitionProtocol | None, units: Units) 
 
     Raises
     ------
-    ValueError
+    InvalidFileError
         If the file is damaged, has no signals or no times, or the lengths of the times do not fit
         the axes of the signals or fit them in two ways.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable .npz file: {error}") from error
+    content = read_npz(path)
     names = [key for key in _SIGNALS if key in content]
     if not names:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} has no signals under {', '.join(_SIGNALS)}; found {', '.join(content)}"
         )
     signals = content[names[0]]
     if signals.dtype.kind not in "biufc" or signals.ndim == 0:
-        raise ValueError(f"{names[0]} in {path} must be an array of numbers, not {signals.dtype}")
+        raise InvalidFileError(
+            f"{names[0]} in {path} must be an array of numbers, not {signals.dtype}"
+        )
     signals, protocol = _with_protocol(signals, content, given, units, path)
     affine = np.asarray(content.get("affine", np.eye(4)), dtype=np.float64)
     if affine.shape != (4, 4):
-        raise ValueError(f"affine in {path} must have shape (4, 4), got {affine.shape}")
+        raise InvalidFileError(f"affine in {path} must have shape (4, 4), got {affine.shape}")
     return NpzContent(signals, protocol, affine, content.get("mask"))
 
 
@@ -91,14 +89,14 @@ def _with_protocol(
     if given is not None:
         return signals, given
     if "protocol" in content:
-        try:
-            return signals, AcquisitionProtocol.from_dict(json.loads(str(content["protocol"])))
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"protocol in {path} is none: {error}") from error
+        what = f"protocol in {path}"
+        with refuse_misfits(what, None):
+            plain = parse_json(str(content["protocol"]), what)
+            return signals, AcquisitionProtocol.from_dict(plain)
     vectors, stated = _vectors(content, path)
     tr = vectors.pop(_TR, None)
     if not vectors:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} has no times: expected `protocol`, or vectors such as ti_ms and te_ms; found "
             f"{', '.join(content)}"
         )
@@ -108,7 +106,7 @@ def _with_protocol(
     ends = signals.shape[-len(lengths) :] if signals.ndim >= len(lengths) else ()
     as_grid = list(ends) == lengths and len(lengths) > 1
     if as_grid and as_list:
-        raise ValueError(
+        raise InvalidFileError(
             f"the vectors {', '.join(vectors)} of {path} are the levels of a grid or the values of "
             f"each measurement: signals of shape {signals.shape} fit both; pass the protocol"
         )
@@ -123,9 +121,9 @@ def _with_protocol(
             flat = signals.reshape(*signals.shape[: -len(lengths)], -1)
             single = None if tr is None else tr[0] if tr.size == 1 else tr
             return flat, AcquisitionProtocol(values, tr=single, units=stated)
-    except ValueError as error:
-        raise ValueError(f"the times of {path} are invalid: {error}") from error
-    raise ValueError(
+    except MISFITS as error:
+        raise InvalidFileError(f"the times of {path} are invalid: {error}") from error
+    raise InvalidFileError(
         f"the signals of {path} have shape {signals.shape}, which does not end in the lengths of "
         + ", ".join(f"{key} ({values.size})" for key, values in vectors.items())
     )
@@ -147,9 +145,9 @@ def _vectors(
             if unit and not quantities[name].has_unit(unit):
                 continue
             if name in found:
-                raise ValueError(f"{path} has {name} twice")
+                raise InvalidFileError(f"{path} has {name} twice")
             if np.asarray(values).dtype.kind not in "biuf":
-                raise ValueError(f"{key} in {path} must have numbers, not {values.dtype}")
+                raise InvalidFileError(f"{key} in {path} must have numbers, not {values.dtype}")
             found[name] = np.ravel(values).astype(np.float64)
             if unit:
                 stated[name] = unit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import tempfile
 import zlib
 from contextlib import nullcontext
@@ -14,10 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.extras import require
-from corrsk._utils.files import NO_SPACE, existing_file, no_space
+from corrsk._utils.files import (
+    MISFITS,
+    NO_SPACE,
+    InvalidFileError,
+    existing_file,
+    no_space,
+    refuse_misfits,
+)
 
 ENDINGS = (".nii.gz", ".nii")
-_UNREADABLE = (EOFError, OSError, zlib.error, ValueError)
+_UNREADABLE = (*MISFITS, EOFError, OSError, zlib.error)
 _CHUNK = 1 << 22  # bytes
 
 
@@ -110,12 +118,20 @@ def open_image(path: str | Path, *, keep_open: bool = False, check: bool = True)
     path = existing_file(path)
     try:
         image = nibabel.load(path, **({"keep_file_open": True} if keep_open else {}))
-    except (nibabel.filebasedimages.ImageFileError, *_UNREADABLE) as error:
-        raise ValueError(
+    except (
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+        nibabel.wrapstruct.WrapStructError,
+        *_UNREADABLE,
+    ) as error:
+        raise InvalidFileError(
             f"{path} is not a readable image (it may be truncated): {_text(error)}"
         ) from error
+    if min(image.shape, default=0) < 1:
+        raise InvalidFileError(f"{path} has the shape {image.shape}, without values")
     if check:
-        _check_complete(path, image)
+        with refuse_misfits(path, "a readable image"):
+            _check_complete(path, image)
     return image
 
 
@@ -144,7 +160,7 @@ def read_values(proxy: Any, slicer: tuple[Any, ...], name: str) -> NDArray[Any]:
     try:
         values = np.asanyarray(proxy[slicer])
     except _UNREADABLE as error:
-        raise ValueError(f"{name} is damaged or truncated: {_text(error)}") from error
+        raise InvalidFileError(f"{name} is damaged or truncated: {_text(error)}") from error
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -177,7 +193,7 @@ def unpacked(path: Path, proxy: Any, file: IO[bytes]) -> Any:
             try:
                 chunk = compressed.read(_CHUNK)
             except _UNREADABLE as error:
-                raise ValueError(f"{path} is damaged or truncated: {_text(error)}") from error
+                raise InvalidFileError(f"{path} is damaged or truncated: {_text(error)}") from error
             if not chunk:
                 break
             try:
@@ -249,7 +265,7 @@ def _check_complete(path: Path, image: Any) -> None:
     data_path = Path(image.file_map["image"].filename or path)
     if offset is None or dtype is None or not data_path.is_file():
         return
-    needed = int(offset) + int(np.prod(image.shape, dtype=np.int64)) * dtype.itemsize
+    needed = int(offset) + math.prod(map(int, image.shape)) * dtype.itemsize
     if data_path.suffix.lower() != ".gz":
         found = data_path.stat().st_size
     elif _last_size(data_path) == needed % (1 << 32):
@@ -257,7 +273,7 @@ def _check_complete(path: Path, image: Any) -> None:
     else:  # truncated, or compressed in several parts
         found = _decompressed_size(data_path, needed)
     if found < needed:
-        raise ValueError(
+        raise InvalidFileError(
             f"{data_path} is truncated: its header describes {needed} bytes, the file has {found}"
         )
 

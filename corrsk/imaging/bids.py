@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from corrsk._utils.files import read_json
+from corrsk._utils.files import InvalidFileError, read_json
 from corrsk.imaging._nifti import ENDINGS, stem_of
 from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
 
@@ -303,7 +303,7 @@ def sidecar_of(path: Path) -> dict[str, Any] | None:
             entries = read_json(candidate)
             if not isinstance(entries, dict):
                 # lists of sidecars, one for each volume, are read with `times`
-                raise ValueError(f"{candidate} is not a sidecar: expected a JSON object")
+                raise InvalidFileError(f"{candidate} is not a sidecar: expected a JSON object")
             content = (content or {}) | entries
     return content
 

@@ -259,6 +259,7 @@ class NetworkEstimator(CallbackSupportMixin, EarlierPicklesMixin, BaseEstimator)
         """
         self._check_combination()
         checked = measured_signals(self, X, y, reset=True, dtype=np.float32, order="C")
+        _check_precision(checked[0] if isinstance(checked, tuple) else checked, X)
         if hasattr(self, "protocol_"):
             delattr(self, "protocol_")
         if protocol is not None:
@@ -944,3 +945,20 @@ def class_weights(
         raise ValueError(f"class_weight must not be negative or all zero, got {class_weight}")
     normalised: NDArray[np.float64] = weights / mean  # the learning rate keeps its meaning
     return normalised
+
+
+def _check_precision(signals: NDArray[np.float32], X: ArrayLike) -> None:
+    """Refuse signals that single precision rounds to zero, or nearly so.
+
+    Raises
+    ------
+    ValueError
+        If no signal is large enough.
+    """
+    if max(signals.max(), -signals.min()) < np.finfo(np.float32).smallest_normal:
+        largest = np.abs(np.asarray(as_numpy(X), dtype=np.float64)).max()
+        if largest > 0:
+            raise ValueError(
+                "X contains only values that are too small for single precision (float32); the "
+                f"largest is {largest:.3g}: scale the signals to the order of 1"
+            )

@@ -252,9 +252,9 @@ class StandardizedNetwork(nn.Module):
         StandardizedNetwork
             The network with its standardisation.
         """
-        mean, variance = _mean_and_variance(X)
+        mean, deviation = _mean_and_deviation(X)
         # a constant column becomes 0
-        return cls(network, mean, torch.where(variance > 0, variance.sqrt(), 1.0))
+        return cls(network, mean, torch.where(deviation > 0, deviation, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs of the network for signals.
@@ -273,29 +273,48 @@ class StandardizedNetwork(nn.Module):
         return logits
 
 
-def _mean_and_variance(X: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each column, in the precision of X.
+def _mean_and_deviation(X: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, in the precision of X.
 
-    The variance of a constant column is exactly 0. Sums over rows as products with a vector
+    The deviation of a constant column is exactly 0. Sums over rows as products with a vector
     of ones, a few rows at a time, take a sixth of the time of `torch.var_mean`, which needs
     half as long as an epoch of the compiled kernels. They are computed in one thread, because on
     some processors the rounding of the products depends on the number of threads, and the compiled
-    kernels give the same bits for any number.
+    kernels give the same bits for any number. Columns whose squares over- or underflow in the
+    precision of X are summed in double precision.
     """
+    mean, variance = _mean_and_variance(X, lambda rows: rows)
+    deviation = variance.to(X.dtype).sqrt()
+    limits = torch.finfo(X.dtype)
+    # smaller ones have lost digits; the variance of constant columns is 0
+    ordinary = (variance >= limits.smallest_normal / limits.eps) & (variance <= limits.max)
+    if not ordinary.all():
+        exact_mean, exact = _mean_and_variance(X, Tensor.double)
+        mean = torch.where(ordinary, mean, exact_mean.to(X.dtype))
+        deviation = torch.where(ordinary, deviation, exact.sqrt().to(X.dtype))
+    return mean, deviation
+
+
+def _mean_and_variance(X: Tensor, of_rows: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean in the precision of `of_rows`, and variance in double precision, of each column."""
     some_rows = 4096
-    ones = X.new_ones(1, min(some_rows, len(X)))
+    first = of_rows(X[:1])[0]
+    ones = first.new_ones(1, min(some_rows, len(X)))
 
     def column_sums(of: Callable[[Tensor], Tensor]) -> Tensor:
         return sum(
-            ((ones[:, : len(rows)] @ of(rows))[0].double() for rows in torch.split(X, some_rows)),
+            (
+                (ones[:, : len(rows)] @ of(of_rows(rows)))[0].double()
+                for rows in torch.split(X, some_rows)
+            ),
             X.new_zeros(X.shape[1], dtype=torch.float64),
         )
 
     with limited_threads(1):
         # differences from the first row, so that the mean of a constant column is exact
-        mean = (X[0] + column_sums(lambda rows: rows - X[0]) / len(X)).to(X.dtype)
+        mean = (first + column_sums(lambda rows: rows - first) / len(X)).to(first.dtype)
         variance = column_sums(lambda rows: (rows - mean).square_()) / len(X)
-    return mean, variance.to(X.dtype)
+    return mean, variance
 
 
 class HalfWhitenedNetwork(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import InvalidFileError, read_json, refuse_misfits, write_json
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.neural._base import NetworkClassifier
 from corrsk.physics import CONTRASTS
@@ -25,6 +25,9 @@ from corrsk.trained.classifier import SimulationTrainedClassifier
 
 _FORMAT, _VERSION = "corrsk-model-card", 1
 _STORED_NAMES = {"norm": "normalization"}  # fields that a file has under another name
+_MAPPINGS = {
+    "prior", "protocol", "noise", "network", "training", "compute", "metrics", "versions", "weights"
+}  # fmt: skip
 _VERSIONS_OF = ("corrsk", "torch", "skorch", "scikit-learn", "numpy")
 
 
@@ -95,10 +98,21 @@ class ModelCard:
     weights: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "limits", tuple(self.limits))
+        limits: Any = self.limits  # a list in a file
+        if isinstance(limits, list) and all(isinstance(each, str) for each in limits):
+            object.__setattr__(self, "limits", tuple(limits))
         for item in dataclasses.fields(self):
+            wanted = dict if item.name in _MAPPINGS else tuple if item.name == "limits" else str
+            value = getattr(self, item.name)
+            if not isinstance(value, wanted) and not (item.name == "norm" and value is None):
+                raise ValueError(
+                    f"{item.name} of the model card {self.name!r:.60} must be a {wanted.__name__}, "
+                    f"got {value!r:.60}"
+                )
             if not getattr(self, item.name) and item.name not in ("norm", "weights"):
                 raise ValueError(f"the model card {self.name!r} needs {item.name}")
+        if not self.protocol.get("contrasts"):
+            raise ValueError(f"the protocol of the model card {self.name!r} needs contrasts")
         if not self.training.get("command"):
             raise ValueError("training needs the command that reproduces the training")
         for name, metric in self.metrics.items():
@@ -202,21 +216,27 @@ class ModelCard:
         ------
         FileNotFoundError
             If the file does not exist.
-        ValueError
-            If the file is not a model card, is incomplete, or has a newer version.
+        InvalidFileError
+            If the file is not a model card, is incomplete or damaged, or has a newer version.
         """
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"{path} is not a model card written by corrsk")
-        if content.pop("version", None) != _VERSION:
-            raise ValueError(f"{path} is a model card of a newer version; update corrsk")
+            raise InvalidFileError(f"{path} is not a model card written by corrsk")
+        number = content.pop("version", None)
+        if type(number) is not int or number < 1:
+            raise InvalidFileError(f"{path} is a model card of the version {number!r:.60}")
+        if number > _VERSION:
+            raise InvalidFileError(f"{path} is a model card of a newer version; update corrsk")
         names = {
             _STORED_NAMES.get(item.name, item.name): item.name for item in dataclasses.fields(cls)
         }
         wrong = sorted(names.keys() ^ content.keys())
         if wrong:
-            raise ValueError(f"{path} has missing or unknown entries: {', '.join(wrong)}")
-        return cls(**{names[stored]: value for stored, value in content.items()})
+            raise InvalidFileError(f"{path} has missing or unknown entries: {', '.join(wrong)}")
+        with refuse_misfits(path, "a model card written by corrsk"):
+            card = cls(**{names[stored]: value for stored, value in content.items()})
+            card.to_markdown()  # which reads all entries
+            return card
 
     # -- as a page ---------------------------------------------------------
 

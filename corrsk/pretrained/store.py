@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from corrsk._utils.files import existing_file
+from corrsk._utils.files import InvalidFileError, existing_file, refuse_misfits
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.persistence import load, save
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
@@ -95,8 +95,9 @@ def load_pretrained(
     Raises
     ------
     ValueError
-        If the name is unknown (the message lists the available names), or the
-        weights do not match the card.
+        If the name is unknown; the message lists the available names.
+    InvalidFileError
+        If the card or the weights are damaged, or do not match; a ValueError.
     ProtocolMismatchError
         If the protocol differs from the trained one; a ValueError.
 
@@ -117,10 +118,11 @@ def load_pretrained(
     path = _weights_file(name, folder)
     card = model_card(name, folder)
     if _digest(path) != card.weights.get("sha256"):
-        raise ValueError(f"the weights in {path} do not match the checksum of the model card")
+        raise InvalidFileError(f"the weights in {path} do not match the checksum of the model card")
     model = load(path)
     if not isinstance(model, SimulationTrainedClassifier):  # files of earlier versions
-        model = _with_definition(name, model, card.training["signals"])
+        with refuse_misfits(path, "a pretrained model"):
+            model = _with_definition(name, model, card.training["signals"])
     return model if protocol is None else model.matched_to(protocol)
 
 

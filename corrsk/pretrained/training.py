@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from corrsk._utils.counts import is_multicompartment, multicompartment_probabili
 from corrsk._utils.deprecation import removed_parameters, renamed_parameters
 from corrsk._utils.environment import environment
 from corrsk._utils.files import write_atomically
+from corrsk._utils.locks import exclusive
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.evaluation import bootstrap_interval, expected_calibration_error
 from corrsk.neural.classifier import ResidualMLPClassifier
@@ -100,7 +100,7 @@ def pretrain(
         If the name is unknown or belongs to other data, the prior has a single compartment
         count, or the device is not available.
     FileExistsError
-        If there is a model of this name, and `force` is False.
+        If there is a model of this name, and `force` is False, or another process writes it.
     FileNotFoundError
         If the parent folder of `out` does not exist.
     """
@@ -111,16 +111,16 @@ def pretrain(
     n_samples = definition.n_samples if n_samples is None else n_samples
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
-    if (out / f"{name}.json").exists() and not force:
-        raise FileExistsError(
-            f"{out} contains a model {name!r}; choose another folder, or replace the model "
-            "(--force)"
-        )
     if not out.parent.is_dir():
         raise FileNotFoundError(f"the folder {out.parent} does not exist")
     out.mkdir(exist_ok=True)
     checkpoint = out / f"{name}.checkpoint"
-    with limited_threads(threads):
+    with exclusive(out / f"{name}.safetensors"), limited_threads(threads):
+        if (out / f"{name}.json").exists() and not force:
+            raise FileExistsError(
+                f"{out} contains a model {name!r}; choose another folder, or replace the model "
+                "(--force)"
+            )
         _logger.info(f"training on {n_samples:,} signals of {name}")
         trained = SimulationTrainedClassifier.from_definition(
             definition.data, n_samples=n_samples, n_validation=_N_VALIDATION,
@@ -130,7 +130,7 @@ def pretrain(
         card = write_trained(
             definition, trained, out, threads=threads, half_precision=half_precision
         )
-    checkpoint.unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
     return card
 
 
@@ -163,11 +163,13 @@ def write_trained(
         Card of the model.
     """
     _logger.info(f"evaluating on {_N_TEST:,} fresh signals")
-    with TemporaryDirectory() as folder:
-        # the metrics are those of the stored weights, which may be rounded
-        stored = Path(folder) / "stored.safetensors"
+    # the metrics are those of the stored weights, which may be rounded
+    stored = out / f".{definition.name}-measured.partial.safetensors"
+    try:
         save(model, stored, half_precision=half_precision)
         metrics = measure(load(stored), definition.dataset, n_jobs=threads)
+    finally:
+        stored.unlink(missing_ok=True)
     config = None
     if isinstance(definition.dataset, DatasetDefinition):
         config = f"{definition.name}.config.json"

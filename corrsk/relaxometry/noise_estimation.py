@@ -34,6 +34,7 @@ _MAX_CELLS = 576  # of the grid of tissue properties that stands for all mixture
 # Part of a signal outside the subspace, in standard deviations of the noise: a variance of 1 %
 _LEAKAGE = 0.1
 _CUTOFF = 1e-7  # singular values below this part of the largest are rounding errors
+_LARGEST = 1e100  # value of a signal, whose square must not over- or underflow
 _STRONG = 5.0  # SNR from which a magnitude has nearly Gaussian noise: its variance is 2 % smaller
 _NEAR_ZERO = 0.02  # of the root mean square: the sign of smaller magnitudes is uncertain
 _MOST_STEPS = 20  # of the choice of rank, measurements and sigma; a few are usual
@@ -239,6 +240,12 @@ def estimate_noise(
     signals = values[inside].astype(np.float64)
     if not np.isfinite(signals).all():
         raise ValueError("X has infinite values")
+    largest = float(np.abs(signals).max())
+    if not 1 / _LARGEST < largest < _LARGEST:
+        raise ValueError(
+            f"the largest value of X is {largest:.3g}, whose square is beyond double precision: "
+            "scale the signals to the order of 1"
+        )
     if noise_distribution == "auto":
         noise_distribution = "gaussian" if (signals < 0).any() else "rician"
     magnitudes = noise_distribution == "rician"

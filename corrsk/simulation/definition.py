@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corrsk._utils.configuration import read_configuration, write_configuration
+from corrsk._utils.files import MISFITS, InvalidFileError
 from corrsk._utils.validation import check_entries, is_number
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics import NOISE_DISTRIBUTIONS, NOISE_REFERENCES, NORMS
@@ -260,7 +261,7 @@ class DatasetDefinition:
         ------
         FileNotFoundError
             If the file, or that of the protocol, does not exist.
-        ValueError
+        InvalidFileError
             If the file is not readable, or an entry is unknown, missing or invalid; the message
             has the entry, its value, and what is allowed.
         ImportError
@@ -270,8 +271,8 @@ class DatasetDefinition:
         content = read_configuration(path)
         try:
             return cls._from_content({"name": path.stem} | content, path.parent)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except MISFITS as error:
+            raise InvalidFileError(f"{path}: {error}") from error
 
 
 def protocol_or_name(name: str, folder: Path | None = None) -> AcquisitionProtocol | str:

@@ -13,7 +13,8 @@ from sklearn.utils import Bunch
 
 from corrsk._utils.counts import as_counts
 from corrsk._utils.extras import require
-from corrsk._utils.files import read_mat, write_atomically
+from corrsk._utils.files import InvalidFileError, write_atomically
+from corrsk._utils.mat_files import read_mat
 from corrsk.simulation.datasets import PARTS
 
 SUFFIXES = (".npz", ".parquet", ".mat")
@@ -165,7 +166,7 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     ------
     FileNotFoundError
         If the file does not exist.
-    ValueError
+    InvalidFileError
         If the file is not a readable MATLAB file, lacks a variable, or has arrays that
         contradict each other; the message has the expected content.
     """
@@ -173,7 +174,7 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     needed = [f"{kind}_{part}" for part in ("train", "test") for kind in ("input", "label")]
     missing = [key for key in needed if key not in content]
     if missing:
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} lacks {', '.join(missing)}: expected the layout of the published code, "
             f"input_train (n_samples, 1, n_ti, n_te), label_train, ..; "
             f"found {sorted(content) or 'nothing'}"
@@ -185,7 +186,7 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     for part in parts:
         x, y, level = _read_part(content, _MAT_PARTS[part], str(path))
         if signals and x.shape[1:] != signals[0].shape[1:]:
-            raise ValueError(
+            raise InvalidFileError(
                 f"the inputs in {path} have different grids: {signals[0].shape[2:]}, {x.shape[2:]}"
             )
         signals.append(x)
@@ -194,11 +195,11 @@ def read_dataset_mat(path: str | Path) -> Bunch:
     for part, y in zip(parts, labels, strict=True):
         extra = np.setdiff1d(y, labels[0]).tolist()
         if extra:
-            raise ValueError(
+            raise InvalidFileError(
                 f"label_{_MAT_PARTS[part]} in {path} has labels that label_train lacks: {extra}"
             )
         if np.unique(y).size < 2:
-            raise ValueError(f"label_{_MAT_PARTS[part]} in {path} has a single class, {y[0]}")
+            raise InvalidFileError(f"label_{_MAT_PARTS[part]} in {path} has a single class, {y[0]}")
     sizes = [len(y) for y in labels]
     grid_shape = signals[0].shape[2:]
     ends = np.cumsum(sizes)
@@ -223,27 +224,38 @@ def _read_part(
     """Read and validate the signals, labels and noise levels of one part."""
     x = np.asarray(content[f"input_{part}"])
     y = np.ravel(content.get(f"label_{part}", ()))
-    level = np.ravel(content.get(f"noiselevel_{part}", np.full(len(x), np.nan)))
+    no_levels = np.full(x.shape[:1], np.nan)
+    level = np.ravel(content.get(f"noiselevel_{part}", no_levels))
     for name, values in (
         (f"input_{part}", x), (f"label_{part}", y), (f"noiselevel_{part}", level)
     ):  # fmt: skip
         if values.dtype.kind not in "fiub":
-            raise ValueError(f"{name} in {path} must hold real numbers, not {values.dtype}")
-    if x.ndim != 4 or x.shape[1] != 1:
-        raise ValueError(
+            raise InvalidFileError(f"{name} in {path} must hold real numbers, not {values.dtype}")
+    if x.ndim != 4 or x.shape[1] != 1 or x.size == 0:
+        raise InvalidFileError(
             f"input_{part} in {path} must have shape (n_samples, 1, n_ti, n_te), got {x.shape}"
         )
     for name, values in ((f"label_{part}", y), (f"noiselevel_{part}", level)):
         if len(values) != len(x):
-            raise ValueError(f"{name} in {path} has {len(values)} entries for {len(x)} signals")
-    bad = ~np.isfinite(x).all(axis=(1, 2, 3))
+            raise InvalidFileError(
+                f"{name} in {path} has {len(values)} entries for {len(x)} signals"
+            )
+    # 1e300 is finite in double precision only
+    with np.errstate(over="ignore"):
+        signals = x.astype(np.float32)
+    bad = ~np.isfinite(signals).all(axis=(1, 2, 3))
     if bad.any():
-        raise ValueError(
-            f"input_{part} in {path} holds NaN or infinite values, in {bad.sum()} of {len(x)} "
-            f"signals; the first is signal {np.argmax(bad)}"
+        raise InvalidFileError(
+            f"input_{part} in {path} has NaN, infinite or too large values, in "
+            f"{bad.sum()} of {len(x)} signals; the first is signal {np.argmax(bad)}"
         )
     try:
         counts = as_counts(y)
     except ValueError as error:
-        raise ValueError(f"label_{part} in {path}: {error}") from error
-    return x.astype(np.float32), counts, level / 100
+        raise InvalidFileError(f"label_{part} in {path}: {error}") from error
+    if f"noiselevel_{part}" in content and not ((level >= 0) & (level <= 100)).all():
+        raise InvalidFileError(
+            f"noiselevel_{part} in {path} must be percentages from 0 to 100, got "
+            f"{level.min():g} to {level.max():g}"
+        )
+    return signals, counts, level / 100

@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from corrsk._utils.files import check_writable, read_json, write_json
+from corrsk._utils.files import InvalidFileError, check_writable, read_json, write_json
+from corrsk._utils.locks import exclusive, is_remain
 from corrsk.simulation.definition import DatasetDefinition
 
 CONFIGURATION = "run.json"
@@ -30,8 +31,11 @@ def write_config(out: Path, dataset: DatasetDefinition | str) -> None:
         dataset.to_file(out / CONFIG)
 
 
-def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-    """Claim a folder for a run, or refuse a folder with other content.
+@contextmanager
+def claimed_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    """Claim a folder for a run as long as it lasts, or refuse a folder with other content.
+
+    An error that leaves the folder without a result removes what was made of it.
 
     Parameters
     ----------
@@ -45,30 +49,63 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
     Raises
     ------
     FileExistsError
-        If the folder contains other files, a run of another identity (the
-        message lists the differences), or a run that is not to be resumed.
+        If another process uses the folder, or the folder contains other files, a run of another
+        identity (the message lists the differences), or a run that is not to be resumed.
+    OSError
+        If the folder cannot be made or written to.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose a folder for the results")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"the folder {out} cannot be made: {error.strerror}") from error
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     marker = out / CONFIGURATION
-    others = sorted(path.name for path in out.iterdir() if path != marker)
-    if others and not marker.exists():
+    had_marker = marker.exists()
+    try:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise type(error)(f"the folder {out} cannot be made: {error.strerror}") from error
+        _refuse_other_files(out)
+        check_writable(out)
+        with exclusive(out):
+            _check_marker(out, identity, resume)
+            yield
+    except Exception:
+        with suppress(OSError):
+            if not had_marker and [path.name for path in out.iterdir()] == [marker.name]:
+                marker.unlink()
+            for folder in made:  # only empty ones are removed
+                folder.rmdir()
+        raise
+
+
+def _other_files(out: Path) -> list[str]:
+    """Names of the files and folders of a folder besides those of an empty run."""
+    return sorted(
+        path.name for path in out.iterdir() if path.name != CONFIGURATION and not is_remain(path)
+    )
+
+
+def _refuse_other_files(out: Path) -> None:
+    others = _other_files(out)
+    if others and not (out / CONFIGURATION).exists():
         raise FileExistsError(
             f"{out} contains other files ({', '.join(others[:5])}"
             f"{', ..' if len(others) > 5 else ''}); choose a new or an empty folder"
         )
-    if not others:  # a new folder, or a run that ended before its first result
-        check_writable(out)
+
+
+def _check_marker(out: Path, identity: dict[str, Any], resume: bool) -> None:
+    marker = out / CONFIGURATION
+    _refuse_other_files(out)  # again, with the lock
+    if not _other_files(out):  # a new folder, or a run that ended before its first result
         write_json(marker, identity)
         return
     try:
         before = read_json(marker)
-    except ValueError as error:
+    except InvalidFileError as error:
         raise FileExistsError(f"{marker} is not readable; choose another folder") from error
+    if not isinstance(before, dict):
+        raise FileExistsError(f"{marker} is not the record of a run; choose another folder")
     changed = _differences(before, identity)
     if changed:
         raise FileExistsError(
@@ -80,39 +117,6 @@ def claim_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
             f"{out} contains a run of this configuration; resume the run (--resume) or choose "
             "another folder"
         )
-
-
-@contextmanager
-def claimed_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> Iterator[None]:
-    """Claim a folder for a block, and release it if an error leaves it without a result.
-
-    Parameters
-    ----------
-    out : Path
-        The folder; see :func:`claim_folder`.
-    identity : dict
-        Configuration of the run.
-    resume : bool
-        Whether to accept a folder of a run of the same identity.
-
-    Raises
-    ------
-    FileExistsError, OSError
-        See :func:`claim_folder`.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    marker = out / CONFIGURATION
-    had_marker = marker.exists()
-    try:
-        claim_folder(out, identity, resume=resume)
-        yield
-    except Exception:
-        with suppress(OSError):
-            if not had_marker and [path.name for path in out.iterdir()] == [marker.name]:
-                marker.unlink()
-            for folder in made:  # only empty ones are removed
-                folder.rmdir()
-        raise
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -47,7 +47,7 @@ from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.files import read_dataset_mat
 from corrsk.workflows._runs import (
     CONFIG,
-    claim_folder,
+    claimed_folder,
     data_identity,
     markdown_table,
     write_config,
@@ -197,7 +197,8 @@ def reproduce(
         If the configuration is invalid, the device is not available, or the .mat file is not
         readable.
     FileExistsError
-        If the folder contains other files, or a run that is not to be resumed.
+        If another process uses the folder, or the folder contains other files, or a run that is
+        not to be resumed.
     """
     configuration.check()
     resolve_device(device)
@@ -206,16 +207,16 @@ def reproduce(
     out = Path(out)
     # the data file is read before the folder is claimed: an invalid file leaves no folder behind
     data = None if configuration.mat is None else _read(configuration.mat)
-    claim_folder(out, configuration.identity(), resume=resume)
-    if data is None:
-        write_config(out, configuration.dataset)
-    if (out / METRICS).exists():
-        _logger.info(f"{out} contains a finished run of this configuration")
-        return Evaluation.from_json(out / METRICS)
-    with limited_threads(threads):
+    with claimed_folder(out, configuration.identity(), resume=resume):
         if data is None:
-            data = _simulate(configuration, threads)
-        return _run(configuration, data, out, device, threads)
+            write_config(out, configuration.dataset)
+        if (out / METRICS).exists():
+            _logger.info(f"{out} contains a finished run of this configuration")
+            return Evaluation.from_json(out / METRICS)
+        with limited_threads(threads):
+            if data is None:
+                data = _simulate(configuration, threads)
+            return _run(configuration, data, out, device, threads)
 
 
 def paper_reference(evaluation: Evaluation) -> Reference | None:

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from corrsk._utils.configuration import read_configuration
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import (
+    MISFITS,
+    InvalidFileError,
+    read_json,
+    refuse_misfits,
+    write_json,
+)
+from corrsk._utils.locks import exclusive
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk._utils.validation import check_entries, is_number
 from corrsk.neural.classifier import classifier_from_recipe
@@ -104,7 +111,7 @@ class TrainingConfiguration:
         ------
         FileNotFoundError
             If the file, or that of the protocol, does not exist.
-        ValueError
+        InvalidFileError
             If the file is not readable, or an entry is unknown, missing or invalid.
         """
         path = Path(path)
@@ -114,8 +121,8 @@ class TrainingConfiguration:
             check_entries("training", training, allowed=_ENTRIES, required=())
             data = DatasetDefinition._from_content({"name": path.stem} | content, path.parent)
             return cls(data, **_replaced(training, changes))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except MISFITS as error:
+            raise InvalidFileError(f"{path}: {error}") from error
 
     def identity(self) -> dict[str, Any]:
         """Return what a training shares with those that it can resume; plain values."""
@@ -176,8 +183,8 @@ def train(
     Raises
     ------
     FileExistsError
-        If the model exists and `force` is False, or there is an interrupted training and `resume`
-        is False or it has another configuration.
+        If another process writes the model; if it exists and `force` is False; or if there is an
+        interrupted training, and `resume` is False or it has another configuration.
     FileNotFoundError
         If the folder of the model does not exist.
     ValueError
@@ -188,27 +195,30 @@ def train(
         raise ValueError(f"the file of a model must end in .safetensors, got {out}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} for the model")
-    if out.exists() and not force:
-        raise FileExistsError(f"{out} exists; choose another name, or replace it (--force)")
     resolve_device(device)
-    checkpoint = out.with_suffix(".checkpoint")
-    record = out.with_suffix(".checkpoint.json")
-    threads = effective_n_jobs(n_jobs)
-    with limited_threads(threads):
-        n_samples = _resumed_samples(configuration, record, resume)
-        if n_samples is None:
-            n_samples = _chosen_samples(configuration, device, threads)
-            # from here on the number is fixed, however fast a resumed training is
-            write_json(record, {"configuration": configuration.identity(), "samples": n_samples})
-        model = _unfitted(configuration, device, threads, n_samples, verbose)
-        model.set_params(checkpoint=checkpoint)
-        _logger.info("training on %s signals", f"{n_samples:,}")
-        model.fit()
-    model.set_params(checkpoint=None)
-    save(model, out)
-    checkpoint.unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
-    return model
+    with exclusive(out):
+        if out.exists() and not force:
+            raise FileExistsError(f"{out} exists; choose another name, or replace it (--force)")
+        checkpoint = out.with_suffix(".checkpoint")
+        record = out.with_suffix(".checkpoint.json")
+        threads = effective_n_jobs(n_jobs)
+        with limited_threads(threads):
+            n_samples = _resumed_samples(configuration, record, resume)
+            if n_samples is None:
+                n_samples = _chosen_samples(configuration, device, threads)
+                # from here on the number is fixed, however fast a resumed training is
+                write_json(
+                    record, {"configuration": configuration.identity(), "samples": n_samples}
+                )
+            model = _unfitted(configuration, device, threads, n_samples, verbose)
+            model.set_params(checkpoint=checkpoint)
+            _logger.info("training on %s signals", f"{n_samples:,}")
+            model.fit()
+        model.set_params(checkpoint=None)
+        save(model, out)
+        checkpoint.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+        return model
 
 
 def _resumed_samples(
@@ -217,7 +227,9 @@ def _resumed_samples(
     if not record.exists():
         return None
     before = read_json(record)
-    if before["configuration"] != configuration.identity():
+    with refuse_misfits(record, "the record of a training", "; remove the file"):
+        identity, samples = before["configuration"], int(before["samples"])
+    if identity != configuration.identity():
         raise FileExistsError(
             f"{record} has an interrupted training of another configuration; choose another name, "
             "or remove it"
@@ -227,7 +239,7 @@ def _resumed_samples(
             f"{record} has an interrupted training of this configuration; resume it (--resume), or "
             "remove it"
         )
-    return int(before["samples"])
+    return samples
 
 
 def _unfitted(

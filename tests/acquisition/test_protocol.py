@@ -623,3 +623,63 @@ def test_tables_that_are_refused(text, message, tmp_path):
     (tmp_path / "times.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         AcquisitionProtocol.from_table(tmp_path / "times.csv")
+
+
+# -- each of these fails if one line of the class is changed ---------------------------
+
+
+def test_protocols_with_another_tr_differ_in_equality_and_hash():
+    long, short, none = (AcquisitionProtocol(ti=[50, 400], te=9, tr=tr) for tr in (5e3, 2e3, None))
+    assert len({long, short, none}) == 3
+    assert long == AcquisitionProtocol(ti=[50, 400], te=9, tr=5e3) != short != none
+
+
+def test_the_named_protocols_have_the_published_tr():
+    assert AcquisitionProtocol.named("ir-se-8x8-tr20s").tr == 20_000
+    assert AcquisitionProtocol.named("ir-se-8x8").tr is None
+
+
+def test_tr_must_exceed_the_largest_ti():
+    with pytest.raises(ValueError, match=r"must exceed the largest TI \(400 ms\), got 400 ms"):
+        AcquisitionProtocol(ti=[50, 400], te=9, tr=400)
+    assert AcquisitionProtocol(ti=[50, 400], te=9, tr=400.5).tr == 400.5
+
+
+def test_the_levels_of_a_grid_may_have_any_order():
+    protocol = AcquisitionProtocol.from_grid(ti=[400, 50, 900], te=[20, 5])
+    assert protocol.ti.tolist() == [50, 50, 400, 400, 900, 900]
+    assert protocol.te.tolist() == [5, 20] * 3
+    assert protocol == AcquisitionProtocol.from_grid(ti=[50, 400, 900], te=[5, 20])
+    assert protocol.grid_layout == (3, 2)
+
+
+def test_names_keep_the_exponent_of_a_value():
+    protocol = AcquisitionProtocol(ti=[2e12, 1e-7], te=[5, 20], units="ms")
+    assert protocol.feature_names == ["TI2e+12_TE5", "TI1e-07_TE20"]
+    again = AcquisitionProtocol.from_feature_names(protocol.feature_names, units="ms")
+    assert again == protocol
+
+
+def test_a_protocol_does_not_share_memory_with_its_arguments():
+    ti, tr = np.array([50.0, 400.0]), np.array([5e3, 6e3])
+    protocol = AcquisitionProtocol(ti=ti, te=[20, 9], tr=tr)
+    ti[0] = tr[0] = 1.0
+    assert protocol.ti.tolist() == [50, 400]
+    assert protocol.tr.tolist() == [5000, 6000]
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"version": "1"}, {"format": "other"}])
+def test_files_of_another_format_or_version_are_refused(tmp_path, change):
+    path = tmp_path / "protocol.json"
+    AcquisitionProtocol(ti=[50, 400], te=9).to_json(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="this corrsk reads 'corrsk-protocol', version 1"):
+        AcquisitionProtocol.from_json(path)
+
+
+def test_a_mat_file_may_have_several_tr(tmp_path):
+    path = tmp_path / "protocol.mat"
+    savemat(path, {"ti": [50.0, 400.0], "te": [9.0, 9.0], "tr": [5e3, 6e3]})
+    assert AcquisitionProtocol.from_mat(path).tr.tolist() == [5000, 6000]
+    savemat(path, {"ti": [50.0, 400.0], "te": [9.0, 9.0], "tr": [5e3, 5e3, 5e3]})
+    assert AcquisitionProtocol.from_mat(path).tr == 5000

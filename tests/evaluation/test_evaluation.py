@@ -678,3 +678,21 @@ def test_noise_level_groups_of_a_range_with_many_equal_levels():
     table = evaluate(y, np.full((1000, 4), 0.25), noise_level=level).by_noise_level
     assert 1 <= len(table) <= 5
     assert table["n_samples"].sum() == 1000
+
+
+def test_the_calibration_error_is_that_of_the_largest_probability():
+    # 70 % of the signals have one compartment, as predicted for each
+    y = np.repeat([1, 2, 3], [70, 20, 10])
+    probabilities = np.tile([0.7, 0.2, 0.1], (100, 1))
+    assert expected_calibration_error(y, probabilities) == pytest.approx(0, abs=1e-12)
+    assert evaluate(y, probabilities).metrics["calibration_error"] == pytest.approx(0, abs=1e-12)
+    sure = np.tile([0.9, 0.06, 0.04], (100, 1))
+    assert expected_calibration_error(y, sure) == pytest.approx(0.2)
+
+
+def test_the_mean_area_of_classes_that_are_absent_is_unknown():
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.8, 0.1, 0.1]])
+    metrics = evaluate([1, 2, 1], probabilities, classes=[1, 2, 3]).metrics
+    assert np.isnan(metrics["roc_auc_3"])
+    assert np.isnan(metrics["roc_auc_macro"])
+    assert metrics["roc_auc_1"] == 1

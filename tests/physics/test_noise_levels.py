@@ -30,3 +30,11 @@ def test_the_text_of_linear_ranges_has_no_scale():
 def test_unknown_scales_are_refused():
     with pytest.raises(ValueError, match="scale must be"):
         SNRRange(30, 150, scale="log10")
+
+
+def test_linear_ranges_are_uniform_in_the_ratio():
+    drawn = SNRRange(10, 1000).sample(np.random.default_rng(0), 100_000)
+    # a uniform noise level would have a median ratio of 20
+    np.testing.assert_allclose(
+        np.quantile(1 / drawn, [0.25, 0.5, 0.75]), [257.5, 505, 752.5], rtol=0.03
+    )

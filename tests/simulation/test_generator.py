@@ -17,6 +17,7 @@ from corrsk import (
     make_correlation_signals,
     physics,
 )
+from corrsk._utils.rng import BLOCK_ROWS
 
 
 @pytest.fixture(scope="module")
@@ -409,3 +410,22 @@ def test_tr_of_each_measurement_and_no_inversion(two_voxels):
                 if f > 0
             )  # fmt: skip
             assert signal == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_equal_blocks_of_voxels_have_different_noise(tissue):
+    same = pd.concat([tissue[:1]] * (2 * BLOCK_ROWS), ignore_index=True)
+    generator = CorrelationSignalGenerator(noise_level=0.01, random_state=0, verbose=False)
+    first, second = np.split(generator.fit_transform(same), 2)
+    assert np.abs(first - second).mean() > 0.005
+
+
+def test_the_channels_of_rician_noise_are_independent(tissue):
+    # after a second of decay, signals are noise alone
+    protocol = AcquisitionProtocol(te=[90_000, 95_000], units="ms")
+    generator = CorrelationSignalGenerator(
+        protocol, 0.1, noise_distribution="rician", random_state=0, verbose=False
+    )
+    signals = generator.fit_transform(tissue) / 0.1
+    # Rayleigh distribution; the standard error of the mean of 18,000 draws is 0.005
+    assert abs(signals.mean() - np.sqrt(np.pi / 2)) < 0.03
+    assert stats.kstest(signals.ravel(), "rayleigh").pvalue > 1e-6

@@ -124,6 +124,8 @@ def resumed(finished):
     lost, changed = (out / "cells" / f"lda_{name}.json" for name in ("n1000_seed1", "n200_seed0"))
     lost.unlink()
     content = json.loads(changed.read_text())
+    # as the first version wrote it, without digest
+    del content["digest"]
     changed.write_text(json.dumps(content | {"estimator": "{}"}))
     written = cells | {changed: changed.stat().st_mtime_ns}
     more = replace(SETTINGS, models=("logistic", "lda", "knn", "nnls"))
@@ -305,6 +307,7 @@ def test_a_killed_worker_affects_only_its_run(tmp_path):
     assert not last.is_alive()
 
 
+@pytest.mark.filterwarnings("ignore:the stored result .* is damaged:UserWarning")
 def test_a_failed_or_damaged_run_is_repeated(finished, tmp_path):
     cell = Run("lda", 200, 0)
     assert read_run(tmp_path, cell) is None
@@ -396,6 +399,21 @@ def test_a_checkpoint_with_other_parameters_is_not_used(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS, "cnn", other)
         assert context.options(Run("cnn", 500, 0), data).checkpoint.name != name
+
+
+def test_the_size_of_a_model_does_not_depend_on_the_name_of_the_folder(tmp_path):
+    definition = dataset_definition("midl2024")
+    data = simulate_dataset(definition, 300, 0)
+    sizes = set()
+    for name in ("a", "a" * 100):
+        (tmp_path / name).mkdir()
+        options = replace(
+            BuildOptions.from_definition(definition, 0),
+            checkpoint=tmp_path / name / "run.checkpoint", device="cpu",
+        )  # fmt: skip
+        result = train_and_judge(Run("cnn", 100, 0), data, options, 20)
+        sizes.add(result.content["size_bytes"])
+    assert len(sizes) == 1
 
 
 def test_voxels_without_result_are_counted(monkeypatch):

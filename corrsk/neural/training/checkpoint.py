@@ -14,26 +14,24 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from corrsk._utils.files import write_atomically
+from corrsk._utils.files import InvalidFileError, digest, refuse_misfits, write_atomically
 from corrsk.neural.training.callbacks import TrainingCallback
 from corrsk.neural.training.net import history_rows
+from corrsk.neural.training.states import check_weights, checked_optimizer_state
 
 _MAGIC = b"corrsk checkpoint 2 "  # followed by a digest of the rest of the file, and a newline
 _KEYS = {
     "identity", "module", "optimizer", "callbacks", "history", "order", "rng", "cuda_rng"
 }  # fmt: skip
-# of states with other types, keys or shapes
-_MISFITS = ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError
-_STATE_NAMES = {"exp_avg", "exp_avg_sq", "momentum_buffer"}  # of AdamW, SGD and Muon
 INTERVAL = 10.0  # least number of seconds between checkpoints, because epochs may be short
 
 
 def fingerprint(settings: dict[str, Any], *arrays: NDArray[Any]) -> str:
     """Fingerprint of a training: hash of its settings and data."""
-    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode())
+    found = hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode())
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:32]
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:32]
 
 
 def module_in_words(module: nn.Module) -> list[Any]:
@@ -56,8 +54,7 @@ def module_in_words(module: nn.Module) -> list[Any]:
 
 
 def _header(content: bytes) -> bytes:
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return _MAGIC + digest.encode() + b"\n"
+    return _MAGIC + digest(content).encode() + b"\n"
 
 
 def _loaded(path: Path, content: bytes) -> dict[str, Any]:
@@ -66,7 +63,7 @@ def _loaded(path: Path, content: bytes) -> dict[str, Any]:
         end = content.find(b"\n") + 1
         header, content = content[:end], content[end:]
         if header != _header(content):
-            raise ValueError(
+            raise InvalidFileError(
                 f"the checkpoint {path} is damaged: its digest is not that of its content; remove "
                 "the file to train from the start"
             )
@@ -76,62 +73,11 @@ def _loaded(path: Path, content: bytes) -> dict[str, Any]:
         if set(state) - {"format"} != _KEYS or state.get("format", 1) != 1:
             raise ValueError("other content")
     except Exception as error:  # torch raises many types of errors for other files
-        raise ValueError(
+        raise InvalidFileError(
             f"{path} is not a training checkpoint of this version of corrsk; "
             "remove the file to train from the start"
         ) from error
     return dict(state)
-
-
-def _check_weights(saved: Any, module: nn.Module) -> None:
-    """Check that the weights of a checkpoint fit a module and are finite."""
-    own = module.state_dict()
-    if saved.keys() != own.keys():
-        raise ValueError("it has the weights of another network")
-    for name, tensor in saved.items():
-        _check_tensor(name, tensor, own[name])
-
-
-def _check_tensor(name: str, tensor: Any, like: torch.Tensor) -> None:
-    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-        raise ValueError(f"{name} is no tensor")
-    if tensor.shape != like.shape or tensor.dtype != like.dtype:
-        raise ValueError(
-            f"{name} has the shape {tuple(tensor.shape)} and the type {tensor.dtype}, not "
-            f"{tuple(like.shape)} and {like.dtype}"
-        )
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"{name} is not finite")
-
-
-def _checked_optimizer_state(saved: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """State of an optimiser from a checkpoint, with the optimiser's own settings.
-
-    All tensors have the shape and type of their parameter, or are numbers.
-    """
-    parts = getattr(optimizer, "parts", None)
-    if parts is not None:
-        pairs = zip(saved["parts"], parts, strict=True)
-        return {"parts": [_checked_optimizer_state(state, part) for state, part in pairs]}
-    own = optimizer.state_dict()
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    numbers = [number for group in own["param_groups"] for number in group["params"]]
-    if [group["params"] for group in saved["param_groups"]] != [
-        group["params"] for group in own["param_groups"]
-    ]:
-        raise ValueError("its optimiser has other parameters")
-    if not set(saved["state"]) <= set(numbers):
-        raise ValueError("its optimiser has a state of unknown parameters")
-    for number, parameter in zip(numbers, parameters, strict=True):
-        for name, tensor in saved["state"].get(number, {}).items():
-            if name == "step":
-                _check_tensor(name, tensor, torch.zeros(()))
-            elif name not in _STATE_NAMES:
-                raise ValueError(f"its optimiser has a state {name!r}")
-            elif tensor is not None:
-                _check_tensor(name, tensor, parameter)
-    # the settings of a training are part of its fingerprint; only the tensors can differ
-    return {"state": saved["state"], "param_groups": own["param_groups"]}
 
 
 class TrainingCheckpoint(TrainingCallback):
@@ -163,8 +109,10 @@ class TrainingCheckpoint(TrainingCallback):
 
         Raises
         ------
+        InvalidFileError
+            If the file is not a checkpoint, or is damaged.
         ValueError
-            If the file is not a checkpoint or belongs to another training.
+            If the file belongs to another training.
         """
         if not self.path.parent.is_dir():
             raise ValueError(f"there is no folder {self.path.parent} for the checkpoint")
@@ -187,13 +135,15 @@ class TrainingCheckpoint(TrainingCallback):
 
         Raises
         ------
-        ValueError
+        InvalidFileError
             If the state does not fit the net. torch's fused optimisers do not check the tensors
             of their state, and would write beyond tensors that are too small.
         """
-        try:
-            _check_weights(state["module"], net.module_)
-            optimizer = _checked_optimizer_state(state["optimizer"], net.optimizer_)
+        with refuse_misfits(
+            self.path, "a checkpoint of this training", "; remove the file to train from the start"
+        ):
+            check_weights(state["module"], net.module_)
+            optimizer = checked_optimizer_state(state["optimizer"], net.optimizer_)
             net.module_.load_state_dict(state["module"])
             net.optimizer_.load_state_dict(optimizer)
             for callback, saved in zip(self.stateful, state["callbacks"], strict=True):
@@ -206,11 +156,6 @@ class TrainingCheckpoint(TrainingCallback):
             torch.set_rng_state(state["rng"])
             if state["cuda_rng"] is not None and self._on_gpu(net):
                 torch.cuda.set_rng_state(state["cuda_rng"], net.device)
-        except _MISFITS as error:
-            raise ValueError(
-                f"the checkpoint {self.path} does not fit its training, and may be damaged "
-                f"({error}); remove the file to train from the start"
-            ) from error
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         last = net.history[-1]["epoch"] == net.max_epochs

@@ -24,6 +24,7 @@ _unlimited = torch.get_num_threads()
 
 class _Thread(threading.local):
     limits_held = 0
+    has_own_number = False
 
 
 _this_thread = _Thread()
@@ -56,18 +57,15 @@ def resolve_device(device: str) -> torch.device:
 def limited_threads(n_threads: int) -> Iterator[None]:
     """Limit the number of torch threads for the work of this thread.
 
-    The limit does not apply to other threads. However, torch initialises a new thread
-    with the number that any thread has set last. A thread whose first use of torch is
-    here, during the limit of another thread, must therefore restore the number without
-    limit.
+    The limit does not apply to other threads, nor does it remain in those that begin to use torch
+    during the limit; see :func:`restore_own_number`.
     """
     global _limits_held, _unlimited
+    restore_own_number()
     with _lock:
         before = torch.get_num_threads()
         if _limits_held == 0:
             _unlimited = before
-        elif _this_thread.limits_held == 0:
-            before = _unlimited
         torch.set_num_threads(1 if _is_forked else n_threads)
         _limits_held += 1
     _this_thread.limits_held += 1
@@ -80,12 +78,29 @@ def limited_threads(n_threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def restore_own_number() -> None:
+    """Give this thread the number of torch threads that it would have without other threads.
+
+    torch initialises a new thread with the number that any thread has set last, which may be the
+    limit of another one. The number would change the rounding of results.
+    """
+    if _this_thread.has_own_number:
+        return
+    with _lock:
+        if _limits_held and _this_thread.limits_held == 0:
+            torch.set_num_threads(1 if _is_forked else _unlimited)
+        else:
+            torch.get_num_threads()  # which fixes the number of this thread
+    _this_thread.has_own_number = True
+
+
 @contextmanager
 def share_of_threads() -> Iterator[None]:
     """In a worker, limit the number of torch threads to the worker's share of the cores.
 
     A limit that this thread has set before takes precedence. A forked process has one thread.
     """
+    restore_own_number()
     if _is_forked:
         n_threads = 1
     elif in_worker() and _this_thread.limits_held == 0:
@@ -110,6 +125,7 @@ def threads_for(n_jobs: int | None, *, small: bool) -> Iterator[None]:
         Whether threads would mostly wait for each other.
     """
     if n_jobs is None and not small:
+        restore_own_number()
         yield
         return
     with limited_threads(1 if n_jobs is None else effective_n_jobs(n_jobs)):

@@ -25,6 +25,7 @@ from corrsk.neural.training.settings import (
     created_module,
     net_with_optimizer,
 )
+from corrsk.neural.training.states import check_tensor, check_weights, checked_optimizer_state
 
 OPTIMIZER_PREFIX = "state of the optimizer/"  # in a name that no weight has
 PREDICT_ROWS = 2048  # signals at a time: a few MB of activations, which fit in a cache
@@ -129,22 +130,50 @@ def restored_net(
     Raises
     ------
     ValueError
-        If the weights do not match the network.
+        If the weights do not match the network, or are not finite.
     """
+    stored = {name: torch.from_numpy(values) for name, values in weights.items()}
+    if isinstance(network, str):
+        _check_sizes(stored, network, shape)
     # copies, because products round differently where memory is not aligned as torch's is
-    state = {name: torch.from_numpy(values).clone() for name, values in weights.items()}
+    state = {name: tensor.clone() for name, tensor in stored.items()}
     # the initial weights, which are replaced, must not use random numbers of a training
     with own_random_numbers(0, torch.device("cpu")):
         module = NETWORKS[network](shape) if isinstance(network, str) else created_module(network)
-    if "scale" in state and "mean" in state and "network" in _prefixes(state):
-        module = StandardizedNetwork(module, state["mean"], state["scale"])
-    elif "matrix" in state and "mean" in state and "network" in _prefixes(state):
-        module = HalfWhitenedNetwork(module, state["mean"], state["matrix"])
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the weights do not match the network: {error}") from error
+    module = _with_scaling(module, state)
+    _check_weights(state, module)
+    module.load_state_dict(state)
     return _for_prediction(module, shape.n_classes, device)
+
+
+def _with_scaling(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Put the input scaling of stored weights in front of a module."""
+    if "scale" in state and "mean" in state and "network" in _prefixes(state):
+        return StandardizedNetwork(module, state["mean"], state["scale"])
+    if "matrix" in state and "mean" in state and "network" in _prefixes(state):
+        return HalfWhitenedNetwork(module, state["mean"], state["matrix"])
+    return module
+
+
+def _check_weights(state: dict[str, Tensor], module: nn.Module) -> None:
+    try:
+        check_weights(state, module)
+    except ValueError as error:
+        raise ValueError(f"the weights do not match the network: {error}") from error
+
+
+def _check_sizes(stored: dict[str, Tensor], network: str, shape: NetworkShape) -> None:
+    """Check stored weights against a named network, before memory is allocated for it."""
+    if shape.n_blocks > len(stored):
+        raise ValueError(f"there are not enough weights for {shape.n_blocks} blocks")
+    with torch.device("meta"), own_random_numbers(0, torch.device("cpu")):
+        module = NETWORKS[network](shape)
+    module = _with_scaling(module, stored)
+    _check_weights(stored, module)
+    for name in ("mean", "scale", "matrix"):  # of the input scaling
+        sizes = {"matrix": (shape.n_features, shape.n_features)}.get(name, (shape.n_features,))
+        if name in stored:
+            check_tensor(name, stored[name], torch.empty(sizes, device="meta"))
 
 
 def optimizer_state(net: SignalNet) -> tuple[dict[str, NDArray[Any]], Any]:
@@ -201,6 +230,11 @@ def restore_optimizer(
     -------
     SignalNet
         The net.
+
+    Raises
+    ------
+    ValueError
+        If the state is that of another network, or is not finite.
     """
 
     def restored(value: Any) -> Any:
@@ -213,7 +247,8 @@ def restore_optimizer(
         return {key: restored(item) for key, item in value["pairs"]}
 
     further = net_with_optimizer(settings, net.module_, _device_of(net))
-    further.optimizer_.load_state_dict(restored(content))
+    state = checked_optimizer_state(restored(content), further.optimizer_)
+    further.optimizer_.load_state_dict(state)
     return further
 
 

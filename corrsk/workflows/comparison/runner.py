@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from corrsk._utils.files import read_json, write_json
+from corrsk._utils.files import MISFITS, InvalidFileError, read_json, write_json
 from corrsk._utils.parallel import effective_n_jobs
 from corrsk.neural.training.device import resolve_device
 from corrsk.simulation.definition import DatasetDefinition
-from corrsk.workflows._runs import claim_folder, write_config
+from corrsk.workflows._runs import claimed_folder, write_config
 from corrsk.workflows.comparison.models import MODELS, BuildOptions
 from corrsk.workflows.comparison.progress import RunProgress
 from corrsk.workflows.comparison.report import write_report
@@ -92,27 +93,29 @@ def compare(
         If a name is unknown (the message lists the available names), a number is too small, or a
         training size is larger than the data.
     FileExistsError
-        If the folder contains other files, or a comparison that is not to be resumed.
+        If another process uses the folder, or the folder contains other files, or a comparison
+        that is not to be resumed.
     """
     settings.check()
     resolve_device(device)
     threads = effective_n_jobs(n_jobs)
     out = Path(out)
-    claim_folder(out, settings.identity, resume=resume)
-    write_config(out, settings.dataset)
-    folder = out / RUNS_FOLDER
-    folder.mkdir(exist_ok=True)
-    n_test = settings.n_test_samples or settings.n_samples
-    context = RunContext(settings.definition, settings.n_samples, n_test, threads, device, folder)
-    for partial in folder.glob(".*.partial*"):  # left by a process that was killed while writing
-        partial.unlink()
-    results: list[RunResult] = []
-    try:
-        _execute_runs(settings, context, results, console or Console(stderr=True))
-    finally:  # a report after Ctrl-C, too
-        if results:
-            comparison = _report(settings, results, command_line(settings, device, n_jobs), out)
-    return comparison
+    with claimed_folder(out, settings.identity, resume=resume):
+        write_config(out, settings.dataset)
+        folder = out / RUNS_FOLDER
+        folder.mkdir(exist_ok=True)
+        n_test = settings.n_test_samples or settings.n_samples
+        context = RunContext(
+            settings.definition, settings.n_samples, n_test, threads, device, folder
+        )
+        results: list[RunResult] = []
+        try:
+            _execute_runs(settings, context, results, console or Console(stderr=True))
+        finally:  # a report after Ctrl-C, too
+            if results:
+                command = command_line(settings, device, n_jobs)
+                comparison = _report(settings, results, command, out)
+        return comparison
 
 
 def _report(
@@ -122,8 +125,7 @@ def _report(
     missing = len(settings.runs()) - len(results)
     results = results + _others(settings, {result.run for result in results}, out / RUNS_FOLDER)
     comparison = Comparison(results_frame(results), summary_frame(results), noise_frame(results))
-    commands = read_json(out / _COMMANDS) if (out / _COMMANDS).exists() else []
-    commands = [*(line for line in commands if line != command), command]
+    commands = [*(line for line in _earlier_commands(out) if line != command), command]
     write_json(out / _COMMANDS, commands)
     run = {
         "dataset": settings.definition.name,
@@ -137,6 +139,18 @@ def _report(
     return comparison
 
 
+def _earlier_commands(out: Path) -> list[str]:
+    path = out / _COMMANDS
+    try:
+        commands = read_json(path) if path.exists() else []
+    except InvalidFileError:
+        commands = None
+    if not isinstance(commands, list) or not all(isinstance(line, str) for line in commands):
+        warnings.warn(f"{path} is damaged; the list of commands starts anew", stacklevel=2)
+        return []
+    return commands
+
+
 def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list[RunResult]:
     """Results of earlier calls other than the given runs."""
     found = []
@@ -144,7 +158,7 @@ def _others(settings: ComparisonSettings, known: set[Run], folder: Path) -> list
         try:
             content = read_json(path)
             run = stored_run(content)
-        except (ValueError, KeyError, TypeError):
+        except MISFITS:
             continue
         if run.model in MODELS and run not in known:
             result = _known(run, settings.definition, folder)

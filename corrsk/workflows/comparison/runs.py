@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import time
 import warnings
-import zipfile
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,12 +16,22 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch
 
+from corrsk._utils.archives import read_npz
 from corrsk._utils.counts import (
     guess_unanswered,
     is_multicompartment,
     multicompartment_probability,
 )
-from corrsk._utils.files import read_json, write_atomically, write_json
+from corrsk._utils.files import (
+    InvalidFileError,
+    digest,
+    existing_file,
+    read_json,
+    refuse_misfits,
+    without_nan,
+    write_atomically,
+    write_json,
+)
 from corrsk.evaluation import evaluate
 from corrsk.neural.training.prediction import device_name
 from corrsk.workflows.comparison._stored import as_stored
@@ -128,6 +136,9 @@ def train_and_judge(run: Run, data: Bunch, options: BuildOptions, max_test: int)
     )  # fmt: skip
     guess = guess_unanswered(probabilities)
     several = multicompartment_probability(guess, model.classes_) > 0.5
+    last = model[-1] if isinstance(model, Pipeline) else model
+    if hasattr(last, "checkpoint"):  # its path is no part of the size of the model
+        last.set_params(checkpoint=None)
     return RunResult(
         run, "done", "",
         {
@@ -169,6 +180,11 @@ def fingerprint(compared: ComparedModel, options: BuildOptions) -> str:
     return json.dumps(parameters, sort_keys=True)
 
 
+# of a finished run, with their types
+_ENTRIES: dict[str, Any] = {
+    "n_test": int, "n_failed": int, "seconds_fit": int | float, "seconds_predict": int | float,
+    "size_bytes": int, "metrics": dict, "by_noise_level": dict, "environment": dict,
+}  # fmt: skip
 # `counts` came later than the first stored runs; the labels of the comparison have all counts
 _NO_PARAMETER_OF_THE_RESULT = (
     "n_jobs", "verbose", "device", "checkpoint", "steps", "memory", "counts",
@@ -177,16 +193,20 @@ _NO_PARAMETER_OF_THE_RESULT = (
 
 def write_run(folder: Path, result: RunResult) -> None:
     """Store a run; the .json file is written last and marks the run as complete."""
+    archive = folder / f"{result.run.stem}.npz"
     if result.right is not None and result.right_binary is not None:
-        with write_atomically(folder / f"{result.run.stem}.npz") as partial:
+        with write_atomically(archive) as partial:
             np.savez_compressed(
                 partial,
                 right=np.packbits(result.right),
                 right_binary=np.packbits(result.right_binary),
             )
-    content = {
+    content: dict[str, Any] = {
         **_stored(result.run), "status": result.status, "reason": result.reason, **result.content
     }  # fmt: skip
+    if result.right is not None:
+        content = json.loads(json.dumps(without_nan(content)))  # as it is read later
+        content["digest"] = _digest(content, archive)
     write_json(folder / f"{result.run.stem}.json", content)
 
 
@@ -208,20 +228,59 @@ def stored_run(content: dict[str, Any]) -> Run:
 
 
 def read_run(folder: Path, run: Run) -> RunResult | None:
-    """Read a finished run; None if the run failed or its files are damaged."""
+    """Read a finished run; None if the run did not finish, failed, or its files are damaged.
+
+    Warns
+    -----
+    UserWarning
+        If the files are damaged.
+    """
     path = folder / f"{run.stem}.json"
+    if not path.exists():
+        return None
     try:
-        content = read_json(path)
+        return _finished_run(path, run)
+    except (InvalidFileError, FileNotFoundError) as error:
+        warnings.warn(
+            f"the stored result of {run.stem} is damaged, and is computed again: {error}",
+            stacklevel=2,
+        )
+        return None
+
+
+def _finished_run(path: Path, run: Run) -> RunResult | None:
+    content, archive = read_json(path), path.with_suffix(".npz")
+    with refuse_misfits(path, "the result of a run"):
+        expected = content.pop("digest", None)  # which failed runs and the first version lack
+        if expected is not None and expected != _digest(content, existing_file(archive)):
+            raise ValueError("its digest is not that of its content")
         if content["status"] != "done" or "estimator" not in content:
             return None
-        # read as bytes first, because numpy leaves a damaged file open
-        with np.load(io.BytesIO((folder / f"{run.stem}.npz").read_bytes())) as file:
-            right, right_binary = (
-                np.unpackbits(file[name])[: content["n_test"]].astype(bool)
-                for name in ("right", "right_binary")
-            )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return None
+        if stored_run(content) != run:
+            raise ValueError("it is that of another run")
+        for name, kind in _ENTRIES.items():
+            if not isinstance(content[name], kind):
+                raise ValueError(f"{name} is {content[name]!r:.60}")
+        for name in ("accuracy", "binary_accuracy"):
+            if not 0 <= content["metrics"][name] <= 1:
+                raise ValueError(f"{name} is {content['metrics'][name]!r:.60}")
+    bits = read_npz(archive, ("right", "right_binary"))
+    with refuse_misfits(archive, "the result of a run"):
+        right, right_binary = (
+            _unpacked(bits[name], content["n_test"]) for name in ("right", "right_binary")
+        )
     known = {*_stored(run), "status", "reason"}
     rest = {key: value for key, value in content.items() if key not in known}
     return RunResult(run, "done", "", rest, right, right_binary)
+
+
+def _digest(content: dict[str, Any], archive: Path) -> str:
+    """Digest of the entries of a run, as read from its file, and of the file beside it."""
+    return digest(json.dumps(content, sort_keys=True).encode() + archive.read_bytes())
+
+
+def _unpacked(packed: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+    bits = np.unpackbits(packed)
+    if bits.ndim != 1 or not 0 <= bits.size - size < 8:
+        raise ValueError(f"there are {bits.size} entries for {size} test signals")
+    return bits[:size].astype(bool)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
-from corrsk._utils.files import check_space, read_json, write_json
+from corrsk._utils.files import check_space, read_json, refuse_misfits, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.bids import is_brain_mask
@@ -264,8 +264,8 @@ def map_subjects(
         the values of images are unusable. A failed subject does not stop the others, and leaves
         no file.
     FileExistsError
-        If the folder has other files, a run of other settings or of another model, or maps of other
-        images of a subject.
+        If another process uses the folder, or it has other files, a run of other settings or of
+        another model, or maps of other images of a subject.
     OSError
         If the folder cannot be written to, or the disk has no space for the maps.
     ImportError
@@ -372,14 +372,16 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
         if not report.exists():
             continue
         record, now = read_json(report), one.inputs()
-        changed = changed_inputs(record, now)
+        with refuse_misfits(report, "the record of a map", "; remove the file"):
+            changed = changed_inputs(record, now)
+            others = are_other_images(record, now)
         if not all(spec.path(out, one.subject).exists() for spec in one.specs):
             changed.append("maps that are missing")
         if not changed:
             _logger.info("%s: finished before (%s)", one.subject.name, report)
             found[one.subject.name] = record
             continue
-        if are_other_images(record, now):
+        if others:
             raise FileExistsError(
                 f"{report.parent} has maps of other images of {one.subject.name}; choose another "
                 "folder"
@@ -454,7 +456,6 @@ def _map_subject(
     images = subject.images
     started, begin = datetime.now(UTC), time.perf_counter()
     inputs = one.inputs()  # as they are before the long work
-    _remove_leftovers(out / subject.folder)
     mode = NO_MASK if str(settings.mask) == NO_MASK else AUTO_MASK
     survey = survey_images(images, mode, slab_bytes=settings.slab_bytes)
     if survey.n_dark:
@@ -598,9 +599,3 @@ def _write_maps(
     )  # fmt: skip
     counts = {int(k): f"{k} compartment{'s' if k > 1 else ''}" for k in one.mapper.classes}
     write_lookup(_lookup(one, out), counts)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of a run that was killed."""
-    for path in folder.glob(".*-*.partial.*"):
-        path.unlink(missing_ok=True)

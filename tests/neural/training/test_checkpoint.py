@@ -284,5 +284,5 @@ def test_an_altered_checkpoint_is_refused(checkpoint, name):
     file = io.BytesIO()
     torch.save(state, file)
     path.write_bytes(_header(file.getvalue()) + file.getvalue())
-    with pytest.raises(ValueError, match="does not fit its training, and may be damaged"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this training, or is damaged"):
         fit()

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -84,6 +86,31 @@ def test_large_work_has_the_threads_of_torch(three_threads, data, n_jobs, expect
     assert threads_of(lambda: model.partial_fit(X, y)) == expected
     many = np.tile(X, (10, 1))
     assert threads_of(lambda: model.predict_proba(many)) == expected
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_the_limit_of_one_thread_is_not_that_of_a_thread_that_starts_later(data, call):
+    X, y = data
+    model = counting(width=10_000, batch_size=100, input_scaling=None)
+    before = torch.get_num_threads()
+    begun, ended = threading.Event(), threading.Event()
+
+    def limited():
+        with limited_threads(1):  # such as that of compiled kernels
+            begun.set()
+            ended.wait(60)
+
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            pool.submit(limited)
+            assert begun.wait(60)
+            seen = pool.submit(threads_of, lambda: getattr(model, call)(X, y)).result()
+            ended.set()
+    finally:
+        ended.set()
+        torch.set_num_threads(before)
+    assert seen == 3
 
 
 def test_n_jobs_counts_also_in_a_worker(data):

@@ -1,18 +1,12 @@
-"""Save and load fitted estimators, without pickle.
-
-Files have the safetensors format: weights are stored as tensors, everything else as JSON in
-the header. Loading a file executes no code from the file, and any safetensors reader can
-inspect the file.
-"""
+"""Estimators as plain values and tensors, and back."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -32,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._metadata_requests import SIMPLE_METHODS
 from sklearn.utils.validation import check_is_fitted
 
-from corrsk._utils.files import existing_file, write_atomically
+from corrsk._utils.files import refuse_misfits
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import SignalMasker
 from corrsk.imaging._nifti import image_from_plain, image_to_plain, is_image
@@ -53,6 +45,8 @@ from corrsk.neural.training.prediction import (
     weights_of,
 )
 from corrsk.novelty.detector import SignalNoveltyDetector
+from corrsk.persistence._files import read_file, write_file
+from corrsk.persistence._fitted import check_fitted, check_names
 from corrsk.physics.contrasts import own_units
 from corrsk.physics.noise_levels import SNRRange
 from corrsk.preprocessing.aligner import ProtocolAligner
@@ -73,10 +67,6 @@ from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 from corrsk.trained.classifier import SimulationTrainedClassifier
 
-__all__ = ["load", "save"]
-
-_FORMAT = "corrsk-estimator"
-_VERSION = 6
 _OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
 _TENSOR_KINDS = "fbiu"
 _SMALL = 16  # largest number of entries of an array that is stored in the header
@@ -141,16 +131,10 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     """
     check_is_fitted(estimator)
     tensors: dict[str, NDArray[Any]] = {}
-    content = {
-        "format": _FORMAT, "version": _VERSION, "corrsk": version("corrsk"),
-        "estimator": _encode_estimator(estimator, "", tensors),
-    }  # fmt: skip
+    encoded = _encode_estimator(estimator, "", tensors)
     if half_precision:
         tensors = {name: _halved(name, values) for name, values in tensors.items()}
-    # written by Python: safetensors' writer raises no OSError if the disk is full
-    file = to_bytes(tensors, metadata={_FORMAT: json.dumps(content)})
-    with write_atomically(path) as partial:
-        partial.write_bytes(file)
+    write_file(path, encoded, tensors)
 
 
 def load(path: str | Path, *, module: Any = None) -> Any:
@@ -174,31 +158,25 @@ def load(path: str | Path, *, module: Any = None) -> Any:
     ------
     FileNotFoundError
         If the file does not exist.
+    InvalidFileError
+        If the file was not written by :func:`save`, was written by a newer version of corrsk, is
+        damaged, or does not match `module`; a ValueError.
     ValueError
-        If the file was not written by :func:`save`, or by a newer version of corrsk; or if
-        `module` is missing, superfluous, or does not match the weights in the file.
+        If `module` is missing or superfluous.
     """
-    try:
-        with safe_open(existing_file(path), framework="np") as file:
-            content = json.loads((file.metadata() or {})[_FORMAT])
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not an estimator saved by corrsk") from error
-    if content["version"] > _VERSION:
-        raise ValueError(
-            f"{path} was written by corrsk {content['corrsk']}, in a format newer than this "
-            "version reads; update corrsk"
-        )
-    tensors = {
-        name: values.astype(np.float32) if values.dtype == np.float16 else values
-        for name, values in stored.items()
-    }
-    if module is not None and not _has_module(content["estimator"]):
+    content, number, tensors = read_file(path)
+    with refuse_misfits(path, "an estimator saved by corrsk"):
+        encoded = content["estimator"]
+        name = _module_in(encoded)
+    if module is not None and name is None:
         raise ValueError(f"module is for files with a ModuleClassifier; {path} has none")
-    try:
-        return _decode_estimator(content["estimator"], "", tensors, module, content["version"])
-    except (KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is incomplete: {error} is missing") from error
+    if module is None and name is not None:
+        raise ValueError(
+            f"{path} has the weights of the module {name}, but not its code; pass it to load as "
+            "module="
+        )
+    with refuse_misfits(path, "an estimator saved by corrsk"):
+        return _decode_estimator(encoded, "", tensors, module, number)
 
 
 def _halved(name: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -335,14 +313,18 @@ def _name_of_module(module: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _has_module(content: dict[str, Any]) -> bool:
+def _module_in(content: dict[str, Any]) -> str | None:
+    """Return the name of a module whose weights are in a file; None without one."""
+    if "module" in content:
+        return str(content["module"])
     if content["class"] in _PIPELINES:
-        return any(_has_module(step) for _, step in content["steps"])
-    if content["class"] == FrozenEstimator.__name__:
-        return _has_module(content["estimator"])
-    several = [each for own in content.get("lists", {}).values() for each in own]
-    parts = [*content.get("parts", {}).values(), *several]
-    return "module" in content or any(map(_has_module, parts))
+        within = [step for _, step in content["steps"]]
+    elif content["class"] == FrozenEstimator.__name__:
+        within = [content["estimator"]]
+    else:
+        within = list(content.get("parts", {}).values())
+        within += [each for own in content.get("lists", {}).values() for each in own]
+    return next((name for name in map(_module_in, within) if name is not None), None)
 
 
 def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
@@ -370,7 +352,10 @@ def _decode_estimator(
     tensors: dict[str, NDArray[Any]],
     module: Any,
     version: int,
+    *,
+    is_parameter: bool = False,
 ) -> Any:
+    """Restore an estimator, which must be fitted unless it is a parameter of another one."""
     if content["class"] == "passthrough":
         return "passthrough"
     if content["class"] in _PIPELINES:
@@ -378,10 +363,13 @@ def _decode_estimator(
             (name, _decode_estimator(step, f"{prefix}{name}.", tensors, module, version))
             for name, step in content["steps"]
         ]
-        _fix_outputs([step for _, step in steps])
-        return _PIPELINES[content["class"]](
+        pipeline = _PIPELINES[content["class"]](
             steps, transform_input=content["transform_input"], verbose=content["verbose"]
         )
+        pipeline._validate_params()
+        pipeline._validate_steps()
+        _fix_outputs([step for _, step in steps])
+        return pipeline
     if content["class"] == FrozenEstimator.__name__:
         inner = _decode_estimator(
             content["estimator"], f"{prefix}estimator.", tensors, module, version
@@ -392,28 +380,31 @@ def _decode_estimator(
         parameters["protocol"] = parameters["protocol"].in_grid_order()
     cls = SAVED_CLASSES[content["class"]]
     if "module" in content:
-        if module is None:
-            raise ValueError(
-                f"the file has the weights of the module {content['module']}, but not its code; "
-                "pass it to load as module="
-            )
         parameters["module"] = module
     if cls is CorrelationCNNClassifier:
         cls, parameters = _current_classifier(parameters)
+    names = cls._get_param_names()
     parts = {
-        key: _decode_estimator(part, f"{prefix}{key}.", tensors, module, version)
+        key: _decode_estimator(
+            part, f"{prefix}{key}.", tensors, module, version, is_parameter=key in names
+        )
         for key, part in content.get("parts", {}).items()
     }
     for key, several in content.get("lists", {}).items():
         parts[key] = [
-            _decode_estimator(each, f"{prefix}{key}.{k}.", tensors, module, version)
+            _decode_estimator(
+                each, f"{prefix}{key}.{k}.", tensors, module, version, is_parameter=key in names
+            )
             for k, each in enumerate(several)
         ]
     for key, place in content.get(_SHARED, {}).items():
         own, _, number = place.partition(".")
         parts[key] = parts[own][int(number)] if number else parts[own]
-    names = cls._get_param_names()
     estimator = cls(**parameters | {key: parts.pop(key) for key in parts.keys() & set(names)})
+    estimator._validate_params()
+    is_fitted = bool(content["fitted"] or parts) or not is_parameter
+    if is_fitted:
+        check_names(cls.__name__, content["fitted"].keys() | parts.keys())
     for key, part in parts.items():
         setattr(estimator, key, part)
     for key, value in content["fitted"].items():
@@ -422,7 +413,11 @@ def _decode_estimator(
     if _STORED in content:
         stored = {key: _decode(value, tensors) for key, value in content[_STORED].items()}
         estimator._restore(stored)
+    if is_fitted:
+        check_fitted(estimator)
     if content["output"] is not None:
+        if content["output"] not in ("default", "pandas", "polars"):
+            raise ValueError(f"the output {content['output']!r:.60} is unknown")
         estimator.set_output(transform=content["output"])
     # files of version 1 have requests of fit only
     requests = content.get("requests") or {"fit": content.get("fit_request")}
@@ -552,7 +547,10 @@ def _encode(value: Any, name: str, place: str, tensors: dict[str, NDArray[Any]])
             tensors[place] = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
             return {"tensor": place}
         kind = "object" if value.dtype == object else value.dtype.str
-        return {"array": [encode(item, k) for k, item in enumerate(value.tolist())], "dtype": kind}
+        items = [encode(item, k) for k, item in enumerate(value.tolist())]
+        content = {"array": items, "dtype": kind}
+        # lists of no entries have no shape
+        return content | ({} if value.size else {"shape": list(value.shape)})
     if isinstance(value, AcquisitionProtocol):
         content = value.to_dict()
         further = {key: content[key] for key in ("readout", "series") if key in content}
@@ -588,7 +586,8 @@ def _decode(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
     if "dict" in value:
         return {_decode(key, tensors): _decode(item, tensors) for key, item in value["dict"]}
     if "array" in value:
-        return np.array([_decode(item, tensors) for item in value["array"]], dtype=value["dtype"])
+        array = _decode_array([_decode(item, tensors) for item in value["array"]], value["dtype"])
+        return array.reshape(value["shape"]) if "shape" in value else array
     if "value" in value:
         fields = {key: _decode(item, tensors) for key, item in value["fields"].items()}
         return _VALUES[value["value"]](**fields)
@@ -596,3 +595,9 @@ def _decode(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
     return AcquisitionProtocol.from_dict(
         {"contrasts": value["protocol"], "tr": value["tr"], "units": own_units()} | further
     )
+
+
+def _decode_array(items: list[Any], dtype: str) -> NDArray[Any]:
+    if not re.fullmatch(r"object|[<>|=]?([biuf][1248]|U[0-9]{1,4})", dtype):
+        raise ValueError(f"the type {dtype!r} of an array is not one of numbers or texts")
+    return np.array(items, dtype=dtype)

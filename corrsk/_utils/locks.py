@@ -1,0 +1,65 @@
+"""Locks that keep two processes from writing the same results, and remains of killed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def exclusive(target: str | Path) -> Iterator[None]:
+    """Keep other processes from a file or folder of results, and remove remains of killed ones.
+
+    The system releases the lock when its process ends, however it ends.
+
+    Parameters
+    ----------
+    target : path-like
+        An existing folder, whose whole content is locked, or a file in an existing folder.
+
+    Raises
+    ------
+    FileExistsError
+        If another process, or another thread, holds the lock.
+    """
+    target = Path(target)
+    path = lock_of(target)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise FileExistsError(
+            f"another process is writing to {target}; wait until it ends, or choose another place"
+        ) from None
+    try:
+        for partial in _partials(target):
+            with suppress(OSError):
+                partial.unlink()
+        yield
+    finally:
+        # removed while it is held: those who open it then find that it has no name, and try again
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
+
+
+def lock_of(target: Path) -> Path:
+    """File of the lock of a file or folder."""
+    return target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
+
+
+def is_remain(path: Path) -> bool:
+    """Whether a file is a lock, or was left by a process that was killed while writing."""
+    return path.name == ".lock" or (path.name.startswith(".") and ".partial" in path.name)
+
+
+def _partials(target: Path) -> list[Path]:
+    """Files that `write_atomically` left for a file, or anywhere in a folder."""
+    if target.is_dir():
+        return [path for path in target.rglob(".*.partial*") if path.is_file()]
+    # also of files whose names begin with that of the target, such as its checkpoint
+    return list(target.parent.glob(f".{escape(target.stem)}[-.]*.partial*"))
