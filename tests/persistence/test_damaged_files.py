@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
@@ -267,6 +268,8 @@ def test_a_wrong_class_of_weights_is_refused(signals, tmp_path):
 
 def test_the_allowed_names_are_those_of_the_documentation():
     for name, cls in SAVED_CLASSES.items():
+        if cls is FrozenEstimator:  # it has none of its own
+            continue
         text = cls.__doc__.partition("Attributes\n")[2].partition("\n    Notes\n")[0]
         documented = set(re.findall(r"^    (\w+_) :", text, re.MULTILINE)) - {"net_"}
         documented = {
