@@ -57,8 +57,9 @@ from corrsk.relaxometry import (
     IdealObserverClassifier,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    NNLSSpectrum,
 )
-from corrsk.relaxometry._base import _CompartmentCounter
+from corrsk.relaxometry._base import _VoxelModel
 from corrsk.relaxometry.calibration import PulseCalibration
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.spatial import SpatialClassifier
@@ -78,7 +79,7 @@ SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
     for cls in (
         CorrelationSignalGenerator, SignalPhaser, SignalNormalizer, ProtocolAligner,
         SignalNoveltyDetector, *NETWORK_CLASSIFIERS.values(), SimulationTrainedClassifier,
-        MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier,
+        MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier, NNLSSpectrum,
         SignalMasker, SpatialClassifier, FrozenEstimator,
         # of the baselines those whose fitted attributes are plain arrays
         StandardScaler, LogisticRegression, LinearDiscriminantAnalysis,
@@ -217,7 +218,7 @@ def _encode_estimator(
             "code when they are loaded, or skops.io.dump"
         )
     seed = getattr(estimator, "random_state", 0)
-    if isinstance(estimator, _CompartmentCounter) and seed is None:
+    if isinstance(estimator, _VoxelModel) and seed is None:
         raise ValueError(
             f"a saved {name} needs an integer random_state, because the loaded one would draw "
             "other random numbers; got random_state=None"
@@ -432,7 +433,7 @@ def _decode_estimator(
             if key.startswith(prefix) and not _is_other(key.removeprefix(prefix), content)
         }
         _restore_net(estimator, own, content.get("optimizer"))
-    if isinstance(estimator, _CompartmentCounter):
+    if isinstance(estimator, _VoxelModel):
         _fit_again(estimator)
     if isinstance(estimator, LinearDiscriminantAnalysis):
         _restore_components(estimator)
@@ -469,14 +470,15 @@ def _restore_net(
 
 
 def _fit_again(estimator: Any) -> None:
-    """Restore a model-based classifier, whose `fit` depends on the classes and columns only."""
-    X: Any = np.ones((len(estimator.classes_), estimator.n_features_in_))
+    """Restore a model-based estimator, whose `fit` depends on the classes and columns only."""
+    classes = getattr(estimator, "classes_", None)
+    X: Any = np.ones((1 if classes is None else len(classes), estimator.n_features_in_))
     if hasattr(estimator, "feature_names_in_"):
         X = pd.DataFrame(X, columns=estimator.feature_names_in_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first fit has warned
         calibration = getattr(estimator, "calibration_", None)
-        estimator.fit(X, estimator.classes_)
+        estimator.fit(X, classes)
         if calibration is not None:
             estimator._use_calibration(calibration)
 

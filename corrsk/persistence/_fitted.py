@@ -61,6 +61,7 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "MultiExponentialClassifier": _COUNTER_OTHERS,
     "NNLSPeakClassifier": _COUNTER_OTHERS,
     "IdealObserverClassifier": _COUNTER_OTHERS,
+    "NNLSSpectrum": ("bounds_", "axes_", "calibration_"),
     "StandardScaler": ("n_samples_seen_",),
     "LogisticRegression": ("n_iter_",),
     "LinearDiscriminantAnalysis": (),

@@ -12,7 +12,9 @@ from corrsk import (
     CorrelationSignalGenerator,
     EchoTrain,
     NoSignalWarning,
+    load,
     make_correlation_signals,
+    save,
 )
 from corrsk.relaxometry import NNLSSpectrum, Spectra, _nnls
 from corrsk.relaxometry._penalties import PENALTIES, sum_of_differences
@@ -274,6 +276,14 @@ def test_spectra_of_two_properties_scale_with_the_signals():
     names = model.get_feature_names_out()
     assert names.size == 63
     assert names[0] == "T1=50_T2=5"
+
+
+def test_a_saved_model_gives_the_same_spectra(X, tmp_path):
+    model = spectrum_of(X, penalty="first-difference", regularization="gcv")
+    save(model, tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    assert loaded.get_params() == model.get_params()
+    np.testing.assert_array_equal(loaded.transform(X[:3]), model.transform(X[:3]))
 
 
 @pytest.mark.parametrize(
