@@ -80,7 +80,7 @@ def anatomical_phantom(
 
 def shapes_phantom(
     seed: int, *, noise_level: float, noise_distribution: str = "gaussian", noise_fwhm: float = 0.0,
-    shape: tuple[int, int] = (112, 112), n_shapes: int = 120, n_bars: int = 6,
+    shape: tuple[int, int] = (112, 112), n_shapes: int = 120, n_bars: int = 12,
 ) -> MaskedPhantom:  # fmt: skip
     """Discs of all sizes on top of each other, and bars two voxels wide: no anatomy.
 

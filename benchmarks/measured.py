@@ -65,6 +65,9 @@ CASES = {
     "sub-mese, fits, single echoes": brain("mese"),
     "sub-mese, fits, echo train": brain("mese", "--times", TRAIN),
     "sub-mese, network, echo train": brain("mese", "--times", TRAIN, model="echoes"),
+    "sub-mese, network, echo train, context": brain(
+        "mese", "--times", TRAIN, "--context", model="echoes"
+    ),
     "sub-head, fits": brain("head", "--join", "--te", "10", every=3),
 }
 
