@@ -390,9 +390,10 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _work(name: str, numbers: range, until: float, results: Any) -> None:
+def _work(name: str, numbers: range, seconds: float, results: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fuzzer = Fuzzer(name, Path(folder))
+        until = time.monotonic() + seconds
         for number in numbers:
             results.put((number, "CRASH"))  # replaced by the outcome, if there is one
             signal.alarm(60)
@@ -404,11 +405,10 @@ def _work(name: str, numbers: range, until: float, results: Any) -> None:
 
 def outcomes(name: str, numbers: range, seconds: float) -> Iterator[tuple[int, str]]:
     """Outcomes of the mutants of a reader, in a process of their own."""
-    until = time.monotonic() + seconds
     context = multiprocessing.get_context("spawn")
     while numbers:
         results = context.Queue()
-        worker = context.Process(target=_work, args=(name, numbers, until, results))
+        worker = context.Process(target=_work, args=(name, numbers, seconds, results))
         worker.start()
         pending: tuple[int, str] | None = None
         while True:
