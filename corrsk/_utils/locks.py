@@ -36,15 +36,22 @@ def exclusive(target: str | Path) -> Iterator[None]:
             f"another process is writing to {target}; wait until it ends, or choose another place"
         ) from None
     try:
-        for partial in _partials(target):
-            with suppress(OSError):
-                partial.unlink()
-        yield
+        _remove(_partials(target))
+        try:
+            yield
+        finally:
+            _remove(_partials(target))  # of killed workers
     finally:
         # removed while it is held: those who open it then find that it has no name, and try again
         with suppress(OSError):
             path.unlink()
         lock.release()
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def lock_of(target: Path) -> Path:

@@ -45,9 +45,19 @@ def write_file(path: str | Path, estimator: Any, tensors: Mapping[str, NDArray[A
     text = json.dumps(content)
     metadata = {_FORMAT: text, _DIGESTS: json.dumps(_digests(text, tensors))}
     # written by Python: safetensors' writer raises no OSError if the disk is full
-    file = to_bytes(dict(tensors), metadata=metadata)
+    file = _in_order(to_bytes(dict(tensors), metadata=metadata))
     with write_atomically(path) as partial:
         partial.write_bytes(file)
+
+
+def _in_order(file: bytes) -> bytes:
+    """Sort the entries of the metadata, whose order safetensors draws, so that files are equal."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + file[start:]
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Any], int, dict[str, NDArray[Any]]]:

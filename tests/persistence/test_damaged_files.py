@@ -276,3 +276,12 @@ def test_the_allowed_names_are_those_of_the_documentation():
             each for each in documented if not isinstance(getattr(cls, each, None), property)
         }
         assert documented <= fitted_names(name), name
+
+
+def test_two_files_of_one_estimator_are_equal(signals, tmp_path):
+    model = make_pipeline(SignalNormalizer(), LogisticRegression()).fit(*signals)
+    files = []
+    for number in range(6):  # safetensors draws the order of the entries of its metadata
+        save(model, tmp_path / f"{number}.safetensors")
+        files.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(set(files)) == 1

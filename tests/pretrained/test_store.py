@@ -154,7 +154,8 @@ def test_half_precision(pipeline, card, folder, signals, tmp_path):
     assert path.stat().st_size < (folder / path.name).stat().st_size
     with safe_open(path, framework="np") as file:
         kinds = {(file.get_slice(key).get_dtype(), len(file.get_slice(key).get_shape()) > 1)
-                 for key in file.keys()}  # fmt: skip  # noqa: SIM118
+                 for key in file.keys()  # noqa: SIM118
+                 if file.get_slice(key).get_dtype().startswith("F")}  # fmt: skip
     assert kinds == {("F16", True), ("F32", False)}  # scales and biases keep their precision
     model = load_pretrained(NAME, folder=tmp_path)
     assert {str(p.dtype) for p in model[-1].net_.module_.parameters()} == {"torch.float32"}
