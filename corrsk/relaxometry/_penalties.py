@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._nnls import ALL_VALUES, compressed
@@ -91,6 +92,8 @@ class PenaltySolver:
             matrix = self._gram + alpha[row] * self._penalty
             inside = np.zeros(b.size, dtype=bool) if start is None else start[row] > 0
             found = _pivot(matrix, b, inside)
+            if found is None:  # rounding errors of nearly singular systems may cycle
+                found = _by_active_sets(matrix, b)
             if found is not None:
                 result[row] = found
         return result
@@ -148,6 +151,16 @@ def sum_of_differences(shape: Sequence[int], order: int) -> Array:
         own = differences.T @ differences
         total += np.kron(np.kron(np.eye(before), own), np.eye(after))
     return total
+
+
+def _by_active_sets(matrix: Array, b: Array) -> Array | None:
+    """The same minimum as :func:`_pivot` by the method of Lawson and Hanson, which is slower."""
+    try:
+        root = np.linalg.cholesky(matrix)
+        s, _ = nnls(root.T, np.linalg.solve(root, b), maxiter=30 * b.size)
+    except (np.linalg.LinAlgError, RuntimeError):
+        return None
+    return np.asarray(s)
 
 
 def _pivot(matrix: Array, b: Array, inside: NDArray[np.bool_]) -> Array | None:

@@ -16,7 +16,7 @@ from corrsk import (
     make_correlation_signals,
     save,
 )
-from corrsk.relaxometry import NNLSSpectrum, Spectra, _nnls
+from corrsk.relaxometry import NNLSSpectrum, Spectra, _nnls, _penalties
 from corrsk.relaxometry._penalties import PENALTIES, sum_of_differences
 from corrsk.relaxometry._weights import RULES
 
@@ -80,6 +80,13 @@ def test_spectra_equal_those_of_scipy(X, penalty, alpha, solver):
         # the minimum itself, which is flat along some directions
         best = np.sum((matrix @ expected - right) ** 2)
         assert np.sum((matrix @ spectrum - right) ** 2) <= best * (1 + 1e-9)
+
+
+def test_the_second_method_of_penalties_gives_the_same_minimum(X, monkeypatch):
+    expected = spectrum_of(X, penalty="second-difference", regularization=1e-6).transform(X[:3])
+    monkeypatch.setattr(_penalties, "_pivot", lambda *_: None)
+    found = spectrum_of(X, penalty="second-difference", regularization=1e-6).transform(X[:3])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_differences_along_each_axis():
