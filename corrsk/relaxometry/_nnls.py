@@ -36,32 +36,10 @@ _SPARSE = 1e-5  # up to this alpha, the way up from spectra of few cells is the 
 Mask = NDArray[np.bool_]
 
 
-def compressed(
-    model: KernelModel, n_points: Sequence[int], cutoff: float
-) -> tuple[Array, Array, float]:
-    """Kernel in the space of its singular values that matter for a regularisation.
+class CompressedProblem:
+    """Least squares in the space of the singular values of a kernel.
 
-    Parameters
-    ----------
-    model, n_points, cutoff
-        See :class:`DualSolver`.
-
-    Returns
-    -------
-    left : ndarray of shape (N, r)
-        Left singular vectors.
-    kernel : ndarray of shape (r, M)
-        Right singular vectors times the singular values, of which the largest is 1.
-    scale : float
-        Largest singular value.
-    """
-    left, values, right = compress_kernel(model, n_points, cutoff)
-    scale = float(values[0])
-    return left, np.ascontiguousarray((values / scale)[:, None] * right), scale
-
-
-class DualSolver:
-    """Solver for the spectra of signals with a fixed kernel.
+    Subclasses have the methods `solve_all` and `rss`.
 
     Parameters
     ----------
@@ -76,16 +54,13 @@ class DualSolver:
     """
 
     def __init__(
-        self,
-        model: KernelModel,
-        n_points: Sequence[int],
-        cutoff: float = ALL_VALUES,
+        self, model: KernelModel, n_points: Sequence[int], cutoff: float = ALL_VALUES
     ) -> None:
-        self._left, self._kernel, self.scale = compressed(model, n_points, cutoff)
-
-    @property
-    def _cells(self) -> Array:
-        return np.ascontiguousarray(self._kernel.T)
+        left, values, right = compress_kernel(model, n_points, cutoff)
+        self.scale = float(values[0])
+        self._left = left
+        # (r, M), with the largest singular value 1
+        self._kernel = np.ascontiguousarray((values / self.scale)[:, None] * right)
 
     def compress(self, x: Array) -> tuple[Array, Array]:
         """Compressed data (V, r), and the residual sum of squares that no spectrum reduces (V,)."""
@@ -93,13 +68,45 @@ class DualSolver:
         rest = x - data @ self._left.T
         return data, np.einsum("vn,vn->v", rest, rest)
 
+    def signals(self, spectra: Array) -> Array:
+        """Signals (V, N) of spectra (V, M)."""
+        return np.asarray((self.scale * spectra @ self._kernel.T) @ self._left.T)
+
+    def fixed(self, x: Array, alpha: float) -> Array:
+        """Solutions for one alpha of signals (V, N)."""
+        data, _ = self.compress(x)
+        return self.solve_all(data, alpha)
+
+    def residual(self, x: Array, solution: Array, alpha: Array) -> Array:
+        """Residual sums of squares (V,) of solutions for given alpha (V,)."""
+        data, rest = self.compress(x)
+        return self.rss(data, solution, alpha, rest)
+
+    def solve_all(self, data: Array, alpha: float) -> Array:
+        """Solutions for one alpha, without a first guess."""
+        raise NotImplementedError
+
+    def rss(self, data: Array, solution: Array, alpha: Array, rest: Array) -> Array:
+        """Residual sums of squares of solutions; `data` and `rest` are from :meth:`compress`."""
+        raise NotImplementedError
+
+
+class DualSolver(CompressedProblem):
+    """Solver for the spectra of signals with a fixed kernel; solutions are dual ones c (V, r).
+
+    Parameters
+    ----------
+    model, n_points, cutoff
+        See :class:`CompressedProblem`.
+    """
+
+    @property
+    def _cells(self) -> Array:
+        return np.ascontiguousarray(self._kernel.T)
+
     def spectrum(self, dual: Array) -> Array:
         """Spectra ``s = max(0, K^T c)`` in the units of the signals: (V, r) to (V, M)."""
         return np.maximum(dual @ self._kernel, 0.0) / self.scale
-
-    def signals(self, spectra: Array) -> Array:
-        """Signals (V, N) of spectra (V, M) in the units of the signals."""
-        return np.asarray((self.scale * spectra @ self._kernel.T) @ self._left.T)
 
     def solve(self, data: Array, alpha: Array, start: Array | None = None) -> Array:
         """Dual solution c for each signal.
@@ -200,16 +207,6 @@ class DualSolver:
             new_dual[rows] = dual[rows] + length * step[rows]
             new_correlation[rows] = correlation[rows] + length * change[rows]
         return new_dual, new_correlation, whole
-
-    def residual(self, x: Array, dual: Array, alpha: Array) -> Array:
-        """Residual sums of squares (V,) of the spectra of dual solutions for given alpha (V,)."""
-        data, rest = self.compress(x)
-        return self.rss(data, dual, alpha, rest)
-
-    def fixed(self, x: Array, alpha: float) -> Array:
-        """Dual solutions for a fixed alpha: (V, N) to (V, r)."""
-        data, _ = self.compress(x)
-        return self.solve_all(data, alpha)
 
     def solve_all(self, data: Array, alpha: float) -> Array:
         """Dual solutions for one alpha, without a first guess: (V, r) to (V, r)."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from corrsk.relaxometry._kernels import Array, KernelModel
-from corrsk.relaxometry._nnls import ALL_VALUES, compressed
+from corrsk.relaxometry._nnls import CompressedProblem
 
 PENALTIES = ("identity", "first-difference", "second-difference")
 _MAX_STEPS = 300
@@ -24,7 +24,7 @@ _BLOCK_STEPS = 3  # steps without progress until cells change one by one
 _ROUNDING = 1e-11
 
 
-class PenaltySolver:
+class PenaltySolver(CompressedProblem):
     """Solver with the methods of :class:`corrsk.relaxometry._nnls.DualSolver`.
 
     Solutions are spectra, in units in which the largest singular value of the kernel is 1.
@@ -40,28 +40,13 @@ class PenaltySolver:
     """
 
     def __init__(self, model: KernelModel, n_points: Sequence[int], penalty: str) -> None:
-        self._left, self._kernel, self.scale = compressed(model, n_points, ALL_VALUES)
+        super().__init__(model, n_points)
         self._gram = self._kernel.T @ self._kernel
         self._penalty = sum_of_differences(n_points, 1 if penalty == "first-difference" else 2)
-
-    def compress(self, x: Array) -> tuple[Array, Array]:
-        """Compressed data (V, r), and the residual sum of squares that no spectrum reduces (V,)."""
-        data = x @ self._left
-        rest = x - data @ self._left.T
-        return data, np.einsum("vn,vn->v", rest, rest)
 
     def spectrum(self, solution: Array) -> Array:
         """Spectra in the units of the signals: (V, M) to (V, M)."""
         return solution / self.scale
-
-    def signals(self, spectra: Array) -> Array:
-        """Signals (V, N) of spectra (V, M) in the units of the signals."""
-        return np.asarray((self.scale * spectra @ self._kernel.T) @ self._left.T)
-
-    def fixed(self, x: Array, alpha: float) -> Array:
-        """Solutions for one alpha: (V, N) to (V, M)."""
-        data, _ = self.compress(x)
-        return self.solve_all(data, alpha)
 
     def solve_all(self, data: Array, alpha: float) -> Array:
         """Solutions for one alpha, without a first guess."""
@@ -97,11 +82,6 @@ class PenaltySolver:
             if found is not None:
                 result[row] = found
         return result
-
-    def residual(self, x: Array, solution: Array, alpha: Array) -> Array:
-        """Residual sums of squares (V,) of solutions."""
-        data, rest = self.compress(x)
-        return self.rss(data, solution, alpha, rest)
 
     def rss(self, data: Array, solution: Array, alpha: Array, rest: Array) -> Array:
         """Residual sums of squares of solutions; `data` and `rest` are from :meth:`compress`."""

@@ -27,7 +27,7 @@ from corrsk.relaxometry._penalties import PENALTIES, PenaltySolver
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry._weights import RULES, Solver, by_criterion, by_factor, by_noise
 from corrsk.relaxometry.spectra import Spectra
-from corrsk.relaxometry.spectrum import checked_bins
+from corrsk.relaxometry.spectrum import check_spectra, checked_bins
 
 _N_B1 = 33  # values of the relative refocusing angle
 _B1_STEPS = (4, 2, 1)  # of the search along these values
@@ -219,6 +219,8 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         ValueError
             If a signal has NaN or infinite values, or the columns or axes of X contradict the
             protocol.
+        MemoryError
+            If the spectra would not fit into memory.
 
         Warns
         -----
@@ -231,6 +233,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
 
     def _invert(self, signals: NDArray[np.floating[Any]], shape: tuple[int, ...]) -> Spectra:
         """Spectra of signals (n_voxels, n_measurements) in grid order, as maps of a shape."""
+        check_spectra(len(signals), self._shape)
         norm = signal_norms(signals)
         with np.errstate(divide="ignore"):
             variance = (np.nan if self.noise_level is None else self.noise_level / norm) ** 2

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from corrsk._utils.memory import check_memory
 from corrsk._utils.validation import checked_count
 from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
@@ -53,6 +54,28 @@ def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[i
     for name, number in n_bins.items():
         checked_count(f"n_bins of {name}", number, at_least=2)
     return tuple(n_bins[name] for name in model.properties)
+
+
+def check_spectra(n_voxels: int, shape: Sequence[int]) -> None:
+    """Refuse spectra that would not fit into memory.
+
+    Parameters
+    ----------
+    n_voxels : int
+        Number of voxels.
+    shape : sequence of int
+        Shape of a spectrum.
+
+    Raises
+    ------
+    MemoryError
+        If less memory is free than they need.
+    """
+    check_memory(
+        8 * n_voxels * math.prod(shape),
+        f"the spectra of {n_voxels:,} voxels on {' x '.join(map(str, shape))} bins",
+        "pass fewer voxels at a time, or use fewer bins",
+    )
 
 
 class NNLSPeakClassifier(_CompartmentCounter):
@@ -201,6 +224,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
         ValueError
             If a signal has NaN or infinite values, or the columns or axes of X contradict the
             protocol.
+        MemoryError
+            If the spectra would not fit into memory.
 
         Warns
         -----
@@ -210,6 +235,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
             Once, with the number of voxels that could not be solved.
         """
         signals, shape = self._voxels(X)
+        check_spectra(len(signals), self._shape)
         (spectra,) = self._solve_voxels(
             signals, lambda unit: (self._spectra(self._solved(unit)[0]),), [self._shape]
         )

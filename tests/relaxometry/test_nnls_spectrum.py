@@ -16,7 +16,8 @@ from corrsk import (
     make_correlation_signals,
     save,
 )
-from corrsk.relaxometry import NNLSSpectrum, Spectra, _nnls, _penalties
+from corrsk._utils import memory
+from corrsk.relaxometry import NNLSPeakClassifier, NNLSSpectrum, Spectra, _nnls, _penalties
 from corrsk.relaxometry._penalties import PENALTIES, sum_of_differences
 from corrsk.relaxometry._weights import RULES
 
@@ -283,6 +284,21 @@ def test_spectra_of_two_properties_scale_with_the_signals():
     names = model.get_feature_names_out()
     assert names.size == 63
     assert names[0] == "T1=50_T2=5"
+
+
+def test_spectra_that_do_not_fit_into_memory_are_refused(X, tmp_path, monkeypatch):
+    model = spectrum_of(X)
+    counted = NNLSPeakClassifier(ECHOES, bounds={"T2": (10, 2000)}, counts=(1, 2)).fit(X)
+    report = tmp_path / "meminfo"
+    report.write_text("MemTotal: 99 kB\nMemAvailable:  2 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", report)
+    message = r"spectra of 12 voxels on 40 bins need 3.84e-06 GB, but 2.05e-06 GB .* fewer voxels"
+    with pytest.raises(MemoryError, match=message):
+        model.invert(X)
+    with pytest.raises(MemoryError, match="on 32 bins"):
+        counted.spectra(X)
+    report.write_text("nonsense")  # nothing is refused where it is unknown
+    assert model.transform(X[:1]).shape == (1, 40)
 
 
 def test_a_saved_model_gives_the_same_spectra(X, tmp_path):
