@@ -204,7 +204,7 @@ def map_command(
             context=context,
         )
         if dry:
-            typer.echo(describe_plan(subjects, target, settings, n_jobs=jobs))
+            typer.echo(describe_plan(subjects, target, settings, resume=resume, n_jobs=jobs))
             return
         with nullcontext() if dask is None else connected(dask) as client:
             records = map_subjects(

@@ -92,7 +92,9 @@ def read_file(path: str | Path) -> tuple[dict[str, Any], int, dict[str, NDArray[
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         # the last three for types of tensors that numpy lacks
-        raise InvalidFileError(f"{path} is not an estimator saved by corrsk") from error
+        raise InvalidFileError(
+            f"{path} is not an estimator saved by corrsk, or is damaged or truncated: {error}"
+        ) from error
     content = parse_json(text, f"the header of {path}")
     number = content.get("version") if isinstance(content, dict) else None
     if type(number) is not int or number < 1:

@@ -148,6 +148,23 @@ class _VoxelModel(EarlierPicklesMixin, BaseEstimator):
     ) -> None:
         raise NotImplementedError
 
+    _model_in_words = "fitted compartments"
+    # of a misfit, besides those of every method, and what follows from it
+    _further_causes = ", more compartments"
+    _after_misfit = ". The probabilities of these voxels are less certain"
+
+    def _warn_of_misfits(self, misfit: NDArray[np.bool_]) -> None:
+        if misfit.any():
+            warnings.warn(
+                f"{misfit.sum()} of {misfit.size} voxels are not explained by the "
+                f"{self._model_in_words}: the residual exceeds the noise. Possible causes are a "
+                "flipped sign, magnitude images, another protocol or inversion efficiency, echoes "
+                "of a train taken for single spin echoes, properties beyond the bounds"
+                f"{self._further_causes}{self._after_misfit}",
+                ConvergenceWarning,
+                stacklevel=user_level(),
+            )
+
     # -- protocol and signals ------------------------------------------------
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
@@ -400,20 +417,6 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, _VoxelModel):
     def _probabilities(self, unit: Array) -> tuple[Array, Array]:
         """Probabilities (V, n_classes), and 1 for misfits (V,), of signals (V, N) with norm 1."""
         raise NotImplementedError
-
-    _further_causes = ""  # of a misfit, besides those of every method
-
-    def _warn_of_misfits(self, misfit: NDArray[np.bool_]) -> None:
-        if misfit.any():
-            warnings.warn(
-                f"{misfit.sum()} of {misfit.size} voxels are not explained by the fitted "
-                "compartments: the residual exceeds the noise. Possible causes are a flipped sign, "
-                "magnitude images, another protocol or inversion efficiency, echoes of a train "
-                "taken for single spin echoes, properties beyond the bounds, more compartments"
-                f"{self._further_causes}. The probabilities of these voxels are less certain",
-                ConvergenceWarning,
-                stacklevel=user_level(),
-            )
 
     # -- labels --------------------------------------------------------------
 

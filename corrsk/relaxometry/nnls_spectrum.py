@@ -27,7 +27,7 @@ from corrsk.relaxometry._penalties import PENALTIES, PenaltySolver
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry._weights import RULES, Solver, by_criterion, by_factor, by_noise
 from corrsk.relaxometry.spectra import Spectra
-from corrsk.relaxometry.spectrum import check_spectra, checked_bins
+from corrsk.relaxometry.spectrum import check_spectra, checked_bins, misfit_of_spectra
 
 _N_B1 = 33  # values of the relative refocusing angle
 _B1_STEPS = (4, 2, 1)  # of the search along these values
@@ -156,6 +156,10 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
+    _model_in_words = "spectra"
+    _further_causes = ", or a spectrum with too few points (n_bins)"
+    _after_misfit = ""
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Validate the parameters and the protocol, and prepare the kernel.
@@ -227,9 +231,12 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         NoSignalWarning
             If signals are all zero; once, with their number.
         ConvergenceWarning
-            Once, with the number of voxels that could not be solved.
+            Once, with the number of voxels that could not be solved, and once with the number of
+            voxels that no spectrum explains.
         """
-        return self._invert(*self._voxels(X))
+        spectra = self._invert(*self._voxels(X))
+        self._warn_of_misfits(spectra.misfit)
+        return spectra
 
     def _invert(self, signals: NDArray[np.floating[Any]], shape: tuple[int, ...]) -> Spectra:
         """Spectra of signals (n_voxels, n_measurements) in grid order, as maps of a shape."""
@@ -239,8 +246,8 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
             variance = (np.nan if self.noise_level is None else self.noise_level / norm) ** 2
         angles = self._angle_of_image(signals) if self._searches("image") else None
         solve = self._solve if angles is None else lambda unit, own: self._at(unit, own, angles)
-        amplitudes, weight, rss, place = self._solve_voxels(
-            signals, solve, [self._shape, (), (), ()],
+        amplitudes, weight, rss, place, misfit = self._solve_voxels(
+            signals, solve, [self._shape, (), (), (), ()],
             given=[np.broadcast_to(variance, norm.shape)],
         )  # fmt: skip
         b1 = None
@@ -253,7 +260,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         residual = norm * np.sqrt(rss / signals.shape[1])
         return Spectra(
             self.axes_, amplitudes.reshape(*shape, *self._shape), weight.reshape(shape),
-            residual.reshape(shape), b1,
+            residual.reshape(shape), misfit.reshape(shape) == 1, b1,
         )  # fmt: skip
 
     def transform(self, X: ArrayLike) -> Array:
@@ -406,7 +413,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         if not self._searches("voxel"):
             return self._at(unit, variance, 0)
         place = self._best_angles(unit)
-        parts = [np.empty((len(unit), *self._shape)), *(np.empty(len(unit)) for _ in range(3))]
+        parts = [np.empty((len(unit), *self._shape)), *(np.empty(len(unit)) for _ in range(4))]
         for number in np.unique(place):
             rows = place == number
             found = self._at(unit[rows], variance[rows], int(number))
@@ -415,7 +422,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         return tuple(parts)
 
     def _at(self, unit: Array, variance: Array, number: int) -> tuple[Array, ...]:
-        """Spectra, weights, residual sums of squares and solver number of signals with norm 1."""
+        """Spectra of signals with norm 1, weights, squares of residuals, solver, 1 for a misfit."""
         solver = self._solvers[number]
         if self.regularization == "chi2":
             dual, alpha = by_factor(solver, unit, self.chi2_factor)
@@ -428,7 +435,8 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
             dual = solver.fixed(unit, float(self.regularization))
         rss = solver.residual(unit, dual, alpha)
         spectra = solver.spectrum(dual).reshape(-1, *self._shape)
-        return spectra, alpha, rss, np.full(len(unit), float(number))
+        misfit = misfit_of_spectra(self._noise, solver, unit, dual, alpha).significant[:, 0]
+        return spectra, alpha, rss, np.full(len(unit), float(number)), misfit.astype(np.float64)
 
     def _best_angles(self, unit: Array) -> NDArray[np.intp]:
         """Number of the solver with the smallest residual of each signal, by steps of half size."""

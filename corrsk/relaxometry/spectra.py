@@ -10,12 +10,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from corrsk._utils.validation import checked_count
+from corrsk.physics import CONTRASTS
 from corrsk.relaxometry._kernels import Array
 from corrsk.relaxometry._peaks import peak_positions
 from corrsk.tissue.table import table_columns
 
 # Windows[name] has the limits of each property; see Spectra.window_fractions
 Windows = Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+def _unit(name: str) -> str:
+    """Unit of a tissue property."""
+    units = {contrast.tissue: contrast.tissue_unit for contrast in CONTRASTS.values()}
+    return units.get(name, "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +40,9 @@ class Spectra:
         Weight of the penalty, relative to the largest squared singular value of the kernel.
     residual : ndarray of shape (..)
         Square root of the mean squared residual, in the units of the signals.
+    misfit : ndarray of bool, shape (..)
+        Whether the residual exceeds the noise, whatever the penalty, so that the spectrum does not
+        explain the signal; see Notes of :class:`corrsk.NNLSPeakClassifier`.
     b1 : ndarray of shape (..) or None
         Relative refocusing angle of each voxel, if it was searched.
     """
@@ -41,6 +51,7 @@ class Spectra:
     amplitudes: Array
     weight: Array
     residual: Array
+    misfit: NDArray[np.bool_]
     b1: Array | None = None
 
     @property
@@ -130,6 +141,13 @@ class Spectra:
         """
         if not windows:
             raise ValueError("there are no windows; {'myelin water': {'T2': (0, 40)}} has one")
+        for name, limits in windows.items():
+            given = limits.items() if isinstance(limits, Mapping) else [(None, None)]
+            if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for _, pair in given):
+                raise ValueError(
+                    f"the window {name!r} needs the lower and upper limit of each property, such "
+                    f"as {{'T2': (0, 40)}}; got {limits!r:.60}"
+                )
         chosen = {name: self._bins(name, limits) for name, limits in windows.items()}
         rows = self._rows()
         flat = rows.reshape(len(rows), -1)
@@ -153,9 +171,12 @@ class Spectra:
             own = (self.axes[name] >= low) & (self.axes[name] < high)
             inside &= own.reshape([-1 if axis == place else 1 for axis in range(-len(shape), 0)])
         if not inside.any():
-            ranges = ", ".join(f"{n} {v[0]:.3g} to {v[-1]:.3g}" for n, v in self.axes.items())
+            ranges = ", ".join(
+                f"{name} in {axis.size} bins from {axis[0]:.4g} to {axis[-1]:.4g} {_unit(name)}"
+                for name, axis in self.axes.items()
+            )
             raise ValueError(
-                f"the window {window!r} has no bin of the spectra, which have {ranges}"
+                f"the window {window!r} contains no bin of the spectra, which have {ranges}"
             )
         return inside
 

@@ -17,11 +17,11 @@ from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._kernels import Array, KernelModel
-from corrsk.relaxometry._misfit import Misfit
+from corrsk.relaxometry._misfit import Misfit, NoiseSubspace
 from corrsk.relaxometry._nnls import SMALLEST_ALPHA, DualSolver
 from corrsk.relaxometry._peaks import count_peaks
 from corrsk.relaxometry._voxels import signal_norms
-from corrsk.relaxometry._weights import by_factor
+from corrsk.relaxometry._weights import Solver, by_factor
 
 
 def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[int, ...]:
@@ -54,6 +54,42 @@ def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[i
     for name, number in n_bins.items():
         checked_count(f"n_bins of {name}", number, at_least=2)
     return tuple(n_bins[name] for name in model.properties)
+
+
+def misfit_of_spectra(
+    noise: NoiseSubspace, solver: Solver, unit: Array, solution: Array, alpha: Array
+) -> Misfit:
+    """Misfit of spectra, where the regularisation is not its cause.
+
+    Parameters
+    ----------
+    noise : NoiseSubspace
+        Estimate of the noise of a signal.
+    solver : DualSolver or PenaltySolver
+        Solver.
+    unit : ndarray of shape (V, N)
+        Signals with norm 1.
+    solution : ndarray of shape (V, ..)
+        Solutions of the solver.
+    alpha : ndarray of shape (V,)
+        Their weights.
+
+    Returns
+    -------
+    Misfit
+        Of one fit to each signal.
+    """
+    total = solver.spectrum(solution).sum(axis=1)[:, None]
+    none_fitted = np.zeros(1, dtype=np.int64)  # regularised spectra have no number of parameters
+    rss = solver.residual(unit, solution, alpha)[:, None]
+    misfit = noise.misfit(unit, rss, none_fitted, total)
+    rows = np.flatnonzero(misfit.significant[:, 0] & (total[:, 0] > 0))
+    if rows.size:
+        least = solver.fixed(unit[rows], SMALLEST_ALPHA)
+        rss = solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))[:, None]
+        again = noise.misfit(unit[rows], rss, none_fitted, total[rows])
+        misfit.chi2[rows], misfit.significant[rows] = again.chi2, again.significant
+    return misfit
 
 
 def check_spectra(n_voxels: int, shape: Sequence[int]) -> None:
@@ -177,7 +213,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         "min_fraction": [Interval(Real, 0, 1, closed="both")],
     }
 
-    _further_causes = ", or a spectrum with too few points (n_bins)"
+    _further_causes = ", more compartments, or a spectrum with too few points (n_bins)"
 
     def __init__(
         self,
@@ -271,23 +307,6 @@ class NNLSPeakClassifier(_CompartmentCounter):
         """Spectra (V, *bins) of dual solutions."""
         return self._solver.spectrum(dual).reshape(-1, *self._shape)
 
-    def _misfit(self, unit: Array, dual: Array, alpha: Array) -> Misfit:
-        """Misfit of spectra, where the regularisation is not its cause."""
-        total = self._solver.spectrum(dual).sum(axis=1)[:, None]
-        none_fitted = np.zeros(
-            1, dtype=np.int64
-        )  # regularised spectra have no number of parameters
-        misfit = self._noise.misfit(
-            unit, self._solver.residual(unit, dual, alpha)[:, None], none_fitted, total
-        )
-        rows = np.flatnonzero(misfit.significant[:, 0] & (total[:, 0] > 0))
-        if rows.size:
-            least = self._solver.fixed(unit[rows], SMALLEST_ALPHA)
-            rss = self._solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))
-            again = self._noise.misfit(unit[rows], rss[:, None], none_fitted, total[rows])
-            misfit.chi2[rows], misfit.significant[rows] = again.chi2, again.significant
-        return misfit
-
     def _probabilities(self, unit: Array) -> tuple[Array, Array]:
         dual, alpha = self._solved(unit)
         spectra = self._spectra(dual)
@@ -297,7 +316,7 @@ class NNLSPeakClassifier(_CompartmentCounter):
         # of two equally near classes the smaller one, for any order of the labels
         order = np.argsort(self.counts_)
         nearest = order[np.abs(n_peaks[:, None] - self.counts_[order]).argmin(axis=1)]
-        misfit = self._misfit(unit, dual, alpha)
+        misfit = misfit_of_spectra(self._noise, self._solver, unit, dual, alpha)
         probabilities = misfit.spread(
             np.eye(order.size)[nearest], np.full(order.size, 1 / order.size)
         )

@@ -18,6 +18,8 @@ from sklearn.base import (
     clone,
     is_classifier,
 )
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -59,6 +61,14 @@ class _Places(NamedTuple):
     voxel_size: Any
 
 
+def _is_fitted(estimator: Any) -> bool:
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
+
+
 class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """Classifier of volumes that uses the neighbourhood of each voxel.
 
@@ -71,8 +81,8 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
     Parameters
     ----------
     estimator : classifier or list of classifier
-        Classifiers of rows of signals with `predict_proba` and the same classes. Fitted ones are
-        wrapped in :class:`sklearn.frozen.FrozenEstimator`; others are cloned and fitted.
+        Classifiers of rows of signals with `predict_proba` and the same classes. They are cloned
+        and fitted; wrap a fitted one in :class:`sklearn.frozen.FrozenEstimator` to keep it.
     method : {"average", "field", "average+field"}, default="average"
         Averages of like neighbours (:func:`corrsk.spatial.average_like_neighbours`), a random field
         on the probabilities of single voxels (:func:`corrsk.spatial.mean_field`), or the field on
@@ -185,8 +195,21 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
         ValueError
             If the classifiers have different classes or numbers of measurements, or the noise of
             one of several is unknown.
+
+        Warns
+        -----
+        SpatialContextWarning
+            If a classifier that is not frozen is fitted already, and is fitted again.
         """
         several = self._estimators()
+        for each in several:
+            if not isinstance(each, FrozenEstimator) and _is_fitted(each):
+                warnings.warn(
+                    f"the {type(each).__name__} is fitted already, and is cloned and fitted again; "
+                    "FrozenEstimator(..) of sklearn.frozen keeps it as it is",
+                    SpatialContextWarning,
+                    stacklevel=user_level(),
+                )
         fitted = [clone(each).fit(X, y) for each in several]
         Coverage.of_all(fitted, self.noise_range)  # its errors
         first = fitted[0]

@@ -78,6 +78,27 @@ def claimed_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> Iter
         raise
 
 
+def check_claim(out: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    """Refuse a folder that :func:`claimed_folder` would refuse, without a change of it.
+
+    Parameters
+    ----------
+    out, identity, resume
+        See :func:`claimed_folder`.
+
+    Raises
+    ------
+    FileExistsError
+        See :func:`claimed_folder`.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; choose a folder for the results")
+    if out.exists():
+        _refuse_other_files(out)
+        if _other_files(out):
+            _compare_marker(out, identity, resume)
+
+
 def _other_files(out: Path) -> list[str]:
     """Names of the files and folders of a folder besides those of an empty run."""
     return sorted(
@@ -100,6 +121,11 @@ def _check_marker(out: Path, identity: dict[str, Any], resume: bool) -> None:
     if not _other_files(out):  # a new folder, or a run that ended before its first result
         write_json(marker, identity)
         return
+    _compare_marker(out, identity, resume)
+
+
+def _compare_marker(out: Path, identity: dict[str, Any], resume: bool) -> None:
+    marker = out / CONFIGURATION
     try:
         before = read_json(marker)
     except InvalidFileError as error:

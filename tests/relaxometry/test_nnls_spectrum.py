@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import nnls
+from sklearn.exceptions import ConvergenceWarning
 
 from corrsk import (
     AcquisitionProtocol,
@@ -158,6 +159,18 @@ def test_residuals_are_those_of_the_spectra(X):
     assert found.residual.mean() == pytest.approx(SIGMA, rel=0.25)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_signals_that_no_spectrum_explains_are_marked(penalty):
+    echoes = two_pools(AcquisitionProtocol(te=TE, tr=3000, readout=EchoTrain(10.0, 120.0)), 0.001)
+    X = np.concatenate([two_pools(ECHOES, 0.001), echoes, -echoes[:1]])
+    model = spectrum_of(X, penalty=penalty, regularization=1e-3)
+    with pytest.warns(ConvergenceWarning, match="13 of 25 voxels are not explained by the spectra"):
+        found = model.invert(X)
+    np.testing.assert_array_equal(found.misfit, np.arange(25) >= 12)
+    (drawn,) = model.bootstrap(X[:2], 1)
+    assert not drawn.misfit.any()
+
+
 def test_the_bootstrap_has_the_scatter_of_the_noise():
     X = two_pools(ECHOES, n=100)
     model = spectrum_of(X)
@@ -190,7 +203,7 @@ def drawn():
     amplitudes[0, 2, 1:3] = 1.0, 0.5
     amplitudes[0, 8, 7] = 4.5
     amplitudes[1] = np.nan
-    return Spectra(axes, amplitudes, np.ones(2), np.zeros(2))
+    return Spectra(axes, amplitudes, np.ones(2), np.zeros(2), np.zeros(2, bool))
 
 
 def test_windows_have_the_bins_between_their_limits(drawn):
@@ -211,8 +224,13 @@ def test_windows_have_the_bins_between_their_limits(drawn):
     [
         ({}, "there are no windows"),
         ({"a": {"D": (0, 1)}}, r"no 'D'; their properties are \['T1', 'T2'\]"),
+        ({"a": (0, 40)}, r"'a' needs the lower and upper limit .* got \(0, 40\)"),
+        ({"a": {"T2": (0, 40, 80)}}, "'a' needs the lower and upper limit"),
         ({"a": {"T2": (40, 40)}}, "'a' must be ascending, got 40 and 40"),
-        ({"a": {"T2": (0, 5)}}, "'a' has no bin of the spectra, which have T1 100 to"),
+        (
+            {"a": {"T2": (0, 5)}},
+            "'a' contains no bin .* T1 in 12 bins from 100 to 3000 ms",
+        ),
     ],
 )
 def test_bad_windows(drawn, windows, message):

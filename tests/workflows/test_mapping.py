@@ -218,7 +218,10 @@ def test_resume_compares_the_content_of_the_inputs(scan, values, model, tmp_path
     assert mapped_again() == ["the mask"]
     assert (read(out / "mask.nii.gz") == mask).all()
     (out / "T1.nii.gz").unlink()
-    assert mapped_again() == ["maps that are missing"]
+    assert mapped_again() == ["maps that are missing or were changed"]
+    (out / "T1.nii.gz").write_bytes(b"garbage")
+    assert mapped_again() == ["maps that are missing or were changed"]
+    assert mapped_again() == []
     assert (out / "T1.nii.gz").exists()
     # the same content in another place is the same input, another content is not
     (tmp_path / "moved").mkdir()
@@ -313,7 +316,20 @@ def test_the_plan_writes_nothing(scan, model, tmp_path):
     text = describe_plan(subjects_of(scan), tmp_path / "out", MapSettings(model))
     assert "480 voxels (12 x 10 x 4, 2 x 2 x 4 mm)" in text
     assert str(tmp_path / "out" / "labels.nii.gz") in text
+    assert "mask of the maps: made of the images" in text
+    assert "preview.png" not in text
+    more = describe_plan(subjects_of(scan), tmp_path / "out", MapSettings(model, preview=True))
+    assert str(tmp_path / "out" / "preview.png") in more
     assert not (tmp_path / "out").exists()
+    # the folder is judged as the run would
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="contains other files"):
+        describe_plan(subjects_of(scan), tmp_path / "other", MapSettings(model))
+    (tmp_path / "other" / "run.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="another configuration"):
+        describe_plan(subjects_of(scan), tmp_path / "other", MapSettings(model), resume=True)
+    assert len(list((tmp_path / "other").iterdir())) == 2
 
 
 def test_warnings_come_before_the_maps_and_are_in_the_record(scan, values, model, tmp_path, caplog):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 
 from corrsk._utils.counts import most_probable, multicompartment_probability
@@ -638,9 +639,14 @@ class FitMapper(Mapper):
     def compute(self, slab: Slab) -> Maps:
         """Compute the maps of a slab; see :class:`Mapper`."""
         values = slab.signals.to_numpy()[:, self.order]
-        maps = self._count_maps(self.fits.predict_proba(values))
+        with warnings.catch_warnings():
+            if self._calibrates:  # to this image: its slabs are no other image
+                warnings.filterwarnings("ignore", message=".*A calibration holds for")
+            maps = self._count_maps(self.fits.predict_proba(values))
         table = self.fits.estimate_compartments(values)
-        single = self.fits.estimate_compartments(values, 1)
+        with warnings.catch_warnings():  # one compartment need not explain a voxel of several
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            single = self.fits.estimate_compartments(values, 1)
         n, unknowns = values.shape[1], table["n_c"].to_numpy() * (len(self._properties) + 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             maps["noise"] = np.sqrt(

@@ -22,7 +22,7 @@ from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
-from corrsk.workflows._runs import claimed_folder
+from corrsk.workflows._runs import check_claim, claimed_folder
 from corrsk.workflows.mapping.cluster import on_workers
 from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
 from corrsk.workflows.mapping.models import (
@@ -179,6 +179,7 @@ def describe_plan(
     out: str | Path,
     settings: MapSettings,
     *,
+    resume: bool = False,
     n_jobs: int | None = None,
 ) -> str:
     """Describe what a run would read and write, without reading images or writing files.
@@ -191,6 +192,8 @@ def describe_plan(
         Folder of the maps.
     settings : MapSettings
         Settings of the run.
+    resume : bool, default=False
+        Whether the run would add to an earlier one.
     n_jobs : int or None, default=None
         Number of threads.
 
@@ -203,16 +206,28 @@ def describe_plan(
     ------
     ValueError
         If the model, a mask or an atlas does not fit the images.
+    FileExistsError
+        If the run would refuse the folder.
     """
     loaded, planned = _plan(subjects, settings, effective_n_jobs(n_jobs), "cpu")
+    out = Path(out)
+    check_claim(out, settings.identity(loaded), resume=resume)
     lines = []
     for one in planned:
-        lines += [one.subject.images.summary(), "", "maps:"]
-        lines += [f"  {spec.path(Path(out), one.subject)}" for spec in one.specs]
-        if settings.report:
-            lines.append(f"  {html_path(Path(out), one.subject)}")
+        lines.append(one.subject.images.summary())
+        if one.subject.images.mask is None and str(settings.mask) == AUTO_MASK:
+            lines.append("mask of the maps: made of the images")
+        lines += ["", "maps:"]
+        lines += [f"  {spec.path(out, one.subject)}" for spec in one.specs]
+        further = {
+            _preview(one, out): settings.preview,
+            _statistics(one, out): one.statistics is not None,
+            html_path(out, one.subject): settings.report,
+        }
+        lines += [f"  {path}" for path, wanted in further.items() if wanted]
         lines += [f"  {note}" for note in one.mapper.notes] + [""]
-    return "\n".join([*lines, f"model: {loaded.description['Name']}"])
+    context = ", with the neighbours of each voxel" if "Context" in loaded.description else ""
+    return "\n".join([*lines, f"model: {loaded.description['Name']}{context}"])
 
 
 def map_subjects(
@@ -375,8 +390,13 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
         with refuse_misfits(report, "the record of a map", "; remove the file"):
             changed = changed_inputs(record, now)
             others = are_other_images(record, now)
-        if not all(spec.path(out, one.subject).exists() for spec in one.specs):
-            changed.append("maps that are missing")
+            damaged = [
+                name for name, size in record.get("sizes", {}).items()
+                if not (out / name).exists() or (out / name).stat().st_size != size
+            ]  # fmt: skip
+        missing = not all(spec.path(out, one.subject).exists() for spec in one.specs)
+        if damaged or missing:
+            changed.append("maps that are missing or were changed")
         if not changed:
             _logger.info("%s: finished before (%s)", one.subject.name, report)
             found[one.subject.name] = record
@@ -552,6 +572,7 @@ def _record(
         "model": loaded.description,
         "settings": one.mapper.settings,
         "maps": {key: path.relative_to(out).as_posix() for key, path in files.items()},
+        "sizes": {path.relative_to(out).as_posix(): path.stat().st_size for path in files.values()},
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
         "seconds": {key: round(value, 2) for key, value in one.times.items()},
