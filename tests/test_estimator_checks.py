@@ -117,7 +117,13 @@ class AnyNNLSPeak(_AnyCounter, NNLSPeakClassifier):
 
 
 class AnySpectrum(NNLSSpectrum):
-    """Accept any number of columns as measurements."""
+    """Accept any number of columns as measurements.
+
+    Random blobs are not relaxation signals, and no spectrum explains them.
+    """
+
+    def _warn_of_misfits(self, misfit: NDArray[np.bool_]) -> None:
+        pass
 
     def _resolve_protocol(self) -> AcquisitionProtocol:
         return AcquisitionProtocol({"TE": np.linspace(10, 100, self.n_features_in_)})

@@ -110,10 +110,10 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
     --------
     >>> from corrsk import make_correlation_signals
     >>> from corrsk.relaxometry import NNLSSpectrum
-    >>> X, _ = make_correlation_signals(20, noise_level=0.001, random_state=0)
-    >>> spectra = NNLSSpectrum("ir-se-8x8", n_bins=16).fit(X).invert(X)
+    >>> X, _ = make_correlation_signals(20, noise_level=0.01, random_state=0)
+    >>> spectra = NNLSSpectrum("ir-se-8x8", bounds="midl2024").fit(X).invert(X)
     >>> spectra.amplitudes.shape
-    (20, 16, 16)
+    (20, 32, 32)
     >>> fractions = spectra.window_fractions({"short T2": {"T2": (0, 40)}})
     """
 
