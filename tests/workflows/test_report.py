@@ -402,7 +402,8 @@ def test_a_click_shows_the_voxel_at_both_widths(mapped):
         # one that is not mapped, typed into the form
         await tab.run("element('x').value = 0; element('go').requestSubmit()")
         assert await tab.run("element('heading').textContent") == "Voxel 0, 3, 1"
-        assert "not in this file" in await tab.run("element('message').textContent")
+        assert "is not mapped" in await tab.run("element('message').textContent")
+        assert "none" in await tab.run("element('values').textContent")
         # the wheel leads to other slices
         place = await tab.run("element('heading').textContent")
         await tab.run("element('canvas').scrollIntoView({block: 'center'})")

@@ -289,6 +289,12 @@ class _Page:
     def _methods(self) -> list[str]:
         shown, n = self._shown.size, self._images.protocol.n_measurements
         methods = list(self._fits.methods)
+        if "context" in self._record["settings"]:
+            methods.append(
+                "Counts and probabilities use the neighbours of each voxel. Its signal, fits, "
+                "spectrum, noise, T1 and T2 are its own, so that the number of fitted compartments "
+                "may be another one."
+            )
         if shown < n:
             methods.append(
                 f"Curves have {shown} of the {n:,} measurements; fits and spectra use all."

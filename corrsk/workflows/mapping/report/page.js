@@ -264,9 +264,13 @@ function show(place, isFromViewer = false) {
   } else {
     const close = nearest(place), button = make("button", { type: "button" }, `Show ${toImage(close).join(", ")}`);
     button.onclick = () => show(close);
-    element("message").append("The signal of this voxel is not in this file. The nearest one with a signal: ", button);
+    const values = shownValues(place), labels = data.volumes.maps.findIndex((map) => map.key === "labels");
+    const mapped = values[labels] > 0;
+    const reason = mapped ? "The signal of this voxel is not in this file."
+      : "This voxel is not mapped: it is outside of the mask, or has no signal.";
+    element("message").append(`${reason} The nearest one with a signal: `, button);
     element("probabilities").replaceChildren();
-    drawValues(shownValues(place));
+    drawValues(mapped ? values : values.map(() => NaN));
   }
   if (viewer && !isFromViewer) {
     isOwnMove = true;
