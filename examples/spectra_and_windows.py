@@ -18,8 +18,8 @@ from corrsk.relaxometry import Spectra
 # White matter in 32 echoes
 # -------------------------
 # Myelin water has a T2 of 20 ms and 15 % of the signal. The refocusing pulses of the scanner reach
-# 150 degrees; the analysis knows the nominal angle of 180 only, and searches the rest. A wrong
-# angle takes the myelin water away; the residual shows that something is wrong.
+# 150 degrees. The analysis has the nominal angle of 180 degrees, and searches the true one. With a
+# wrong angle the myelin water is lost, and the residual is five times the noise.
 te = 10.0 * np.arange(1, 33)
 scanner = AcquisitionProtocol(te=te, tr=3000, readout=EchoTrain(10.0, 150.0))
 nominal = AcquisitionProtocol(te=te, tr=3000, readout=EchoTrain(10.0, 180.0))

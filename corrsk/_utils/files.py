@@ -70,6 +70,12 @@ def digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits, by which others can recognise it."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` if the block succeeds.

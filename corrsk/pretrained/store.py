@@ -7,11 +7,10 @@ A model consists of two files in one folder: `<name>.safetensors`, which
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from corrsk._utils.files import InvalidFileError, existing_file, refuse_misfits
+from corrsk._utils.files import InvalidFileError, existing_file, refuse_misfits, sha256_of
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.persistence import load, save
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
@@ -117,7 +116,7 @@ def load_pretrained(
     """
     path = _weights_file(name, folder)
     card = model_card(name, folder)
-    if _digest(path) != card.weights.get("sha256"):
+    if sha256_of(path) != card.weights.get("sha256"):
         raise InvalidFileError(f"the weights in {path} do not match the checksum of the model card")
     model = load(path)
     if not isinstance(model, SimulationTrainedClassifier):  # files of earlier versions
@@ -169,7 +168,7 @@ def write_pretrained(
     weights = {
         "file": path.name,
         "bytes": path.stat().st_size,
-        "sha256": _digest(path),
+        "sha256": sha256_of(path),
         "precision": "half" if half_precision else "single",
     }
     dataclasses.replace(card, weights=weights).to_json(path.with_suffix(".json"))
@@ -197,7 +196,3 @@ def _with_definition(name: str, pipeline: Any, n_samples: int) -> SimulationTrai
         inversion_efficiency=aligner.inversion_efficiency, n_coils=aligner.n_coils,
     )  # fmt: skip
     return SimulationTrainedClassifier.from_network(definition, network, n_samples=n_samples)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

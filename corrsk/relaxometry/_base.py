@@ -121,6 +121,13 @@ class _VoxelModel(EarlierPicklesMixin, BaseEstimator):
 
     # -- methods of the subclasses ----------------------------------------------
 
+    def _fit_protocol(self, counts: NDArray[np.int64]) -> None:
+        """Set up the kernels of the protocol, without a calibration of an earlier image."""
+        protocol = self._resolve_protocol()
+        self.__dict__.pop("calibration_", None)
+        self._set_up(protocol.in_grid_order(), counts)
+        self.protocol_ = protocol
+
     def _set_up(
         self,
         protocol: AcquisitionProtocol,
@@ -335,11 +342,8 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, _VoxelModel):
         if sample_weight is not None:
             _check_sample_weight(sample_weight, signals, ensure_non_negative=True)
         classes, counts = self._classes(given, labels)
-        protocol = self._resolve_protocol()
-        self.__dict__.pop("calibration_", None)
-        self._set_up(protocol.in_grid_order(), counts)
+        self._fit_protocol(counts)
         self.counts_ = counts
-        self.protocol_ = protocol
         self.classes_ = classes
         return self
 
@@ -357,7 +361,7 @@ class _CompartmentCounter(LogProbabilityMixin, ClassifierMixin, _VoxelModel):
         ndarray of shape (n_samples, n_classes)
             Probabilities in the order of `classes_`. NaN for signals that are all zero, and for
             voxels that could not be solved. Where no count explains the signal, the probabilities
-            approach equal ones with the misfit; see Notes of the class. Of a volume maps of shape
+            are less certain, by the misfit; see Notes of the class. Of a volume maps of shape
             (.., n_classes).
 
         Warns

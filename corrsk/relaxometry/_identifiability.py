@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics import CONTRASTS
 from corrsk.relaxometry._criteria import needed_measurements
@@ -91,5 +92,5 @@ def check_number_of_measurements(
             f"{n_parameters[first]} parameters, and criterion={criterion!r} needs at least "
             f"{needed[first]} measurements for it",
             UserWarning,
-            stacklevel=7,
+            stacklevel=user_level(),
         )

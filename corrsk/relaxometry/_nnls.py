@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -21,12 +22,6 @@ from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._linalg import solve_each
 
-compiled: ModuleType | None
-try:
-    from corrsk.relaxometry import _nnls_compiled as compiled
-except ImportError:  # without numba the same iteration runs in numpy, in about seven times as long
-    compiled = None
-
 SMALLEST_ALPHA = 1e-8  # "nearly unregularised", relative to the largest squared singular value
 ALL_VALUES = 1e-13  # singular values below this part of the largest are rounding errors
 _MAX_STEPS = 300
@@ -34,6 +29,18 @@ _GRADIENT = 1e-9
 _SPARSE = 1e-5  # up to this alpha, the way up from spectra of few cells is the shorter one
 
 Mask = NDArray[np.bool_]
+
+
+def compiled() -> ModuleType | None:
+    """Compiled iterations, imported on first use; None without numba, for the ones of numpy.
+
+    The iterations of numpy take about seven times as long.
+    """
+    if find_spec("numba") is None:
+        return None
+    from corrsk.relaxometry import _nnls_compiled
+
+    return _nnls_compiled
 
 
 class CompressedProblem:
@@ -129,8 +136,9 @@ class DualSolver(CompressedProblem):
         M = self._kernel.shape[1]
         correlation = np.ones((len(data), M)) if start is None else start @ self._kernel
         result = np.full(data.shape, np.nan)
-        if compiled is not None:
-            compiled.newton(
+        kernels = compiled()
+        if kernels is not None:
+            kernels.newton(
                 self._kernel, self._cells, data, alpha, correlation, _MAX_STEPS, _GRADIENT, result
             )
             return result
@@ -210,11 +218,12 @@ class DualSolver(CompressedProblem):
 
     def solve_all(self, data: Array, alpha: float) -> Array:
         """Dual solutions for one alpha, without a first guess: (V, r) to (V, r)."""
-        if compiled is None or alpha > _SPARSE:
+        kernels = compiled()
+        if kernels is None or alpha > _SPARSE:
             return self._descend(data, alpha)
         least = np.empty_like(data)
         smallest = min(alpha, SMALLEST_ALPHA)
-        compiled.active_sets(self._kernel, self._cells, data, smallest, _MAX_STEPS, least)
+        kernels.active_sets(self._kernel, self._cells, data, smallest, _MAX_STEPS, least)
         lost = np.isnan(least).any(axis=1)
         if lost.any():
             least[lost] = self._descend(data[lost], smallest)

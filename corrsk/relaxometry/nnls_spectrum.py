@@ -197,10 +197,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
                 "noise in the unit of the signals; estimate_noise(X, protocol) estimates it"
             )
         measured_signals(self, X, reset=True)
-        protocol = self._resolve_protocol()
-        self.__dict__.pop("calibration_", None)
-        self._set_up(protocol.in_grid_order(), self._counts)
-        self.protocol_ = protocol
+        self._fit_protocol(self._counts)
         return self
 
     def invert(self, X: ArrayLike) -> Spectra:
@@ -434,9 +431,12 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
             alpha = np.full(len(unit), float(self.regularization))
             dual = solver.fixed(unit, float(self.regularization))
         rss = solver.residual(unit, dual, alpha)
-        spectra = solver.spectrum(dual).reshape(-1, *self._shape)
-        misfit = misfit_of_spectra(self._noise, solver, unit, dual, alpha).significant[:, 0]
-        return spectra, alpha, rss, np.full(len(unit), float(number)), misfit.astype(np.float64)
+        rows = solver.spectrum(dual)
+        misfit = misfit_of_spectra(self._noise, solver, unit, rows.sum(axis=1), rss)
+        return (
+            rows.reshape(-1, *self._shape), alpha, rss, np.full(len(unit), float(number)),
+            misfit.significant[:, 0].astype(np.float64),
+        )  # fmt: skip
 
     def _best_angles(self, unit: Array) -> NDArray[np.intp]:
         """Number of the solver with the smallest residual of each signal, by steps of half size."""

@@ -42,7 +42,8 @@ class Spectra:
         Square root of the mean squared residual, in the units of the signals.
     misfit : ndarray of bool, shape (..)
         Whether the residual exceeds the noise, whatever the penalty, so that the spectrum does not
-        explain the signal; see Notes of :class:`corrsk.NNLSPeakClassifier`.
+        explain the signal; see Notes of :class:`corrsk.NNLSPeakClassifier`. A wrong refocusing
+        angle is not found: what it adds to a signal counts as noise, and increases `residual`.
     b1 : ndarray of shape (..) or None
         Relative refocusing angle of each voxel, if it was searched.
     """

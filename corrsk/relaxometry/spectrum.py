@@ -57,7 +57,7 @@ def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[i
 
 
 def misfit_of_spectra(
-    noise: NoiseSubspace, solver: Solver, unit: Array, solution: Array, alpha: Array
+    noise: NoiseSubspace, solver: Solver, unit: Array, total: Array, rss: Array
 ) -> Misfit:
     """Misfit of spectra, where the regularisation is not its cause.
 
@@ -69,25 +69,24 @@ def misfit_of_spectra(
         Solver.
     unit : ndarray of shape (V, N)
         Signals with norm 1.
-    solution : ndarray of shape (V, ..)
-        Solutions of the solver.
-    alpha : ndarray of shape (V,)
-        Their weights.
+    total : ndarray of shape (V,)
+        Sums of the spectra.
+    rss : ndarray of shape (V,)
+        Their residual sums of squares.
 
     Returns
     -------
     Misfit
         Of one fit to each signal.
     """
-    total = solver.spectrum(solution).sum(axis=1)[:, None]
+    total = total[:, None]
     none_fitted = np.zeros(1, dtype=np.int64)  # regularised spectra have no number of parameters
-    rss = solver.residual(unit, solution, alpha)[:, None]
-    misfit = noise.misfit(unit, rss, none_fitted, total)
+    misfit = noise.misfit(unit, rss[:, None], none_fitted, total)
     rows = np.flatnonzero(misfit.significant[:, 0] & (total[:, 0] > 0))
     if rows.size:
         least = solver.fixed(unit[rows], SMALLEST_ALPHA)
-        rss = solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))[:, None]
-        again = noise.misfit(unit[rows], rss, none_fitted, total[rows])
+        smallest = solver.residual(unit[rows], least, np.full(rows.size, SMALLEST_ALPHA))
+        again = noise.misfit(unit[rows], smallest[:, None], none_fitted, total[rows])
         misfit.chi2[rows], misfit.significant[rows] = again.chi2, again.significant
     return misfit
 
@@ -316,7 +315,9 @@ class NNLSPeakClassifier(_CompartmentCounter):
         # of two equally near classes the smaller one, for any order of the labels
         order = np.argsort(self.counts_)
         nearest = order[np.abs(n_peaks[:, None] - self.counts_[order]).argmin(axis=1)]
-        misfit = misfit_of_spectra(self._noise, self._solver, unit, dual, alpha)
+        rss = self._solver.residual(unit, dual, alpha)
+        total = spectra.reshape(len(spectra), -1).sum(axis=1)
+        misfit = misfit_of_spectra(self._noise, self._solver, unit, total, rss)
         probabilities = misfit.spread(
             np.eye(order.size)[nearest], np.full(order.size, 1 / order.size)
         )

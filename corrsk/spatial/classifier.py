@@ -311,7 +311,7 @@ class SpatialClassifier(EarlierPicklesMixin, ClassifierMixin, MetaEstimatorMixin
     def _predicted(
         self, X: Any, places: _Places, comparison: Comparison | None = None
     ) -> NDArray[np.float64]:
-        """Probabilities of places; `comparison` is that of the image of which they are a part."""
+        """Probabilities of places, which are a part of an image if its `comparison` is given."""
         inside = places.inside
         if comparison is not None:
             volume = places.volume.astype(np.float32)

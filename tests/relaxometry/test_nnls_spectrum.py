@@ -66,7 +66,7 @@ def solver(request, monkeypatch):
     if request.param == "compiled":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(_nnls, "compiled", None)
+        monkeypatch.setattr(_nnls, "compiled", lambda: None)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -221,6 +221,9 @@ def test_resume_compares_the_content_of_the_inputs(scan, values, model, tmp_path
     assert mapped_again() == ["maps that are missing or were changed"]
     (out / "T1.nii.gz").write_bytes(b"garbage")
     assert mapped_again() == ["maps that are missing or were changed"]
+    content = (out / "T1.nii.gz").read_bytes()
+    (out / "T1.nii.gz").write_bytes(content[::-1])  # of the same size
+    assert mapped_again() == ["maps that are missing or were changed"]
     assert mapped_again() == []
     assert (out / "T1.nii.gz").exists()
     # the same content in another place is the same input, another content is not

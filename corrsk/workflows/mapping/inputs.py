@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corrsk._utils.files import sha256_of
 from corrsk.imaging import MeasuredImages
 
 
@@ -42,9 +42,7 @@ def describe_inputs(
 
 
 def _file(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": str(path.absolute()), "sha256": digest}
+    return {"file": str(path.absolute()), "sha256": sha256_of(path)}
 
 
 def changed_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

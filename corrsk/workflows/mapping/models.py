@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
@@ -19,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 
 from corrsk._utils.counts import most_probable, multicompartment_probability
-from corrsk._utils.files import existing_file
+from corrsk._utils.files import existing_file, sha256_of
 from corrsk.acquisition._differences import positions_within
 from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
@@ -136,8 +135,7 @@ def _loaded(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
         )
     path = existing_file(path)
     estimator = _checked(load(path), str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    content = {"Name": path.name, "Class": type(estimator).__name__, "SHA256": digest}
+    content = {"Name": path.name, "Class": type(estimator).__name__, "SHA256": sha256_of(path)}
     return LoadedModel(estimator, content, path.absolute())
 
 
@@ -150,7 +148,7 @@ def _digest_of(estimator: Any) -> dict[str, str]:
             save(estimator, path)
         except (TypeError, ValueError):
             return {}
-        return {"SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        return {"SHA256": sha256_of(path)}
 
 
 def _checked(estimator: Any, name: str) -> Any:

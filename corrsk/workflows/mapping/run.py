@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
-from corrsk._utils.files import check_space, read_json, refuse_misfits, write_json
+from corrsk._utils.files import check_space, read_json, refuse_misfits, sha256_of, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
 from corrsk.imaging import MapWriter, load_images
 from corrsk.imaging.bids import is_brain_mask
@@ -391,8 +391,8 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
             changed = changed_inputs(record, now)
             others = are_other_images(record, now)
             damaged = [
-                name for name, size in record.get("sizes", {}).items()
-                if not (out / name).exists() or (out / name).stat().st_size != size
+                name for name, digest in record.get("digests", {}).items()
+                if not (out / name).exists() or sha256_of(out / name) != digest
             ]  # fmt: skip
         missing = not all(spec.path(out, one.subject).exists() for spec in one.specs)
         if damaged or missing:
@@ -572,7 +572,7 @@ def _record(
         "model": loaded.description,
         "settings": one.mapper.settings,
         "maps": {key: path.relative_to(out).as_posix() for key, path in files.items()},
-        "sizes": {path.relative_to(out).as_posix(): path.stat().st_size for path in files.values()},
+        "digests": {path.relative_to(out).as_posix(): sha256_of(path) for path in files.values()},
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
         "seconds": {key: round(value, 2) for key, value in one.times.items()},
