@@ -34,6 +34,7 @@ class Stream(IntEnum):
     CHUNK = 4
     DEVICE_CHUNK = 5
     NUISANCES = 6
+    CELLS = 7  # position of tissue within the cells of a range with a step
     # the noise of a generator
     FIT_TRANSFORM = 0
     TRANSFORM = 1

@@ -20,7 +20,7 @@ from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.datasets import dataset_definition
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
-from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.tissue.prior import TissuePrior, TissueRows, resolve_prior
 
 
 @dataclass(frozen=True)
@@ -151,14 +151,37 @@ class SignalStream:
         y : ndarray of shape (n_samples,)
             Number of compartments n_c.
         """
+        X, tissue = self.draw_rows(chunk, n_samples, n_jobs=n_jobs)
+        return X, tissue.n_c
+
+    def draw_rows(
+        self, chunk: int, n_samples: int, *, n_jobs: int | None = None
+    ) -> tuple[NDArray[np.float32], TissueRows]:
+        """Draw the signals of one chunk, with their tissue.
+
+        Parameters
+        ----------
+        chunk : int
+            Number of the chunk, from 0 on.
+        n_samples : int
+            Number of signals; see :meth:`draw`.
+        n_jobs : int, optional
+            Number of threads; None uses every core.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_measurements), float32
+            Signals of :meth:`draw`.
+        tissue : TissueRows
+            The tissue: ``tissue.table`` is a tissue table with the noise level of each signal.
+        """
         checked_count("chunk", chunk, at_least=0)
         checked_count("n_samples", n_samples, at_least=1)
         seed = keyed_generator(self.random_state, Stream.CHUNK, chunk).integers(2**63 - 1)
         generator = copy(self._generator)
         generator.random_state, generator.n_jobs = int(seed), n_jobs
         source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.norm)
-        X, tissue = source.rows(slice(0, n_samples))
-        return X, tissue.n_c
+        return source.rows(slice(0, n_samples))
 
     @cached_property
     def _generator(self) -> CorrelationSignalGenerator:

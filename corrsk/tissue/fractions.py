@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,14 @@ def _flat(weights: NDArray[Any]) -> float:
     return 0.0
 
 
+def _log_mean_of_flat(K: int) -> float:
+    return 0.0
+
+
+def _log_mean_of_normalized_uniform(K: int) -> float:
+    return math.lgamma(K + 1)  # w has the density (max w)^-K / K, of flat weights (K - 1)!
+
+
 def _log_normalized_uniform(weights: NDArray[Any]) -> NDArray[np.float64]:
     # w = v / t, v uniform, t the sum of v: int t^(K - 1) 1[t max w <= 1] dt = (max w)^-K / K
     largest: NDArray[np.float64] = weights.max(axis=0).astype(np.float64)
@@ -51,18 +60,24 @@ class FractionLaw:
     log_density : callable
         ``log_density(w)`` returns the logarithm of the density of weights of shape
         (n_compartments, ..), up to a constant.
+    log_mean : callable
+        ``log_mean(K)`` returns the logarithm of the mean of this density over flat weights of K
+        compartments: less this constant, `log_density` is relative to the density of flat weights.
     is_random : bool, default=True
         Whether the weights are random.
     """
 
     weights: Callable[[RandomDraws, Array], Array]
     log_density: Callable[[NDArray[Any]], NDArray[np.float64] | float]
+    log_mean: Callable[[int], float] = _log_mean_of_flat
     is_random: bool = True
 
 
 FRACTION_LAWS: dict[str, FractionLaw] = {
     "dirichlet": FractionLaw(_flat_dirichlet, _flat),
-    "normalized-uniform": FractionLaw(_normalized_uniform, _log_normalized_uniform),
+    "normalized-uniform": FractionLaw(
+        _normalized_uniform, _log_normalized_uniform, _log_mean_of_normalized_uniform
+    ),
     "equal": FractionLaw(_equal, _flat, is_random=False),
 }
 

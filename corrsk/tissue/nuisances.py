@@ -152,6 +152,26 @@ class Nuisances:
         drawn = rng.uniform(math.log(low), math.log(high), (n_samples,))
         return array_namespace(drawn).exp(drawn)
 
+    def to_unit(self, name: str, values: Any) -> Any:
+        """Map values of a parameter with a range to numbers that are uniform in [0, 1).
+
+        Parameters
+        ----------
+        name : str
+            Name of a parameter with a range.
+        values : ndarray
+            Values.
+
+        Returns
+        -------
+        ndarray
+            Numbers of the shape of `values`.
+        """
+        low, high = getattr(self, name)
+        if _ALLOWED[name][2]:
+            return np.log(values / low) / math.log(high / low)
+        return (values - low) / (high - low)
+
     def to_dict(self) -> dict[str, Any]:
         """Convert the ranges to plain values, for files.
 

@@ -537,6 +537,11 @@ class TissueRows:
         return strata
 
     @property
+    def columns(self) -> list[str]:
+        """Names of the columns of `values`."""
+        return list(self._columns)
+
+    @property
     def noise_levels(self) -> NDArray[np.float64]:
         """Noise level of each row; only with `noise_level`."""
         return self.values[:, self._columns.index(NOISE_LEVEL_COLUMN)]

@@ -11,9 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
+from sklearn.base import ClassifierMixin, _fit_context, clone
 from sklearn.metrics import accuracy_score
-from sklearn.utils import Tags, assert_all_finite
+from sklearn.utils import assert_all_finite
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
@@ -25,7 +25,6 @@ from corrsk._utils.counts import (
     most_probable,
     multicompartment_probability,
 )
-from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import log_probabilities
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import (
@@ -36,31 +35,27 @@ from corrsk._utils.validation import (
     RANDOM_STATE,
     as_numpy,
 )
-from corrsk._utils.voxels import Voxels, user_level
 from corrsk.acquisition.compatibility import ProtocolComparison
-from corrsk.acquisition.labels import with_column_names
-from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.neural._base import NetworkClassifier, class_index
 from corrsk.neural.classifier import classifier_from_recipe
 from corrsk.neural.recipes import RECIPES
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
-from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.simulation.datasets import simulate_dataset
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import TissuePrior
-from corrsk.trained.expectation import expected_signals, warn_of_unexpected
+from corrsk.trained._base import SimulationTrained
 
 # of simulate_dataset, which is independent of all streams; pretrained models are tested with 2
-_VALIDATION_SEED, _NOVELTY_SEED, _COST_SEED = 1, 3, 4
-_N_NOVELTY = 100_000  # largest number of signals for the novelty detector
+_VALIDATION_SEED, _COST_SEED = 1, 4
 _N_JUDGED = 10_000  # voxels for the loss of accuracy on a close protocol
 
 
-class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEstimator):
+class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
     """Classifier of measured signals, trained on simulated signals of your protocol.
 
     One object for a whole model: protocol, prior, noise and norm of the simulation, the network
@@ -149,9 +144,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
     >>> model.predict_proba([[1000.0 - 50 * k for k in range(16)]]).shape  # doctest: +SKIP
     (1, 4)
     """
-
-    pipeline_: SignalPipeline
-    novelty_: SignalNoveltyDetector | None
 
     _parameter_constraints: dict[str, list[Any]] = {
         "protocol": [AcquisitionProtocol, str],
@@ -266,16 +258,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         model._set_network(network)
         return model
 
-    @property
-    def definition(self) -> DatasetDefinition:
-        """Definition of the training signals."""
-        levels: Any = self.noise_level
-        return DatasetDefinition(
-            "the simulation", self.prior, self.protocol, levels, self.noise_reference,
-            norm=self.norm, noise_distribution=self.noise_distribution,
-            inversion_efficiency=self.inversion_efficiency, n_coils=self.n_coils,
-        )  # fmt: skip
-
     def __getitem__(self, index: int | str | slice) -> Any:
         """Return a step of the fitted pipeline, or a part of the pipeline."""
         check_is_fitted(self)
@@ -328,33 +310,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
             self.fit_novelty()
         return self
 
-    def fit_novelty(self) -> Self:
-        """Fit the novelty detector alone, such as that of a model of `load_pretrained`.
-
-        Returns
-        -------
-        SimulationTrainedClassifier
-            The fitted classifier itself, with `novelty_`.
-        """
-        check_is_fitted(self)
-        detector = (
-            clone(self.novelty)
-            if isinstance(self.novelty, SignalNoveltyDetector)
-            else SignalNoveltyDetector(n_jobs=self.n_jobs, verbose=self.verbose)
-        )
-        if detector.random_state is None:
-            detector.set_params(random_state=_NOVELTY_SEED)
-        detector.set_params(protocol=resolve_protocol(self.protocol))
-        self.novelty_ = detector.fit(
-            self._simulated(min(self.n_samples, _N_NOVELTY), _NOVELTY_SEED).data
-        )
-        return self
-
-    def _simulated(self, n_samples: int, seed: int) -> Any:
-        return simulate_dataset(
-            self.definition, max(10, n_samples), seed, n_jobs=self.n_jobs, verbose=self.verbose
-        )
-
     def _unfitted_network(self, seed: int) -> NetworkClassifier:
         if isinstance(self.network, str):
             network = classifier_from_recipe(self.network)
@@ -390,17 +345,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
             if X is not None:
                 check_consistent_length(X, labels)
 
-    def _fitted_aligner(self) -> ProtocolAligner:
-        definition = self.definition
-        aligner = ProtocolAligner(
-            definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
-            noise_reference=definition.noise_reference, norm=definition.norm,
-            inversion_efficiency=definition.inversion_efficiency,
-            noise_distribution=definition.noise_distribution, n_coils=definition.n_coils,
-        )  # fmt: skip
-        # the fit depends on the number of columns only
-        return aligner.fit(np.ones((1, resolve_protocol(definition.protocol).n_measurements)))
-
     def _set_network(self, network: NetworkClassifier) -> None:
         """Store a fitted network behind an aligner and a normaliser."""
         aligner = self._fitted_aligner()
@@ -415,21 +359,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         self.pipeline_ = pipeline.set_output(transform="default")
 
     # -- protocols ----------------------------------------------------------------
-
-    def compare(self, measured: AcquisitionProtocol | str) -> ProtocolComparison:
-        """Compare the protocol of measured signals with the trained one, without refusing it.
-
-        Parameters
-        ----------
-        measured : AcquisitionProtocol or str
-            The protocol to compare.
-
-        Returns
-        -------
-        ProtocolComparison
-            The comparison.
-        """
-        return self._fitted_aligner().compare(measured)
 
     def matched_to(self, measured: AcquisitionProtocol | str) -> Self:
         """Return a copy for signals of a measured protocol, in its order.
@@ -461,17 +390,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         matched = copy.copy(self)
         matched.pipeline_ = self._pipeline_for(measured, note)
         return matched
-
-    def _pipeline_for(
-        self, measured: AcquisitionProtocol | str | None, note: str = ""
-    ) -> SignalPipeline:
-        """Return the pipeline for signals of a measured protocol, in its order."""
-        if measured is None:
-            return self.pipeline_
-        (name, aligner), *others = self.pipeline_.steps
-        # the aligner counts its level from its caller
-        matched = aligner.matched_to(measured, note=note, stacklevel=user_level())
-        return SignalPipeline([(name, matched), *others])
 
     def _measured_cost(self, comparison: ProtocolComparison) -> str:
         """Describe the loss of accuracy on another protocol, on voxels with the same noise."""
@@ -687,32 +605,6 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         labels = self.predict(X).ravel()
         return float(accuracy_score(np.ravel(y), labels, sample_weight=weight))
 
-    def _voxels(
-        self, X: Any, protocol: AcquisitionProtocol | str | None
-    ) -> tuple[SignalPipeline, Voxels]:
-        """Return the pipeline for a protocol and the voxels with signal."""
-        check_is_fitted(self)
-        kind = X.dtype if isinstance(getattr(X, "dtype", None), np.dtype) else np.asarray(X).dtype
-        if kind.kind == "c":
-            raise ValueError(
-                "the signals are complex, but the model is for real signals; correct the phase of "
-                "each voxel (SignalPhaser) and pass the real part"
-                + (
-                    ", or pass np.abs(X)"
-                    if self.noise_distribution == "rician"
-                    else "; magnitudes, np.abs(X), need a model trained with "
-                    "noise_distribution='rician'"
-                )
-            )
-        pipeline = self._pipeline_for(protocol)
-        return pipeline, Voxels.from_measured(with_column_names(X), pipeline)
-
-    def _checked(self, pipeline: SignalPipeline, signals: Any) -> NDArray[Any]:
-        """Bring signals into the order of the trained protocol; warn of unexpected ones."""
-        aligned: NDArray[Any] = pipeline[0].transform(signals)
-        warn_of_unexpected(aligned, expected_signals(self.definition), self.novelty_)
-        return aligned
-
     # -- scikit-learn -----------------------------------------------------------------
 
     @property
@@ -720,19 +612,3 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         """Compartment counts of the prior, ascending."""
         classes: NDArray[Any] = self.pipeline_.classes_
         return classes
-
-    @property
-    def n_features_in_(self) -> int:
-        """Number of measurements."""
-        return int(self.pipeline_.n_features_in_)
-
-    @property
-    def layout_(self) -> tuple[int, ...] | None:
-        """Shape of the grid of the measured protocol; None if it is no grid."""
-        layout: tuple[int, ...] | None = self.pipeline_[0].layout_
-        return layout
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags

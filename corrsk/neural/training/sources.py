@@ -15,6 +15,7 @@ from corrsk.neural.training.net import TensorSignals, WholeBatches, as_tensor
 from corrsk.neural.training.settings import TrainingSettings
 from corrsk.neural.training.streaming import StreamBatches, StreamedSignals, StreamPlan
 from corrsk.simulation.streams import SignalStream
+from corrsk.simulation.targets import StreamTargets
 
 Split = tuple[NDArray[np.float32], NDArray[Any]]  # signals, targets
 
@@ -95,10 +96,13 @@ class StreamSource:
         The stream.
     plan : StreamPlan
         Division of the stream into epochs and chunks.
+    targets : StreamTargets, optional
+        Tissue of the stream as targets, in place of the counts.
     """
 
     stream: SignalStream
     plan: StreamPlan
+    targets: StreamTargets | None = None
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
@@ -109,6 +113,8 @@ class StreamSource:
     def description(self) -> dict[str, Any]:
         """Description of the stream and of its division."""
         described: dict[str, Any] = {"stream": self.stream.identity, "plan": asdict(self.plan)}
+        if self.targets is not None:
+            described["targets"] = [*self.targets.dimensions, *self.targets.shared]
         if type(self.stream) is not SignalStream:  # a subclass may draw other signals
             described["drawn by"] = type(self.stream).__qualname__
         return described
@@ -118,7 +124,12 @@ class StreamSource:
         self, settings: TrainingSettings, device: torch.device, order: torch.Generator
     ) -> Iterator[tuple[StreamedSignals, dict[str, Any]]]:
         """Yield the streamed signals, and the parameters of skorch's iterator."""
-        with StreamedSignals.from_stream(self.stream, self.plan, device) as signals:
+        drawn = (
+            StreamedSignals.from_stream(self.stream, self.plan, device)
+            if self.targets is None
+            else StreamedSignals.from_targets(self.targets, self.plan, device)
+        )
+        with drawn as signals:
             yield signals, {"iterator_train": StreamBatches}
 
 

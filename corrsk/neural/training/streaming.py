@@ -18,6 +18,7 @@ from corrsk._utils.parallel import share_of_cores
 from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.neural.training.net import Batch
 from corrsk.simulation.streams import SignalStream
+from corrsk.simulation.targets import StreamTargets
 
 CHUNK_ROWS = 65_536  # 17 MB for 64 measurements; two chunks wait while one is in training
 _AHEAD = 2
@@ -106,6 +107,19 @@ class StreamedSignals(Dataset[tuple[Tensor, Tensor]]):
 
         # a training on the processor draws between steps: all cores are busy, and torch's
         # threads, which wait actively for each other, would be delayed by another thread
+        return cls(draw, plan, device, in_thread=device.type != "cpu")
+
+    @classmethod
+    def from_targets(
+        cls, targets: StreamTargets, plan: StreamPlan, device: torch.device
+    ) -> StreamedSignals:
+        """Prepare the signals of a stream with their tissue, which the processor draws."""
+        n_jobs = min(share_of_cores(), torch.get_num_threads())  # as above
+
+        def draw(chunk: int, n: int) -> Chunk:
+            X, y = targets.draw(chunk, n, n_jobs=n_jobs)
+            return torch.from_numpy(X), torch.from_numpy(y)
+
         return cls(draw, plan, device, in_thread=device.type != "cpu")
 
     def __len__(self) -> int:

@@ -166,6 +166,33 @@ class CompartmentModel:
         """Bind the model to the signals x of shape (V, N)."""
         return BoundModel(self, x)
 
+    @property
+    def n_measurements(self) -> int:
+        """Number of measurements N."""
+        return math.prod(self.shape)
+
+    @property
+    def is_separable(self) -> bool:
+        """Whether each axis has the kernel of a single property."""
+        return all(len(axis) == 1 and not isinstance(axis[0][1], EchoFactor) for axis in self._axes)
+
+    def depends_on(self, axis: int, index: int) -> bool:
+        """Whether the kernels along an axis depend on a property, also through an echo train."""
+        return any(
+            index == own or (isinstance(factor, EchoFactor) and index == self._t1)
+            for own, factor in self._axes[axis]
+        )
+
+    def shared_values(self, shared: Array) -> dict[str, Array]:
+        """Nuisance parameters (1, 1, C), or numbers, from their coordinates (Q, C)."""
+        coordinates = iter(shared)
+        return {
+            each.name: np.asarray(each.low)
+            if each.is_fixed
+            else each.from_unit(next(coordinates))[None, None]
+            for each in self._nuisances
+        }
+
     def nuisances(self, units: Units) -> dict[str, Array]:
         """Nuisance parameters (V, 1, C), or numbers, from coordinates (P + Q, K, V, C)."""
         coordinates = iter(units[len(self._ranges) :])
@@ -176,7 +203,7 @@ class CompartmentModel:
             for each in self._nuisances
         }
 
-    def _kernels(self, values: list[Array], nuisances: Mapping[str, Array]) -> list[Array]:
+    def kernels(self, values: list[Array], nuisances: Mapping[str, Array]) -> list[Array]:
         """Kernels (V, n_axis, C) of one compartment with properties (V, C), along each axis."""
         efficiency = {
             name: value for name, value in nuisances.items() if name == "inversion_efficiency"
@@ -291,7 +318,7 @@ class BoundModel:
                 own.from_unit(u[i].astype(np.float64) if own.step is None else u[i])
                 for u, own in zip(units[: len(model._ranges)], model._ranges, strict=True)
             ]
-            along = model._kernels(values, nuisances)
+            along = model.kernels(values, nuisances)
             kernels.append(along)
             # matrix product for the last axis, then sums over the other axes
             left = np.matmul(x.reshape(len(x), -1, x.shape[-1]), along[-1])

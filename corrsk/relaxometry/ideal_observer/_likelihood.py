@@ -140,6 +140,19 @@ class NoiseModel:
             misfit += signal_squared
         return np.maximum(misfit, 0.0, out=misfit)
 
+    def squared_reference(self, signals: Array, squared: Array) -> Array:
+        """Squared noise reference (B,) of noise-free signals (B, N) with squared norms (B,)."""
+        if self.reference == "m0":
+            return np.ones(len(signals))
+        if self.reference == "rms":
+            return squared / self._N
+        return np.maximum(np.square(signals).max(axis=1), 1e-12)
+
+    @property
+    def range_of_levels(self) -> tuple[float, float]:
+        """Smallest and largest variance relative to the squared reference."""
+        return float(self._levels.min() ** 2), float(self._levels.max() ** 2)
+
     def proposal_variance(self, misfit: Array, n_fitted: int) -> Array:
         """Estimate the noise variance from a least-squares misfit with `n_fitted` parameters.
 

@@ -1,0 +1,120 @@
+"""Mixtures of normal, or heavier-tailed, distributions for each of many voxels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NormalMixture:
+    """Mixture of M distributions in d dimensions, for each of V voxels.
+
+    Parameters
+    ----------
+    log_weights : ndarray of shape (V, M)
+        Logarithms of the weights of the components.
+    means : ndarray of shape (V, M, d)
+        Means.
+    factors : ndarray of shape (V, M, d, d)
+        Lower triangular matrices L: the inverse covariance is ``L L^T``.
+    """
+
+    log_weights: Array
+    means: Array
+    factors: Array
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> NormalMixture:
+        """Select the mixtures of some voxels."""
+        return NormalMixture(self.log_weights[rows], self.means[rows], self.factors[rows])
+
+    def largest(self, n: int) -> NormalMixture:
+        """Keep the n components of the largest weights, with weights that sum to 1."""
+        top = np.argsort(-self.log_weights, axis=1, kind="stable")[:, :n]
+        weights = np.take_along_axis(self.log_weights, top, axis=1)
+        weights = weights - logsumexp(weights, axis=1, keepdims=True)
+        rows = np.arange(len(top))[:, None]
+        return NormalMixture(weights, self.means[rows, top], self.factors[rows, top])
+
+    def joined(self, other: NormalMixture, share: float) -> NormalMixture:
+        """Mixture of both, with `share` of the weight in the other one."""
+        return NormalMixture(
+            np.concatenate(
+                [self.log_weights + math.log1p(-share), other.log_weights + math.log(share)], axis=1
+            ),
+            np.concatenate([self.means, other.means], axis=1),
+            np.concatenate([self.factors, other.factors], axis=1),
+        )
+
+    def components(self, z: Array, freedom: int) -> Array:
+        """Weighted densities (M, V, n) of Student's t distributions at points (V, n, d).
+
+        The tails fall by a power, so that densities far from a component do not vanish.
+        """
+        d = z.shape[-1]
+        log_det = np.log(np.einsum("vmii->vmi", self.factors)).sum(axis=2)
+        constant = np.exp(self.log_weights + log_det + _log_constant(d, freedom))
+        found = np.empty((self.log_weights.shape[1], *z.shape[:2]))
+        for m, each in enumerate(found):
+            y = np.matmul(z, self.factors[:, m])
+            y -= np.matmul(self.means[:, m, None], self.factors[:, m])
+            np.einsum("vnd,vnd->vn", y, y, out=each)
+            each /= freedom
+            each += 1.0
+            np.reciprocal(each, out=each)
+            _raise(each, freedom + d)
+            each *= constant[:, m, None]
+        return found
+
+    def density(self, z: Array, freedom: int) -> Array:
+        """Density (V, n) of Student's t distributions of the components at points (V, n, d)."""
+        return np.asarray(self.components(z, freedom).sum(axis=0))
+
+    def points(self, uniform: Array, standard: Array) -> Array:
+        """Points (V, n, d) of the mixture.
+
+        Parameters
+        ----------
+        uniform : ndarray of shape (V, n)
+            Uniform numbers, which choose the components.
+        standard : ndarray of shape (V, n, d)
+            Points of the standard distribution of a component.
+        """
+        cumulative = np.cumsum(np.exp(self.log_weights), axis=1)
+        cumulative /= cumulative[:, -1:]
+        chosen = np.zeros(uniform.shape, np.intp)
+        for bound in cumulative.T[:-1]:
+            chosen += uniform > bound[:, None]
+        inverse = np.linalg.inv(self.factors)  # standard points times L^-1 are points
+        points = np.empty_like(standard)
+        for m in range(self.log_weights.shape[1]):
+            moved = np.matmul(standard, inverse[:, m])
+            moved += self.means[:, m, None]
+            np.copyto(points, moved, where=(chosen == m)[..., None])
+        return points
+
+
+def _raise(values: Array, twice: int) -> None:
+    """Raise values to the power twice / 2, in place; a general power takes ten times as long."""
+    power, base = twice // 2, values.copy()
+    if twice % 2:
+        np.sqrt(values, out=values)
+    else:
+        values[:] = 1.0
+    while power:
+        if power % 2:
+            values *= base
+        power //= 2
+        if power:
+            base *= base
+
+
+def _log_constant(d: int, freedom: int) -> float:
+    half = 0.5 * freedom
+    return math.lgamma(half + 0.5 * d) - math.lgamma(half) - 0.5 * d * math.log(freedom * math.pi)

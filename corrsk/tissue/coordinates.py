@@ -1,0 +1,228 @@
+"""Coordinates of the tissue of a voxel in which the prior is a standard normal distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from corrsk.tissue.fractions import FRACTION_LAWS
+from corrsk.tissue.prior import TissuePrior
+
+Array = NDArray[np.float64]
+
+_N_DRAWS = 400_000  # for the share of the allowed tissue, whose relative error is below 1e-2
+_SEED = 20_240_611
+_FARTHEST = 6.0  # largest coordinate: the normal distribution has 1e-9 beyond
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Tissue of K compartments in states of any shape.
+
+    Parameters
+    ----------
+    units : ndarray of shape (P, K, ..)
+        Coordinates of the properties in which the prior is uniform in [0, 1).
+    fractions : ndarray of shape (K, ..)
+        Signal fractions.
+    shared : ndarray of shape (Q, ..)
+        Coordinates in [0, 1) of what the compartments of a voxel share.
+    """
+
+    units: Array
+    fractions: Array
+    shared: Array
+
+
+class TissueCoordinates:
+    """Map between the tissue of K compartments and coordinates z, a priori standard normal.
+
+    The order of the coordinates is that of the P properties, each for all compartments, then
+    the K - 1 free fractions, then Q parameters that the compartments share. For each
+    coordinate, the normal distribution function turns z into a number that is uniform in
+    [0, 1) a priori: the unit of a property (:meth:`corrsk.PropertyRange.from_unit`), or the share
+    of a fraction in what the fractions before it leave, ``1 - (1 - share)^m`` for m later
+    fractions. In these coordinates ranges have no ends, which a step of an optimiser or the tail of
+    a proposal could cross.
+
+    Parameters
+    ----------
+    prior : TissuePrior
+        Prior of the tissue.
+    n_compartments : int
+        Number K of compartments.
+    n_shared : int, default=0
+        Number Q of parameters that the compartments share.
+
+    Notes
+    -----
+    Shares of a flat Dirichlet distribution by breaking a stick: Connor and Mosimann, J. Am. Stat.
+    Assoc. 64, 194 (1969). The density of another law of the fractions, and the conditions of the
+    prior, are those of :meth:`log_prior`.
+    """
+
+    def __init__(self, prior: TissuePrior, n_compartments: int, n_shared: int = 0) -> None:
+        self.K = n_compartments
+        self.prior = replace(prior, n_compartments=(n_compartments,), nuisances=None)
+        self.names = tuple(prior.ranges)
+        self.ranges = tuple(prior.ranges.values())
+        self.P, self.Q = len(self.ranges), n_shared
+        # compartments are exchangeable; they are in ascending order of T2
+        self.order = self.names.index("T2") if "T2" in self.names else self.P - 1
+        self.free = 1.0 - self.K * prior.min_fraction
+        self._law = FRACTION_LAWS[prior.fraction_law]
+        self.weighted = self.K > 1 and self._law.is_random and self.free > 1e-9
+        self.n_fractions = self.K - 1 if self.weighted else 0
+
+    @property
+    def n_dimensions(self) -> int:
+        """Number of coordinates."""
+        return self.P * self.K + self.n_fractions + self.Q
+
+    def tissue(self, z: Array) -> Tissue:
+        """Tissue at coordinates z of shape (n_dimensions, ..)."""
+        uniform = np.minimum(ndtr(z), 1 - 2.0**-53)
+        split = self.P * self.K
+        units = uniform[:split].reshape(self.P, self.K, *z.shape[1:])
+        fractions = self._fractions(uniform[split : split + self.n_fractions], z.shape[1:])
+        return Tissue(units, fractions, uniform[split + self.n_fractions :])
+
+    def _fractions(self, uniform: Array, shape: tuple[int, ...]) -> Array:
+        fractions = np.empty((self.K, *shape))
+        if not self.weighted:
+            fractions[:] = 1.0 / self.K
+            return fractions
+        left = np.ones(shape)
+        for k, each in enumerate(uniform):
+            share = self._share(each, self.K - 1 - k)
+            np.multiply(left, share, out=fractions[k])
+            left = left - fractions[k]
+        fractions[-1] = left
+        fractions *= self.free
+        fractions += self.prior.min_fraction
+        return fractions
+
+    @staticmethod
+    def _share(uniform: Array, m: int) -> Array:
+        if m == 1:
+            return uniform
+        return np.asarray(1.0 - (np.sqrt(1.0 - uniform) if m == 2 else (1 - uniform) ** (1 / m)))
+
+    def derivative_of_fractions(self, z: Array) -> Array:
+        """Derivatives (K, n_fractions, B) of the fractions with respect to their z (.., B)."""
+        B = z.shape[-1]
+        derivative = np.zeros((self.K, self.n_fractions, B))
+        left, of_left = np.ones(B), np.zeros((self.n_fractions, B))
+        uniform, density = ndtr(z), normal_density(z)
+        for k in range(self.n_fractions):
+            m = self.K - 1 - k
+            share = self._share(uniform[k], m)
+            slope = density[k] / m * np.maximum(1 - uniform[k], 1e-12) ** (1 / m - 1)
+            derivative[k] = of_left * share
+            derivative[k, k] += left * slope
+            of_left = of_left * (1 - share)
+            of_left[k] -= left * slope
+            left = left * (1 - share)
+        derivative[-1] = of_left
+        return derivative * self.free
+
+    def values(self, tissue: Tissue) -> dict[str, Array]:
+        """Values (K, ..) of the properties by name, in ms and um^2/ms."""
+        return {
+            name: np.asarray(values.from_unit(unit))
+            for name, values, unit in zip(self.names, self.ranges, tissue.units, strict=True)
+        }
+
+    def log_prior(self, tissue: Tissue, values: Mapping[str, Array]) -> Array:
+        """Logarithm of the prior over the standard normal density, of ordered compartments.
+
+        -inf where the compartments are not in ascending order, or the prior does not allow the
+        tissue.
+        """
+        correction = math.lgamma(self.K + 1) - self._log_allowed
+        ordered = tissue.units[self.order]
+        allowed = np.all(ordered[:-1] < ordered[1:], axis=0) & self._allowed(values)
+        log_density: Array | float = 0.0
+        if self.weighted:
+            weights = (tissue.fractions - self.prior.min_fraction) / self.free
+            with np.errstate(divide="ignore"):
+                log_density = self._law.log_density(weights) - self._law.log_mean(self.K)
+        return np.where(allowed, correction + log_density, -np.inf)
+
+    def _allowed(self, values: Mapping[str, Array]) -> NDArray[np.bool_]:
+        first = next(iter(values.values()))
+        allowed = np.ones(first.shape[1:], dtype=bool)
+        if self.prior.t2_below_t1:
+            allowed &= np.all(values["T2"] < values["T1"], axis=0)
+        if not self.prior.with_replacement:
+            for name, own in zip(self.names, self.ranges, strict=True):
+                if own.step is not None:
+                    for i in range(self.K):
+                        for j in range(i):
+                            allowed &= values[name][i] != values[name][j]
+        return allowed
+
+    @cached_property
+    def _log_allowed(self) -> float:
+        """Logarithm of the share of independent draws that the prior allows."""
+        if not self.prior.t2_below_t1 and self.prior.with_replacement:
+            return 0.0
+        rng = np.random.default_rng(_SEED)
+        values = {
+            name: np.asarray(own.from_unit(rng.random((self.K, _N_DRAWS))))
+            for name, own in zip(self.names, self.ranges, strict=True)
+        }
+        return math.log(max(float(self._allowed(values).mean()), 0.5 / _N_DRAWS))
+
+    def coordinates(
+        self, values: Mapping[str, Array], fractions: Array, shared: Array, within: Array
+    ) -> Array:
+        """Coordinates (n_dimensions, B) of tissue, with its compartments sorted.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray of shape (K, B)
+            Values of the properties.
+        fractions : ndarray of shape (K, B)
+            Signal fractions.
+        shared : ndarray of shape (Q, B)
+            Coordinates in [0, 1) of what the compartments share.
+        within : ndarray of shape (P, K, B)
+            Uniform numbers in [0, 1): the positions within the cells of ranges with a step.
+        """
+        uniform = np.empty((self.n_dimensions, fractions.shape[1]))
+        units = uniform[: self.P * self.K].reshape(self.P, self.K, -1)
+        for unit, name, own, position in zip(units, self.names, self.ranges, within, strict=True):
+            unit[:] = own.to_unit(values[name], position)
+        order = np.argsort(units[self.order], axis=0, kind="stable")
+        units[:] = np.take_along_axis(units, order[None], axis=1)
+        fractions = np.take_along_axis(fractions, order, axis=0)
+        left = np.ones(fractions.shape[1])
+        for k in range(self.n_fractions):
+            weight = (fractions[k] - self.prior.min_fraction) / self.free
+            share = np.clip(weight / np.maximum(left, 1e-12), 0, 1)
+            uniform[self.P * self.K + k] = 1 - (1 - share) ** (self.K - 1 - k)
+            left = left - weight
+        uniform[self.n_dimensions - self.Q :] = shared
+        with np.errstate(divide="ignore"):
+            return np.clip(ndtri(uniform), -_FARTHEST, _FARTHEST)
+
+    @cached_property
+    def cell_widths(self) -> Array:
+        """Width (n_dimensions,) of a grid cell in units; 0 for continuous ranges."""
+        widths = np.zeros(self.n_dimensions)
+        for p, own in enumerate(self.ranges):
+            if own.step is not None:
+                widths[p * self.K : (p + 1) * self.K] = 1 / own.n_values
+        return widths
+
+
+def normal_density(z: Array) -> Array:
+    """Density of the standard normal distribution."""
+    return np.asarray(np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))

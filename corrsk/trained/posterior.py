@@ -1,0 +1,406 @@
+"""Posterior of the compartments of voxels, as weighted draws, and its summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.random import Generator
+from numpy.typing import ArrayLike, NDArray
+
+from corrsk.tissue.table import table_columns
+
+Array = NDArray[np.float64]
+
+LOSSES = ("strict", "median", "w1")
+TOLERANCE = 0.07  # of the strict loss: largest distance, as part of the logarithmic range
+_N_CANDIDATES = 24  # draws of the largest weights, among which a decision chooses
+_N_JUDGES = 64  # draws that the loss "w1" is averaged over
+_N_POINTS = 64  # of the distribution functions of the loss "w1"
+_FEWEST = 20.0  # effective draws of a reliable posterior
+
+
+@dataclass(frozen=True)
+class CountDraws:
+    """Weighted draws of K compartments in V voxels.
+
+    Parameters
+    ----------
+    values : dict of str to ndarray of shape (V, n, K)
+        Values of each tissue property, with compartments in ascending order of T2 (or of the last
+        property).
+    fractions : ndarray of shape (V, n, K)
+        Signal fractions.
+    log_weights : ndarray of shape (V, n)
+        Logarithms of the weights, up to a constant of each voxel; -inf for no draw.
+    """
+
+    values: dict[str, Array]
+    fractions: Array
+    log_weights: Array
+
+    @property
+    def n_compartments(self) -> int:
+        """Number of compartments."""
+        return int(self.fractions.shape[2])
+
+    @property
+    def weights(self) -> Array:
+        """Weights (V, n) that sum to 1; all 0 without a possible draw."""
+        largest = self.log_weights.max(axis=1, keepdims=True)
+        weights = np.exp(self.log_weights - np.where(np.isfinite(largest), largest, 0.0))
+        total = weights.sum(axis=1, keepdims=True)
+        return np.asarray(weights / np.where(total > 0, total, 1.0))
+
+    def logs(self, spans: Mapping[str, tuple[float, float]]) -> Array:
+        """Logarithms of the properties in units of their ranges, shape (V, n, P, K)."""
+        each = [
+            np.log(self.values[name] / low) / np.log(high / low)
+            for name, (low, high) in spans.items()
+        ]
+        return np.stack(each, axis=2)
+
+
+@dataclass(frozen=True)
+class CompartmentPosterior:
+    """Posterior of number, properties and fractions of the compartments of V voxels.
+
+    Returned by :meth:`corrsk.CompartmentRegressor.posterior`.
+
+    Parameters
+    ----------
+    counts : tuple of int
+        The possible numbers of compartments.
+    log_proba : ndarray of shape (V, n_counts)
+        Logarithms of the probabilities of the counts.
+    draws : list of CountDraws
+        Draws of each count.
+    ranges : dict of str to (float, float)
+        Range of each tissue property in the prior.
+    effective_sample_size : ndarray of shape (V,)
+        Effective number of draws of the most probable count.
+    """
+
+    counts: tuple[int, ...]
+    log_proba: Array
+    draws: list[CountDraws]
+    ranges: dict[str, tuple[float, float]]
+    effective_sample_size: Array
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CompartmentPosterior]) -> CompartmentPosterior:
+        """Join the posteriors of groups of voxels."""
+        first = parts[0]
+        draws = [
+            _joined([part.draws[index] for part in parts]) for index in range(len(first.counts))
+        ]
+        return cls(
+            first.counts, np.concatenate([part.log_proba for part in parts]), draws, first.ranges,
+            np.concatenate([part.effective_sample_size for part in parts]),
+        )  # fmt: skip
+
+    @property
+    def probabilities(self) -> Array:
+        """Probabilities of the counts, (V, n_counts)."""
+        return np.asarray(np.exp(self.log_proba))
+
+    @property
+    def reliable(self) -> NDArray[np.bool_]:
+        """Whether the draws of a voxel are as good as at least 20 independent ones, (V,)."""
+        return np.asarray(self.effective_sample_size >= _FEWEST)
+
+    # -- decisions ---------------------------------------------------------------
+
+    def table(self, loss: str = "strict") -> pd.DataFrame:
+        """Compartments of each voxel with the smallest expected loss.
+
+        Parameters
+        ----------
+        loss : {"strict", "median", "w1"}, default="strict"
+            "strict": as many voxels as possible have the right number of compartments, all within
+            7 % of the logarithmic range of each property. "median": the most probable count, with
+            the median of each property. "w1": the smallest expected sum of the Wasserstein
+            distances between the distributions of the logarithm of each property.
+
+        Returns
+        -------
+        DataFrame of V rows
+            Tissue table: T1_1.., T2_1.., f_1.. in ms, um^2/ms and fractions, with compartments in
+            ascending order of T2; absent compartments have f = 0 and NaN properties. Further
+            columns are n_c and confidence, the probability of the decision (that all compartments
+            are right, or of the count).
+        """
+        found = {"strict": self._strict, "median": self._median, "w1": self._w1}[loss]()
+        return self._as_table(*found)
+
+    def _as_table(self, chosen: NDArray[np.intp], best: list[Array], sure: Array) -> pd.DataFrame:
+        """Table of chosen counts, from the parameters (V, P + 1, K) of each count."""
+        V, names = len(chosen), tuple(self.ranges)
+        most = max(self.counts)
+        values = np.full((V, len(names) + 1, most), np.nan)
+        values[:, -1] = 0.0
+        for index, K in enumerate(self.counts):
+            rows = np.flatnonzero(chosen == index)
+            values[rows, :, :K] = best[index][rows]
+        table = pd.DataFrame(values.reshape(V, -1), columns=table_columns(names, most))
+        table["n_c"] = np.asarray(self.counts)[chosen]
+        table["confidence"] = sure
+        return table
+
+    def _strict(self) -> tuple[NDArray[np.intp], list[Array], Array]:
+        best, masses = [], []
+        for draws in self.draws:
+            parameters, mass = _densest(draws, self.ranges)
+            best.append(parameters)
+            masses.append(mass)
+        expected = self.probabilities * np.stack(masses, axis=1)
+        chosen = expected.argmax(axis=1)
+        return chosen, best, expected.max(axis=1)
+
+    def _median(self) -> tuple[NDArray[np.intp], list[Array], Array]:
+        best = [self._quantiles(draws, 0.5) for draws in self.draws]
+        for each in best:  # medians need not sum to 1
+            each[:, -1] /= each[:, -1].sum(axis=1, keepdims=True)
+        return self.log_proba.argmax(axis=1), best, self.probabilities.max(axis=1)
+
+    def _w1(self) -> tuple[NDArray[np.intp], list[Array], Array]:
+        best, losses = [], []
+        judges = self._resampled(_N_JUDGES)
+        for draws in self.draws:
+            order = np.argsort(-draws.log_weights, axis=1)[:, :_N_CANDIDATES]
+            candidates = _parameters(draws, self.ranges, order)
+            cost = sum(
+                np.abs(
+                    _distribution(candidates[:, :, p], candidates[:, :, -1], span)[:, :, None]
+                    - _distribution(judges[:, :, p], judges[:, :, -1], span)[:, None]
+                ).mean(axis=(2, 3)) * np.log10(span[1] / span[0])
+                for p, span in enumerate(self.ranges.values())
+            )  # fmt: skip
+            nearest = np.asarray(cost).argmin(axis=1)
+            rows = np.arange(len(nearest))
+            best.append(candidates[rows, nearest])
+            losses.append(np.asarray(cost)[rows, nearest])
+        chosen = np.stack(losses, axis=1).argmin(axis=1)
+        return chosen, best, self.probabilities[np.arange(len(chosen)), chosen]
+
+    def _quantiles(self, draws: CountDraws, level: float) -> Array:
+        """Weighted quantiles (V, P + 1, K) of properties and fractions."""
+        weights = draws.weights
+        every = [*(draws.values[name] for name in self.ranges), draws.fractions]
+        return np.stack([_weighted_quantile(each, weights, level) for each in every], axis=1)
+
+    # -- intervals, draws, spectra -------------------------------------------------
+
+    def interval(self, coverage: float = 0.9) -> pd.DataFrame:
+        """Central intervals of the properties and fractions, given the most probable count.
+
+        Parameters
+        ----------
+        coverage : float, default=0.9
+            Posterior probability of each interval, in (0, 1).
+
+        Returns
+        -------
+        DataFrame of V rows
+            Columns T1_1_low, T1_1_high, .., f_1_low, f_1_high, .., NaN for absent compartments,
+            and n_c.
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
+        chosen = self.log_proba.argmax(axis=1)
+        ends = []
+        for level in ((1 - coverage) / 2, (1 + coverage) / 2):
+            best = [self._quantiles(draws, level) for draws in self.draws]
+            table = self._as_table(chosen, best, self.probabilities.max(axis=1))
+            ends.append(table.drop(columns=["confidence"]))
+        low, high = ends
+        columns = [name for name in low.columns if name != "n_c"]
+        found = {}
+        for name in columns:
+            absent = low["n_c"] < int(name.rsplit("_", 1)[1])
+            found[f"{name}_low"] = low[name].mask(absent)
+            found[f"{name}_high"] = high[name].mask(absent)
+        return pd.DataFrame(found | {"n_c": low["n_c"]})
+
+    def samples(self, n_samples: int, rng: Generator) -> pd.DataFrame:
+        """Draw compartments of equal weight from the posterior, with their count.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of draws of each voxel.
+        rng : Generator
+            Source of the random numbers.
+
+        Returns
+        -------
+        DataFrame of V * n_samples rows
+            Tissue table and n_c; the draws of a voxel are in consecutive rows, in random order.
+        """
+        V = len(self.log_proba)
+        parameters = self._resampled(n_samples, rng)
+        order = rng.random((V, n_samples)).argsort(axis=1)
+        parameters = np.take_along_axis(parameters, order[:, :, None, None], axis=1)
+        flat = parameters.reshape(V * n_samples, *parameters.shape[2:])
+        n_c = (flat[:, -1] > 0).sum(axis=1)
+        table = pd.DataFrame(
+            flat.reshape(len(flat), -1), columns=table_columns(tuple(self.ranges), max(self.counts))
+        )
+        table["n_c"] = n_c
+        return table
+
+    def _resampled(self, n: int, rng: Generator | None = None) -> Array:
+        """Draws (V, n, P + 1, K) of equal weight, over all counts, by systematic resampling."""
+        V, names, most = len(self.log_proba), tuple(self.ranges), max(self.counts)
+        weights = np.concatenate(
+            [
+                draws.weights * self.probabilities[:, index, None]
+                for index, draws in enumerate(self.draws)
+            ],
+            axis=1,
+        )
+        cumulative = np.cumsum(weights, axis=1)
+        cumulative /= cumulative[:, -1:]
+        offset = 0.5 if rng is None else rng.random((V, 1))
+        points = (np.arange(n) + offset) / n
+        found = np.full((V, n, len(names) + 1, most), np.nan)
+        found[:, :, -1] = 0.0
+        sizes = np.cumsum([0, *(draws.log_weights.shape[1] for draws in self.draws)])
+        chosen = np.stack(
+            [
+                np.searchsorted(row, at)
+                for row, at in zip(cumulative, np.broadcast_to(points, (V, n)), strict=True)
+            ]
+        )
+        chosen = np.minimum(chosen, sizes[-1] - 1)
+        for index, draws in enumerate(self.draws):
+            voxel, number = np.nonzero((chosen >= sizes[index]) & (chosen < sizes[index + 1]))
+            at = chosen[voxel, number] - sizes[index]
+            for p, name in enumerate(names):
+                found[voxel, number, p, : draws.n_compartments] = draws.values[name][voxel, at]
+            found[voxel, number, -1, : draws.n_compartments] = draws.fractions[voxel, at]
+        return found
+
+    def spectrum(self, edges: Sequence[ArrayLike]) -> Array:
+        """Expected fractions of signal in the bins of a grid.
+
+        Parameters
+        ----------
+        edges : sequence of arrays
+            Ascending edges of the bins of each property, in the order of the properties.
+
+        Returns
+        -------
+        ndarray of shape (V, n_1, n_2, ..)
+            Expected fractions; what is outside of the grid is missing from their sum.
+        """
+        given = [np.asarray(each, dtype=np.float64) for each in edges]
+        shape = [each.size - 1 for each in given]
+        total = np.zeros((len(self.log_proba), int(np.prod(shape))))
+        for index, draws in enumerate(self.draws):
+            place: Any = 0
+            inside: Any = True
+            for name, bounds, size in zip(self.ranges, given, shape, strict=True):
+                bin_of = np.searchsorted(bounds, draws.values[name], side="right") - 1
+                inside = inside & (bin_of >= 0) & (bin_of < size)
+                place = place * size + np.clip(bin_of, 0, size - 1)
+            weight = draws.weights[:, :, None] * draws.fractions * inside
+            weight *= self.probabilities[:, index, None, None]
+            rows = np.arange(len(total))[:, None, None] * total.shape[1] + place
+            total += np.bincount(
+                rows.ravel(), weights=weight.ravel(), minlength=total.size
+            ).reshape(total.shape)
+        return total.reshape(len(total), *shape)
+
+
+def _joined(parts: Sequence[CountDraws]) -> CountDraws:
+    """Draws of groups of voxels, with as many for each voxel as the largest group has."""
+    n = max(part.log_weights.shape[1] for part in parts)
+
+    def padded(array: Array, value: float) -> Array:
+        width = [(0, 0), (0, n - array.shape[1])] + [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, width, constant_values=value)
+
+    return CountDraws(
+        {
+            name: np.concatenate([padded(part.values[name], 1.0) for part in parts])
+            for name in parts[0].values
+        },
+        np.concatenate([padded(part.fractions, 0.0) for part in parts]),
+        np.concatenate([padded(part.log_weights, -np.inf) for part in parts]),
+    )
+
+
+def _parameters(
+    draws: CountDraws, ranges: Mapping[str, tuple[float, float]], order: NDArray[np.intp]
+) -> Array:
+    """Properties and fractions (V, m, P + 1, K) of some draws (V, m)."""
+    every = [*(draws.values[name] for name in ranges), draws.fractions]
+    return np.stack([np.take_along_axis(each, order[:, :, None], axis=1) for each in every], axis=2)
+
+
+def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
+    """Compartments (V, P + 1, K) with the most draws within the tolerance, and their share."""
+    weights, logs = draws.weights, draws.logs(ranges)
+    V, n, P, K = logs.shape
+    flat = logs.reshape(V, n, P * K)
+    order = np.argsort(-draws.log_weights, axis=1)[:, :_N_CANDIDATES]
+    mean = np.einsum("vn,vnd->vd", weights, flat)
+    centres = np.concatenate(
+        [np.take_along_axis(flat, order[:, :, None], axis=1), mean[:, None]], axis=1
+    )
+    rows = np.arange(V)
+    for last in (False, True):
+        masses = np.empty(centres.shape[:2])
+        for c in range(centres.shape[1]):
+            near = (np.abs(flat - centres[:, c, None]) <= TOLERANCE).all(axis=2)
+            masses[:, c] = (weights * near).sum(axis=1)
+        best = masses.argmax(axis=1)
+        if last:
+            break
+        # the mean of the draws near the best centre has as many around it, or more
+        near = (np.abs(flat - centres[rows, best][:, None]) <= TOLERANCE).all(axis=2)
+        inside = weights * near
+        share = inside.sum(axis=1, keepdims=True)
+        moved = np.einsum("vn,vnd->vd", inside, flat) / np.where(share > 0, share, 1.0)
+        centres = np.stack([centres[rows, best], np.where(share > 0, moved, mean)], axis=1)
+    centre = centres[rows, best].reshape(V, P, K)
+    near = (np.abs(flat - centre.reshape(V, 1, -1)) <= TOLERANCE).all(axis=2)
+    inside = weights * near
+    share = inside.sum(axis=1)
+    inside = np.where(share[:, None] > 0, inside, weights)
+    total = inside.sum(axis=1)
+    fractions = np.einsum("vn,vnk->vk", inside, draws.fractions)
+    fractions = np.where(
+        total[:, None] > 0, fractions / np.where(total > 0, total, 1)[:, None], 1 / K
+    )
+    values = [
+        low * np.exp(np.log(high / low) * centre[:, p])
+        for p, (low, high) in enumerate(ranges.values())
+    ]
+    return np.stack([*values, fractions], axis=1), share
+
+
+def _weighted_quantile(values: Array, weights: Array, level: float) -> Array:
+    """Quantile (V, K) of values (V, n, K) with weights (V, n) that sum to 1."""
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    share = np.take_along_axis(np.broadcast_to(weights[:, :, None], values.shape), order, axis=1)
+    middle = np.cumsum(share, axis=1) - 0.5 * share
+    at = (middle < level).sum(axis=1)
+    above = np.clip(at, 0, values.shape[1] - 1)[:, None]
+    below = np.clip(at - 1, 0, values.shape[1] - 1)[:, None]
+    high, low = (np.take_along_axis(ordered, i, axis=1)[:, 0] for i in (above, below))
+    top, bottom = (np.take_along_axis(middle, i, axis=1)[:, 0] for i in (above, below))
+    part = np.clip((level - bottom) / np.where(top > bottom, top - bottom, 1.0), 0, 1)
+    return np.asarray(low + part * (high - low))
+
+
+def _distribution(values: Array, fractions: Array, span: tuple[float, float]) -> Array:
+    """Distribution functions (V, m, n_points) of compartments (V, m, K) over log values."""
+    points = np.exp(np.linspace(np.log(span[0]), np.log(span[1]), _N_POINTS))
+    below = np.nan_to_num(values, nan=np.inf)[..., None] <= points
+    return np.asarray((np.nan_to_num(fractions)[..., None] * below).sum(axis=2))

@@ -1,0 +1,639 @@
+"""Regressor of the compartments of measured signals: their number, properties and fractions."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax, logsumexp
+from sklearn.base import _fit_context, clone
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from corrsk import physics
+from corrsk._utils.memory import check_memory
+from corrsk._utils.parallel import for_each_chunk, one_blas_thread
+from corrsk._utils.rng import RandomStateLike, entropy
+from corrsk._utils.validation import (
+    EFFICIENCY,
+    N_JOBS,
+    NOT_NEGATIVE,
+    POSITIVE_INTEGER,
+    RANDOM_STATE,
+)
+from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
+from corrsk.neural.mixtures import MixtureNetwork
+from corrsk.novelty.detector import SignalNoveltyDetector
+from corrsk.physics.noise_levels import NoiseLevels, SNRRange
+from corrsk.preprocessing.normalizer import SignalNormalizer
+from corrsk.preprocessing.pipeline import SignalPipeline
+from corrsk.relaxometry.ideal_observer.importance import (
+    ImportanceSampler,
+    WeightedDraws,
+    content_keys,
+)
+from corrsk.simulation.definition import DatasetDefinition
+from corrsk.simulation.streams import SignalStream
+from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.trained._base import SimulationTrained
+from corrsk.trained.posterior import CompartmentPosterior, CountDraws
+
+Array = NDArray[np.float64]
+
+_CHUNK_VOXELS = 64  # their draws fit in a cache
+_IMPROBABLE = math.log(1e-4)  # counts below this probability by the network are not sampled
+_RESERVE = 3.0  # .. unless their log probability is this near to the largest of a rare voxel
+
+
+class CompartmentRegressor(SimulationTrained):
+    """Posterior of the number, properties and fractions of the compartments of measured signals.
+
+    Bayes' rule under the prior of the simulation, as :class:`corrsk.IdealObserverClassifier`, but a
+    thousand times as fast: a network, trained on simulated signals, proposes compartments, steps
+    of Gauss and Newton move the proposals to the modes of the posterior, and draws around these
+    modes are weighted by the exact likelihood of the signal, whose scale is unknown. Errors of the
+    network thus make the draws fewer, not wrong.
+
+    :meth:`fit` needs no data. Predictions take measured signals as those of
+    :class:`corrsk.SimulationTrainedClassifier`.
+
+    Parameters
+    ----------
+    protocol : AcquisitionProtocol or str, default="ir-se-8x8"
+        Protocol of the scanner.
+    prior : TissuePrior or str, default="midl2024"
+        Distribution of the tissue. Its nuisance parameters may be the inversion efficiency and
+        the loss per echo; all draws are averaged over them.
+    noise_level : float, sequence of float or SNRRange
+        Noise levels as parts of the noise reference, or a range of signal-to-noise ratios; above 0.
+    noise_reference : {"m0", "max", "rms"}, default="m0"
+        Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
+    inversion_efficiency : float, default=1.0
+        Inversion efficiency eta in (0, 1].
+    norm : {"l2", "rms", "max"} or None, default="l2"
+        Norm by which each signal is divided. None is for signals with M0 = 1 only.
+    n_samples : int, default=10_000_000
+        Number of simulated signals that the network is trained on, each used once.
+    n_validation : int, default=20_000
+        Number of further simulated signals, on which the best epoch is chosen; at least 10.
+    network : MixtureNetwork or None, default=None
+        Unfitted network, which is cloned; None for the default one. Its `random_state` and
+        `checkpoint` must be None: those of this object are used.
+    n_draws : int, default=256
+        Number of draws of each round and count.
+    max_rounds : int, default=3
+        Largest number of rounds. Voxels whose draws have unequal weights have further rounds.
+    novelty : bool or SignalNoveltyDetector, default=True
+        Whether to fit a :class:`corrsk.SignalNoveltyDetector`; or an unfitted one, which is
+        cloned.
+    checkpoint : path-like or None, default=None
+        File for the state of the training; see :class:`corrsk.SimulationTrainedClassifier`.
+    random_state : int, RandomState, Generator or None, default=None
+        Seed of the training, and of the draws.
+    n_jobs : int or None, default=None
+        Number of threads; None for the defaults.
+    verbose : bool, default=True
+        Whether to show progress if the work takes more than a few seconds.
+
+    Attributes
+    ----------
+    pipeline_ : SignalPipeline
+        Fitted :class:`corrsk.ProtocolAligner` and :class:`corrsk.SignalNormalizer`.
+    network_ : MixtureNetwork
+        Fitted network.
+    novelty_ : SignalNoveltyDetector or None
+        Fitted detector, whose signals are in the order of `protocol`.
+    classes_ : ndarray of shape (n_classes,)
+        The compartment counts of the prior.
+    n_features_in_ : int
+        Number of measurements.
+    layout_ : tuple of int or None
+        Shape of the grid of the measured protocol, if it is one.
+
+    See Also
+    --------
+    corrsk.IdealObserverClassifier : Sequential Monte Carlo without a training.
+    corrsk.MultiExponentialClassifier : Maximum likelihood without a prior.
+
+    Notes
+    -----
+    The count has the probabilities of the evidence, which is the mean weight of the draws of each
+    count. Draws have weights of the likelihood times the prior over the density of the proposals;
+    see :mod:`corrsk.relaxometry.ideal_observer.importance`. The result of a voxel depends on its
+    signal only.
+
+    Examples
+    --------
+    >>> from corrsk import AcquisitionProtocol, CompartmentRegressor, SNRRange
+    >>> protocol = AcquisitionProtocol.from_grid(ti=[50, 300, 800, 2000], te=[10, 30, 60, 120])
+    >>> model = CompartmentRegressor(
+    ...     protocol, "t1t2-detr", noise_level=SNRRange(50, 150), noise_reference="max",
+    ...     n_samples=8000, n_validation=500, novelty=False, random_state=0,
+    ... ).fit()
+    >>> table = model.predict([[1000.0 - 50 * k for k in range(16)]])  # doctest: +SKIP
+    >>> list(table.columns)  # doctest: +SKIP
+    ['T1_1', 'T1_2', 'T1_3', 'T2_1', 'T2_2', 'T2_3', 'f_1', 'f_2', 'f_3', 'n_c', 'confidence']
+    """
+
+    network_: MixtureNetwork
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "protocol": [AcquisitionProtocol, str],
+        "prior": [TissuePrior, str],
+        "noise_level": [NOT_NEGATIVE, "array-like", SNRRange],
+        "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
+        "inversion_efficiency": EFFICIENCY,
+        "norm": [StrOptions(set(physics.NORMS)), None],
+        "n_samples": [POSITIVE_INTEGER],
+        "n_validation": [Interval(Integral, 10, None, closed="left")],
+        "network": [MixtureNetwork, None],
+        "n_draws": [Interval(Integral, 16, None, closed="left")],
+        "max_rounds": [Interval(Integral, 1, 10, closed="both")],
+        "novelty": ["boolean", SignalNoveltyDetector],
+        "checkpoint": [str, os.PathLike, None],
+        "random_state": RANDOM_STATE,
+        "n_jobs": N_JOBS,
+        "verbose": ["verbose"],
+    }
+
+    # of the base class: the likelihood of magnitudes is not that of the sampler
+    noise_distribution = "gaussian"
+    n_coils = 1
+
+    def __init__(
+        self,
+        protocol: AcquisitionProtocol | str = "ir-se-8x8",
+        prior: TissuePrior | str = "midl2024",
+        noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
+        noise_reference: str = "m0",
+        inversion_efficiency: float = 1.0,
+        norm: str | None = "l2",
+        n_samples: int = 10_000_000,
+        n_validation: int = 20_000,
+        network: MixtureNetwork | None = None,
+        n_draws: int = 256,
+        max_rounds: int = 3,
+        novelty: bool | SignalNoveltyDetector = True,
+        checkpoint: Any = None,
+        random_state: RandomStateLike = None,
+        n_jobs: int | None = None,
+        verbose: bool = True,
+    ) -> None:
+        self.protocol = protocol
+        self.prior = prior
+        self.noise_level = noise_level
+        self.noise_reference = noise_reference
+        self.inversion_efficiency = inversion_efficiency
+        self.norm = norm
+        self.n_samples = n_samples
+        self.n_validation = n_validation
+        self.network = network
+        self.n_draws = n_draws
+        self.max_rounds = max_rounds
+        self.novelty = novelty
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @classmethod
+    def from_definition(cls, definition: DatasetDefinition, **params: Any) -> Self:
+        """Create an unfitted regressor for the signals of a data set.
+
+        Parameters
+        ----------
+        definition : DatasetDefinition
+            Prior, protocol, noise and norm.
+        **params : object
+            Further parameters.
+
+        Returns
+        -------
+        CompartmentRegressor
+            The unfitted regressor.
+
+        Raises
+        ------
+        ValueError
+            If the noise of the data set is that of magnitudes.
+        """
+        if definition.noise_distribution != "gaussian":
+            raise ValueError(
+                "CompartmentRegressor has the likelihood of signed signals, but the noise of the "
+                f"data set is {definition.noise_distribution!r}; restore the signs of magnitudes "
+                "with SignalPhaser, and use a definition with Gaussian noise"
+            )
+        return cls(
+            definition.protocol, definition.prior, definition.noise_levels,
+            definition.noise_reference, definition.inversion_efficiency, definition.norm, **params,
+        )  # fmt: skip
+
+    # -- training ----------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: ArrayLike | None = None, y: Any = None) -> Self:
+        """Train the network, and fit the novelty detector, on simulated signals.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), optional
+            Signals of the protocol, which are compared with the protocol only.
+        y : object, optional
+            Not used.
+
+        Returns
+        -------
+        CompartmentRegressor
+            The fitted regressor itself.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If X is given and has another protocol; a ValueError.
+        ValueError
+            If a parameter is invalid or contradicts another one, the prior lacks a range or has
+            nuisance parameters over which no average is possible, a noise level is 0, or the
+            training diverges.
+        KeyboardInterrupt
+            After Ctrl-C; with a checkpoint, the same `fit` resumes the training.
+        """
+        for attribute in ("pipeline_", "novelty_", "network_", "_sampler"):
+            if hasattr(self, attribute):
+                delattr(self, attribute)
+        self.definition.check_for_training()
+        seed = entropy(self.random_state)
+        sampler = self._new_sampler(seed)
+        if X is not None:
+            self._fitted_aligner().transform(X)
+        network = self._unfitted_network(seed)
+        stream = SignalStream.from_definition(self.definition, seed)
+        self.network_ = network.fit_stream(stream, self.n_samples, self.n_validation)
+        self.network_.set_params(checkpoint=None)
+        self._set_up(sampler)
+        if self.novelty is not False:
+            self.fit_novelty()
+        return self
+
+    def _set_up(self, sampler: ImportanceSampler) -> None:
+        """Store the steps before the network, and the sampler."""
+        aligner = self._fitted_aligner()
+        steps = (aligner, SignalNormalizer(self.norm).fit(np.ones((1, aligner.n_features_in_))))
+        pipeline = SignalPipeline([(type(step).__name__.lower(), step) for step in steps])
+        self.pipeline_ = pipeline.set_output(transform="default")
+        self.novelty_ = None
+        self._sampler = sampler
+
+    def _new_sampler(self, seed: int) -> ImportanceSampler:
+        return ImportanceSampler(
+            resolve_protocol(self.protocol).in_grid_order(), resolve_prior(self.prior),
+            self.noise_level, self.noise_reference, self.norm is not None,
+            self.inversion_efficiency, n_draws=self.n_draws, max_rounds=self.max_rounds, seed=seed,
+        )  # fmt: skip
+
+    def _unfitted_network(self, seed: int) -> MixtureNetwork:
+        network = MixtureNetwork() if self.network is None else clone(self.network)
+        for name in ("random_state", "checkpoint"):
+            if getattr(network, name) is not None:
+                raise ValueError(
+                    f"network has {name}={getattr(network, name)!r}, but must have None; "
+                    f"{name} is a parameter of {type(self).__name__}"
+                )
+        network.set_params(
+            random_state=seed if self.checkpoint is None else self.random_state,
+            checkpoint=self.checkpoint,
+            n_jobs=self.n_jobs if network.n_jobs is None else network.n_jobs,
+            verbose=bool(self.verbose and network.verbose),
+        )
+        return network
+
+    # -- predictions ----------------------------------------------------------------
+
+    def posterior(
+        self, X: ArrayLike, protocol: AcquisitionProtocol | str | None = None
+    ) -> CompartmentPosterior:
+        """Draw from the posterior of each voxel.
+
+        All other predictions are summaries of this result, made for a part of the voxels at a time:
+        a few hundred draws of a voxel need about 100 kB.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements)
+            Measured signals; see :meth:`predict`. All must have a signal.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        CompartmentPosterior
+            The posterior.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the signals have another protocol; a ValueError.
+        ValueError
+            As for :meth:`predict`, and if a voxel has no signal.
+        MemoryError
+            If the draws would not fit into memory.
+        """
+        pipeline, voxels = self._voxels(X, protocol)
+        if voxels.dark.any():
+            raise ValueError(
+                f"{int(voxels.dark.sum())} of {voxels.dark.size} voxels have no signal, and no "
+                "posterior; leave them out"
+            )
+        counts = np.asarray(self.classes_)
+        n_bytes = 8 * self.n_draws * self.max_rounds * int((3 * counts + 1).sum())
+        check_memory(
+            n_bytes * len(voxels.dark), f"the draws of {len(voxels.dark)} voxels",
+            "pass fewer voxels at a time, or use predict, predict_interval or sample_posterior",
+        )  # fmt: skip
+        parts: dict[int, CompartmentPosterior] = {}
+
+        def keep(rows: slice, posterior: CompartmentPosterior) -> None:
+            parts[rows.start] = posterior
+
+        self._for_each(pipeline, self._checked(pipeline, voxels.signals), keep)
+        return CompartmentPosterior.concatenate([parts[start] for start in sorted(parts)])
+
+    def _for_each(
+        self,
+        pipeline: SignalPipeline,
+        aligned: NDArray[Any],
+        use: Callable[[slice, CompartmentPosterior], object],
+    ) -> None:
+        """Pass the posterior of a few voxels at a time to a function."""
+        protocol = resolve_protocol(self.protocol)
+
+        def work(rows: slice) -> None:
+            use(rows, self._posterior_of(pipeline[1].transform(aligned[rows]), protocol))
+
+        with one_blas_thread:
+            for_each_chunk(
+                work, len(aligned), _CHUNK_VOXELS, n_jobs=self.n_jobs,
+                description="compartments", unit="voxels", verbose=self.verbose,
+            )  # fmt: skip
+
+    def _posterior_of(
+        self, signals: NDArray[Any], protocol: AcquisitionProtocol
+    ) -> CompartmentPosterior:
+        """Posterior of signals in the order of the network's input."""
+        log_proba, wide = self.network_.predict_mixtures(signals)
+        x = protocol.to_grid(signals.astype(np.float64), copy=False)
+        if self.norm is not None:
+            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        keys = content_keys(x)
+        likely = log_proba >= np.minimum(_IMPROBABLE, log_proba.max(axis=1, keepdims=True))
+        evidence = np.full(log_proba.shape, -np.inf)
+        effective = np.zeros(log_proba.shape)
+        draws = []
+        for index, mixture in enumerate(wide):
+            rows = np.flatnonzero(likely[:, index])
+            found = None
+            if rows.size:
+                found = self._sampler.draw(x[rows], index, mixture.take(rows), keys[rows])
+                evidence[rows, index] = found.log_evidence
+                effective[rows, index] = found.effective
+            draws.append(self._draws(index, len(x), rows, found))
+        # counts that were not sampled keep the probability of the network
+        rest = np.where(likely, -np.inf, log_proba)
+        left = np.log1p(-np.exp(logsumexp(rest, axis=1, keepdims=True)))
+        found_proba = log_softmax(np.where(likely, evidence, -np.inf), axis=1) + left
+        log_proba = np.where(likely, found_proba, log_proba)
+        best = log_proba.argmax(axis=1)
+        return CompartmentPosterior(
+            tuple(int(K) for K in self.classes_), log_proba, draws, self._ranges,
+            effective[np.arange(len(best)), best],
+        )  # fmt: skip
+
+    def _draws(
+        self, index: int, n_voxels: int, rows: NDArray[np.intp], found: WeightedDraws | None
+    ) -> CountDraws:
+        """Draws of a count in all voxels, with weights of 0 where it was not sampled."""
+        own = self._sampler.coordinates[index]
+        n = 1 if found is None else found.log_weights.shape[1]
+        log_weights = np.full((n_voxels, n), -np.inf)
+        z = np.zeros((own.n_dimensions, n_voxels, n))
+        if found is not None:
+            log_weights[rows] = found.log_weights
+            z[:, rows] = np.moveaxis(found.z, -1, 0)
+        tissue = own.tissue(z)
+        values = {name: np.moveaxis(v, 0, -1) for name, v in own.values(tissue).items()}
+        return CountDraws(values, np.moveaxis(tissue.fractions, 0, -1), log_weights)
+
+    @property
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        ranges = resolve_prior(self.prior).ranges
+        return {name: (values.low, values.high) for name, values in ranges.items()}
+
+    @property
+    def classes_(self) -> NDArray[np.int64]:
+        """Compartment counts of the prior, ascending."""
+        check_is_fitted(self)
+        return np.asarray(resolve_prior(self.prior).n_compartments)
+
+    def predict(
+        self,
+        X: ArrayLike,
+        loss: str = "strict",
+        protocol: AcquisitionProtocol | str | None = None,
+    ) -> pd.DataFrame:
+        """Estimate the compartments of each voxel.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals. Columns with names (TI50_TE4.5, ..) may have any order. Also a
+            volume, an array of shape (.., n_measurements).
+        loss : {"strict", "median", "w1"}, default="strict"
+            What the estimates minimise; see :meth:`corrsk.CompartmentPosterior.table`.
+        protocol : AcquisitionProtocol or str, optional
+            Protocol of the columns, in their order, whose TR is compared too. None (default) for
+            the trained protocol, or for columns with names.
+
+        Returns
+        -------
+        DataFrame of n_samples rows
+            Tissue table, T1_1.., T2_1.., f_1.., with compartments in ascending order of T2, and
+            n_c and confidence; see :meth:`corrsk.CompartmentPosterior.table`. Of a volume one row
+            per voxel, in the order of ``X.reshape(-1, n_measurements)``. Voxels without signal (all
+            zero, or with NaN) have n_c = 0, f = 0 and NaN.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the signals have another protocol; a ValueError.
+        ValueError
+            If the loss is unknown, or as for :meth:`corrsk.SimulationTrainedClassifier.predict_proba`.
+
+        Warns
+        -----
+        MeasuredSignalWarning
+            If a whole batch cannot be what the model was made for.
+        ConvergenceWarning
+            If the draws of voxels are too unequal for a reliable posterior; once, with their number.
+        NoSignalWarning
+            If voxels have no signal; once, with their number.
+        """
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}; got {loss!r}")
+        return self._tables(X, protocol, lambda posterior: posterior.table(loss))
+
+    def predict_interval(
+        self,
+        X: ArrayLike,
+        coverage: float = 0.9,
+        protocol: AcquisitionProtocol | str | None = None,
+    ) -> pd.DataFrame:
+        """Estimate intervals of the properties and fractions, given the most probable count.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
+        coverage : float, default=0.9
+            Posterior probability of each interval, in (0, 1).
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        DataFrame of n_samples rows
+            Columns T1_1_low, T1_1_high, .., f_1_low, f_1_high, .., and n_c; NaN for absent
+            compartments.
+        """
+        checked_coverage(coverage)
+        return self._tables(X, protocol, lambda posterior: posterior.interval(coverage))
+
+    def sample_posterior(
+        self,
+        X: ArrayLike,
+        n_samples: int = 256,
+        random_state: RandomStateLike = None,
+        protocol: AcquisitionProtocol | str | None = None,
+    ) -> pd.DataFrame:
+        """Draw compartments from the posterior of each voxel.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
+        n_samples : int, default=256
+            Number of draws of each voxel. They are resampled from the weighted draws, so that
+            draws may be equal.
+        random_state : int, RandomState, Generator or None, default=None
+            Seed.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        DataFrame of n_voxels * n_samples rows
+            Tissue table and n_c of each draw; the draws of a voxel are in consecutive rows.
+        """
+        checked_count("n_samples", n_samples, at_least=1)
+        seed = entropy(random_state)
+
+        def drawn(posterior: CompartmentPosterior, first: int) -> pd.DataFrame:
+            return posterior.samples(n_samples, keyed_generator(seed, Stream.DRAW, first))
+
+        return self._tables(X, protocol, drawn, n_samples)
+
+    def predict_spectrum(
+        self,
+        X: ArrayLike,
+        grid: Sequence[ArrayLike],
+        protocol: AcquisitionProtocol | str | None = None,
+    ) -> Array:
+        """Expected fractions of the signal in the bins of a grid of properties.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
+        grid : sequence of arrays
+            Ascending edges of the bins of each property, in the order T1, T2 (, D) of the prior.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_1, n_2, ..)
+            Expected fractions, whose sum is 1 less what lies outside of the grid; NaN for voxels
+            without signal.
+        """
+        edges = self._checked_edges(grid)
+        shape = [each.size - 1 for each in edges]
+        n_bins = math.prod(shape)
+        pipeline, voxels = self._voxels(X, protocol)
+        check_memory(
+            8 * n_bins * voxels.dark.size, f"the spectra of {voxels.dark.size} voxels",
+            "use a coarser grid, or pass fewer voxels at a time",
+        )  # fmt: skip
+
+        def spectra(signals: Any) -> Array:
+            found = np.empty((len(signals), n_bins))
+
+            def use(rows: slice, posterior: CompartmentPosterior) -> None:
+                found[rows] = posterior.spectrum(edges).reshape(-1, n_bins)
+
+            self._for_each(pipeline, self._checked(pipeline, signals), use)
+            return found
+
+        answer = voxels.answer(spectra, n_bins)
+        return answer.reshape(*voxels.shape, *shape)
+
+    def _checked_edges(self, grid: Sequence[ArrayLike]) -> list[Array]:
+        edges = [np.asarray(each, dtype=np.float64) for each in grid]
+        names = list(self._ranges)
+        if len(edges) != len(names):
+            raise ValueError(
+                f"grid must have the edges of {', '.join(names)}; got {len(edges)} arrays"
+            )
+        for name, each in zip(names, edges, strict=True):
+            low, high = self._ranges[name]
+            if each.ndim != 1 or each.size < 2 or not (np.diff(each) > 0).all():
+                raise ValueError(f"the edges of {name} must be at least two ascending numbers")
+            if each[0] >= high or each[-1] <= low:
+                raise ValueError(
+                    f"the bins of {name}, {each[0]:g} to {each[-1]:g}, lie outside of the prior, "
+                    f"{low:g} to {high:g}"
+                )
+        return edges
+
+    def predict_proba(
+        self, X: ArrayLike, protocol: AcquisitionProtocol | str | None = None
+    ) -> Array:
+        """Predict the probability of each compartment count.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of `classes_`; NaN for voxels without signal. Of a volume
+            maps of shape (.., n_classes).
+        """
+        pipeline, voxels = self._voxels(X, protocol)
+
+        def probabilities(signals: Any) -> Array:
+            found = np.empty((len(signals), len(self.classes_)))
+
+            def use(rows: slice, posterior: CompartmentPosterior) -> None:
+                found[rows] = posterior.probabilities
+
+            self._for_each(pipeline, self._checked(pipeline, signals), use)
+            return found
+
+        return voxels.answer(probabilities, len(self.classes_))
