@@ -118,3 +118,12 @@ def _raise(values: Array, twice: int) -> None:
 def _log_constant(d: int, freedom: int) -> float:
     half = 0.5 * freedom
     return math.lgamma(half + 0.5 * d) - math.lgamma(half) - 0.5 * d * math.log(freedom * math.pi)
+
+
+def effective_number(log_weights: Array) -> Array:
+    """Effective number of draws (V,) with weights (V, n): the squared sum over that of squares."""
+    with np.errstate(invalid="ignore"):
+        largest = log_weights.max(axis=1, keepdims=True)
+        weights = np.exp(log_weights - np.where(np.isfinite(largest), largest, 0.0))
+    total = weights.sum(axis=1)
+    return np.asarray(total**2 / np.maximum((weights**2).sum(axis=1), 1e-300))

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 
 _N_DRAWS = 400_000  # for the share of the allowed tissue, whose relative error is below 1e-2
 _SEED = 20_240_611
+_ON_GRID = 1e-3  # largest distance from a grid point, in steps, and of fractions from a bound
 _FARTHEST = 6.0  # largest coordinate: the normal distribution has 1e-9 beyond
 
 
@@ -154,6 +155,35 @@ class TissueCoordinates:
             with np.errstate(divide="ignore"):
                 log_density = self._law.log_density(weights) - self._law.log_mean(self.K)
         return np.where(allowed, correction + log_density, -np.inf)
+
+    def log_density(self, values: Mapping[str, Array], fractions: Array) -> Array:
+        """Log density (B,) of a set of compartments with values (K, B) and fractions (K, B).
+
+        Per unit of each property and of all fractions but one; of a property with a step or with a
+        single value its probability. -inf where the prior does not allow the compartments.
+        """
+        total = np.full(fractions.shape[1], math.lgamma(self.K + 1) - self._log_allowed)
+        allowed = self._allowed(values)
+        for name, own in zip(self.names, self.ranges, strict=True):
+            value = values[name]
+            allowed &= np.all((value >= own.low) & (value <= own.high), axis=0)
+            if own.step is not None:
+                at = (value - own.low) / own.step
+                allowed &= np.all(np.abs(at - np.round(at)) < _ON_GRID, axis=0)
+                total -= self.K * math.log(own.n_values)
+            elif own.high > own.low and own.scale == "log":
+                total -= np.log(value * math.log(own.high / own.low)).sum(axis=0)
+            elif own.high > own.low:
+                total -= self.K * math.log(own.high - own.low)
+        if self.weighted:
+            weights = (fractions - self.prior.min_fraction) / self.free
+            allowed &= np.all(weights > -_ON_GRID, axis=0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                total += self._law.log_density(weights) - self._law.log_mean(self.K)
+            total += math.lgamma(self.K) - self.n_fractions * math.log(self.free)
+        else:
+            allowed &= np.all(np.abs(fractions - 1 / self.K) < _ON_GRID, axis=0)
+        return np.where(allowed, total, -np.inf)
 
     def _allowed(self, values: Mapping[str, Array]) -> NDArray[np.bool_]:
         first = next(iter(values.values()))

@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk._utils.normal_mixtures import effective_number
+from corrsk._utils.validation import check_number
 from corrsk.tissue.table import table_columns
 
 Array = NDArray[np.float64]
@@ -20,6 +22,7 @@ TOLERANCE = 0.07  # of the strict loss: largest distance, as part of the logarit
 _N_CANDIDATES = 24  # draws of the largest weights, among which a decision chooses
 _N_JUDGES = 64  # draws that the loss "w1" is averaged over
 _N_POINTS = 64  # of the distribution functions of the loss "w1"
+_DOUBTED = 3.0  # effective draws that are counted as outside of the tolerance
 _FEWEST = 20.0  # effective draws of a reliable posterior
 
 
@@ -76,6 +79,8 @@ class CompartmentPosterior:
         The possible numbers of compartments.
     log_proba : ndarray of shape (V, n_counts)
         Logarithms of the probabilities of the counts.
+    log_evidence : ndarray of shape (V, n_counts)
+        Logarithms of the evidence of the counts.
     draws : list of CountDraws
         Draws of each count.
     ranges : dict of str to (float, float)
@@ -86,6 +91,7 @@ class CompartmentPosterior:
 
     counts: tuple[int, ...]
     log_proba: Array
+    log_evidence: Array
     draws: list[CountDraws]
     ranges: dict[str, tuple[float, float]]
     effective_sample_size: Array
@@ -98,7 +104,8 @@ class CompartmentPosterior:
             _joined([part.draws[index] for part in parts]) for index in range(len(first.counts))
         ]
         return cls(
-            first.counts, np.concatenate([part.log_proba for part in parts]), draws, first.ranges,
+            first.counts, np.concatenate([part.log_proba for part in parts]),
+            np.concatenate([part.log_evidence for part in parts]), draws, first.ranges,
             np.concatenate([part.effective_sample_size for part in parts]),
         )  # fmt: skip
 
@@ -130,11 +137,12 @@ class CompartmentPosterior:
         DataFrame of V rows
             Tissue table: T1_1.., T2_1.., f_1.. in ms, um^2/ms and fractions, with compartments in
             ascending order of T2; absent compartments have f = 0 and NaN properties. Further
-            columns are n_c and confidence, the probability of the decision (that all compartments
-            are right, or of the count).
+            columns are n_c, confidence, the probability of the decision (of "strict" that all
+            compartments are right, else of the count), and confidence_1.., the probability that
+            the tissue has a compartment within the tolerance of each (NaN for absent ones).
         """
         found = {"strict": self._strict, "median": self._median, "w1": self._w1}[loss]()
-        return self._as_table(*found)
+        return self._with_confidence(self._as_table(*found))
 
     def _as_table(self, chosen: NDArray[np.intp], best: list[Array], sure: Array) -> pd.DataFrame:
         """Table of chosen counts, from the parameters (V, P + 1, K) of each count."""
@@ -150,12 +158,32 @@ class CompartmentPosterior:
         table["confidence"] = sure
         return table
 
+    def _with_confidence(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Add the probability of a compartment of the tissue near each compartment."""
+        found = []
+        for k in range(1, max(self.counts) + 1):
+            near_any = np.zeros(len(table))
+            for index, draws in enumerate(self.draws):
+                near: Any = True
+                for name, (low, high) in self.ranges.items():
+                    own = table[f"{name}_{k}"].to_numpy()[:, None, None]
+                    distance = np.abs(np.log(draws.values[name] / own))
+                    near = near & (distance <= TOLERANCE * np.log(high / low))
+                share = (draws.weights * near.any(axis=2)).sum(axis=1)
+                near_any += self.probabilities[:, index] * share
+            found.append(np.where(table["n_c"] >= k, near_any, np.nan))
+        for k, each in enumerate(found, start=1):
+            table[f"confidence_{k}"] = each
+        return table
+
     def _strict(self) -> tuple[NDArray[np.intp], list[Array], Array]:
         best, masses = [], []
         for draws in self.draws:
             parameters, mass = _densest(draws, self.ranges)
             best.append(parameters)
-            masses.append(mass)
+            # the largest of many shares of a few draws is larger than the probability
+            number = effective_number(draws.log_weights)
+            masses.append(mass * number / (number + _DOUBTED))
         expected = self.probabilities * np.stack(masses, axis=1)
         chosen = expected.argmax(axis=1)
         return chosen, best, expected.max(axis=1)
@@ -208,8 +236,7 @@ class CompartmentPosterior:
             Columns T1_1_low, T1_1_high, .., f_1_low, f_1_high, .., NaN for absent compartments,
             and n_c.
         """
-        if not 0 < coverage < 1:
-            raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
+        checked_coverage(coverage)
         chosen = self.log_proba.argmax(axis=1)
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
@@ -314,6 +341,14 @@ class CompartmentPosterior:
                 rows.ravel(), weights=weight.ravel(), minlength=total.size
             ).reshape(total.shape)
         return total.reshape(len(total), *shape)
+
+
+def checked_coverage(coverage: float) -> float:
+    """Check the posterior probability of an interval."""
+    check_number("coverage", coverage)
+    if not 0 < coverage < 1:
+        raise ValueError(f"coverage must lie between 0 and 1, got {coverage}")
+    return coverage
 
 
 def _joined(parts: Sequence[CountDraws]) -> CountDraws:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp
 from sklearn.base import _fit_context, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk import physics
+from corrsk._utils.counts import multicompartment_probability
 from corrsk._utils.memory import check_memory
+from corrsk._utils.normal_mixtures import NormalMixture
 from corrsk._utils.parallel import for_each_chunk, one_blas_thread
-from corrsk._utils.rng import RandomStateLike, entropy
+from corrsk._utils.rng import RandomStateLike, Stream, entropy, keyed_generator
 from corrsk._utils.validation import (
     EFFICIENCY,
     N_JOBS,
     NOT_NEGATIVE,
     POSITIVE_INTEGER,
     RANDOM_STATE,
+    checked_count,
 )
+from corrsk._utils.voxels import user_level
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.neural.mixtures import MixtureNetwork
 from corrsk.novelty.detector import SignalNoveltyDetector
@@ -41,13 +49,19 @@ from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 from corrsk.trained._base import SimulationTrained
-from corrsk.trained.posterior import CompartmentPosterior, CountDraws
+from corrsk.trained.posterior import (
+    LOSSES,
+    CompartmentPosterior,
+    CountDraws,
+    checked_coverage,
+)
 
 Array = NDArray[np.float64]
 
 _CHUNK_VOXELS = 64  # their draws fit in a cache
+_SUM_TOLERANCE = 1e-3  # of the fractions of a table
 _IMPROBABLE = math.log(1e-4)  # counts below this probability by the network are not sampled
-_RESERVE = 3.0  # .. unless their log probability is this near to the largest of a rare voxel
+_OF_NETWORK = 0.4  # power of the network's probabilities in those of the counts
 
 
 class CompartmentRegressor(SimulationTrained):
@@ -122,8 +136,10 @@ class CompartmentRegressor(SimulationTrained):
 
     Notes
     -----
-    The count has the probabilities of the evidence, which is the mean weight of the draws of each
-    count. Draws have weights of the likelihood times the prior over the density of the proposals;
+    The evidence of a count is the mean weight of its draws. The probabilities of the counts are the
+    geometric mean of those of the evidence and of the network, with powers of 0.6 and 0.4, because
+    both have errors, which are independent of each other. Draws have weights of the likelihood
+    times the prior over the density of the proposals;
     see :mod:`corrsk.relaxometry.ideal_observer.importance`. The result of a voxel depends on its
     signal only.
 
@@ -356,7 +372,7 @@ class CompartmentRegressor(SimulationTrained):
         )  # fmt: skip
         parts: dict[int, CompartmentPosterior] = {}
 
-        def keep(rows: slice, posterior: CompartmentPosterior) -> None:
+        def keep(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
             parts[rows.start] = posterior
 
         self._for_each(pipeline, self._checked(pipeline, voxels.signals), keep)
@@ -366,28 +382,39 @@ class CompartmentRegressor(SimulationTrained):
         self,
         pipeline: SignalPipeline,
         aligned: NDArray[Any],
-        use: Callable[[slice, CompartmentPosterior], object],
+        use: Callable[[slice, CompartmentPosterior, Array], object],
     ) -> None:
         """Pass the posterior of a few voxels at a time to a function."""
         protocol = resolve_protocol(self.protocol)
+        untrusted: list[int] = []
 
         def work(rows: slice) -> None:
-            use(rows, self._posterior_of(pipeline[1].transform(aligned[rows]), protocol))
+            signals = pipeline[1].transform(aligned[rows])
+            log_proba, wide = self.network_.predict_mixtures(signals)
+            x = protocol.to_grid(signals.astype(np.float64), copy=False)
+            if self.norm is not None:
+                x = x / np.linalg.norm(x, axis=1, keepdims=True)
+            posterior = self._posterior_of(x, log_proba, wide)
+            untrusted.append(int((~posterior.reliable).sum()))
+            use(rows, posterior, x)
 
         with one_blas_thread:
             for_each_chunk(
                 work, len(aligned), _CHUNK_VOXELS, n_jobs=self.n_jobs,
                 description="compartments", unit="voxels", verbose=self.verbose,
             )  # fmt: skip
+        if sum(untrusted):
+            warnings.warn(
+                f"the posterior of {sum(untrusted)} of {len(aligned)} voxels is unreliable, since "
+                "few of its draws have most of the weight (see `posterior`); increase n_draws",
+                ConvergenceWarning,
+                stacklevel=user_level(),
+            )
 
     def _posterior_of(
-        self, signals: NDArray[Any], protocol: AcquisitionProtocol
+        self, x: Array, log_proba: Array, wide: list[NormalMixture]
     ) -> CompartmentPosterior:
-        """Posterior of signals in the order of the network's input."""
-        log_proba, wide = self.network_.predict_mixtures(signals)
-        x = protocol.to_grid(signals.astype(np.float64), copy=False)
-        if self.norm is not None:
-            x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        """Posterior of signals in grid order, from the predictions of the network."""
         keys = content_keys(x)
         likely = log_proba >= np.minimum(_IMPROBABLE, log_proba.max(axis=1, keepdims=True))
         evidence = np.full(log_proba.shape, -np.inf)
@@ -402,13 +429,17 @@ class CompartmentRegressor(SimulationTrained):
                 effective[rows, index] = found.effective
             draws.append(self._draws(index, len(x), rows, found))
         # counts that were not sampled keep the probability of the network
+        total = logsumexp(evidence, axis=1, keepdims=True)
+        evidence = np.where(likely, evidence, total + log_proba)
         rest = np.where(likely, -np.inf, log_proba)
         left = np.log1p(-np.exp(logsumexp(rest, axis=1, keepdims=True)))
-        found_proba = log_softmax(np.where(likely, evidence, -np.inf), axis=1) + left
-        log_proba = np.where(likely, found_proba, log_proba)
+        # both are estimates of the same probabilities, with independent errors
+        joint = (1 - _OF_NETWORK) * log_softmax(np.where(likely, evidence, -np.inf), axis=1)
+        joint = np.where(likely, joint + _OF_NETWORK * log_proba, -np.inf)
+        log_proba = np.where(likely, log_softmax(joint, axis=1) + left, log_proba)
         best = log_proba.argmax(axis=1)
         return CompartmentPosterior(
-            tuple(int(K) for K in self.classes_), log_proba, draws, self._ranges,
+            tuple(int(K) for K in self.classes_), log_proba, evidence, draws, self._ranges,
             effective[np.arange(len(best)), best],
         )  # fmt: skip
 
@@ -470,20 +501,22 @@ class CompartmentRegressor(SimulationTrained):
         ProtocolMismatchError
             If the signals have another protocol; a ValueError.
         ValueError
-            If the loss is unknown, or as for :meth:`corrsk.SimulationTrainedClassifier.predict_proba`.
+            If the loss is unknown, or as for
+            :meth:`corrsk.SimulationTrainedClassifier.predict_proba`.
 
         Warns
         -----
         MeasuredSignalWarning
             If a whole batch cannot be what the model was made for.
         ConvergenceWarning
-            If the draws of voxels are too unequal for a reliable posterior; once, with their number.
+            If the draws of voxels are too unequal for a reliable posterior; once, with their
+            number.
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}; got {loss!r}")
-        return self._tables(X, protocol, lambda posterior: posterior.table(loss))
+        return self._tables(X, protocol, lambda posterior, _: posterior.table(loss))
 
     def predict_interval(
         self,
@@ -509,7 +542,7 @@ class CompartmentRegressor(SimulationTrained):
             compartments.
         """
         checked_coverage(coverage)
-        return self._tables(X, protocol, lambda posterior: posterior.interval(coverage))
+        return self._tables(X, protocol, lambda posterior, _: posterior.interval(coverage))
 
     def sample_posterior(
         self,
@@ -540,8 +573,9 @@ class CompartmentRegressor(SimulationTrained):
         checked_count("n_samples", n_samples, at_least=1)
         seed = entropy(random_state)
 
-        def drawn(posterior: CompartmentPosterior, first: int) -> pd.DataFrame:
-            return posterior.samples(n_samples, keyed_generator(seed, Stream.DRAW, first))
+        def drawn(posterior: CompartmentPosterior, keys: NDArray[np.uint64]) -> pd.DataFrame:
+            key = int(keys[0]) if keys.size else 0
+            return posterior.samples(n_samples, keyed_generator(seed, Stream.DRAW, key))
 
         return self._tables(X, protocol, drawn, n_samples)
 
@@ -580,7 +614,7 @@ class CompartmentRegressor(SimulationTrained):
         def spectra(signals: Any) -> Array:
             found = np.empty((len(signals), n_bins))
 
-            def use(rows: slice, posterior: CompartmentPosterior) -> None:
+            def use(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
                 found[rows] = posterior.spectrum(edges).reshape(-1, n_bins)
 
             self._for_each(pipeline, self._checked(pipeline, signals), use)
@@ -630,10 +664,188 @@ class CompartmentRegressor(SimulationTrained):
         def probabilities(signals: Any) -> Array:
             found = np.empty((len(signals), len(self.classes_)))
 
-            def use(rows: slice, posterior: CompartmentPosterior) -> None:
+            def use(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
                 found[rows] = posterior.probabilities
 
             self._for_each(pipeline, self._checked(pipeline, signals), use)
             return found
 
         return voxels.answer(probabilities, len(self.classes_))
+
+    def predict_multicompartment_proba(
+        self, X: ArrayLike, protocol: AcquisitionProtocol | str | None = None
+    ) -> Array:
+        """Predict the probability of more than one compartment, P(n_c >= 2).
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Sum of the probabilities of the counts >= 2; NaN for voxels without signal.
+        """
+        return multicompartment_probability(self.predict_proba(X, protocol), self.classes_)
+
+    def log_prob(
+        self,
+        X: ArrayLike,
+        tissue: pd.DataFrame,
+        protocol: AcquisitionProtocol | str | None = None,
+    ) -> Array:
+        """Logarithm of the posterior density at given compartments, such as the true ones.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
+        tissue : DataFrame of n_samples rows
+            Tissue table with T1_1.., T2_1.., f_1.. in ms, um^2/ms and fractions; absent
+            compartments have f = 0 or NaN. Other columns are ignored.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Log probability of the count, plus the log density of the set of compartments given the
+            count, in 1 / ms for each time, ms / um^2 for each diffusivity, and per unit of each
+            fraction but one. Of a property with a step in the prior it is a probability. -inf where
+            the prior does not allow the compartments; NaN for voxels without signal.
+
+        Raises
+        ------
+        ValueError
+            If the table has another number of rows, lacks columns, has more compartments than the
+            prior, or its fractions do not sum to 1; or as for :meth:`predict`.
+        """
+        pipeline, voxels = self._voxels(X, protocol)
+        truth = self._checked_tissue(tissue, voxels.dark.size)[:, ~voxels.dark]
+
+        def densities(signals: Any) -> Array:
+            found = np.empty((len(signals), 1))
+
+            def use(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
+                found[rows, 0] = self._log_density(x, truth[:, rows], posterior)
+
+            self._for_each(pipeline, self._checked(pipeline, signals), use)
+            return found
+
+        return np.asarray(voxels.answer(densities, 1)[..., 0]).ravel()
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: pd.DataFrame,
+        protocol: AcquisitionProtocol | str | None = None,
+    ) -> float:
+        """Mean log density of true compartments; larger is better.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals; see :meth:`predict`.
+        y : DataFrame of n_samples rows
+            Tissue table of the truth; see :meth:`log_prob`.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        float
+            Mean of :meth:`log_prob` over the voxels with signal.
+        """
+        return float(np.nanmean(self.log_prob(X, y, protocol)))
+
+    def _checked_tissue(self, tissue: pd.DataFrame, n_rows: int) -> Array:
+        """Properties and fractions (P + 1, n_rows, K_max) of a tissue table; NaN where absent."""
+        names, most = tuple(self._ranges), int(self.classes_.max())
+        if not isinstance(tissue, pd.DataFrame) or len(tissue) != n_rows:
+            what = f"{len(tissue)} rows" if isinstance(tissue, pd.DataFrame) else type(tissue)
+            raise ValueError(f"tissue must be a DataFrame of {n_rows} rows, got {what}")
+        given = [name for name in tissue.columns if re.fullmatch(r"[A-Za-z]\w*_\d+", str(name))]
+        numbers = sorted({int(name.rsplit("_", 1)[1]) for name in given if name[:2] == "f_"})
+        wanted = [f"{name}_{k}" for name in (*names, "f") for k in numbers or [1]]
+        missing = [name for name in wanted if name not in tissue]
+        if missing:
+            raise ValueError(
+                f"the tissue table has no columns {', '.join(missing)}; the model needs "
+                f"{', '.join((*names, 'f'))} of each compartment"
+            )
+        values = np.stack(
+            [
+                tissue[[f"{name}_{k}" for k in numbers]].to_numpy(dtype=np.float64)
+                for name in (*names, "f")
+            ]
+        )
+        present = np.nan_to_num(values[-1]) > 0
+        if not present.any(axis=1).all():
+            raise ValueError(f"row {int((~present.any(axis=1)).argmax())} has no compartment")
+        if present.sum(axis=1).max() > most:
+            raise ValueError(
+                f"the tissue table has voxels of {present.sum(axis=1).max()} compartments, but the "
+                f"model has up to {most}"
+            )
+        total = np.where(present, values[-1], 0.0).sum(axis=1)
+        if np.abs(total - 1).max() > _SUM_TOLERANCE:
+            row = int(np.abs(total - 1).argmax())
+            raise ValueError(f"the fractions of row {row} sum to {total[row]:g}, not to 1")
+        # the present compartments first
+        order = np.argsort(~present, axis=1, kind="stable")[:, :most]
+        ordered = np.stack([np.take_along_axis(each, order, axis=1) for each in values])
+        ordered[:, ~np.take_along_axis(present, order, axis=1)] = np.nan
+        return ordered
+
+    def _log_density(self, x: Array, truth: Array, posterior: CompartmentPosterior) -> Array:
+        """Log posterior density (V,) of compartments (P + 1, V, K_max)."""
+        found = np.full(len(x), -np.inf)
+        counts = np.isfinite(truth[-1]).sum(axis=1)
+        for index, K in enumerate(posterior.counts):
+            rows = np.flatnonzero(counts == K)
+            if not rows.size:
+                continue
+            part = np.moveaxis(truth[:, rows, :K], -1, 1)  # (P + 1, K, V)
+            values = dict(zip(self._ranges, part[:-1], strict=True))
+            density = self._sampler.log_joint(x[rows], index, values, part[-1])
+            found[rows] = (
+                density - posterior.log_evidence[rows, index] + posterior.log_proba[rows, index]
+            )
+        return found
+
+    def _tables(
+        self,
+        X: ArrayLike,
+        protocol: AcquisitionProtocol | str | None,
+        table_of: Callable[[CompartmentPosterior, NDArray[np.uint64]], pd.DataFrame],
+        n_rows: int = 1,
+    ) -> pd.DataFrame:
+        """Join the tables of a few voxels at a time, of `n_rows` rows for each voxel."""
+        pipeline, voxels = self._voxels(X, protocol)
+        parts: dict[int, pd.DataFrame] = {}
+        if not voxels.dark.all():
+            aligned = self._checked(pipeline, voxels.signals)
+
+            def use(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
+                parts[rows.start] = table_of(posterior, content_keys(x))
+
+            self._for_each(pipeline, aligned, use)
+            table = pd.concat([parts[start] for start in sorted(parts)], ignore_index=True)
+        else:  # a table of one voxel has the columns
+            none = np.empty((0, len(self.classes_)))
+            no_draws = [
+                self._draws(index, 0, np.empty(0, np.intp), None) for index in range(none.shape[1])
+            ]
+            counts = tuple(int(K) for K in self.classes_)
+            empty = CompartmentPosterior(counts, none, none, no_draws, self._ranges, np.empty(0))
+            table = table_of(empty, np.empty(0, np.uint64))
+        if not voxels.dark.any():
+            return table
+        place = np.flatnonzero(~np.repeat(voxels.dark, n_rows))
+        every = table.set_axis(place).reindex(np.arange(voxels.dark.size * n_rows))
+        absent = {name: 0 for name in every.columns if name == "n_c" or name.startswith("f_")}
+        absent = {name: 0 for name in absent if not name.endswith(("_low", "_high"))}
+        return every.fillna(absent).astype({"n_c": np.int64})

@@ -59,10 +59,18 @@ class ModeFinder:
         # a fit within a cell of a grid is no better than one at another place in the cell
         self._cells = coordinates.cell_widths**2 / 12
 
-    def find(self, x: Array, z: Array, max_steps: int) -> Modes:
-        """Take steps from z of shape (B, d) for signals (B, N)."""
+    def find(
+        self, x: Array, z: Array, max_steps: int, centre: Array | None = None, pull: float = 1.0
+    ) -> Modes:
+        """Take steps from z of shape (B, d) for signals (B, N).
+
+        The prior term is ``pull |z - centre|^2 / 2``, by default that of the prior. With the start
+        as the centre, the steps lead to a near point that explains the signal, and what the
+        signal does not determine stays where it is.
+        """
         flat = z.T.copy()
-        cost, gradient, curvature = self._at(x, flat)
+        middle = np.zeros_like(flat) if centre is None else centre.T
+        cost, gradient, curvature = self._at(x, flat, middle, pull)
         damping = np.full(len(x), _DAMPING)
         live = np.arange(len(x))
         for _ in range(max_steps):
@@ -72,7 +80,7 @@ class ModeFinder:
             step = np.linalg.solve(matrix, gradient[live][..., None])[..., 0]
             step = np.clip(step, -_LONGEST, _LONGEST)
             trial = np.clip(flat[:, live] + step.T, -_FARTHEST, _FARTHEST)
-            new_cost, new_gradient, new_curvature = self._at(x[live], trial)
+            new_cost, new_gradient, new_curvature = self._at(x[live], trial, middle[:, live], pull)
             gain = cost[live] - new_cost
             better = gain > 0
             moved = live[better]
@@ -88,7 +96,7 @@ class ModeFinder:
                 break
         return Modes(flat.T, cost, curvature)
 
-    def _at(self, x: Array, z: Array) -> tuple[Array, Array, Array]:
+    def _at(self, x: Array, z: Array, centre: Array, pull: float) -> tuple[Array, Array, Array]:
         """Cost (B,), negative gradient (B, d) and curvature (B, d, d) at z (d, B)."""
         own, noise = self._own, self._noise
         signal, jacobian = self._signals(z)  # (B, N), (B, d, N)
@@ -109,7 +117,8 @@ class ModeFinder:
         cost = 0.5 * misfit / variance + 0.5 * N * np.log(variance / reference)
         if not noise.normalize:
             cost += 0.5 * N * np.log(reference)
-        cost += 0.5 * np.einsum("db,db->b", z, z)
+        away = z - centre
+        cost += 0.5 * pull * np.einsum("db,db->b", away, away)
         residual = x - scale[:, None] * signal
         jacobian *= scale[:, None, None]
         # residual and variance in the units of x, whose scale is not that of the signals
@@ -117,9 +126,9 @@ class ModeFinder:
             along = np.einsum("bdn,bn->bd", jacobian, signal) / squared[:, None]
             jacobian -= along[:, :, None] * signal[:, None, :]
             variance = variance / squared
-        gradient = np.einsum("bdn,bn->bd", jacobian, residual) / variance[:, None] - z.T
+        gradient = np.einsum("bdn,bn->bd", jacobian, residual) / variance[:, None] - pull * away.T
         curvature = np.matmul(jacobian, jacobian.transpose(0, 2, 1)) / variance[:, None, None]
-        curvature += np.eye(len(z))
+        curvature += pull * np.eye(len(z))
         return cost, gradient, curvature
 
     def _signals(self, z: Array) -> tuple[Array, Array]:

@@ -1,7 +1,8 @@
 """Weighted draws from the posterior of the tissue, by adaptive importance sampling.
 
-Proposals are mixtures of Student's t distributions: at the modes of the posterior with the
-curvature there, and the wide ones that a network predicts. Where the draws are unequal, the
+Proposals are mixtures of Student's t distributions: at a mode of the posterior and along the valley
+of tissues that explain the signal, with the curvature there, and the wide ones that a network
+predicts. Where the draws are unequal, the
 mixture is fitted to them by a step of expectation and maximisation, and further draws follow
 (Cappe, Douc, Guillin, Marin and Robert, Stat. Comput. 18, 447 (2008)). All draws are weighted by
 the mixture of all proposals (Cornuet, Marin, Mira and Robert, Scand. J. Stat. 39, 798 (2012)), and
@@ -10,7 +11,7 @@ the mean weight is the evidence of the count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,26 +20,33 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtri
 from scipy.stats import chi2, qmc
 
-from corrsk._utils.normal_mixtures import NormalMixture
+from corrsk._utils.normal_mixtures import NormalMixture, effective_number
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise_levels import NoiseLevels
 from corrsk.relaxometry.ideal_observer._forms import BoundModel, CompartmentModel
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
 from corrsk.relaxometry.ideal_observer._modes import ModeFinder
 from corrsk.relaxometry.ideal_observer._nuisances import nuisance_ranges
-from corrsk.tissue.coordinates import TissueCoordinates
+from corrsk.tissue.coordinates import Tissue, TissueCoordinates, normal_density
 from corrsk.tissue.prior import TissuePrior
 
 Array = NDArray[np.float64]
 
 _FREEDOM = 6  # degrees of freedom of the proposals, whose tails exceed those of a posterior
 _WIDER = 1.2  # variance of a proposal over that of Laplace's approximation
-_OF_NETWORK = 0.4  # weight of the network's components
-_WIDE_COMPONENTS = 4  # of the network
-_LEAST = 0.05  # weight that each mode keeps
+_WIDE_COMPONENTS = 2  # of the network
+_OF_NETWORK = 0.4  # their weight beside the mode
+_OF_VALLEY = 0.6  # weight of the components along the valley
+_PULL = 5.0  # curvature with which a point of the valley stays near its start
+_VALLEY_STEPS = 2
+_FLATTENED = 0.5  # power of the posterior in the weights of points of the valley
+_LEAST_WEIGHT = 1e-3  # of such a point, before the weights are normalised
+_REACH = 3.0  # largest coordinate of a start
 _KEPT = 0.15  # weight of the first mixture in a fitted one
-_PRIOR_DRAWS = 8.0  # effective draws that the covariance of a component counts for
-_N_SETS = 64  # sets of standard points; each voxel has its own set
+_PRIOR_DRAWS = 50.0  # effective draws that mean and covariance of a component count for
+_WINDOW = 3  # rounds whose draws are kept: the first proposals are the worst
+_N_MIDPOINTS = 16  # in each shared parameter
+_N_SETS = 64  # sets of standard points; each voxel has its own set in each round
 
 
 @dataclass(frozen=True)
@@ -71,15 +79,6 @@ class WeightedDraws:
         return effective_number(self.log_weights)
 
 
-def effective_number(log_weights: Array) -> Array:
-    """Effective number of draws (V,) with weights (V, n): the squared sum over that of squares."""
-    with np.errstate(invalid="ignore"):
-        largest = log_weights.max(axis=1, keepdims=True)
-        weights = np.exp(log_weights - np.where(np.isfinite(largest), largest, 0.0))
-    total = weights.sum(axis=1)
-    return np.asarray(total**2 / np.maximum((weights**2).sum(axis=1), 1e-300))
-
-
 class ImportanceSampler:
     """Sampler of the posterior of K compartments.
 
@@ -100,13 +99,13 @@ class ImportanceSampler:
     n_draws : int, default=256
         Number of draws of a round.
     max_rounds : int, default=3
-        Largest number of rounds.
+        Largest number of rounds, of which the last three are kept.
     wanted : float, default=100
         Effective number of draws, with which a voxel needs no further round.
-    n_modes : int, default=2
-        Number of modes that are searched for in each voxel.
+    n_valley : int, default=16
+        Number of components along the valley.
     max_steps : int, default=8
-        Largest number of steps to a mode.
+        Largest number of steps to the mode.
     seed : int, default=0
         Seed of the standard points.
     """
@@ -123,7 +122,7 @@ class ImportanceSampler:
         n_draws: int = 256,
         max_rounds: int = 3,
         wanted: float = 100.0,
-        n_modes: int = 2,
+        n_valley: int = 16,
         max_steps: int = 8,
         seed: int = 0,
     ) -> None:
@@ -137,35 +136,54 @@ class ImportanceSampler:
         self.coordinates = tuple(
             TissueCoordinates(prior, K, n_shared) for K in prior.n_compartments
         )
+        self._n_valley = n_valley
         self._n_draws, self._max_rounds, self._wanted = n_draws, max_rounds, wanted
-        self._n_modes, self._max_steps, self._seed = n_modes, max_steps, seed
+        self._max_steps, self._seed = max_steps, seed
         self._finders = [ModeFinder(self._model, self._noise, own) for own in self.coordinates]
         self._points: dict[int, tuple[Array, Array]] = {}
 
-    def proposals(self, x: Array, index: int, wide: NormalMixture) -> NormalMixture:
-        """Mixture at the modes and of the network's components, for signals (V, N)."""
-        V, own = len(x), self.coordinates[index]
-        starts = wide.largest(self._n_modes)
-        n = starts.means.shape[1]
-        modes = self._finders[index].find(
-            np.repeat(x, n, axis=0), starts.means.reshape(V * n, -1), self._max_steps
-        )
-        covariance = np.linalg.inv(modes.curvature) * _WIDER
+    def proposals(
+        self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
+    ) -> NormalMixture:
+        """First mixture of proposals for signals (V, N).
+
+        Its components are at a mode, along the valley of tissues that explain the signal, and the
+        network's. Compartments that the signal hardly determines may lie anywhere, while the others
+        follow them closely: a few wide components cannot cover such a valley, but points drawn
+        from the network's mixture, and moved to the nearest tissue that explains the signal, can.
+        """
+        own, V = self.coordinates[index], len(x)
+        start = wide.largest(1)
+        mode = self._finders[index].find(x, start.means[:, 0], self._max_steps)
+        mixture = NormalMixture(
+            np.zeros((V, 1)), mode.z[:, None], self._factors(mode.z, mode.curvature, own)[:, None]
+        ).joined(wide.largest(_WIDE_COMPONENTS), _OF_NETWORK)
+        if own.K == 1 or not self._n_valley:
+            return mixture
+        m, d = self._n_valley, own.n_dimensions
+        uniform, points = self._standard(index, keys, self._max_rounds)
+        starts = np.clip(wide.points(uniform[:, :m], points[:, :m]), -_REACH, _REACH)
+        moved = self._finders[index].find(
+            np.repeat(x, m, axis=0), starts.reshape(V * m, d), _VALLEY_STEPS,
+            starts.reshape(V * m, d), _PULL,
+        )  # fmt: skip
+        factors = self._factors(moved.z, moved.curvature, own).reshape(V, m, d, d)
+        behind = moved.cost.reshape(V, m)
+        behind = behind - behind.min(axis=1, keepdims=True)
+        weights = np.exp(-_FLATTENED * behind) + _LEAST_WEIGHT
+        weights = np.log(weights / weights.sum(axis=1, keepdims=True))
+        return mixture.joined(NormalMixture(weights, moved.z.reshape(V, m, d), factors), _OF_VALLEY)
+
+    @staticmethod
+    def _factors(z: Array, curvature: Array, own: TissueCoordinates) -> Array:
+        """Factors (B, d, d) of proposals at points (B, d) with the curvature of the posterior."""
+        covariance = np.linalg.inv(curvature) * _WIDER
         # a posterior within a cell of a grid is as wide as the cell
         cells = own.cell_widths**2 / 12
         if cells.any():
-            from corrsk.tissue.coordinates import normal_density
-
-            widened = cells / np.maximum(normal_density(modes.z), 1e-3) ** 2
+            widened = cells / np.maximum(normal_density(z), 1e-3) ** 2
             covariance += widened[:, :, None] * np.eye(own.n_dimensions)
-        factors = np.linalg.cholesky(np.linalg.inv(covariance)).reshape(V, n, *covariance.shape[1:])
-        log_det = np.linalg.slogdet(modes.curvature)[1]
-        weights = (-modes.cost - 0.5 * log_det).reshape(V, n)
-        weights = np.exp(weights - weights.max(axis=1, keepdims=True))
-        weights = weights / weights.sum(axis=1, keepdims=True) + _LEAST
-        weights = np.log(weights / weights.sum(axis=1, keepdims=True))
-        narrow = NormalMixture(weights, modes.z.reshape(V, n, -1), factors)
-        return narrow.joined(wide.largest(_WIDE_COMPONENTS), _OF_NETWORK)
+        return np.asarray(np.linalg.cholesky(np.linalg.inv(covariance)))
 
     def draw(
         self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
@@ -189,45 +207,55 @@ class ImportanceSampler:
             The draws.
         """
         bound = self._model.bind(x)
-        first = self.proposals(x, index, wide)
+        first = self.proposals(x, index, wide, keys)
         V, n, d = len(x), self._n_draws, self.coordinates[index].n_dimensions
-        z = np.empty((V, self._max_rounds * n, d))
-        target = np.full((V, self._max_rounds * n), -np.inf)
-        proposed = np.zeros((V, self._max_rounds * n))  # sum of the proposals' densities
-        weights = np.full_like(target, -np.inf)
-        n_draws = np.zeros(V, np.int64)
-        going = np.arange(V)
-        earlier: list[tuple[NDArray[np.intp], NormalMixture]] = []
-        mixture = first
+        width = min(_WINDOW, self._max_rounds)
+        z = np.empty((V, width, n, d))
+        target = np.full((V, width, n), -np.inf)
+        proposed = np.zeros((V, width, n))  # sum of the densities of the proposals of the window
+        held = np.zeros(V, np.int64)  # rounds in the window
+        going, mixture = np.arange(V), first
+        window: list[tuple[NDArray[np.intp], NormalMixture]] = []
         for number in range(self._max_rounds):
-            part = slice(number * n, (number + 1) * n)
-            points = self._standard(index, keys[going], number)
-            z[going, part] = mixture.points(*points)
-            new = z[going, part]
-            target[going, part] = self._log_target(bound, index, new, going)
-            earlier.append((going, mixture))
-            # the new mixture at all points, the earlier ones at the new points
-            here = proposed[going, : part.stop]
-            here += mixture.density(z[going, : part.stop], _FREEDOM)
-            for rows, other in earlier[:-1]:
-                place = np.searchsorted(rows, going)
-                here[:, part] += other.take(place).density(new, _FREEDOM)
-            proposed[going, : part.stop] = here
-            n_draws[going] += n
-            mean = np.log(here / (number + 1))
-            weights[going, : part.stop] = target[going, : part.stop] - mean
+            slot = number % width
+            if number >= width:  # the oldest round leaves the window
+                rows, old = window.pop(0)
+                of_old = old.take(np.searchsorted(rows, going))
+                for other in range(width):
+                    if other != slot:
+                        proposed[going, other] -= of_old.density(z[going, other], _FREEDOM)
+            new = mixture.points(*self._standard(index, keys[going], number))
+            z[going, slot] = new
+            target[going, slot] = self._log_target(bound, index, new, going)
+            window.append((going, mixture))
+            slots = [each % width for each in range(max(0, number - width + 1), number + 1)]
+            for each in slots[:-1]:
+                proposed[going, each] += mixture.density(z[going, each], _FREEDOM)
+            total = mixture.density(new, _FREEDOM)
+            for rows, other in window[:-1]:
+                total += other.take(np.searchsorted(rows, going)).density(new, _FREEDOM)
+            proposed[going, slot] = total
+            held[going] = len(slots)
+            weights = self._weights(target[going], proposed[going], held[going])
             if number + 1 == self._max_rounds:
                 break
-            enough = effective_number(weights[going, : part.stop]) >= self._wanted
+            enough = effective_number(weights) >= self._wanted
             if enough.all():
                 break
             keep = np.flatnonzero(~enough)
-            going, mixture = going[keep], mixture.take(keep)
-            mixture = _fitted(
-                mixture, first.take(going), z[going, : part.stop], weights[going, : part.stop]
-            )
-        used = int(n_draws.max())
-        return WeightedDraws(z[:, :used], weights[:, :used], n_draws)
+            going, weights = going[keep], weights[keep]
+            here = z[going][:, slots].reshape(len(going), -1, d)
+            weights = weights.reshape(len(going), width, n)[:, slots].reshape(len(going), -1)
+            mixture = _fitted(mixture.take(keep), first.take(going), here, weights)
+        weights = self._weights(target, proposed, held)
+        return WeightedDraws(z.reshape(V, width * n, d), weights, held * n)
+
+    @staticmethod
+    def _weights(target: Array, proposed: Array, held: NDArray[np.int64]) -> Array:
+        """Log weights (V, n) of the draws of the window."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.log(np.maximum(proposed, 1e-300) / held[:, None, None])
+        return np.where(np.isfinite(target), target - mean, -np.inf).reshape(len(target), -1)
 
     def _log_target(
         self, bound: BoundModel, index: int, z: Array, voxels: NDArray[np.intp]
@@ -236,10 +264,21 @@ class ImportanceSampler:
         own = self.coordinates[index]
         moved = np.ascontiguousarray(np.moveaxis(z, -1, 0))
         tissue = own.tissue(moved)
+        found = self._log_likelihood(bound, own, tissue, voxels)
+        found += own.log_prior(tissue, own.values(tissue))
+        found -= 0.5 * np.einsum("dvn,dvn->vn", moved, moved)
+        found -= 0.5 * own.n_dimensions * np.log(2 * np.pi)
+        return np.where(np.isnan(found), -np.inf, found)
+
+    def _log_likelihood(
+        self, bound: BoundModel, own: TissueCoordinates, tissue: Tissue, voxels: NDArray[np.intp]
+    ) -> Array:
+        """Log likelihood (V, n) of tissue in V voxels and n states."""
+        shape = tissue.fractions.shape[1:]
         units = np.concatenate(
             [
                 tissue.units,
-                np.broadcast_to(tissue.shared[:, None], (own.Q, own.K, *z.shape[:2])),
+                np.broadcast_to(tissue.shared[:, None], (own.Q, own.K, *shape)),
             ]
         )
         with np.errstate(all="ignore"):
@@ -247,14 +286,37 @@ class ImportanceSampler:
                 np.minimum(units.astype(np.float32), np.float32(1 - 2**-24)), voxels
             )
             fractions = list(tissue.fractions)
-            found = self._noise.log_likelihood(
+            return self._noise.log_likelihood(
                 forms.projection(fractions), forms.squared(fractions),
                 bound.signal_squared[voxels], forms.peak(fractions),
             )  # fmt: skip
-            found += own.log_prior(tissue, own.values(tissue))
-        found -= 0.5 * np.einsum("dvn,dvn->vn", moved, moved)
-        found -= 0.5 * own.n_dimensions * np.log(2 * np.pi)
-        return np.where(np.isnan(found), -np.inf, found)
+
+    def log_joint(self, x: Array, index: int, values: Mapping[str, Array], f: Array) -> Array:
+        """Log of likelihood times prior density (V,) of given compartments.
+
+        Parameters
+        ----------
+        x : ndarray of shape (V, N)
+            Signals.
+        index : int
+            Index of the count.
+        values : mapping of str to ndarray of shape (K, V)
+            Properties of the compartments.
+        f : ndarray of shape (K, V)
+            Signal fractions.
+        """
+        own = self.coordinates[index]
+        shared = _midpoints(own.Q)
+        n = shared.shape[1]
+        z = own.coordinates(
+            {name: np.repeat(each, n, axis=1) for name, each in values.items()},
+            np.repeat(f, n, axis=1), np.tile(shared, len(x)),
+            np.full((own.P, own.K, n * len(x)), 0.5),
+        ).reshape(-1, len(x), n)  # fmt: skip
+        bound = self._model.bind(x)
+        likelihood = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)))
+        mean = logsumexp(likelihood, axis=1) - np.log(n)
+        return np.asarray(mean + own.log_density(values, f))
 
     def _standard(self, index: int, keys: NDArray[np.uint64], number: int) -> tuple[Array, Array]:
         """Uniform numbers (V, n) and standard points (V, n, d) for each voxel."""
@@ -263,7 +325,8 @@ class ImportanceSampler:
                 self.coordinates[index].n_dimensions, self._n_draws, self._seed + index
             )
         uniform, points = self._points[index]
-        chosen = (keys >> np.uint64(6 * number)) % np.uint64(_N_SETS)
+        # six bits of the key for each round, and other ones for each count
+        chosen = (keys >> np.uint64((6 * number + 3 * index) % 58)) % np.uint64(_N_SETS)
         return uniform[chosen], points[chosen]
 
 
@@ -325,6 +388,12 @@ def _fitted(
     return fitted.joined(first, _KEPT)
 
 
+def _midpoints(Q: int) -> Array:
+    """Midpoints (Q, n) of cells that fill the unit cube, for an average over shared parameters."""
+    side = (np.arange(_N_MIDPOINTS) + 0.5) / _N_MIDPOINTS
+    return np.array(np.meshgrid(*[side] * Q)).reshape(Q, -1) if Q else np.empty((0, 1))
+
+
 def content_keys(signals: Array) -> NDArray[np.uint64]:
     """Hash (V,) of each signal (V, N), with which results do not depend on other voxels."""
     bits = np.ascontiguousarray(signals, dtype=np.float64).view(np.uint64)
@@ -336,8 +405,3 @@ def content_keys(signals: Array) -> NDArray[np.uint64]:
             key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             key ^= key >> np.uint64(31)
     return key
-
-
-def sequence_of_counts(coordinates: Sequence[TissueCoordinates]) -> tuple[int, ...]:
-    """Return the count of each of the coordinates."""
-    return tuple(own.K for own in coordinates)
