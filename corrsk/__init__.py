@@ -105,7 +105,12 @@ if TYPE_CHECKING:
     )
     from corrsk.spatial import SpatialClassifier, make_parcel_phantom
     from corrsk.tissue import Nuisances, PropertyRange, TissuePrior
-    from corrsk.trained import MeasuredSignalWarning, SimulationTrainedClassifier
+    from corrsk.trained import (
+        CompartmentPosterior,
+        CompartmentRegressor,
+        MeasuredSignalWarning,
+        SimulationTrainedClassifier,
+    )
 
 __version__ = version("corrsk")
 
@@ -147,6 +152,8 @@ _MODULES = {
     "SignalPhaser": "preprocessing",
     "SignalPipeline": "preprocessing",
     "SignalStream": "simulation",
+    "CompartmentPosterior": "trained",
+    "CompartmentRegressor": "trained",
     "SimulationTrainedClassifier": "trained",
     "SNRRange": "physics.noise_levels",
     "SpatialClassifier": "spatial",
@@ -200,6 +207,8 @@ __all__ = [
     "SignalPhaser",
     "SignalPipeline",
     "SignalStream",
+    "CompartmentPosterior",
+    "CompartmentRegressor",
     "SimulationTrainedClassifier",
     "SpatialClassifier",
     "StackedGridSearchCV",

@@ -30,7 +30,7 @@ class NormalMixture:
     means: Array
     factors: Array
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> NormalMixture:
+    def take(self, rows: NDArray[np.intp] | slice) -> NormalMixture:
         """Select the mixtures of some voxels."""
         return NormalMixture(self.log_weights[rows], self.means[rows], self.factors[rows])
 

@@ -193,6 +193,11 @@ class NetworkEstimator(CallbackSupportMixin, EarlierPicklesMixin, BaseEstimator)
         """
         raise NotImplementedError
 
+    @property
+    def _n_outputs(self) -> int:
+        """Number of outputs of the fitted network."""
+        raise NotImplementedError
+
     # -- from parameters and data to a training ------------------------------
 
     def _reset(self) -> None:
@@ -333,6 +338,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         **NetworkEstimator._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
+
+    @property
+    def _n_outputs(self) -> int:
+        return len(self.classes_)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +18,9 @@ from corrsk._utils.normal_mixtures import NormalMixture
 from corrsk._utils.rng import RandomStateLike
 from corrsk._utils.validation import POSITIVE_INTEGER
 from corrsk.neural._base import NetworkEstimator
-from corrsk.neural.networks import ResidualMLP
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import predict_outputs
-from corrsk.neural.training.settings import ModuleFactory, TrainingSettings
+from corrsk.neural.training.settings import TrainingSettings
 from corrsk.neural.training.sources import StreamSource
 from corrsk.neural.training.streaming import StreamPlan
 from corrsk.simulation.streams import SignalStream
@@ -29,65 +29,11 @@ from corrsk.simulation.targets import StreamTargets
 Array = NDArray[np.float64]
 
 _LARGEST_LOG = 9.0  # of the inverse of a standard deviation; smaller ones are not resolved
-_SPREAD = 0.7  # of the means of the components before the training
-
-
-class CompartmentMixture(nn.Module):
-    """Residual MLP whose outputs are logits of counts and the parameters of a mixture per count.
-
-    Parameters
-    ----------
-    n_features : int
-        Number of measurements.
-    dimensions : tuple of int
-        Number of dimensions of the mixture of each count.
-    width, n_blocks : int
-        Width and number of the residual blocks.
-    n_components : int
-        Number of components of each mixture.
-    """
-
-    def __init__(
-        self,
-        n_features: int,
-        dimensions: tuple[int, ...],
-        width: int = 256,
-        n_blocks: int = 3,
-        n_components: int = 8,
-    ) -> None:
-        super().__init__()
-        self.dimensions = tuple(dimensions)
-        self.n_components = n_components
-        n_outputs = n_mixture_outputs(dimensions, n_components)
-        self.mlp = ResidualMLP(n_features, n_outputs, width, n_blocks)
-        with torch.no_grad():  # start with wide components at different places
-            bias = self.mlp.head.bias.zero_()
-            for part, d in zip(self._parts(bias[None]), self.dimensions, strict=True):
-                part[0, :, 1 : 1 + d].normal_(std=_SPREAD)
-
-    def _parts(self, outputs: Tensor) -> list[Tensor]:
-        return _parts_of(outputs, self.dimensions, self.n_components)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the outputs for signals.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n_samples, n_measurements)
-            Signals.
-
-        Returns
-        -------
-        Tensor of shape (n_samples, n_outputs)
-            Logits of the counts, then of each count for each component a logit, the mean, the
-            logarithms of the diagonal of L and its other entries.
-        """
-        outputs: Tensor = self.mlp(x)
-        return outputs
+_SPREAD = 0.7  # standard deviation of the places of the components before the training
 
 
 def n_mixture_outputs(dimensions: Sequence[int], n_components: int) -> int:
-    """Return the number of outputs of a :class:`CompartmentMixture`."""
+    """Return the number of outputs of a network: logits of counts, and the mixture of each."""
     return len(dimensions) + sum(n_components * _per_component(d) for d in dimensions)
 
 
@@ -103,7 +49,12 @@ def _parts_of(outputs: Tensor, dimensions: Sequence[int], n_components: int) -> 
 
 
 def _mixture_of(part: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log weights, means, factors L, and log determinants of L."""
+    """Log weights, means, factors L, and log determinants of L.
+
+    The outputs of a component are a logit, the mean less a constant place, and the logarithms of
+    the diagonal of L and its other entries. The constant places, different for each component,
+    let the components differ before the training.
+    """
     logs = _LARGEST_LOG * torch.tanh(part[..., 1 + d : 1 + 2 * d] / _LARGEST_LOG)
     # entries of L at their places in the rows of a matrix; the last entry is 0
     entries = torch.cat([logs.exp(), part[..., 1 + 2 * d :], part.new_zeros(*part.shape[:2], 1)], 2)
@@ -111,8 +62,15 @@ def _mixture_of(part: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     places[range(d), range(d)] = torch.arange(d)
     rows, columns = torch.tril_indices(d, d, -1)
     places[rows, columns] = torch.arange(d, d + len(rows))
-    factors = entries.index_select(2, places.ravel().to(part.device)).unflatten(2, (d, d))
-    return torch.log_softmax(part[..., 0], 1), part[..., 1 : 1 + d], factors, logs.sum(2)
+    factors = entries.index_select(2, places.ravel().to(part.device))
+    factors = factors.reshape(*part.shape[:2], d, d)
+    means = part[..., 1 : 1 + d] + _places(part.shape[1], d).to(part)
+    return torch.log_softmax(part[..., 0], 1), means, factors, logs.sum(2)
+
+
+@cache
+def _places(n_components: int, d: int) -> Tensor:
+    return _SPREAD * torch.from_numpy(np.random.default_rng(d).standard_normal((n_components, d)))
 
 
 class MixtureLoss(nn.Module):
@@ -138,7 +96,7 @@ class MixtureLoss(nn.Module):
         Parameters
         ----------
         outputs : Tensor of shape (n_samples, n_outputs)
-            Outputs of a :class:`CompartmentMixture`.
+            Outputs of the network.
         target : Tensor of shape (n_samples, 1 + n_coordinates)
             Index of the count and coordinates; superfluous coordinates are not used.
         sample_weight : None
@@ -302,11 +260,14 @@ class MixtureNetwork(NetworkEstimator):
         return self._train(settings, source, validation, device)
 
     def _architecture(self) -> dict[str, Any]:
-        arguments = {
-            "n_features": self.n_features_in_, "dimensions": self.dimensions_,
-            "width": self.width, "n_blocks": self.n_blocks, "n_components": self.n_components,
+        return {
+            "network": "residual-mlp", "grid_shape": (),
+            "width": self.width, "n_blocks": self.n_blocks, "dropout": 0.0,
         }  # fmt: skip
-        return {"network": ModuleFactory(CompartmentMixture, arguments), "grid_shape": ()}
+
+    @property
+    def _n_outputs(self) -> int:
+        return n_mixture_outputs(self.dimensions_, self.n_components)
 
     def predict_mixtures(self, X: NDArray[np.floating[Any]]) -> tuple[Array, list[NormalMixture]]:
         """Predict the probabilities of the counts, and a mixture of each count.

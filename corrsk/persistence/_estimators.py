@@ -28,13 +28,14 @@ from corrsk._utils.files import refuse_misfits
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import SignalMasker
 from corrsk.imaging._nifti import image_from_plain, image_to_plain, is_image
-from corrsk.neural._base import NetworkClassifier
+from corrsk.neural._base import NetworkClassifier, NetworkEstimator
 from corrsk.neural.classifier import (
     NETWORK_CLASSIFIERS,
     CorrelationCNNClassifier,
     ModuleClassifier,
     ResidualMLPClassifier,
 )
+from corrsk.neural.mixtures import MixtureNetwork
 from corrsk.neural.networks import NetworkShape
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import (
@@ -67,6 +68,7 @@ from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 from corrsk.trained.classifier import SimulationTrainedClassifier
+from corrsk.trained.regressor import CompartmentRegressor
 
 _OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
 _TENSOR_KINDS = "fbiu"
@@ -79,6 +81,7 @@ SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
     for cls in (
         CorrelationSignalGenerator, SignalPhaser, SignalNormalizer, ProtocolAligner,
         SignalNoveltyDetector, *NETWORK_CLASSIFIERS.values(), SimulationTrainedClassifier,
+        CompartmentRegressor, MixtureNetwork,
         MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier, NNLSSpectrum,
         SignalMasker, SpatialClassifier, FrozenEstimator,
         # of the baselines those whose fitted attributes are plain arrays
@@ -426,7 +429,7 @@ def _decode_estimator(
         for method, wanted in requests.items():
             if wanted:
                 getattr(estimator, f"set_{method}_request")(**wanted)
-    if isinstance(estimator, NetworkClassifier) and "n_features_in_" in content["fitted"]:
+    if isinstance(estimator, NetworkEstimator) and "n_features_in_" in content["fitted"]:
         own = {
             key.removeprefix(prefix): values
             for key, values in tensors.items()
@@ -446,7 +449,7 @@ def _is_other(name: str, content: dict[str, Any]) -> bool:
 
 
 def _restore_net(
-    estimator: NetworkClassifier, tensors: dict[str, NDArray[Any]], optimizer: Any
+    estimator: NetworkEstimator, tensors: dict[str, NDArray[Any]], optimizer: Any
 ) -> None:
     """Restore the net of a classifier, and its optimiser if stored."""
     try:
@@ -459,7 +462,7 @@ def _restore_net(
     }  # fmt: skip
     network = architecture.pop("network")
     shape = NetworkShape(
-        n_features=estimator.n_features_in_, n_classes=len(estimator.classes_), **architecture
+        n_features=estimator.n_features_in_, n_classes=estimator._n_outputs, **architecture
     )
     weights = {key: value for key, value in tensors.items() if not key.startswith(OPTIMIZER_PREFIX)}
     net = restored_net(weights, network, shape, device)

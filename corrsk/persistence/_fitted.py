@@ -11,12 +11,17 @@ from sklearn.preprocessing import StandardScaler
 
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.neural._base import NetworkClassifier
+from corrsk.neural.mixtures import MixtureNetwork
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
+from corrsk.simulation.streams import SignalStream
+from corrsk.simulation.targets import StreamTargets
 from corrsk.spatial import SpatialClassifier
+from corrsk.trained._base import SimulationTrained
 from corrsk.trained.classifier import SimulationTrainedClassifier
+from corrsk.trained.regressor import CompartmentRegressor
 
 # Arrays of numbers, with their shape: n features, c classes, r rows of coefficients (one of two
 # classes); a number that several arrays share has one letter
@@ -56,6 +61,8 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "ResidualMLPClassifier": _NETWORK_OTHERS,
     "ModuleClassifier": _NETWORK_OTHERS,
     "SimulationTrainedClassifier": ("pipeline_", "novelty_"),
+    "CompartmentRegressor": ("pipeline_", "novelty_", "network_", "seed_"),
+    "MixtureNetwork": ("history_", "n_iter_", "best_epoch_", "dimensions_"),
     "SignalMasker": ("n_elements_",),
     "SpatialClassifier": ("estimators_",),
     "MultiExponentialClassifier": _COUNTER_OTHERS,
@@ -74,6 +81,8 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "SignalNoveltyDetector": ("offset_", "n_calibration_"),
     "CorrelationCNNClassifier": ("grid_shape_",),
     "SimulationTrainedClassifier": ("pipeline_", "novelty_"),
+    "CompartmentRegressor": ("pipeline_", "novelty_", "network_", "seed_"),
+    "MixtureNetwork": ("dimensions_",),
     "SignalMasker": ("n_elements_",),
     "SpatialClassifier": ("estimators_",),
 }
@@ -81,7 +90,7 @@ _TYPES: dict[str, type] = {
     "offset_": float, "n_calibration_": int, "kind_": str, "n_elements_": int
 }  # fmt: skip
 # classes whose number of features is that of an estimator within
-_OF_PARTS = ("SimulationTrainedClassifier", "SpatialClassifier")
+_OF_PARTS = ("SimulationTrainedClassifier", "CompartmentRegressor", "SpatialClassifier")
 _OF_ALL = ("n_features_in_", "feature_names_in_", "layout_", "protocol_", "classes_")
 
 
@@ -120,6 +129,9 @@ def check_fitted(estimator: BaseEstimator) -> None:
     name, values = type(estimator).__name__, vars(estimator)
     if isinstance(estimator, SimulationTrainedClassifier):
         _check_parts(estimator)
+        return
+    if isinstance(estimator, CompartmentRegressor):
+        _check_regressor(estimator)
         return
     if isinstance(estimator, SpatialClassifier):
         _check_several(estimator)
@@ -185,8 +197,33 @@ def _check_parts(model: SimulationTrainedClassifier) -> None:
             "pipeline_ of SimulationTrainedClassifier must be a SignalPipeline of ProtocolAligner, "
             "SignalNormalizer and a network"
         )
+    _check_novelty(model)
+
+
+def _check_novelty(model: SimulationTrained) -> None:
     if not isinstance(getattr(model, "novelty_", None), SignalNoveltyDetector | None):
-        raise ValueError("novelty_ of SimulationTrainedClassifier must be a SignalNoveltyDetector")
+        raise ValueError(f"novelty_ of {type(model).__name__} must be a SignalNoveltyDetector")
+
+
+def _check_regressor(model: CompartmentRegressor) -> None:
+    pipeline = getattr(model, "pipeline_", None)
+    steps = [step for _, step in pipeline.steps] if isinstance(pipeline, SignalPipeline) else []
+    if len(steps) != 2 or not all(map(isinstance, steps, (ProtocolAligner, SignalNormalizer))):
+        raise ValueError(
+            "pipeline_ of CompartmentRegressor must be a SignalPipeline of ProtocolAligner and "
+            "SignalNormalizer"
+        )
+    network, seed = model.network_, model.seed_
+    if not isinstance(network, MixtureNetwork):
+        raise ValueError("network_ of CompartmentRegressor must be a MixtureNetwork")
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"seed_ of CompartmentRegressor must be a number, got {seed!r:.60}")
+    targets = StreamTargets.from_stream(SignalStream.from_definition(model.definition))
+    if network.dimensions_ != targets.dimensions:
+        raise ValueError("network_ of CompartmentRegressor is for another prior")
+    if network.n_features_in_ != targets.n_measurements:
+        raise ValueError("network_ of CompartmentRegressor is for another protocol")
+    _check_novelty(model)
 
 
 def _check_several(model: SpatialClassifier) -> None:

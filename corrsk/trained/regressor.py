@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp
-from sklearn.base import _fit_context, clone
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -47,6 +47,7 @@ from corrsk.relaxometry.ideal_observer.importance import (
 )
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
+from corrsk.tissue.coordinates import TissueCoordinates
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 from corrsk.trained._base import SimulationTrained
 from corrsk.trained.posterior import (
@@ -95,9 +96,12 @@ class CompartmentRegressor(SimulationTrained):
         Number of simulated signals that the network is trained on, each used once.
     n_validation : int, default=20_000
         Number of further simulated signals, on which the best epoch is chosen; at least 10.
-    network : MixtureNetwork or None, default=None
-        Unfitted network, which is cloned; None for the default one. Its `random_state` and
-        `checkpoint` must be None: those of this object are used.
+    width, n_blocks : int, default=256 and 3
+        Width and number of the residual blocks of the network.
+    n_components : int, default=8
+        Number of normal distributions that the network mixes for each count.
+    max_epochs, batch_size : int, default=40 and 2000
+        Number of epochs of equal size, and of signals of a batch.
     n_draws : int, default=256
         Number of draws of each round and count.
     max_rounds : int, default=3
@@ -167,7 +171,11 @@ class CompartmentRegressor(SimulationTrained):
         "norm": [StrOptions(set(physics.NORMS)), None],
         "n_samples": [POSITIVE_INTEGER],
         "n_validation": [Interval(Integral, 10, None, closed="left")],
-        "network": [MixtureNetwork, None],
+        "width": [POSITIVE_INTEGER],
+        "n_blocks": [POSITIVE_INTEGER],
+        "n_components": [POSITIVE_INTEGER],
+        "max_epochs": [POSITIVE_INTEGER],
+        "batch_size": [POSITIVE_INTEGER],
         "n_draws": [Interval(Integral, 16, None, closed="left")],
         "max_rounds": [Interval(Integral, 1, 10, closed="both")],
         "novelty": ["boolean", SignalNoveltyDetector],
@@ -191,7 +199,11 @@ class CompartmentRegressor(SimulationTrained):
         norm: str | None = "l2",
         n_samples: int = 10_000_000,
         n_validation: int = 20_000,
-        network: MixtureNetwork | None = None,
+        width: int = 256,
+        n_blocks: int = 3,
+        n_components: int = 8,
+        max_epochs: int = 40,
+        batch_size: int = 2000,
         n_draws: int = 256,
         max_rounds: int = 3,
         novelty: bool | SignalNoveltyDetector = True,
@@ -208,7 +220,11 @@ class CompartmentRegressor(SimulationTrained):
         self.norm = norm
         self.n_samples = n_samples
         self.n_validation = n_validation
-        self.network = network
+        self.width = width
+        self.n_blocks = n_blocks
+        self.n_components = n_components
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
         self.n_draws = n_draws
         self.max_rounds = max_rounds
         self.novelty = novelty
@@ -278,31 +294,51 @@ class CompartmentRegressor(SimulationTrained):
         KeyboardInterrupt
             After Ctrl-C; with a checkpoint, the same `fit` resumes the training.
         """
-        for attribute in ("pipeline_", "novelty_", "network_", "_sampler"):
+        for attribute in ("pipeline_", "novelty_", "network_", "seed_"):
             if hasattr(self, attribute):
                 delattr(self, attribute)
         self.definition.check_for_training()
+        checked_count("n_samples", self.n_samples, at_least=self.max_epochs)
         seed = entropy(self.random_state)
-        sampler = self._new_sampler(seed)
+        self._new_sampler(seed)  # an error before the training
         if X is not None:
             self._fitted_aligner().transform(X)
-        network = self._unfitted_network(seed)
+        network = MixtureNetwork(
+            self.width, self.n_blocks, self.n_components, max_epochs=self.max_epochs,
+            batch_size=self.batch_size, checkpoint=self.checkpoint,
+            # a checkpoint needs the integer that the user passed
+            random_state=seed if self.checkpoint is None else self.random_state,
+            n_jobs=self.n_jobs, verbose=self.verbose,
+        )  # fmt: skip
         stream = SignalStream.from_definition(self.definition, seed)
-        self.network_ = network.fit_stream(stream, self.n_samples, self.n_validation)
-        self.network_.set_params(checkpoint=None)
-        self._set_up(sampler)
+        network.fit_stream(stream, self.n_samples, self.n_validation)
+        self.novelty_ = None
+        self.seed_ = seed
+        self.network_ = network.set_params(checkpoint=None)
+        self._set_steps()
         if self.novelty is not False:
             self.fit_novelty()
         return self
 
-    def _set_up(self, sampler: ImportanceSampler) -> None:
-        """Store the steps before the network, and the sampler."""
+    def _set_steps(self) -> None:
+        """Store the steps before the network."""
         aligner = self._fitted_aligner()
         steps = (aligner, SignalNormalizer(self.norm).fit(np.ones((1, aligner.n_features_in_))))
         pipeline = SignalPipeline([(type(step).__name__.lower(), step) for step in steps])
         self.pipeline_ = pipeline.set_output(transform="default")
-        self.novelty_ = None
-        self._sampler = sampler
+
+    @property
+    def _sampler(self) -> ImportanceSampler:
+        """Sampler of the current parameters, kept from one prediction to the next."""
+        given = (self.n_draws, self.max_rounds, self.seed_)
+        kept = vars(self).get("_kept")
+        if kept is None or kept[0] != given:
+            kept = self._kept = given, self._new_sampler(self.seed_)
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {key: value for key, value in state.items() if key != "_kept"}
 
     def _new_sampler(self, seed: int) -> ImportanceSampler:
         return ImportanceSampler(
@@ -310,22 +346,6 @@ class CompartmentRegressor(SimulationTrained):
             self.noise_level, self.noise_reference, self.norm is not None,
             self.inversion_efficiency, n_draws=self.n_draws, max_rounds=self.max_rounds, seed=seed,
         )  # fmt: skip
-
-    def _unfitted_network(self, seed: int) -> MixtureNetwork:
-        network = MixtureNetwork() if self.network is None else clone(self.network)
-        for name in ("random_state", "checkpoint"):
-            if getattr(network, name) is not None:
-                raise ValueError(
-                    f"network has {name}={getattr(network, name)!r}, but must have None; "
-                    f"{name} is a parameter of {type(self).__name__}"
-                )
-        network.set_params(
-            random_state=seed if self.checkpoint is None else self.random_state,
-            checkpoint=self.checkpoint,
-            n_jobs=self.n_jobs if network.n_jobs is None else network.n_jobs,
-            verbose=bool(self.verbose and network.verbose),
-        )
-        return network
 
     # -- predictions ----------------------------------------------------------------
 
@@ -385,7 +405,7 @@ class CompartmentRegressor(SimulationTrained):
         use: Callable[[slice, CompartmentPosterior, Array], object],
     ) -> None:
         """Pass the posterior of a few voxels at a time to a function."""
-        protocol = resolve_protocol(self.protocol)
+        protocol, sampler = resolve_protocol(self.protocol), self._sampler
         untrusted: list[int] = []
 
         def work(rows: slice) -> None:
@@ -394,7 +414,7 @@ class CompartmentRegressor(SimulationTrained):
             x = protocol.to_grid(signals.astype(np.float64), copy=False)
             if self.norm is not None:
                 x = x / np.linalg.norm(x, axis=1, keepdims=True)
-            posterior = self._posterior_of(x, log_proba, wide)
+            posterior = self._posterior_of(sampler, x, log_proba, wide)
             untrusted.append(int((~posterior.reliable).sum()))
             use(rows, posterior, x)
 
@@ -412,7 +432,11 @@ class CompartmentRegressor(SimulationTrained):
             )
 
     def _posterior_of(
-        self, x: Array, log_proba: Array, wide: list[NormalMixture]
+        self,
+        sampler: ImportanceSampler,
+        x: Array,
+        log_proba: Array,
+        wide: list[NormalMixture],
     ) -> CompartmentPosterior:
         """Posterior of signals in grid order, from the predictions of the network."""
         keys = content_keys(x)
@@ -424,10 +448,10 @@ class CompartmentRegressor(SimulationTrained):
             rows = np.flatnonzero(likely[:, index])
             found = None
             if rows.size:
-                found = self._sampler.draw(x[rows], index, mixture.take(rows), keys[rows])
+                found = sampler.draw(x[rows], index, mixture.take(rows), keys[rows])
                 evidence[rows, index] = found.log_evidence
                 effective[rows, index] = found.effective
-            draws.append(self._draws(index, len(x), rows, found))
+            draws.append(_count_draws(sampler.coordinates[index], len(x), rows, found))
         # counts that were not sampled keep the probability of the network
         total = logsumexp(evidence, axis=1, keepdims=True)
         evidence = np.where(likely, evidence, total + log_proba)
@@ -442,21 +466,6 @@ class CompartmentRegressor(SimulationTrained):
             tuple(int(K) for K in self.classes_), log_proba, evidence, draws, self._ranges,
             effective[np.arange(len(best)), best],
         )  # fmt: skip
-
-    def _draws(
-        self, index: int, n_voxels: int, rows: NDArray[np.intp], found: WeightedDraws | None
-    ) -> CountDraws:
-        """Draws of a count in all voxels, with weights of 0 where it was not sampled."""
-        own = self._sampler.coordinates[index]
-        n = 1 if found is None else found.log_weights.shape[1]
-        log_weights = np.full((n_voxels, n), -np.inf)
-        z = np.zeros((own.n_dimensions, n_voxels, n))
-        if found is not None:
-            log_weights[rows] = found.log_weights
-            z[:, rows] = np.moveaxis(found.z, -1, 0)
-        tissue = own.tissue(z)
-        values = {name: np.moveaxis(v, 0, -1) for name, v in own.values(tissue).items()}
-        return CountDraws(values, np.moveaxis(tissue.fractions, 0, -1), log_weights)
 
     @property
     def _ranges(self) -> dict[str, tuple[float, float]]:
@@ -837,7 +846,8 @@ class CompartmentRegressor(SimulationTrained):
         else:  # a table of one voxel has the columns
             none = np.empty((0, len(self.classes_)))
             no_draws = [
-                self._draws(index, 0, np.empty(0, np.intp), None) for index in range(none.shape[1])
+                _count_draws(own, 0, np.empty(0, np.intp), None)
+                for own in self._sampler.coordinates
             ]
             counts = tuple(int(K) for K in self.classes_)
             empty = CompartmentPosterior(counts, none, none, no_draws, self._ranges, np.empty(0))
@@ -849,3 +859,18 @@ class CompartmentRegressor(SimulationTrained):
         absent = {name: 0 for name in every.columns if name == "n_c" or name.startswith("f_")}
         absent = {name: 0 for name in absent if not name.endswith(("_low", "_high"))}
         return every.fillna(absent).astype({"n_c": np.int64})
+
+
+def _count_draws(
+    own: TissueCoordinates, n_voxels: int, rows: NDArray[np.intp], found: WeightedDraws | None
+) -> CountDraws:
+    """Draws of a count in all voxels, with weights of 0 where it was not sampled."""
+    n = 1 if found is None else found.log_weights.shape[1]
+    log_weights = np.full((n_voxels, n), -np.inf)
+    z = np.zeros((own.n_dimensions, n_voxels, n))
+    if found is not None:
+        log_weights[rows] = found.log_weights
+        z[:, rows] = np.moveaxis(found.z, -1, 0)
+    tissue = own.tissue(z)
+    values = {name: np.moveaxis(v, 0, -1) for name, v in own.values(tissue).items()}
+    return CountDraws(values, np.moveaxis(tissue.fractions, 0, -1), log_weights)

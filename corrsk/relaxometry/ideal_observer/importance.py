@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,6 @@ class ImportanceSampler:
         self._n_draws, self._max_rounds, self._wanted = n_draws, max_rounds, wanted
         self._max_steps, self._seed = max_steps, seed
         self._finders = [ModeFinder(self._model, self._noise, own) for own in self.coordinates]
-        self._points: dict[int, tuple[Array, Array]] = {}
 
     def proposals(
         self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
@@ -232,8 +232,8 @@ class ImportanceSampler:
             for each in slots[:-1]:
                 proposed[going, each] += mixture.density(z[going, each], _FREEDOM)
             total = mixture.density(new, _FREEDOM)
-            for rows, other in window[:-1]:
-                total += other.take(np.searchsorted(rows, going)).density(new, _FREEDOM)
+            for rows, earlier in window[:-1]:
+                total += earlier.take(np.searchsorted(rows, going)).density(new, _FREEDOM)
             proposed[going, slot] = total
             held[going] = len(slots)
             weights = self._weights(target[going], proposed[going], held[going])
@@ -320,16 +320,15 @@ class ImportanceSampler:
 
     def _standard(self, index: int, keys: NDArray[np.uint64], number: int) -> tuple[Array, Array]:
         """Uniform numbers (V, n) and standard points (V, n, d) for each voxel."""
-        if index not in self._points:
-            self._points[index] = _standard_points(
-                self.coordinates[index].n_dimensions, self._n_draws, self._seed + index
-            )
-        uniform, points = self._points[index]
+        uniform, points = _standard_points(
+            self.coordinates[index].n_dimensions, self._n_draws, self._seed
+        )
         # six bits of the key for each round, and other ones for each count
         chosen = (keys >> np.uint64((6 * number + 3 * index) % 58)) % np.uint64(_N_SETS)
         return uniform[chosen], points[chosen]
 
 
+@lru_cache(maxsize=16)
 def _standard_points(d: int, n: int, seed: int) -> tuple[Array, Array]:
     """Sets of uniform numbers (n_sets, n) and points (n_sets, n, d) of a t distribution.
 
