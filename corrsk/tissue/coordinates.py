@@ -241,7 +241,7 @@ class TissueCoordinates:
             left = left - weight
         uniform[self.n_dimensions - self.Q :] = shared
         with np.errstate(divide="ignore"):
-            return np.clip(ndtri(uniform), -_FARTHEST, _FARTHEST)
+            return np.clip(ndtri(np.clip(uniform, 0, 1)), -_FARTHEST, _FARTHEST)
 
     @cached_property
     def cell_widths(self) -> Array:

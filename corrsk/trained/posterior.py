@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,7 +154,9 @@ class CompartmentPosterior:
         for index, K in enumerate(self.counts):
             rows = np.flatnonzero(chosen == index)
             values[rows, :, :K] = best[index][rows]
-        table = pd.DataFrame(values.reshape(V, -1), columns=table_columns(names, most))
+        table = pd.DataFrame(
+            values.reshape(V, (len(names) + 1) * most), columns=table_columns(names, most)
+        )
         table["n_c"] = np.asarray(self.counts)[chosen]
         table["confidence"] = sure
         return table
@@ -274,7 +277,8 @@ class CompartmentPosterior:
         flat = parameters.reshape(V * n_samples, *parameters.shape[2:])
         n_c = (flat[:, -1] > 0).sum(axis=1)
         table = pd.DataFrame(
-            flat.reshape(len(flat), -1), columns=table_columns(tuple(self.ranges), max(self.counts))
+            flat.reshape(len(flat), math.prod(flat.shape[1:])),
+            columns=table_columns(tuple(self.ranges), max(self.counts)),
         )
         table["n_c"] = n_c
         return table
@@ -403,7 +407,7 @@ def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tu
         moved = np.einsum("vn,vnd->vd", inside, flat) / np.where(share > 0, share, 1.0)
         centres = np.stack([centres[rows, best], np.where(share > 0, moved, mean)], axis=1)
     centre = centres[rows, best].reshape(V, P, K)
-    near = (np.abs(flat - centre.reshape(V, 1, -1)) <= TOLERANCE).all(axis=2)
+    near = (np.abs(flat - centre.reshape(V, 1, P * K)) <= TOLERANCE).all(axis=2)
     inside = weights * near
     share = inside.sum(axis=1)
     inside = np.where(share[:, None] > 0, inside, weights)

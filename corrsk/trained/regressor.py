@@ -62,7 +62,8 @@ Array = NDArray[np.float64]
 _CHUNK_VOXELS = 64  # their draws fit in a cache
 _SUM_TOLERANCE = 1e-3  # of the fractions of a table
 _IMPROBABLE = math.log(1e-4)  # counts below this probability by the network are not sampled
-_OF_NETWORK = 0.4  # power of the network's probabilities in those of the counts
+_NEGLIGIBLE = math.log(1e-2)  # probability of a count whose error hardly matters
+_NETWORK_VARIANCE = 0.1  # of the logarithm of a probability by the network
 
 
 class CompartmentRegressor(SimulationTrained):
@@ -140,10 +141,10 @@ class CompartmentRegressor(SimulationTrained):
 
     Notes
     -----
-    The evidence of a count is the mean weight of its draws. The probabilities of the counts are the
-    geometric mean of those of the evidence and of the network, with powers of 0.6 and 0.4, because
-    both have errors, which are independent of each other. Draws have weights of the likelihood
-    times the prior over the density of the proposals;
+    The evidence of a count is the mean weight of its draws. The logarithms of the probabilities of
+    the counts are means of those of the evidence and of the network, weighted by the inverse
+    variances of both, which for evidence follow from the effective number of draws. Draws have
+    weights of the likelihood times the prior over the density of the proposals;
     see :mod:`corrsk.relaxometry.ideal_observer.importance`. The result of a voxel depends on its
     signal only.
 
@@ -457,9 +458,13 @@ class CompartmentRegressor(SimulationTrained):
         evidence = np.where(likely, evidence, total + log_proba)
         rest = np.where(likely, -np.inf, log_proba)
         left = np.log1p(-np.exp(logsumexp(rest, axis=1, keepdims=True)))
-        # both are estimates of the same probabilities, with independent errors
-        joint = (1 - _OF_NETWORK) * log_softmax(np.where(likely, evidence, -np.inf), axis=1)
-        joint = np.where(likely, joint + _OF_NETWORK * log_proba, -np.inf)
+        # both are estimates of the same probabilities with independent errors: their mean, weighted
+        # by the inverse variances
+        sampled = log_softmax(np.where(likely, evidence, -np.inf), axis=1)
+        counted = likely & (sampled > _NEGLIGIBLE)
+        variance = (counted / np.maximum(effective, 1.0)).sum(axis=1, keepdims=True)
+        share = variance / (variance + _NETWORK_VARIANCE)
+        joint = np.where(likely, (1 - share) * sampled + share * log_proba, -np.inf)
         log_proba = np.where(likely, log_softmax(joint, axis=1) + left, log_proba)
         best = log_proba.argmax(axis=1)
         return CompartmentPosterior(

@@ -46,6 +46,7 @@ _REACH = 3.0  # largest coordinate of a start
 _KEPT = 0.15  # weight of the first mixture in a fitted one
 _PRIOR_DRAWS = 50.0  # effective draws that mean and covariance of a component count for
 _WINDOW = 3  # rounds whose draws are kept: the first proposals are the worst
+_N_HASHED, _HASHED_STEPS = 8, 1000
 _N_MIDPOINTS = 16  # in each shared parameter
 _N_SETS = 64  # sets of standard points; each voxel has its own set in each round
 
@@ -394,11 +395,17 @@ def _midpoints(Q: int) -> Array:
 
 
 def content_keys(signals: Array) -> NDArray[np.uint64]:
-    """Hash (V,) of each signal (V, N), with which results do not depend on other voxels."""
-    bits = np.ascontiguousarray(signals, dtype=np.float64).view(np.uint64)
-    key = np.zeros(len(bits), np.uint64)
+    """Hash (V,) of each signal (V, N), with which results do not depend on other voxels.
+
+    Of a few rounded values, so that signals that differ by rounding have the same hash.
+    """
+    some = signals[:, :: -(-signals.shape[1] // _N_HASHED)]
+    largest = np.abs(signals).max(axis=1, keepdims=True)
+    rounded = np.round(some / np.where(largest > 0, largest, 1.0) * _HASHED_STEPS)
+    key = np.zeros(len(signals), np.uint64)
     with np.errstate(over="ignore"):
-        for column in bits.T:  # multiply and mix: Steele et al., OOPSLA 2014 (SplitMix64)
+        # multiply and mix: Steele, Lea and Flood, OOPSLA 2014 (SplitMix64)
+        for column in rounded.astype(np.int64).astype(np.uint64).T:
             key = (key ^ column) + np.uint64(0x9E3779B97F4A7C15)
             key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
