@@ -23,6 +23,7 @@ from corrsk.evaluation.intervals import (
     mcnemar_test,
 )
 from corrsk.evaluation.map_displays import CountMapDisplay, MulticompartmentDisplay
+from corrsk.evaluation.posterior_display import CompartmentPosteriorDisplay
 from corrsk.evaluation.predictions import predict_multicompartment_proba
 from corrsk.evaluation.scorers import (
     SCORERS,
@@ -45,6 +46,7 @@ __all__ = [
     "SCORERS",
     "AccuracyCoverageDisplay",
     "AccuracyOverNoiseDisplay",
+    "CompartmentPosteriorDisplay",
     "CountMapDisplay",
     "CountRocDisplay",
     "Evaluation",

@@ -24,6 +24,7 @@ _N_CANDIDATES = 24  # draws of the largest weights, among which a decision choos
 _N_JUDGES = 64  # draws that the loss "w1" is averaged over
 _N_POINTS = 64  # of the distribution functions of the loss "w1"
 _DOUBTED = 3.0  # effective draws that are counted as outside of the tolerance
+_WIDE = 0.5  # of a logarithmic range, for an interval of a compartment that is not determined
 _FEWEST = 20.0  # effective draws of a reliable posterior
 
 
@@ -99,7 +100,18 @@ class CompartmentPosterior:
 
     @classmethod
     def concatenate(cls, parts: Sequence[CompartmentPosterior]) -> CompartmentPosterior:
-        """Join the posteriors of groups of voxels."""
+        """Join the posteriors of groups of voxels.
+
+        Parameters
+        ----------
+        parts : sequence of CompartmentPosterior
+            Posteriors with the same counts.
+
+        Returns
+        -------
+        CompartmentPosterior
+            The posterior of all voxels.
+        """
         first = parts[0]
         draws = [
             _joined([part.draws[index] for part in parts]) for index in range(len(first.counts))
@@ -119,6 +131,23 @@ class CompartmentPosterior:
     def reliable(self) -> NDArray[np.bool_]:
         """Whether the draws of a voxel are as good as at least 20 independent ones, (V,)."""
         return np.asarray(self.effective_sample_size >= _FEWEST)
+
+    @property
+    def degenerate(self) -> NDArray[np.bool_]:
+        """Whether the signal hardly determines a compartment of the most probable count, (V,).
+
+        The central 90 % interval of a property covers more than half of the logarithmic range of
+        the prior.
+        """
+        chosen = self.log_proba.argmax(axis=1)
+        wide = np.zeros(len(chosen), dtype=bool)
+        for index, draws in enumerate(self.draws):
+            low, high = (self._quantiles(draws, level)[:, :-1] for level in (0.05, 0.95))
+            spans = np.array([np.log(high / low) for low, high in self.ranges.values()])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                part = np.log(high / low) / np.where(spans > 0, spans, np.inf)[:, None]
+            wide |= (chosen == index) & (part > _WIDE).any(axis=(1, 2))
+        return wide
 
     # -- decisions ---------------------------------------------------------------
 
