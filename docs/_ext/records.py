@@ -613,6 +613,48 @@ def spatial_conditions() -> list[str]:
     return list(record("spatial")["conditions"])
 
 
+def spatial_calibration(found: Any, which: str = "") -> str:
+    """Calibration errors in both questions, and in brackets those expected of right ones."""
+    return SLASH.join(
+        f"{found[f'calibration error{which}, {key}']:.3f} "
+        f"({found[f'calibration error{which} of right probabilities, {key}']:.3f})"
+        for key in ("how many", "more than one")
+    )
+
+
+def spatial_pure_table() -> str:
+    """Calibration errors of all voxels and of pure ones, where parcels share voxels."""
+    rows = []
+    for title, found in record("spatial")["conditions"].items():
+        for method in ("SpatialClassifier, average", SPATIAL_ENDS[1]):
+            entry = found["methods"][method]
+            if "calibration error of pure voxels, how many" in entry and "head" not in title:
+                parts = [spatial_calibration(entry, which) for which in ("", " of pure voxels")]
+                rows.append([f"{title}: {method}".replace(" %", "\u00a0%"), *parts])
+    return table(["", "all voxels", "pure voxels"], rows)
+
+
+def spatial_many(condition: str, key: str, method: str = "") -> Any:
+    """A figure of a condition, or of a method in it, in the record "spatial_calibration"."""
+    found = record("spatial_calibration")["conditions"][condition]
+    return found["methods"][method][key] if method else found[key]
+
+
+def spatial_many_table(condition: str) -> str:
+    """Accuracy, confidence, and calibration errors in the record "spatial_calibration"."""
+    methods = record("spatial_calibration")["conditions"][condition]["methods"]
+    rows = [
+        [
+            method,
+            f"{found['how many (%)']:.1f}",
+            f"{found['mean of the largest probability (%)']:.1f}",
+            spatial_calibration(found),
+        ]
+        for method, found in methods.items()
+    ]
+    return table(["", "how many (%)", "mean confidence (%)", "calibration error"], rows)
+
+
 def spatial_table(condition: str) -> str:
     """Accuracy, share of the gap, borders, lesions and calibration of all methods."""
     rows = []
@@ -634,9 +676,7 @@ def spatial_table(condition: str) -> str:
                 for key in ("how many", "more than one")
             ),
             f"{found['Dice coefficient of lesions'].get('mean', float('nan')):.2f}",
-            SLASH.join(
-                f"{found[f'calibration error, {key}']:.3f}" for key in ("how many", "more than one")
-            ),
+            spatial_calibration(found) if "calibration error, how many" in found else "labels only",
         ]
         rows.append(row)
     head = ["how many (%)", "more than one (%)", "gap, how many", "gap, more than one",
