@@ -3,12 +3,12 @@
 python benchmarks/spatial_calibration.py
 
 Voxels of a parcel share their tissue, so that calibration errors and Dice coefficients of some
-hundred parcels and twenty lesions are mostly chance. Here are three conditions at 3 % noise with more
-phantoms: white noise and small parcels; spatially correlated noise; and shapes with partial volume.
-Beside each calibration error is the one that is expected of right probabilities. The temperature by
-which the logarithms of the probabilities are divided for the least log loss is 1 for right ones,
-and more for too confident ones (Guo et al., ICML 2017). Dice coefficients of lesions are compared
-lesion by lesion.
+hundred parcels and twenty lesions are mostly chance. Here are three conditions at 3 % noise with
+more phantoms: white noise and small parcels; spatially correlated noise; and shapes with partial
+volume. Beside each calibration error is the one that is expected of right probabilities. The
+temperature by which the logarithms of the probabilities are divided for the least log loss is 1 for
+right ones, and more for too confident ones (Guo et al., ICML 2017). Dice coefficients of lesions
+are compared lesion by lesion.
 
 Writes results/spatial_calibration.json. `--quick` makes two phantoms of each condition and records
 nothing.
