@@ -18,7 +18,7 @@ from corrsk.spatial import ParcelPhantom, make_parcel_phantom
 
 Array = NDArray[np.float64]
 
-# of 0.3, 0.5, 1, 1.5, 2, 3 and 5 the best in the question how many; see --choose-smoothness
+# the best in both questions; see --choose-smoothness of spatial.py
 SMOOTHNESS = 1.0
 PATCH_RADIUS = 4  # voxels: 81 of them, just more than the 64 measurements
 _SMALLEST = 1e-6  # probability, so that the logarithm is finite
@@ -101,11 +101,9 @@ class SpatialNetwork:
 
     Its inputs are the logarithms of the probabilities of a voxel-wise classifier, the first
     principal components of the image in units of the noise, and the mask. The components are those
-    of each image, with random signs in the training: a basis that is the same for all images lets
-    the network recognise the tissues of its training, and its maps of others were worse than those
-    of single voxels. So one network serves all classifiers, protocols and kinds of noise. It is
-    trained with `midl2024`, for all noise levels, white and correlated noise, with and without
-    variation and partial volume.
+    of each image, with random signs in the training, so that one network serves all classifiers,
+    protocols and kinds of noise. It is trained with a single classifier, for all its noise levels,
+    white and correlated noise, with and without variation and partial volume.
     """
 
     def __init__(self, model: Any, *, n_phantoms: int = N_TRAINING_PHANTOMS, steps: int = N_STEPS,

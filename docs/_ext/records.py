@@ -595,6 +595,13 @@ def trust_table() -> str:
 
 
 SPATIAL_ENDS = ("voxel by voxel", "oracle: true parcel averaged")
+SPATIAL_CALIBRATION_HEAD = (
+    "", "how many (%)", "mean confidence (%)", "best temperature", "calibration error"
+)  # fmt: skip
+# whose probabilities are nearly the same in a parcel
+SPATIAL_CONSTANT = (
+    "SpatialClassifier, average", "SpatialClassifier, average+field", SPATIAL_ENDS[1]
+)  # fmt: skip
 
 
 def measured(case: str, key: str) -> Any:
@@ -613,25 +620,34 @@ def spatial_conditions() -> list[str]:
     return list(record("spatial")["conditions"])
 
 
-def spatial_calibration(found: Any, which: str = "") -> str:
+def spatial_calibration(found: Any, which: str = "", right: bool = True) -> str:
     """Calibration errors in both questions, and in brackets those expected of right ones."""
-    return SLASH.join(
-        f"{found[f'calibration error{which}, {key}']:.3f} "
-        f"({found[f'calibration error{which} of right probabilities, {key}']:.3f})"
-        for key in ("how many", "more than one")
-    )
+    cells = []
+    for key in ("how many", "more than one"):
+        cell = f"{found[f'calibration error{which}, {key}']:.3f}"
+        expected = f"calibration error{which} of right probabilities, {key}"
+        if right and expected in found:  # older records have none
+            cell += f"\u00a0({found[expected]:.3f})"
+        cells.append(cell)
+    return SLASH.join(cells)
 
 
 def spatial_pure_table() -> str:
-    """Calibration errors of all voxels and of pure ones, where parcels share voxels."""
+    """Calibration of all voxels of shapes, and of those that are wholly in one of them."""
     rows = []
-    for title, found in record("spatial")["conditions"].items():
-        for method in ("SpatialClassifier, average", SPATIAL_ENDS[1]):
-            entry = found["methods"][method]
-            if "calibration error of pure voxels, how many" in entry and "head" not in title:
-                parts = [spatial_calibration(entry, which) for which in ("", " of pure voxels")]
-                rows.append([f"{title}: {method}".replace(" %", "\u00a0%"), *parts])
-    return table(["", "all voxels", "pure voxels"], rows)
+    for method, found in record("spatial_calibration")["conditions"]["shapes"]["methods"].items():
+        if method in SPATIAL_CONSTANT:
+            for which, title in (("", "all voxels"), (" of pure voxels", "pure voxels")):
+                rows.append(
+                    [
+                        f"{method}, {title}",
+                        f"{found[f'how many (%){which}']:.1f}",
+                        f"{found[f'mean confidence (%){which}']:.1f}",
+                        f"{found[f'best temperature{which}']:g}",
+                        spatial_calibration(found, which),
+                    ]
+                )
+    return table(SPATIAL_CALIBRATION_HEAD, rows)
 
 
 def spatial_many(condition: str, key: str, method: str = "") -> Any:
@@ -647,12 +663,13 @@ def spatial_many_table(condition: str) -> str:
         [
             method,
             f"{found['how many (%)']:.1f}",
-            f"{found['mean of the largest probability (%)']:.1f}",
-            spatial_calibration(found),
+            f"{found['mean confidence (%)']:.1f}",
+            f"{found['best temperature']:g}",
+            spatial_calibration(found, right=method in SPATIAL_CONSTANT),
         ]
         for method, found in methods.items()
     ]
-    return table(["", "how many (%)", "mean confidence (%)", "calibration error"], rows)
+    return table(SPATIAL_CALIBRATION_HEAD, rows)
 
 
 def spatial_table(condition: str) -> str:
@@ -676,7 +693,9 @@ def spatial_table(condition: str) -> str:
                 for key in ("how many", "more than one")
             ),
             f"{found['Dice coefficient of lesions'].get('mean', float('nan')):.2f}",
-            spatial_calibration(found) if "calibration error, how many" in found else "labels only",
+            spatial_calibration(found, right=method in SPATIAL_CONSTANT and "head" not in condition)
+            if "calibration error, how many" in found
+            else "labels only",
         ]
         rows.append(row)
     head = ["how many (%)", "more than one (%)", "gap, how many", "gap, more than one",
