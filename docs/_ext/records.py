@@ -595,6 +595,13 @@ def trust_table() -> str:
 
 
 SPATIAL_ENDS = ("voxel by voxel", "oracle: true parcel averaged")
+SPATIAL_CALIBRATION_HEAD = (
+    "", "how many (%)", "mean confidence (%)", "best temperature", "calibration error"
+)  # fmt: skip
+# whose probabilities are nearly the same in a parcel
+SPATIAL_CONSTANT = (
+    "SpatialClassifier, average", "SpatialClassifier, average+field", SPATIAL_ENDS[1]
+)  # fmt: skip
 
 
 def measured(case: str, key: str) -> Any:
@@ -611,6 +618,58 @@ def spatial(method: str, key: str, condition: str = "3 %") -> Any:
 def spatial_conditions() -> list[str]:
     """Conditions of the record "spatial"."""
     return list(record("spatial")["conditions"])
+
+
+def spatial_calibration(found: Any, which: str = "", right: bool = True) -> str:
+    """Calibration errors in both questions, and in brackets those expected of right ones."""
+    cells = []
+    for key in ("how many", "more than one"):
+        cell = f"{found[f'calibration error{which}, {key}']:.3f}"
+        expected = f"calibration error{which} of right probabilities, {key}"
+        if right and expected in found:  # older records have none
+            cell += f"\u00a0({found[expected]:.3f})"
+        cells.append(cell)
+    return SLASH.join(cells)
+
+
+def spatial_pure_table() -> str:
+    """Calibration of all voxels of shapes, and of those that are wholly in one of them."""
+    rows = []
+    for method, found in record("spatial_calibration")["conditions"]["shapes"]["methods"].items():
+        if method in SPATIAL_CONSTANT:
+            for which, title in (("", "all voxels"), (" of pure voxels", "pure voxels")):
+                rows.append(
+                    [
+                        f"{method}, {title}",
+                        f"{found[f'how many (%){which}']:.1f}",
+                        f"{found[f'mean confidence (%){which}']:.1f}",
+                        f"{found[f'best temperature{which}']:g}",
+                        spatial_calibration(found, which),
+                    ]
+                )
+    return table(SPATIAL_CALIBRATION_HEAD, rows)
+
+
+def spatial_many(condition: str, key: str, method: str = "") -> Any:
+    """A figure of a condition, or of a method in it, in the record "spatial_calibration"."""
+    found = record("spatial_calibration")["conditions"][condition]
+    return found["methods"][method][key] if method else found[key]
+
+
+def spatial_many_table(condition: str) -> str:
+    """Accuracy, confidence, and calibration errors in the record "spatial_calibration"."""
+    methods = record("spatial_calibration")["conditions"][condition]["methods"]
+    rows = [
+        [
+            method,
+            f"{found['how many (%)']:.1f}",
+            f"{found['mean confidence (%)']:.1f}",
+            f"{found['best temperature']:g}",
+            spatial_calibration(found, right=method in SPATIAL_CONSTANT),
+        ]
+        for method, found in methods.items()
+    ]
+    return table(SPATIAL_CALIBRATION_HEAD, rows)
 
 
 def spatial_table(condition: str) -> str:
@@ -634,9 +693,9 @@ def spatial_table(condition: str) -> str:
                 for key in ("how many", "more than one")
             ),
             f"{found['Dice coefficient of lesions'].get('mean', float('nan')):.2f}",
-            SLASH.join(
-                f"{found[f'calibration error, {key}']:.3f}" for key in ("how many", "more than one")
-            ),
+            spatial_calibration(found, right=method in SPATIAL_CONSTANT and "head" not in condition)
+            if "calibration error, how many" in found
+            else "labels only",
         ]
         rows.append(row)
     head = ["how many (%)", "more than one (%)", "gap, how many", "gap, more than one",
