@@ -78,7 +78,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
         Distribution of the tissue.
     noise_level : float, sequence of float or SNRRange
         Noise levels as parts of the noise reference, or a range of signal-to-noise ratios.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         "gaussian" is for signed signals, "rician" for magnitudes. A model for magnitudes takes
@@ -228,7 +228,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
             The unfitted classifier.
         """
         return cls(
-            definition.protocol, definition.prior, definition.noise_levels,
+            definition.protocol, definition.tissue_prior, definition.noise_levels,
             definition.noise_reference, definition.noise_distribution,
             definition.inversion_efficiency, definition.norm, n_coils=definition.n_coils, **params,
         )  # fmt: skip
@@ -393,7 +393,7 @@ class SimulationTrainedClassifier(ClassifierMixin, EarlierPicklesMixin, BaseEsti
     def _fitted_aligner(self) -> ProtocolAligner:
         definition = self.definition
         aligner = ProtocolAligner(
-            definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
+            definition.protocol, prior=definition.tissue_prior, noise_level=definition.noise_levels,
             noise_reference=definition.noise_reference, norm=definition.norm,
             inversion_efficiency=definition.inversion_efficiency,
             noise_distribution=definition.noise_distribution, n_coils=definition.n_coils,
