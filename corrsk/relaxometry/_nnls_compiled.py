@@ -27,12 +27,13 @@ def newton(
     cells: Array,
     data: Array,
     alpha: Array,
+    prior: Array,
     start: Array,
     max_steps: int,
     tolerance: float,
     dual: Array,
 ) -> None:
-    """Solve ``(K A K^T + alpha) c = x`` with A = 1 where ``K^T c > 0`` for each signal.
+    """Solve ``K max(0, p + K^T c) + alpha c = x`` for each signal.
 
     Parameters
     ----------
@@ -44,8 +45,10 @@ def newton(
         Compressed signals x.
     alpha : ndarray of shape (V,)
         Regularisation of each signal.
+    prior : ndarray of shape (V, M) or (0, M)
+        Spectra p from which the penalty is measured; none for zero.
     start : ndarray of shape (V, M)
-        Initial spectra ``K^T c``, of which only the signs matter.
+        Initial spectra ``p + K^T c``, of which only the signs matter.
     max_steps : int
         Largest number of Newton steps.
     tolerance : float
@@ -64,13 +67,15 @@ def newton(
     c, new, step = np.empty(r), np.empty(r), np.empty(r)
     gradient = np.empty(r)
     image, change, trial = np.empty(M), np.empty(M), np.empty(M)
+    zero = np.zeros(M)
     for v in range(len(data)):
         x = data[v]
         a = alpha[v]
+        p = prior[v] if len(prior) > 0 else zero
         size = math.sqrt(_dot(x, x))
         n_before = _positive(start[v], before)
-        _newton_point(cells, x, a, before, n_before, part, matrix, small, right, c)
-        _images(kernel, c, image)
+        _newton_point(cells, x, a, p, before, n_before, part, matrix, small, right, c)
+        _images(kernel, c, p, image)
         whole = True
         converged = False
         for _ in range(max_steps):
@@ -82,10 +87,10 @@ def newton(
                 break
             if not norm < math.inf:
                 break
-            _newton_point(cells, x, a, active, n, part, matrix, small, right, new)
+            _newton_point(cells, x, a, p, active, n, part, matrix, small, right, new)
             for k in range(r):
                 step[k] = new[k] - c[k]
-            _images(kernel, step, change)
+            _images(kernel, step, zero, change)
             n_before = n
             for k in range(n):
                 before[k] = active[k]
@@ -140,7 +145,7 @@ def active_sets(
     matrix = np.empty((largest, largest))
     right, amount = np.empty(largest), np.empty(largest)
     inside = np.zeros(M, np.bool_)
-    image, residual = np.empty(M), np.empty(r)
+    image, residual, zero = np.empty(M), np.empty(r), np.zeros(M)
     for v in range(len(data)):
         x = data[v]
         size = math.sqrt(_dot(x, x))
@@ -150,7 +155,7 @@ def active_sets(
         for k in range(r):
             residual[k] = x[k]
         for _ in range(max_steps):
-            _images(kernel, residual, image)
+            _images(kernel, residual, zero, image)
             steepest, best = 0.0, -1
             for m in range(M):
                 if image[m] > steepest and not inside[m]:
@@ -253,11 +258,11 @@ def _equal(a: NDArray[np.int64], n_a: int, b: NDArray[np.int64], n_b: int) -> bo
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH)
-def _images(kernel: Array, c: Array, image: Array) -> None:
-    """K^T c."""
+def _images(kernel: Array, c: Array, p: Array, image: Array) -> None:
+    """Image ``p + K^T c``."""
     r, M = kernel.shape
     for m in range(M):
-        image[m] = 0.0
+        image[m] = p[m]
     k = 0
     while k + 4 <= r:  # four rows at once: fewer passes over the result
         a, b, d, e = kernel[k], kernel[k + 1], kernel[k + 2], kernel[k + 3]
@@ -284,7 +289,7 @@ def _gradient(
     x: Array,
     gradient: Array,
 ) -> None:
-    """Gradient ``K max(0, K^T c) + alpha c - x`` of the dual function."""
+    """Gradient ``K max(0, p + K^T c) + alpha c - x`` of the dual function."""
     for k in range(len(c)):
         gradient[k] = a * c[k] - x[k]
     for j in range(n):
@@ -308,6 +313,7 @@ def _newton_point(
     cells: Array,
     x: Array,
     a: float,
+    p: Array,
     active: NDArray[np.int64],
     n: int,
     part: Array,
@@ -316,19 +322,19 @@ def _newton_point(
     right: Array,
     c: Array,
 ) -> None:
-    """Solution of ``(K A K^T + alpha) c = x`` for fixed active cells."""
+    """Solution of ``(K A K^T + alpha) c = x - K A p`` for fixed active cells."""
     r = len(x)
     for j in range(n):
         row = cells[active[j]]
         for k in range(r):
             part[j, k] = row[k]
     if n < r:
-        # s of the active cells from (B^T B + alpha) s = B^T x, and c = (x - B s) / alpha
+        # s of the active cells from (B^T B + alpha) s = B^T x + alpha p, and c = (x - B s) / alpha
         for i in range(n):
             for j in range(i + 1):
                 small[i, j] = _dot(part[i], part[j])
             small[i, i] += a
-            right[i] = _dot(part[i], x)
+            right[i] = _dot(part[i], x) + a * p[active[i]]
         _solve_lower(small, n, right)
         for k in range(r):
             c[k] = x[k]
@@ -350,6 +356,11 @@ def _newton_point(
     for i in range(r):
         matrix[i, i] += a
         c[i] = x[i]
+    for m in range(n):
+        amount = p[active[m]]
+        if amount != 0:
+            for i in range(r):
+                c[i] -= amount * part[m, i]
     _solve_lower(matrix, r, c)
 
 
