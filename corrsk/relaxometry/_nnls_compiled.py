@@ -3,7 +3,8 @@
 Two methods for the problem of `corrsk.relaxometry._nnls`. The Newton iteration of that module needs
 few steps from the solution of a neighbouring weight. The method of active sets (Lawson and Hanson,
 "Solving Least Squares Problems", 1974, chapter 23) starts from an empty spectrum, and is the
-faster one where the spectrum has few cells: at small weights. Both solve the smaller one of two
+faster one where the spectrum has few cells: at small weights. It adds several cells in a step,
+whose amounts start at zero, so that the residual decreases as with one. Both solve the smaller one of two
 equivalent systems: an equation for each singular value, or for each cell that is not zero.
 """
 
@@ -19,6 +20,9 @@ Array = NDArray[np.float64]
 
 # Sums may be reordered (and so vectorised); NaN and infinity keep their meaning.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
+# of active sets: parts of the spectrum, each of which may add a cell per step, if its gradient is
+# at least this fraction of the largest one
+_PARTS, _STEEP = 8, 0.5
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH)
@@ -146,6 +150,7 @@ def active_sets(
     right, amount = np.empty(largest), np.empty(largest)
     inside = np.zeros(M, np.bool_)
     image, residual, zero = np.empty(M), np.empty(r), np.zeros(M)
+    top, tops = np.empty(_PARTS), np.empty(_PARTS, np.int64)
     for v in range(len(data)):
         x = data[v]
         size = math.sqrt(_dot(x, x))
@@ -156,22 +161,31 @@ def active_sets(
             residual[k] = x[k]
         for _ in range(max_steps):
             _images(kernel, residual, zero, image)
-            steepest, best = 0.0, -1
-            for m in range(M):
-                if image[m] > steepest and not inside[m]:
-                    steepest, best = image[m], m
+            steepest = 0.0
+            for part_of in range(_PARTS):
+                first, last = part_of * M // _PARTS, (part_of + 1) * M // _PARTS
+                best, top[part_of] = -1, 0.0
+                for m in range(first, last):
+                    if image[m] > top[part_of] and not inside[m]:
+                        top[part_of], best = image[m], m
+                tops[part_of] = best
+                steepest = max(steepest, top[part_of])
             # cells inside have an image of alpha times their amount
             if steepest <= 1e-4 * alpha * size:
                 converged = True
                 break
             if n == largest:
                 break
-            inside[best] = True
-            active[n] = best
-            amount[n] = 0.0
-            for k in range(r):
-                part[n, k] = cells[best, k]
-            n += 1
+            for part_of in range(_PARTS):
+                if top[part_of] < _STEEP * steepest or n == largest:
+                    continue
+                best = tops[part_of]
+                inside[best] = True
+                active[n] = best
+                amount[n] = 0.0
+                for k in range(r):
+                    part[n, k] = cells[best, k]
+                n += 1
             n = _nonnegative(part, x, alpha, active, inside, amount, n, matrix, right)
             for k in range(r):
                 residual[k] = x[k]
