@@ -4,8 +4,8 @@ Two methods for the problem of `corrsk.relaxometry._nnls`. The Newton iteration 
 few steps from the solution of a neighbouring weight. The method of active sets (Lawson and Hanson,
 "Solving Least Squares Problems", 1974, chapter 23) starts from an empty spectrum, and is the
 faster one where the spectrum has few cells: at small weights. It adds several cells in a step,
-whose amounts start at zero, so that the residual decreases as with one. Both solve the smaller one of two
-equivalent systems: an equation for each singular value, or for each cell that is not zero.
+whose amounts start at zero, so that the residual decreases as with one. Both solve the smaller one
+of two equivalent systems: an equation for each singular value, or for each cell that is not zero.
 """
 
 from __future__ import annotations

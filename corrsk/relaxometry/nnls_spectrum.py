@@ -76,8 +76,9 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
     prior : estimator or None, default=None
         Model of compartments with a method ``predict_spectrum(X, grid)``, such as
         :class:`corrsk.MultiExponentialClassifier`. The penalty is then ``alpha ||s - p||^2`` with
-        its spectrum p of each voxel. `fit` fits a clone; pass a fitted model, also one that is
-        calibrated, as ``FrozenEstimator(model)``. None (default) for p = 0.
+        its spectrum p of each voxel. `fit` fits a clone to the signals, without labels; pass a
+        fitted model, also one that is calibrated, as ``FrozenEstimator(model)``. None (default)
+        for p = 0.
 
     Attributes
     ----------
@@ -185,7 +186,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
             Signals, with columns in the order of the protocol.
         y : object, optional
-            Passed to the `fit` of `prior`, if there is one, else ignored.
+            Ignored.
 
         Returns
         -------
@@ -226,7 +227,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
                 raise ValueError(
                     "a prior needs signals of one scale, but the protocol has several series"
                 )
-            self.prior_ = clone(self.prior).fit(X, y)
+            self.prior_ = clone(self.prior).fit(X, None)
         return self
 
     def invert(self, X: ArrayLike) -> Spectra:
