@@ -116,6 +116,17 @@ class AnyNNLSPeak(_AnyCounter, NNLSPeakClassifier):
     pass
 
 
+class FlatSpectrum(BaseEstimator):
+    """Prior of :class:`AnySpectrum`."""
+
+    def fit(self, X, y=None):
+        self.n_features_in_ = np.asarray(X).shape[1]
+        return self
+
+    def predict_spectrum(self, X, grid):
+        return np.repeat(np.abs(np.asarray(X)).mean(axis=1)[:, None], grid["T2"].size, axis=1)
+
+
 class AnySpectrum(NNLSSpectrum):
     """Accept any number of columns as measurements.
 
@@ -233,7 +244,10 @@ INSTANCES = {
         AnyNNLSPeak(n_bins=5),
         AnyNNLSPeak(n_bins=5, regularization=1e-4),
     ],
-    NNLSSpectrum: [AnySpectrum(n_bins=5)],
+    NNLSSpectrum: [
+        AnySpectrum(n_bins=5),
+        AnySpectrum(n_bins=5, prior=FlatSpectrum()),
+    ],
     SpatialClassifier: [SpatialClassifier(LogisticRegression())],
     StackedGridSearchCV: [
         # the checks expect the errors of fits; a stratified split would warn about bad labels first

@@ -177,7 +177,9 @@ def differences(
 
     expected, found = signals(trained, tissue, fractions), signals(measured, tissue, fractions)
     sigma = noise_deviation(noise_level) * np.asarray(
-        physics.noise_sigma(expected, np.ones(len(expected)), noise_reference)
+        physics.noise_sigma(
+            trained.to_grid(expected, copy=False), np.ones(len(expected)), noise_reference
+        )
     )
     sigma = np.maximum(sigma, _ROUNDING)
     if norm is not None:

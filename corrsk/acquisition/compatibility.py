@@ -165,7 +165,7 @@ def compare_protocols(
     noise_level : float, sequence of float or SNRRange
         Noise level of the training. For several levels the comparison uses their root mean
         square, which is the standard deviation of their mixture.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
     norm : {"l2", "rms", "max"} or None, default="l2"
         Norm by which the model divides each signal, which removes the scale.

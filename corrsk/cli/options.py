@@ -19,7 +19,8 @@ Dataset = Annotated[
         "(1 to 5 % of M0); 'midl2024-low-noise' has a tenth of them, which agrees with the results "
         "of the paper; 't1t2-detr' is the data set of that thesis, with 1 to 3 compartments; "
         "'scanner-ir-se-8x8' and 'scanner-ir-se-8x8-magnitude' have imperfect pulses that differ "
-        "between voxels, and Gaussian or Rician noise."
+        "between voxels, and Gaussian or Rician noise; 'canales2021' has two continuous "
+        "distributions of T2, and no compartment counts to learn."
     ),
 ]
 Samples = Annotated[int, typer.Option(help="Number of signals to simulate.")]

@@ -16,6 +16,7 @@ from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
+from corrsk.relaxometry import NNLSSpectrum
 from corrsk.simulation.streams import SignalStream
 from corrsk.simulation.targets import StreamTargets
 from corrsk.spatial import SpatialClassifier
@@ -68,7 +69,7 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "MultiExponentialClassifier": _COUNTER_OTHERS,
     "NNLSPeakClassifier": _COUNTER_OTHERS,
     "IdealObserverClassifier": _COUNTER_OTHERS,
-    "NNLSSpectrum": ("bounds_", "axes_", "calibration_"),
+    "NNLSSpectrum": ("bounds_", "axes_", "calibration_", "prior_"),
     "StandardScaler": ("n_samples_seen_",),
     "LogisticRegression": ("n_iter_",),
     "LinearDiscriminantAnalysis": (),
@@ -161,6 +162,10 @@ def check_fitted(estimator: BaseEstimator) -> None:
         value: Any = values.get(key, kind())
         if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{key} of {name} is {value!r:.60}")
+    if isinstance(estimator, NNLSSpectrum) and estimator.prior is not None:
+        prior = values.get("prior_")
+        if not hasattr(prior, "predict_spectrum") or prior.n_features_in_ != n:
+            raise ValueError(f"prior_ of {name} must be a fitted model of {n} measurements")
     if isinstance(estimator, StandardScaler):
         needed = {"mean_": estimator.with_mean, "scale_": estimator.with_std}
         missing = [key for key, used in needed.items() if used and values.get(key) is None]

@@ -9,7 +9,7 @@ import numpy as np
 
 from corrsk.physics._arrays import NUMPY, Array, promote
 
-NOISE_REFERENCES = ("m0", "max", "rms")
+NOISE_REFERENCES = ("m0", "max", "rms", "first")
 NOISE_DISTRIBUTIONS = ("gaussian", "rician")
 NORMS = ("l2", "rms", "max")
 
@@ -23,9 +23,11 @@ def noise_sigma(signals: Array, noise_level: Array, noise_reference: str = "m0")
         Noise-free signals for M0 = 1.
     noise_level : float or array of shape (n_samples,)
         Noise level as a fraction: 0.01 is the paper's "1 %".
-    noise_reference : {"m0", "max", "rms"}
+    noise_reference : {"m0", "max", "rms", "first"}
         Reference of the noise level: M0 (which is 1), the largest absolute
-        value of the signal, or the root mean square of the signal.
+        value of the signal, the root mean square of the signal, or the absolute value of the
+        first measurement (in grid order: of an echo train the first echo, which need not be the
+        largest).
 
     Returns
     -------
@@ -43,6 +45,8 @@ def noise_sigma(signals: Array, noise_level: Array, noise_reference: str = "m0")
         return xp.broadcast_to(level, signals.shape[:1])
     if noise_reference in ("max", "rms"):
         return level * signal_norm(signals, noise_reference)
+    if noise_reference == "first":
+        return level * xp.abs(signals[:, 0])
     raise ValueError(f"noise_reference must be one of {NOISE_REFERENCES}, got {noise_reference!r}")
 
 

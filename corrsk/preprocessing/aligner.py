@@ -77,7 +77,7 @@ class ProtocolAligner(TransformerMixin, EarlierPicklesMixin, BaseEstimator):
         The tissue that the model was trained on.
     noise_level : float, sequence of float or SNRRange
         The noise level that the model was trained on.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level: M0, the largest absolute signal, or the root mean square.
     norm : {"l2", "rms", "max"} or None, default="l2"
         Norm that the model divides signals by. None is for a model of signals with M0 = 1:

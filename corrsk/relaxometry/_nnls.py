@@ -5,7 +5,8 @@ Butler, Reeds and Dawson, SIAM J. Numer. Anal. 18, 381 (1981), with the kernel
 compressed by its singular values (`corrsk.relaxometry._compression`). The solution is
 ``s = max(0, K^T c)`` where c solves ``(K A K^T + alpha) c = x`` with the diagonal matrix A that is
 1 where s > 0. A Newton step solves this equation for the current A; the iteration has
-converged exactly if A does not change.
+converged exactly if A does not change. With the penalty ``alpha ||s - p||^2`` the solution is
+``s = max(0, p + K^T c)`` with ``K s + alpha c = x``.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class CompressedProblem:
         left, values, right = compress_kernel(model, n_points, cutoff)
         self.scale = float(values[0])
         self._left = left
+        self.n_measurements = len(left)
         # (r, M), with the largest singular value 1
         self._kernel = np.ascontiguousarray((values / self.scale)[:, None] * right)
 
@@ -92,6 +94,10 @@ class CompressedProblem:
     def solve_all(self, data: Array, alpha: float) -> Array:
         """Solutions for one alpha, without a first guess."""
         raise NotImplementedError
+
+    def solve_largest(self, data: Array) -> Array | None:
+        """Solutions for an alpha of 1; None if their residual never is small enough."""
+        return None
 
     def rss(self, data: Array, solution: Array, alpha: Array, rest: Array) -> Array:
         """Residual sums of squares of solutions; `data` and `rest` are from :meth:`compress`."""
@@ -133,19 +139,30 @@ class DualSolver(CompressedProblem):
         ndarray of shape (V, r)
             NaN where the iteration does not converge.
         """
+        return self._solve(data, alpha, start, np.empty((0, self._kernel.shape[1])))
+
+    def _solve(self, data: Array, alpha: Array, start: Array | None, prior: Array) -> Array:
+        """Dual solutions of :meth:`solve` with a prior of shape (V, M), or (0, M) for zero."""
         M = self._kernel.shape[1]
-        correlation = np.ones((len(data), M)) if start is None else start @ self._kernel
-        result = np.full(data.shape, np.nan)
         kernels = compiled()
+        if kernels is None and not len(prior):
+            prior = np.zeros((len(data), M))
+        correlation = np.ones((len(data), M))
+        if start is not None:
+            np.matmul(start, self._kernel, out=correlation)
+            if len(prior):
+                correlation += prior
+        result = np.full(data.shape, np.nan)
         if kernels is not None:
             kernels.newton(
-                self._kernel, self._cells, data, alpha, correlation, _MAX_STEPS, _GRADIENT, result
-            )
+                self._kernel, self._cells, data, alpha, prior, correlation, _MAX_STEPS, _GRADIENT,
+                result,
+            )  # fmt: skip
             return result
         active = correlation > 0
         live = np.arange(len(data))
-        dual = self._newton_point(data, alpha, active)
-        correlation = dual @ self._kernel
+        dual = self._newton_point(data, alpha, active, prior)
+        correlation = dual @ self._kernel + prior
         whole = np.ones(len(data), dtype=bool)  # whether the last step was a full step
         for _ in range(_MAX_STEPS):
             now = correlation > 0
@@ -159,17 +176,18 @@ class DualSolver(CompressedProblem):
             if done.any():
                 go = ~done
                 live, data, alpha, active = live[go], data[go], alpha[go], now[go]
+                prior = prior[go]
                 dual, correlation, spectrum = dual[go], correlation[go], spectrum[go]
                 gradient = gradient[go]
             else:
                 active = now
             if not live.size:
                 break
-            step = self._newton_point(data, alpha, active) - dual
+            step = self._newton_point(data, alpha, active, prior) - dual
             dual, correlation, whole = self._search(data, alpha, dual, correlation, step, gradient)
         return result
 
-    def _newton_point(self, data: Array, alpha: Array, active: Mask) -> Array:
+    def _newton_point(self, data: Array, alpha: Array, active: Mask, prior: Array) -> Array:
         rank = data.shape[1]
         matrix = np.empty((len(data), rank, rank))
         # one product per voxel: most cells are zero, and products of all pairs of singular vectors
@@ -178,7 +196,8 @@ class DualSolver(CompressedProblem):
             part = self._kernel[:, cells]
             np.matmul(part, part.T, out=matrix[row])
         matrix[:, np.arange(rank), np.arange(rank)] += alpha[:, None]
-        return solve_each(matrix, data[..., None])[..., 0]
+        right = data - np.where(active, prior, 0.0) @ self._kernel.T
+        return solve_each(matrix, right[..., None])[..., 0]
 
     def _search(
         self,
@@ -254,9 +273,12 @@ class DualSolver(CompressedProblem):
 
         Both are those of the linear problem with the cells that are not zero.
         """
+        return self._freedom(dual, dual @ self._kernel > 0, alpha)
+
+    def _freedom(self, dual: Array, active: Mask, alpha: Array) -> tuple[Array, Array]:
         rank = dual.shape[1]
         freedom, determinant = np.full(len(dual), np.nan), np.full(len(dual), np.nan)
-        for row, cells in enumerate(dual @ self._kernel > 0):
+        for row, cells in enumerate(active):
             part = self._kernel[:, cells]
             small = part.T @ part if part.shape[1] < rank else part @ part.T
             if not np.isfinite(dual[row]).all():
@@ -265,3 +287,73 @@ class DualSolver(CompressedProblem):
             freedom[row] = (values / (values + alpha[row])).sum()
             determinant[row] = np.log1p(values / alpha[row]).sum()
         return freedom, determinant
+
+
+class PriorSolver(DualSolver):
+    """Solver with the penalty ``alpha ||s - p||^2``, where each signal has its spectrum p.
+
+    Signals, data and solutions have the spectrum as further columns: signals (V, N + M), data and
+    solutions (V, r + M), so that rules for alpha select rows of both together.
+
+    Parameters
+    ----------
+    solver : DualSolver
+        Solver with the kernel.
+    """
+
+    def __init__(self, solver: DualSolver) -> None:
+        self._base = solver
+        self.scale, self.n_measurements = solver.scale, solver.n_measurements
+        self._left, self._kernel = solver._left, solver._kernel
+
+    def _parts(self, columns: Array) -> tuple[Array, Array]:
+        """Own columns, and the spectra p, which are last."""
+        M = self._kernel.shape[1]
+        return np.ascontiguousarray(columns[:, :-M]), np.ascontiguousarray(columns[:, -M:])
+
+    def compress(self, x: Array) -> tuple[Array, Array]:
+        """Compressed data (V, r + M), and the residual sum of squares that is left (V,)."""
+        signals, prior = self._parts(x)
+        data, rest = super().compress(signals)
+        return np.concatenate([data, self.scale * prior], axis=1), rest
+
+    def spectrum(self, dual: Array) -> Array:
+        """Spectra ``s = max(0, p + K^T c)`` in the units of the signals: (V, r + M) to (V, M)."""
+        c, prior = self._parts(dual)
+        return np.maximum(prior + c @ self._kernel, 0.0) / self.scale
+
+    def solve(self, data: Array, alpha: Array, start: Array | None = None) -> Array:
+        """Solutions (V, r + M); see :meth:`DualSolver.solve`."""
+        own, prior = self._parts(data)
+        first = None if start is None else self._parts(start)[0]
+        return np.concatenate([self._solve(own, alpha, first, prior), prior], axis=1)
+
+    def solve_all(self, data: Array, alpha: float) -> Array:
+        """Solutions for one alpha, without a first guess: (V, r + M) to (V, r + M)."""
+        if alpha > _SPARSE:
+            return self._descend(data, alpha)
+        # a small penalty hardly changes the cells, whatever p is
+        own, prior = self._parts(data)
+        first = self._base.solve_all(own, alpha)
+        return self.solve(data, np.full(len(data), alpha), np.concatenate([first, prior], axis=1))
+
+    def solve_largest(self, data: Array) -> Array:
+        """Solutions for an alpha of 1, which are close to p."""
+        start = data.copy()
+        start[:, : -self._kernel.shape[1]] = 0.0
+        return self.solve(data, np.ones(len(data)), start)
+
+    def rss(self, data: Array, dual: Array, alpha: Array, rest: Array) -> Array:
+        """Residual sums of squares of solutions; `data` and `rest` are from :meth:`compress`."""
+        return super().rss(data, self._parts(dual)[0], alpha, rest)
+
+    def penalty(self, dual: Array) -> Array:
+        """Penalties ``||s - p||^2`` (V,), in units in which the largest singular value is 1."""
+        c, prior = self._parts(dual)
+        difference = np.maximum(c @ self._kernel, -prior)
+        return np.asarray(np.einsum("vm,vm->v", difference, difference))
+
+    def freedom(self, dual: Array, alpha: Array) -> tuple[Array, Array]:
+        """Effective degrees of freedom and log-determinant; see :meth:`DualSolver.freedom`."""
+        c, prior = self._parts(dual)
+        return self._freedom(c, prior + c @ self._kernel > 0, alpha)

@@ -3,8 +3,9 @@
 Two methods for the problem of `corrsk.relaxometry._nnls`. The Newton iteration of that module needs
 few steps from the solution of a neighbouring weight. The method of active sets (Lawson and Hanson,
 "Solving Least Squares Problems", 1974, chapter 23) starts from an empty spectrum, and is the
-faster one where the spectrum has few cells: at small weights. Both solve the smaller one of two
-equivalent systems: an equation for each singular value, or for each cell that is not zero.
+faster one where the spectrum has few cells: at small weights. It adds several cells in a step,
+whose amounts start at zero, so that the residual decreases as with one. Both solve the smaller one
+of two equivalent systems: an equation for each singular value, or for each cell that is not zero.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ Array = NDArray[np.float64]
 
 # Sums may be reordered (and so vectorised); NaN and infinity keep their meaning.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
+# of active sets: parts of the spectrum, each of which may add a cell per step, if its gradient is
+# at least this fraction of the largest one
+_PARTS, _STEEP = 8, 0.5
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH)
@@ -27,12 +31,13 @@ def newton(
     cells: Array,
     data: Array,
     alpha: Array,
+    prior: Array,
     start: Array,
     max_steps: int,
     tolerance: float,
     dual: Array,
 ) -> None:
-    """Solve ``(K A K^T + alpha) c = x`` with A = 1 where ``K^T c > 0`` for each signal.
+    """Solve ``K max(0, p + K^T c) + alpha c = x`` for each signal.
 
     Parameters
     ----------
@@ -44,8 +49,10 @@ def newton(
         Compressed signals x.
     alpha : ndarray of shape (V,)
         Regularisation of each signal.
+    prior : ndarray of shape (V, M) or (0, M)
+        Spectra p from which the penalty is measured; none for zero.
     start : ndarray of shape (V, M)
-        Initial spectra ``K^T c``, of which only the signs matter.
+        Initial spectra ``p + K^T c``, of which only the signs matter.
     max_steps : int
         Largest number of Newton steps.
     tolerance : float
@@ -64,13 +71,15 @@ def newton(
     c, new, step = np.empty(r), np.empty(r), np.empty(r)
     gradient = np.empty(r)
     image, change, trial = np.empty(M), np.empty(M), np.empty(M)
+    zero = np.zeros(M)
     for v in range(len(data)):
         x = data[v]
         a = alpha[v]
+        p = prior[v] if len(prior) > 0 else zero
         size = math.sqrt(_dot(x, x))
         n_before = _positive(start[v], before)
-        _newton_point(cells, x, a, before, n_before, part, matrix, small, right, c)
-        _images(kernel, c, image)
+        _newton_point(cells, x, a, p, before, n_before, part, matrix, small, right, c)
+        _images(kernel, c, p, image)
         whole = True
         converged = False
         for _ in range(max_steps):
@@ -82,10 +91,10 @@ def newton(
                 break
             if not norm < math.inf:
                 break
-            _newton_point(cells, x, a, active, n, part, matrix, small, right, new)
+            _newton_point(cells, x, a, p, active, n, part, matrix, small, right, new)
             for k in range(r):
                 step[k] = new[k] - c[k]
-            _images(kernel, step, change)
+            _images(kernel, step, zero, change)
             n_before = n
             for k in range(n):
                 before[k] = active[k]
@@ -140,7 +149,8 @@ def active_sets(
     matrix = np.empty((largest, largest))
     right, amount = np.empty(largest), np.empty(largest)
     inside = np.zeros(M, np.bool_)
-    image, residual = np.empty(M), np.empty(r)
+    image, residual, zero = np.empty(M), np.empty(r), np.zeros(M)
+    top, tops = np.empty(_PARTS), np.empty(_PARTS, np.int64)
     for v in range(len(data)):
         x = data[v]
         size = math.sqrt(_dot(x, x))
@@ -150,23 +160,32 @@ def active_sets(
         for k in range(r):
             residual[k] = x[k]
         for _ in range(max_steps):
-            _images(kernel, residual, image)
-            steepest, best = 0.0, -1
-            for m in range(M):
-                if image[m] > steepest and not inside[m]:
-                    steepest, best = image[m], m
+            _images(kernel, residual, zero, image)
+            steepest = 0.0
+            for part_of in range(_PARTS):
+                first, last = part_of * M // _PARTS, (part_of + 1) * M // _PARTS
+                best, top[part_of] = -1, 0.0
+                for m in range(first, last):
+                    if image[m] > top[part_of] and not inside[m]:
+                        top[part_of], best = image[m], m
+                tops[part_of] = best
+                steepest = max(steepest, top[part_of])
             # cells inside have an image of alpha times their amount
             if steepest <= 1e-4 * alpha * size:
                 converged = True
                 break
             if n == largest:
                 break
-            inside[best] = True
-            active[n] = best
-            amount[n] = 0.0
-            for k in range(r):
-                part[n, k] = cells[best, k]
-            n += 1
+            for part_of in range(_PARTS):
+                if top[part_of] < _STEEP * steepest or n == largest:
+                    continue
+                best = tops[part_of]
+                inside[best] = True
+                active[n] = best
+                amount[n] = 0.0
+                for k in range(r):
+                    part[n, k] = cells[best, k]
+                n += 1
             n = _nonnegative(part, x, alpha, active, inside, amount, n, matrix, right)
             for k in range(r):
                 residual[k] = x[k]
@@ -253,11 +272,11 @@ def _equal(a: NDArray[np.int64], n_a: int, b: NDArray[np.int64], n_b: int) -> bo
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH)
-def _images(kernel: Array, c: Array, image: Array) -> None:
-    """K^T c."""
+def _images(kernel: Array, c: Array, p: Array, image: Array) -> None:
+    """Image ``p + K^T c``."""
     r, M = kernel.shape
     for m in range(M):
-        image[m] = 0.0
+        image[m] = p[m]
     k = 0
     while k + 4 <= r:  # four rows at once: fewer passes over the result
         a, b, d, e = kernel[k], kernel[k + 1], kernel[k + 2], kernel[k + 3]
@@ -284,7 +303,7 @@ def _gradient(
     x: Array,
     gradient: Array,
 ) -> None:
-    """Gradient ``K max(0, K^T c) + alpha c - x`` of the dual function."""
+    """Gradient ``K max(0, p + K^T c) + alpha c - x`` of the dual function."""
     for k in range(len(c)):
         gradient[k] = a * c[k] - x[k]
     for j in range(n):
@@ -308,6 +327,7 @@ def _newton_point(
     cells: Array,
     x: Array,
     a: float,
+    p: Array,
     active: NDArray[np.int64],
     n: int,
     part: Array,
@@ -316,19 +336,19 @@ def _newton_point(
     right: Array,
     c: Array,
 ) -> None:
-    """Solution of ``(K A K^T + alpha) c = x`` for fixed active cells."""
+    """Solution of ``(K A K^T + alpha) c = x - K A p`` for fixed active cells."""
     r = len(x)
     for j in range(n):
         row = cells[active[j]]
         for k in range(r):
             part[j, k] = row[k]
     if n < r:
-        # s of the active cells from (B^T B + alpha) s = B^T x, and c = (x - B s) / alpha
+        # s of the active cells from (B^T B + alpha) s = B^T x + alpha p, and c = (x - B s) / alpha
         for i in range(n):
             for j in range(i + 1):
                 small[i, j] = _dot(part[i], part[j])
             small[i, i] += a
-            right[i] = _dot(part[i], x)
+            right[i] = _dot(part[i], x) + a * p[active[i]]
         _solve_lower(small, n, right)
         for k in range(r):
             c[k] = x[k]
@@ -350,6 +370,11 @@ def _newton_point(
     for i in range(r):
         matrix[i, i] += a
         c[i] = x[i]
+    for m in range(n):
+        amount = p[active[m]]
+        if amount != 0:
+            for i in range(r):
+                c[i] -= amount * part[m, i]
     _solve_lower(matrix, r, c)
 
 

@@ -66,7 +66,7 @@ def by_noise(solver: Solver, x: Array, variance: Array) -> tuple[Array, Array]:
     """
     data, rest = solver.compress(x)
     dual = solver.solve_all(data, SMALLEST_ALPHA)
-    return _at_residual(solver, data, rest, x.shape[1] * variance, dual)
+    return _at_residual(solver, data, rest, solver.n_measurements * variance, dual)
 
 
 def by_criterion(solver: Solver, x: Array, rule: str) -> tuple[Array, Array]:
@@ -91,7 +91,7 @@ def by_criterion(solver: Solver, x: Array, rule: str) -> tuple[Array, Array]:
         As of :func:`by_factor`.
     """
     data, rest = solver.compress(x)
-    N = x.shape[1]
+    N = solver.n_measurements
     costs, log_rss, log_penalty = [], [], []
     dual = solver.solve_all(data, SMALLEST_ALPHA)
     for value in _PATH:
@@ -124,6 +124,11 @@ def _at_residual(
     low, high = np.full(V, math.log(SMALLEST_ALPHA)), np.zeros(V)
     found, trial = low.copy(), np.full(V, math.log(_FIRST_ALPHA))
     slope, before = np.full(V, 1.3), np.full((2, V), np.nan)
+    reached = solver.solve_largest(data)
+    if reached is not None:  # the solution of the largest weight, where its residual suffices
+        enough = solver.rss(data, reached, np.ones(V), rest) <= target
+        dual[enough], found[enough] = reached[enough], 0.0
+        excess = np.where(enough, 0.0, excess)
     live = np.flatnonzero(excess > 0)
     for _ in range(_MAX_TRIALS):
         if not live.size:

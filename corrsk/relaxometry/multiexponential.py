@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -34,6 +34,7 @@ from corrsk.relaxometry._criteria import (
 )
 from corrsk.relaxometry._identifiability import check_number_of_measurements
 from corrsk.relaxometry._kernels import Array, KernelModel
+from corrsk.relaxometry._lines import checked_grid, spectra_of_lines
 from corrsk.relaxometry._magnitudes import fit_magnitudes, without_floor
 from corrsk.relaxometry._misfit import Misfit
 from corrsk.relaxometry._residuals import ResidualVariance
@@ -46,6 +47,7 @@ from corrsk.relaxometry._varpro import (
 )
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry.calibration import PulseCalibration
+from corrsk.relaxometry.spectrum import check_spectra
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
 
@@ -56,6 +58,7 @@ _NO_ESTIMATE = -1.0
 _FEWEST_COMPARED = 20  # voxels of a batch that is compared with the calibrated image
 _FEW_SINGLE = 0.2  # share of the voxels of a batch with one compartment; in an image most are such
 _MOST_CALIBRATED = 2000  # voxels for the distribution of the residual variance, evenly spaced
+_SUM_TOLERANCE = 1e-3  # of probabilities, which may be rounded
 _AT_BOUND = 1e-6  # in the logarithm: steps that are clipped at a bound end there up to rounding
 
 
@@ -403,6 +406,106 @@ class MultiExponentialClassifier(_CompartmentCounter):
         if series is not None and hasattr(self, "calibration_"):
             signals = signals * np.where(series > 0, self.calibration_.gain, 1.0)
         return np.asarray(signals)
+
+    def predict_spectrum(
+        self,
+        X: ArrayLike,
+        grid: Mapping[str, ArrayLike],
+        *,
+        probabilities: ArrayLike | None = None,
+        widened: bool = True,
+    ) -> Array:
+        """Expected spectrum of each voxel, from the fits of all counts.
+
+        The sum of the fitted compartments of each count, weighted by the probability of the count.
+        A compartment is a line at the fitted properties, widened by their standard errors.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_measurements) or (n_samples, n_ti, n_te)
+            Signals, with columns in the order of the protocol, at any scale. Also a volume, an
+            array of shape (.., n_measurements).
+        grid : mapping of str to array of shape (n_bins,)
+            Values of each tissue property along the axes of the spectra, ascending, such as
+            `axes_` of :class:`corrsk.NNLSSpectrum`.
+        probabilities : array of shape (n_samples, n_classes), optional
+            Probabilities of the counts in the order of `classes_`, such as those of a network; None
+            (default) for those of :meth:`predict_proba`.
+        widened : bool, default=True
+            Whether to widen the lines by their standard errors.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_T1, n_T2[, n_D])
+            Amplitudes in the units of X; the sum is approximately M0. NaN for voxels without
+            signal or solution. Of a volume maps of shape (.., n_T1, n_T2[, n_D]).
+
+        Raises
+        ------
+        ValueError
+            If the grid has other properties or no ascending positive values, probabilities are
+            negative, do not sum to 1 or have another shape, a signal has NaN or infinite values,
+            or the columns or axes of X contradict the protocol.
+        MemoryError
+            If the spectra would not fit into memory.
+
+        Warns
+        -----
+        NoSignalWarning
+            If signals are all zero; once, with their number.
+        ConvergenceWarning
+            Once, with the number of voxels that could not be solved.
+
+        Notes
+        -----
+        Properties beyond the grid belong to its ends, and between two bins to both, so that the
+        mean logarithm of a compartment is kept. Compartments at a bound, and fits to too few
+        measurements, have no standard errors; they are lines.
+
+        Examples
+        --------
+        >>> from corrsk import make_correlation_signals
+        >>> from corrsk.relaxometry import MultiExponentialClassifier
+        >>> X, y = make_correlation_signals(10, noise_level=0.001, random_state=0)
+        >>> model = MultiExponentialClassifier("ir-se-8x8", random_state=0).fit(X, y)
+        >>> model.predict_spectrum(X, {"T1": [100, 500, 2500], "T2": [10, 100]}).shape
+        (10, 3, 2)
+        """
+        signals, shape = self._voxels(X)
+        axes = checked_grid(grid, self._model.properties)
+        bins = tuple(values.size for values in axes.values())
+        check_spectra(len(signals), bins)
+        logs = [np.log(values) for values in axes.values()]
+        P, C = len(logs), len(self.classes_)
+        given = np.empty((len(signals), 0))
+        if probabilities is not None:
+            given = np.asarray(probabilities, np.float64).reshape(-1, C)
+            if (
+                len(given) != len(signals)
+                or not (given >= 0).all()
+                or (np.abs(given.sum(axis=1) - 1) > _SUM_TOLERANCE).any()
+            ):
+                raise ValueError(
+                    f"probabilities must have a row for each of {len(signals)} voxels, with "
+                    f"{C} numbers of at least 0 that sum to 1"
+                )
+
+        def solve(unit: Array, stated: Array) -> tuple[Array, ...]:
+            unit, fits = self._fits(unit, int(self.counts_.max()))
+            weights = stated if stated.shape[1] else self._weights(unit, fits)[0]
+            spectra = np.zeros((len(unit), *bins))
+            for K, weight in zip(self.counts_, weights.T, strict=True):
+                fit = fits[K - 1]
+                theta = fit.theta[..., :P]
+                errors = np.zeros(theta.shape)
+                if widened:
+                    errors = np.where(self._at_bound(theta), 0.0, self._standard_errors(fit))
+                spectra += spectra_of_lines(weight[:, None] * fit.amplitudes, theta, errors, logs)
+            return (spectra,)
+
+        (spectra,) = self._solve_voxels(signals, solve, [bins], given=[given])
+        spectra *= signal_norms(signals).reshape(-1, *(1,) * P)
+        return np.asarray(spectra.reshape(*shape, *bins))
 
     def _at_bound(self, theta: Array) -> NDArray[np.bool_]:
         low, high = self._model.low, self._model.high

@@ -8,10 +8,11 @@ from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import TransformerMixin, _fit_context
+from sklearn.base import TransformerMixin, _fit_context, clone
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.parallel import effective_n_jobs
@@ -22,7 +23,7 @@ from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.preprocessing.signals import measured_signals
 from corrsk.relaxometry._base import _VoxelModel
 from corrsk.relaxometry._kernels import Array, KernelModel
-from corrsk.relaxometry._nnls import SMALLEST_ALPHA, DualSolver
+from corrsk.relaxometry._nnls import SMALLEST_ALPHA, DualSolver, PriorSolver
 from corrsk.relaxometry._penalties import PENALTIES, PenaltySolver
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry._weights import RULES, Solver, by_criterion, by_factor, by_noise
@@ -72,6 +73,12 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         Number of threads; None uses every core (one within a joblib worker).
     verbose : bool, default=True
         Whether to show progress once the solution takes a few seconds.
+    prior : estimator or None, default=None
+        Model of compartments with a method ``predict_spectrum(X, grid)``, such as
+        :class:`corrsk.MultiExponentialClassifier`. The penalty is then ``alpha ||s - p||^2`` with
+        its spectrum p of each voxel. `fit` fits a clone to the signals, without labels; pass a
+        fitted model, also one that is calibrated, as ``FrozenEstimator(model)``. None (default)
+        for p = 0.
 
     Attributes
     ----------
@@ -79,6 +86,8 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         Values of each tissue property along the axes of the spectra.
     bounds_ : dict of str to (low, high)
         Range of each tissue property.
+    prior_ : estimator
+        The fitted `prior`, if there is one.
     protocol_ : AcquisitionProtocol
         The protocol, in the order of the columns of `fit`.
     n_features_in_ : int
@@ -100,6 +109,11 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
     - "l-curve": the corner of the penalty over the residual (Hansen, SIAM Rev. 34, 561 (1992));
     - "gcv": generalised cross-validation (Golub, Heath and Wahba, Technometrics 21, 215 (1979));
     - "evidence": the largest evidence of a Gaussian prior (MacKay, Neural Comput. 4, 415 (1992)).
+
+    A `prior` replaces the choice between the infinitely many spectra that explain a signal: without
+    it, the penalty prefers the smallest one. With "chi2" the spectrum is that of the prior unless
+    the signal contradicts it, by a residual above `chi2_factor` times the smallest one. Where the
+    prior has no solution, p is 0.
 
     The last three take the cells that are not zero for a linear problem. They follow the spectra
     over 17 weights, and need about five times as long as the first two.
@@ -126,6 +140,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         "noise_level": [Interval(Real, 0, None, closed="neither"), None],
         "b1": [tuple, list, None],
         "b1_scope": [StrOptions({"voxel", "image"})],
+        "prior": [HasMethods(["fit", "predict_spectrum"]), None],
     }
 
     def __init__(
@@ -142,6 +157,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         inversion_efficiency: float = 1.0,
         n_jobs: int | None = None,
         verbose: bool = True,
+        prior: Any = None,
     ) -> None:
         self.protocol = protocol
         self.n_bins = n_bins
@@ -155,6 +171,7 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         self.inversion_efficiency = inversion_efficiency
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.prior = prior
 
     _model_in_words = "spectra"
     _further_causes = ", or a spectrum with too few points (n_bins)"
@@ -179,7 +196,8 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         Raises
         ------
         ValueError
-            If the signals have NaN or infinite values, the protocol has another number of
+            If there is a `prior` with another penalty than "identity" or a protocol of several
+            series, the signals have NaN or infinite values, the protocol has another number of
             measurements, the names of the columns or the axes of X contradict the protocol, a
             parameter is out of range, "discrepancy" lacks `noise_level`, or `b1` is given for a
             protocol without an echo train.
@@ -196,8 +214,20 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
                 "regularization='discrepancy' needs noise_level, the standard deviation of the "
                 "noise in the unit of the signals; estimate_noise(X, protocol) estimates it"
             )
+        if self.prior is not None and self.penalty != "identity":
+            raise ValueError(
+                f"a prior needs penalty='identity', the distance from its spectrum; got "
+                f"{self.penalty!r}"
+            )
         measured_signals(self, X, reset=True)
         self._fit_protocol(self._counts)
+        self.__dict__.pop("prior_", None)
+        if self.prior is not None:
+            if self.protocol_.series is not None:
+                raise ValueError(
+                    "a prior needs signals of one scale, but the protocol has several series"
+                )
+            self.prior_ = clone(self.prior).fit(X, None)
         return self
 
     def invert(self, X: ArrayLike) -> Spectra:
@@ -242,10 +272,14 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
         with np.errstate(divide="ignore"):
             variance = (np.nan if self.noise_level is None else self.noise_level / norm) ** 2
         angles = self._angle_of_image(signals) if self._searches("image") else None
-        solve = self._solve if angles is None else lambda unit, own: self._at(unit, own, angles)
+        solve = (
+            self._solve
+            if angles is None
+            else lambda unit, own, prior: self._at(unit, own, prior, angles)
+        )
         amplitudes, weight, rss, place, misfit = self._solve_voxels(
             signals, solve, [self._shape, (), (), (), ()],
-            given=[np.broadcast_to(variance, norm.shape)],
+            given=[np.broadcast_to(variance, norm.shape), self._spectra_of_prior(signals, norm)],
         )  # fmt: skip
         b1 = None
         if self.b1 is not None:
@@ -406,33 +440,57 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
     def _searches(self, scope: str) -> bool:
         return self.b1 is not None and self.b1_scope == scope
 
-    def _solve(self, unit: Array, variance: Array) -> tuple[Array, ...]:
+    def _spectra_of_prior(self, signals: NDArray[np.floating[Any]], norm: Array) -> Array:
+        """Spectra (V, M) of the prior for signals with norm 1, or (V, 0) without one."""
+        if self.prior is None:
+            return np.empty((len(signals), 0))
+        X: Any = self.protocol_.to_scan_order(signals)
+        if hasattr(self, "feature_names_in_"):
+            X = pd.DataFrame(X, columns=self.feature_names_in_)
+        found = np.asarray(self.prior_.predict_spectrum(X, self.axes_), np.float64)
+        if found.shape != (len(signals), *self._shape):
+            raise ValueError(
+                f"predict_spectrum of the prior must return spectra of shape "
+                f"{(len(signals), *self._shape)}, got {found.shape}"
+            )
+        rows = found.reshape(len(found), -1)
+        known = np.isfinite(rows).all(axis=1) & (norm > 0)
+        if (rows[known] < 0).any():
+            raise ValueError("predict_spectrum of the prior has returned negative amplitudes")
+        spectra = np.zeros(rows.shape)
+        spectra[known] = rows[known] / norm[known, None]
+        return spectra
+
+    def _solve(self, unit: Array, variance: Array, prior: Array) -> tuple[Array, ...]:
         if not self._searches("voxel"):
-            return self._at(unit, variance, 0)
+            return self._at(unit, variance, prior, 0)
         place = self._best_angles(unit)
         parts = [np.empty((len(unit), *self._shape)), *(np.empty(len(unit)) for _ in range(4))]
         for number in np.unique(place):
             rows = place == number
-            found = self._at(unit[rows], variance[rows], int(number))
+            found = self._at(unit[rows], variance[rows], prior[rows], int(number))
             for part, values in zip(parts, found, strict=True):
                 part[rows] = values
         return tuple(parts)
 
-    def _at(self, unit: Array, variance: Array, number: int) -> tuple[Array, ...]:
+    def _at(self, unit: Array, variance: Array, prior: Array, number: int) -> tuple[Array, ...]:
         """Spectra of signals with norm 1, weights, squares of residuals, solver, 1 for a misfit."""
-        solver = self._solvers[number]
+        solver = without_prior = self._solvers[number]
+        x = unit
+        if isinstance(solver, DualSolver) and prior.shape[1]:
+            solver, x = PriorSolver(solver), np.concatenate([unit, prior], axis=1)
         if self.regularization == "chi2":
-            dual, alpha = by_factor(solver, unit, self.chi2_factor)
+            dual, alpha = by_factor(solver, x, self.chi2_factor)
         elif self.regularization == "discrepancy":
-            dual, alpha = by_noise(solver, unit, variance)
+            dual, alpha = by_noise(solver, x, variance)
         elif isinstance(self.regularization, str):
-            dual, alpha = by_criterion(solver, unit, self.regularization)
+            dual, alpha = by_criterion(solver, x, self.regularization)
         else:
             alpha = np.full(len(unit), float(self.regularization))
-            dual = solver.fixed(unit, float(self.regularization))
-        rss = solver.residual(unit, dual, alpha)
+            dual = solver.fixed(x, float(self.regularization))
+        rss = solver.residual(x, dual, alpha)
         rows = solver.spectrum(dual)
-        misfit = misfit_of_spectra(self._noise, solver, unit, rows.sum(axis=1), rss)
+        misfit = misfit_of_spectra(self._noise, without_prior, unit, rows.sum(axis=1), rss)
         return (
             rows.reshape(-1, *self._shape), alpha, rss, np.full(len(unit), float(number)),
             misfit.significant[:, 0].astype(np.float64),

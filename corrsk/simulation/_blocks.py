@@ -38,7 +38,7 @@ class BlockSimulator:
         Columns of the tissue table.
     noise_levels : array of shape (k,) or SNRRange
         Levels that are drawn at random if the table has no noise levels.
-    noise_reference : {"m0", "max", "rms"}
+    noise_reference : {"m0", "max", "rms", "first"}
     noise_distribution : {"gaussian", "rician"}
     seed, stream : int
         Key of the random draws, together with the number and the tissue of a block.

@@ -15,11 +15,11 @@ from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.physics import NORMS
 from corrsk.simulation.generator import CorrelationSignalGenerator
-from corrsk.tissue.prior import TissuePrior, TissueRows
+from corrsk.tissue.sampling import SampledPrior, TissueRows
 from corrsk.tissue.table import NOISE_LEVEL_COLUMN
 
 
-def check_measurable(prior: TissuePrior, protocol: AcquisitionProtocol) -> None:
+def check_measurable(prior: SampledPrior, protocol: AcquisitionProtocol) -> None:
     """Check that a prior fits a protocol: a range for each property, and no idle nuisance.
 
     Raises
@@ -37,7 +37,9 @@ def check_measurable(prior: TissuePrior, protocol: AcquisitionProtocol) -> None:
         check_nuisances(prior.nuisances, protocol)
 
 
-def fitted(generator: CorrelationSignalGenerator, prior: TissuePrior) -> CorrelationSignalGenerator:
+def fitted(
+    generator: CorrelationSignalGenerator, prior: SampledPrior
+) -> CorrelationSignalGenerator:
     """Validate the generator's parameters, and fit it to the tissue table of a prior."""
     check_measurable(prior, resolve_protocol(generator.protocol))
     return generator._fit_columns([*prior.columns, NOISE_LEVEL_COLUMN])
@@ -49,7 +51,7 @@ class SignalSource:
 
     Parameters
     ----------
-    prior : TissuePrior
+    prior : SampledPrior
         Distribution of the tissue.
     generator : CorrelationSignalGenerator
         Generator fitted on tissue of the prior. Its integer `random_state` seeds the
@@ -60,7 +62,7 @@ class SignalSource:
         Norm by which each signal is divided.
     """
 
-    prior: TissuePrior
+    prior: SampledPrior
     generator: CorrelationSignalGenerator
     n_samples: int
     norm: str | None
@@ -75,7 +77,7 @@ class SignalSource:
     ) -> tuple[NDArray[np.float32], TissueRows]:
         """Draw the signals and tissue of rows that start at a multiple of `BLOCK_ROWS`.
 
-        The result is bit-identical to that of :meth:`TissuePrior.sample` and `fit_transform`.
+        The result is bit-identical to that of :meth:`SampledPrior.sample` and `fit_transform`.
         Each block is simulated and normalised while its tissue is in the cache; the validation
         of the tissue table is omitted. `allocate_more` is called with the first block of
         consecutive blocks, their rows, and their strata of count and noise level.

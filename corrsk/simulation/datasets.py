@@ -12,13 +12,16 @@ from corrsk._utils.rng import RandomStateLike, Stream, block_generators, entropy
 from corrsk._utils.strata import Strata
 from corrsk._utils.validation import checked_count, lookup
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.physics.echo_trains import EchoTrain
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
+from corrsk.tissue.lobes import Lobe, LobePrior, sampled_prior
 from corrsk.tissue.nuisances import Nuisances
-from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
+from corrsk.tissue.sampling import SampledPrior
 
 # Of ten samples of a stratum seven are for training, two for validation and one for testing. The
 # parts are interleaved, so that any consecutive samples are split to within one sample.
@@ -48,6 +51,14 @@ _SCANNER_DATA = (
     "voxel, the largest absolute signal over an SNR of 20 to 1000 (log-uniform), and divided by "
     "their 2-norm. "
 )
+# white matter: myelin water, and the water inside and outside of cells
+_CANALES_PRIOR = LobePrior(
+    (
+        Lobe("myelin", PropertyRange(15.0, 35.0), PropertyRange(1.0, 3.0), (0.05, 0.25)),
+        Lobe("cells", PropertyRange(60.0, 90.0), PropertyRange(6.0, 12.0)),
+    ),
+    nuisances=Nuisances(b1=(0.5, 1.0)),
+)
 DATASETS: dict[str, DatasetDefinition] = {
     definition.name: definition
     for definition in (
@@ -76,6 +87,17 @@ DATASETS: dict[str, DatasetDefinition] = {
             "scanner-ir-se-8x8-magnitude", _SCANNER_PRIOR, "ir-se-8x8", _SCANNER_NOISE, "max",
             _SCANNER_DATA + "Rician noise, for magnitude images.",
             noise_distribution="rician",
+        ),
+        DatasetDefinition(
+            "canales2021", _CANALES_PRIOR,
+            AcquisitionProtocol(te=10.0 * np.arange(1, 33), tr=3000, readout=EchoTrain(10.0)),
+            SNRRange(50.0, 150.0), "first",
+            "Myelin water as in Canales-Rodriguez et al., Med. Image Anal. 69, 101959 (2021): two "
+            "Gaussian lobes of T2 (5 to 25 % of the signal around 15 to 35 ms, the rest around 60 "
+            "to 90 ms), 32 echoes of 10 ms with a refocusing angle of 90 to 180 degrees in each "
+            "voxel, Rician noise of the first echo over an SNR of 50 to 150, M0 = 1 and no "
+            "normalisation. Their other data have an SNR of 150 to 300, and no noise.",
+            norm=None, noise_distribution="rician",
         ),
     )
 }  # fmt: skip
@@ -143,7 +165,7 @@ def resolve_dataset(dataset: DatasetDefinition | str) -> DatasetDefinition:
 def make_correlation_signals(
     n_samples: int = 1000,
     *,
-    prior: TissuePrior | str = "midl2024",
+    prior: SampledPrior | str = "midl2024",
     protocol: AcquisitionProtocol | str = "ir-se-8x8",
     noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05),
     noise_reference: str = "m0",
@@ -163,7 +185,7 @@ def make_correlation_signals(
     ----------
     n_samples : int, default=1000
         Number of voxels.
-    prior : TissuePrior or str, default="midl2024"
+    prior : TissuePrior, LobePrior or str, default="midl2024"
         Distribution of the tissue.
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
         Acquisition protocol.
@@ -171,7 +193,7 @@ def make_correlation_signals(
         Noise level as a fraction. Several levels are equally frequent, to
         within one voxel, overall and within each compartment count; from a range every
         voxel draws its own level.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level; see :class:`CorrelationSignalGenerator`.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         Distribution of the noise; see :class:`CorrelationSignalGenerator`.
@@ -254,7 +276,8 @@ def load_dataset(
         (1 to 5 % of M0) or a tenth of these levels; "t1t2-detr", the data of the thesis t1t2-detr
         (1 to 3 compartments); "scanner-ir-se-8x8" or "scanner-ir-se-8x8-magnitude", data with
         imperfect pulses that differ between voxels, and wide ranges of tissue and noise, for phased
-        signals or magnitude images.
+        signals or magnitude images; "canales2021", myelin water: continuous distributions of T2,
+        whose fractions :meth:`corrsk.tissue.LobePrior.lobes_of` gives.
     n_samples : int, default=1_000_000
         Number of signals, at least 10; the paper has 10^6.
     random_state : int, RandomState, Generator or None, default=0
@@ -359,11 +382,11 @@ def simulate_dataset(
 
 
 def _source(
-    prior: TissuePrior | str,
+    prior: SampledPrior | str,
     generator: CorrelationSignalGenerator,
     n_samples: int,
     norm: str | None,
 ) -> SignalSource:
-    prior = resolve_prior(prior)
+    drawn_from = sampled_prior(prior)
     # `fitted` validates the parameters before the simulation starts
-    return SignalSource(prior, fitted(generator, prior), n_samples, norm)
+    return SignalSource(drawn_from, fitted(generator, drawn_from), n_samples, norm)

@@ -16,7 +16,9 @@ from corrsk.physics import NOISE_DISTRIBUTIONS, NOISE_REFERENCES, NORMS
 from corrsk.physics.magnitudes import checked_coils
 from corrsk.physics.noise_levels import SNRRange, checked_noise_levels
 from corrsk.simulation._source import check_measurable
+from corrsk.tissue.lobes import sampled_prior, sampled_prior_from_dict
 from corrsk.tissue.prior import TissuePrior, resolve_prior
+from corrsk.tissue.sampling import SampledPrior
 
 _ENTRIES = (
     "name", "description", "prior", "protocol", "noise", "inversion_efficiency", "norm"
@@ -35,14 +37,14 @@ class DatasetDefinition:
     ----------
     name : str
         Name of the data set.
-    prior : TissuePrior or str
+    prior : TissuePrior, LobePrior or str
         Distribution of the tissue.
     protocol : AcquisitionProtocol or str
         Acquisition protocol.
     noise_levels : float, sequence of float or SNRRange
         Noise levels as fractions of the noise reference, all equally frequent, or a range of
         signal-to-noise ratios.
-    noise_reference : {"m0", "max", "rms"}
+    noise_reference : {"m0", "max", "rms", "first"}
         Reference of the noise levels; see :func:`corrsk.physics.noise_sigma`.
     description : str, default=""
         Text for the `DESCR` of the data set.
@@ -63,7 +65,7 @@ class DatasetDefinition:
     """
 
     name: str
-    prior: TissuePrior | str
+    prior: SampledPrior | str
     protocol: AcquisitionProtocol | str
     noise_levels: float | tuple[float, ...] | SNRRange
     noise_reference: str
@@ -79,7 +81,7 @@ class DatasetDefinition:
         if not isinstance(self.description, str):
             raise ValueError(f"description must be a text, got {self.description!r}")
         with _named("prior"):
-            prior = resolve_prior(self.prior)
+            prior = sampled_prior(self.prior)
         with _named("protocol"):
             protocol = resolve_protocol(self.protocol)
         check_measurable(prior, protocol)
@@ -100,6 +102,11 @@ class DatasetDefinition:
         """Unit of noise levels in figures and tables of these data: "percent" or "snr"."""
         return "snr" if isinstance(self.noise_levels, SNRRange) else "percent"
 
+    @property
+    def tissue_prior(self) -> TissuePrior | str:
+        """The prior or its name, of data with discrete compartments; TypeError for lobes."""
+        return self.prior if isinstance(self.prior, str) else resolve_prior(self.prior)
+
     def resolved(self) -> DatasetDefinition:
         """Replace the names of a prior and a protocol by their content.
 
@@ -109,7 +116,7 @@ class DatasetDefinition:
             The definition, independent of the names that corrsk ships.
         """
         return replace(
-            self, prior=resolve_prior(self.prior), protocol=resolve_protocol(self.protocol)
+            self, prior=sampled_prior(self.prior), protocol=resolve_protocol(self.protocol)
         )
 
     def check_for_training(self) -> None:
@@ -120,7 +127,7 @@ class DatasetDefinition:
         ValueError
             If the prior has a single compartment count.
         """
-        counts = resolve_prior(self.prior).n_compartments
+        counts = sampled_prior(self.prior).n_compartments
         if len(counts) < 2:
             raise ValueError(
                 f"the prior of {self.name} has voxels of {counts[0]} compartments only; a "
@@ -196,7 +203,7 @@ class DatasetDefinition:
             )
         prior, protocol = content["prior"], content["protocol"]
         with _named("prior"):
-            prior = prior if isinstance(prior, str) else TissuePrior.from_dict(prior)
+            prior = prior if isinstance(prior, str) else sampled_prior_from_dict(prior)
         with _named("protocol"):
             protocol = _protocol(protocol, folder)
         with _named("noise levels"):
@@ -243,7 +250,8 @@ class DatasetDefinition:
         path : path-like
             File with the entries
 
-            - `prior`: a name, or the entries of :meth:`corrsk.TissuePrior.from_dict`;
+            - `prior`: a name, or the entries of :meth:`corrsk.TissuePrior.from_dict` or
+              :meth:`corrsk.tissue.LobePrior.from_dict`;
             - `protocol`: a name, a .json or .mat file relative to the folder of this file, or the
               entries of :meth:`corrsk.AcquisitionProtocol.from_dict`;
             - `noise`: `levels` (fractions of the reference) or `snr` (smallest and largest

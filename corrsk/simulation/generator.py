@@ -48,10 +48,11 @@ class CorrelationSignalGenerator(TransformerMixin, EarlierPicklesMixin, BaseEsti
         Noise level as a fraction (0.01 is "1 %"). From several levels or a range every voxel
         draws its own level, all with equal probability. A column `noise_level` in the tissue
         table overrides this parameter.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level: M0 = 1 (the literal interpretation of the
         paper), the largest absolute value of the voxel's signal (the usual
-        SNR convention), or the root mean square of the signal.
+        SNR convention), the root mean square of the signal, or the absolute value of its first
+        measurement in grid order (the first echo of an echo train).
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         Gaussian for phased, signed signals; Rician for magnitude images.
     inversion_efficiency : float, default=1.0

@@ -20,7 +20,8 @@ from corrsk.simulation._source import SignalSource, fitted
 from corrsk.simulation.datasets import dataset_definition
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.generator import CorrelationSignalGenerator
-from corrsk.tissue.prior import TissuePrior, TissueRows, resolve_prior
+from corrsk.tissue.lobes import sampled_prior
+from corrsk.tissue.sampling import SampledPrior, TissueRows
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class SignalStream:
 
     Parameters
     ----------
-    prior : TissuePrior or str, default="midl2024"
+    prior : TissuePrior, LobePrior or str, default="midl2024"
         Distribution of the tissue.
     protocol : AcquisitionProtocol or str, default="ir-se-8x8"
         Acquisition protocol.
     noise_level : float, sequence of float or SNRRange
         Noise level; see :func:`corrsk.make_correlation_signals`.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         Distribution of the noise.
@@ -66,7 +67,7 @@ class SignalStream:
     (1000, 64)
     """
 
-    prior: TissuePrior | str = "midl2024"
+    prior: SampledPrior | str = "midl2024"
     protocol: AcquisitionProtocol | str = "ir-se-8x8"
     noise_level: NoiseLevels = (0.01, 0.02, 0.03, 0.04, 0.05)
     noise_reference: str = "m0"
@@ -77,7 +78,7 @@ class SignalStream:
     n_coils: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prior", resolve_prior(self.prior))
+        object.__setattr__(self, "prior", sampled_prior(self.prior))
         object.__setattr__(self, "protocol", resolve_protocol(self.protocol))
         levels = checked_noise_levels(self.noise_level)
         if not isinstance(levels, SNRRange):
@@ -180,7 +181,7 @@ class SignalStream:
         seed = keyed_generator(self.random_state, Stream.CHUNK, chunk).integers(2**63 - 1)
         generator = copy(self._generator)
         generator.random_state, generator.n_jobs = int(seed), n_jobs
-        source = SignalSource(resolve_prior(self.prior), generator, n_samples, self.norm)
+        source = SignalSource(sampled_prior(self.prior), generator, n_samples, self.norm)
         return source.rows(slice(0, n_samples))
 
     @cached_property
@@ -190,12 +191,12 @@ class SignalStream:
             self.protocol, self.noise_level, self.noise_reference, self.noise_distribution,
             self.inversion_efficiency, verbose=False, n_coils=self.n_coils,
         )  # fmt: skip
-        return fitted(generator, resolve_prior(self.prior))
+        return fitted(generator, sampled_prior(self.prior))
 
     @property
     def classes(self) -> NDArray[np.int64]:
         """Compartment counts of the prior, ascending."""
-        return np.asarray(resolve_prior(self.prior).n_compartments)
+        return np.asarray(sampled_prior(self.prior).n_compartments)
 
     @property
     def grid_shape(self) -> tuple[int, ...] | None:

@@ -91,7 +91,7 @@ class SimulationTrained(EarlierPicklesMixin, BaseEstimator):
     def _fitted_aligner(self) -> ProtocolAligner:
         definition = self.definition
         aligner = ProtocolAligner(
-            definition.protocol, prior=definition.prior, noise_level=definition.noise_levels,
+            definition.protocol, prior=definition.tissue_prior, noise_level=definition.noise_levels,
             noise_reference=definition.noise_reference, norm=definition.norm,
             inversion_efficiency=definition.inversion_efficiency,
             noise_distribution=definition.noise_distribution, n_coils=definition.n_coils,

@@ -73,7 +73,7 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
         Distribution of the tissue.
     noise_level : float, sequence of float or SNRRange
         Noise levels as parts of the noise reference, or a range of signal-to-noise ratios.
-    noise_reference : {"m0", "max", "rms"}, default="m0"
+    noise_reference : {"m0", "max", "rms", "first"}, default="m0"
         Reference of the noise level; see :func:`corrsk.physics.noise_sigma`.
     noise_distribution : {"gaussian", "rician"}, default="gaussian"
         "gaussian" is for signed signals, "rician" for magnitudes. A model for magnitudes takes
@@ -220,7 +220,7 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
             The unfitted classifier.
         """
         return cls(
-            definition.protocol, definition.prior, definition.noise_levels,
+            definition.protocol, definition.tissue_prior, definition.noise_levels,
             definition.noise_reference, definition.noise_distribution,
             definition.inversion_efficiency, definition.norm, n_coils=definition.n_coils, **params,
         )  # fmt: skip

@@ -262,7 +262,7 @@ class CompartmentRegressor(SimulationTrained):
                 "with SignalPhaser, and use a definition with Gaussian noise"
             )
         return cls(
-            definition.protocol, definition.prior, definition.noise_levels,
+            definition.protocol, definition.tissue_prior, definition.noise_levels,
             definition.noise_reference, definition.inversion_efficiency, definition.norm, **params,
         )  # fmt: skip
 

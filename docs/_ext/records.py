@@ -371,14 +371,15 @@ def spectra_speed() -> str:
 
 def myelin_water_table() -> str:
     """Mean absolute errors of the myelin water fraction, and the published ones."""
-    found = record("spectra")["myelin water"]["mean absolute error of the myelin water fraction"]
+    found = record("myelin_water")["mean absolute error of the myelin water fraction"]
     labels = ("50..150", "150..300", "no noise")
     rows = []
     for name, row in found.items():
         cells = []
         for label in labels:
             error = row.get(f"{label}, standard error")
-            cells.append(f"{row[label]:.4f}" + (f" ± {error:.4f}" if error else ""))
+            value = f"{row[label]:.4f}" if label in row else ""
+            cells.append(value + (f" ± {error:.4f}" if error else ""))
             cells.append(
                 f"{row[f'{label}, published']:.4f}" if f"{label}, published" in row else ""
             )
@@ -386,6 +387,32 @@ def myelin_water_table() -> str:
     heads = [head for label in labels for head in (f"SNR {label}".replace("SNR no", "no"),
                                                    "published")]  # fmt: skip
     return table(["", *heads], rows)
+
+
+def spectrum_prior_table() -> str:
+    """Distances of spectra without and with a prior from the truth, and between noise draws."""
+    found = record("spectrum_prior")["simulated"]["rows"]
+    columns = {"T1": "W1, T1", "T2": "W1, T2", "T1 x T2": "W1, T1 x T2",
+               "fraction": "fraction, T2 ≤ 40 ms", "retest T1": "retest, T1",
+               "retest T2": "retest, T2"}  # fmt: skip
+    rows = [
+        [name, *(f"{row[key]:.4f} ± {row[f'{key}, standard error']:.4f}" for key in columns)]
+        for name, row in found.items()
+    ]
+    return table(["", *columns.values()], rows)
+
+
+def measured_prior_table() -> str:
+    """Distances between spectra of two measurements of the same samples."""
+    rows = []
+    for sample, found in record("spectrum_prior").get("measured", {}).items():
+        for name, row in found.items():
+            if not isinstance(row, dict):
+                continue
+            repeated = {key: value for key, value in row.items() if key.startswith("retest")}
+            retest = ", ".join(f"{key.split()[1]} {value:.3f}" for key, value in repeated.items())
+            rows.append([sample, name, retest, f"{row['T2']:.3f}" if "T2" in row else ""])
+    return table(["", "", "W1 between measurements", "W1 from the truth, T2"], rows)
 
 
 SCANNER = "scanner-ir-se-8x8"

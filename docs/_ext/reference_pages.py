@@ -69,7 +69,7 @@ CONSTANTS = {
     "str to {class}`corrsk.physics.Contrast`. {func}`corrsk.physics.register_contrast` adds one.",
     "physics.NOISE_DISTRIBUTIONS": "Valid values of `noise_distribution`.",
     "physics.NOISE_REFERENCES": "Valid values of `noise_reference`: what a noise level is a part "
-    "of (M0, the largest signal of the voxel, or the root mean square of its signals).",
+    "of (M0, the largest signal of the voxel, the root mean square of its signals, or the first).",
     "physics.NORMS": "Valid values of `norm`.",
     "tissue.FRACTION_LAWS": "Distributions of the compartment fractions by name; the valid values "
     "of `fraction_law`.",

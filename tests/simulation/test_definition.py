@@ -272,7 +272,7 @@ def test_a_protocol_may_be_a_file_beside_the_definition(tmp_path, monkeypatch):
         ("noise", 0.01, "noise must be a mapping, got 0.01; .*levels, snr, snr_scale, reference"),
         ("noise.sigma", 1, "unknown entries of noise: sigma"),
         ("noise.reference", "absent", "noise lacks reference"),
-        ("noise.reference", "M0", "noise reference must be one of m0, max, rms; got 'M0'"),
+        ("noise.reference", "M0", "noise reference must be one of m0, max, rms, first; got 'M0'"),
         ("noise.distribution", "poisson", "one of gaussian, rician; got 'poisson'"),
         ("noise.snr", "absent", r"noise needs either levels, .*\[0.01, 0.02\], or snr"),
         ("noise.levels", [0.1], "noise needs either levels"),

@@ -20,6 +20,7 @@ from corrsk import (
     load_dataset,
     make_correlation_signals,
 )
+from corrsk.acquisition import resolve_protocol
 from corrsk.neural.gpu.stream import DeviceStream
 from corrsk.neural.training.callbacks import EpochProgress
 from corrsk.neural.training.streaming import StreamedSignals, StreamPlan
@@ -48,7 +49,7 @@ def weights(model):
 def test_a_named_stream_has_the_parameters_of_the_data_set(name):
     X, y = SignalStream.named(name).draw(3, 4000)
     data = load_dataset(name, 4000)
-    assert X.shape == (4000, 64)
+    assert X.shape == (4000, resolve_protocol(DATASETS[name].protocol).n_measurements)
     assert X.dtype == np.float32
     assert set(y) == set(data.target)
     norms = np.linalg.norm(X, axis=1)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from corrsk.physics import NOISE_REFERENCES
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.relaxometry.ideal_observer._radial import RadialTables
 
@@ -22,6 +21,7 @@ _STRONG = 2.0  # least norm of a signal over that of its noise, with which the n
 _SPACING = 0.002  # of the table in the logarithm of the misfit: the error is below 5e-5
 # bounds of the squared noise reference of signals with M0 = 1; only proposals depend on the bounds
 _SQUARED_REFERENCE = {"m0": (1.0, 1.0), "max": (0.1, 1.0), "rms": (0.02, 1.0)}
+OBSERVED_REFERENCES = tuple(_SQUARED_REFERENCE)
 
 
 def noise_nodes(noise_level: NoiseLevels, n_measurements: int) -> tuple[Array, Array]:
@@ -104,7 +104,7 @@ class NoiseModel:
         normalize: bool,
         n_measurements: int,
     ) -> None:
-        assert noise_reference in NOISE_REFERENCES
+        assert noise_reference in OBSERVED_REFERENCES
         self.reference, self.normalize = noise_reference, normalize
         self._N = n_measurements
         self._levels, self._log_weights = noise_nodes(noise_level, n_measurements)

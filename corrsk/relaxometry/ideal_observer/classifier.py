@@ -21,12 +21,12 @@ from corrsk._utils.rng import RandomStateLike, entropy, keyed_generator
 from corrsk._utils.validation import POSITIVE, RANDOM_STATE
 from corrsk._utils.voxels import user_level, warn_of_voxels_without_signal
 from corrsk.acquisition.protocol import AcquisitionProtocol
-from corrsk.physics import NOISE_REFERENCES, NORMS
+from corrsk.physics import NORMS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.relaxometry._base import _CompartmentCounter
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry.ideal_observer._forms import Array, CompartmentModel
-from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
+from corrsk.relaxometry.ideal_observer._likelihood import OBSERVED_REFERENCES, NoiseModel
 from corrsk.relaxometry.ideal_observer._nuisances import nuisance_ranges
 from corrsk.relaxometry.ideal_observer._tempering import EvidenceSampler
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
@@ -134,7 +134,7 @@ class IdealObserverClassifier(_CompartmentCounter):
         },
         "prior": [TissuePrior, str],
         "noise_level": [POSITIVE, "array-like", SNRRange],
-        "noise_reference": [StrOptions(set(NOISE_REFERENCES))],
+        "noise_reference": [StrOptions(set(OBSERVED_REFERENCES))],
         "norm": [StrOptions(set(NORMS)), None],
         "n_particles": [Interval(Integral, 64, None, closed="left")],
         "n_runs": [Interval(Integral, 2, None, closed="left")],

@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk.acquisition.protocol import resolve_protocol
+from corrsk.physics import noise_sigma
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.trained.expectation import expected_signals
@@ -39,10 +41,8 @@ def noise_directions(definition: DatasetDefinition) -> NDArray[np.float64] | Non
         clean = np.abs(clean)
     low, high = expected_signals(definition).trained_levels
     level = float(np.sqrt(low * high)) or high
-    reference = {
-        "m0": np.ones(len(clean)), "max": np.abs(clean).max(axis=1),
-        "rms": np.sqrt((clean**2).mean(axis=1)),
-    }[definition.noise_reference]  # fmt: skip
+    in_order = resolve_protocol(definition.protocol).to_grid(clean, copy=False)
+    reference = noise_sigma(in_order, np.ones(len(clean)), definition.noise_reference)
     norms = np.linalg.norm(clean, axis=1)
     bright = norms > 0
     unit = clean[bright] / norms[bright, None]
