@@ -38,6 +38,7 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     InvalidFileError,
+    NNLSPeakClassifier,
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalPipeline,
@@ -166,6 +167,10 @@ def small_baseline(name: str) -> Any:
 
 def _write_learner(name: str) -> Callable[[Path], None]:
     return lambda path: save(small_baseline(name).fit(*_signals()), path)
+
+
+def _write_counter(path: Path) -> None:
+    save(NNLSPeakClassifier("ir-se-8x8", n_bins=8, verbose=False).fit(*_signals()), path)
 
 
 def _probabilities(model: Any) -> bytes:
@@ -337,6 +342,7 @@ READERS: dict[str, Reader] = {
         )
         for name in LEARNERS
     },
+    "model-based, entries": Reader(_write_counter, load, ".safetensors", changed_model),
     "checkpoint": Reader(
         _fit_with_checkpoint, _fit_with_checkpoint, ".checkpoint", changed_checkpoint
     ),

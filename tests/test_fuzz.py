@@ -10,7 +10,7 @@ from tests import fuzz
 
 # readers that take a hundredth of a second for a file
 LEARNERS = {f"{name}, entries" for name in fuzz.LEARNERS}
-SLOW = {"checkpoint", "model, entries", "model of version 5", *LEARNERS}
+SLOW = {"checkpoint", "model, entries", "model of version 5", "model-based, entries", *LEARNERS}
 
 
 @pytest.fixture(scope="module")
