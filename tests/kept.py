@@ -57,9 +57,9 @@ FOLDER = Path(__file__).with_name("files_of_versions")
 RECORD = "expected.json"
 PROTOCOL = AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[10, 30, 80, 150])
 _ROWS = 8
-_SPATIAL = "spatial"
+SPATIAL = "spatial"
 _SMALL: dict[str, Any] = {"max_epochs": 1, "random_state": 0, "device": "cpu", "verbose": False}
-_METHODS = ("predict_proba", "score_samples", "transform")
+METHODS = ("predict_proba", "score_samples", "transform")
 
 
 def module() -> nn.Module:
@@ -90,9 +90,9 @@ def predictions(name: str, estimator: Any, inputs: dict[str, Any]) -> tuple[str,
     X: Any = np.array(inputs["signals"])
     if name == "generator":
         X = pd.DataFrame(inputs["tissue"], dtype=float)
-    if name == _SPATIAL:
+    if name == SPATIAL:
         X = X.reshape(2, 4, -1)
-    method = next(each for each in _METHODS if hasattr(estimator, each))
+    method = next(each for each in METHODS if hasattr(estimator, each))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few signals differ from what models expect
         return method, np.asarray(getattr(estimator, method)(X), dtype=np.float64).tolist()
@@ -147,7 +147,7 @@ def estimators() -> Iterator[tuple[str, Callable[[], Any]]]:
         data = (tissue, counts) if name == "generator" else (X, y)
         yield name, lambda estimator=estimator, data=data: estimator.fit(*data)
     yield "residual-mlp", trained_further
-    yield _SPATIAL, pixels.fit
+    yield SPATIAL, pixels.fit
     yield "trained", SimulationTrainedClassifier(
         PROTOCOL, network=clone(mlp).set_params(random_state=None),
         novelty=SignalNoveltyDetector(n_clusters=1), n_samples=400, n_validation=100,
