@@ -4,10 +4,11 @@
     python -m tests.kills --kills 50 --task training --task map
 
 Each task runs once without disturbance, which gives the expected results and its duration. It is
-then run in an empty folder again and again, ended by SIGKILL at a moment that is uniform in this
-duration, and started a second time as a user would start it (with ``--resume`` where there is such
-an option). The results must be equal, and no partial files may be left. The script prints a table,
-with the number of kills before which the task had left a file, such as a checkpoint.
+then run in an empty folder again and again, ended by SIGKILL at a random moment (one of four from
+its start, the others from its first file on), and started a second time as a user would start it
+(with ``--resume`` where there is such an option). The results must be equal, and no partial files
+may be left. The script prints a table, with the number of kills before which the task had left a
+file, such as a checkpoint.
 """
 
 from __future__ import annotations
@@ -228,8 +229,8 @@ def start(work: Callable[[], None], log: Path) -> int:
             work()
             os._exit(0)
         except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
+            file.write(traceback.format_exc().encode())
+            file.flush()
             os._exit(1)
 
 
@@ -264,6 +265,24 @@ def kill(task: Task, moment: float, folder: Path, log: Path) -> bool:
     return True
 
 
+def timed(task: Task, folder: Path, log: Path) -> tuple[float, float]:
+    """Seconds of an undisturbed run until its first file, and until its end."""
+    started = time.monotonic()
+    number = start(lambda: task.run(folder), log)
+    first = 0.0
+    while True:
+        ended, status = os.waitpid(number, os.WNOHANG)
+        passed = time.monotonic() - started
+        if not first and any(path.is_file() for path in folder.rglob("*")):
+            first = passed
+        if ended:
+            break
+        time.sleep(0.01)
+    if status:
+        raise RuntimeError(f"the work failed:\n{log.read_text(errors='replace')[-3000:]}")
+    return first, passed
+
+
 def check(name: str, n_kills: int, seed: int, root: Path) -> tuple[int, int, list[str]]:
     """Kill a task again and again.
 
@@ -280,16 +299,14 @@ def check(name: str, n_kills: int, seed: int, root: Path) -> tuple[int, int, lis
     log = root / "log"
     whole = root / "whole"
     whole.mkdir()
-    started = time.monotonic()
-    finish(lambda: task.run(whole), log)
-    duration = time.monotonic() - started
+    first, duration = timed(task, whole, log)
     expected = results_of(task, whole, log)
     n_running = n_resumed = 0
     faults = []
     for trial in range(n_kills):
         folder = root / f"killed{trial}"
         folder.mkdir()
-        moment = rng.uniform(0, duration)
+        moment = rng.uniform(first * (trial % 4 > 0), duration)
         if not kill(task, moment, folder, log):
             continue
         n_running += 1

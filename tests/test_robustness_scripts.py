@@ -12,60 +12,55 @@ from tests import kills, load, mutation
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 
-def in_two_steps(folder, resumes=True, whole=True):
-    """Work that writes a file of two steps; a bad one forgets the first, or writes in place."""
-    first = folder / "first"
-    if not (resumes and first.exists()):
-        first.write_text("1")
-    time.sleep(0.15)
-    name = "out" if whole else ".out.partial"
-    (folder / name).write_text(first.read_text() + "2")
-    (folder / name).rename(folder / "out")
+def goes_on(folder):
+    """Work that is killed while it waits, and has all results in the second run."""
+    if folder.name != "whole" and not (folder / "first").exists():
+        (folder / "first").write_text("1")
+        time.sleep(5)
+    (folder / "out").write_text("12")
 
 
-def run(task, tmp_path, monkeypatch):
-    monkeypatch.setitem(kills.TASKS, "own", task)
-    return kills.check("own", 3, 0, tmp_path)
+def counts_its_runs(folder):
+    goes_on(folder)
+    if (folder / "first").exists():
+        (folder / "out").write_text("3")
 
 
-def content(folder):
-    return {"out": (folder / "out").read_text()}
-
-
-@needs_fork
-def test_equal_results_are_no_fault(tmp_path, monkeypatch):
-    n_running, n_files, faults = run(kills.Task(in_two_steps, content), tmp_path, monkeypatch)
-    assert n_running >= n_files
-    assert n_running >= 1
-    assert faults == []
-
-
-@needs_fork
-def test_other_results_litter_and_failures_are_faults(tmp_path, monkeypatch):
-    def counts_its_runs(folder):
-        runs = folder / "runs"
-        runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
-        time.sleep(0.15)
-        (folder / "out").write_text(runs.read_text())
-
-    def leaves_a_file(folder):
+def leaves_a_file(folder):
+    if folder.name != "whole":
         (folder / ".out.partial").write_text("1")
-        in_two_steps(folder)
+    goes_on(folder)
 
-    def fails_the_second_time(folder):
-        if (folder / "first").exists():
-            raise ValueError("there is a file")
-        in_two_steps(folder)
 
-    for number, (work, words) in enumerate(
-        ((counts_its_runs, "other results"), (leaves_a_file, "left"),
-         (fails_the_second_time, "there is a file"))
-    ):  # fmt: skip
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        _, _, faults = run(kills.Task(work, content), folder, monkeypatch)
-        assert faults  # some kills may come before the first line
-        assert all(words in fault for fault in faults)
+def fails_the_second_time(folder):
+    if (folder / "first").exists():
+        raise ValueError("there is a file")
+    goes_on(folder)
+
+
+WORKS = {
+    goes_on: None, counts_its_runs: "other results", leaves_a_file: "left",
+    fails_the_second_time: "there is a file",
+}  # fmt: skip
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("work", WORKS)
+def test_faults_after_a_kill_are_found(work, tmp_path, monkeypatch):
+    def content(folder):
+        return {"out": (folder / "out").read_text()}
+
+    timed = kills.timed
+    monkeypatch.setattr(kills, "timed", lambda *arguments: (timed(*arguments), (0.5, 0.6))[1])
+    monkeypatch.setitem(kills.TASKS, "own", kills.Task(work, content))
+    n_running, n_files, faults = kills.check("own", 1, 0, tmp_path)
+    assert n_running == n_files == 1
+    if WORKS[work] is None:
+        assert faults == []
+    else:
+        (fault,) = faults
+        assert WORKS[work] in fault
 
 
 def test_growth_is_found():
