@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests import kills, load, mutation
+from tests import kills, load, lowest, mutation
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -84,3 +84,18 @@ def test_the_files_of_a_room_exist(room):
     patterns, tests = mutation.ROOMS[room]
     assert all(list(mutation.ROOT.glob(pattern)) for pattern in patterns)
     assert all((mutation.ROOT / path).exists() for path in tests)
+
+
+def test_lower_bounds_are_those_of_the_metadata():
+    text = """
+[project]
+dependencies = ["numpy>=2.1", "torch>=2.9"]
+[project.optional-dependencies]
+cli = ["dask[array]>=2025.1", "xgboost>=2.1; sys_platform == 'linux'", "corrsk[docs]"]
+"""
+    assert lowest.lower_bounds(text) == {
+        "numpy": "2.1", "torch": "2.9", "dask": "2025.1", "xgboost": "2.1"
+    }  # fmt: skip
+    found = lowest.chosen(["numpy"])
+    assert "numpy==2.1" in found
+    assert any(one.startswith("torch==") for one in found)
