@@ -12,6 +12,7 @@ to disk while the system refuses more memory than the limit.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import sys
 import tempfile
@@ -53,7 +54,7 @@ class Held:
     threads, descriptors : int
         Numbers of both.
     shared, temporary : int
-        Numbers of files in /dev/shm and in the folder of temporary files.
+        Numbers of its files in /dev/shm and in the folder of temporary files.
     """
 
     memory_mb: float
@@ -70,7 +71,8 @@ def held(folder: Path) -> Held:
         int(status["VmRSS"].split()[0]) / 1024,
         int(status["Threads"]),
         len(list(Path("/proc/self/fd").iterdir())),
-        len(list(Path("/dev/shm").iterdir())),
+        # joblib and torch name theirs by the process; other programs have files there too
+        sum(f"_{os.getpid()}_" in path.name for path in Path("/dev/shm").iterdir()),
         sum(1 for _ in folder.rglob("*")),
     )
 
