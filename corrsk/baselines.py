@@ -11,6 +11,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -129,6 +131,8 @@ class EncodedLabelsClassifier(_FittedInside):
         The fitted classifier.
     """
 
+    _parameter_constraints: dict[str, Any] = {"estimator": [HasMethods("fit"), None]}
+
     def __init__(self, estimator: Any = None) -> None:
         self.estimator = estimator
 
@@ -156,6 +160,7 @@ class EncodedLabelsClassifier(_FittedInside):
         TypeError
             If `sample_weight` is given, and the classifier has no sample weights.
         """
+        self._validate_params()
         refuse_unusable(X)
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
@@ -188,6 +193,11 @@ class ScaledBatchClassifier(_FittedInside):
         The fitted classifier.
     """
 
+    _parameter_constraints: dict[str, Any] = {
+        "estimator": [HasMethods("fit"), None],
+        "share": [Interval(Real, 0, 1, closed="right")],
+    }
+
     def __init__(self, estimator: Any = None, share: float = 0.02) -> None:
         self.estimator = estimator
         self.share = share
@@ -216,6 +226,7 @@ class ScaledBatchClassifier(_FittedInside):
         TypeError
             If `sample_weight` is given, and the classifier has no sample weights.
         """
+        self._validate_params()
         refuse_unusable(X)
         signals, labels = validate_data(self, X, y)
         check_classification_targets(labels)

@@ -38,6 +38,7 @@ from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
     InvalidFileError,
+    NNLSPeakClassifier,
     ResidualMLPClassifier,
     SignalNormalizer,
     SignalPipeline,
@@ -49,6 +50,7 @@ from corrsk import (
     save,
 )
 from corrsk._utils.files import write_json
+from corrsk.baselines import make_baseline
 from corrsk.evaluation import Evaluation, evaluate
 from corrsk.persistence._files import _digests
 from corrsk.pretrained import ModelCard
@@ -158,6 +160,19 @@ def _write_model(path: Path) -> None:
     save(model, path)
 
 
+def small_baseline(name: str) -> Any:
+    """Small instance of a baseline with objects of scikit-learn."""
+    return make_baseline(name, random_state=0).set_params(**LEARNERS[name])
+
+
+def _write_learner(name: str) -> Callable[[Path], None]:
+    return lambda path: save(small_baseline(name).fit(*_signals()), path)
+
+
+def _write_counter(path: Path) -> None:
+    save(NNLSPeakClassifier("ir-se-8x8", n_bins=8, verbose=False).fit(*_signals()), path)
+
+
 def _probabilities(model: Any) -> bytes:
     found: bytes = model.predict_proba(_signals()[0][:5]).tobytes()
     return found
@@ -193,13 +208,20 @@ def changed_model(content: bytes, rng: np.random.Generator, digests: bool = True
 
 
 def _changed_tensor(values: Any, rng: np.random.Generator) -> Any:
-    match int(rng.integers(4)):
+    match int(rng.integers(5)):
         case 0:
-            return np.ascontiguousarray(np.full_like(values, rng.choice([np.nan, np.inf, 1e38])))
+            with np.errstate(invalid="ignore"):  # integers have no NaN
+                return np.full(values.shape, rng.choice([np.nan, np.inf, 1e38])).astype(
+                    values.dtype
+                )
         case 1:
             return np.ascontiguousarray(values.ravel()[:-1])
         case 2:
             return np.ascontiguousarray(values[None])
+        case 3 if values.size:
+            changed = values.copy()
+            changed.reshape(-1)[rng.integers(values.size)] = rng.choice([0, 1, 3, 127, 255])
+            return changed
         case _:
             return values.astype(rng.choice([np.float64, np.int32, np.float16, np.uint8]))
 
@@ -288,10 +310,39 @@ def _configuration(path: Path) -> None:
     )
 
 
+# baselines that are stored by way of skops, and their parameters here
+LEARNERS: dict[str, dict[str, Any]] = {
+    "random-forest": {
+        "randomforestclassifier__n_estimators": 2, "randomforestclassifier__max_depth": 3,
+    },
+    "hist-gradient-boosting": {
+        "histgradientboostingclassifier__max_iter": 2,
+        "histgradientboostingclassifier__max_leaf_nodes": 4,
+    },
+    "knn": {"kneighborsclassifier__n_neighbors": 3},
+    "qda": {
+        "quadraticdiscriminantanalysis__solver": "eigen",
+        "quadraticdiscriminantanalysis__shrinkage": 0.5,
+    },
+    "mlp": {
+        "scaledbatchclassifier__estimator__hidden_layer_sizes": (3,),
+        "scaledbatchclassifier__estimator__max_iter": 2,
+    },
+    "kernel-svm": {
+        "nystroem__n_components": 20, "calibratedclassifiercv__estimator__max_iter": 2,
+    },
+}  # fmt: skip
 READERS: dict[str, Reader] = {
     "model": Reader(_write_model, load, ".safetensors", changed_bytes, _probabilities),
     "model, entries": Reader(_write_model, _predict, ".safetensors", changed_model),
     "model of version 5": Reader(_write_model, _predict, ".safetensors", changed_old_model),
+    **{
+        f"{name}, entries": Reader(
+            _write_learner(name), _predict, ".safetensors", changed_model
+        )
+        for name in LEARNERS
+    },
+    "model-based, entries": Reader(_write_counter, load, ".safetensors", changed_model),
     "checkpoint": Reader(
         _fit_with_checkpoint, _fit_with_checkpoint, ".checkpoint", changed_checkpoint
     ),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests import fuzz
 
 # readers that take a hundredth of a second for a file
-SLOW = {"checkpoint", "model, entries", "model of version 5"}
+LEARNERS = {f"{name}, entries" for name in fuzz.LEARNERS}
+SLOW = {"checkpoint", "model, entries", "model of version 5", "model-based, entries", *LEARNERS}
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def fuzzers(tmp_path_factory):
 def test_changed_files_are_read_or_refused(fuzzers, name):
     if name.startswith("images, .nii"):
         pytest.importorskip("nibabel")
+    if name in LEARNERS:
+        pytest.importorskip("skops")
     if name.endswith(".yaml"):
         pytest.importorskip("yaml")
     fuzzer = fuzzers(name)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import re
 import warnings
 from collections.abc import Mapping
 from itertools import pairwise
@@ -26,8 +23,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from corrsk._utils.files import refuse_misfits
 from corrsk.acquisition.protocol import AcquisitionProtocol
+from corrsk.baselines import EncodedLabelsClassifier, ScaledBatchClassifier
 from corrsk.imaging import SignalMasker
-from corrsk.imaging._nifti import image_from_plain, image_to_plain, is_image
 from corrsk.neural._base import NetworkClassifier, NetworkEstimator
 from corrsk.neural.classifier import (
     NETWORK_CLASSIFIERS,
@@ -48,8 +45,8 @@ from corrsk.neural.training.prediction import (
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.persistence._files import read_file, write_file
 from corrsk.persistence._fitted import check_fitted, check_names
-from corrsk.physics.contrasts import own_units
-from corrsk.physics.noise_levels import SNRRange
+from corrsk.persistence._learners import LEARNERS, SKOPS, decode_learner, encode_learner
+from corrsk.persistence._values import decode_value, encode_value
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.phaser import SignalPhaser
@@ -61,18 +58,12 @@ from corrsk.relaxometry import (
     NNLSSpectrum,
 )
 from corrsk.relaxometry._base import _VoxelModel
-from corrsk.relaxometry.calibration import PulseCalibration
 from corrsk.simulation.generator import CorrelationSignalGenerator
 from corrsk.spatial import SpatialClassifier
-from corrsk.tissue.nuisances import Nuisances
-from corrsk.tissue.prior import TissuePrior
-from corrsk.tissue.ranges import PropertyRange
 from corrsk.trained.classifier import SimulationTrainedClassifier
 from corrsk.trained.regressor import CompartmentRegressor
 
 _OWN_ORDER = 4  # up to version 3, output columns were in grid order whatever the protocol
-_TENSOR_KINDS = "fbiu"
-_SMALL = 16  # largest number of entries of an array that is stored in the header
 # The classes that can be saved, by name. All are stored by parameters and fitted attributes, in
 # addition networks by their weights, and model-based classifiers by another `fit` on their classes.
 # Estimators among the parameters and attributes are stored likewise.
@@ -84,15 +75,13 @@ SAVED_CLASSES: dict[str, type[BaseEstimator]] = {
         CompartmentRegressor, MixtureNetwork,
         MultiExponentialClassifier, NNLSPeakClassifier, IdealObserverClassifier, NNLSSpectrum,
         SignalMasker, SpatialClassifier, FrozenEstimator,
-        # of the baselines those whose fitted attributes are plain arrays
-        StandardScaler, LogisticRegression, LinearDiscriminantAnalysis,
+        # of the baselines those whose fitted attributes are plain arrays or other estimators;
+        # those with further objects are in LEARNERS
+        StandardScaler, LogisticRegression, LinearDiscriminantAnalysis, EncodedLabelsClassifier,
+        ScaledBatchClassifier,
     )
 }  # fmt: skip
 _PIPELINES: dict[str, type[Pipeline]] = {cls.__name__: cls for cls in (Pipeline, SignalPipeline)}
-# classes of parameter values that are defined by corrsk
-_VALUES: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (TissuePrior, PropertyRange, SNRRange, Nuisances, PulseCalibration)
-}
 _PARAMETER, _STORED = "parameter", "stored"  # first part of the names of their tensors
 _SHARED = "shared"  # parameters that are a fitted attribute too, such as frozen classifiers
 # parameters without a meaning on another machine, or that are code
@@ -105,11 +94,14 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     Parameters
     ----------
     estimator : estimator
-        Fitted estimator of corrsk, of the baselines "logistic" and "lda", a FrozenEstimator of
-        these, or a fitted Pipeline of such estimators. The state of the optimiser is stored if
-        `partial_fit` has trained the network last. Of a ModuleClassifier, the weights and the name
-        of the module are stored, but no code; :func:`load` needs the module. Masks that are images
-        are stored with their affine and header; a mask that is a path is stored as this path.
+        Fitted estimator of corrsk, of the baselines but "lightgbm" and "xgboost", a FrozenEstimator
+        of these, or a fitted Pipeline of such estimators. Baselines other than "logistic" and "lda"
+        need the extra `corrsk[skops]`, load with the versions of scikit-learn that restore their
+        predictions, and are stored without the state of their training. The state of the optimiser
+        of a network is stored if `partial_fit` has trained it last. Of a ModuleClassifier, the
+        weights and the name of the module are stored, but no code; :func:`load` needs the module.
+        Masks that are images are stored with their affine and header; a mask that is a path is
+        stored as this path.
     path : path-like
         The file; ".safetensors" is the usual suffix.
     half_precision : bool, default=False
@@ -120,8 +112,10 @@ def save(estimator: BaseEstimator, path: str | Path, *, half_precision: bool = F
     Raises
     ------
     TypeError
-        If the estimator cannot be stored, such as the other baselines, or has a parameter that
-        cannot be stored, such as a random generator.
+        If the estimator cannot be stored, such as that of "xgboost", or has a parameter that cannot
+        be stored, such as a random generator.
+    ImportError
+        If the estimator needs skops, which is not installed.
     ValueError
         If a weight is too large for half precision, or a model-based classifier draws random
         numbers without a seed.
@@ -162,6 +156,8 @@ def load(path: str | Path, *, module: Any = None) -> Any:
     ------
     FileNotFoundError
         If the file does not exist.
+    ImportError
+        If the file needs skops, which is not installed.
     InvalidFileError
         If the file was not written by :func:`save`, was written by a newer version of corrsk, is
         damaged, or does not match `module`; a ValueError.
@@ -187,6 +183,8 @@ def _halved(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Convert matrices to half precision; vectors are too small to matter."""
     # the squares in the state of an optimiser may be too small for half precision
     if values.dtype != np.float32 or values.ndim < 2 or OPTIMIZER_PREFIX in name:
+        return values
+    if SKOPS in name.split("."):  # stored signals, say, are no weights
         return values
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise ValueError(
@@ -214,11 +212,13 @@ def _encode_estimator(
         inner = _encode_estimator(estimator.estimator, f"{prefix}estimator.", tensors)
         return {"class": FrozenEstimator.__name__, "estimator": inner}
     name = type(estimator).__name__
+    if LEARNERS.get(name) is type(estimator):
+        return encode_learner(estimator, prefix, tensors)
     if SAVED_CLASSES.get(name) is not type(estimator):
         raise TypeError(
-            f"cannot save a {name}; corrsk saves {', '.join(SAVED_CLASSES)}, and a Pipeline or "
-            "SignalPipeline of them. For other estimators use joblib.dump, whose files execute "
-            "code when they are loaded, or skops.io.dump"
+            f"cannot save a {name}; corrsk saves {', '.join([*SAVED_CLASSES, *LEARNERS])}, and a "
+            "Pipeline or SignalPipeline of them. For other estimators use joblib.dump, whose files "
+            "execute code when they are loaded, or their own formats"
         )
     seed = getattr(estimator, "random_state", 0)
     if isinstance(estimator, _VoxelModel) and seed is None:
@@ -244,14 +244,14 @@ def _encode_estimator(
         for key, value in (parameters | fitted).items()
         if isinstance(value, BaseEstimator)
     }
-    large = {key: value for key, value in fitted.items() if _is_tensor(value)}
-    tensors |= {prefix + key: np.ascontiguousarray(value) for key, value in large.items()}
     if parameters.get("callbacks"):
         warnings.warn("the callbacks of the classifier are not saved", stacklevel=3)
     parameters = {key: value for key, value in parameters.items() if key not in _NOT_STORED}
 
     def encode(values: Mapping[str, Any], place: str) -> dict[str, Any]:
-        return {key: _encode(each, key, f"{place}{key}", tensors) for key, each in values.items()}
+        return {
+            key: encode_value(each, key, f"{place}{key}", tensors) for key, each in values.items()
+        }
 
     network: dict[str, Any] = {}
     if hasattr(estimator, "net_"):
@@ -278,12 +278,7 @@ def _encode_estimator(
         "class": name,
         **network,
         "parameters": encode(parameters, f"{prefix}{_PARAMETER}."),
-        "fitted": {
-            key: {"tensor": prefix + key}
-            if key in large
-            else _encode(value, key, prefix + key, tensors)
-            for key, value in fitted.items()
-        },
+        "fitted": encode(fitted, prefix),
         **further,
         # settings of set_output and set_fit_request, which change the behaviour of a Pipeline
         "output": getattr(estimator, "_sklearn_output_config", {}).get("transform"),
@@ -345,11 +340,6 @@ def _requests(estimator: BaseEstimator) -> dict[str, dict[str, Any]]:
     return {method: wanted for method, wanted in requests.items() if wanted}
 
 
-def _is_tensor(value: Any) -> bool:
-    # small arrays are stored in the header, where they are readable
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.size > _SMALL
-
-
 def _decode_estimator(
     content: dict[str, Any],
     prefix: str,
@@ -379,7 +369,9 @@ def _decode_estimator(
             content["estimator"], f"{prefix}estimator.", tensors, module, version
         )
         return FrozenEstimator(inner)
-    parameters = {key: _decode(value, tensors) for key, value in content["parameters"].items()}
+    if content["class"] in LEARNERS:
+        return decode_learner(content, tensors, is_parameter=is_parameter)
+    parameters = {key: decode_value(value, tensors) for key, value in content["parameters"].items()}
     if version < _OWN_ORDER and isinstance(parameters.get("protocol"), AcquisitionProtocol):
         parameters["protocol"] = parameters["protocol"].in_grid_order()
     cls = SAVED_CLASSES[content["class"]]
@@ -412,10 +404,9 @@ def _decode_estimator(
     for key, part in parts.items():
         setattr(estimator, key, part)
     for key, value in content["fitted"].items():
-        is_tensor = isinstance(value, dict) and "tensor" in value
-        setattr(estimator, key, tensors[value["tensor"]] if is_tensor else _decode(value, tensors))
+        setattr(estimator, key, decode_value(value, tensors))
     if _STORED in content:
-        stored = {key: _decode(value, tensors) for key, value in content[_STORED].items()}
+        stored = {key: decode_value(value, tensors) for key, value in content[_STORED].items()}
         estimator._restore(stored)
     if is_fitted:
         check_fitted(estimator)
@@ -523,86 +514,3 @@ def _current_classifier(
     cls = ResidualMLPClassifier if network == "residual-mlp" else CorrelationCNNClassifier
     names = cls._get_param_names()
     return cls, {name: value for name, value in given.items() if name in names}
-
-
-def _encode(value: Any, name: str, place: str, tensors: dict[str, NDArray[Any]]) -> Any:
-    """Encode a value as JSON; types that JSON does not distinguish are tagged.
-
-    Large arrays become tensors, with their place as name.
-    """
-
-    def encode(inner: Any, part: Any) -> Any:
-        return _encode(inner, name, f"{place}.{part}", tensors)
-
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, list):
-        return [encode(item, k) for k, item in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"tuple": [encode(item, k) for k, item in enumerate(value)]}
-    if isinstance(value, Mapping):
-        pairs = [[encode(key, f"{key}.key"), encode(item, key)] for key, item in value.items()]
-        return {"dict": pairs}
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind in _TENSOR_KINDS and value.size > _SMALL:
-            tensors[place] = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
-            return {"tensor": place}
-        kind = "object" if value.dtype == object else value.dtype.str
-        items = [encode(item, k) for k, item in enumerate(value.tolist())]
-        content = {"array": items, "dtype": kind}
-        # lists of no entries have no shape
-        return content | ({} if value.size else {"shape": list(value.shape)})
-    if isinstance(value, AcquisitionProtocol):
-        content = value.to_dict()
-        further = {key: content[key] for key in ("readout", "series") if key in content}
-        return {"protocol": content["contrasts"], "tr": content["tr"]} | further
-    if is_image(value):
-        plain = image_to_plain(value)
-        return {"image": {key: encode(item, key) for key, item in plain.items()}}
-    if _VALUES.get(type(value).__name__) is type(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {
-            "value": type(value).__name__,
-            "fields": {key: encode(item, key) for key, item in fields.items()},
-        }
-    raise TypeError(
-        f"cannot save {name}={value!r}: a {type(value).__name__} cannot be stored"
-        + ("; use an integer or None" if name == "random_state" else "")
-    )
-
-
-def _decode(value: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    if "image" in value:
-        return image_from_plain(
-            {key: _decode(item, tensors) for key, item in value["image"].items()}
-        )
-    if "tuple" in value:
-        return tuple(_decode(item, tensors) for item in value["tuple"])
-    if "dict" in value:
-        return {_decode(key, tensors): _decode(item, tensors) for key, item in value["dict"]}
-    if "array" in value:
-        array = _decode_array([_decode(item, tensors) for item in value["array"]], value["dtype"])
-        return array.reshape(value["shape"]) if "shape" in value else array
-    if "value" in value:
-        fields = {key: _decode(item, tensors) for key, item in value["fields"].items()}
-        return _VALUES[value["value"]](**fields)
-    further = {key: value[key] for key in ("readout", "series") if key in value}
-    return AcquisitionProtocol.from_dict(
-        {"contrasts": value["protocol"], "tr": value["tr"], "units": own_units()} | further
-    )
-
-
-def _decode_array(items: list[Any], dtype: str) -> NDArray[Any]:
-    if not re.fullmatch(r"object|[<>|=]?([biuf][1248]|U[0-9]{1,4})", dtype):
-        raise ValueError(f"the type {dtype!r} of an array is not one of numbers or texts")
-    return np.array(items, dtype=dtype)

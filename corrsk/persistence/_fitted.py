@@ -73,6 +73,8 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "StandardScaler": ("n_samples_seen_",),
     "LogisticRegression": ("n_iter_",),
     "LinearDiscriminantAnalysis": (),
+    "EncodedLabelsClassifier": ("estimator_",),
+    "ScaledBatchClassifier": ("estimator_",),
 }
 # of those without an array that every file has
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -86,12 +88,16 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
     "MixtureNetwork": ("dimensions_",),
     "SignalMasker": ("n_elements_",),
     "SpatialClassifier": ("estimators_",),
+    "EncodedLabelsClassifier": ("estimator_",),
+    "ScaledBatchClassifier": ("estimator_",),
 }
 _TYPES: dict[str, type] = {
     "offset_": float, "n_calibration_": int, "kind_": str, "n_elements_": int
 }  # fmt: skip
 # classes whose number of features is that of an estimator within
 _OF_PARTS = ("SimulationTrainedClassifier", "CompartmentRegressor", "SpatialClassifier")
+_MOST_SCALED = 1e30  # far above any scaled signal, and below the largest single-precision number
+_WITH_ONE_INSIDE = ("EncodedLabelsClassifier", "ScaledBatchClassifier")
 _OF_ALL = ("n_features_in_", "feature_names_in_", "layout_", "protocol_", "classes_")
 
 
@@ -142,7 +148,7 @@ def check_fitted(estimator: BaseEstimator) -> None:
         raise ValueError(f"n_features_in_ of {name} must be a positive integer, got {n!r:.60}")
     sizes = {"n": n}
     if "classes_" in values:
-        _check_classes(values["classes_"], name)
+        check_classes(values["classes_"], name)
         sizes["c"] = len(values["classes_"])
         sizes["r"] = 1 if sizes["c"] == 2 else sizes["c"]
     elif hasattr(type(estimator), "predict_proba"):
@@ -171,6 +177,9 @@ def check_fitted(estimator: BaseEstimator) -> None:
         missing = [key for key, used in needed.items() if used and values.get(key) is None]
         if missing:
             raise ValueError(f"{name} lacks the fitted attribute {missing[0]!r}")
+        _check_scaler(values)
+    if name in _WITH_ONE_INSIDE:
+        _check_inner(estimator)
     for key in ("layout_", "grid_shape_"):
         _check_layout(values.get(key), f"{key} of {name}")
     for key in ("order_", "column_order_"):
@@ -231,6 +240,15 @@ def _check_regressor(model: CompartmentRegressor) -> None:
     _check_novelty(model)
 
 
+def _check_inner(model: Any) -> None:
+    inner, n_classes = model.estimator_, len(model.classes_)
+    # the classes of the inner one may be positions of the labels
+    if not is_classifier(inner) or len(inner.classes_) != n_classes:
+        raise ValueError(f"estimator_ must be a classifier of {n_classes} classes")
+    if inner.n_features_in_ != model.n_features_in_:
+        raise ValueError(f"estimator_ must be a classifier of {model.n_features_in_} measurements")
+
+
 def _check_several(model: SpatialClassifier) -> None:
     several = model.estimators_
     if not isinstance(several, list) or not several or not all(map(is_classifier, several)):
@@ -240,7 +258,7 @@ def _check_several(model: SpatialClassifier) -> None:
             raise ValueError("the classifiers of SpatialClassifier must have the same classes")
 
 
-def _check_classes(classes: Any, name: str) -> None:
+def check_classes(classes: Any, name: str) -> None:
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not classes.size:
         raise ValueError(f"classes_ of {name} must be a list of labels")
     plain = classes.dtype.kind in "biufU" or all(isinstance(one, str) for one in classes)
@@ -248,6 +266,16 @@ def _check_classes(classes: Any, name: str) -> None:
         raise ValueError(f"classes_ of {name} must be numbers or texts")
     if not np.array_equal(np.unique(classes), classes):
         raise ValueError(f"classes_ of {name} must be ascending and distinct, got {classes!r:.60}")
+
+
+def _check_scaler(values: dict[str, Any]) -> None:
+    """Check that scaled signals are numbers of single precision."""
+    mean, scale = values.get("mean_"), values.get("scale_")
+    if scale is None:
+        scale = 1.0
+    shift = 0.0 if mean is None else np.abs(mean)
+    if np.any(scale <= 0) or np.any(shift / _MOST_SCALED > scale):
+        raise ValueError("scale_ of StandardScaler must be positive, and mean_ of a similar size")
 
 
 def _check_array(values: Any, what: str, letters: str, sizes: dict[str, int]) -> None:

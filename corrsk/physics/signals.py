@@ -217,11 +217,12 @@ class SignalModel:
         outer = self._kernel_by_level(xp, 0, others[0], voxels) * fractions
         for axis, values in enumerate(others[1:], start=1):
             kernel = self._kernel_by_level(xp, axis, values, voxels)
-            outer = xp.reshape(outer[:, None] * kernel, (-1, *fractions.shape))
+            outer = outer[:, None] * kernel
+            outer = xp.reshape(outer, (outer.shape[0] * outer.shape[1], *fractions.shape))
         grid = xp.matmul(
             xp.permute_dims(outer, (1, 0, 2)), self._kernel(xp, len(others), last, voxels)
         )
-        grid = xp.reshape(grid, (n, -1))
+        grid = xp.reshape(grid, (n, grid.shape[1] * grid.shape[2]))
         if self._in_grid is None:
             return grid
         return xp.take(grid, xp.asarray(self._in_grid, device=device(fractions)), axis=-1)
@@ -258,7 +259,7 @@ class SignalModel:
         kernel = factor.kernel(
             repeated, lambda levels: xp.tile(like(levels), (values.shape[-1],)), more
         )
-        return xp.reshape(kernel, (*values.shape, -1))
+        return xp.reshape(kernel, (*values.shape, factor.levels.size))
 
     def _table(self, axis: int, dtype: Any, largest: int, *, levels_first: bool) -> np.ndarray:
         """Kernel of an axis for the numbers 0, 1, .. to at least `largest`."""

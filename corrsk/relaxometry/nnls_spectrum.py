@@ -47,7 +47,8 @@ class NNLSSpectrum(TransformerMixin, _VoxelModel):
     protocol : AcquisitionProtocol or str, default="auto"
         Protocol of the columns of X; see :class:`corrsk.NNLSPeakClassifier`.
     n_bins : int or dict of str to int, default=32
-        Number of grid points along each tissue property, for all properties or by property.
+        Number of grid points along each tissue property, for all properties or by property; at
+        most 262,144 in all.
     bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
         Range of each tissue property in ms or um^2/ms; see :class:`corrsk.NNLSPeakClassifier`.
     penalty : {"identity", "first-difference", "second-difference"}, default="identity"

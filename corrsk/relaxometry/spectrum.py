@@ -23,6 +23,8 @@ from corrsk.relaxometry._peaks import count_peaks
 from corrsk.relaxometry._voxels import signal_norms
 from corrsk.relaxometry._weights import Solver, by_factor
 
+_MOST_CELLS = 2**18  # of a spectrum; the singular vectors of a kernel take 100 MB then
+
 
 def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[int, ...]:
     """Number of grid points of each tissue property.
@@ -42,8 +44,19 @@ def checked_bins(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[i
     Raises
     ------
     ValueError
-        If a property has no number, or one below 2, or the numbers have another property.
+        If a property has no number, or one below 2, or the numbers have another property, or the
+        spectrum has more than 262,144 cells.
     """
+    shape = _shape_of(n_bins, model)
+    if math.prod(shape) > _MOST_CELLS:
+        raise ValueError(
+            f"a spectrum has at most {_MOST_CELLS:,} cells (512 x 512, or 64 x 64 x 64); n_bins "
+            f"gives {' x '.join(map(str, shape))}"
+        )
+    return shape
+
+
+def _shape_of(n_bins: int | Mapping[str, int], model: KernelModel) -> tuple[int, ...]:
     if not isinstance(n_bins, Mapping):
         return (n_bins,) * len(model.properties)
     if set(n_bins) != set(model.properties):
@@ -128,7 +141,8 @@ class NNLSPeakClassifier(_CompartmentCounter):
         ships; columns with names (TI50_TE4.5) may have any order. "auto" derives the protocol from
         the names; without such names 64 columns are taken for "ir-se-8x8", with a warning.
     n_bins : int or dict of str to int, default=32
-        Number of grid points along each tissue property, for all properties or by property.
+        Number of grid points along each tissue property, for all properties or by property; at
+        most 262,144 in all.
     bounds : dict of str to (low, high) or PropertyRange, TissuePrior, str or None, default=None
         Range of each tissue property in ms or um^2/ms, or a prior (or its name), whose ranges
         are used. A :class:`corrsk.PropertyRange` can state another unit, or that shorter times

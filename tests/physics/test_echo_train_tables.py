@@ -11,6 +11,8 @@ TRAINS = [
     EchoTrain(10.0),
     EchoTrain(10.0, refocusing_angle=130.0),
     EchoTrain(10.0, refocusing_angle=187.0, profile=PROFILE),
+    # the excitation differs between positions too
+    EchoTrain(10.0, refocusing_angle=170.0, profile=SliceProfile(0.8, 3.0, 0.6, 2.0)),
 ]
 
 
@@ -52,8 +54,11 @@ def test_ranges_of_b1_that_grow_do_not_change_the_echoes():
     table = EchoTrainTable(TRAINS[1], np.arange(1, 5))
     b1 = rng.uniform(0.9, 1.0, t1.size)
     before = table(t1, t2, b1)
-    table(t1, t2, rng.uniform(0.5, 1.3, t1.size))
-    np.testing.assert_allclose(table(t1, t2, b1), before, atol=1e-4)
+    for low, high in ((0.5, 1.0), (0.5, 1.3)):  # at one end, and at the other
+        grown = rng.uniform(low, high, t1.size)
+        exact = TRAINS[1].amplitudes(4, t1, t2, grown)
+        np.testing.assert_allclose(table(t1, t2, grown), exact, atol=1e-4)
+        np.testing.assert_allclose(table(t1, t2, b1), before, atol=1e-4)
 
 
 @pytest.fixture(params=["grid", "scattered"])

@@ -89,6 +89,7 @@ def test_a_slice_is_the_mean_of_its_positions():
     )
     refocusing, excitation = profile.relative_angles()
     np.testing.assert_allclose(refocusing[2], np.exp(-((0.5 / 0.8) ** 3)))
+    np.testing.assert_allclose(excitation[2], np.exp(-((0.5 / 0.6) ** 2)))
     for voxel, (t1, t2) in enumerate([(500.0, 40.0), (1000.0, 90.0)]):
         trains = [
             echo_train(6, 10.0, t1, t2, refocusing_angle=170 * r, excitation_angle=90 * e)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from corrsk import SNRRange
+from corrsk.physics.noise_levels import checked_noise_levels
 
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
@@ -38,3 +39,14 @@ def test_linear_ranges_are_uniform_in_the_ratio():
     np.testing.assert_allclose(
         np.quantile(1 / drawn, [0.25, 0.5, 0.75]), [257.5, 505, 752.5], rtol=0.03
     )
+
+
+@pytest.mark.parametrize("levels", [[], -0.01, [0.01, -0.01], np.nan, [np.inf], [[0.01]]])
+def test_levels_that_are_no_numbers_from_zero_are_refused(levels):
+    with pytest.raises(ValueError, match="a number >= 0, a list of such numbers"):
+        checked_noise_levels(levels)
+
+
+def test_levels_are_a_list():
+    assert checked_noise_levels(0.0).tolist() == [0.0]
+    assert checked_noise_levels([0.01, 1.0]).tolist() == [0.01, 1.0]

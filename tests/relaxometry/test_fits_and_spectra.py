@@ -29,7 +29,7 @@ from corrsk import (
 from corrsk._utils.parallel import one_blas_thread
 from corrsk.acquisition.bounds import checked_bounds
 from corrsk.physics import Contrast, register_contrast
-from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
+from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier, NNLSSpectrum
 from corrsk.relaxometry._criteria import criterion_weights, f_test_choice, information_criterion
 from corrsk.relaxometry._kernels import KernelModel
 from corrsk.relaxometry._linalg import nonnegative_amplitudes, solve_each
@@ -717,3 +717,11 @@ def test_model_based_classifiers_accept_weights_and_give_log_probabilities():
     with np.errstate(divide="ignore"):
         expected = np.log(plain.predict_proba(X))
     np.testing.assert_array_equal(plain.predict_log_proba(X), expected)
+
+
+@pytest.mark.parametrize("n_bins", [600, 10**9, {"T1": 2, "T2": 10**6}])
+@pytest.mark.parametrize("cls", [NNLSPeakClassifier, NNLSSpectrum])
+def test_spectra_of_too_many_cells_are_refused_before_memory_is_allocated(cls, n_bins):
+    X, y = make_correlation_signals(8, random_state=0, verbose=False)
+    with pytest.raises(ValueError, match="a spectrum has at most 262,144 cells"):
+        cls("ir-se-8x8", n_bins=n_bins, verbose=False).fit(X, y)

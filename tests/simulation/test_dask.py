@@ -86,6 +86,7 @@ def test_a_search_gives_the_scores_of_a_local_search(client, table):
 
 def test_the_splits_equal_those_of_a_local_search(client, table):
     expected = list(StratifiedKFold(4).split(*table))
+    wait_until(lambda: not client.who_has())  # the data of an earlier search are released late
     with cluster_search(*table, cv=4, client=client) as splits:
         for parts, expected_parts in zip(splits, expected, strict=True):
             for rows, expected_rows in zip(parts, expected_parts, strict=True):
