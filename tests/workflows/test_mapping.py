@@ -383,9 +383,9 @@ import signal
 import sys
 from corrsk import load
 from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects
-from corrsk.workflows.mapping import models
+from corrsk.workflows.mapping import networks
 
-whole, slabs = models.NetworkMapper.compute, []
+whole, slabs = networks.NetworkMapper.compute, []
 
 
 def compute(self, signals):
@@ -397,7 +397,7 @@ def compute(self, signals):
 
 # a test run in the background of a script inherits an ignored SIGINT
 signal.signal(signal.SIGINT, signal.default_int_handler)
-models.NetworkMapper.compute = compute
+networks.NetworkMapper.compute = compute
 scan, times, model, out, number = sys.argv[1:]
 map_subjects(find_subjects(scan, times=times), out, MapSettings(model, slab_bytes=10_000))
 """

@@ -47,13 +47,13 @@ def sources(raw):
 
 def wait_first(folder, marker):
     """Make every map of a worker wait, after a file that marks its start."""
-    from corrsk.workflows.mapping import models
+    from corrsk.workflows.mapping import networks
 
     def compute(self, signals):
         (folder / marker).touch()
         time.sleep(PATIENCE)
 
-    models.NetworkMapper.compute = compute
+    networks.NetworkMapper.compute = compute
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import pytest
 from corrsk import (
     AcquisitionProtocol,
     MultiExponentialClassifier,
+    NNLSSpectrum,
     TissuePrior,
     load_images,
     make_correlation_signals,
@@ -196,6 +197,7 @@ def test_probabilities_are_transparent_where_the_signal_is_novel(mapped, tmp_pat
     nibabel.save(nibabel.Nifti1Image(novelty, AFFINE), copy / "novelty.nii.gz")
     record = json.loads((copy / "report.json").read_text())
     record["maps"]["novelty"] = "novelty.nii.gz"
+    record["shown"]["novelty"] = {"title": "novel", "kind": "mask"}
     (copy / "report.json").write_text(json.dumps(record))
     page = write_report(subject, copy, n_voxels=5, n_jobs=1).read_text()
     data = data_of(page)
@@ -208,7 +210,31 @@ def test_probabilities_are_transparent_where_the_signal_is_novel(mapped, tmp_pat
     assert (levels["novelty"][x, y] == 255).all()
     assert (levels["multicompartment"][x, y] == 0).all()
     assert (levels["multicompartment"][x - 1, y] > 0).all()
-    assert "Share of novel voxels" in page
+    assert "Share of voxels: novel" in page
+
+
+def test_a_report_of_spectra_has_those_of_the_maps(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(values()[:, :2, :2], AFFINE), tmp_path / "scan.nii.gz")
+    (subject,) = find_subjects(tmp_path / "scan.nii.gz", times="ir-se-8x8")
+    model = NNLSSpectrum(n_bins={"T1": 9, "T2": 11}, inversion_efficiency=0.99)
+    settings = MapSettings(
+        model, mask="none", report=True, windows={"myelin water": {"T2": (0, 40)}}
+    )
+    map_subjects([subject], tmp_path / "maps", settings, n_jobs=1, verbose=False)
+    page = (tmp_path / "maps" / "report.html").read_text()
+    data = data_of(page)
+    arrays = {key: unpacked(entry) for key, entry in data["voxels"]["arrays"].items()}
+    places = tuple((arrays["place"] + np.array(data["start"])).T.astype(int))
+    signals = values()[:, :2, :2][places]
+    found = model.set_params(protocol="ir-se-8x8", verbose=False).fit(signals).invert(signals)
+    largest = found.amplitudes.max(axis=(1, 2), keepdims=True)
+    expected = np.rint(255 * found.amplitudes / largest)
+    np.testing.assert_allclose(arrays["spectrum"], expected, atol=1)
+    assert "probabilities" not in arrays
+    assert "Spectra by the model of the maps" in page
+    assert "Share of voxels: not explained" in page
+    assert "Myelin water (%), median" in page
+    assert "Pictures" not in [tag[2] for tag in Tags(page).of("h2")]
 
 
 @pytest.mark.parametrize("magnitude", [False, True])

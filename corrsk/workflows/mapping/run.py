@@ -6,35 +6,38 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
 from corrsk._utils.files import check_space, read_json, refuse_misfits, sha256_of, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
-from corrsk.imaging import MapWriter, load_images
+from corrsk.imaging import MapWriter, Slab, load_images
 from corrsk.imaging.bids import is_brain_mask
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
+from corrsk.relaxometry.spectra import Windows
 from corrsk.workflows._runs import check_claim, claimed_folder
 from corrsk.workflows.mapping.cluster import on_workers
 from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
+from corrsk.workflows.mapping.mapper import Mapper
 from corrsk.workflows.mapping.models import (
     AUTO,
     LoadedModel,
-    Mapper,
     images_of_model,
     load_model,
     make_mapper,
 )
 from corrsk.workflows.mapping.notes import Notes
 from corrsk.workflows.mapping.outputs import (
+    Appearance,
     MapSpec,
     describe_data_set,
     html_path,
@@ -43,8 +46,9 @@ from corrsk.workflows.mapping.outputs import (
     sidecar,
     write_lookup,
 )
-from corrsk.workflows.mapping.preview import Preview
+from corrsk.workflows.mapping.preview import STRENGTH, Preview
 from corrsk.workflows.mapping.report import require_report, write_page
+from corrsk.workflows.mapping.spectra import plain_windows
 from corrsk.workflows.mapping.statistics import LabelStatistics
 from corrsk.workflows.mapping.subjects import Subject
 from corrsk.workflows.mapping.survey import AUTO_MASK, NO_MASK, Survey, survey_images
@@ -64,9 +68,12 @@ class MapSettings:
     ----------
     model : str, path-like or estimator, default="auto"
         Name of a shipped model, a file written by :func:`corrsk.save`, "multi-exponential" for
-        fits, or a fitted SimulationTrainedClassifier, SpatialClassifier or
-        MultiExponentialClassifier. "auto" is
-        "scanner-ir-se-8x8" for signed signals and "scanner-ir-se-8x8-magnitude" for others.
+        fits, "spectrum" or a JSON, YAML or TOML file with parameters of
+        :class:`corrsk.NNLSSpectrum` and `windows` for spectra; or a fitted
+        SimulationTrainedClassifier, SpatialClassifier, MultiExponentialClassifier or NNLSSpectrum,
+        or an estimator that predicts compartments with intervals (predict, predict_proba and
+        predict_interval). "auto" is "scanner-ir-se-8x8" for signed signals and
+        "scanner-ir-se-8x8-magnitude" for others.
     mask : path-like or str, default="auto"
         File of a mask; "auto" for that of the images or one made of them; "none" for all voxels
         with a signal. ``{subject}`` in a path is replaced by the name of the subject.
@@ -82,6 +89,11 @@ class MapSettings:
     context : bool, default=False
         Whether a network uses the neighbours of each voxel; see :class:`corrsk.SpatialClassifier`,
         which can be the model itself, too. Slabs then have margins.
+    windows : mapping or None, default=None
+        Windows of spectra, in place of those of the model's file; see
+        :meth:`corrsk.relaxometry.Spectra.window_fractions`.
+    spectra : bool, default=False
+        Whether to write the spectra, too: a file of up to some kB for each voxel.
     slab_bytes : int, default=50331648
         Size of the signals that are read at a time.
     """
@@ -93,6 +105,8 @@ class MapSettings:
     report: bool = False
     n_compartments: int | None = None
     context: bool = False
+    windows: Windows | None = None
+    spectra: bool = False
     slab_bytes: int = SLAB_BYTES
 
     def identity(self, model: LoadedModel) -> dict[str, Any]:
@@ -112,6 +126,8 @@ class MapSettings:
             "command": "map", "model": model.description, "mask": str(self.mask),
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
             "n_compartments": self.n_compartments, "context": self.context,
+            "windows": None if self.windows is None else plain_windows(self.windows),
+            "spectra": self.spectra,
         }  # fmt: skip
 
     def for_workers(self, model: LoadedModel) -> MapSettings:
@@ -153,19 +169,31 @@ class _Planned:
         return [*self.mapper.specs, _MASK]
 
     @property
+    def shown(self) -> dict[str, Appearance]:
+        """Appearance of the maps of the pictures and the report, by their key."""
+        return {spec.key: spec.shown for spec in self.mapper.specs if spec.shown is not None}
+
+    @property
     def size(self) -> int:
         """Bytes of the maps before their compression."""
-        per_voxel = sum(
-            np.dtype(spec.dtype).itemsize * (spec.n_maps or 1) for spec in self.mapper.specs
-        )
+        per_voxel = sum(spec.bytes_per_voxel for spec in self.mapper.specs)
         return self.subject.images.grid.n_voxels * per_voxel
+
+    def describe_size(self) -> str:
+        """Size of the maps before their compression, in words."""
+        spectra = [spec for spec in self.mapper.specs if spec.key == "spectra"]
+        text = f"{_bytes(self.size)} before compression"
+        if spectra:
+            own = spectra[0].bytes_per_voxel * self.subject.images.grid.n_voxels
+            text += f", {_bytes(own)} of which are the spectra"
+        return text
 
     def files(self, out: Path) -> list[Path]:
         """Files of the subject but its record: maps, sidecars, lookup table, table, picture."""
         maps = [spec.path(out, self.subject) for spec in self.specs]
         stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in maps]
         return [
-            *maps, *(path.with_name(f"{path.name}.json") for path in stems), _lookup(self, out),
+            *maps, *(path.with_name(f"{path.name}.json") for path in stems), *_lookup(self, out),
             _statistics(self, out), _preview(self, out),
         ]  # fmt: skip
 
@@ -219,6 +247,7 @@ def describe_plan(
             lines.append("mask of the maps: made of the images")
         lines += ["", "maps:"]
         lines += [f"  {spec.path(out, one.subject)}" for spec in one.specs]
+        lines += [f"size of the maps: {one.describe_size()}"]
         further = {
             _preview(one, out): settings.preview,
             _statistics(one, out): one.statistics is not None,
@@ -447,7 +476,8 @@ def _plan(
                 subject = replace(subject, images=used)
                 mapper = make_mapper(
                     loaded, used, n_jobs=n_jobs, device=device,
-                    n_compartments=settings.n_compartments,
+                    n_compartments=settings.n_compartments, windows=settings.windows,
+                    spectra=settings.spectra,
                 )  # fmt: skip
                 if n < n_all:
                     mapper.notes.insert(0, f"the model is for {n} of the {n_all} measurements, "
@@ -492,7 +522,9 @@ def _map_subject(
         notes.add("note", text)
     one.times["read"] = time.perf_counter() - begin
     _logger.info("%s: mapping %s voxels", subject.name, f"{survey.n_voxels:,}")
-    preview = Preview(images, survey.mask) if settings.preview else None
+    if settings.spectra:
+        _logger.info("%s: the maps need %s", subject.name, one.describe_size())
+    preview = Preview(images, survey.mask, one.shown) if settings.preview else None
     with _discarded_on_error(one.files(out), out):
         # from here on, maps of other inputs count as unfinished
         for path in (report_path(out, subject), html_path(out, subject)):
@@ -525,10 +557,14 @@ def _preview(one: _Planned, out: Path) -> Path:
     return named(out, one.subject, "preview", "preview", ".png")
 
 
-def _lookup(one: _Planned, out: Path) -> Path:
-    """Table of the labels, beside their map."""
-    labels = next(spec for spec in one.specs if spec.key == "labels").path(out, one.subject)
-    return labels.with_name(labels.name.removesuffix(".nii.gz") + ".tsv")
+def _lookup(one: _Planned, out: Path) -> list[Path]:
+    """Table of the labels, beside their map, if there are any."""
+    labels = [spec.path(out, one.subject) for spec in one.specs if spec.key == "labels"]
+    return [path.with_name(path.name.removesuffix(".nii.gz") + ".tsv") for path in labels]
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 @contextmanager
@@ -572,6 +608,7 @@ def _record(
         "model": loaded.description,
         "settings": one.mapper.settings,
         "maps": {key: path.relative_to(out).as_posix() for key, path in files.items()},
+        "shown": {key: asdict(value) for key, value in one.shown.items()},
         "digests": {path.relative_to(out).as_posix(): sha256_of(path) for path in files.values()},
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
@@ -608,15 +645,26 @@ def _write_maps(
                 continue
             with one.notes.collect():
                 maps = one.mapper.compute(slab)
+            if preview is not None:
+                maps[STRENGTH] = _strength(slab)
             for key, writer in writers.items():
                 writer.write(slab, maps[key])
-            for sink in (one.statistics, preview):
-                if sink is not None:
-                    sink.add(slab, maps)
+            if one.statistics is not None:
+                one.statistics.add(slab, {key: maps[key] for key in writers})
+            if preview is not None:
+                preview.add(slab, maps)
             bar.update(slab.n_voxels)
     write_map(
         _MASK.path(out, subject), survey.mask.astype("uint8"), images,
         sidecar=sidecar(_MASK, subject, loaded.description) | {"Origin": survey.origin},
     )  # fmt: skip
     counts = {int(k): f"{k} compartment{'s' if k > 1 else ''}" for k in one.mapper.classes}
-    write_lookup(_lookup(one, out), counts)
+    for path in _lookup(one, out):
+        write_lookup(path, counts)
+
+
+def _strength(slab: Slab) -> NDArray[np.float64]:
+    """Root mean square of the measurements of each voxel."""
+    signals = slab.signals.to_numpy()
+    total = np.einsum("vn,vn->v", signals, signals, dtype=np.float64)
+    return np.asarray(np.sqrt(total / signals.shape[1]))

@@ -20,12 +20,10 @@ from corrsk._utils.validation import checked_count
 from corrsk._utils.voxels import NoSignalWarning
 from corrsk.evaluation import CountMapDisplay, MulticompartmentDisplay
 from corrsk.imaging.maps import read_part
-from corrsk.workflows.mapping.outputs import html_path, report_path
-from corrsk.workflows.mapping.preview import TITLES
+from corrsk.workflows.mapping.outputs import Appearance, html_path, report_path
 from corrsk.workflows.mapping.report._detail import Chosen, Detail
 from corrsk.workflows.mapping.report._fits import VoxelFits, fit_voxels
 from corrsk.workflows.mapping.report._payload import (
-    MASKS,
     Shown,
     bytes_per_voxel,
     measurement_panels,
@@ -38,6 +36,7 @@ from corrsk.workflows.mapping.report._tables import (
     statistics_table,
     summary_table,
 )
+from corrsk.workflows.mapping.spectra import usual_bins
 from corrsk.workflows.mapping.subjects import Subject
 
 MAX_BYTES = 15_000_000
@@ -103,7 +102,8 @@ def write_report(
     -----
     The viewer is NiiVue (BSD-2-Clause), from the files of nilearn. The page needs no connection:
     its policy forbids the browser to load any address. Fits and spectra are computed for the page,
-    whichever model made the maps; in a run of multi-exponential fits, they use its calibration.
+    whichever model made the maps; in a run of multi-exponential fits or spectra, they are those of
+    the run.
     """
     require_report()
     path = report_path(Path(out), subject)
@@ -183,7 +183,15 @@ class _Page:
         self._mask = self._read("mask") > 0
         if not self._mask.any():
             raise ValueError(f"{self._paths['mask']} is empty: no voxel was mapped")
-        self._keys = [key for key in TITLES if key in self._paths]
+        self._appearance = {
+            key: Appearance(**one) for key, one in record["shown"].items() if key in self._paths
+        }
+        self._keys = list(self._appearance)
+
+    @property
+    def _surest(self) -> str:
+        """Name of a map that has a value wherever there is a signal."""
+        return "multicompartment" if "multicompartment" in self._paths else "M0"
 
     def _read(self, key: str, where: Any = _WHOLE) -> NDArray[Any]:
         return read_part(self._paths[key], where)
@@ -214,7 +222,10 @@ class _Page:
         if "novelty" in shown:  # no basis for a probability there
             novel = shown["novelty"] > 0
             shown["multicompartment"] = np.where(novel, np.nan, shown["multicompartment"])
-        self._entries = [Shown.from_map(key, shown[key]).entry(grid) for key in self._keys]
+        self._entries = [
+            Shown.from_map(key, shown[key], one).entry(grid)
+            for key, one in self._appearance.items()
+        ]
         sizes = [len(one["nifti"]) for one in self._entries]
         self._volume_bytes = sum(sizes) + max(sizes)  # and the background
 
@@ -222,12 +233,12 @@ class _Page:
         """Choose voxels, read their signals, and compute their fits and spectra."""
         images, detail = self._images, self._detail
         # filled holes of a mask have no signal
-        inside = self._mask[detail.where] & np.isfinite(self._maps["multicompartment"])
+        inside = self._mask[detail.where] & np.isfinite(self._maps[self._surest])
         if not inside.any():
             raise ValueError(f"no voxel of {images.name} that is left in the viewer has a signal")
         self._panels = measurement_panels(images.protocol)
         self._shown = np.concatenate([panel["positions"] for panel in self._panels])
-        most = max(1, n_bytes // bytes_per_voxel(self._shown.size, images.protocol))
+        most = max(1, n_bytes // bytes_per_voxel(self._shown.size, self._bins()))
         self._chosen = Chosen.from_mask(inside, detail, images.grid.view_axis, min(n_voxels, most))
         places = tuple(self._chosen.places.T)
         kept = np.zeros(self._mask.shape, bool)
@@ -249,8 +260,17 @@ class _Page:
         self._fits: VoxelFits = fit_voxels(
             images, self._signals, n_jobs=self._n_jobs,
             inversion_efficiency=tuple(efficiency) if isinstance(efficiency, list) else efficiency,
-            fits=getattr(mapper, "fits", None), order=getattr(mapper, "order", None),
+            fits=getattr(mapper, "fits", None), spectra=getattr(mapper, "spectra", None),
+            order=getattr(mapper, "order", None),
         )  # fmt: skip
+
+    def _bins(self) -> list[int]:
+        """Number of bins along each property of the spectra."""
+        model = getattr(self._mapper, "spectra", None)
+        if model is not None:
+            return [axis.size for axis in model.axes_.values()]
+        n = len(self._images.protocol.tissue_properties)
+        return [usual_bins(n)] * n
 
     # -- content ----------------------------------------------------------------
 
@@ -259,11 +279,12 @@ class _Page:
         import jinja2
 
         images, record = self._images, self._record
-        labels = self._read("labels")
-        flags = {key: self._read(key) for key in MASKS if key in self._paths}
+        labels = self._read("labels") if "labels" in self._paths else None
+        masks = [key for key, one in self._appearance.items() if one.is_mask]
+        flags = {key: self._read(key) for key in masks}
         inside = self._mask[self._detail.where]
         values = {
-            key: self._maps[key][inside] for key in self._keys if key not in ("labels", *MASKS)
+            key: self._maps[key][inside] for key in self._keys if key not in ("labels", *masks)
         }
         data = self._data()
         measurements, cut = measurements_table(images)
@@ -274,8 +295,9 @@ class _Page:
         )  # fmt: skip
         return environment.get_template("page.html").render(
             name=self._subject.name, record=record, warnings=record["warnings"],
-            read=read_table(record, images), counts=counts_table(labels, self._mask),
-            summary=summary_table(labels, self._mask, flags, values),
+            read=read_table(record, images),
+            counts=None if labels is None else counts_table(labels, self._mask),
+            summary=summary_table(labels, self._mask, flags, values, self._appearance),
             statistics=None if statistics is None else statistics_table(statistics),
             measurements=measurements, cut=cut, detail=self._detail.describe(),
             is_reduced=max(self._detail.steps) > 1,
@@ -312,7 +334,13 @@ class _Page:
             classes = self._classes(probabilities.shape[1])
         values = {key: self._maps[key][at].astype(np.float64) for key in self._keys}
         voxels = voxel_entries(
-            places, self._signals, self._fits, values, probabilities, self._shown
+            places,
+            self._signals,
+            self._fits,
+            values,
+            self._appearance,
+            probabilities,
+            self._shown,
         )
         background = Shown.from_map("background", self._background).entry(grid)
         self.n_bytes = sum(len(one["nifti"]) for one in (background, *self._entries))
@@ -357,8 +385,10 @@ class _Page:
         }  # fmt: skip
         numbers = [detail.start[axis] + detail.steps[axis] * k for k in slices]
         where = f"slice{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
-        pictures = []
-        labels = self._maps["labels"]
+        pictures: list[tuple[str, str]] = []
+        labels = self._maps.get("labels")
+        if labels is None:
+            return pictures
         display: Any = CountMapDisplay(labels, **options).plot()
         pictures.append((f"Number of compartments, {where}", _png(display)))
         novelty = self._maps.get("novelty")

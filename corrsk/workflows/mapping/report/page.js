@@ -265,7 +265,8 @@ function show(place, isFromViewer = false) {
     const close = nearest(place), button = make("button", { type: "button" }, `Show ${toImage(close).join(", ")}`);
     button.onclick = () => show(close);
     const values = shownValues(place), labels = data.volumes.maps.findIndex((map) => map.key === "labels");
-    const mapped = values[labels] > 0;
+    const mapped = labels >= 0 ? values[labels] > 0
+      : values.some((value, j) => !data.volumes.maps[j].legend.length && Number.isFinite(value));
     const reason = mapped ? "The signal of this voxel is not in this file."
       : "This voxel is not mapped: it is outside of the mask, or has no signal.";
     element("message").append(`${reason} The nearest one with a signal: `, button);
