@@ -162,14 +162,18 @@ def main() -> None:
     parser.add_argument("--voxels", type=int, default=1_000_000, help="a multiple of 10,000")
     parser.add_argument("--filled", type=int, help="voxels with a signal; by default all")
     parser.add_argument("--dtype", choices=TYPES, default="float32", help="type of the image")
+    parser.add_argument("--image", type=Path, help="file of the image, which is kept; used if it "
+                        "is there")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=2, help="threads of the command")
     arguments = parser.parse_args()
     os.environ.pop("OMP_NUM_THREADS", None)  # the command sets its threads
     with tempfile.TemporaryDirectory() as name, np.errstate(over="ignore"):
         folder = Path(name)
         filled = arguments.filled or arguments.voxels
-        write_image(folder / "image.nii", arguments.voxels, filled, arguments.dtype)
-        found = run_command(folder / "image.nii", folder / "maps", arguments.jobs)
+        image = arguments.image or folder / "image.nii"
+        if not image.exists():
+            write_image(image, arguments.voxels, filled, arguments.dtype)
+        found = run_command(image, folder / "maps", arguments.jobs)
         report = read_json(folder / "maps" / "report.json")
         maps = sorted(path.name for path in (folder / "maps").glob("*.nii.gz"))
     per_voxel = found["processor seconds"] / filled

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from corrsk import (
     make_correlation_signals,
     save,
 )
+from corrsk.imaging import load_images
 from corrsk.workflows.mapping import MapSettings, describe_plan, find_subjects, map_subjects
+from corrsk.workflows.mapping.survey import survey_images
 from tests._helpers import SHARED_DATA
 
 nibabel = pytest.importorskip("nibabel")
@@ -381,6 +384,7 @@ KILLED = """
 import os
 import signal
 import sys
+import tracemalloc
 from corrsk import load
 from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects
 from corrsk.workflows.mapping import networks
@@ -437,3 +441,18 @@ def test_measured_slices_with_the_series_of_a_head(tmp_path):
     subjects = find_subjects(folder, participants=["ir"])
     with pytest.raises(ProtocolMismatchError, match="TI were varied in place of TI, TE"):
         map_subjects(subjects, tmp_path / "out")
+
+
+def test_a_survey_holds_few_bytes_of_each_voxel():
+    """Its sample is a copy: a view would hold the positions of all voxels, 8 bytes of each."""
+    protocol = AcquisitionProtocol({"TE": [10.0, 30.0]})
+    values = np.random.default_rng(0).uniform(200, 1000, (50, 50, 200, 2)).astype(np.float32)
+    images = load_images(values, protocol).with_mask(np.ones(values.shape[:3], bool))
+    tracemalloc.start()
+    try:
+        survey = survey_images(images, "auto", slab_bytes=2**16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert survey.n_voxels == 500_000
+    assert peak < 6 * survey.n_voxels
