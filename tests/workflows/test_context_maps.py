@@ -98,7 +98,7 @@ def test_the_command_has_context(scan, context, tmp_path):
     arguments = ["map", str(scan), str(tmp_path / "out"), "--times", times, "--mask", "none"]
     result = CliRunner().invoke(app, [*arguments, "--context", "--model", "multi-exponential"])
     assert result.exit_code != 0
-    assert "context is for networks" in " ".join(result.output.split())
+    assert "--context is for networks" in " ".join(result.output.split())
     save(context, tmp_path / "context.safetensors")
     result = CliRunner().invoke(app, [*arguments, "--model", str(tmp_path / "context.safetensors")])
     assert result.exit_code == 0, result.output

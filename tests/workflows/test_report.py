@@ -163,7 +163,7 @@ def test_voxels_have_their_measured_signals_fits_and_spectra(mapped):
     np.testing.assert_allclose(arrays["probabilities"], probabilities[at], atol=1e-6)
     t1 = np.asarray(nibabel.load(out / "T1.nii.gz").dataobj)
     name = data["voxels"]["names"].index("T1")
-    np.testing.assert_allclose(arrays["values"][:, name], t1[at], rtol=1e-6)
+    np.testing.assert_allclose(arrays["values"][:, name], 1e3 * t1[at], rtol=1e-6)  # ms
     fractions = arrays["tableSelected"][..., 0]
     np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-5)
     spectra = arrays["spectrum"]
@@ -430,6 +430,11 @@ def test_a_click_shows_the_voxel_at_both_widths(mapped):
         assert await tab.run("element('heading').textContent") == "Voxel 0, 3, 1"
         assert "is not mapped" in await tab.run("element('message').textContent")
         assert "none" in await tab.run("element('values').textContent")
+        # an address that names no voxel
+        await tab.run("location.hash = '#voxel=abc'")
+        await asyncio.sleep(0.2)
+        assert "#voxel=abc names no voxel" in await tab.run("element('message').textContent")
+        assert await tab.run("element('heading').textContent") == "Voxel 0, 3, 1"
         # the wheel leads to other slices
         place = await tab.run("element('heading').textContent")
         await tab.run("element('canvas').scrollIntoView({block: 'center'})")

@@ -119,6 +119,9 @@ def test_a_command_with_a_file_of_settings(scan, tmp_path):
     mwf = read(out / "MWF.nii.gz")
     assert table["MWF_mean"][1] == pytest.approx(np.nanmean(mwf[2:]), rel=1e-4)
     assert "share_1" not in table
+    # messages have the words of the command
+    again = run(*arguments, "--compartments", "2", "--resume")
+    assert "--compartments is for the model multi-exponential" in again.output
     # the windows of the command replace those of the file, and are another run
     again = run(*arguments, "--window", "short=T2:0-30", "--resume")
     assert again.exit_code == 1
@@ -132,7 +135,7 @@ def test_the_model_spectrum_is_set_up_for_the_images(scan, tmp_path):
     assert "before compression" in plan
     mapper = SpectrumMapper(NNLSSpectrum(n_bins=None), subjects_of(scan)[0].images, 1)
     assert [axis.size for axis in mapper.spectra.axes_.values()] == [24, 24]
-    assert any("--window" in note for note in mapper.notes)
+    assert any("no window is given, such as windows=" in note for note in mapper.notes)
 
 
 def echoes(b1):
@@ -194,9 +197,9 @@ def test_bad_input_is_one_sentence_before_any_file(scan, tmp_path):
     refused("spectra have no 'D'", windows={"a": {"D": (0, 1)}})
     refused("would have one file", windows={"a b": {"T2": (0, 40)}, "ab": {"T2": (0, 50)}})
     refused("needs letters or digits", windows={"--": {"T2": (0, 40)}})
-    refused("spectra are of the model spectrum", "multi-exponential", spectra=True)
+    refused("windows and spectra are for the model spectrum", "multi-exponential", spectra=True)
     refused(
-        "number of compartments is an option of multi-exponential; spectrum has no counts",
+        "n_compartments is for the model multi-exponential; spectrum has no counts",
         n_compartments=2,
     )
     refused("context is for networks", context=True)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import entr
 
 from corrsk._utils.counts import most_probable, multicompartment_probability
+from corrsk._utils.wording import worded
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSSpectrum
@@ -128,7 +129,7 @@ def refuse_complex(images: MeasuredImages, model: str) -> None:
     if "complex" in images.kinds:
         raise ValueError(
             f"{images.name} is complex, but {model} for real signals; choose the magnitudes, such "
-            "as --select part=mag"
+            "as " + worded("select={'part': 'mag'}", "--select part=mag")
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from sklearn.frozen import FrozenEstimator
 
 from corrsk._utils.files import existing_file, sha256_of
+from corrsk._utils.wording import worded
 from corrsk.acquisition._differences import positions_within
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
@@ -91,8 +92,9 @@ def load_model(
     network = loaded.estimator
     if not isinstance(network, SimulationTrainedClassifier):
         raise ValueError(
-            f"context is for networks, whose noise of the training is known; "
-            f"{loaded.description['Name']} fits single voxels"
+            f"{worded('context', '--context')} is for networks, whose noise of the training is "
+            f"known; {loaded.description['Name']} treats single voxels; "
+            f"{worded('leave it out', 'leave the option out')}, or choose a trained model"
         )
     estimator = SpatialClassifier(
         FrozenEstimator(network), noise_distribution=network.noise_distribution
@@ -251,12 +253,14 @@ def make_mapper(
     if n_compartments is not None and model is not None:
         counts = getattr(model, "classes_", None)
         its = "no counts" if counts is None else f"the counts {', '.join(map(str, counts))}"
-        raise ValueError(f"the number of compartments is an option of {FITS}; {name} has {its}")
+        option = worded("n_compartments", "--compartments")
+        raise ValueError(f"{option} is for the model {FITS}; {name} has {its}")
     if isinstance(model, NNLSSpectrum):
         chosen = loaded.windows if windows is None else windows
         return SpectrumMapper(model, images, n_jobs, chosen, spectra)
     if windows or spectra:
-        raise ValueError(f"windows and spectra are of the model {SPECTRUM}; {name} has none")
+        options = worded("windows and spectra are", "--window and --spectra are")
+        raise ValueError(f"{options} for the model {SPECTRUM}; {name} has no spectra")
     if isinstance(model, SpatialClassifier):
         return ContextMapper(model, images, n_jobs, device)
     if isinstance(model, SimulationTrainedClassifier):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 
+from corrsk._utils.wording import worded
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
@@ -219,8 +220,13 @@ class ContextMapper(NetworkMapper):
             raise ValueError(
                 f"the context of a voxel reaches over {reach} slices on either side, of "
                 f"{self._slice_bytes / 2**20:.0f} MB each: with one more slice these are larger "
-                f"than {CONTEXT_BYTES / 2**20:.0f} MB. Use a SpatialClassifier with fewer "
-                f"neighbours than {context.n_neighbors} (n_neighbors)"
+                f"than {CONTEXT_BYTES / 2**20:.0f} MB. "
+                + worded(
+                    "Use a SpatialClassifier with fewer neighbours than "
+                    f"{context.n_neighbors} (n_neighbors)",
+                    "Leave --context out, or give as --model a SpatialClassifier that was saved "
+                    f"with fewer neighbours than {context.n_neighbors}",
+                )
             )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -310,14 +310,20 @@ def _finished(planned: Sequence[Planned], out: Path) -> dict[str, dict[str, Any]
             continue
         if others:
             raise FileExistsError(
-                f"{report.parent} has maps of other images of {one.subject.name}; choose another "
-                "folder"
+                f"{report.parent} has maps of other images of {one.subject.name}: of "
+                f"{_first_source(record)}, not of {_first_source(now)}; choose another folder"
             )
         _logger.warning(
             "%s: mapped again, because of changes since its maps were made: %s",
             one.subject.name, ", ".join(changed),
         )  # fmt: skip
     return found
+
+
+def _first_source(inputs: Mapping[str, Any]) -> str:
+    """File of the first image, with the number of further ones."""
+    first, *others = (str(source["file"]) for source in inputs["sources"])
+    return f"{first} and {len(others)} further files" if others else first
 
 
 def _write_missing_pages(

@@ -17,6 +17,7 @@ from sklearn.base import clone
 from corrsk._utils.configuration import read_configuration
 from corrsk._utils.files import MISFITS, InvalidFileError
 from corrsk._utils.validation import check_entries, check_number
+from corrsk._utils.wording import worded
 from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import MeasuredImages
@@ -146,7 +147,7 @@ class SpectrumMapper(Mapper):
         if "TI" in protocol.contrasts and "magnitude" in images.kinds:
             raise ValueError(
                 f"{images.name} has magnitudes of an inversion recovery, but spectra need signed "
-                "signals; map the phase images too, or use --model multi-exponential"
+                "signals; map signed images, or use the model multi-exponential"
             )
         self.notes = []
         self.classes = np.empty(0, np.int64)
@@ -187,7 +188,11 @@ class SpectrumMapper(Mapper):
         """Refuse windows without a bin before any signal is read."""
         if not self._windows:
             self.notes.append(
-                "no maps of fractions: no window is given, such as --window 'myelin water=T2:0-40'"
+                "no maps of fractions: no window is given, such as "
+                + worded(
+                    "windows={'myelin water': {'T2': (0, 40)}}",
+                    "--window 'myelin water=T2:0-40'",
+                )
             )
             return
         one = np.ones(1)

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ _RAW_BYTES = 8_000_000  # of the volumes, before they are compressed
 _MOST_PICTURES = 9  # slices
 _THIN = 0.4  # smallest extent of a part, relative to the largest, for the view in three planes
 _VIEWER = "js/niivue.umd.js"
+_TERMS = {
+    "labels": "n_c: number of compartments.",
+    "entropy": "Entropy of the probabilities: 0 bit for a certain answer.",
+    "novelty": "Novel: 1 where the signal is unlike all simulated ones of the training, so that "
+    "the other maps have no basis.",
+    "misfit": "Not explained: 1 where the residual of the model exceeds the noise.",
+    "noise": "Noise: standard deviation, in the unit of the images.",
+    "M0": "M0: sum of the spectrum, in the unit of the images.",
+    "weight": "Weight: that of the penalty, relative to the largest squared singular value.",
+    "b1": "Relative angle: of the refocusing pulses, 1 for the nominal one.",
+}
 _WHOLE = slice(None), slice(None), slice(None)
 
 
@@ -180,12 +192,16 @@ class _Page:
         missing = [path for path in self._paths.values() if not path.exists()]
         if missing:
             raise FileNotFoundError(f"there is no file {missing[0]}, which the record names")
-        self._mask = self._read("mask") > 0
-        if not self._mask.any():
-            raise ValueError(f"{self._paths['mask']} is empty: no voxel was mapped")
         self._appearance = {
             key: Appearance(**one) for key, one in record["shown"].items() if key in self._paths
         }
+        # as fits and spectra have them
+        self._factors = {key: 1000 for key, one in self._appearance.items() if one.unit == "s"}
+        for key in self._factors:
+            self._appearance[key] = replace(self._appearance[key], unit="ms")
+        self._mask = self._read("mask") > 0
+        if not self._mask.any():
+            raise ValueError(f"{self._paths['mask']} is empty: no voxel was mapped")
         self._keys = list(self._appearance)
 
     @property
@@ -194,7 +210,8 @@ class _Page:
         return "multicompartment" if "multicompartment" in self._paths else "M0"
 
     def _read(self, key: str, where: Any = _WHOLE) -> NDArray[Any]:
-        return read_part(self._paths[key], where)
+        values = read_part(self._paths[key], where)
+        return self._factors[key] * values if key in self._factors else values
 
     # -- detail ---------------------------------------------------------------
 
@@ -298,7 +315,10 @@ class _Page:
             read=read_table(record, images),
             counts=None if labels is None else counts_table(labels, self._mask),
             summary=summary_table(labels, self._mask, flags, values, self._appearance),
-            statistics=None if statistics is None else statistics_table(statistics),
+            statistics=(
+                None if statistics is None else statistics_table(statistics, self._factors)
+            ),
+            in_ms=bool(self._factors), terms=self._terms(),
             measurements=measurements, cut=cut, detail=self._detail.describe(),
             is_reduced=max(self._detail.steps) > 1,
             chosen=self._chosen.describe(int(self._mask.sum())),
@@ -307,6 +327,13 @@ class _Page:
             viewer=_viewer().replace("</script", "<\\/script"),
             versions={**record["versions"], "nilearn": version("nilearn")},
         )  # fmt: skip
+
+    def _terms(self) -> list[str]:
+        """Sentences on the maps of the page."""
+        terms = [text for key, text in _TERMS.items() if key in self._appearance]
+        if self._factors:
+            terms.append("Relaxation times are in ms here, and in s in the files of the maps.")
+        return terms
 
     def _methods(self) -> list[str]:
         shown, n = self._shown.size, self._images.protocol.n_measurements

@@ -135,11 +135,25 @@ def measurements_table(images: MeasuredImages) -> tuple[pd.DataFrame, str]:
     )
 
 
-def statistics_table(path: Path) -> pd.DataFrame:
-    """Table of the maps for each label of an atlas, with four significant digits."""
+def statistics_table(path: Path, factors: Mapping[str, float]) -> pd.DataFrame:
+    """Table of the maps for each label of an atlas, with four significant digits.
+
+    Parameters
+    ----------
+    path : Path
+        File of the table.
+    factors : mapping of str to float
+        Factors of the maps that the page has in other units.
+
+    Returns
+    -------
+    DataFrame
+        One row for each label.
+    """
     frame = pd.read_csv(path, sep="\t")
     for name in frame.select_dtypes("float"):
-        frame[name] = ["" if np.isnan(value) else f"{value:.4g}" for value in frame[name]]
+        factor = factors.get(name.rpartition("_")[0], 1)
+        frame[name] = ["" if np.isnan(value) else f"{factor * value:.4g}" for value in frame[name]]
     return frame
 
 
