@@ -21,7 +21,11 @@ from corrsk import (
 )
 from corrsk.cli.app import app
 from corrsk.workflows.mapping import MapSettings, describe_plan, find_subjects, map_subjects
-from corrsk.workflows.mapping.spectra import SpectrumMapper, parse_windows
+from corrsk.workflows.mapping.spectra import (
+    SpectrumMapper,
+    parse_windows,
+    spectrum_of_images,
+)
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("skimage")
@@ -133,8 +137,15 @@ def test_the_model_spectrum_is_set_up_for_the_images(scan, tmp_path):
     settings = MapSettings("spectrum", mask="none")
     plan = describe_plan(subjects_of(scan), out, settings, n_jobs=1)
     assert "before compression" in plan
-    mapper = SpectrumMapper(NNLSSpectrum(n_bins=None), subjects_of(scan)[0].images, 1)
+    mapper = SpectrumMapper(spectrum_of_images(), subjects_of(scan)[0].images, 1)
     assert [axis.size for axis in mapper.spectra.axes_.values()] == [24, 24]
+    assert "inversion_efficiency" not in mapper.settings  # the pulses are calibrated
+    for pulses in ({"inversion_efficiency": 1.0}, {"inversion_efficiency": 0.9}):
+        stated = SpectrumMapper(spectrum_of_images(**pulses), subjects_of(scan)[0].images, 1)
+        sample = signals_of()
+        stated.prepare(sample, np.ones(SHAPE, bool))
+        assert "calibration" not in stated.settings
+        assert stated.settings["inversion_efficiency"] == pulses["inversion_efficiency"]
     assert any("no window is given, such as windows=" in note for note in mapper.notes)
 
 

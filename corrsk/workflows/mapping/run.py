@@ -174,7 +174,7 @@ def map_subjects(
     with claimed_folder(out, settings.identity(loaded), resume=resume):
         records = _finished(planned, out) if resume else {}
         if settings.report:
-            _write_missing_pages(planned, out, records, threads)
+            _write_missing_pages(planned, out, records, settings, threads)
         pending = [one for one in planned if one.subject.name not in records]
         check_space(out, max((one.size for one in pending), default=0), "the maps")
         failed = []
@@ -327,13 +327,21 @@ def _first_source(inputs: Mapping[str, Any]) -> str:
 
 
 def _write_missing_pages(
-    planned: Sequence[Planned], out: Path, records: dict[str, dict[str, Any]], threads: int
-) -> None:
+    planned: Sequence[Planned], out: Path, records: dict[str, dict[str, Any]],
+    settings: MapSettings, threads: int,
+) -> None:  # fmt: skip
     """Write the reports of subjects that were mapped before without one."""
     with limited_threads(threads):
         for one in planned:
-            if one.subject.name in records and not html_path(out, one.subject).exists():
-                write_page(one.subject, out, records[one.subject.name], n_jobs=threads)
+            if one.subject.name not in records or html_path(out, one.subject).exists():
+                continue
+            mapper = one.mapper
+            if mapper.fits is not None or mapper.spectra is not None:  # with their calibration
+                survey = SlabsHere(one, settings).survey()
+                with one.notes.collect():
+                    mapper.prepare(survey.sample, survey.mask)
+            record = records[one.subject.name]
+            write_page(one.subject, out, record, mapper=mapper, n_jobs=threads)
 
 
 def _map_subject(

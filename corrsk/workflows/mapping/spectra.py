@@ -98,9 +98,9 @@ def spectrum_of_images(**settings: Any) -> NNLSSpectrum:
     -------
     NNLSSpectrum
         Transformer that is not fitted; without `n_bins`, these follow from the number of
-        properties.
+        properties, and without `inversion_efficiency` and `b1`, the pulses are calibrated.
     """
-    return NNLSSpectrum(**{"n_bins": None, **settings})
+    return NNLSSpectrum(**{"n_bins": None, "inversion_efficiency": None, **settings})
 
 
 def usual_bins(n_properties: int) -> int:
@@ -114,8 +114,8 @@ class SpectrumMapper(Mapper):
     Parameters
     ----------
     model : NNLSSpectrum
-        Fitted transformer; or one that is not fitted, for the protocol of the images, whose pulses
-        are then calibrated to the image unless it sets them.
+        Fitted transformer, or one that is not fitted, for the protocol of the images; see
+        :func:`spectrum_of_images`.
     images : MeasuredImages
         Images of the subject.
     n_jobs : int
@@ -160,16 +160,19 @@ class SpectrumMapper(Mapper):
         else:
             order = np.arange(protocol.n_measurements)
             self.spectra = clone(model).set_params(protocol=protocol, n_jobs=n_jobs, verbose=False)
-            if self.spectra.get_params()["n_bins"] is None:
+            given = model.get_params()
+            if given["n_bins"] is None:
                 self.spectra.set_params(n_bins=usual_bins(len(protocol.tissue_properties)))
+            if given["inversion_efficiency"] is None:
+                self.spectra.set_params(inversion_efficiency=1.0)
             self.spectra.fit(np.ones((2, protocol.n_measurements)))
         self.order = order
         self._of_image = self.spectra.b1 is not None and self.spectra.b1_scope == "image"
         has_series = self.spectra.protocol_.series is not None
         if has_series and self._of_image:
             raise ValueError("b1_scope 'image' is for one series of measurements; use 'voxel'")
-        sets_pulses = self.spectra.b1 is not None or self.spectra.inversion_efficiency != 1
-        self._calibrates = has_series or not (is_fitted or sets_pulses)
+        has_pulses = model.b1 is not None or model.get_params()["inversion_efficiency"] is not None
+        self._calibrates = has_series or not has_pulses
         if any(kind != "signed" for kind in images.kinds):
             self.notes.append(
                 "the noise floor of magnitudes appears in spectra as a part with long relaxation "
@@ -178,6 +181,8 @@ class SpectrumMapper(Mapper):
         self._keys = _window_keys(self._windows)
         self._check_windows()
         self.settings = _settings(self.spectra) | {_WINDOWS: plain_windows(self._windows)}
+        if not self._calibrates:
+            self.settings["inversion_efficiency"] = self.spectra.inversion_efficiency
         self.specs = self._specs()
 
     @property
@@ -339,8 +344,6 @@ def _settings(model: NNLSSpectrum) -> dict[str, Any]:
         found["noise_level"] = model.noise_level
     if model.b1 is not None:
         found["relative refocusing angles"] = [float(value) for value in model.b1]
-    if model.inversion_efficiency != 1:
-        found["inversion_efficiency"] = model.inversion_efficiency
     return found
 
 

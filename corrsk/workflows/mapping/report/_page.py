@@ -114,8 +114,8 @@ def write_report(
     -----
     The viewer is NiiVue (BSD-2-Clause), from the files of nilearn. The page needs no connection:
     its policy forbids the browser to load any address. Fits and spectra are computed for the page,
-    whichever model made the maps; in a run of multi-exponential fits or spectra, they are those of
-    the run.
+    whichever model made the maps; the reports of a run of multi-exponential fits or spectra have
+    those of the run.
     """
     require_report()
     path = report_path(Path(out), subject)

@@ -82,7 +82,8 @@ def summary_table(
         low, middle, high = np.round(np.percentile(finite, [5, 50, 95]), 12) + 0.0  # no -0
         title = appearance[key].text
         title = title[0].upper() + title[1:]
-        rows.append((f"{title}, median (5 % to 95 %)", f"{middle:.3g} ({low:.3g} to {high:.3g})"))
+        text = f"{_digits(middle)} ({_digits(low)} to {_digits(high)})"
+        rows.append((f"{title}, median (5 % to 95 %)", text))
     return pd.DataFrame(rows, columns=["quantity", "value"])
 
 
@@ -155,6 +156,11 @@ def statistics_table(path: Path, factors: Mapping[str, float]) -> pd.DataFrame:
         factor = factors.get(name.rpartition("_")[0], 1)
         frame[name] = ["" if np.isnan(value) else f"{factor * value:.4g}" for value in frame[name]]
     return frame
+
+
+def _digits(value: float) -> str:
+    """Text with three significant digits, and an exponent for very small and large values only."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _few(names: list[str]) -> str:
