@@ -162,7 +162,8 @@ def map_command(
         typer.Option(
             metavar="ADDRESS",
             help="Scheduler of a dask cluster (tcp://host:8786, or its file), whose workers map "
-            "the subjects; they need corrsk and the same files. --jobs are threads of a worker.",
+            "subjects, and slabs of large ones; they need corrsk and the same files. --jobs are "
+            "threads of a worker.",
             show_default=False,
         ),
     ] = None,

@@ -220,6 +220,11 @@ def test_bad_input_is_one_sentence_before_any_file(scan, tmp_path):
         ({"bins": 3}, "unknown entries of a spectrum: bins"),
         ({"windows": {"a": {"T2": ["x", 3]}}}, "a limit of T2 of the window 'a' must be a number"),
         ({"windows": [1]}, "windows must be a mapping"),
+        ({"windows": {"a": 3}}, "the window 'a' needs the lower and upper limit"),
+        ({"windows": {"a": {"T2": 40}}}, "the window 'a' needs the lower and upper limit"),
+        ({"n_bins": "many"}, "n_bins"),
+        ({"n_bins": {"T1": 8, "T2": "x"}}, "n_bins of T2 must be an integer, got 'x'"),
+        ({"b1": [0.5, 1.0]}, "the protocol has no echo train"),
     ):
         path.write_text(json.dumps(content))
         refused(message, path)

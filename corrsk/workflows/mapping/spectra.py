@@ -78,6 +78,12 @@ def read_spectrum_file(path: Path) -> tuple[NNLSSpectrum, dict[str, Any]]:
         if not isinstance(windows, dict):
             raise ValueError(f"windows must be a mapping, got {windows!r:.60}")
         for name, limits in windows.items():
+            pairs = limits.values() if isinstance(limits, dict) else [None]
+            if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+                raise ValueError(
+                    f"the window {name!r} needs the lower and upper limit of each property, such "
+                    f'as {{"T2": [0, 40]}}; got {limits!r:.60}'
+                )
             for each, pair in limits.items():
                 for value in pair:
                     check_number(f"a limit of {each} of the window {name!r}", value)
@@ -165,7 +171,10 @@ class SpectrumMapper(Mapper):
                 self.spectra.set_params(n_bins=usual_bins(len(protocol.tissue_properties)))
             if given["inversion_efficiency"] is None:
                 self.spectra.set_params(inversion_efficiency=1.0)
-            self.spectra.fit(np.ones((2, protocol.n_measurements)))
+            try:
+                self.spectra.fit(np.ones((2, protocol.n_measurements)))
+            except TypeError as error:  # of values in a file
+                raise ValueError(f"invalid settings of spectra: {error}") from error
         self.order = order
         self._of_image = self.spectra.b1 is not None and self.spectra.b1_scope == "image"
         has_series = self.spectra.protocol_.series is not None
