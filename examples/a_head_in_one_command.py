@@ -140,6 +140,19 @@ page = write_report(subjects[0], folder / "from_python", n_voxels=100)
 print(page.name, f"{page.stat().st_size / 1e6:.1f} MB")
 
 # %%
+# Spectra in place of counts: fractions in windows of T2, number of peaks, M0 and mean times.
+# A file has the settings, and the protocol is that of the images.
+(folder / "spectrum.json").write_text(
+    json.dumps({"n_bins": 12, "windows": {"myelin water": {"T2": [0, 40]}}})
+)
+command("map", folder / "head.nii.gz", folder / "spectra", "--times", folder / "times.json",
+        "--model", folder / "spectrum.json", "--mask", folder / "maps" / "mask.nii.gz")  # fmt: skip
+fraction = np.asarray(nibabel.load(folder / "spectra" / "MWF.nii.gz").dataobj)
+for kind, name in enumerate(("white matter", "grey matter", "fluid", "lesion"), start=1):
+    short = sum(f for _, t2, f in compartments[kind] if t2 < 40)
+    print(f"{name:13} {np.nanmean(fraction[tissue == kind]):5.1f} % (truth {100 * short:.0f} %)")
+
+# %%
 # The training from Python, of the same file with another seed:
 again = TrainingConfiguration.from_file(folder / "mine.yaml", samples=10_000, seed=1)
 model = train(again, folder / "short.safetensors", verbose=False)

@@ -51,7 +51,8 @@ def map_command(
         str,
         typer.Option(
             help="Name of a shipped model (scanner-ir-se-8x8, scanner-ir-se-8x8-magnitude, ..), a "
-            "file written by corrsk train or corrsk.save, 'multi-exponential' for fits, or 'auto': "
+            "file written by corrsk train or corrsk.save, 'multi-exponential' for fits, 'spectrum' "
+            "or a .json, .yaml or .toml file of its settings for regularised spectra, or 'auto': "
             "the shipped model for magnitudes or for signed signals, as the images are."
         ),
     ] = "auto",
@@ -64,6 +65,22 @@ def map_command(
             show_default="3, or 2 where the measurements are too few",
         ),
     ] = None,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LIMITS",
+            help="Part of the spectra whose fraction is mapped, with limits in ms (D in um^2/ms), "
+            "such as 'myelin water=T2:0-40' or 'short=T1:0-600,T2:0-40'; repeat the option for "
+            "several.",
+        ),
+    ] = None,
+    spectra: Annotated[
+        bool,
+        typer.Option(
+            "--spectra",
+            help="Write the spectra, too: a large file, whose size --dry prints.",
+        ),
+    ] = False,
     times: Annotated[
         str | None,
         typer.Option(
@@ -145,7 +162,8 @@ def map_command(
         typer.Option(
             metavar="ADDRESS",
             help="Scheduler of a dask cluster (tcp://host:8786, or its file), whose workers map "
-            "the subjects; they need corrsk and the same files. --jobs are threads of a worker.",
+            "subjects, and slabs of large ones; they need corrsk and the same files. --jobs are "
+            "threads of a worker.",
             show_default=False,
         ),
     ] = None,
@@ -166,8 +184,9 @@ def map_command(
 
     Writes, with the geometry of the images: the most probable number of compartments, the
     probability of each number and of more than one, entropy, novelty, noise, and T1 and T2 of one
-    compartment; with fits also the compartments and their standard errors. A sidecar beside each
-    map has its units, sources and model.
+    compartment; with fits also the compartments and their standard errors. Spectra give fractions
+    in windows, the number of peaks, M0, geometric means, misfit and the weight of the penalty. A
+    sidecar beside each map has its units, sources and model.
 
     As BIDS app: corrsk map BIDS OUT participant --participant-label 01. Maps of a folder in BIDS
     are a derivative data set in BIDS.
@@ -182,6 +201,7 @@ def map_command(
             find_subjects,
             map_subjects,
         )
+        from corrsk.workflows.mapping.spectra import parse_windows
 
         sources = _sources(source, inputs)
         if target is None or (out is not None and folder is not None):
@@ -202,6 +222,8 @@ def map_command(
             report=report,
             n_compartments=compartments,
             context=context,
+            windows=parse_windows(window),
+            spectra=spectra,
         )
         if dry:
             typer.echo(describe_plan(subjects, target, settings, resume=resume, n_jobs=jobs))

@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from corrsk._utils.wording import for_commands
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -50,7 +52,8 @@ def clear_errors(stopped: str) -> Iterator[None]:
     if in_main_thread:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with for_commands():
+            yield
     except MemoryError as error:
         typer.echo(f"Error: not enough memory ({error}); choose fewer --samples", err=True)
         raise typer.Exit(1) from error

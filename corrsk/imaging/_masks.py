@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from corrsk._utils.files import existing_file
 from corrsk._utils.voxels import user_level
+from corrsk._utils.wording import worded
 from corrsk.imaging._nifti import check_sum, is_image, is_packed, open_image, read_values
 from corrsk.imaging.grid import Grid
 
@@ -41,7 +42,11 @@ def read_mask(mask: Any, grid: Grid, name: str) -> NDArray[np.bool_]:
     if levels is None or (levels.size > 1 and (levels.size > 2 or levels.min() != 0)):
         raise ValueError(
             f"{what} has more than two values, from {values.min():g} to {values.max():g}; a mask "
-            "has 0 outside and one other value inside. Pass an array, such as labels == 3"
+            "has 0 outside and one other value inside. "
+            + worded(
+                "Pass an array, such as labels == 3",
+                "Write a mask with 1 in place of the wanted label and 0 elsewhere",
+            )
         )
     return np.asarray(values != 0)
 
@@ -78,7 +83,9 @@ def read_map(source: Any, grid: Grid, name: str, role: str) -> tuple[NDArray[Any
         source = open_image(source)
     shape = tuple(np.shape(source.dataobj if is_image(source) else source))
     if _long(shape) != _long(grid.shape):
-        raise ValueError(f"{what} has the shape {shape}, but {name} has {grid.shape}")
+        raise ValueError(
+            f"{what} has the shape {shape}, but {name} has {grid.shape}; resample it to the images"
+        )
     if is_image(source):
         affine = source.affine
         values = read_values(source.dataobj, (slice(None),) * len(shape), what)
@@ -108,7 +115,10 @@ def _compare_affines(own: Grid, grid: Grid, name: str, what: str) -> None:
     if not (own.has_identity or grid.has_identity):
         raise ValueError(
             f"{what} has another position than {name}: {differs}. Resample it to the images, or "
-            "pass its array if only the header is wrong"
+            + worded(
+                "pass its array if only the header is wrong",
+                "write it with the header of the images if only its header is wrong",
+            )
         )
     which = what if own.has_identity else name
     warnings.warn(

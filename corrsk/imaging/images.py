@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -514,25 +514,10 @@ class MeasuredImages:
         ValueError
             If a file is damaged.
         """
-        every = np.arange(self.protocol.n_measurements)
-        n_slices = self.grid.shape[self.grid.slab_axis]
-        one = self.grid.n_voxels // n_slices * every.size * self._type(dtype).itemsize
-        places = list(self.grid.slabs(max(1, int(max_bytes // max(one, 1)))))
-        with OpenFiles(len(places)) as files:
-            mask = self.mask if mask is None else mask
-            for where in places:
-                inside = None if mask is None else mask[where]
-                if inside is not None and not inside.any():
-                    empty = np.empty((0, every.size), self._type(dtype))
-                    yield Slab(where, inside, signals_table(empty, self.protocol), 0)
-                    continue
-                if not margin:
-                    yield self._slab(where, inside, self._read(where, files, every, dtype))
-                    continue
-                wide = self._widened(where, margin)
-                kept = None if mask is None else mask[wide]
-                yield _core(self._slab(wide, kept, self._read(wide, files, every, dtype)), where)
-            files.check_sums()
+        with SlabReader(self, mask, max_bytes=max_bytes, dtype=dtype, margin=margin) as reader:
+            for number in range(reader.n_slabs):
+                yield reader.read(number)
+            reader.check_sums()
 
     def slab(self, where: Slices, mask: NDArray[np.bool_] | None = None) -> Slab:
         """Read one slab.
@@ -709,6 +694,80 @@ class MeasuredImages:
                 )
             values[row] = read
         return np.ascontiguousarray(np.moveaxis(values, 0, -1))
+
+
+class SlabReader:
+    """Reader of the slabs of images in any order, whose files stay open.
+
+    A context manager; see :meth:`MeasuredImages.slabs`, which reads all slabs in their order.
+
+    Parameters
+    ----------
+    images : MeasuredImages
+        The images.
+    mask : ndarray of bool, shape (n_x, n_y, n_z), optional
+        Voxels to use; None (default) for the mask of the images.
+    max_bytes, dtype, margin
+        See :meth:`MeasuredImages.slabs`.
+    """
+
+    def __init__(
+        self, images: MeasuredImages, mask: NDArray[np.bool_] | None = None, *,
+        max_bytes: int = SLAB_BYTES, dtype: DTypeLike = np.float32, margin: int = 0,
+    ) -> None:  # fmt: skip
+        self._images, self._dtype, self._margin = images, images._type(dtype), margin
+        self._mask = images.mask if mask is None else mask
+        self._every = np.arange(images.protocol.n_measurements)
+        grid = images.grid
+        per_slice = grid.n_voxels // grid.shape[grid.slab_axis]
+        one = per_slice * self._every.size * self._dtype.itemsize
+        self._places = list(grid.slabs(max(1, int(max_bytes // max(one, 1)))))
+        self._files = OpenFiles(self.n_slabs)
+
+    @property
+    def n_slabs(self) -> int:
+        """Number of slabs."""
+        return len(self._places)
+
+    def read(self, number: int) -> Slab:
+        """Read a slab.
+
+        Parameters
+        ----------
+        number : int
+            Number of the slab, from 0, in ascending order along the last axis.
+
+        Returns
+        -------
+        Slab
+            Signals; without reading a file if no voxel of the mask is in the slab.
+
+        Raises
+        ------
+        ValueError
+            If a file is damaged.
+        """
+        images, mask, where = self._images, self._mask, self._places[number]
+        inside = None if mask is None else mask[where]
+        if inside is not None and not inside.any():
+            empty = np.empty((0, self._every.size), self._dtype)
+            return Slab(where, inside, signals_table(empty, images.protocol), 0)
+        wide = images._widened(where, self._margin) if self._margin else where
+        kept = None if mask is None else mask[wide]
+        values = images._read(wide, self._files, self._every, self._dtype)
+        slab = images._slab(wide, kept, values)
+        return _core(slab, where) if self._margin else slab
+
+    def check_sums(self) -> None:
+        """Compare the checksums of the compressed files, after all slabs have been read."""
+        self._files.check_sums()
+
+    def __enter__(self) -> Self:
+        self._files.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._files.__exit__(*exception)
 
 
 def _core(around: Slab, where: Slices) -> Slab:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+STATED_BY = "units={unit!r}"  # how a caller states a unit
 # Powers of ten that convert other units to the unit of corrsk.
 _CONVERSIONS: dict[str, dict[str, int]] = {
     "ms": {"s": 3, "us": -3},
@@ -73,7 +74,7 @@ class Quantity:
         """Whether a largest value is plausible in the unit of the quantity; 0 is in every unit."""
         return largest == 0 or self.smallest_maximum <= largest <= self.largest_maximum
 
-    def check(self, largest: float, stated_by: str = "units={unit!r}") -> None:
+    def check(self, largest: float, stated_by: str = STATED_BY) -> None:
         """Refuse values whose largest value is not plausible in the unit of the quantity.
 
         Parameters
@@ -97,15 +98,25 @@ class Quantity:
         if not likely:
             raise ValueError(
                 f"{self.name} must be in {self.unit}; a largest value of {largest:g} {self.unit} "
-                f"is not plausible (expected {low:g} to {high:g}). If the values are right, pass "
-                + stated_by.format(unit=self.unit)
+                f"is not plausible (expected {low:g} to {high:g}). If the values are right, "
+                + self._stated(stated_by, self.unit)
             )
         unit, power = likely[0]
         raise ValueError(
             f"{self.name} must be in {self.unit}, but a largest value of {largest:g} can only be "
-            f"in {_IN_WORDS.get(unit, unit)}; multiply by {10.0**power:g} or pass "
-            f"{stated_by.format(unit=unit)}. If the values really are in {self.unit}, pass "
-            + stated_by.format(unit=self.unit)
+            f"in {_IN_WORDS.get(unit, unit)}; multiply by {10.0**power:g} or "
+            f"{self._stated(stated_by, unit)}. If the values really are in {self.unit}, state that "
+            "unit"
+        )
+
+    def _stated(self, stated_by: str, unit: str) -> str:
+        """Advice to state a unit: by an argument, or in a file."""
+        argument = stated_by.format(unit=unit)
+        if stated_by != STATED_BY:
+            return f"pass {argument}"
+        return (
+            f"state the unit: by a column {f'{self.name} ({unit})'!r} of a table, an entry "
+            f'"units": {{"{self.name}": "{unit}"}} of JSON, or {argument} in Python'
         )
 
     def has_unit(self, unit: str) -> bool:

@@ -36,6 +36,14 @@ _MIDL2024_RANGES = {
 }
 
 
+def _named_range(name: str, values: Mapping[str, Any]) -> PropertyRange:
+    """Range of a property from plain values; errors name the property."""
+    try:
+        return PropertyRange(**values)
+    except ValueError as error:
+        raise ValueError(f"the range of {name}: {error}") from error
+
+
 @dataclass(frozen=True, repr=False)
 class TissuePrior(SampledPrior):
     """Joint distribution of compartment counts and tissue properties.
@@ -242,7 +250,7 @@ class TissuePrior(SampledPrior):
                     required=["low", "high"],
                 )  # fmt: skip
             parameters["ranges"] = {
-                name: PropertyRange(**values) for name, values in ranges.items()
+                name: _named_range(name, values) for name, values in ranges.items()
             }
         if isinstance(parameters.get("nuisances"), Mapping):
             parameters["nuisances"] = Nuisances.from_dict(parameters["nuisances"])

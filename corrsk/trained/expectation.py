@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from corrsk import physics
 from corrsk._utils.voxels import user_level
+from corrsk._utils.wording import worded
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.novelty.detector import EXPLAINED, REASONS, SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
@@ -176,12 +177,22 @@ class ExpectedSignals:
         cause, cure = (
             (
                 "are magnitudes",
-                "use a model trained with noise_distribution='rician', such as "
-                "'scanner-ir-se-8x8-magnitude', or pass the signed signals (SignalPhaser restores "
-                "signs, and corrects the phase of complex signals)",
+                worded(
+                    "use a model for this protocol with noise_distribution='rician', or pass the "
+                    "signed signals (SignalPhaser restores signs, and corrects the phase of "
+                    "complex signals)",
+                    "train a model for this protocol with the distribution 'rician' of the noise, "
+                    "or map signed images",
+                ),
             )
             if magnitudes
-            else ("have the opposite sign", "pass -X if the scanner inverts the sign")
+            else (
+                "have the opposite sign",
+                worded(
+                    "pass -X if the scanner inverts the sign",
+                    "multiply the images by -1 if the scanner inverts the sign",
+                ),
+            )
         )
         return (
             f"the signals probably {cause}: at the shortest TI, {shortest:g} ms, "

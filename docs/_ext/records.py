@@ -782,21 +782,33 @@ def map_speed_table() -> str:
     """Times and memory of maps, by size of the image."""
     rows = [
         [
-            f"{run['voxels']:,}", f"{run['voxels with a signal']:,}",
-            f"{run['processor seconds']:.0f}\u00a0s",
+            f"{run['voxels']:,}", f"{run['voxels with a signal']:,}", run.get("type", "float32"),
+            str(run["threads"]), f"{run['processor seconds']:.0f}\u00a0s",
             f"{run['wall seconds']:.0f}\u00a0s (load {run['load average']:.0f})",
             f"{run['peak memory in bytes'] / 1e9:.2f}\u00a0GB",
         ]
         for run in record("map_speed")["runs"].values()
     ]  # fmt: skip
-    head = ["voxels", "with a signal", "processor time", "wall time", "peak memory"]
+    head = ["voxels", "with a signal", "type", "threads", "processor time", "wall time",
+            "peak memory"]  # fmt: skip
     return table(head, rows)
 
 
-def map_speed_minutes(n_voxels: float) -> str:
-    """Processor time of an image, from that of 10^7 voxels."""
-    run = record("map_speed")["runs"]["10000000, 10000000 with a signal"]
-    return f"{run['processor seconds'] / run['voxels'] * n_voxels / 60:.0f}\u00a0min"
+def map_speed_largest() -> str:
+    """Sentence on the processor time of 10^8 voxels with signals, measured or expected."""
+    runs = record("map_speed")["runs"]
+    run = runs.get("100000000, 100000000 with a signal")
+    if run is not None:
+        return (
+            f"10\u2078 voxels with a signal took {run['processor seconds'] / 60:.0f}\u00a0min of "
+            f"one core, with {run['peak memory in bytes'] / 1e9:.2f}\u00a0GB at most."
+        )
+    run = runs["10000000, 10000000 with a signal"]
+    minutes = run["processor seconds"] / run["voxels"] * 1e8 / 60
+    return (
+        f"At the processor time of 10\u2077 voxels, 10\u2078 voxels with a signal would take "
+        f"{minutes:.0f}\u00a0min of one core; they were not run."
+    )
 
 
 def map_speed_rivals() -> str:

@@ -15,7 +15,7 @@ from corrsk import AcquisitionProtocol, make_correlation_signals
 from corrsk._utils.files import write_json
 from corrsk.cli.app import app
 from corrsk.imaging import maps
-from corrsk.workflows.mapping import models
+from corrsk.workflows.mapping import networks
 
 nibabel = pytest.importorskip("nibabel")
 pytest.importorskip("skimage")
@@ -198,7 +198,7 @@ def refused(arguments):
 @pytest.mark.network
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input_is_one_sentence_and_changes_no_file(tmp_path, values, monkeypatch, case):
-    monkeypatch.setattr(models.NetworkMapper, "compute", lambda *_: pytest.fail("long work"))
+    monkeypatch.setattr(networks.NetworkMapper, "compute", lambda *_: pytest.fail("long work"))
     arguments, message = CASES[case]
     arguments = arguments(Place(tmp_path, values))
     before = tree(tmp_path)

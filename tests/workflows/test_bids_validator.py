@@ -37,7 +37,7 @@ def errors_of(folder):
     )
     assert result.stdout, result.stderr
     report = json.loads(result.stdout)
-    assert report["summary"]["totalFiles"] > 20
+    assert report["summary"]["totalFiles"] > 10
     issues = report["issues"]["issues"]
     return [
         (issue["code"], issue.get("subCode"), issue.get("location"))
@@ -80,6 +80,24 @@ def test_a_derivative_is_valid(raw, tmp_path):
     assert content.pop("SkullStripped") is False
     sidecar.write_text(json.dumps(content))
     assert [error[:2] for error in errors_of(out)] == [("SIDECAR_KEY_REQUIRED", "SkullStripped")]
+
+
+def test_the_maps_of_spectra_are_valid(raw):
+    out = raw / "derivatives" / "corrsk"
+    map_images(
+        raw, out, "participant", "--participant-label", "01", "--model", "spectrum", "--spectra",
+        "--window", "myelin water=T2:0-40", "--window", "long T2=T2:40-2000",
+    )  # fmt: skip
+    assert errors_of(out) == []
+    (mwf,) = out.rglob("*_MWFmap.nii.gz")
+    percent = np.asarray(nibabel.load(mwf).dataobj)
+    assert 0 <= np.nanmin(percent) < 5 < np.nanmax(percent) <= 100
+    (fraction,) = out.rglob("*_desc-longT2_fractionmap.nii.gz")
+    share = np.asarray(nibabel.load(fraction).dataobj)
+    assert np.nanmax(percent / 100 + share) <= 1 + 1e-6
+    # spectra are no file of BIDS, and are left out of its checks
+    assert len(list(out.rglob("*_spectrum.nii.gz"))) == 1
+    assert "*_spectrum.*" in (out / ".bidsignore").read_text().split()
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_slabs_have_no_seams(scan, context, tmp_path, monkeypatch):
     record, whole = mapped(scan, tmp_path / "whole", context)
     reach = record["settings"]["context"]["reach"][2]
     assert 2 <= reach <= 8
-    monkeypatch.setattr("corrsk.workflows.mapping.models.CONTEXT_BYTES", (2 * reach + 5) * SLICE)
+    monkeypatch.setattr("corrsk.workflows.mapping.networks.CONTEXT_BYTES", (2 * reach + 5) * SLICE)
     _, slabs = mapped(scan, tmp_path / "slabs", context)
     np.testing.assert_allclose(slabs, whole, atol=1e-4)
     for name in ("novelty", "noise", "T1", "mask"):
@@ -87,7 +87,7 @@ def test_slabs_have_no_seams(scan, context, tmp_path, monkeypatch):
 
 
 def test_margins_that_exceed_the_memory_are_refused(scan, context, tmp_path, monkeypatch):
-    monkeypatch.setattr("corrsk.workflows.mapping.models.CONTEXT_BYTES", 5 * SLICE)
+    monkeypatch.setattr("corrsk.workflows.mapping.networks.CONTEXT_BYTES", 5 * SLICE)
     with pytest.raises(ValueError, match=r"slices on either side.*fewer neighbours than 40"):
         mapped(scan, tmp_path / "out", context)
     assert not list((tmp_path / "out").glob("*.nii.gz"))
@@ -98,7 +98,7 @@ def test_the_command_has_context(scan, context, tmp_path):
     arguments = ["map", str(scan), str(tmp_path / "out"), "--times", times, "--mask", "none"]
     result = CliRunner().invoke(app, [*arguments, "--context", "--model", "multi-exponential"])
     assert result.exit_code != 0
-    assert "context is for networks" in " ".join(result.output.split())
+    assert "--context is for networks" in " ".join(result.output.split())
     save(context, tmp_path / "context.safetensors")
     result = CliRunner().invoke(app, [*arguments, "--model", str(tmp_path / "context.safetensors")])
     assert result.exit_code == 0, result.output

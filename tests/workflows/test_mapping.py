@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from corrsk import (
     make_correlation_signals,
     save,
 )
+from corrsk.imaging import load_images
 from corrsk.workflows.mapping import MapSettings, describe_plan, find_subjects, map_subjects
+from corrsk.workflows.mapping.survey import survey_images
 from tests._helpers import SHARED_DATA
 
 nibabel = pytest.importorskip("nibabel")
@@ -233,7 +236,9 @@ def test_resume_compares_the_content_of_the_inputs(scan, values, model, tmp_path
     PROTOCOL.to_json(tmp_path / "moved" / "times.json")
     assert mapped_again(moved) == []
     nibabel.save(nibabel.Nifti1Image(3 * values, AFFINE), moved)
-    with pytest.raises(FileExistsError, match="has maps of other images of scan"):
+    with pytest.raises(
+        FileExistsError, match=r"other images of scan: of .*scan\.nii\.gz, not of .*moved"
+    ):
         mapped_again(moved)
     other = sklearn.base.clone(model).set_params(random_state=1)
     other.set_params(n_samples=10_000).fit()
@@ -277,7 +282,9 @@ def test_a_model_of_some_measurements_uses_these(values, model, tmp_path):
 
 
 def test_the_number_of_compartments_is_for_fits(scan, model, tmp_path):
-    with pytest.raises(ValueError, match=r"is an option of multi-exponential; .* counts 1, 2"):
+    with pytest.raises(
+        ValueError, match=r"n_compartments is for the model multi-exponential; .* counts 1, 2"
+    ):
         map_subjects(subjects_of(scan), tmp_path / "out", MapSettings(model, n_compartments=4))
     assert not (tmp_path / "out").exists()
     plan = describe_plan(
@@ -381,11 +388,12 @@ KILLED = """
 import os
 import signal
 import sys
+import tracemalloc
 from corrsk import load
 from corrsk.workflows.mapping import MapSettings, find_subjects, map_subjects
-from corrsk.workflows.mapping import models
+from corrsk.workflows.mapping import networks
 
-whole, slabs = models.NetworkMapper.compute, []
+whole, slabs = networks.NetworkMapper.compute, []
 
 
 def compute(self, signals):
@@ -397,7 +405,7 @@ def compute(self, signals):
 
 # a test run in the background of a script inherits an ignored SIGINT
 signal.signal(signal.SIGINT, signal.default_int_handler)
-models.NetworkMapper.compute = compute
+networks.NetworkMapper.compute = compute
 scan, times, model, out, number = sys.argv[1:]
 map_subjects(find_subjects(scan, times=times), out, MapSettings(model, slab_bytes=10_000))
 """
@@ -437,3 +445,18 @@ def test_measured_slices_with_the_series_of_a_head(tmp_path):
     subjects = find_subjects(folder, participants=["ir"])
     with pytest.raises(ProtocolMismatchError, match="TI were varied in place of TI, TE"):
         map_subjects(subjects, tmp_path / "out")
+
+
+def test_a_survey_holds_few_bytes_of_each_voxel():
+    """Its sample is a copy: a view would hold the positions of all voxels, 8 bytes of each."""
+    protocol = AcquisitionProtocol({"TE": [10.0, 30.0]})
+    values = np.random.default_rng(0).uniform(200, 1000, (50, 50, 200, 2)).astype(np.float32)
+    images = load_images(values, protocol).with_mask(np.ones(values.shape[:3], bool))
+    tracemalloc.start()
+    try:
+        survey = survey_images(images, "auto", slab_bytes=2**16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert survey.n_voxels == 500_000
+    assert peak < 6 * survey.n_voxels

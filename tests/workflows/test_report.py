@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from corrsk import (
     AcquisitionProtocol,
     MultiExponentialClassifier,
+    NNLSSpectrum,
     TissuePrior,
     load_images,
     make_correlation_signals,
@@ -162,7 +164,7 @@ def test_voxels_have_their_measured_signals_fits_and_spectra(mapped):
     np.testing.assert_allclose(arrays["probabilities"], probabilities[at], atol=1e-6)
     t1 = np.asarray(nibabel.load(out / "T1.nii.gz").dataobj)
     name = data["voxels"]["names"].index("T1")
-    np.testing.assert_allclose(arrays["values"][:, name], t1[at], rtol=1e-6)
+    np.testing.assert_allclose(arrays["values"][:, name], 1e3 * t1[at], rtol=1e-6)  # ms
     fractions = arrays["tableSelected"][..., 0]
     np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-5)
     spectra = arrays["spectrum"]
@@ -196,6 +198,7 @@ def test_probabilities_are_transparent_where_the_signal_is_novel(mapped, tmp_pat
     nibabel.save(nibabel.Nifti1Image(novelty, AFFINE), copy / "novelty.nii.gz")
     record = json.loads((copy / "report.json").read_text())
     record["maps"]["novelty"] = "novelty.nii.gz"
+    record["shown"]["novelty"] = {"title": "novel", "kind": "mask"}
     (copy / "report.json").write_text(json.dumps(record))
     page = write_report(subject, copy, n_voxels=5, n_jobs=1).read_text()
     data = data_of(page)
@@ -208,7 +211,37 @@ def test_probabilities_are_transparent_where_the_signal_is_novel(mapped, tmp_pat
     assert (levels["novelty"][x, y] == 255).all()
     assert (levels["multicompartment"][x, y] == 0).all()
     assert (levels["multicompartment"][x - 1, y] > 0).all()
-    assert "Share of novel voxels" in page
+    assert "Share of voxels: novel" in page
+
+
+def test_a_report_of_spectra_has_those_of_the_maps(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(values()[:, :2, :2], AFFINE), tmp_path / "scan.nii.gz")
+    (subject,) = find_subjects(tmp_path / "scan.nii.gz", times="ir-se-8x8")
+    model = NNLSSpectrum(n_bins={"T1": 9, "T2": 11}, inversion_efficiency=0.99)
+    settings = MapSettings(
+        model, mask="none", report=True, windows={"myelin water": {"T2": (0, 40)}}
+    )
+    map_subjects([subject], tmp_path / "maps", settings, n_jobs=1, verbose=False)
+    page = (tmp_path / "maps" / "report.html").read_text()
+    data = data_of(page)
+    arrays = {key: unpacked(entry) for key, entry in data["voxels"]["arrays"].items()}
+    places = tuple((arrays["place"] + np.array(data["start"])).T.astype(int))
+    signals = values()[:, :2, :2][places]
+    fitted = clone(model).set_params(protocol="ir-se-8x8", verbose=False).fit(signals)
+    found = fitted.invert(signals)
+    largest = found.amplitudes.max(axis=(1, 2), keepdims=True)
+    expected = np.rint(255 * found.amplitudes / largest)
+    np.testing.assert_allclose(arrays["spectrum"], expected, atol=1)
+    assert "probabilities" not in arrays
+    assert "Spectra by the model of the maps" in page
+    assert "Share of voxels: not explained" in page
+    assert "Myelin water (%), median" in page
+    assert "Pictures" not in [tag[2] for tag in Tags(page).of("h2")]
+    # a page that is written later has the same spectra
+    (tmp_path / "maps" / "report.html").unlink()
+    map_subjects([subject], tmp_path / "maps", settings, resume=True, n_jobs=1, verbose=False)
+    later = data_of((tmp_path / "maps" / "report.html").read_text())
+    assert later["voxels"]["arrays"]["spectrum"] == data["voxels"]["arrays"]["spectrum"]
 
 
 @pytest.mark.parametrize("magnitude", [False, True])
@@ -404,6 +437,11 @@ def test_a_click_shows_the_voxel_at_both_widths(mapped):
         assert await tab.run("element('heading').textContent") == "Voxel 0, 3, 1"
         assert "is not mapped" in await tab.run("element('message').textContent")
         assert "none" in await tab.run("element('values').textContent")
+        # an address that names no voxel
+        await tab.run("location.hash = '#voxel=abc'")
+        await asyncio.sleep(0.2)
+        assert "#voxel=abc names no voxel" in await tab.run("element('message').textContent")
+        assert await tab.run("element('heading').textContent") == "Voxel 0, 3, 1"
         # the wheel leads to other slices
         place = await tab.run("element('heading').textContent")
         await tab.run("element('canvas').scrollIntoView({block: 'center'})")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def connected(address: str | Path) -> Iterator[Any]:
 
 def on_workers(
     client: Any, work: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], *, verbose: bool
-) -> Iterator[tuple[str, Any]]:
+) -> Generator[tuple[str, Any]]:
     """Run tasks on the workers of a cluster, one at a time in each worker process.
 
     Parameters
@@ -106,6 +107,91 @@ def on_workers(
                 bar.update()
     finally:
         client.cancel([future for future in names if not future.done()])
+
+
+def on_one_worker(client: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Submit one task; see :func:`on_workers`.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Client of the cluster.
+    work : callable
+        Function of a module.
+    *arguments : object
+        Its arguments.
+
+    Returns
+    -------
+    dask.distributed.Future
+        The future, whose result other tasks can have as an argument.
+    """
+    return client.submit(_alone, work, *arguments, pure=False)
+
+
+def in_order(
+    client: Any, work: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]
+) -> Generator[Any]:
+    """Run tasks on the workers of a cluster, with their results in the order of the tasks.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Client of the cluster.
+    work : callable
+        Function of a module; see :func:`on_workers`.
+    tasks : iterable of tuple
+        Arguments of each task.
+
+    Yields
+    ------
+    object
+        Result of a task. At most two tasks for each worker are submitted before their results
+        are fetched, so that few results are in the memory of the cluster.
+
+    Raises
+    ------
+    Exception
+        That of a task, which ends the others.
+    """
+    most = 2 * n_workers(client)
+    submitted: deque[Any] = deque()
+    try:
+        for arguments in tasks:
+            submitted.append(on_one_worker(client, work, *arguments))
+            if len(submitted) >= most:
+                yield submitted.popleft().result()
+        while submitted:
+            yield submitted.popleft().result()
+    finally:
+        client.cancel(list(submitted))
+
+
+def n_workers(client: Any) -> int:
+    """Number of worker processes of a cluster.
+
+    Parameters
+    ----------
+    client : dask.distributed.Client
+        Client of the cluster.
+
+    Returns
+    -------
+    int
+        Number, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If the client is closed or asynchronous, or the cluster has no workers.
+    """
+    return len(checked_client(client, "work on a cluster").nthreads())
+
+
+def on_every_worker(client: Any, work: Callable[[], Any]) -> None:
+    """Call a function in each worker process that is there."""
+    with suppress(OSError, ValueError, RuntimeError):  # of a cluster that has ended
+        client.run(work, on_error="ignore")
 
 
 def _alone(work: Callable[..., Any], *arguments: Any) -> Any:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from corrsk import __version__
 from corrsk._utils.files import write_atomically, write_json
 from corrsk.workflows._runs import CONFIGURATION
@@ -16,8 +18,41 @@ from corrsk.workflows.mapping.subjects import Subject
 BIDS_VERSION = "1.10.0"
 RAW = "raw"  # name of the data set of the images in URIs
 REPORT = "report.json"
-_IGNORED = (CONFIGURATION, "*_report.*", "*_preview.png", "*_statistics.tsv", "*_entropy.*",
-            "*_noisemap.*", "*_fractionmap.*", "*_Dmap.*")  # fmt: skip
+_IGNORED = (
+    CONFIGURATION, "*_report.*", "*_preview.png", "*_statistics.tsv", "*_entropy.*",
+    "*_noisemap.*", "*_fractionmap.*", "*_Dmap.*", "*_countmap.*", "*_residualmap.*",
+    "*_weightmap.*", "*_anglemap.*", "*_spectrum.*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How a map is shown in pictures, the viewer and tables.
+
+    Parameters
+    ----------
+    title : str
+        Name of the map.
+    unit : str, default=""
+        Unit of its values.
+    kind : {"number", "probability", "mask", "labels"}, default="number"
+        Meaning of its values: 0 to 1 for probabilities, 0 or 1 for masks, and compartment counts,
+        or 0, for labels.
+    """
+
+    title: str
+    unit: str = ""
+    kind: str = "number"
+
+    @property
+    def text(self) -> str:
+        """Name and unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether the values are 0 and 1."""
+        return self.kind == "mask"
 
 
 @dataclass(frozen=True)
@@ -38,6 +73,8 @@ class MapSpec:
         Length of the fourth axis; None for three axes.
     entries : mapping
         Further entries of the sidecar, such as units.
+    shown : Appearance or None
+        Appearance in pictures and the report; None for maps that they leave out.
     """
 
     key: str
@@ -46,6 +83,12 @@ class MapSpec:
     dtype: str = "float32"
     n_maps: int | None = None
     entries: Mapping[str, Any] = field(default_factory=dict)
+    shown: Appearance | None = None
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """Bytes of a voxel before compression."""
+        return np.dtype(self.dtype).itemsize * (self.n_maps or 1)
 
     def path(self, out: Path, subject: Subject) -> Path:
         """Return the file of the map of a subject."""

@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from corrsk._utils.files import write_atomically
 from corrsk.evaluation import CountMapDisplay, MulticompartmentDisplay
 from corrsk.imaging import MeasuredImages, Slab
+from corrsk.workflows.mapping.outputs import Appearance
 
 _COLUMNS = 4
-TITLES = {
-    "labels": "compartments", "multicompartment": "P(more than one)", "entropy": "entropy (bit)",
-    "novelty": "novel", "noise": "noise", "T1": "T1 (s)", "T2": "T2 (s)", "D": "D (um²/ms)",
-    "misfit": "not explained",
-}  # fmt: skip
-_UNIT_RANGE = ("multicompartment", "novelty", "misfit")
+_MASK_COLORS = ("#e4e4e4", "#d9480f")  # of 0 and 1
+STRENGTH = "strength"  # root mean square of the measurements, shown in grey
 
 
 def _span(inside: NDArray[np.bool_]) -> slice:
@@ -40,9 +38,14 @@ class Preview:
         The images.
     mask : ndarray of bool, shape (n_x, n_y, n_z)
         Voxels that are mapped.
+    shown : mapping of str to Appearance
+        Maps of the picture.
     """
 
-    def __init__(self, images: MeasuredImages, mask: NDArray[np.bool_]) -> None:
+    def __init__(
+        self, images: MeasuredImages, mask: NDArray[np.bool_], shown: Mapping[str, Appearance]
+    ) -> None:
+        self._appearance = {STRENGTH: Appearance("signal"), **shown}
         grid = images.grid
         self._axis = grid.view_axis
         other = tuple(axis for axis in range(3) if axis != self._axis)
@@ -66,18 +69,15 @@ class Preview:
         slab : Slab
             The slab.
         maps : mapping of str to ndarray
-            Values of its voxels.
+            Values of its voxels, with the strength of their signals.
         """
         where = slab.where[self._axis]
         if not where.start <= self._index < where.stop or not slab.n_voxels:
             return
-        signals = slab.signals.to_numpy().astype(np.float64)
-        shown = {"strength": np.sqrt((signals**2).mean(axis=1))}
-        shown |= {key: values for key, values in maps.items() if key in TITLES}
         others = [axis for axis in range(3) if axis != self._axis]
         place = tuple(slab.where[axis] for axis in others)
-        for key, values in shown.items():
-            filled = slab.fill(values.astype(np.float64))
+        for key in self._appearance:
+            filled = slab.fill(maps[key].astype(np.float64))
             picture = self._slices.setdefault(key, np.full(self._shape, np.nan))
             picture[place] = np.take(filled, self._index - where.start, axis=self._axis)
 
@@ -107,31 +107,38 @@ class Preview:
 
     def _draw(self, figure: Figure, axis: Any, key: str, picture: NDArray[Any]) -> None:
         options: dict[str, Any] = {"voxel_sizes": (1.0, self._aspect, 1.0)}
-        if key == "labels":
+        appearance = self._appearance[key]
+        if appearance.kind == "labels":
             CountMapDisplay(np.nan_to_num(picture), **options).plot(axis)
         elif key == "multicompartment":
             novelty = self._slices.get("novelty")
             if novelty is not None:
                 options["novelty"] = np.nan_to_num(novelty[self._shown])
-            background = self._slices["strength"][self._shown]
+            background = self._slices[STRENGTH][self._shown]
             MulticompartmentDisplay(picture, background=background, **options).plot(axis)
         else:
-            low, high = shown_range(key, picture)
+            low, high = shown_range(appearance.kind, picture)
+            colors: Any = "gray" if key == STRENGTH else "viridis"
+            if appearance.is_mask:
+                low, high, colors = -0.5, 1.5, ListedColormap(_MASK_COLORS)
             shown = axis.imshow(
-                picture.T, cmap="gray" if key == "strength" else "viridis", vmin=low, vmax=high,
-                origin="lower", aspect=self._aspect, interpolation="nearest",
+                picture.T, cmap=colors, vmin=low, vmax=high, origin="lower",
+                aspect=self._aspect, interpolation="nearest",
             )  # fmt: skip
-            figure.colorbar(shown, ax=axis, shrink=0.7)
-        axis.set_title(TITLES.get(key, "signal"), fontsize=10)
+            ticks = [0, 1] if appearance.is_mask else None
+            bar = figure.colorbar(shown, ax=axis, shrink=0.7, ticks=ticks)
+            if appearance.is_mask:
+                bar.set_ticklabels(["no", "yes"])
+        axis.set_title(appearance.text, fontsize=10)
 
 
-def shown_range(key: str, values: NDArray[Any]) -> tuple[float, float]:
+def shown_range(kind: str, values: NDArray[Any]) -> tuple[float, float]:
     """Choose the range of the colours of a map.
 
     Parameters
     ----------
-    key : str
-        Name of the map.
+    kind : str
+        Kind of the map; see :class:`Appearance`.
     values : ndarray
         Its values, with NaN where it has none.
 
@@ -141,7 +148,7 @@ def shown_range(key: str, values: NDArray[Any]) -> tuple[float, float]:
         0 to 1 of probabilities and masks; of others 0 to a high quantile, because a few voxels at
         a bound must not set the range.
     """
-    if key in _UNIT_RANGE:
+    if kind in ("probability", "mask"):
         return 0.0, 1.0
     finite = values[np.isfinite(values)]
     if not finite.size:

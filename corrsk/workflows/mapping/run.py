@@ -4,174 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from corrsk._utils.environment import environment
 from corrsk._utils.extras import require
 from corrsk._utils.files import check_space, read_json, refuse_misfits, sha256_of, write_json
 from corrsk._utils.parallel import PROGRESS_DELAY, effective_n_jobs
-from corrsk.imaging import MapWriter, load_images
-from corrsk.imaging.bids import is_brain_mask
+from corrsk.imaging import MapWriter
 from corrsk.imaging.maps import write_map
 from corrsk.neural.training.device import limited_threads, resolve_device
 from corrsk.workflows._runs import check_claim, claimed_folder
-from corrsk.workflows.mapping.cluster import on_workers
-from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs, describe_inputs
-from corrsk.workflows.mapping.models import (
-    AUTO,
-    LoadedModel,
-    Mapper,
-    images_of_model,
-    load_model,
-    make_mapper,
-)
-from corrsk.workflows.mapping.notes import Notes
+from corrsk.workflows.mapping.cluster import n_workers, on_workers
+from corrsk.workflows.mapping.inputs import are_other_images, changed_inputs
+from corrsk.workflows.mapping.models import LoadedModel
 from corrsk.workflows.mapping.outputs import (
-    MapSpec,
     describe_data_set,
     html_path,
-    named,
     report_path,
     sidecar,
     write_lookup,
 )
+from corrsk.workflows.mapping.plan import MASK, MapSettings, Planned, plan_subjects
 from corrsk.workflows.mapping.preview import Preview
 from corrsk.workflows.mapping.report import require_report, write_page
-from corrsk.workflows.mapping.statistics import LabelStatistics
+from corrsk.workflows.mapping.slabs import Slabs, SlabsHere, SlabsOnWorkers, n_slabs_of
 from corrsk.workflows.mapping.subjects import Subject
-from corrsk.workflows.mapping.survey import AUTO_MASK, NO_MASK, Survey, survey_images
+from corrsk.workflows.mapping.survey import AUTO_MASK, Survey
 
 _logger = logging.getLogger(__name__)
-
-SLAB_BYTES = 48 * 1024**2  # signals of a slab; networks and detectors need a few times as much
-_MASK = MapSpec("mask", "desc-mapped_mask", "Voxels that are mapped.", "uint8")
-_SUBJECT = "{subject}"
-
-
-@dataclass(frozen=True)
-class MapSettings:
-    """What a run maps, and how.
-
-    Parameters
-    ----------
-    model : str, path-like or estimator, default="auto"
-        Name of a shipped model, a file written by :func:`corrsk.save`, "multi-exponential" for
-        fits, or a fitted SimulationTrainedClassifier, SpatialClassifier or
-        MultiExponentialClassifier. "auto" is
-        "scanner-ir-se-8x8" for signed signals and "scanner-ir-se-8x8-magnitude" for others.
-    mask : path-like or str, default="auto"
-        File of a mask; "auto" for that of the images or one made of them; "none" for all voxels
-        with a signal. ``{subject}`` in a path is replaced by the name of the subject.
-    atlas : path-like, optional
-        File of integer labels, for a table of the maps; ``{subject}`` as in `mask`.
-    preview : bool, default=False
-        Whether to draw a picture of a slice.
-    report : bool, default=False
-        Whether to write a report, one HTML file with a slice viewer; see :func:`write_report`.
-    n_compartments : int or None, default=None
-        Largest number of compartments of the fits "multi-exponential"; None for 3, or 2 where the
-        measurements are too few.
-    context : bool, default=False
-        Whether a network uses the neighbours of each voxel; see :class:`corrsk.SpatialClassifier`,
-        which can be the model itself, too. Slabs then have margins.
-    slab_bytes : int, default=50331648
-        Size of the signals that are read at a time.
-    """
-
-    model: Any = AUTO
-    mask: str | Path = AUTO_MASK
-    atlas: str | Path | None = None
-    preview: bool = False
-    report: bool = False
-    n_compartments: int | None = None
-    context: bool = False
-    slab_bytes: int = SLAB_BYTES
-
-    def identity(self, model: LoadedModel) -> dict[str, Any]:
-        """Return what a run shares with those that it can resume.
-
-        Parameters
-        ----------
-        model : LoadedModel
-            The model.
-
-        Returns
-        -------
-        dict
-            Plain values.
-        """
-        return {
-            "command": "map", "model": model.description, "mask": str(self.mask),
-            "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
-            "n_compartments": self.n_compartments, "context": self.context,
-        }  # fmt: skip
-
-    def for_workers(self, model: LoadedModel) -> MapSettings:
-        """Return the same settings for workers that run in other folders.
-
-        Parameters
-        ----------
-        model : LoadedModel
-            The model, also in place of "auto".
-
-        Returns
-        -------
-        MapSettings
-            Settings with absolute paths.
-        """
-        mask, atlas = self.mask, self.atlas
-        if str(mask) not in (AUTO_MASK, NO_MASK):
-            mask = Path(mask).absolute()
-        if atlas is not None:
-            atlas = Path(atlas).absolute()
-        return replace(self, model=model.source, mask=mask, atlas=atlas)
-
-
-@dataclass(eq=False)
-class _Planned:
-    """A subject with its maps, before its values are read."""
-
-    subject: Subject
-    mapper: Mapper
-    notes: Notes
-    mask: Path | None = None
-    brain: bool = False  # whether the mask is one of the brain
-    atlas: Path | None = None
-    statistics: LabelStatistics | None = None
-    times: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def specs(self) -> list[MapSpec]:
-        return [*self.mapper.specs, _MASK]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the maps before their compression."""
-        per_voxel = sum(
-            np.dtype(spec.dtype).itemsize * (spec.n_maps or 1) for spec in self.mapper.specs
-        )
-        return self.subject.images.grid.n_voxels * per_voxel
-
-    def files(self, out: Path) -> list[Path]:
-        """Files of the subject but its record: maps, sidecars, lookup table, table, picture."""
-        maps = [spec.path(out, self.subject) for spec in self.specs]
-        stems = [path.with_name(path.name.removesuffix(".nii.gz")) for path in maps]
-        return [
-            *maps, *(path.with_name(f"{path.name}.json") for path in stems), _lookup(self, out),
-            _statistics(self, out), _preview(self, out),
-        ]  # fmt: skip
-
-    def inputs(self) -> dict[str, Any]:
-        """Digests of the input files, and the protocol."""
-        return describe_inputs(self.subject.images, self.mask, self.atlas)
 
 
 def describe_plan(
@@ -209,7 +76,7 @@ def describe_plan(
     FileExistsError
         If the run would refuse the folder.
     """
-    loaded, planned = _plan(subjects, settings, effective_n_jobs(n_jobs), "cpu")
+    loaded, planned = plan_subjects(subjects, settings, effective_n_jobs(n_jobs), "cpu")
     out = Path(out)
     check_claim(out, settings.identity(loaded), resume=resume)
     lines = []
@@ -219,9 +86,10 @@ def describe_plan(
             lines.append("mask of the maps: made of the images")
         lines += ["", "maps:"]
         lines += [f"  {spec.path(out, one.subject)}" for spec in one.specs]
+        lines += [f"size of the maps: {one.describe_size()}"]
         further = {
-            _preview(one, out): settings.preview,
-            _statistics(one, out): one.statistics is not None,
+            one.preview_path(out): settings.preview,
+            one.statistics_path(out): one.statistics is not None,
             html_path(out, one.subject): settings.report,
         }
         lines += [f"  {path}" for path, wanted in further.items() if wanted]
@@ -260,9 +128,9 @@ def map_subjects(
     device : str, default="auto"
         Device of a network: "auto", "cpu", "cuda" or "cuda:N".
     client : dask.distributed.Client, optional
-        Client of a cluster, whose workers map one subject each at a time, with `n_jobs` threads
-        (None for their share of the cores). They need corrsk, and the same files in the same
-        places. None (default) for this process.
+        Client of a cluster, whose workers map subjects, or slabs of a subject, one at a time, with
+        `n_jobs` threads (None for their share of the cores). They need corrsk, and the same files
+        in the same places. None (default) for this process.
     verbose : bool, default=True
         Whether to show a progress bar.
 
@@ -300,11 +168,13 @@ def map_subjects(
     if client is None:
         resolve_device(device)
     # on a cluster, the devices are those of the workers
-    loaded, planned = _plan(subjects, settings, threads, device if client is None else "cpu")
+    loaded, planned = plan_subjects(
+        subjects, settings, threads, device if client is None else "cpu"
+    )
     with claimed_folder(out, settings.identity(loaded), resume=resume):
         records = _finished(planned, out) if resume else {}
         if settings.report:
-            _write_missing_pages(planned, out, records, threads)
+            _write_missing_pages(planned, out, records, settings, threads)
         pending = [one for one in planned if one.subject.name not in records]
         check_space(out, max((one.size for one in pending), default=0), "the maps")
         failed = []
@@ -314,17 +184,18 @@ def map_subjects(
             else _mapped_there(client, pending, subjects, out, settings, loaded, n_jobs, device,
                                verbose)
         )  # fmt: skip
-        for name, result in outcomes:
-            if not isinstance(result, Exception):
-                records[name] = result
-                continue
-            if len(planned) == 1 and isinstance(result, (ValueError, OSError)):
-                raise result
-            text = str(result)
-            if not isinstance(result, (ValueError, OSError)):  # such as a killed worker
-                text = f"{type(result).__name__}: {text}"
-            _logger.error("%s: %s", name, text)
-            failed.append(f"{name} ({text})")
+        with closing(outcomes):
+            for name, result in outcomes:
+                if not isinstance(result, Exception):
+                    records[name] = result
+                    continue
+                if len(planned) == 1 and isinstance(result, (ValueError, OSError)):
+                    raise result
+                text = str(result)
+                if not isinstance(result, (ValueError, OSError)):  # such as a killed worker
+                    text = f"{type(result).__name__}: {text}"
+                _logger.error("%s: %s", name, text)
+                failed.append(f"{name} ({text})")
         if failed:
             raise ValueError(
                 f"{len(failed)} of {len(planned)} subjects failed, the others are complete: "
@@ -333,11 +204,11 @@ def map_subjects(
     return [records[one.subject.name] for one in planned]
 
 
-_Outcomes = Iterator[tuple[str, Any]]  # name of a subject, and its record or an error
+_Outcomes = Generator[tuple[str, Any]]  # name of a subject, and its record or an error
 
 
 def _mapped_here(
-    pending: Sequence[_Planned], out: Path, settings: MapSettings, loaded: LoadedModel,
+    pending: Sequence[Planned], out: Path, settings: MapSettings, loaded: LoadedModel,
     threads: int, verbose: bool,
 ) -> _Outcomes:  # fmt: skip
     for one in pending:
@@ -351,35 +222,71 @@ def _mapped_here(
 
 
 def _mapped_there(
-    client: Any, pending: Sequence[_Planned], subjects: Sequence[Subject], out: Path,
+    client: Any, pending: Sequence[Planned], subjects: Sequence[Subject], out: Path,
     settings: MapSettings, loaded: LoadedModel, n_jobs: int | None, device: str, verbose: bool,
 ) -> _Outcomes:  # fmt: skip
-    """Map subjects on the workers of a cluster, which open the images and the model themselves."""
+    """Map subjects on the workers of a cluster, which open the images and the model themselves.
+
+    Where there are as many subjects as workers, a worker maps whole subjects; the slabs of the
+    others, one subject after the other, are spread over all workers.
+    """
     sent = settings.for_workers(loaded)
-    noted = {one.subject.name: one.notes for one in pending}
-    tasks = {
-        subject.name: (subject, out.absolute(), sent, n_jobs, device)
-        for subject in subjects
-        if subject.name in noted
-    }
-    for name, result in on_workers(client, _map_in_worker, tasks, verbose=verbose):
-        if not isinstance(result, Exception):
-            for warning in result["warnings"]:
-                noted[name].add(warning["category"], warning["message"])
+    before = {one.name: one for one in subjects}
+    whole, spread = _allocated(pending, settings, n_workers(client))
+    noted = {one.subject.name: one.notes for one in whole}
+    tasks = {name: (before[name], out.absolute(), sent, n_jobs, device) for name in noted}
+    with closing(on_workers(client, _map_in_worker, tasks, verbose=verbose)) as outcomes:
+        for name, result in outcomes:
+            if not isinstance(result, Exception):
+                for warning in result["warnings"]:
+                    noted[name].add(warning["category"], warning["message"])
+                _logger.info("%s: mapped %s voxels", name, f"{result['mask']['n_voxels']:,}")
+            yield name, result
+    threads = effective_n_jobs(n_jobs)
+    for one in spread:
+        name = one.subject.name
+        slabs = SlabsOnWorkers(client, one, before[name], sent, n_jobs, device)
+        try:
+            with limited_threads(threads):
+                result = _map_subject(one, out, settings, loaded, threads, verbose, slabs)
+        except Exception as error:  # also of a worker, such as one that was killed too often
+            yield name, error
+        else:
             _logger.info("%s: mapped %s voxels", name, f"{result['mask']['n_voxels']:,}")
-        yield name, result
+            yield name, result
+
+
+def _allocated(
+    pending: Sequence[Planned], settings: MapSettings, workers: int
+) -> tuple[list[Planned], list[Planned]]:
+    """Subjects that one worker maps, and those whose slabs are spread over all workers.
+
+    Spread are subjects larger than the equal share of a worker, and as many others as are left
+    over if each worker maps the same number of subjects; those with one slab cannot be.
+    """
+    total = sum(one.subject.images.grid.n_voxels for one in pending)
+    whole: list[Planned] = []
+    spread: list[Planned] = []
+    for one in pending:
+        is_large = one.subject.images.grid.n_voxels * workers > total
+        (spread if is_large and n_slabs_of(one, settings) > 1 else whole).append(one)
+    divisible = [one for one in whole if n_slabs_of(one, settings) > 1]
+    left = len(whole) % workers
+    if left:
+        spread += divisible[-left:]
+    return [one for one in whole if one not in spread], spread
 
 
 def _map_in_worker(
     subject: Subject, out: Path, settings: MapSettings, n_jobs: int | None, device: str
 ) -> dict[str, Any]:
     threads = effective_n_jobs(n_jobs)
-    loaded, (one,) = _plan([subject], settings, threads, device)
+    loaded, (one,) = plan_subjects([subject], settings, threads, device)
     with limited_threads(threads):
         return _map_subject(one, out, settings, loaded, threads, False)
 
 
-def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any]]:
+def _finished(planned: Sequence[Planned], out: Path) -> dict[str, dict[str, Any]]:
     """Records of the subjects that were mapped before, of the same inputs, by subject."""
     found: dict[str, dict[str, Any]] = {}
     for one in planned:
@@ -403,8 +310,8 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
             continue
         if others:
             raise FileExistsError(
-                f"{report.parent} has maps of other images of {one.subject.name}; choose another "
-                "folder"
+                f"{report.parent} has maps of other images of {one.subject.name}: of "
+                f"{_first_source(record)}, not of {_first_source(now)}; choose another folder"
             )
         _logger.warning(
             "%s: mapped again, because of changes since its maps were made: %s",
@@ -413,71 +320,40 @@ def _finished(planned: Sequence[_Planned], out: Path) -> dict[str, dict[str, Any
     return found
 
 
+def _first_source(inputs: Mapping[str, Any]) -> str:
+    """File of the first image, with the number of further ones."""
+    first, *others = (str(source["file"]) for source in inputs["sources"])
+    return f"{first} and {len(others)} further files" if others else first
+
+
 def _write_missing_pages(
-    planned: Sequence[_Planned], out: Path, records: dict[str, dict[str, Any]], threads: int
-) -> None:
+    planned: Sequence[Planned], out: Path, records: dict[str, dict[str, Any]],
+    settings: MapSettings, threads: int,
+) -> None:  # fmt: skip
     """Write the reports of subjects that were mapped before without one."""
     with limited_threads(threads):
         for one in planned:
-            if one.subject.name in records and not html_path(out, one.subject).exists():
-                write_page(one.subject, out, records[one.subject.name], n_jobs=threads)
-
-
-def _plan(
-    subjects: Sequence[Subject], settings: MapSettings, n_jobs: int, device: str
-) -> tuple[LoadedModel, list[_Planned]]:
-    """Load the model and compare it, masks and atlases with the images of all subjects."""
-    if not subjects:
-        raise ValueError("there are no subjects to map")
-    loaded = load_model(settings.model, [one.images for one in subjects], context=settings.context)
-    planned = []
-    for subject in subjects:
-        notes = Notes(subject.name)
-        for category, text in subject.warnings:
-            notes.add(category, text)
-        mask_file = None
-        try:
-            with notes.collect():
-                if str(settings.mask) not in (AUTO_MASK, NO_MASK):
-                    path = str(settings.mask).replace(_SUBJECT, subject.name)
-                    subject = replace(subject, images=load_images(subject.images, mask=path))
-                    mask_file = Path(path)
-                used = images_of_model(loaded, subject.images)
-                n, n_all = used.protocol.n_measurements, subject.images.protocol.n_measurements
-                subject = replace(subject, images=used)
-                mapper = make_mapper(
-                    loaded, used, n_jobs=n_jobs, device=device,
-                    n_compartments=settings.n_compartments,
-                )  # fmt: skip
-                if n < n_all:
-                    mapper.notes.insert(0, f"the model is for {n} of the {n_all} measurements, "
-                                         "which are used; the others are not")  # fmt: skip
-                brain = mask_file is not None and is_brain_mask(mask_file)
-                one = _Planned(subject, mapper, notes, mask_file, brain)
-                if settings.atlas is not None:
-                    atlas = str(settings.atlas).replace(_SUBJECT, subject.name)
-                    one.atlas = Path(atlas)
-                    one.statistics = LabelStatistics(atlas, subject.images, mapper.classes)
-        except ValueError as error:
-            if len(subjects) == 1:
-                raise
-            raise type(error)(f"{subject.name}: {error}") from error
-        for text in mapper.notes:
-            notes.add("note", text)
-        planned.append(one)
-    return loaded, planned
+            if one.subject.name not in records or html_path(out, one.subject).exists():
+                continue
+            mapper = one.mapper
+            if mapper.fits is not None or mapper.spectra is not None:  # with their calibration
+                survey = SlabsHere(one, settings).survey()
+                with one.notes.collect():
+                    mapper.prepare(survey.sample, survey.mask)
+            record = records[one.subject.name]
+            write_page(one.subject, out, record, mapper=mapper, n_jobs=threads)
 
 
 def _map_subject(
-    one: _Planned, out: Path, settings: MapSettings, loaded: LoadedModel, threads: int,
-    verbose: bool,
+    one: Planned, out: Path, settings: MapSettings, loaded: LoadedModel, threads: int,
+    verbose: bool, slabs: Slabs | None = None,
 ) -> dict[str, Any]:  # fmt: skip
+    slabs = SlabsHere(one, settings) if slabs is None else slabs
     subject, mapper, notes = one.subject, one.mapper, one.notes
     images = subject.images
     started, begin = datetime.now(UTC), time.perf_counter()
     inputs = one.inputs()  # as they are before the long work
-    mode = NO_MASK if str(settings.mask) == NO_MASK else AUTO_MASK
-    survey = survey_images(images, mode, slab_bytes=settings.slab_bytes)
+    survey = slabs.survey()
     if survey.n_dark:
         what = (
             "with NaN or infinite values in some volumes"
@@ -492,19 +368,21 @@ def _map_subject(
         notes.add("note", text)
     one.times["read"] = time.perf_counter() - begin
     _logger.info("%s: mapping %s voxels", subject.name, f"{survey.n_voxels:,}")
-    preview = Preview(images, survey.mask) if settings.preview else None
+    if settings.spectra:
+        _logger.info("%s: the maps need %s", subject.name, one.describe_size())
+    preview = Preview(images, survey.mask, one.shown) if settings.preview else None
     with _discarded_on_error(one.files(out), out):
         # from here on, maps of other inputs count as unfinished
         for path in (report_path(out, subject), html_path(out, subject)):
             path.unlink(missing_ok=True)
-        _write_maps(one, out, settings, loaded, survey, preview, verbose)
+        _write_maps(one, out, slabs, loaded, survey, preview, verbose)
         one.times["maps"] = time.perf_counter() - begin - one.times["read"]
         files = {spec.key: spec.path(out, subject) for spec in one.specs}
         if one.statistics is not None:
-            files["statistics"] = _statistics(one, out)
+            files["statistics"] = one.statistics_path(out)
             one.statistics.write(files["statistics"])
         if preview is not None:
-            files["preview"] = _preview(one, out)
+            files["preview"] = one.preview_path(out)
             preview.write(files["preview"])
         if subject.data_set is not None:
             describe_data_set(out, subject.data_set)
@@ -515,20 +393,6 @@ def _map_subject(
         _logger.info("%s: fits and spectra of the report", subject.name)
         write_page(subject, out, record, mapper=mapper, n_jobs=threads)
     return record
-
-
-def _statistics(one: _Planned, out: Path) -> Path:
-    return named(out, one.subject, "statistics", "statistics", ".tsv")
-
-
-def _preview(one: _Planned, out: Path) -> Path:
-    return named(out, one.subject, "preview", "preview", ".png")
-
-
-def _lookup(one: _Planned, out: Path) -> Path:
-    """Table of the labels, beside their map."""
-    labels = next(spec for spec in one.specs if spec.key == "labels").path(out, one.subject)
-    return labels.with_name(labels.name.removesuffix(".nii.gz") + ".tsv")
 
 
 @contextmanager
@@ -555,7 +419,7 @@ def _discarded_on_error(files: Sequence[Path], out: Path) -> Iterator[None]:
 
 
 def _record(
-    one: _Planned, out: Path, settings: MapSettings, loaded: LoadedModel, survey: Survey,
+    one: Planned, out: Path, settings: MapSettings, loaded: LoadedModel, survey: Survey,
     inputs: dict[str, Any], files: dict[str, Path], threads: int, started: datetime,
 ) -> dict[str, Any]:  # fmt: skip
     return {
@@ -572,6 +436,7 @@ def _record(
         "model": loaded.description,
         "settings": one.mapper.settings,
         "maps": {key: path.relative_to(out).as_posix() for key, path in files.items()},
+        "shown": {key: asdict(value) for key, value in one.shown.items()},
         "digests": {path.relative_to(out).as_posix(): sha256_of(path) for path in files.values()},
         "versions": environment(threads, more_packages=("nibabel", "scikit-image")),
         "started": started.isoformat(timespec="seconds"),
@@ -580,7 +445,7 @@ def _record(
 
 
 def _write_maps(
-    one: _Planned, out: Path, settings: MapSettings, loaded: LoadedModel, survey: Survey,
+    one: Planned, out: Path, slabs: Slabs, loaded: LoadedModel, survey: Survey,
     preview: Preview | None, verbose: bool,
 ) -> None:  # fmt: skip
     subject, images = one.subject, one.subject.images
@@ -600,23 +465,22 @@ def _write_maps(
                 delay=PROGRESS_DELAY, disable=not verbose, leave=False,
             )
         )  # fmt: skip
-        size = one.mapper.slab_bytes(settings.slab_bytes)
-        for slab in images.slabs(survey.mask, max_bytes=size, margin=one.mapper.margin):
-            if not slab.n_voxels:
+        for slab, maps in files.enter_context(closing(slabs.maps(survey))):
+            if maps is None:
                 for writer in writers.values():
                     writer.write(slab, None)
                 continue
-            with one.notes.collect():
-                maps = one.mapper.compute(slab)
             for key, writer in writers.items():
                 writer.write(slab, maps[key])
-            for sink in (one.statistics, preview):
-                if sink is not None:
-                    sink.add(slab, maps)
+            if one.statistics is not None:
+                one.statistics.add(slab, {key: maps[key] for key in writers})
+            if preview is not None:
+                preview.add(slab, maps)
             bar.update(slab.n_voxels)
     write_map(
-        _MASK.path(out, subject), survey.mask.astype("uint8"), images,
-        sidecar=sidecar(_MASK, subject, loaded.description) | {"Origin": survey.origin},
+        MASK.path(out, subject), survey.mask.astype("uint8"), images,
+        sidecar=sidecar(MASK, subject, loaded.description) | {"Origin": survey.origin},
     )  # fmt: skip
     counts = {int(k): f"{k} compartment{'s' if k > 1 else ''}" for k in one.mapper.classes}
-    write_lookup(_lookup(one, out), counts)
+    for path in one.lookup_paths(out):
+        write_lookup(path, counts)

@@ -84,7 +84,8 @@ def survey_images(images: MeasuredImages, mask: str, *, slab_bytes: int) -> Surv
             size = np.sqrt(np.einsum("vn,vn->v", signals, signals.conj()).real / signals.shape[1])
             strength[slab.where] = np.nan_to_num(slab.fill(size))
         chosen = slice(None, None, every)
-        places.append(_positions(slab, images.grid.shape)[chosen])
+        # copies, because views would keep the positions and signals of all voxels in memory
+        places.append(_positions(slab, images.grid.shape)[chosen].copy())
         rows.append(signals[chosen].copy())
         real = signals.real if signals.dtype.kind == "c" else signals
         first, last = real.min(axis=0), real.max(axis=0)

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from corrsk.imaging import MeasuredImages
-from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier
-from corrsk.workflows.mapping.models import set_up_fits
+from corrsk.relaxometry import MultiExponentialClassifier, NNLSPeakClassifier, NNLSSpectrum
+from corrsk.workflows.mapping.fits import set_up_fits
+from corrsk.workflows.mapping.spectra import usual_bins
 
-BINS = {1: 60, 2: 24, 3: 12}  # along each property, by the number of properties
 _FEWEST_CALIBRATED = 50  # voxels
 
 
@@ -54,6 +54,7 @@ def fit_voxels(
     *,
     inversion_efficiency: float | tuple[float, float] | None,
     fits: MultiExponentialClassifier | None = None,
+    spectra: NNLSSpectrum | None = None,
     order: Any = None,
     n_jobs: int | None = None,
 ) -> VoxelFits:
@@ -69,8 +70,10 @@ def fit_voxels(
         Inversion efficiency, or its range; None to calibrate the pulses to the voxels.
     fits : MultiExponentialClassifier, optional
         Fitted classifier of the maps; None (default) for one that is set up here.
+    spectra : NNLSSpectrum, optional
+        Fitted transformer of the maps; None (default) for one that is set up here.
     order : ndarray of int, optional
-        Positions of the columns of `fits` among the measurements of the images.
+        Positions of the columns of `fits` or `spectra` among the measurements of the images.
     n_jobs : int, optional
         Number of threads.
 
@@ -84,9 +87,16 @@ def fit_voxels(
     kinds = np.array(images.kinds)[images.protocol._series_of_each]
     unsigned = kinds != "signed"
     magnitude = bool(unsigned.any())
-    values = signals if order is None else signals[:, order]
+    if fits is None:
+        fit_order, values = None, signals
+    else:
+        fit_order, values = order, signals if order is None else signals[:, order]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # each voxel has its own in the panel
+        if spectra is not None:
+            own = signals if order is None else signals[:, order]
+            found.spectra, found.axes = spectra.invert(own).amplitudes, dict(spectra.axes_)
+            found.methods.append("Spectra by the model of the maps, with its settings.")
         try:
             if fits is None:
                 efficiency = 1.0 if inversion_efficiency is None else inversion_efficiency
@@ -99,7 +109,8 @@ def fit_voxels(
             found.one = fits.estimate_compartments(values, 1)
             found.selected = fits.estimate_compartments(values)
         except ValueError as error:
-            found.methods.append(f"Without fits and spectra: {error}.")
+            what = "fits and spectra" if spectra is None else "fits"
+            found.methods.append(f"Without {what}: {error}.")
             return found
         signals_one = fits.reconstruct_signals(found.one)
         fitted = fits.reconstruct_signals(found.selected)
@@ -109,8 +120,10 @@ def fit_voxels(
             found.methods.append(
                 f"These fits do not explain {n_misfits:,} of {len(values):,} voxels."
             )
-        _add_spectra(found, fits, values, fitted, unsigned if order is None else unsigned[order])
-    back = slice(None) if order is None else np.argsort(np.arange(values.shape[1])[order])
+        if spectra is None:
+            flipped = unsigned if fit_order is None else unsigned[fit_order]
+            _add_spectra(found, fits, values, fitted, flipped)
+    back = slice(None) if fit_order is None else np.argsort(fit_order)
     for name, curves in (("signals_one", signals_one), ("signals", fitted)):
         of_images = curves[:, back]
         setattr(found, name, np.where(unsigned, np.abs(of_images), of_images))
@@ -154,7 +167,7 @@ def _add_spectra(
         efficiency = float(np.nanmedian(found.selected["inversion_efficiency"]))
     try:
         spectrum = NNLSPeakClassifier(
-            fits.protocol_, n_bins=BINS.get(len(found.properties), 8), counts=(1, 2),
+            fits.protocol_, n_bins=usual_bins(len(found.properties)), counts=(1, 2),
             inversion_efficiency=efficiency, n_jobs=fits.n_jobs, verbose=False,
         ).fit(np.ones((2, values.shape[1])))  # fmt: skip
         if hasattr(fits, "calibration_"):

@@ -7,6 +7,7 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,10 @@ from corrsk._utils.validation import checked_count
 from corrsk._utils.voxels import NoSignalWarning
 from corrsk.evaluation import CountMapDisplay, MulticompartmentDisplay
 from corrsk.imaging.maps import read_part
-from corrsk.workflows.mapping.outputs import html_path, report_path
-from corrsk.workflows.mapping.preview import TITLES
+from corrsk.workflows.mapping.outputs import Appearance, html_path, report_path
 from corrsk.workflows.mapping.report._detail import Chosen, Detail
 from corrsk.workflows.mapping.report._fits import VoxelFits, fit_voxels
 from corrsk.workflows.mapping.report._payload import (
-    MASKS,
     Shown,
     bytes_per_voxel,
     measurement_panels,
@@ -38,6 +37,7 @@ from corrsk.workflows.mapping.report._tables import (
     statistics_table,
     summary_table,
 )
+from corrsk.workflows.mapping.spectra import usual_bins
 from corrsk.workflows.mapping.subjects import Subject
 
 MAX_BYTES = 15_000_000
@@ -49,6 +49,17 @@ _RAW_BYTES = 8_000_000  # of the volumes, before they are compressed
 _MOST_PICTURES = 9  # slices
 _THIN = 0.4  # smallest extent of a part, relative to the largest, for the view in three planes
 _VIEWER = "js/niivue.umd.js"
+_TERMS = {
+    "labels": "n_c: number of compartments.",
+    "entropy": "Entropy of the probabilities: 0 bit for a certain answer.",
+    "novelty": "Novel: 1 where the signal is unlike all simulated ones of the training, so that "
+    "the other maps have no basis.",
+    "misfit": "Not explained: 1 where the residual of the model exceeds the noise.",
+    "noise": "Noise: standard deviation, in the unit of the images.",
+    "M0": "M0: sum of the spectrum, in the unit of the images.",
+    "weight": "Weight: that of the penalty, relative to the largest squared singular value.",
+    "b1": "Relative angle: of the refocusing pulses, 1 for the nominal one.",
+}
 _WHOLE = slice(None), slice(None), slice(None)
 
 
@@ -103,7 +114,8 @@ def write_report(
     -----
     The viewer is NiiVue (BSD-2-Clause), from the files of nilearn. The page needs no connection:
     its policy forbids the browser to load any address. Fits and spectra are computed for the page,
-    whichever model made the maps; in a run of multi-exponential fits, they use its calibration.
+    whichever model made the maps; the reports of a run of multi-exponential fits or spectra have
+    those of the run.
     """
     require_report()
     path = report_path(Path(out), subject)
@@ -180,13 +192,26 @@ class _Page:
         missing = [path for path in self._paths.values() if not path.exists()]
         if missing:
             raise FileNotFoundError(f"there is no file {missing[0]}, which the record names")
+        self._appearance = {
+            key: Appearance(**one) for key, one in record["shown"].items() if key in self._paths
+        }
+        # as fits and spectra have them
+        self._factors = {key: 1000 for key, one in self._appearance.items() if one.unit == "s"}
+        for key in self._factors:
+            self._appearance[key] = replace(self._appearance[key], unit="ms")
         self._mask = self._read("mask") > 0
         if not self._mask.any():
             raise ValueError(f"{self._paths['mask']} is empty: no voxel was mapped")
-        self._keys = [key for key in TITLES if key in self._paths]
+        self._keys = list(self._appearance)
+
+    @property
+    def _surest(self) -> str:
+        """Name of a map that has a value wherever there is a signal."""
+        return "multicompartment" if "multicompartment" in self._paths else "M0"
 
     def _read(self, key: str, where: Any = _WHOLE) -> NDArray[Any]:
-        return read_part(self._paths[key], where)
+        values = read_part(self._paths[key], where)
+        return self._factors[key] * values if key in self._factors else values
 
     # -- detail ---------------------------------------------------------------
 
@@ -214,7 +239,10 @@ class _Page:
         if "novelty" in shown:  # no basis for a probability there
             novel = shown["novelty"] > 0
             shown["multicompartment"] = np.where(novel, np.nan, shown["multicompartment"])
-        self._entries = [Shown.from_map(key, shown[key]).entry(grid) for key in self._keys]
+        self._entries = [
+            Shown.from_map(key, shown[key], one).entry(grid)
+            for key, one in self._appearance.items()
+        ]
         sizes = [len(one["nifti"]) for one in self._entries]
         self._volume_bytes = sum(sizes) + max(sizes)  # and the background
 
@@ -222,12 +250,12 @@ class _Page:
         """Choose voxels, read their signals, and compute their fits and spectra."""
         images, detail = self._images, self._detail
         # filled holes of a mask have no signal
-        inside = self._mask[detail.where] & np.isfinite(self._maps["multicompartment"])
+        inside = self._mask[detail.where] & np.isfinite(self._maps[self._surest])
         if not inside.any():
             raise ValueError(f"no voxel of {images.name} that is left in the viewer has a signal")
         self._panels = measurement_panels(images.protocol)
         self._shown = np.concatenate([panel["positions"] for panel in self._panels])
-        most = max(1, n_bytes // bytes_per_voxel(self._shown.size, images.protocol))
+        most = max(1, n_bytes // bytes_per_voxel(self._shown.size, self._bins()))
         self._chosen = Chosen.from_mask(inside, detail, images.grid.view_axis, min(n_voxels, most))
         places = tuple(self._chosen.places.T)
         kept = np.zeros(self._mask.shape, bool)
@@ -249,8 +277,17 @@ class _Page:
         self._fits: VoxelFits = fit_voxels(
             images, self._signals, n_jobs=self._n_jobs,
             inversion_efficiency=tuple(efficiency) if isinstance(efficiency, list) else efficiency,
-            fits=getattr(mapper, "fits", None), order=getattr(mapper, "order", None),
+            fits=getattr(mapper, "fits", None), spectra=getattr(mapper, "spectra", None),
+            order=getattr(mapper, "order", None),
         )  # fmt: skip
+
+    def _bins(self) -> list[int]:
+        """Number of bins along each property of the spectra."""
+        model = getattr(self._mapper, "spectra", None)
+        if model is not None:
+            return [axis.size for axis in model.axes_.values()]
+        n = len(self._images.protocol.tissue_properties)
+        return [usual_bins(n)] * n
 
     # -- content ----------------------------------------------------------------
 
@@ -259,11 +296,12 @@ class _Page:
         import jinja2
 
         images, record = self._images, self._record
-        labels = self._read("labels")
-        flags = {key: self._read(key) for key in MASKS if key in self._paths}
+        labels = self._read("labels") if "labels" in self._paths else None
+        masks = [key for key, one in self._appearance.items() if one.is_mask]
+        flags = {key: self._read(key) for key in masks}
         inside = self._mask[self._detail.where]
         values = {
-            key: self._maps[key][inside] for key in self._keys if key not in ("labels", *MASKS)
+            key: self._maps[key][inside] for key in self._keys if key not in ("labels", *masks)
         }
         data = self._data()
         measurements, cut = measurements_table(images)
@@ -274,9 +312,13 @@ class _Page:
         )  # fmt: skip
         return environment.get_template("page.html").render(
             name=self._subject.name, record=record, warnings=record["warnings"],
-            read=read_table(record, images), counts=counts_table(labels, self._mask),
-            summary=summary_table(labels, self._mask, flags, values),
-            statistics=None if statistics is None else statistics_table(statistics),
+            read=read_table(record, images),
+            counts=None if labels is None else counts_table(labels, self._mask),
+            summary=summary_table(labels, self._mask, flags, values, self._appearance),
+            statistics=(
+                None if statistics is None else statistics_table(statistics, self._factors)
+            ),
+            in_ms=bool(self._factors), terms=self._terms(),
             measurements=measurements, cut=cut, detail=self._detail.describe(),
             is_reduced=max(self._detail.steps) > 1,
             chosen=self._chosen.describe(int(self._mask.sum())),
@@ -285,6 +327,13 @@ class _Page:
             viewer=_viewer().replace("</script", "<\\/script"),
             versions={**record["versions"], "nilearn": version("nilearn")},
         )  # fmt: skip
+
+    def _terms(self) -> list[str]:
+        """Sentences on the maps of the page."""
+        terms = [text for key, text in _TERMS.items() if key in self._appearance]
+        if self._factors:
+            terms.append("Relaxation times are in ms here, and in s in the files of the maps.")
+        return terms
 
     def _methods(self) -> list[str]:
         shown, n = self._shown.size, self._images.protocol.n_measurements
@@ -312,7 +361,13 @@ class _Page:
             classes = self._classes(probabilities.shape[1])
         values = {key: self._maps[key][at].astype(np.float64) for key in self._keys}
         voxels = voxel_entries(
-            places, self._signals, self._fits, values, probabilities, self._shown
+            places,
+            self._signals,
+            self._fits,
+            values,
+            self._appearance,
+            probabilities,
+            self._shown,
         )
         background = Shown.from_map("background", self._background).entry(grid)
         self.n_bytes = sum(len(one["nifti"]) for one in (background, *self._entries))
@@ -357,8 +412,10 @@ class _Page:
         }  # fmt: skip
         numbers = [detail.start[axis] + detail.steps[axis] * k for k in slices]
         where = f"slice{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
-        pictures = []
-        labels = self._maps["labels"]
+        pictures: list[tuple[str, str]] = []
+        labels = self._maps.get("labels")
+        if labels is None:
+            return pictures
         display: Any = CountMapDisplay(labels, **options).plot()
         pictures.append((f"Number of compartments, {where}", _png(display)))
         novelty = self._maps.get("novelty")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import gzip
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.evaluation.map_displays import COUNT_COLORS, PROBABILITY_COLORMAP
 from corrsk.imaging import Grid, write_map
-from corrsk.workflows.mapping.preview import TITLES, shown_range
-from corrsk.workflows.mapping.report._fits import BINS, VoxelFits
+from corrsk.workflows.mapping.outputs import Appearance
+from corrsk.workflows.mapping.preview import shown_range
+from corrsk.workflows.mapping.report._fits import VoxelFits
 
-MASKS = ("novelty", "misfit")
 _MASK_COLOR = "#d9480f"
 _MOST_CURVES, _MOST_POINTS = 16, 256  # of the plot of the signals
 _INT16 = 32_767
@@ -30,7 +31,7 @@ _INT16 = 32_767
 _FIRST, _LAST = 8, 255
 _PER_COUNT = 40
 _PARAMETER_UNITS = {"b": "ms/um²"}
-_UNITS = {"T1": "s", "T2": "s", "D": "um²/ms", "noise": "", "entropy": "bit"}
+_BACKGROUND = Appearance("signal")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,9 @@ class Shown:
     Parameters
     ----------
     key : str
-        Name of the map.
+        Name of the map, or "background".
+    appearance : Appearance
+        Its appearance.
     levels : ndarray of uint8, shape (n_x, n_y, n_z)
         The map.
     low, high : float
@@ -48,12 +51,15 @@ class Shown:
     """
 
     key: str
+    appearance: Appearance
     levels: NDArray[np.uint8]
     low: float
     high: float
 
     @classmethod
-    def from_map(cls, key: str, values: NDArray[Any]) -> Shown:
+    def from_map(
+        cls, key: str, values: NDArray[Any], appearance: Appearance = _BACKGROUND
+    ) -> Shown:
         """Convert a map.
 
         Parameters
@@ -62,31 +68,35 @@ class Shown:
             Name of the map.
         values : ndarray of shape (n_x, n_y, n_z)
             The map; NaN, and 0 of labels and masks, is transparent.
+        appearance : Appearance
+            Its appearance; that of the background by default.
 
         Returns
         -------
         Shown
             The converted map.
         """
-        if key == "labels":
-            return cls(key, (_PER_COUNT * values).astype(np.uint8), 1, len(COUNT_COLORS))
-        if key in MASKS:
-            return cls(key, np.where(values > 0, 255, 0).astype(np.uint8), 0, 1)
-        low, high = shown_range(key, values)
+        if appearance.kind == "labels":
+            return cls(
+                key, appearance, (_PER_COUNT * values).astype(np.uint8), 1, len(COUNT_COLORS)
+            )
+        if appearance.is_mask:
+            return cls(key, appearance, np.where(values > 0, 255, 0).astype(np.uint8), 0, 1)
+        low, high = shown_range(appearance.kind, values)
         if key == "background":
             low = min(float(np.nanmin(values, initial=0)), 0.0)
         scaled = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
         scaled = _FIRST + scaled * (_LAST - _FIRST)
         levels = np.where(np.isfinite(values), np.rint(scaled), 0)
-        return cls(key, levels.astype(np.uint8), low, high)
+        return cls(key, appearance, levels.astype(np.uint8), low, high)
 
     def lut(self) -> list[str]:
         """Colours of the levels 0 to 255 as hexadecimal text with opacity."""
         levels = np.arange(256)
-        if self.key == "labels":
+        if self.appearance.kind == "labels":
             counts = np.clip(np.rint(levels / _PER_COUNT).astype(int), 1, len(COUNT_COLORS))
             colors: list[Any] = [COUNT_COLORS[count - 1] for count in counts]
-        elif self.key in MASKS:
+        elif self.appearance.is_mask:
             colors = [_MASK_COLOR] * levels.size
         else:
             name = "gray" if self.key == "background" else PROBABILITY_COLORMAP
@@ -110,14 +120,14 @@ class Shown:
             Plain values.
         """
         legend = []
-        if self.key == "labels":
+        if self.appearance.kind == "labels":
             present = np.unique(self.levels[self.levels > 0]) // _PER_COUNT
             legend = [[str(count), COUNT_COLORS[count - 1]] for count in present]
-        elif self.key in MASKS:
-            legend = [[TITLES[self.key], _MASK_COLOR]]
+        elif self.appearance.is_mask:
+            legend = [[self.appearance.title, _MASK_COLOR]]
         return {
-            "key": self.key, "title": TITLES.get(self.key, "signal"), "low": self.low,
-            "high": self.high, "unit": _UNITS.get(self.key, ""), "lut": self.lut(),
+            "key": self.key, "title": self.appearance.text, "low": self.low,
+            "high": self.high, "unit": self.appearance.unit, "lut": self.lut(),
             "legend": legend, "first": _FIRST, "nifti": nifti_text(self.levels, grid),
         }  # fmt: skip
 
@@ -228,17 +238,15 @@ def _panel(contrasts: Mapping[str, NDArray[Any]], most_points: int) -> dict[str,
     }  # fmt: skip
 
 
-def bytes_per_voxel(n_shown: int, protocol: AcquisitionProtocol) -> int:
+def bytes_per_voxel(n_shown: int, bins: Sequence[int]) -> int:
     """Upper bound of the text of one voxel: measured and two fitted signals, and its spectrum."""
-    n_properties = len(protocol.tissue_properties)
-    cells = BINS.get(n_properties, 8) ** min(n_properties, 2)
-    return (3 * 2 * n_shown + cells + 200) * 4 // 3
+    return (3 * 2 * n_shown + math.prod(bins[:2]) + 200) * 4 // 3
 
 
 def voxel_entries(
     places: NDArray[np.intp], signals: NDArray[Any], fits: VoxelFits,
-    values: Mapping[str, NDArray[Any]], probabilities: NDArray[Any] | None,
-    shown: NDArray[np.intp],
+    values: Mapping[str, NDArray[Any]], appearance: Mapping[str, Appearance],
+    probabilities: NDArray[Any] | None, shown: NDArray[np.intp],
 ) -> dict[str, Any]:  # fmt: skip
     """Entries of the voxels of the panel.
 
@@ -252,6 +260,8 @@ def voxel_entries(
         Fits and spectra.
     values : mapping of str to ndarray of shape (n_voxels,)
         Values of the maps.
+    appearance : mapping of str to Appearance
+        Their appearance.
     probabilities : ndarray of shape (n_voxels, n_classes) or None
         Probabilities of the counts.
     shown : ndarray of int
@@ -272,7 +282,7 @@ def voxel_entries(
         if np.isfinite(each).any():
             steps = np.rint(np.nan_to_num(each) / scale[:, None] * _INT16)
             arrays[key] = packed(steps, "int16")
-    names = [key for key in values if key in TITLES]
+    names = list(values)
     arrays["values"] = packed(np.column_stack([values[key] for key in names]), "float32")
     if probabilities is not None:
         arrays["probabilities"] = packed(probabilities, "float32")
@@ -287,7 +297,7 @@ def voxel_entries(
         arrays["spectrum"], spectrum = _spectra(fits)
     return {
         "arrays": arrays, "names": names,
-        "titles": [TITLES[key] for key in names], "spectrum": spectrum,
+        "titles": [appearance[key].text for key in names], "spectrum": spectrum,
         "properties": [[name, "um²/ms" if name == "D" else "ms"] for name in fits.properties],
     }  # fmt: skip
 

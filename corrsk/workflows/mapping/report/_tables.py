@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from corrsk.imaging import MeasuredImages
-from corrsk.workflows.mapping.preview import TITLES
+from corrsk.workflows.mapping.outputs import Appearance
 
 _MOST_ROWS = 300  # of the table of the measurements
 
@@ -42,44 +42,48 @@ def counts_table(labels: NDArray[Any], mask: NDArray[np.bool_]) -> pd.DataFrame:
 
 
 def summary_table(
-    labels: NDArray[Any], mask: NDArray[np.bool_], flags: Mapping[str, NDArray[Any]],
-    values: Mapping[str, NDArray[Any]],
+    labels: NDArray[Any] | None, mask: NDArray[np.bool_], flags: Mapping[str, NDArray[Any]],
+    values: Mapping[str, NDArray[Any]], appearance: Mapping[str, Appearance],
 ) -> pd.DataFrame:  # fmt: skip
     """Summary of the maps.
 
     Parameters
     ----------
-    labels : ndarray of int
-        Number of compartments of all voxels.
+    labels : ndarray of int or None
+        Number of compartments of all voxels, if it is mapped.
     mask : ndarray of bool
         Mapped voxels.
     flags : mapping of str to ndarray
         Maps of 0 and 1 of all voxels, such as "novelty".
     values : mapping of str to ndarray
         Values of the mapped voxels of other maps.
+    appearance : mapping of str to Appearance
+        Appearance of the maps.
 
     Returns
     -------
     DataFrame
         Columns quantity and value.
     """
-    texts = {"novelty": "Share of novel voxels", "misfit": "Share of voxels that no fit explains"}
-    rows = [
-        ("Mapped voxels", f"{mask.sum():,}"),
-        ("Share with more than one compartment", f"{(labels[mask] > 1).mean():.1%}"),
-    ]
+    rows = [("Mapped voxels", f"{mask.sum():,}")]
+    if labels is not None:
+        rows.append(("Share with more than one compartment", f"{(labels[mask] > 1).mean():.1%}"))
     if "multicompartment" in values:
         mean = np.nanmean(values["multicompartment"])
         rows.append(("Mean probability of more than one", f"{mean:.3f}"))
-    rows += [(texts[key], f"{(flag[mask] > 0).mean():.1%}") for key, flag in flags.items()]
+    rows += [
+        (f"Share of voxels: {appearance[key].title}", f"{(flag[mask] > 0).mean():.1%}")
+        for key, flag in flags.items()
+    ]
     for key, found in values.items():
         finite = found[np.isfinite(found)]
         if key == "multicompartment" or not finite.size:
             continue
         low, middle, high = np.round(np.percentile(finite, [5, 50, 95]), 12) + 0.0  # no -0
-        title = TITLES.get(key, key)
+        title = appearance[key].text
         title = title[0].upper() + title[1:]
-        rows.append((f"{title}, median (5 % to 95 %)", f"{middle:.3g} ({low:.3g} to {high:.3g})"))
+        text = f"{_digits(middle)} ({_digits(low)} to {_digits(high)})"
+        rows.append((f"{title}, median (5 % to 95 %)", text))
     return pd.DataFrame(rows, columns=["quantity", "value"])
 
 
@@ -132,12 +136,31 @@ def measurements_table(images: MeasuredImages) -> tuple[pd.DataFrame, str]:
     )
 
 
-def statistics_table(path: Path) -> pd.DataFrame:
-    """Table of the maps for each label of an atlas, with four significant digits."""
+def statistics_table(path: Path, factors: Mapping[str, float]) -> pd.DataFrame:
+    """Table of the maps for each label of an atlas, with four significant digits.
+
+    Parameters
+    ----------
+    path : Path
+        File of the table.
+    factors : mapping of str to float
+        Factors of the maps that the page has in other units.
+
+    Returns
+    -------
+    DataFrame
+        One row for each label.
+    """
     frame = pd.read_csv(path, sep="\t")
     for name in frame.select_dtypes("float"):
-        frame[name] = ["" if np.isnan(value) else f"{value:.4g}" for value in frame[name]]
+        factor = factors.get(name.rpartition("_")[0], 1)
+        frame[name] = ["" if np.isnan(value) else f"{factor * value:.4g}" for value in frame[name]]
     return frame
+
+
+def _digits(value: float) -> str:
+    """Text with three significant digits, and an exponent for very small and large values only."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def _few(names: list[str]) -> str:

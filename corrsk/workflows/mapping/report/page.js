@@ -265,7 +265,8 @@ function show(place, isFromViewer = false) {
     const close = nearest(place), button = make("button", { type: "button" }, `Show ${toImage(close).join(", ")}`);
     button.onclick = () => show(close);
     const values = shownValues(place), labels = data.volumes.maps.findIndex((map) => map.key === "labels");
-    const mapped = values[labels] > 0;
+    const mapped = labels >= 0 ? values[labels] > 0
+      : values.some((value, j) => !data.volumes.maps[j].legend.length && Number.isFinite(value));
     const reason = mapped ? "The signal of this voxel is not in this file."
       : "This voxel is not mapped: it is outside of the mask, or has no signal.";
     element("message").append(`${reason} The nearest one with a signal: `, button);
@@ -363,9 +364,22 @@ function goTo(voxel) {
     element("message").prepend(`Voxel ${voxel.join(", ")} is not in the viewer; this is the nearest one that is. `);
 }
 
+// Voxel of the address, or null.
 function fromAddress() {
   const found = /^#voxel=(\d+),(\d+),(\d+)$/.exec(location.hash);
   return found && found.slice(1).map(Number);
+}
+
+// Show the voxel of the address, or `other` with a sentence if the address names none.
+function goToAddress(other) {
+  const voxel = fromAddress(), given = location.hash;
+  if (voxel) {
+    if (!current || key(voxel) !== key(toImage(current))) goTo(voxel);
+    return;
+  }
+  goTo(other);
+  if (given.length > 1)
+    element("message").prepend(`${given} names no voxel: #voxel= needs three numbers from 0, such as #voxel=${other.join(",")}. `);
 }
 
 async function start() {
@@ -389,11 +403,8 @@ async function start() {
     event.preventDefault();
     goTo(["x", "y", "z"].map((name) => Number(element(name).value)));
   };
-  addEventListener("hashchange", () => {
-    const voxel = fromAddress();
-    if (voxel && key(voxel) !== key(toImage(current))) goTo(voxel);
-  });
-  goTo(fromAddress() || toImage(data.first));
+  addEventListener("hashchange", () => goToAddress(toImage(current)));
+  goToAddress(toImage(data.first));
   document.body.dataset.ready = "true";
 }
 
