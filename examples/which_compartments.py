@@ -55,9 +55,9 @@ for loss in ("strict", "median", "w1"):
 # --------
 # Intervals hold the truth with their probability. A flag marks voxels whose signal hardly
 # determines a compartment.
-intervals = model.predict_interval(signals, coverage=0.9)
-one = (rows.n_c == 1) & (intervals["n_c"] == 1)
-inside = (intervals["T2_1_low"] <= truth["T2_1"]) & (truth["T2_1"] <= intervals["T2_1_high"])
+lower, upper = model.predict_interval(signals, coverage=0.9)
+one = (rows.n_c == 1) & (lower["n_c"] == 1)
+inside = (lower["T2_1"] <= truth["T2_1"]) & (truth["T2_1"] <= upper["T2_1"])
 print(f"T2 of single compartments within 90 % intervals: {inside[one].mean():.0%} of {one.sum()}")
 posterior: CompartmentPosterior = model.posterior(signals)
 print(f"hardly determined: {posterior.degenerate.mean():.0%}, reliable draws: "

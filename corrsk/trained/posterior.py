@@ -254,7 +254,7 @@ class CompartmentPosterior:
 
     # -- intervals, draws, spectra -------------------------------------------------
 
-    def interval(self, coverage: float = 0.9) -> pd.DataFrame:
+    def interval(self, coverage: float = 0.9) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Central intervals of the properties and fractions, given the most probable count.
 
         Parameters
@@ -264,25 +264,26 @@ class CompartmentPosterior:
 
         Returns
         -------
-        DataFrame of V rows
-            Columns T1_1_low, T1_1_high, .., f_1_low, f_1_high, .., NaN for absent compartments,
-            and n_c.
+        lower, upper : DataFrame of V rows
+            Tissue tables of the ends, T1_1.., T2_1.., f_1.. and n_c; NaN for absent compartments.
+
+        Raises
+        ------
+        ValueError
+            If the coverage is not between 0 and 1.
         """
         checked_coverage(coverage)
         chosen = self.log_proba.argmax(axis=1)
+        sure = self.probabilities.max(axis=1)
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
             best = [self._quantiles(draws, level) for draws in self.draws]
-            table = self._as_table(chosen, best, self.probabilities.max(axis=1))
-            ends.append(table.drop(columns=["confidence"]))
-        low, high = ends
-        columns = [name for name in low.columns if name != "n_c"]
-        found = {}
-        for name in columns:
-            absent = low["n_c"] < int(name.rsplit("_", 1)[1])
-            found[f"{name}_low"] = low[name].mask(absent)
-            found[f"{name}_high"] = high[name].mask(absent)
-        return pd.DataFrame(found | {"n_c": low["n_c"]})
+            table = self._as_table(chosen, best, sure).drop(columns="confidence")
+            for k in range(1, max(self.counts) + 1):
+                table[f"f_{k}"] = table[f"f_{k}"].mask(table["n_c"] < k)
+            ends.append(table)
+        lower, upper = ends
+        return lower, upper
 
     def samples(self, n_samples: int, rng: Generator) -> pd.DataFrame:
         """Draw compartments of equal weight from the posterior, with their count.

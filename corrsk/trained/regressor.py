@@ -473,6 +473,13 @@ class CompartmentRegressor(SimulationTrained):
         )  # fmt: skip
 
     @property
+    def protocol_(self) -> AcquisitionProtocol:
+        """Protocol of the measured signals."""
+        check_is_fitted(self)
+        protocol: AcquisitionProtocol = self.pipeline_[0].measured_protocol_
+        return protocol
+
+    @property
     def _ranges(self) -> dict[str, tuple[float, float]]:
         ranges = resolve_prior(self.prior).ranges
         return {name: (values.low, values.high) for name, values in ranges.items()}
@@ -537,7 +544,7 @@ class CompartmentRegressor(SimulationTrained):
         X: ArrayLike,
         coverage: float = 0.9,
         protocol: AcquisitionProtocol | str | None = None,
-    ) -> pd.DataFrame:
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Estimate intervals of the properties and fractions, given the most probable count.
 
         Parameters
@@ -551,12 +558,16 @@ class CompartmentRegressor(SimulationTrained):
 
         Returns
         -------
-        DataFrame of n_samples rows
-            Columns T1_1_low, T1_1_high, .., f_1_low, f_1_high, .., and n_c; NaN for absent
-            compartments.
+        lower, upper : DataFrame of n_samples rows
+            Tissue tables of the ends, T1_1.., T2_1.., f_1.. and n_c; NaN for absent compartments.
         """
         checked_coverage(coverage)
-        return self._tables(X, protocol, lambda posterior, _: posterior.interval(coverage))
+
+        def both(posterior: CompartmentPosterior, _: NDArray[np.uint64]) -> pd.DataFrame:
+            return pd.concat(posterior.interval(coverage), axis=1, keys=["lower", "upper"])
+
+        ends = self._tables(X, protocol, both)
+        return ends["lower"], ends["upper"]
 
     def sample_posterior(
         self,
@@ -861,9 +872,12 @@ class CompartmentRegressor(SimulationTrained):
             return table
         place = np.flatnonzero(~np.repeat(voxels.dark, n_rows))
         every = table.set_axis(place).reindex(np.arange(voxels.dark.size * n_rows))
-        absent = {name: 0 for name in every.columns if name == "n_c" or name.startswith("f_")}
-        absent = {name: 0 for name in absent if not name.endswith(("_low", "_high"))}
-        return every.fillna(absent).astype({"n_c": np.int64})
+        # of the voxels without signal; an interval of a fraction has no value
+        counts: list[Any] = [name for name in every.columns if "n_c" in (name, name[-1])]
+        absent: list[Any] = [name for name in every.columns if name[:2] == "f_"]
+        dark = np.repeat(voxels.dark, n_rows)
+        every.loc[dark, [*absent, *counts]] = 0
+        return every.astype(dict.fromkeys(counts, np.int64))
 
 
 def _count_draws(
