@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,14 +54,17 @@ class NormalMixture:
             np.concatenate([self.factors, other.factors], axis=1),
         )
 
+    def _constants(self, d: int, freedom: int) -> Array:
+        """Weighted densities (V, M) at the means."""
+        log_det = np.log(np.einsum("vmii->vmi", self.factors)).sum(axis=2)
+        return np.asarray(np.exp(self.log_weights + log_det + _log_constant(d, freedom)))
+
     def components(self, z: Array, freedom: int) -> Array:
         """Weighted densities (M, V, n) of Student's t distributions at points (V, n, d).
 
         The tails fall by a power, so that densities far from a component do not vanish.
         """
-        d = z.shape[-1]
-        log_det = np.log(np.einsum("vmii->vmi", self.factors)).sum(axis=2)
-        constant = np.exp(self.log_weights + log_det + _log_constant(d, freedom))
+        constant = self._constants(z.shape[-1], freedom)
         found = np.empty((self.log_weights.shape[1], *z.shape[:2]))
         for m, each in enumerate(found):
             y = np.matmul(z, self.factors[:, m])
@@ -68,13 +73,19 @@ class NormalMixture:
             each /= freedom
             each += 1.0
             np.reciprocal(each, out=each)
-            _raise(each, freedom + d)
+            _raise(each, freedom + z.shape[-1])
             each *= constant[:, m, None]
         return found
 
     def density(self, z: Array, freedom: int) -> Array:
         """Density (V, n) of Student's t distributions of the components at points (V, n, d)."""
-        return np.asarray(self.components(z, freedom).sum(axis=0))
+        kernels = compiled()
+        if kernels is None:
+            return np.asarray(self.components(z, freedom).sum(axis=0))
+        total = np.empty(z.shape[:2])
+        constant = self._constants(z.shape[-1], freedom)
+        kernels.density(constant, self.means, self.factors, z, freedom, total)
+        return total
 
     def points(self, uniform: Array, standard: Array) -> Array:
         """Points (V, n, d) of the mixture.
@@ -88,16 +99,117 @@ class NormalMixture:
         """
         cumulative = np.cumsum(np.exp(self.log_weights), axis=1)
         cumulative /= cumulative[:, -1:]
+        points = np.empty_like(standard)
+        kernels = compiled()
+        if kernels is not None:
+            kernels.points(cumulative, self.means, self.factors, uniform, standard, points)
+            return points
         chosen = np.zeros(uniform.shape, np.intp)
         for bound in cumulative.T[:-1]:
             chosen += uniform > bound[:, None]
         inverse = np.linalg.inv(self.factors)  # standard points times L^-1 are points
-        points = np.empty_like(standard)
         for m in range(self.log_weights.shape[1]):
             moved = np.matmul(standard, inverse[:, m])
             moved += self.means[:, m, None]
             np.copyto(points, moved, where=(chosen == m)[..., None])
         return points
+
+    def fitted(
+        self, z: Array, weights: Array, freedom: int, prior_draws: float, negligible: float
+    ) -> NormalMixture:
+        """One step of expectation and maximisation on weighted draws.
+
+        Parameters
+        ----------
+        z : ndarray of shape (V, n, d)
+            Draws.
+        weights : ndarray of shape (V, n)
+            Weights of the draws, of sum 1.
+        freedom : int
+            Degrees of freedom of the components.
+        prior_draws : float
+            Effective number of draws that mean and covariance of a component count for.
+        negligible : float
+            Weight below which a component is left out: its weight becomes 0.
+
+        Returns
+        -------
+        NormalMixture
+            The fitted components, with weights that sum to 1.
+        """
+        total, shift, scatter = self._moments(z, weights, freedom)
+        safe = np.maximum(total, 1e-300)
+        shift /= safe[..., None]
+        effective = total / np.maximum((weights**2).sum(axis=1), 1e-300)[:, None]
+        trust = (effective / (effective + prior_draws))[..., None]
+        covariances = scatter
+        covariances *= (trust / safe[..., None])[..., None]
+        # the scatter around the mean, and the distance of the mean from the one before
+        covariances -= (trust * trust)[..., None] * shift[..., :, None] * shift[..., None, :]
+        covariances += (1 - trust)[..., None] * covariances_of(self.factors)
+        covariances += 1e-12 * np.eye(z.shape[-1])
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(np.where(total > negligible, total, 0.0))
+        log_weights -= logsumexp(log_weights, axis=1, keepdims=True)
+        return NormalMixture(log_weights, self.means + trust * shift, factors_of(covariances))
+
+    def _moments(self, z: Array, weights: Array, freedom: int) -> tuple[Array, Array, Array]:
+        """Sums (V, M), (V, M, d) and (V, M, d, d) over draws of the shares of the components."""
+        total = np.empty(self.log_weights.shape)
+        shift, scatter = np.empty_like(self.means), np.empty_like(self.factors)
+        kernels = compiled()
+        if kernels is not None:
+            kernels.moments(
+                self._constants(z.shape[-1], freedom), self.means, self.factors, z, weights,
+                freedom, total, shift, scatter,
+            )  # fmt: skip
+            return total, shift, scatter
+        shares = self.components(z, freedom)
+        shares *= weights / shares.sum(axis=0)
+        total[:] = shares.sum(axis=2).T
+        for m, each in enumerate(shares):
+            centred = z - self.means[:, m, None]
+            weighted = centred * each[..., None]
+            shift[:, m] = weighted.sum(axis=1)
+            np.matmul(weighted.transpose(0, 2, 1), centred, out=scatter[:, m])
+        return total, shift, scatter
+
+
+def compiled() -> ModuleType | None:
+    """Compiled functions, imported on first use; None without numba, for the ones of numpy.
+
+    The functions of numpy take about ten times as long.
+    """
+    if find_spec("numba") is None:
+        return None
+    from corrsk._utils import _mixtures_compiled
+
+    return _mixtures_compiled
+
+
+def factors_of(covariances: Array) -> Array:
+    """Lower triangular factors L (.., d, d) of the inverses ``L L^T`` of covariances."""
+    kernels = compiled()
+    if kernels is None:
+        return np.asarray(np.linalg.cholesky(np.linalg.inv(covariances)))
+    d = covariances.shape[-1]
+    found = np.empty_like(covariances, order="C")
+    kernels.inverse_factors(
+        np.ascontiguousarray(covariances).reshape(-1, d, d), found.reshape(-1, d, d)
+    )
+    return found
+
+
+def covariances_of(factors: Array) -> Array:
+    """Covariances (.., d, d), whose inverses are ``L L^T``, of lower triangular factors L."""
+    kernels = compiled()
+    if kernels is None:
+        inverse = np.linalg.inv(factors)
+        return np.asarray(np.matmul(inverse.swapaxes(-1, -2), inverse))
+    d = factors.shape[-1]
+    found = np.empty_like(factors, order="C")
+    kernels.covariances(np.ascontiguousarray(factors).reshape(-1, d, d), found.reshape(-1, d, d))
+    return found
 
 
 def _raise(values: Array, twice: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -51,6 +53,11 @@ class CountDraws:
     def n_compartments(self) -> int:
         """Number of compartments."""
         return int(self.fractions.shape[2])
+
+    def take(self, rows: NDArray[np.intp]) -> CountDraws:
+        """Select the draws of some voxels."""
+        values = {name: each[rows] for name, each in self.values.items()}
+        return CountDraws(values, self.fractions[rows], self.log_weights[rows])
 
     @property
     def weights(self) -> Array:
@@ -209,16 +216,25 @@ class CompartmentPosterior:
         return table
 
     def _strict(self) -> tuple[NDArray[np.intp], list[Array], Array]:
-        best, masses = [], []
-        for draws in self.draws:
-            parameters, mass = _densest(draws, self.ranges)
-            best.append(parameters)
-            # the largest of many shares of a few draws is larger than the probability
-            number = effective_number(draws.log_weights)
-            masses.append(mass * number / (number + _DOUBTED))
-        expected = self.probabilities * np.stack(masses, axis=1)
-        chosen = expected.argmax(axis=1)
-        return chosen, best, expected.max(axis=1)
+        probabilities = self.probabilities
+        V, rows = len(probabilities), np.arange(len(probabilities))
+        best = [np.full((V, len(self.ranges) + 1, K), np.nan) for K in self.counts]
+        expected, chosen = np.full(V, -1.0), np.zeros(V, np.intp)
+        # a count of a smaller probability than that of the decision so far cannot be better
+        for ranked in np.argsort(-probabilities, axis=1, kind="stable").T:
+            possible = probabilities[rows, ranked] > expected
+            for index, draws in enumerate(self.draws):
+                at = np.flatnonzero(possible & (ranked == index))
+                if not at.size:
+                    continue
+                own = draws.take(at)
+                best[index][at], mass = _densest(own, self.ranges)
+                # the largest of many shares of a few draws is larger than the probability
+                number = effective_number(own.log_weights)
+                found = probabilities[at, index] * mass * number / (number + _DOUBTED)
+                better = found > expected[at]
+                expected[at[better]], chosen[at[better]] = found[better], index
+        return chosen, best, expected
 
     def _median(self) -> tuple[NDArray[np.intp], list[Array], Array]:
         best = [self._quantiles(draws, 0.5) for draws in self.draws]
@@ -415,30 +431,16 @@ def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tu
     """Compartments (V, P + 1, K) with the most draws within the tolerance, and their share."""
     weights, logs = draws.weights, draws.logs(ranges)
     V, n, P, K = logs.shape
+    m = min(_N_CANDIDATES, n)
+    order = np.argpartition(-draws.log_weights, m - 1, axis=1)[:, :m]
     flat = logs.reshape(V, n, P * K)
-    order = np.argsort(-draws.log_weights, axis=1)[:, :_N_CANDIDATES]
-    mean = np.einsum("vn,vnd->vd", weights, flat)
-    centres = np.concatenate(
-        [np.take_along_axis(flat, order[:, :, None], axis=1), mean[:, None]], axis=1
-    )
-    rows = np.arange(V)
-    for last in (False, True):
-        masses = np.empty(centres.shape[:2])
-        for c in range(centres.shape[1]):
-            near = (np.abs(flat - centres[:, c, None]) <= TOLERANCE).all(axis=2)
-            masses[:, c] = (weights * near).sum(axis=1)
-        best = masses.argmax(axis=1)
-        if last:
-            break
-        # the mean of the draws near the best centre has as many around it, or more
-        near = (np.abs(flat - centres[rows, best][:, None]) <= TOLERANCE).all(axis=2)
-        inside = weights * near
-        share = inside.sum(axis=1, keepdims=True)
-        moved = np.einsum("vn,vnd->vd", inside, flat) / np.where(share > 0, share, 1.0)
-        centres = np.stack([centres[rows, best], np.where(share > 0, moved, mean)], axis=1)
-    centre = centres[rows, best].reshape(V, P, K)
-    near = (np.abs(flat - centre.reshape(V, 1, P * K)) <= TOLERANCE).all(axis=2)
-    inside = weights * near
+    kernels = compiled()
+    if kernels is None:
+        centres, inside = _densest_of(flat, weights, order)
+    else:
+        centres, inside = np.empty((V, P * K)), np.empty((V, n))
+        kernels.densest(flat, weights, order, TOLERANCE, centres, inside)
+    centre = centres.reshape(V, P, K)
     share = inside.sum(axis=1)
     inside = np.where(share[:, None] > 0, inside, weights)
     total = inside.sum(axis=1)
@@ -451,6 +453,40 @@ def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tu
         for p, (low, high) in enumerate(ranges.values())
     ]
     return np.stack([*values, fractions], axis=1), share
+
+
+def _densest_of(flat: Array, weights: Array, order: NDArray[np.intp]) -> tuple[Array, Array]:
+    """Centres (V, D) of draws (V, n, D), and the weights (V, n) of the draws around them."""
+    rows = np.arange(len(flat))
+
+    def near(centres: Array) -> Array:
+        return np.where((np.abs(flat - centres[:, None]) <= TOLERANCE).all(axis=2), weights, 0.0)
+
+    mean = np.einsum("vn,vnd->vd", weights, flat)
+    centres = np.concatenate(
+        [np.take_along_axis(flat, order[:, :, None], axis=1), mean[:, None]], axis=1
+    )
+    masses = np.stack([near(centre).sum(axis=1) for centre in np.moveaxis(centres, 1, 0)], axis=1)
+    best = centres[rows, masses.argmax(axis=1)]
+    # the mean of the draws near the best centre has as many around it, or more
+    share = masses.max(axis=1, keepdims=True)
+    moved = np.einsum("vn,vnd->vd", near(best), flat) / np.where(share > 0, share, 1.0)
+    moved = np.where(share > 0, moved, mean)
+    more = near(moved).sum(axis=1, keepdims=True) > share
+    best = np.where(more, moved, best)
+    return best, near(best)
+
+
+def compiled() -> ModuleType | None:
+    """Compiled search, imported on first use; None without numba, for the one of numpy.
+
+    The one of numpy takes about ten times as long.
+    """
+    if find_spec("numba") is None:
+        return None
+    from corrsk.trained import _decisions_compiled
+
+    return _decisions_compiled
 
 
 def _weighted_quantile(values: Array, weights: Array, level: float) -> Array:

@@ -873,11 +873,11 @@ class CompartmentRegressor(SimulationTrained):
         place = np.flatnonzero(~np.repeat(voxels.dark, n_rows))
         every = table.set_axis(place).reindex(np.arange(voxels.dark.size * n_rows))
         # of the voxels without signal; an interval of a fraction has no value
-        counts: list[Any] = [name for name in every.columns if "n_c" in (name, name[-1])]
+        numbers: list[Any] = [name for name in every.columns if "n_c" in (name, name[-1])]
         absent: list[Any] = [name for name in every.columns if name[:2] == "f_"]
         dark = np.repeat(voxels.dark, n_rows)
-        every.loc[dark, [*absent, *counts]] = 0
-        return every.astype(dict.fromkeys(counts, np.int64))
+        every.loc[dark, [*absent, *numbers]] = 0
+        return every.astype(dict.fromkeys(numbers, np.int64))
 
 
 def _count_draws(

@@ -140,13 +140,16 @@ class NoiseModel:
             misfit += signal_squared
         return np.maximum(misfit, 0.0, out=misfit)
 
-    def squared_reference(self, signals: Array, squared: Array) -> Array:
-        """Squared noise reference (B,) of noise-free signals (B, N) with squared norms (B,)."""
+    def squared_reference(self, peak: Array, squared: Array) -> Array:
+        """Squared noise reference (B,) of signals with peaks ``max |S|`` and squared norms (B,).
+
+        The peaks may be empty unless they are the reference.
+        """
         if self.reference == "m0":
-            return np.ones(len(signals))
+            return np.ones_like(squared)
         if self.reference == "rms":
             return squared / self._N
-        return np.maximum(np.square(signals).max(axis=1), 1e-12)
+        return np.maximum(peak * peak, 1e-12)
 
     @property
     def range_of_levels(self) -> tuple[float, float]:

@@ -9,6 +9,8 @@ approximation.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +40,21 @@ class Modes(NamedTuple):
     curvature: Array
 
 
+class _Products(NamedTuple):
+    """Inner products of B signals S with signals x, and of their derivatives in d coordinates.
+
+    projection : (B,) with x, squared : (B,) of S, peak : (B,) the largest absolute value of S,
+    of_signal : (d, B) of the derivatives with x, with_signal : (d, B) with S, among : (d, d, B)
+    """
+
+    projection: Array
+    squared: Array
+    peak: Array
+    of_signal: Array
+    with_signal: Array
+    among: Array
+
+
 class ModeFinder:
     """Gauss-Newton steps to the modes of the posterior of K compartments.
 
@@ -56,8 +73,12 @@ class ModeFinder:
     ) -> None:
         self._model, self._noise, self._own = model, noise, coordinates
         self._ranges = [values.continuous() for values in coordinates.ranges]
-        # a fit within a cell of a grid is no better than one at another place in the cell
-        self._cells = coordinates.cell_widths**2 / 12
+        # whether signals are outer products of the kernels of two properties
+        self._is_product = (
+            model.is_separable and len(model.shape) == 2 == coordinates.P and not coordinates.Q
+        )
+        if self._is_product:
+            self._axes = np.array([int(model.depends_on(1, p)) for p in range(2)])
 
     def find(
         self, x: Array, z: Array, max_steps: int, centre: Array | None = None, pull: float = 1.0
@@ -99,17 +120,16 @@ class ModeFinder:
     def _at(self, x: Array, z: Array, centre: Array, pull: float) -> tuple[Array, Array, Array]:
         """Cost (B,), negative gradient (B, d) and curvature (B, d, d) at z (d, B)."""
         own, noise = self._own, self._noise
-        signal, jacobian = self._signals(z)  # (B, N), (B, d, N)
-        projection = np.einsum("bn,bn->b", x, signal)
-        squared = np.maximum(np.einsum("bn,bn->b", signal, signal), 1e-12)
+        products = self._products(x, z)
+        projection, squared = products.projection, np.maximum(products.squared, 1e-12)
         if noise.normalize:
             scale = projection / squared
             misfit = np.maximum(squared - projection**2, 1e-14)
         else:
             scale = np.ones(len(x))
-            difference = x - signal
-            misfit = np.einsum("bn,bn->b", difference, difference)
-        reference = noise.squared_reference(signal, squared)
+            misfit = np.einsum("bn,bn->b", x, x) - 2 * projection + products.squared
+            misfit = np.maximum(misfit, 0.0)
+        reference = noise.squared_reference(products.peak, squared)
         N = x.shape[1]
         variance = misfit / reference / max(1, N - own.n_dimensions)
         variance = np.clip(variance, *noise.range_of_levels) * reference
@@ -119,17 +139,49 @@ class ModeFinder:
             cost += 0.5 * N * np.log(reference)
         away = z - centre
         cost += 0.5 * pull * np.einsum("db,db->b", away, away)
-        residual = x - scale[:, None] * signal
-        jacobian *= scale[:, None, None]
-        # residual and variance in the units of x, whose scale is not that of the signals
-        if noise.normalize:
-            along = np.einsum("bdn,bn->bd", jacobian, signal) / squared[:, None]
-            jacobian -= along[:, :, None] * signal[:, None, :]
+        of_signal, with_signal = products.of_signal, products.with_signal
+        curvature = products.among
+        # the variance in the units of x, whose scale is not that of the signals
+        if noise.normalize:  # only the parts of the derivatives that are orthogonal to the signal
+            curvature = curvature - with_signal[:, None] * with_signal / squared
             variance = variance / squared
-        gradient = np.einsum("bdn,bn->bd", jacobian, residual) / variance[:, None] - pull * away.T
-        curvature = np.matmul(jacobian, jacobian.transpose(0, 2, 1)) / variance[:, None, None]
-        curvature += pull * np.eye(len(z))
-        return cost, gradient, curvature
+        gradient = scale * (of_signal - scale * with_signal) / variance - pull * away
+        curvature = (curvature * (scale**2 / variance)).transpose(2, 0, 1)
+        return cost, gradient.T, curvature + pull * np.eye(len(z))
+
+    def _products(self, x: Array, z: Array) -> _Products:
+        """Inner products of the signals at z (d, B), their derivatives, and x (B, N)."""
+        kernels = compiled() if self._is_product else None
+        if kernels is None:
+            signal, jacobian = self._signals(z)  # (B, N), (B, d, N)
+            return _Products(
+                np.einsum("bn,bn->b", x, signal), np.einsum("bn,bn->b", signal, signal),
+                np.abs(signal).max(axis=1), np.einsum("bdn,bn->db", jacobian, x),
+                np.einsum("bdn,bn->db", jacobian, signal),
+                np.matmul(jacobian, jacobian.transpose(0, 2, 1)).transpose(1, 2, 0),
+            )  # fmt: skip
+        own, (d, B), shape = self._own, z.shape, self._model.shape
+        tissue = own.tissue(z)
+        n = own.P * own.K
+        of_fractions = np.zeros((own.K, 0, B))
+        if own.n_fractions:
+            of_fractions = own.derivative_of_fractions(z[n : n + own.n_fractions])
+        units = np.clip(tissue.units.reshape(own.P, -1), _STEP, 1 - _STEP)
+        ends = np.concatenate([units, units + _STEP, units - _STEP], axis=1)
+        along = [
+            kernel.reshape(len(kernel), 3, own.K, B)
+            for kernel in self._along(ends, np.empty((0, ends.shape[1])))
+        ]
+        weight = (normal_density(z[:n]).reshape(own.P, own.K, B) * tissue.fractions).reshape(n, B)
+        found = _Products(
+            np.empty(B), np.empty(B), np.empty(B if self._noise.reference == "max" else 0),
+            np.empty((d, B)), np.empty((d, B)), np.empty((d, d, B)),
+        )  # fmt: skip
+        kernels.products(
+            *along, 2 * _STEP, np.ascontiguousarray(x.T).reshape(*shape, B), tissue.fractions,
+            of_fractions, weight, self._axes, *found,
+        )  # fmt: skip
+        return found
 
     def _signals(self, z: Array) -> tuple[Array, Array]:
         """Signals (B, N) and their derivatives (B, d, N) at coordinates z (d, B)."""
@@ -191,6 +243,18 @@ class ModeFinder:
                     total = total + _outer(parts)
             found.append(np.broadcast_to(total, (self._model.n_measurements, units.shape[1])))
         return found
+
+
+def compiled() -> ModuleType | None:
+    """Compiled inner products, imported on first use; None without numba, for those of numpy.
+
+    Those of numpy take about five times as long.
+    """
+    if find_spec("numba") is None:
+        return None
+    from corrsk.relaxometry.ideal_observer import _products_compiled
+
+    return _products_compiled
 
 
 def _outer(along: list[Array]) -> Array:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtri
 from scipy.stats import chi2, qmc
 
-from corrsk._utils.normal_mixtures import NormalMixture, effective_number
+from corrsk._utils.normal_mixtures import NormalMixture, effective_number, factors_of
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise_levels import NoiseLevels
 from corrsk.relaxometry.ideal_observer._forms import BoundModel, CompartmentModel
@@ -45,6 +45,7 @@ _LEAST_WEIGHT = 1e-3  # of such a point, before the weights are normalised
 _REACH = 3.0  # largest coordinate of a start
 _KEPT = 0.15  # weight of the first mixture in a fitted one
 _PRIOR_DRAWS = 50.0  # effective draws that mean and covariance of a component count for
+_NEGLIGIBLE = 1e-4  # weight below which a fitted component has hardly a draw, and is left out
 _WINDOW = 3  # rounds whose draws are kept: the first proposals are the worst
 _N_HASHED, _HASHED_STEPS = 8, 1000
 _N_MIDPOINTS = 16  # in each shared parameter
@@ -79,6 +80,57 @@ class WeightedDraws:
     def effective(self) -> Array:
         """Effective number of draws, (V,)."""
         return effective_number(self.log_weights)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Proposals of a round: the first mixture, and after the first round also a fitted one.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (W,)
+        Voxels, in ascending order.
+    first : NormalMixture
+        First mixture of these voxels.
+    fitted : NormalMixture or None
+        Fitted mixture.
+    """
+
+    rows: NDArray[np.intp]
+    first: NormalMixture
+    fitted: NormalMixture | None
+
+    def points(self, uniform: Array, standard: Array) -> Array:
+        """Points (W, n, d) of the proposals; see :meth:`NormalMixture.points`."""
+        if self.fitted is None:
+            return self.first.points(uniform, standard)
+        return self.fitted.joined(self.first, _KEPT).points(uniform, standard)
+
+    def density(self, going: NDArray[np.intp], z: Array, of_first: Array) -> Array:
+        """Density (V, r, n) of the proposals of some voxels (V,) at points (V, r, n, d).
+
+        The density (V, r, n) of the first mixture is given.
+        """
+        if self.fitted is None:
+            return of_first
+        fitted = self.fitted.take(np.searchsorted(self.rows, going))
+        found = fitted.density(z.reshape(len(z), -1, z.shape[-1]), _FREEDOM)
+        return (1 - _KEPT) * found.reshape(of_first.shape) + _KEPT * of_first
+
+    def next_round(self, going: NDArray[np.intp], z: Array, log_weights: Array) -> _Round:
+        """Fit the proposals of some voxels to their weighted draws (V, n, d)."""
+        largest = log_weights.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            weights = np.exp(log_weights - largest)
+        weights = np.where(np.isfinite(largest), weights, 1.0)  # no draw may be possible
+        weights /= weights.sum(axis=1, keepdims=True)
+        at = np.searchsorted(self.rows, going)
+        first = self.first.take(at)
+        latest = first
+        if self.fitted is not None:  # both, so that the number of components grows
+            latest = self.fitted.take(at).joined(first, _KEPT)
+        fitted = latest.fitted(z, weights, _FREEDOM, _PRIOR_DRAWS, _NEGLIGIBLE)
+        return _Round(going, first, fitted)
 
 
 class ImportanceSampler:
@@ -184,7 +236,7 @@ class ImportanceSampler:
         if cells.any():
             widened = cells / np.maximum(normal_density(z), 1e-3) ** 2
             covariance += widened[:, :, None] * np.eye(own.n_dimensions)
-        return np.asarray(np.linalg.cholesky(np.linalg.inv(covariance)))
+        return factors_of(np.asarray(covariance))
 
     def draw(
         self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
@@ -213,49 +265,41 @@ class ImportanceSampler:
         width = min(_WINDOW, self._max_rounds)
         z = np.empty((V, width, n, d))
         target = np.full((V, width, n), -np.inf)
-        proposed = np.zeros((V, width, n))  # sum of the densities of the proposals of the window
+        of_first = np.empty((V, width, n))  # density of the first mixture at the draws
+        densities = np.zeros((V, width, width, n))  # of the proposals of each round
         held = np.zeros(V, np.int64)  # rounds in the window
-        going, mixture = np.arange(V), first
-        window: list[tuple[NDArray[np.intp], NormalMixture]] = []
+        going = np.arange(V)
+        window: dict[int, _Round] = {}
+        latest = _Round(going, first, None)
         for number in range(self._max_rounds):
-            slot = number % width
-            if number >= width:  # the oldest round leaves the window
-                rows, old = window.pop(0)
-                of_old = old.take(np.searchsorted(rows, going))
-                for other in range(width):
-                    if other != slot:
-                        proposed[going, other] -= of_old.density(z[going, other], _FREEDOM)
-            new = mixture.points(*self._standard(index, keys[going], number))
+            slot, n_held = number % width, min(number + 1, width)
+            new = latest.points(*self._standard(index, keys[going], number))
             z[going, slot] = new
             target[going, slot] = self._log_target(bound, index, new, going)
-            window.append((going, mixture))
-            slots = [each % width for each in range(max(0, number - width + 1), number + 1)]
-            for each in slots[:-1]:
-                proposed[going, each] += mixture.density(z[going, each], _FREEDOM)
-            total = mixture.density(new, _FREEDOM)
-            for rows, earlier in window[:-1]:
-                total += earlier.take(np.searchsorted(rows, going)).density(new, _FREEDOM)
-            proposed[going, slot] = total
-            held[going] = len(slots)
-            weights = self._weights(target[going], proposed[going], held[going])
+            of_first[going, slot] = latest.first.density(new, _FREEDOM)
+            window[slot] = latest
+            for other, each in window.items():
+                # the new proposal at all draws, and earlier ones at the new draws
+                at = slice(n_held) if other == slot else slice(slot, slot + 1)
+                densities[going, other, at] = each.density(going, z[going, at], of_first[going, at])
+            held[going] = n_held
+            weights = self._weights(target[going], densities[going], held[going])
             if number + 1 == self._max_rounds:
                 break
-            enough = effective_number(weights) >= self._wanted
-            if enough.all():
+            keep = effective_number(weights) < self._wanted
+            if not keep.any():
                 break
-            keep = np.flatnonzero(~enough)
             going, weights = going[keep], weights[keep]
-            here = z[going][:, slots].reshape(len(going), -1, d)
-            weights = weights.reshape(len(going), width, n)[:, slots].reshape(len(going), -1)
-            mixture = _fitted(mixture.take(keep), first.take(going), here, weights)
-        weights = self._weights(target, proposed, held)
+            here = z[going, :n_held].reshape(len(going), -1, d)
+            latest = latest.next_round(going, here, weights[:, : n_held * n])
+        weights = self._weights(target, densities, held)
         return WeightedDraws(z.reshape(V, width * n, d), weights, held * n)
 
     @staticmethod
-    def _weights(target: Array, proposed: Array, held: NDArray[np.int64]) -> Array:
+    def _weights(target: Array, densities: Array, held: NDArray[np.int64]) -> Array:
         """Log weights (V, n) of the draws of the window."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = np.log(np.maximum(proposed, 1e-300) / held[:, None, None])
+            mean = np.log(np.maximum(densities.sum(axis=1), 1e-300) / held[:, None, None])
         return np.where(np.isfinite(target), target - mean, -np.inf).reshape(len(target), -1)
 
     def _log_target(
@@ -343,49 +387,6 @@ def _standard_points(d: int, n: int, seed: int) -> tuple[Array, Array]:
     np.clip(uniform, 1e-9, 1 - 1e-9, out=uniform)
     scale = np.sqrt(chi2.ppf(uniform[..., 1], _FREEDOM) / _FREEDOM)
     return uniform[..., 0].copy(), ndtri(uniform[..., 2:]) / scale[..., None]
-
-
-def _fitted(
-    mixture: NormalMixture, first: NormalMixture, z: Array, log_weights: Array
-) -> NormalMixture:
-    """One step of expectation and maximisation on weighted draws (V, n, d)."""
-    largest = log_weights.max(axis=1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(log_weights - largest)
-    weights = np.where(np.isfinite(largest), weights, 1.0)  # no draw may be possible
-    weights /= weights.sum(axis=1, keepdims=True)
-    shares = mixture.components(z, _FREEDOM)
-    shares *= weights / shares.sum(axis=0)
-    total = shares.sum(axis=2).T  # (V, M)
-    safe = np.maximum(total, 1e-300)
-    effective = total / np.maximum((weights**2).sum(axis=1), 1e-300)[:, None]
-    trust = (effective / (effective + _PRIOR_DRAWS))[..., None]
-    d = z.shape[-1]
-    means = np.empty_like(mixture.means)
-    covariances = np.empty_like(mixture.factors)
-    inverse = np.linalg.inv(mixture.factors)
-    before = np.matmul(inverse.transpose(0, 1, 3, 2), inverse)
-    for m in range(means.shape[1]):
-        each = shares[m]
-        mean = np.matmul(each[:, None], z)[:, 0] / safe[:, m, None]
-        centred = z - mean[:, None]
-        scatter = np.matmul((centred * each[..., None]).transpose(0, 2, 1), centred)
-        part = trust[:, m]
-        moved = mean - mixture.means[:, m]
-        means[:, m] = mixture.means[:, m] + part * moved
-        covariances[:, m] = (
-            part[..., None] * scatter / safe[:, m, None, None]
-            + (1 - part[..., None]) * before[:, m]
-            + (part * (1 - part))[..., None] * moved[:, :, None] * moved[:, None, :]
-        )
-    covariances += 1e-12 * np.eye(d)
-    factors = np.linalg.cholesky(np.linalg.inv(covariances))
-    with np.errstate(divide="ignore"):
-        moved_weights = np.log(np.maximum(total, 1e-4 / total.shape[1]))
-    fitted = NormalMixture(
-        moved_weights - logsumexp(moved_weights, axis=1, keepdims=True), means, factors
-    )
-    return fitted.joined(first, _KEPT)
 
 
 def _midpoints(Q: int) -> Array:

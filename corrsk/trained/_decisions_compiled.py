@@ -1,0 +1,102 @@
+"""Compiled search for the compartments with the most draws of a posterior around them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Sums may be reordered (and so vectorised); NaN and infinity keep their meaning.
+_MATH = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
+def densest(
+    logs: Array, weights: Array, order: NDArray[np.int64], tolerance: float, centres: Array,
+    inside: Array,
+) -> None:  # fmt: skip
+    """Find a centre with a large weight of draws within the tolerance.
+
+    Parameters
+    ----------
+    logs : ndarray of shape (V, n, D)
+        Coordinates of the draws.
+    weights : ndarray of shape (V, n)
+        Weights of the draws.
+    order : ndarray of int, shape (V, m)
+        Draws that are tried as centres, besides the mean of all.
+    tolerance : float
+        Largest distance in each coordinate.
+    centres : ndarray of shape (V, D)
+        Centres, which are written.
+    inside : ndarray of shape (V, n)
+        Weights of the draws within the tolerance of the centre, 0 elsewhere, which are written.
+    """
+    V, n, D = logs.shape
+    draws, weight = np.empty((D, n)), np.empty(n)
+    place, best, distance = np.empty(D), np.empty(D), np.empty(n)
+    for v in range(V):
+        size = 0
+        for p in range(n):  # draws without weight do not matter
+            if weights[v, p] > 0:
+                weight[size] = weights[v, p]
+                for i in range(D):
+                    draws[i, size] = logs[v, p, i]
+                size += 1
+        largest = -1.0
+        for c in range(order.shape[1] + 1):
+            if c < order.shape[1]:
+                for i in range(D):
+                    place[i] = logs[v, order[v, c], i]
+            else:
+                for i in range(D):
+                    place[i] = _dot(weight, draws[i], size)
+            mass = _near(draws, weight, place, tolerance, size, distance)
+            if mass > largest:
+                largest = mass
+                best[:] = place
+        # the mean of the draws near the best centre has as many around it, or more
+        if largest > 0:
+            _near(draws, weight, best, tolerance, size, distance)
+            for i in range(D):
+                place[i] = _dot(distance, draws[i], size) / largest
+        mass = _near(draws, weight, place, tolerance, size, distance)
+        if mass > largest:
+            best[:] = place
+        for i in range(D):
+            centres[v, i] = best[i]
+        _near(draws, weight, best, tolerance, size, distance)
+        size = 0
+        for p in range(n):
+            inside[v, p] = 0.0
+            if weights[v, p] > 0:
+                inside[v, p] = distance[size]
+                size += 1
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
+def _near(
+    draws: Array, weight: Array, place: Array, tolerance: float, size: int, inside: Array
+) -> float:
+    """Weight of the draws within the tolerance of a place; the weight of each is written."""
+    for p in range(size):
+        inside[p] = 0.0
+    for i in range(len(draws)):
+        row, at = draws[i], place[i]
+        for p in range(size):
+            inside[p] = max(inside[p], abs(row[p] - at))
+    total = 0.0
+    for p in range(size):
+        inside[p] = weight[p] if inside[p] <= tolerance else 0.0
+        total += inside[p]
+    return total
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, inline="always")
+def _dot(a: Array, b: Array, size: int) -> float:
+    total = 0.0
+    for p in range(size):
+        total += a[p] * b[p]
+    return total
