@@ -1,4 +1,4 @@
-"""Compiled search for the compartments with the most draws of a posterior around them."""
+"""Compiled search for compartments with many draws of a posterior around them."""
 
 from __future__ import annotations
 
@@ -74,6 +74,44 @@ def densest(
             if weights[v, p] > 0:
                 inside[v, p] = distance[size]
                 size += 1
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
+def shares_near(
+    logs: Array, weights: Array, centres: Array, tolerance: float, shares: Array
+) -> None:
+    """Weight of the draws that have a compartment within the tolerance of given ones.
+
+    Parameters
+    ----------
+    logs : ndarray of shape (V, n, P, K)
+        Properties of the K compartments of the draws.
+    weights : ndarray of shape (V, n)
+        Weights of the draws.
+    centres : ndarray of shape (V, P, C)
+        Properties of the given compartments; NaN for absent ones, which nothing is near.
+    tolerance : float
+        Largest distance in each property.
+    shares : ndarray of shape (V, C)
+        Weights, which are written.
+    """
+    V, n, P, K = logs.shape
+    for v in range(V):
+        for c in range(centres.shape[2]):
+            total = 0.0
+            for p in range(n):
+                if weights[v, p] == 0:
+                    continue
+                for k in range(K):
+                    is_near = True
+                    for i in range(P):
+                        if not abs(logs[v, p, i, k] - centres[v, i, c]) <= tolerance:
+                            is_near = False
+                            break
+                    if is_near:
+                        total += weights[v, p]
+                        break
+            shares[v, c] = total
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")

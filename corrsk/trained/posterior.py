@@ -199,20 +199,21 @@ class CompartmentPosterior:
 
     def _with_confidence(self, table: pd.DataFrame) -> pd.DataFrame:
         """Add the probability of a compartment of the tissue near each compartment."""
-        found = []
-        for k in range(1, max(self.counts) + 1):
-            near_any = np.zeros(len(table))
-            for index, draws in enumerate(self.draws):
-                near: Any = True
-                for name, (low, high) in self.ranges.items():
-                    own = table[f"{name}_{k}"].to_numpy()[:, None, None]
-                    distance = np.abs(np.log(draws.values[name] / own))
-                    near = near & (distance <= TOLERANCE * np.log(high / low))
-                share = (draws.weights * near.any(axis=2)).sum(axis=1)
-                near_any += self.probabilities[:, index] * share
-            found.append(np.where(table["n_c"] >= k, near_any, np.nan))
-        for k, each in enumerate(found, start=1):
-            table[f"confidence_{k}"] = each
+        numbers = range(1, max(self.counts) + 1)
+        centres = np.stack(
+            [
+                np.log(table[[f"{name}_{k}" for k in numbers]].to_numpy() / low)
+                / np.log(high / low)
+                for name, (low, high) in self.ranges.items()
+            ],
+            axis=1,
+        )
+        near = np.zeros((len(table), len(numbers)))
+        for index, draws in enumerate(self.draws):
+            shares = _shares_near(draws.logs(self.ranges), draws.weights, centres)
+            near += self.probabilities[:, index, None] * shares
+        for k, each in zip(numbers, near.T, strict=True):
+            table[f"confidence_{k}"] = np.where(table["n_c"] >= k, each, np.nan)
         return table
 
     def _strict(self) -> tuple[NDArray[np.intp], list[Array], Array]:
@@ -475,6 +476,19 @@ def _densest_of(flat: Array, weights: Array, order: NDArray[np.intp]) -> tuple[A
     more = near(moved).sum(axis=1, keepdims=True) > share
     best = np.where(more, moved, best)
     return best, near(best)
+
+
+def _shares_near(logs: Array, weights: Array, centres: Array) -> Array:
+    """Weights (V, C) of draws (V, n, P, K) with a compartment near the centres (V, P, C)."""
+    kernels = compiled()
+    shares = np.empty((len(centres), centres.shape[2]))
+    if kernels is not None:
+        kernels.shares_near(logs, weights, centres, TOLERANCE, shares)
+        return shares
+    for share, centre in zip(shares.T, np.moveaxis(centres, 2, 0), strict=True):
+        near = (np.abs(logs - centre[:, None, :, None]) <= TOLERANCE).all(axis=2).any(axis=2)
+        share[:] = (weights * near).sum(axis=1)
+    return shares
 
 
 def compiled() -> ModuleType | None:

@@ -61,7 +61,7 @@ Array = NDArray[np.float64]
 
 _CHUNK_VOXELS = 64  # their draws fit in a cache
 _SUM_TOLERANCE = 1e-3  # of the fractions of a table
-_IMPROBABLE = math.log(1e-4)  # counts below this probability by the network are not sampled
+_IMPROBABLE = math.log(2e-3)  # counts below this probability by the network are not sampled
 _NEGLIGIBLE = math.log(1e-2)  # probability of a count whose error hardly matters
 _NETWORK_VARIANCE = 0.1  # of the logarithm of a probability by the network
 

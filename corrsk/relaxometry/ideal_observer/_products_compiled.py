@@ -100,10 +100,10 @@ def products(
         projection[lanes] = 0.0
         squared[lanes] = 0.0
         for k in range(K):
-            f = fractions[k, lanes]
-            _add(f, with_x[0, k], size, projection[lanes])
+            fraction = fractions[k, lanes]
+            _add(fraction, with_x[0, k], size, projection[lanes])
             for e in range(3 * K):
-                _add(f, inner[k, e], size, with_s[e // K, e % K])
+                _add(fraction, inner[k, e], size, with_s[e // K, e % K])
         for k in range(K):
             _add(fractions[k, lanes], with_s[0, k], size, squared[lanes])
         if len(peak):
@@ -113,9 +113,9 @@ def products(
                 for c in range(n_last):
                     total[:] = 0.0
                     for k in range(K):
-                        f, one, two = fractions[k, lanes], a[k, i], b[k, c]
+                        fraction, one, two = fractions[k, lanes], a[k, i], b[k, c]
                         for p in range(size):
-                            total[p] += f[p] * one[p] * two[p]
+                            total[p] += fraction[p] * one[p] * two[p]
                     for p in range(size):
                         largest[p] = max(largest[p], abs(total[p]))
         for r in range(P * K):
