@@ -25,7 +25,7 @@ TOLERANCE = 0.07  # of the strict loss: largest distance, as part of the logarit
 _N_CANDIDATES = 24  # draws of the largest weights, among which a decision chooses
 _N_JUDGES = 64  # draws that the loss "w1" is averaged over
 _N_POINTS = 64  # of the distribution functions of the loss "w1"
-_DOUBTED = 3.0  # effective draws that are counted as outside of the tolerance
+_DOUBTED = 8.0  # effective draws that are counted as outside of the tolerance
 _WIDE = 0.5  # of a logarithmic range, for an interval of a compartment that is not determined
 _FEWEST = 20.0  # effective draws of a reliable posterior
 

@@ -263,7 +263,7 @@ class ImportanceSampler:
         first = self.proposals(x, index, wide, keys)
         V, n, d = len(x), self._n_draws, self.coordinates[index].n_dimensions
         width = min(_WINDOW, self._max_rounds)
-        z = np.empty((V, width, n, d))
+        z = np.zeros((V, width, n, d))  # voxels with fewer rounds leave a part of it
         target = np.full((V, width, n), -np.inf)
         of_first = np.empty((V, width, n))  # density of the first mixture at the draws
         densities = np.zeros((V, width, width, n))  # of the proposals of each round
