@@ -1,14 +1,19 @@
 """Which compartments: count, T1, T2 and fractions on the data set t1t2-detr.
 
+    python benchmarks/compartments.py --train FOLDER     two models of CompartmentRegressor
+    python benchmarks/compartments.py --models FOLDER    the table, with these models
+
 The metrics are those of the thesis t1t2-detr (TH Ingolstadt, 2026), by
 `corrsk.evaluation.compartment_metrics`, on fresh signals (SNR uniform in 30..150), and the strict
-accuracy at fixed SNRs. No row knows M0: the fits and spectra are free of scale, and the network
-"t1t2-detr" divides signals by their largest value. Rows:
+accuracy at fixed SNRs. The fits and spectra are free of scale, and do not know M0; the network
+"t1t2-detr" was trained on signals with M0 = 1, and knows it. Rows:
 
 - constant: one compartment at the middle of the prior's ranges;
 - fits of multi-exponentials (MultiExponentialClassifier with the prior's limits): with the count
   of BIC, of AICc, of the network "t1t2-detr", and with the true count (an upper limit of what a
   better count could bring to these fits);
+- CompartmentRegressor, trained on 10 million signals of unknown scale, and on signals with M0 = 1
+  (without models these rows are missing); the confidences are those of each compartment;
 - NNLS peaks: maxima of regularised spectra on 32 x 32 bins, on fewer voxels, because it is slow;
 - published: the thesis's figures, on its own test voxels.
 
@@ -17,8 +22,11 @@ Intervals are bootstraps over voxels; differences of strict accuracies to BIC ar
 
 from __future__ import annotations
 
+import argparse
 import time
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +34,7 @@ import pandas as pd
 from _measure import record
 from sklearn.exceptions import ConvergenceWarning
 
-from corrsk import load_pretrained, make_correlation_signals
+from corrsk import CompartmentRegressor, load, load_pretrained, make_correlation_signals, save
 from corrsk.evaluation import (
     bootstrap_difference,
     bootstrap_interval,
@@ -111,6 +119,36 @@ def fitted(X: Any, y: Any, network: Any, seconds: dict[str, float]) -> dict[str,
     return found
 
 
+def definitions() -> dict[str, Any]:
+    """Data sets of the two models by the names of their files."""
+    known = DATASETS["t1t2-detr"]
+    return {"scale unknown": replace(known, norm="l2"), "M0 known": replace(known, norm=None)}
+
+
+def train(folder: Path) -> None:
+    for name, definition in definitions().items():
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            model = CompartmentRegressor.from_definition(
+                definition, novelty=False, random_state=0, checkpoint=folder / f"{name}.checkpoint"
+            )
+            save(model.fit(), path)
+
+
+def regressed(X: Any, folder: Path | None, seconds: dict[str, float]) -> dict[str, Any]:
+    """Tissue tables of the models in a folder."""
+    found = {}
+    for name in definitions() if folder is not None else ():
+        assert folder is not None
+        model = load(folder / f"{name}.safetensors").set_params(verbose=False)
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unreliable draws, whose share is in the record
+            found[f"CompartmentRegressor, {name}"] = model.predict(X), None
+        seconds[name] = time.perf_counter() - start
+    return found
+
+
 def peaks(X: Any, y: Any) -> tuple[pd.DataFrame, None]:
     """Maxima of spectra as compartments, up to the three largest."""
     definition = DATASETS["t1t2-detr"]
@@ -134,6 +172,8 @@ def judged(
     rows: dict[str, dict[str, Any]] = {}
     right = {name: compartments_right(table, tissue, LIMITS) for name, (table, _) in found.items()}
     for name, (table, confidence) in found.items():
+        if "confidence_1" in table:
+            confidence = table[[f"confidence_{k}" for k in COUNTS]].fillna(0.0).to_numpy()
         metrics = compartment_metrics(table, tissue, LIMITS, confidence=confidence)
         row: dict[str, Any] = {key: round(value, 4) for key, value in metrics.items()}
         for tolerance in (0.05, 0.10):
@@ -150,19 +190,28 @@ def judged(
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--train", type=Path, metavar="FOLDER")
+    parser.add_argument("--models", type=Path, metavar="FOLDER")
+    given = parser.parse_args()
+    if given.train is not None:
+        train(given.train)
+        return
     # fits of one compartment to signals of three do not explain them, and end at bounds
     warnings.simplefilter("ignore", ConvergenceWarning)
     network = load_pretrained("t1t2-detr")
     X, y, tissue = signals(N_VOXELS, None, SEED)
     seconds: dict[str, float] = {}
     found = {"constant": (constant(N_VOXELS), None)} | fitted(X, y, network, seconds)
+    found |= regressed(X, given.models, seconds)
     rows = judged(found, tissue, "fits, BIC")
     few = X[:N_NNLS], y[:N_NNLS]
     rows["NNLS peaks, some voxels"] = judged({"NNLS": peaks(*few)}, tissue[:N_NNLS], None)["NNLS"]
     ladder: dict[str, dict[str, float]] = {}
     for number, snr in enumerate(LADDER, start=1):
         X, y, tissue = signals(N_LADDER, snr, SEED + number)
-        for name, (table, _) in fitted(X, y, network, {}).items():
+        tables = fitted(X, y, network, {}) | regressed(X, given.models, {})
+        for name, (table, _) in tables.items():
             strict = compartments_right(table, tissue, LIMITS).mean()
             ladder.setdefault(name, {})[f"{snr:g}"] = round(float(strict), 4)
     record(
@@ -174,6 +223,9 @@ def main() -> None:
             "voxels per second, fits with selection": round(
                 N_VOXELS / seconds["a fit with selection"]
             ),
+            "voxels per second, CompartmentRegressor": {
+                name: round(N_VOXELS / seconds[name]) for name in definitions() if name in seconds
+            },
             "rows": rows,
             "strict accuracy by SNR": ladder,
             "published": PUBLISHED,
