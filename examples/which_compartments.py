@@ -86,10 +86,10 @@ print(short.groupby(np.arange(len(draws)) // 256).agg(["mean", "std"]).round(3))
 # Spectra and densities
 # ---------------------
 # The expected spectrum needs no penalty: the prior is that of the training.
-grid = [np.geomspace(50, 3500, 33), np.geomspace(5, 500, 33)]
+grid = {"T1": np.geomspace(50, 3500, 32), "T2": np.geomspace(5, 500, 32)}
 spectrum = model.predict_spectrum(signals[unsure : unsure + 1], grid)[0]
 figure, ax = plt.subplots(figsize=(4.4, 3.8), layout="constrained")
-ax.pcolormesh(grid[0], grid[1], spectrum.T, cmap="Greys")
+ax.pcolormesh(grid["T1"], grid["T2"], spectrum.T, cmap="Greys")
 ax.set(xscale="log", yscale="log", xlabel="T1 (ms)", ylabel="T2 (ms)")
 plt.show()
 

@@ -31,6 +31,7 @@ from torch import nn
 import corrsk
 from corrsk import (
     AcquisitionProtocol,
+    CompartmentRegressor,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     IdealObserverClassifier,
@@ -58,6 +59,7 @@ RECORD = "expected.json"
 PROTOCOL = AcquisitionProtocol.from_grid(ti=[50, 400, 2000], te=[10, 30, 80, 150])
 _ROWS = 8
 SPATIAL = "spatial"
+COMPARTMENTS = "compartments"
 _SMALL: dict[str, Any] = {"max_epochs": 1, "random_state": 0, "device": "cpu", "verbose": False}
 METHODS = ("predict_proba", "score_samples", "transform")
 
@@ -148,6 +150,11 @@ def estimators() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield name, lambda estimator=estimator, data=data: estimator.fit(*data)
     yield "residual-mlp", trained_further
     yield SPATIAL, pixels.fit
+    yield COMPARTMENTS, CompartmentRegressor(
+        PROTOCOL, TissuePrior.named("t1t2-detr", n_compartments=(1, 2)), noise_level=0.02,
+        n_samples=2000, n_validation=100, width=4, n_blocks=1, n_components=1, max_epochs=2,
+        batch_size=100, novelty=False, random_state=0, verbose=False,
+    ).fit  # fmt: skip
     yield "trained", SimulationTrainedClassifier(
         PROTOCOL, network=clone(mlp).set_params(random_state=None),
         novelty=SignalNoveltyDetector(n_clusters=1), n_samples=400, n_validation=100,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,11 +42,14 @@ class CountDraws:
         Signal fractions.
     log_weights : ndarray of shape (V, n)
         Logarithms of the weights, up to a constant of each voxel; -inf for no draw.
+    scales : ndarray of shape (V, n)
+        M0 of each draw, in the unit of the signals.
     """
 
     values: dict[str, Array]
     fractions: Array
     log_weights: Array
+    scales: Array
 
     @property
     def n_compartments(self) -> int:
@@ -57,7 +59,7 @@ class CountDraws:
     def take(self, rows: NDArray[np.intp]) -> CountDraws:
         """Select the draws of some voxels."""
         values = {name: each[rows] for name, each in self.values.items()}
-        return CountDraws(values, self.fractions[rows], self.log_weights[rows])
+        return CountDraws(values, self.fractions[rows], self.log_weights[rows], self.scales[rows])
 
     @property
     def weights(self) -> Array:
@@ -174,9 +176,10 @@ class CompartmentPosterior:
         DataFrame of V rows
             Tissue table: T1_1.., T2_1.., f_1.. in ms, um^2/ms and fractions, with compartments in
             ascending order of T2; absent compartments have f = 0 and NaN properties. Further
-            columns are n_c, confidence, the probability of the decision (of "strict" that all
-            compartments are right, else of the count), and confidence_1.., the probability that
-            the tissue has a compartment within the tolerance of each (NaN for absent ones).
+            columns are n_c, scale (M0 in the unit of the signals), confidence, the probability of
+            the decision (of "strict" that all compartments are right, else of the count), and
+            confidence_1.., the probability that the tissue has a compartment within the tolerance
+            of each (NaN for absent ones).
         """
         found = {"strict": self._strict, "median": self._median, "w1": self._w1}[loss]()
         return self._with_confidence(self._as_table(*found))
@@ -194,8 +197,14 @@ class CompartmentPosterior:
             values.reshape(V, (len(names) + 1) * most), columns=table_columns(names, most)
         )
         table["n_c"] = np.asarray(self.counts)[chosen]
+        table["scale"] = self._scales()[np.arange(V), chosen]
         table["confidence"] = sure
         return table
+
+    def _scales(self) -> Array:
+        """Mean M0 (V, n_counts) of the draws of each count."""
+        means = [(draws.weights * draws.scales).sum(axis=1) for draws in self.draws]
+        return np.stack(means, axis=1)
 
     def _with_confidence(self, table: pd.DataFrame) -> pd.DataFrame:
         """Add the probability of a compartment of the tissue near each compartment."""
@@ -295,7 +304,7 @@ class CompartmentPosterior:
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
             best = [self._quantiles(draws, level) for draws in self.draws]
-            table = self._as_table(chosen, best, sure).drop(columns="confidence")
+            table = self._as_table(chosen, best, sure).drop(columns=["scale", "confidence"])
             for k in range(1, max(self.counts) + 1):
                 table[f"f_{k}"] = table[f"f_{k}"].mask(table["n_c"] < k)
             ends.append(table)
@@ -362,36 +371,40 @@ class CompartmentPosterior:
             found[voxel, number, -1, : draws.n_compartments] = draws.fractions[voxel, at]
         return found
 
-    def spectrum(self, edges: Sequence[ArrayLike]) -> Array:
-        """Expected fractions of signal in the bins of a grid.
+    def spectrum(self, grid: Mapping[str, ArrayLike]) -> Array:
+        """Expected spectrum on a grid of properties.
 
         Parameters
         ----------
-        edges : sequence of arrays
-            Ascending edges of the bins of each property, in the order of the properties.
+        grid : mapping of str to array of shape (n_bins,)
+            Values of each property along the axes of the spectra, ascending. A compartment between
+            bins belongs to both, so that its mean logarithm is kept; beyond the grid it belongs to
+            the end.
 
         Returns
         -------
         ndarray of shape (V, n_1, n_2, ..)
-            Expected fractions; what is outside of the grid is missing from their sum.
+            Expected amplitudes, in the unit of the signals; their sum is the expected M0.
         """
-        given = [np.asarray(each, dtype=np.float64) for each in edges]
-        shape = [each.size - 1 for each in given]
-        total = np.zeros((len(self.log_proba), int(np.prod(shape))))
+        axes = [np.log(np.asarray(grid[name], np.float64)) for name in self.ranges]
+        shape = [axis.size for axis in axes]
+        V, n_bins = len(self.log_proba), math.prod(shape)
+        total = np.zeros(V * n_bins)
         for index, draws in enumerate(self.draws):
-            place: Any = 0
-            inside: Any = True
-            for name, bounds, size in zip(self.ranges, given, shape, strict=True):
-                bin_of = np.searchsorted(bounds, draws.values[name], side="right") - 1
-                inside = inside & (bin_of >= 0) & (bin_of < size)
-                place = place * size + np.clip(bin_of, 0, size - 1)
-            weight = draws.weights[:, :, None] * draws.fractions * inside
-            weight *= self.probabilities[:, index, None, None]
-            rows = np.arange(len(total))[:, None, None] * total.shape[1] + place
-            total += np.bincount(
-                rows.ravel(), weights=weight.ravel(), minlength=total.size
-            ).reshape(total.shape)
-        return total.reshape(len(total), *shape)
+            amplitude = draws.weights * draws.scales * self.probabilities[:, index, None]
+            parts = [(np.arange(V)[:, None, None], amplitude[:, :, None] * draws.fractions)]
+            for axis, name in zip(axes, self.ranges, strict=True):
+                logs = np.clip(np.log(draws.values[name]), axis[0], axis[-1])
+                below = np.clip(np.searchsorted(axis, logs, side="right") - 1, 0, axis.size - 2)
+                above = (logs - axis[below]) / (axis[below + 1] - axis[below])
+                parts = [
+                    (place * axis.size + bin_of, mass * share)
+                    for place, mass in parts
+                    for bin_of, share in ((below, 1 - above), (below + 1, above))
+                ]
+            for place, mass in parts:
+                total += np.bincount(place.ravel(), mass.ravel(), minlength=total.size)
+        return total.reshape(V, *shape)
 
 
 def checked_coverage(coverage: float) -> float:
@@ -417,6 +430,7 @@ def _joined(parts: Sequence[CountDraws]) -> CountDraws:
         },
         np.concatenate([padded(part.fractions, 0.0) for part in parts]),
         np.concatenate([padded(part.log_weights, -np.inf) for part in parts]),
+        np.concatenate([padded(part.scales, 0.0) for part in parts]),
     )
 
 

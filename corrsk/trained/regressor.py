@@ -6,7 +6,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, Self
 
@@ -40,11 +40,13 @@ from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
+from corrsk.relaxometry._lines import checked_grid
 from corrsk.relaxometry.ideal_observer.importance import (
     ImportanceSampler,
     WeightedDraws,
     content_keys,
 )
+from corrsk.relaxometry.spectrum import check_spectra
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.coordinates import TissueCoordinates
@@ -416,7 +418,11 @@ class CompartmentRegressor(SimulationTrained):
             x = protocol.to_grid(signals.astype(np.float64), copy=False)
             if self.norm is not None:
                 x = x / np.linalg.norm(x, axis=1, keepdims=True)
-            posterior = self._posterior_of(sampler, x, log_proba, wide)
+            # M0 in the unit of the measured signals
+            size = np.ones(len(x))
+            if self.norm is not None:
+                size = np.linalg.norm(aligned[rows].astype(np.float64), axis=1)
+            posterior = self._posterior_of(sampler, x, log_proba, wide, size)
             untrusted.append(int((~posterior.reliable).sum()))
             use(rows, posterior, x)
 
@@ -439,6 +445,7 @@ class CompartmentRegressor(SimulationTrained):
         x: Array,
         log_proba: Array,
         wide: list[NormalMixture],
+        size: Array,
     ) -> CompartmentPosterior:
         """Posterior of signals in grid order, from the predictions of the network."""
         keys = content_keys(x)
@@ -453,7 +460,7 @@ class CompartmentRegressor(SimulationTrained):
                 found = sampler.draw(x[rows], index, mixture.take(rows), keys[rows])
                 evidence[rows, index] = found.log_evidence
                 effective[rows, index] = found.effective
-            draws.append(_count_draws(sampler.coordinates[index], len(x), rows, found))
+            draws.append(_count_draws(sampler.coordinates[index], size, rows, found))
         # counts that were not sampled keep the probability of the network
         total = logsumexp(evidence, axis=1, keepdims=True)
         evidence = np.where(likely, evidence, total + log_proba)
@@ -609,64 +616,59 @@ class CompartmentRegressor(SimulationTrained):
     def predict_spectrum(
         self,
         X: ArrayLike,
-        grid: Sequence[ArrayLike],
+        grid: Mapping[str, ArrayLike],
         protocol: AcquisitionProtocol | str | None = None,
     ) -> Array:
-        """Expected fractions of the signal in the bins of a grid of properties.
+        """Expected spectrum of each voxel.
 
         Parameters
         ----------
         X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
             Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
-        grid : sequence of arrays
-            Ascending edges of the bins of each property, in the order T1, T2 (, D) of the prior.
+        grid : mapping of str to array of shape (n_bins,)
+            Values of each property along the axes of the spectra, ascending, such as `axes_` of
+            :class:`corrsk.NNLSSpectrum`; see :meth:`corrsk.CompartmentPosterior.spectrum`.
         protocol : AcquisitionProtocol or str, optional
             See :meth:`predict`.
 
         Returns
         -------
         ndarray of shape (n_samples, n_1, n_2, ..)
-            Expected fractions, whose sum is 1 less what lies outside of the grid; NaN for voxels
+            Expected amplitudes in the unit of X, whose sum is the expected M0; NaN for voxels
             without signal.
+
+        Raises
+        ------
+        ValueError
+            If the grid has other properties, no ascending positive values, or values that are all
+            outside of the prior.
+        MemoryError
+            If the spectra would not fit into memory.
         """
-        edges = self._checked_edges(grid)
-        shape = [each.size - 1 for each in edges]
+        axes = checked_grid(grid, list(self._ranges))
+        for name, values in axes.items():
+            low, high = self._ranges[name]
+            if values[0] > high or values[-1] < low:
+                raise ValueError(
+                    f"the bins of {name}, {values[0]:g} to {values[-1]:g}, lie outside of the "
+                    f"prior, {low:g} to {high:g}"
+                )
+        shape = tuple(values.size for values in axes.values())
         n_bins = math.prod(shape)
         pipeline, voxels = self._voxels(X, protocol)
-        check_memory(
-            8 * n_bins * voxels.dark.size, f"the spectra of {voxels.dark.size} voxels",
-            "use a coarser grid, or pass fewer voxels at a time",
-        )  # fmt: skip
+        check_spectra(voxels.dark.size, shape)
 
         def spectra(signals: Any) -> Array:
             found = np.empty((len(signals), n_bins))
 
             def use(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
-                found[rows] = posterior.spectrum(edges).reshape(-1, n_bins)
+                found[rows] = posterior.spectrum(axes).reshape(-1, n_bins)
 
             self._for_each(pipeline, self._checked(pipeline, signals), use)
             return found
 
         answer = voxels.answer(spectra, n_bins)
         return answer.reshape(*voxels.shape, *shape)
-
-    def _checked_edges(self, grid: Sequence[ArrayLike]) -> list[Array]:
-        edges = [np.asarray(each, dtype=np.float64) for each in grid]
-        names = list(self._ranges)
-        if len(edges) != len(names):
-            raise ValueError(
-                f"grid must have the edges of {', '.join(names)}; got {len(edges)} arrays"
-            )
-        for name, each in zip(names, edges, strict=True):
-            low, high = self._ranges[name]
-            if each.ndim != 1 or each.size < 2 or not (np.diff(each) > 0).all():
-                raise ValueError(f"the edges of {name} must be at least two ascending numbers")
-            if each[0] >= high or each[-1] <= low:
-                raise ValueError(
-                    f"the bins of {name}, {each[0]:g} to {each[-1]:g}, lie outside of the prior, "
-                    f"{low:g} to {high:g}"
-                )
-        return edges
 
     def predict_proba(
         self, X: ArrayLike, protocol: AcquisitionProtocol | str | None = None
@@ -864,7 +866,7 @@ class CompartmentRegressor(SimulationTrained):
         else:  # a table of one voxel has the columns
             none = np.empty((0, len(self.classes_)))
             no_draws = [
-                _count_draws(own, 0, np.empty(0, np.intp), None)
+                _count_draws(own, np.empty(0), np.empty(0, np.intp), None)
                 for own in self._sampler.coordinates
             ]
             counts = tuple(int(K) for K in self.classes_)
@@ -883,15 +885,17 @@ class CompartmentRegressor(SimulationTrained):
 
 
 def _count_draws(
-    own: TissueCoordinates, n_voxels: int, rows: NDArray[np.intp], found: WeightedDraws | None
+    own: TissueCoordinates, size: Array, rows: NDArray[np.intp], found: WeightedDraws | None
 ) -> CountDraws:
     """Draws of a count in all voxels, with weights of 0 where it was not sampled."""
     n = 1 if found is None else found.log_weights.shape[1]
-    log_weights = np.full((n_voxels, n), -np.inf)
-    z = np.zeros((own.n_dimensions, n_voxels, n))
+    log_weights = np.full((size.size, n), -np.inf)
+    z = np.zeros((own.n_dimensions, size.size, n))
+    scales = np.zeros((size.size, n))
     if found is not None:
+        scales[rows] = found.scales * size[rows, None]
         log_weights[rows] = found.log_weights
         z[:, rows] = np.moveaxis(found.z, -1, 0)
     tissue = own.tissue(z)
     values = {name: np.moveaxis(v, 0, -1) for name, v in own.values(tissue).items()}
-    return CountDraws(values, np.moveaxis(tissue.fractions, 0, -1), log_weights)
+    return CountDraws(values, np.moveaxis(tissue.fractions, 0, -1), log_weights, scales)

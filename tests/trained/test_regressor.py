@@ -159,18 +159,21 @@ def test_the_score_is_the_mean_density_of_the_truth(model, data):
 
 
 def test_spectra_hold_the_signal_where_the_compartments_are(model, data):
-    X, tissue, _y = data
-    grid = [np.geomspace(100, 3000, 13), np.geomspace(8, 400, 11)]
-    spectra = model.predict_spectrum(X, grid)
+    X, tissue, _ = data
+    grid = {"T1": np.geomspace(100, 3000, 12), "T2": np.geomspace(8, 400, 10)}
+    spectra = model.predict_spectrum(5 * X, grid)
     assert spectra.shape == (200, 12, 10)
-    np.testing.assert_allclose(spectra.sum(axis=(1, 2)), 1, atol=1e-6)
-    mean = (spectra.sum(axis=2) * np.log(grid[0][:-1] * grid[0][1:]) / 2).sum(axis=1)
-    truth = (tissue[["f_1", "f_2"]].to_numpy() * np.log(tissue[["T1_1", "T1_2"]].fillna(1))).sum(
-        axis=1
-    )
-    assert np.abs(mean - truth).mean() < 0.15
-    below = model.predict_spectrum(X[:3], [grid[0][:4], grid[1]])
-    assert (below.sum(axis=(1, 2)) <= 1 + 1e-9).all()
+    m0 = spectra.sum(axis=(1, 2))
+    table = model.predict(5 * X)
+    np.testing.assert_allclose(m0, table["scale"], rtol=0.05)
+    shares = spectra / m0[:, None, None]
+    mean = (shares.sum(axis=2) * np.log(grid["T1"])).sum(axis=1)
+    logs = np.log(tissue[["T1_1", "T1_2"]].fillna(1))
+    truth = (tissue[["f_1", "f_2"]].to_numpy() * logs).sum(axis=1)
+    assert np.abs(mean - truth).mean() < 0.1
+    few = {"T1": grid["T1"][:4], "T2": grid["T2"]}
+    # what lies beyond belongs to the end
+    np.testing.assert_allclose(model.predict_spectrum(5 * X[:3], few).sum(axis=(1, 2)), m0[:3])
 
 
 def test_the_result_of_a_voxel_depends_on_its_signal_only(model, data):
@@ -184,6 +187,7 @@ def test_the_result_of_a_voxel_depends_on_its_signal_only(model, data):
         setattr(threads, name, getattr(model, name))
     pd.testing.assert_frame_equal(threads.set_params(n_jobs=3).predict(X), whole)
     scaled = model.predict(1000 * X)
+    scaled["scale"] /= 1000
     pd.testing.assert_frame_equal(scaled, whole, rtol=1e-4)
 
 
@@ -202,8 +206,9 @@ def test_voxels_without_signal_and_volumes(model, data):
         empty = model.predict(np.zeros((2, 16)))
     assert list(empty.columns) == list(table.columns)
     assert (empty["n_c"] == 0).all()
+    ends = {"T1": [100, 3000], "T2": [8, 400]}
     with pytest.warns(NoSignalWarning):
-        assert np.isnan(model.predict_spectrum(X, [[100, 3000], [8, 400]])[2]).all()
+        assert np.isnan(model.predict_spectrum(X, ends)[2]).all()
     with (
         pytest.warns(NoSignalWarning),
         pytest.raises(ValueError, match="1 of 6 voxels have no signal"),
@@ -261,14 +266,15 @@ def test_bad_input_is_refused_before_the_work(model, data):
     for coverage in (0, 1.5, np.nan):
         with pytest.raises(ValueError, match="coverage"):
             model.predict_interval(X, coverage)
-    with pytest.raises(ValueError, match="edges of T1, T2"):
-        model.predict_spectrum(X, [[100, 3000]])
+    with pytest.raises(ValueError, match="each of T1, T2"):
+        model.predict_spectrum(X, {"T1": [100, 3000]})
     with pytest.raises(ValueError, match="outside of the prior"):
-        model.predict_spectrum(X, [[100, 3000], [1000, 3000]])
+        model.predict_spectrum(X, {"T1": [100, 3000], "T2": [1000, 3000]})
     with pytest.raises(ValueError, match="ascending"):
-        model.predict_spectrum(X, [[3000, 100], [8, 400]])
-    with pytest.raises(MemoryError, match="spectra of 200 voxels"):
-        model.predict_spectrum(X, [np.geomspace(100, 3000, 10**5), np.geomspace(8, 400, 10**5)])
+        model.predict_spectrum(X, {"T1": [3000, 100], "T2": [8, 400]})
+    large = {"T1": np.geomspace(100, 3000, 10**5), "T2": np.geomspace(8, 400, 10**5)}
+    with pytest.raises(MemoryError):
+        model.predict_spectrum(X, large)
     with pytest.raises(ValueError, match="no columns T2_1"):
         model.score(X, tissue.drop(columns="T2_1"))
     with pytest.raises(ValueError, match="200 rows"):

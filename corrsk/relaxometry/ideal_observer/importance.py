@@ -63,12 +63,15 @@ class WeightedDraws:
     log_weights : ndarray of shape (V, n)
         Logarithms of the weights, the mean of which is the evidence; -inf for draws that a voxel
         does not have.
+    scales : ndarray of shape (V, n)
+        Most probable scale of the signal for each draw: M0 in the unit of the signals.
     n_draws : ndarray of int, shape (V,)
         Number of draws of each voxel.
     """
 
     z: Array
     log_weights: Array
+    scales: Array
     n_draws: NDArray[np.int64]
 
     @property
@@ -265,6 +268,7 @@ class ImportanceSampler:
         width = min(_WINDOW, self._max_rounds)
         z = np.zeros((V, width, n, d))  # voxels with fewer rounds leave a part of it
         target = np.full((V, width, n), -np.inf)
+        scales = np.zeros((V, width, n))
         of_first = np.empty((V, width, n))  # density of the first mixture at the draws
         densities = np.zeros((V, width, width, n))  # of the proposals of each round
         held = np.zeros(V, np.int64)  # rounds in the window
@@ -275,7 +279,7 @@ class ImportanceSampler:
             slot, n_held = number % width, min(number + 1, width)
             new = latest.points(*self._standard(index, keys[going], number))
             z[going, slot] = new
-            target[going, slot] = self._log_target(bound, index, new, going)
+            target[going, slot], scales[going, slot] = self._log_target(bound, index, new, going)
             of_first[going, slot] = latest.first.density(new, _FREEDOM)
             window[slot] = latest
             for other, each in window.items():
@@ -293,7 +297,9 @@ class ImportanceSampler:
             here = z[going, :n_held].reshape(len(going), -1, d)
             latest = latest.next_round(going, here, weights[:, : n_held * n])
         weights = self._weights(target, densities, held)
-        return WeightedDraws(z.reshape(V, width * n, d), weights, held * n)
+        return WeightedDraws(
+            z.reshape(V, width * n, d), weights, scales.reshape(V, width * n), held * n
+        )
 
     @staticmethod
     def _weights(target: Array, densities: Array, held: NDArray[np.int64]) -> Array:
@@ -304,21 +310,21 @@ class ImportanceSampler:
 
     def _log_target(
         self, bound: BoundModel, index: int, z: Array, voxels: NDArray[np.intp]
-    ) -> Array:
-        """Log of likelihood times prior density (V, n) at coordinates (V, n, d)."""
+    ) -> tuple[Array, Array]:
+        """Log of likelihood times prior density at coordinates (V, n, d), and scales, (V, n)."""
         own = self.coordinates[index]
         moved = np.ascontiguousarray(np.moveaxis(z, -1, 0))
         tissue = own.tissue(moved)
-        found = self._log_likelihood(bound, own, tissue, voxels)
+        found, scales = self._log_likelihood(bound, own, tissue, voxels)
         found += own.log_prior(tissue, own.values(tissue))
         found -= 0.5 * np.einsum("dvn,dvn->vn", moved, moved)
         found -= 0.5 * own.n_dimensions * np.log(2 * np.pi)
-        return np.where(np.isnan(found), -np.inf, found)
+        return np.where(np.isnan(found), -np.inf, found), np.nan_to_num(scales)
 
     def _log_likelihood(
         self, bound: BoundModel, own: TissueCoordinates, tissue: Tissue, voxels: NDArray[np.intp]
-    ) -> Array:
-        """Log likelihood (V, n) of tissue in V voxels and n states."""
+    ) -> tuple[Array, Array]:
+        """Log likelihood of tissue in V voxels and n states, and the scale of each, (V, n)."""
         shape = tissue.fractions.shape[1:]
         units = np.concatenate(
             [
@@ -331,10 +337,12 @@ class ImportanceSampler:
                 np.minimum(units.astype(np.float32), np.float32(1 - 2**-24)), voxels
             )
             fractions = list(tissue.fractions)
-            return self._noise.log_likelihood(
-                forms.projection(fractions), forms.squared(fractions),
-                bound.signal_squared[voxels], forms.peak(fractions),
-            )  # fmt: skip
+            projection, squared = forms.projection(fractions), forms.squared(fractions)
+            scales = projection / squared if self._noise.normalize else np.ones(shape)
+            likelihood = self._noise.log_likelihood(
+                projection, squared, bound.signal_squared[voxels], forms.peak(fractions)
+            )
+        return likelihood, scales
 
     def log_joint(self, x: Array, index: int, values: Mapping[str, Array], f: Array) -> Array:
         """Log of likelihood times prior density (V,) of given compartments.
@@ -359,7 +367,7 @@ class ImportanceSampler:
             np.full((own.P, own.K, n * len(x)), 0.5),
         ).reshape(-1, len(x), n)  # fmt: skip
         bound = self._model.bind(x)
-        likelihood = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)))
+        likelihood, _ = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)))
         mean = logsumexp(likelihood, axis=1) - np.log(n)
         return np.asarray(mean + own.log_density(values, f))
 
