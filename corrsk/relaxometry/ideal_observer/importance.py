@@ -45,6 +45,7 @@ _LEAST_WEIGHT = 1e-3  # of such a point, before the weights are normalised
 _REACH = 3.0  # largest coordinate of a start
 _KEPT = 0.15  # weight of the first mixture in a fitted one
 _PRIOR_DRAWS = 50.0  # effective draws that mean and covariance of a component count for
+_LIGHT = 1e-6  # weight of a draw, relative to all, below which a fit leaves it out
 _NEGLIGIBLE = 1e-4  # weight below which a fitted component has hardly a draw, and is left out
 _WINDOW = 3  # rounds whose draws are kept: the first proposals are the worst
 _N_MIDPOINTS = 16  # in each shared parameter
@@ -105,15 +106,19 @@ class _Round:
             return self.first.points(uniform, standard)
         return self.fitted.joined(self.first, _KEPT).points(uniform, standard)
 
-    def density(self, going: NDArray[np.intp], z: Array, of_first: Array) -> Array:
-        """Density (V, r, n) of the proposals of some voxels (V,) at points (V, r, n, d).
+    def density(
+        self, going: NDArray[np.intp], z: Array, wanted: NDArray[np.bool_], of_first: Array
+    ) -> Array:
+        """Density (V, r, n) of the proposals of some voxels (V,) at wanted points (V, r, n, d).
 
         The density (V, r, n) of the first mixture is given.
         """
         if self.fitted is None:
             return of_first
         fitted = self.fitted.take(np.searchsorted(self.rows, going))
-        found = fitted.density(z.reshape(len(z), -1, z.shape[-1]), _FREEDOM)
+        found = fitted.density(
+            z.reshape(len(z), -1, z.shape[-1]), _FREEDOM, wanted.reshape(len(z), -1)
+        )
         return (1 - _KEPT) * found.reshape(of_first.shape) + _KEPT * of_first
 
     def next_round(self, going: NDArray[np.intp], z: Array, log_weights: Array) -> _Round:
@@ -123,6 +128,7 @@ class _Round:
             weights = np.exp(log_weights - largest)
         weights = np.where(np.isfinite(largest), weights, 1.0)  # no draw may be possible
         weights /= weights.sum(axis=1, keepdims=True)
+        weights[weights < _LIGHT] = 0.0
         at = np.searchsorted(self.rows, going)
         first = self.first.take(at)
         latest = first
@@ -275,12 +281,15 @@ class ImportanceSampler:
             new = latest.points(*self._standard(index, keys[going], number))
             z[going, slot] = new
             target[going, slot] = self._log_target(bound, index, new, going)
-            of_first[going, slot] = latest.first.density(new, _FREEDOM)
+            possible = np.isfinite(target[going])
+            of_first[going, slot] = latest.first.density(new, _FREEDOM, possible[:, slot])
             window[slot] = latest
             for other, each in window.items():
                 # the new proposal at all draws, and earlier ones at the new draws
                 at = slice(n_held) if other == slot else slice(slot, slot + 1)
-                densities[going, other, at] = each.density(going, z[going, at], of_first[going, at])
+                densities[going, other, at] = each.density(
+                    going, z[going, at], possible[:, at], of_first[going, at]
+                )
             held[going] = n_held
             weights = self._weights(target[going], densities[going], held[going])
             if number + 1 == self._max_rounds:
