@@ -26,7 +26,7 @@ from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise_levels import NoiseLevels
 from corrsk.relaxometry.ideal_observer._forms import BoundModel, CompartmentModel
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
-from corrsk.relaxometry.ideal_observer._modes import ModeFinder
+from corrsk.relaxometry.ideal_observer._modes import ModeFinder, compiled
 from corrsk.relaxometry.ideal_observer._nuisances import nuisance_ranges
 from corrsk.tissue.coordinates import Tissue, TissueCoordinates, normal_density
 from corrsk.tissue.prior import TissuePrior
@@ -317,16 +317,17 @@ class ImportanceSampler:
         own = self.coordinates[index]
         moved = np.ascontiguousarray(np.moveaxis(z, -1, 0))
         tissue = own.tissue(moved)
-        found = self._log_likelihood(bound, own, tissue, voxels)
-        found += own.log_prior(tissue, own.values(tissue))
+        found = own.log_prior(tissue, own.values(tissue))
+        found += self._log_likelihood(bound, own, tissue, voxels, found > -np.inf)
         found -= 0.5 * np.einsum("dvn,dvn->vn", moved, moved)
         found -= 0.5 * own.n_dimensions * np.log(2 * np.pi)
         return np.where(np.isnan(found), -np.inf, found)
 
     def _log_likelihood(
-        self, bound: BoundModel, own: TissueCoordinates, tissue: Tissue, voxels: NDArray[np.intp]
-    ) -> Array:
-        """Log likelihood (V, n) of tissue in V voxels and n states."""
+        self, bound: BoundModel, own: TissueCoordinates, tissue: Tissue, voxels: NDArray[np.intp],
+        wanted: NDArray[np.bool_],
+    ) -> Array:  # fmt: skip
+        """Log likelihood (V, n) of tissue in V voxels and n states; 0 for unwanted states."""
         shape = tissue.fractions.shape[1:]
         units = np.concatenate(
             [
@@ -334,15 +335,24 @@ class ImportanceSampler:
                 np.broadcast_to(tissue.shared[:, None], (own.Q, own.K, *shape)),
             ]
         )
+        units = np.minimum(units.astype(np.float32), np.float32(1 - 2**-24))
+        if self._model.is_product and compiled() is not None:
+            found, numbers = np.zeros(shape), wanted.sum(axis=1)
+            with np.errstate(all="ignore"):
+                projection, squared, peak = bound.products(
+                    units[:, :, wanted], tissue.fractions[:, wanted], voxels, numbers
+                )
+                x_squared = np.repeat(bound.signal_squared[voxels, 0], numbers)
+                found[wanted] = self._noise.log_likelihood(projection, squared, x_squared, peak)
+            return found
         with np.errstate(all="ignore"):
-            forms = bound.forms(
-                np.minimum(units.astype(np.float32), np.float32(1 - 2**-24)), voxels
-            )
+            forms = bound.forms(units, voxels)
             fractions = list(tissue.fractions)
-            return self._noise.log_likelihood(
+            likelihood = self._noise.log_likelihood(
                 forms.projection(fractions), forms.squared(fractions),
                 bound.signal_squared[voxels], forms.peak(fractions),
             )  # fmt: skip
+        return np.where(wanted, likelihood, 0.0)
 
     def log_joint(self, x: Array, index: int, values: Mapping[str, Array], f: Array) -> Array:
         """Log of likelihood times prior density (V,) of given compartments.
@@ -367,7 +377,8 @@ class ImportanceSampler:
             np.full((own.P, own.K, n * len(x)), 0.5),
         ).reshape(-1, len(x), n)  # fmt: skip
         bound = self._model.bind(x)
-        likelihood = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)))
+        every = np.ones(z.shape[1:], dtype=bool)
+        likelihood = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)), every)
         mean = logsumexp(likelihood, axis=1) - np.log(n)
         return np.asarray(mean + own.log_density(values, f))
 
