@@ -59,9 +59,10 @@ from corrsk.trained.posterior import (
 
 Array = NDArray[np.float64]
 
-_CHUNK_VOXELS = 64  # their draws fit in a cache
+_CHUNK_VOXELS = 128  # their draws fit in a cache
 _SUM_TOLERANCE = 1e-3  # of the fractions of a table
 _IMPROBABLE = math.log(2e-3)  # counts below this probability by the network are not sampled
+_PROBABLE = 0.1  # counts below this probability need fewer effective draws
 _OF_NETWORK = 0.4  # power of the network's probabilities in those of the counts
 
 
@@ -448,7 +449,8 @@ class CompartmentRegressor(SimulationTrained):
             rows = np.flatnonzero(likely[:, index])
             found = None
             if rows.size:
-                found = sampler.draw(x[rows], index, mixture.take(rows), keys[rows])
+                wanted = np.minimum(1.0, np.exp(log_proba[rows, index]) / _PROBABLE)
+                found = sampler.draw(x[rows], index, mixture.take(rows), keys[rows], wanted)
                 evidence[rows, index] = found.log_evidence
                 effective[rows, index] = found.effective
             draws.append(_count_draws(sampler.coordinates[index], len(x), rows, found))

@@ -244,8 +244,9 @@ class ImportanceSampler:
         return factors_of(np.asarray(covariance))
 
     def draw(
-        self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
-    ) -> WeightedDraws:
+        self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64],
+        wanted: Array | float = 1.0,
+    ) -> WeightedDraws:  # fmt: skip
         """Draw from the posterior of the count with this index.
 
         Parameters
@@ -258,6 +259,8 @@ class ImportanceSampler:
             Mixture that a network predicts for each signal.
         keys : ndarray of uint64, shape (V,)
             Random numbers of the voxels, which choose the standard points.
+        wanted : ndarray of shape (V,) or float, default=1.0
+            Part of the effective number of draws that a voxel needs, in [0, 1].
 
         Returns
         -------
@@ -273,6 +276,7 @@ class ImportanceSampler:
         of_first = np.empty((V, width, n))  # density of the first mixture at the draws
         densities = np.zeros((V, width, width, n))  # of the proposals of each round
         held = np.zeros(V, np.int64)  # rounds in the window
+        enough = np.broadcast_to(self._wanted * wanted, V)
         going = np.arange(V)
         window: dict[int, _Round] = {}
         latest = _Round(going, first, None)
@@ -294,7 +298,7 @@ class ImportanceSampler:
             weights = self._weights(target[going], densities[going], held[going])
             if number + 1 == self._max_rounds:
                 break
-            keep = effective_number(weights) < self._wanted
+            keep = effective_number(weights) < enough[going]
             if not keep.any():
                 break
             going, weights = going[keep], weights[keep]
