@@ -206,10 +206,11 @@ class CompartmentPosterior:
         return chosen, best, expected
 
     def _median(self) -> tuple[NDArray[np.intp], list[Array], Array]:
-        best = [self._quantiles(draws, 0.5) for draws in self.draws]
+        chosen = self.log_proba.argmax(axis=1)
+        best = self._quantiles(chosen, 0.5)
         for each in best:  # medians need not sum to 1
             each[:, -1] /= each[:, -1].sum(axis=1, keepdims=True)
-        return self.log_proba.argmax(axis=1), best, self.probabilities.max(axis=1)
+        return chosen, best, self.probabilities.max(axis=1)
 
     def _w1(self) -> tuple[NDArray[np.intp], list[Array], Array]:
         best, losses = [], []
@@ -231,11 +232,18 @@ class CompartmentPosterior:
         chosen = np.stack(losses, axis=1).argmin(axis=1)
         return chosen, best, self.probabilities[np.arange(len(chosen)), chosen]
 
-    def _quantiles(self, draws: CountDraws, level: float) -> Array:
-        """Weighted quantiles (V, P + 1, K) of properties and fractions."""
-        weights = draws.weights
-        every = [*(draws.values[name] for name in self.ranges), draws.fractions]
-        return np.stack([_weighted_quantile(each, weights, level) for each in every], axis=1)
+    def _quantiles(self, chosen: NDArray[np.intp], level: float) -> list[Array]:
+        """Weighted quantiles (V, P + 1, K) of properties and fractions; NaN for other counts."""
+        found = []
+        for index, (K, draws) in enumerate(zip(self.counts, self.draws, strict=True)):
+            rows = np.flatnonzero(chosen == index)
+            best = np.full((len(chosen), len(self.ranges) + 1, K), np.nan)
+            own = draws.take(rows)
+            every = [*(own.values[name] for name in self.ranges), own.fractions]
+            for p, each in enumerate(every):
+                best[rows, p] = _weighted_quantile(each, own.weights, level)
+            found.append(best)
+        return found
 
     # -- intervals, draws, spectra -------------------------------------------------
 
@@ -257,7 +265,7 @@ class CompartmentPosterior:
         chosen = self.log_proba.argmax(axis=1)
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
-            best = [self._quantiles(draws, level) for draws in self.draws]
+            best = self._quantiles(chosen, level)
             table = self._as_table(chosen, best, self.probabilities.max(axis=1))
             ends.append(table.drop(columns=["confidence"]))
         low, high = ends
