@@ -33,7 +33,7 @@ from corrsk.simulation.datasets import DATASETS
 from corrsk.tissue.prior import resolve_prior
 
 DATA = replace(DATASETS["t1t2-detr"], norm="l2")
-N_TRAINING, N_VALIDATION, N_DRAWS = 300_000, 2_000, 256
+N_TRAINING, N_VALIDATION, N_DRAWS = 1_000_000, 2_000, 256
 COUNTS = (1, 2, 3)
 FITS = "fit, BIC: probabilities"
 

@@ -21,8 +21,9 @@ _BLOCK = 256  # points of a block, which fit in the first cache
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
 def density(
-    constant: Array, means: Array, factors: Array, z: Array, freedom: int, total: Array
-) -> None:
+    constant: Array, means: Array, factors: Array, z: Array, wanted: NDArray[np.bool_],
+    freedom: int, total: Array,
+) -> None:  # fmt: skip
     """Sum of the densities of the components at points.
 
     Parameters
@@ -35,19 +36,23 @@ def density(
         Lower triangular matrices L.
     z : ndarray of shape (V, n, d)
         Points.
+    wanted : ndarray of bool, shape (V, n)
+        Points whose density is computed.
     freedom : int
         Degrees of freedom.
     total : ndarray of shape (V, n)
-        Densities, which are written.
-    """
+        Densities, which are written; 0 at the other points.
+    """  # fmt: skip
     V, n, d = z.shape
     block, centred = np.empty((d, _BLOCK)), np.empty((d, _BLOCK))
-    y, found = np.empty(_BLOCK), np.empty(_BLOCK)
+    y, found, whole = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
+    chosen = np.empty(_BLOCK, np.int64)
     for v in range(V):
         total[v] = 0.0
-        for start in range(0, n, _BLOCK):
-            size = min(_BLOCK, n - start)
-            _load(z[v], start, size, block)
+        start = 0
+        while start < n:
+            start, size = _load(z[v], wanted[v], start, chosen, block)
+            whole[:] = 0.0
             for m in range(means.shape[1]):
                 if constant[v, m] == 0:
                     continue
@@ -55,9 +60,10 @@ def density(
                     constant[v, m], means[v, m], factors[v, m], block, centred, size, freedom,
                     y, found,
                 )  # fmt: skip
-                own = total[v, start : start + size]
                 for p in range(size):
-                    own[p] += found[p]
+                    whole[p] += found[p]
+            for p in range(size):
+                total[v, chosen[p]] = whole[p]
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
@@ -85,13 +91,15 @@ def moments(
     block, centred = np.empty((d, _BLOCK)), np.empty((d, _BLOCK))
     y, whole = np.empty(_BLOCK), np.empty(_BLOCK)
     found = np.empty((M, _BLOCK))
+    chosen = np.empty(_BLOCK, np.int64)
     total[:] = 0.0
     mean[:] = 0.0
     scatter[:] = 0.0
     for v in range(V):
-        for start in range(0, n, _BLOCK):
-            size = min(_BLOCK, n - start)
-            _load(z[v], start, size, block)
+        heavy = weights[v] > 0
+        start = 0
+        while start < n:
+            start, size = _load(z[v], heavy, start, chosen, block)
             for p in range(size):
                 whole[p] = 0.0
             for m in range(M):
@@ -104,9 +112,8 @@ def moments(
                 )  # fmt: skip
                 for p in range(size):
                     whole[p] += one[p]
-            own = weights[v, start : start + size]
             for p in range(size):
-                whole[p] = own[p] / whole[p] if own[p] > 0 else 0.0
+                whole[p] = weights[v, chosen[p]] / whole[p]
             for m in range(M):
                 if constant[v, m] == 0:
                     continue
@@ -226,12 +233,21 @@ def _inverse_of_transposed(upper: Array, lower: Array) -> None:
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
-def _load(z: Array, start: int, size: int, block: Array) -> None:
-    """Copy points (n, d) to a block (d, size)."""
+def _load(
+    z: Array, wanted: NDArray[np.bool_], start: int, chosen: NDArray[np.int64], block: Array
+) -> tuple[int, int]:
+    """Copy the next wanted points of (n, d) to a block (d, size); return the end and the size."""
+    size, p = 0, start
+    while p < len(z) and size < _BLOCK:
+        if wanted[p]:
+            chosen[size] = p
+            size += 1
+        p += 1
     for i in range(len(block)):
         row = block[i]
-        for p in range(size):
-            row[p] = z[start + p, i]
+        for q in range(size):
+            row[q] = z[chosen[q], i]
+    return p, size
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")

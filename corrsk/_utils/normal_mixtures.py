@@ -77,14 +77,19 @@ class NormalMixture:
             each *= constant[:, m, None]
         return found
 
-    def density(self, z: Array, freedom: int) -> Array:
-        """Density (V, n) of Student's t distributions of the components at points (V, n, d)."""
+    def density(self, z: Array, freedom: int, wanted: NDArray[np.bool_] | None = None) -> Array:
+        """Density (V, n) of Student's t distributions of the components at points (V, n, d).
+
+        It may be 0 at points that are not `wanted`, a mask (V, n).
+        """
         kernels = compiled()
         if kernels is None:
             return np.asarray(self.components(z, freedom).sum(axis=0))
+        if wanted is None:
+            wanted = np.ones(z.shape[:2], dtype=bool)
         total = np.empty(z.shape[:2])
         constant = self._constants(z.shape[-1], freedom)
-        kernels.density(constant, self.means, self.factors, z, freedom, total)
+        kernels.density(constant, self.means, self.factors, z, wanted, freedom, total)
         return total
 
     def points(self, uniform: Array, standard: Array) -> Array:

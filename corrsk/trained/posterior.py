@@ -150,11 +150,13 @@ class CompartmentPosterior:
         """
         chosen = self.log_proba.argmax(axis=1)
         wide = np.zeros(len(chosen), dtype=bool)
-        for index, draws in enumerate(self.draws):
-            low, high = (self._quantiles(draws, level)[:, :-1] for level in (0.05, 0.95))
-            spans = np.array([np.log(high / low) for low, high in self.ranges.values()])
+        spans = np.array([np.log(high / low) for low, high in self.ranges.values()])
+        lower, upper = (self._quantiles(chosen, level) for level in (0.05, 0.95))
+        for index, (low, high) in enumerate(zip(lower, upper, strict=True)):
             with np.errstate(divide="ignore", invalid="ignore"):
-                part = np.log(high / low) / np.where(spans > 0, spans, np.inf)[:, None]
+                part = (
+                    np.log(high[:, :-1] / low[:, :-1]) / np.where(spans > 0, spans, np.inf)[:, None]
+                )
             wide |= (chosen == index) & (part > _WIDE).any(axis=(1, 2))
         return wide
 
@@ -247,10 +249,11 @@ class CompartmentPosterior:
         return chosen, best, expected
 
     def _median(self) -> tuple[NDArray[np.intp], list[Array], Array]:
-        best = [self._quantiles(draws, 0.5) for draws in self.draws]
+        chosen = self.log_proba.argmax(axis=1)
+        best = self._quantiles(chosen, 0.5)
         for each in best:  # medians need not sum to 1
             each[:, -1] /= each[:, -1].sum(axis=1, keepdims=True)
-        return self.log_proba.argmax(axis=1), best, self.probabilities.max(axis=1)
+        return chosen, best, self.probabilities.max(axis=1)
 
     def _w1(self) -> tuple[NDArray[np.intp], list[Array], Array]:
         best, losses = [], []
@@ -272,11 +275,18 @@ class CompartmentPosterior:
         chosen = np.stack(losses, axis=1).argmin(axis=1)
         return chosen, best, self.probabilities[np.arange(len(chosen)), chosen]
 
-    def _quantiles(self, draws: CountDraws, level: float) -> Array:
-        """Weighted quantiles (V, P + 1, K) of properties and fractions."""
-        weights = draws.weights
-        every = [*(draws.values[name] for name in self.ranges), draws.fractions]
-        return np.stack([_weighted_quantile(each, weights, level) for each in every], axis=1)
+    def _quantiles(self, chosen: NDArray[np.intp], level: float) -> list[Array]:
+        """Weighted quantiles (V, P + 1, K) of properties and fractions; NaN for other counts."""
+        found = []
+        for index, (K, draws) in enumerate(zip(self.counts, self.draws, strict=True)):
+            rows = np.flatnonzero(chosen == index)
+            best = np.full((len(chosen), len(self.ranges) + 1, K), np.nan)
+            own = draws.take(rows)
+            every = [*(own.values[name] for name in self.ranges), own.fractions]
+            for p, each in enumerate(every):
+                best[rows, p] = _weighted_quantile(each, own.weights, level)
+            found.append(best)
+        return found
 
     # -- intervals, draws, spectra -------------------------------------------------
 
@@ -303,7 +313,7 @@ class CompartmentPosterior:
         sure = self.probabilities.max(axis=1)
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
-            best = [self._quantiles(draws, level) for draws in self.draws]
+            best = self._quantiles(chosen, level)
             table = self._as_table(chosen, best, sure).drop(columns=["scale", "confidence"])
             for k in range(1, max(self.counts) + 1):
                 table[f"f_{k}"] = table[f"f_{k}"].mask(table["n_c"] < k)

@@ -61,12 +61,13 @@ from corrsk.trained.posterior import (
 
 Array = NDArray[np.float64]
 
-_CHUNK_VOXELS = 64  # their draws fit in a cache
+_CHUNK_VOXELS = 128  # their draws fit in a cache
 _SUM_TOLERANCE = 1e-3  # of the fractions of a table
 _IMPROBABLE = math.log(2e-3)  # counts below this probability by the network are not sampled
 _NEGLIGIBLE = math.log(1e-2)  # probability of a count whose error hardly matters
 _NETWORK_VARIANCE = 0.1  # of the logarithm of a probability by the network
 _MISSED_VARIANCE = 0.04  # of the evidence of three compartments, whose tails no proposal reaches
+_PROBABLE = 0.1  # counts below this probability need fewer effective draws
 
 
 class CompartmentRegressor(SimulationTrained):
@@ -457,7 +458,8 @@ class CompartmentRegressor(SimulationTrained):
             rows = np.flatnonzero(likely[:, index])
             found = None
             if rows.size:
-                found = sampler.draw(x[rows], index, mixture.take(rows), keys[rows])
+                wanted = np.minimum(1.0, np.exp(log_proba[rows, index]) / _PROBABLE)
+                found = sampler.draw(x[rows], index, mixture.take(rows), keys[rows], wanted)
                 evidence[rows, index] = found.log_evidence
                 effective[rows, index] = found.effective
             draws.append(_count_draws(sampler.coordinates[index], size, rows, found))

@@ -176,6 +176,11 @@ class CompartmentModel:
         """Whether each axis has the kernel of a single property."""
         return all(len(axis) == 1 and not isinstance(axis[0][1], EchoFactor) for axis in self._axes)
 
+    @property
+    def is_product(self) -> bool:
+        """Whether signals are outer products of two kernels, which are evaluated."""
+        return len(self.shape) == 2 and not self.tabulated
+
     def depends_on(self, axis: int, index: int) -> bool:
         """Whether the kernels along an axis depend on a property, also through an echo train."""
         return any(
@@ -272,6 +277,43 @@ class BoundModel:
         if self._model.tabulated:
             return self._looked_up(units, voxels)
         return self._evaluated(units, voxels)
+
+    def products(
+        self, units: Units, fractions: Array, voxels: NDArray[np.intp], numbers: NDArray[np.int64]
+    ) -> tuple[Array, Array, Array | None]:
+        """Projection ``x . S``, squared norm and peak of the signals S of C states in all voxels.
+
+        Parameters
+        ----------
+        units : ndarray of shape (P + Q, K, C)
+            As for :meth:`forms`, with the states of each voxel side by side.
+        fractions : ndarray of shape (K, C)
+            Signal fractions.
+        voxels : ndarray of int, shape (V,)
+            Index of the signal of each voxel.
+        numbers : ndarray of int, shape (V,)
+            Number of states of each voxel, of sum C.
+
+        Returns
+        -------
+        projection, squared, peak : ndarray of shape (C,)
+            Inner products and peak; the peak is None unless it is the reference.
+        """
+        from corrsk.relaxometry.ideal_observer import _products_compiled
+
+        model, C = self._model, units.shape[2]
+        values = [
+            own.from_unit(u.astype(np.float64) if own.step is None else u)
+            for u, own in zip(units[: len(model._ranges)], model._ranges, strict=True)
+        ]
+        first, last = model.kernels(values, model.nuisances(units[:, :, None]))
+        projection, squared = np.empty(C), np.empty(C)
+        peak = np.empty(C if model._peak else 0)
+        _products_compiled.forms(
+            first, last, np.ascontiguousarray(self._grid[voxels]), np.append(0, np.cumsum(numbers)),
+            fractions, projection, squared, peak,
+        )  # fmt: skip
+        return projection, squared, peak if model._peak else None
 
     def _looked_up(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
         model, K = self._model, units.shape[1]

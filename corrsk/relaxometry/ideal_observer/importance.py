@@ -26,7 +26,7 @@ from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.physics.noise_levels import NoiseLevels
 from corrsk.relaxometry.ideal_observer._forms import BoundModel, CompartmentModel
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
-from corrsk.relaxometry.ideal_observer._modes import ModeFinder
+from corrsk.relaxometry.ideal_observer._modes import ModeFinder, compiled
 from corrsk.relaxometry.ideal_observer._nuisances import nuisance_ranges
 from corrsk.tissue.coordinates import Tissue, TissueCoordinates, normal_density
 from corrsk.tissue.prior import TissuePrior
@@ -45,6 +45,7 @@ _LEAST_WEIGHT = 1e-3  # of such a point, before the weights are normalised
 _REACH = 3.0  # largest coordinate of a start
 _KEPT = 0.15  # weight of the first mixture in a fitted one
 _PRIOR_DRAWS = 50.0  # effective draws that mean and covariance of a component count for
+_LIGHT = 1e-6  # weight of a draw, relative to all, below which a fit leaves it out
 _NEGLIGIBLE = 1e-4  # weight below which a fitted component has hardly a draw, and is left out
 _WINDOW = 3  # rounds whose draws are kept: the first proposals are the worst
 _N_HASHED, _HASHED_STEPS = 8, 1000
@@ -109,15 +110,19 @@ class _Round:
             return self.first.points(uniform, standard)
         return self.fitted.joined(self.first, _KEPT).points(uniform, standard)
 
-    def density(self, going: NDArray[np.intp], z: Array, of_first: Array) -> Array:
-        """Density (V, r, n) of the proposals of some voxels (V,) at points (V, r, n, d).
+    def density(
+        self, going: NDArray[np.intp], z: Array, wanted: NDArray[np.bool_], of_first: Array
+    ) -> Array:
+        """Density (V, r, n) of the proposals of some voxels (V,) at wanted points (V, r, n, d).
 
         The density (V, r, n) of the first mixture is given.
         """
         if self.fitted is None:
             return of_first
         fitted = self.fitted.take(np.searchsorted(self.rows, going))
-        found = fitted.density(z.reshape(len(z), -1, z.shape[-1]), _FREEDOM)
+        found = fitted.density(
+            z.reshape(len(z), -1, z.shape[-1]), _FREEDOM, wanted.reshape(len(z), -1)
+        )
         return (1 - _KEPT) * found.reshape(of_first.shape) + _KEPT * of_first
 
     def next_round(self, going: NDArray[np.intp], z: Array, log_weights: Array) -> _Round:
@@ -127,6 +132,7 @@ class _Round:
             weights = np.exp(log_weights - largest)
         weights = np.where(np.isfinite(largest), weights, 1.0)  # no draw may be possible
         weights /= weights.sum(axis=1, keepdims=True)
+        weights[weights < _LIGHT] = 0.0
         at = np.searchsorted(self.rows, going)
         first = self.first.take(at)
         latest = first
@@ -242,8 +248,9 @@ class ImportanceSampler:
         return factors_of(np.asarray(covariance))
 
     def draw(
-        self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
-    ) -> WeightedDraws:
+        self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64],
+        wanted: Array | float = 1.0,
+    ) -> WeightedDraws:  # fmt: skip
         """Draw from the posterior of the count with this index.
 
         Parameters
@@ -256,6 +263,8 @@ class ImportanceSampler:
             Mixture that a network predicts for each signal.
         keys : ndarray of uint64, shape (V,)
             Random numbers of the voxels, which choose the standard points.
+        wanted : ndarray of shape (V,) or float, default=1.0
+            Part of the effective number of draws that a voxel needs, in [0, 1].
 
         Returns
         -------
@@ -272,6 +281,7 @@ class ImportanceSampler:
         of_first = np.empty((V, width, n))  # density of the first mixture at the draws
         densities = np.zeros((V, width, width, n))  # of the proposals of each round
         held = np.zeros(V, np.int64)  # rounds in the window
+        enough = np.broadcast_to(self._wanted * wanted, V)
         going = np.arange(V)
         window: dict[int, _Round] = {}
         latest = _Round(going, first, None)
@@ -280,17 +290,20 @@ class ImportanceSampler:
             new = latest.points(*self._standard(index, keys[going], number))
             z[going, slot] = new
             target[going, slot], scales[going, slot] = self._log_target(bound, index, new, going)
-            of_first[going, slot] = latest.first.density(new, _FREEDOM)
+            possible = np.isfinite(target[going])
+            of_first[going, slot] = latest.first.density(new, _FREEDOM, possible[:, slot])
             window[slot] = latest
             for other, each in window.items():
                 # the new proposal at all draws, and earlier ones at the new draws
                 at = slice(n_held) if other == slot else slice(slot, slot + 1)
-                densities[going, other, at] = each.density(going, z[going, at], of_first[going, at])
+                densities[going, other, at] = each.density(
+                    going, z[going, at], possible[:, at], of_first[going, at]
+                )
             held[going] = n_held
             weights = self._weights(target[going], densities[going], held[going])
             if number + 1 == self._max_rounds:
                 break
-            keep = effective_number(weights) < self._wanted
+            keep = effective_number(weights) < enough[going]
             if not keep.any():
                 break
             going, weights = going[keep], weights[keep]
@@ -315,16 +328,18 @@ class ImportanceSampler:
         own = self.coordinates[index]
         moved = np.ascontiguousarray(np.moveaxis(z, -1, 0))
         tissue = own.tissue(moved)
-        found, scales = self._log_likelihood(bound, own, tissue, voxels)
-        found += own.log_prior(tissue, own.values(tissue))
+        found = own.log_prior(tissue, own.values(tissue))
+        likelihood, scales = self._log_likelihood(bound, own, tissue, voxels, found > -np.inf)
+        found += likelihood
         found -= 0.5 * np.einsum("dvn,dvn->vn", moved, moved)
         found -= 0.5 * own.n_dimensions * np.log(2 * np.pi)
         return np.where(np.isnan(found), -np.inf, found), np.nan_to_num(scales)
 
     def _log_likelihood(
-        self, bound: BoundModel, own: TissueCoordinates, tissue: Tissue, voxels: NDArray[np.intp]
-    ) -> tuple[Array, Array]:
-        """Log likelihood of tissue in V voxels and n states, and the scale of each, (V, n)."""
+        self, bound: BoundModel, own: TissueCoordinates, tissue: Tissue, voxels: NDArray[np.intp],
+        wanted: NDArray[np.bool_],
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Log likelihood of tissue in V voxels and n states, and scales; 0 for unwanted states."""
         shape = tissue.fractions.shape[1:]
         units = np.concatenate(
             [
@@ -332,17 +347,27 @@ class ImportanceSampler:
                 np.broadcast_to(tissue.shared[:, None], (own.Q, own.K, *shape)),
             ]
         )
+        units = np.minimum(units.astype(np.float32), np.float32(1 - 2**-24))
+        if self._model.is_product and compiled() is not None:
+            found, numbers, scales = np.zeros(shape), wanted.sum(axis=1), np.ones(shape)
+            with np.errstate(all="ignore"):
+                projection, squared, peak = bound.products(
+                    units[:, :, wanted], tissue.fractions[:, wanted], voxels, numbers
+                )
+                x_squared = np.repeat(bound.signal_squared[voxels, 0], numbers)
+                if self._noise.normalize:
+                    scales[wanted] = projection / squared
+                found[wanted] = self._noise.log_likelihood(projection, squared, x_squared, peak)
+            return found, scales
         with np.errstate(all="ignore"):
-            forms = bound.forms(
-                np.minimum(units.astype(np.float32), np.float32(1 - 2**-24)), voxels
-            )
+            forms = bound.forms(units, voxels)
             fractions = list(tissue.fractions)
             projection, squared = forms.projection(fractions), forms.squared(fractions)
             scales = projection / squared if self._noise.normalize else np.ones(shape)
             likelihood = self._noise.log_likelihood(
                 projection, squared, bound.signal_squared[voxels], forms.peak(fractions)
             )
-        return likelihood, scales
+        return np.where(wanted, likelihood, 0.0), scales
 
     def log_joint(self, x: Array, index: int, values: Mapping[str, Array], f: Array) -> Array:
         """Log of likelihood times prior density (V,) of given compartments.
@@ -367,7 +392,8 @@ class ImportanceSampler:
             np.full((own.P, own.K, n * len(x)), 0.5),
         ).reshape(-1, len(x), n)  # fmt: skip
         bound = self._model.bind(x)
-        likelihood, _ = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)))
+        every = np.ones(z.shape[1:], dtype=bool)
+        likelihood, _ = self._log_likelihood(bound, own, own.tissue(z), np.arange(len(x)), every)
         mean = logsumexp(likelihood, axis=1) - np.log(n)
         return np.asarray(mean + own.log_density(values, f))
 
