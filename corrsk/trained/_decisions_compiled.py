@@ -63,7 +63,7 @@ def densest(
             for i in range(D):
                 place[i] = _dot(distance, draws[i], size) / largest
         mass = _near(draws, weight, place, tolerance, size, distance)
-        if mass > largest:
+        if mass >= largest * (1 - 1e-9):  # equal ones differ by rounding
             best[:] = place
         for i in range(D):
             centres[v, i] = best[i]

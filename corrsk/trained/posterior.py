@@ -497,7 +497,8 @@ def _densest_of(flat: Array, weights: Array, order: NDArray[np.intp]) -> tuple[A
     share = masses.max(axis=1, keepdims=True)
     moved = np.einsum("vn,vnd->vd", near(best), flat) / np.where(share > 0, share, 1.0)
     moved = np.where(share > 0, moved, mean)
-    more = near(moved).sum(axis=1, keepdims=True) > share
+    # equal ones differ by rounding
+    more = near(moved).sum(axis=1, keepdims=True) >= share * (1 - 1e-9)
     best = np.where(more, moved, best)
     return best, near(best)
 
