@@ -25,7 +25,8 @@ def found() -> CompartmentPosterior:
         }
         log_weights = 2 * rng.standard_normal((V, n))
         log_weights[:, :10] = -np.inf
-        draws.append(CountDraws(values, rng.dirichlet(np.ones(K), (V, n)), log_weights))
+        fractions = rng.dirichlet(np.ones(K), (V, n))
+        draws.append(CountDraws(values, fractions, log_weights, rng.random((V, n))))
     draws[2].log_weights[0] = -np.inf  # without a possible draw
     log_proba = np.log(rng.dirichlet(np.ones(3), V))
     return CompartmentPosterior((1, 2, 3), log_proba, log_proba, draws, RANGES, np.full(V, 50.0))
@@ -45,7 +46,9 @@ def test_the_strict_decision_is_the_best_of_all_counts(found):
     for index, draws in enumerate(found.draws):
         _, mass = posterior._densest(draws, RANGES)
         number = posterior.effective_number(draws.log_weights)
-        expected.append(found.probabilities[:, index] * mass * number / (number + 3))
+        expected.append(
+            found.probabilities[:, index] * mass * number / (number + posterior._DOUBTED)
+        )
     table = found.table("strict")
     np.testing.assert_allclose(table["confidence"], np.max(expected, axis=0), rtol=1e-12)
     np.testing.assert_array_equal(table["n_c"], np.argmax(expected, axis=0) + 1)
