@@ -41,6 +41,7 @@ PROMISED = {
     "spatial_context.py": "noise 0.03",
     "train_a_model_of_my_scanner.py": "the loaded model gives the same map: True",
     "train_networks.py": "b 0..2 ms/um^2: accuracy 0.",
+    "which_compartments.py": "predicted",
     "use_pretrained.py": "read ResidualMLPClassifier",
 }
 # those whose own processes need the script of a main process

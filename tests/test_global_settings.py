@@ -21,6 +21,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from corrsk import (
     AcquisitionProtocol,
+    CompartmentRegressor,
     CorrelationCNNClassifier,
     CorrelationSignalGenerator,
     IdealObserverClassifier,
@@ -205,6 +206,16 @@ def simulation_trained():
     return model.predict_proba(X), model.predict_novelty(X)
 
 
+def compartments():
+    X, _ = signals()
+    model = CompartmentRegressor(
+        noise_level=0.001, n_samples=400, n_validation=20, width=8, n_blocks=1, n_components=1,
+        max_epochs=2, n_draws=32, max_rounds=1, novelty=False, random_state=0, verbose=False,
+        prior=TissuePrior(n_compartments=(1, 2)),
+    ).fit()  # fmt: skip
+    return model.predict_proba(X), model.predict(X).to_numpy()
+
+
 def masked():
     X, y = signals()
     masker = SignalMasker().fit(load_images(X.reshape(6, 5, 4, 64), "ir-se-8x8"))
@@ -279,6 +290,7 @@ MAKERS = {
         )
     ),
     SimulationTrainedClassifier: simulation_trained,
+    CompartmentRegressor: compartments,
     SignalNormalizer: transformer(SignalNormalizer),
     ProtocolAligner: transformer(ProtocolAligner),
     SignalPhaser: transformer(lambda: SignalPhaser(kind="signed", protocol="ir-se-8x8")),

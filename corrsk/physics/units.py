@@ -106,7 +106,7 @@ class Quantity:
             f"{self.name} must be in {self.unit}, but a largest value of {largest:g} can only be "
             f"in {_IN_WORDS.get(unit, unit)}; multiply by {10.0**power:g} or "
             f"{self._stated(stated_by, unit)}. If the values really are in {self.unit}, state that "
-            "unit"
+            f"in the same way, such as {stated_by.format(unit=self.unit)}"
         )
 
     def _stated(self, stated_by: str, unit: str) -> str:

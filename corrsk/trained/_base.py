@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -117,6 +117,43 @@ class SimulationTrained(EarlierPicklesMixin, BaseEstimator):
         return self._fitted_aligner().compare(measured)
 
     # -- predictions ----------------------------------------------------------------
+
+    def predict_novelty(
+        self, X: ArrayLike, protocol: AcquisitionProtocol | str | None = None
+    ) -> NDArray[np.float64]:
+        """Predict how unusual each voxel is: the p-value of the novelty detector.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements), or (n_samples, n_ti, n_te)
+            Measured signals, or a volume; see :meth:`predict_proba`.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict_proba`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), or of the shape of the volume
+            Probability that a simulated signal is at least as unusual; NaN for voxels without
+            signal. Voxels with small values, such as below 0.01, are novel: their predictions have
+            no basis.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the signals have another protocol; a ValueError.
+        ValueError
+            If the model has no detector, or as for :meth:`predict_proba`.
+        """
+        pipeline, voxels = self._voxels(X, protocol)
+        detector = self.novelty_
+        if detector is None:
+            raise ValueError(
+                "the model has no novelty detector; fit_novelty() adds one, in a minute or less"
+            )
+        found = voxels.answer(
+            lambda signals: detector.p_values(pipeline[0].transform(signals))[:, None], 1
+        )
+        return found[..., 0]
 
     def _pipeline_for(
         self, measured: AcquisitionProtocol | str | None, note: str = ""

@@ -183,8 +183,12 @@ class CompartmentPosterior:
             confidence_1.., the probability that the tissue has a compartment within the tolerance
             of each (NaN for absent ones).
         """
-        found = {"strict": self._strict, "median": self._median, "w1": self._w1}[loss]()
-        return self._with_confidence(self._as_table(*found))
+        return self._with_confidence(self._as_table(*self._decided(loss)))
+
+    def _decided(self, loss: str) -> tuple[NDArray[np.intp], list[Array], Array]:
+        """Indices of the chosen counts, parameters of each count, and probabilities."""
+        decisions = {"strict": self._strict, "median": self._median, "w1": self._w1}
+        return decisions[checked_loss(loss)]()
 
     def _as_table(self, chosen: NDArray[np.intp], best: list[Array], sure: Array) -> pd.DataFrame:
         """Table of chosen counts, from the parameters (V, P + 1, K) of each count."""
@@ -290,26 +294,33 @@ class CompartmentPosterior:
 
     # -- intervals, draws, spectra -------------------------------------------------
 
-    def interval(self, coverage: float = 0.9) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Central intervals of the properties and fractions, given the most probable count.
+    def interval(
+        self, coverage: float = 0.9, loss: str = "strict"
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Central intervals of the properties and fractions, given the count of a decision.
 
         Parameters
         ----------
         coverage : float, default=0.9
             Posterior probability of each interval, in (0, 1).
+        loss : {"strict", "median", "w1"}, default="strict"
+            Loss of the decision; see :meth:`table`.
 
         Returns
         -------
-        lower, upper : DataFrame of V rows
-            Tissue tables of the ends, T1_1.., T2_1.., f_1.. and n_c; NaN for absent compartments.
+        lower : DataFrame of V rows
+            Tissue table of the lower ends, T1_1.., T2_1.., f_1.. and n_c; NaN for absent
+            compartments.
+        upper : DataFrame of V rows
+            Tissue table of the upper ends.
 
         Raises
         ------
         ValueError
-            If the coverage is not between 0 and 1.
+            If the coverage is not between 0 and 1, or the loss is unknown.
         """
         checked_coverage(coverage)
-        chosen = self.log_proba.argmax(axis=1)
+        chosen, _, _ = self._decided(loss)
         sure = self.probabilities.max(axis=1)
         ends = []
         for level in ((1 - coverage) / 2, (1 + coverage) / 2):
@@ -321,15 +332,15 @@ class CompartmentPosterior:
         lower, upper = ends
         return lower, upper
 
-    def samples(self, n_samples: int, rng: Generator) -> pd.DataFrame:
+    def samples(self, n_samples: int, random_state: int | Generator | None = None) -> pd.DataFrame:
         """Draw compartments of equal weight from the posterior, with their count.
 
         Parameters
         ----------
         n_samples : int
             Number of draws of each voxel.
-        rng : Generator
-            Source of the random numbers.
+        random_state : int, Generator or None, default=None
+            Seed, or source of the random numbers.
 
         Returns
         -------
@@ -337,6 +348,7 @@ class CompartmentPosterior:
             Tissue table and n_c; the draws of a voxel are in consecutive rows, in random order.
         """
         V = len(self.log_proba)
+        rng = np.random.default_rng(random_state)
         parameters = self._resampled(n_samples, rng)
         order = rng.random((V, n_samples)).argsort(axis=1)
         parameters = np.take_along_axis(parameters, order[:, :, None, None], axis=1)
@@ -415,6 +427,13 @@ class CompartmentPosterior:
             for place, mass in parts:
                 total += np.bincount(place.ravel(), mass.ravel(), minlength=total.size)
         return total.reshape(V, *shape)
+
+
+def checked_loss(loss: str) -> str:
+    """Check the name of a loss."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}; got {loss!r}")
+    return loss
 
 
 def checked_coverage(coverage: float) -> float:

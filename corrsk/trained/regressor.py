@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -53,10 +54,10 @@ from corrsk.tissue.coordinates import TissueCoordinates
 from corrsk.tissue.prior import TissuePrior, resolve_prior
 from corrsk.trained._base import SimulationTrained
 from corrsk.trained.posterior import (
-    LOSSES,
     CompartmentPosterior,
     CountDraws,
     checked_coverage,
+    checked_loss,
 )
 
 Array = NDArray[np.float64]
@@ -68,6 +69,8 @@ _NEGLIGIBLE = math.log(1e-2)  # probability of a count whose error hardly matter
 _NETWORK_VARIANCE = 0.1  # of the logarithm of a probability by the network
 _MISSED_VARIANCE = 0.04  # of the evidence of three compartments, whose tails no proposal reaches
 _PROBABLE = 0.1  # counts below this probability need fewer effective draws
+
+_samplers: WeakKeyDictionary[Any, tuple[Any, ImportanceSampler]] = WeakKeyDictionary()
 
 
 class CompartmentRegressor(SimulationTrained):
@@ -162,7 +165,7 @@ class CompartmentRegressor(SimulationTrained):
     ... ).fit()
     >>> table = model.predict([[1000.0 - 50 * k for k in range(16)]])  # doctest: +SKIP
     >>> list(table.columns)  # doctest: +SKIP
-    ['T1_1', 'T1_2', 'T1_3', 'T2_1', 'T2_2', 'T2_3', 'f_1', 'f_2', 'f_3', 'n_c', 'confidence']
+    ['T1_1', 'T1_2', 'T1_3', 'T2_1', 'T2_2', 'T2_3', 'f_1', 'f_2', 'f_3', 'n_c', 'scale', ...]
     """
 
     network_: MixtureNetwork
@@ -336,18 +339,15 @@ class CompartmentRegressor(SimulationTrained):
     def _sampler(self) -> ImportanceSampler:
         """Sampler of the current parameters, kept from one prediction to the next."""
         given = (self.n_draws, self.max_rounds, self.seed_)
-        kept = vars(self).get("_kept")
+        kept = _samplers.get(self)
         if kept is None or kept[0] != given:
-            kept = self._kept = given, self._new_sampler(self.seed_)
+            # not an attribute: predictions leave the estimator as it is, and files small
+            kept = _samplers[self] = given, self._new_sampler(self.seed_)
         return kept[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        return {key: value for key, value in state.items() if key != "_kept"}
 
     def _new_sampler(self, seed: int) -> ImportanceSampler:
         return ImportanceSampler(
-            resolve_protocol(self.protocol).in_grid_order(), resolve_prior(self.prior),
+            resolve_protocol(self.definition.protocol).in_grid_order(), resolve_prior(self.prior),
             self.noise_level, self.noise_reference, self.norm is not None,
             self.inversion_efficiency, n_draws=self.n_draws, max_rounds=self.max_rounds, seed=seed,
         )  # fmt: skip
@@ -410,7 +410,7 @@ class CompartmentRegressor(SimulationTrained):
         use: Callable[[slice, CompartmentPosterior, Array], object],
     ) -> None:
         """Pass the posterior of a few voxels at a time to a function."""
-        protocol, sampler = resolve_protocol(self.protocol), self._sampler
+        protocol, sampler = resolve_protocol(self.definition.protocol), self._sampler
         untrusted: list[int] = []
 
         def work(rows: slice) -> None:
@@ -546,17 +546,17 @@ class CompartmentRegressor(SimulationTrained):
         NoSignalWarning
             If voxels have no signal; once, with their number.
         """
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}; got {loss!r}")
+        checked_loss(loss)
         return self._tables(X, protocol, lambda posterior, _: posterior.table(loss))
 
     def predict_interval(
         self,
         X: ArrayLike,
         coverage: float = 0.9,
+        loss: str = "strict",
         protocol: AcquisitionProtocol | str | None = None,
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Estimate intervals of the properties and fractions, given the most probable count.
+        """Estimate intervals of the properties and fractions, given the predicted count.
 
         Parameters
         ----------
@@ -564,18 +564,24 @@ class CompartmentRegressor(SimulationTrained):
             Measured signals, or a volume; see :meth:`predict`, also for errors and warnings.
         coverage : float, default=0.9
             Posterior probability of each interval, in (0, 1).
+        loss : {"strict", "median", "w1"}, default="strict"
+            The intervals are those of the count that :meth:`predict` chooses with this loss.
         protocol : AcquisitionProtocol or str, optional
             See :meth:`predict`.
 
         Returns
         -------
-        lower, upper : DataFrame of n_samples rows
-            Tissue tables of the ends, T1_1.., T2_1.., f_1.. and n_c; NaN for absent compartments.
+        lower : DataFrame of n_samples rows
+            Tissue table of the lower ends, T1_1.., T2_1.., f_1.. and n_c; NaN for absent
+            compartments.
+        upper : DataFrame of n_samples rows
+            Tissue table of the upper ends.
         """
         checked_coverage(coverage)
+        checked_loss(loss)
 
         def both(posterior: CompartmentPosterior, _: NDArray[np.uint64]) -> pd.DataFrame:
-            return pd.concat(posterior.interval(coverage), axis=1, keys=["lower", "upper"])
+            return pd.concat(posterior.interval(coverage, loss), axis=1, keys=["lower", "upper"])
 
         ends = self._tables(X, protocol, both)
         return ends["lower"], ends["upper"]
@@ -597,7 +603,8 @@ class CompartmentRegressor(SimulationTrained):
             Number of draws of each voxel. They are resampled from the weighted draws, so that
             draws may be equal.
         random_state : int, RandomState, Generator or None, default=None
-            Seed.
+            Seed; None for that of the model. The draws of a voxel depend on the seed and on the
+            other voxels of the call.
         protocol : AcquisitionProtocol or str, optional
             See :meth:`predict`.
 
@@ -607,7 +614,8 @@ class CompartmentRegressor(SimulationTrained):
             Tissue table and n_c of each draw; the draws of a voxel are in consecutive rows.
         """
         checked_count("n_samples", n_samples, at_least=1)
-        seed = entropy(random_state)
+        check_is_fitted(self)
+        seed = self.seed_ if random_state is None else entropy(random_state)
 
         def drawn(posterior: CompartmentPosterior, keys: NDArray[np.uint64]) -> pd.DataFrame:
             key = int(keys[0]) if keys.size else 0
@@ -820,6 +828,14 @@ class CompartmentRegressor(SimulationTrained):
             raise ValueError(
                 f"the tissue table has voxels of {present.sum(axis=1).max()} compartments, but the "
                 f"model has up to {most}"
+            )
+        wrong = present & ~np.all((values > 0) & np.isfinite(values), axis=0)
+        if wrong.any():
+            row, k = (int(each) for each in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"compartment {numbers[k]} of row {row} has a fraction, but its "
+                f"{', '.join(names)} are {', '.join(f'{v:g}' for v in values[:-1, row, k])}; they "
+                "must be positive"
             )
         total = np.where(present, values[-1], 0.0).sum(axis=1)
         if np.abs(total - 1).max() > _SUM_TOLERANCE:

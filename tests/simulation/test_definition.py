@@ -258,7 +258,11 @@ def test_a_protocol_may_be_a_file_beside_the_definition(tmp_path, monkeypatch):
         ("prior", "midl2025", "prior: unknown tissue prior 'midl2025'; known .*: midl2024, t1t2"),
         ("prior", 5, "prior: a prior must be a mapping, got 5"),
         ("prior.rangs", {}, "prior: unknown entries of a prior: rangs; .* ranges, n_compart"),
-        ("prior.ranges.T1.high", 20, "prior: a range needs 0 < low <= high.* 200 .. 20"),
+        (
+            "prior.ranges.T1.high",
+            20,
+            "prior: the range of T1: a range needs 0 < low <= high.* 200 .. 20",
+        ),
         ("prior.n_compartments", [0, 1], "prior: each of n_compartments must be at least 1"),
         ("prior.n_compartments", [1.5], "prior: each of n_compartments must be an integer"),
         ("prior.fraction_law", "x", "prior: unknown fraction law 'x'; known .*dirichlet"),

@@ -114,6 +114,9 @@ def test_intervals_hold_the_truth(model):
         assert 0.85 < inside[one].mean() < 0.95
     for absent in ("T1_2", "f_2"):
         assert lower[absent].isna().equals(lower["n_c"] == 1)
+    for loss in ("strict", "median"):
+        counts = model.predict_interval(X[:50], 0.9, loss)[0]["n_c"]
+        assert counts.equals(model.predict(X[:50], loss)["n_c"])
     narrow, _ = model.predict_interval(X[:20], 0.5)
     assert (narrow["T1_1"] >= lower["T1_1"][:20]).all()
 
@@ -281,6 +284,8 @@ def test_bad_input_is_refused_before_the_work(model, data):
         model.score(X, tissue[:3])
     with pytest.raises(ValueError, match="fractions of row 0 sum to 2"):
         model.score(X, tissue.assign(f_1=2.0, f_2=0.0))
+    with pytest.raises(ValueError, match="compartment 1 of row 0 has a fraction, but .* nan"):
+        model.score(X, tissue.assign(T1_1=np.nan))
     three = tissue.assign(T1_3=500.0, T2_3=50.0, f_3=0.2)
     with pytest.raises(ValueError, match="3 compartments, but the model has up to 2"):
         model.score(X, three)
