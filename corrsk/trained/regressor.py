@@ -151,9 +151,9 @@ class CompartmentRegressor(SimulationTrained):
     The evidence of a count is the mean weight of its draws. The logarithms of the probabilities of
     the counts are means of those of the evidence and of the network, weighted by the inverse
     variances of both, which for evidence follow from the effective number of draws. Draws have
-    weights of the likelihood times the prior over the density of the proposals;
-    see the module `corrsk.relaxometry.ideal_observer.importance`. The result of a voxel depends on its
-    signal only.
+    weights of the likelihood times the prior over the density of the proposals; see the module
+    `corrsk.relaxometry.ideal_observer.importance`. The result of a voxel depends on its signal
+    only.
 
     Examples
     --------
