@@ -353,6 +353,16 @@ def compartments_ladder() -> str:
     )
 
 
+def compartments_coverage() -> str:
+    """Coverage of the intervals of compartments by count and SNR."""
+    found = record("compartment_calibration")["coverage of 90 % intervals"]
+    rows = [
+        [name, str(row["n"]), *(pct(row[q]) if q in row else "" for q in ("T1", "T2", "f"))]
+        for name, row in found.items()
+    ]
+    return table(["compartments, SNR", "voxels", "T1", "T2", "fraction"], rows)
+
+
 def spectra_speed() -> str:
     """Voxels per second of the inversion to spectra, and of its rivals in the same run."""
     found = record("spectra")["speed"]
