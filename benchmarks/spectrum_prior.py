@@ -10,6 +10,8 @@ distance between the spectra of two noise draws of the same tissue. Rows:
 - "chi2": plain `NNLSSpectrum`;
 - "prior": the spectrum of the prior alone, `MultiExponentialClassifier.predict_spectrum` with BIC,
   with and without the standard errors of its compartments;
+- "posterior": `CompartmentRegressor.predict_spectrum` (with --model, such as "scale unknown" of
+  `python benchmarks/compartments.py --train FOLDER`), and "chi2 with the posterior";
 - "network": the same fits, weighted by the counts of the shipped network, and by the true counts;
 - "chi2 with prior": `NNLSSpectrum(prior=..)` at factors of 1.02 and 1.1.
 
@@ -47,6 +49,7 @@ from corrsk import (
     EchoTrain,
     MultiExponentialClassifier,
     NNLSSpectrum,
+    load,
     load_pretrained,
 )
 from corrsk.simulation import dataset_definition
@@ -106,7 +109,7 @@ def truths(tissue: pd.DataFrame) -> list[Points]:
     return voxels
 
 
-def simulated(n_voxels: int, n_transport: int) -> dict[str, Any]:
+def simulated(n_voxels: int, n_transport: int, regressor: Any = None) -> dict[str, Any]:
     definition = dataset_definition(DATA)
     prior: Any = definition.resolved().prior
     tissue, n_c = prior.sample(
@@ -143,6 +146,14 @@ def simulated(n_voxels: int, n_transport: int) -> dict[str, Any]:
             lambda X: fits.predict_spectrum(
                 X, finer, widened=False, probabilities=np.eye(3)[n_c - 1]), finer),
     }  # fmt: skip
+    if regressor is not None:
+        rows["posterior, 256 x 256 bins"] = (
+            lambda X: regressor.predict_spectrum(X, finer), finer)  # fmt: skip
+        model = NNLSSpectrum(
+            definition.protocol, prior=FrozenEstimator(regressor), chi2_factor=1.1, **common
+        ).fit(draws[0])
+        rows["chi2 with the posterior, factor 1.1"] = (
+            lambda X, model=model: model.invert(X).amplitudes, axes)  # fmt: skip
     for factor in FACTORS:
         model = NNLSSpectrum(
             definition.protocol, prior=FrozenEstimator(fits), chi2_factor=factor, **common
@@ -315,11 +326,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--voxels", type=int, default=1000)
     parser.add_argument("--transport", type=int, default=100)
+    parser.add_argument("--model", type=Path, help="CompartmentRegressor of compartments.py")
     parser.add_argument("--data", type=Path, help="folder with measured signals")
     arguments = parser.parse_args()
     # of misfits and bounds, which are no subject here
     warnings.simplefilter("ignore")
-    results: dict[str, Any] = {"simulated": simulated(arguments.voxels, arguments.transport)}
+    regressor = None
+    if arguments.model is not None:
+        regressor = load(arguments.model).set_params(verbose=False)
+    results: dict[str, Any] = {
+        "simulated": simulated(arguments.voxels, arguments.transport, regressor)
+    }
     if arguments.data is not None:
         results["measured"] = samples(arguments.data) | phantom(arguments.data, 40)
     record("spectrum_prior", results)
