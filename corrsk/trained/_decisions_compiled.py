@@ -89,7 +89,7 @@ def shares_near(
     weights : ndarray of shape (V, n)
         Weights of the draws.
     centres : ndarray of shape (V, P, C)
-        Properties of the given compartments; NaN for absent ones, which nothing is near.
+        Properties of the given compartments; NaN for absent ones, which no draw is near.
     tolerance : float
         Largest distance in each property.
     shares : ndarray of shape (V, C)

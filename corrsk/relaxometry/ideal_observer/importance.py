@@ -62,7 +62,7 @@ class WeightedDraws:
     z : ndarray of shape (V, n, d)
         Coordinates.
     log_weights : ndarray of shape (V, n)
-        Logarithms of the weights, the mean of which is the evidence; -inf for draws that a voxel
+        Logarithms of the weights; their mean is the evidence. -inf for draws that a voxel
         does not have.
     scales : ndarray of shape (V, n)
         Most probable scale of the signal for each draw: M0 in the unit of the signals.
@@ -162,7 +162,7 @@ class ImportanceSampler:
     n_draws : int, default=256
         Number of draws of a round.
     max_rounds : int, default=3
-        Largest number of rounds, of which the last three are kept.
+        Largest number of rounds; the last three are kept.
     wanted : float, default=100
         Effective number of draws, with which a voxel needs no further round.
     n_valley : int, default=16
