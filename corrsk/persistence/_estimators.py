@@ -184,7 +184,7 @@ def _halved(name: str, values: NDArray[Any]) -> NDArray[Any]:
     # the squares in the state of an optimiser may be too small for half precision
     if values.dtype != np.float32 or values.ndim < 2 or OPTIMIZER_PREFIX in name:
         return values
-    if SKOPS in name.split("."):  # stored signals, say, are no weights
+    if SKOPS in name.split("."):  # such as stored signals, which are no weights
         return values
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise ValueError(

@@ -20,7 +20,7 @@ from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.prior import TissuePrior
 from corrsk.tissue.ranges import PropertyRange
 
-_MOST_LETTERS = 10_000_000  # of an array of texts, all of which have the memory of the longest
+_MOST_LETTERS = 10_000_000  # of an array of texts, which all have the memory of the longest
 SMALL = 16  # largest number of entries of an array that is stored in the header
 _TENSOR_KINDS = "fbiu"
 # classes of parameter values that are defined by corrsk

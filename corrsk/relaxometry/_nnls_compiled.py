@@ -52,7 +52,7 @@ def newton(
     prior : ndarray of shape (V, M) or (0, M)
         Spectra p from which the penalty is measured; none for zero.
     start : ndarray of shape (V, M)
-        Initial spectra ``p + K^T c``, of which only the signs matter.
+        Initial spectra ``p + K^T c``; only their signs matter.
     max_steps : int
         Largest number of Newton steps.
     tolerance : float

@@ -84,7 +84,7 @@ class LobePrior(SampledPrior):
     Parameters
     ----------
     lobes : sequence of Lobe
-        The lobes, of which one has no fraction: it has what the others leave.
+        The lobes; one has no fraction, and gets what the others leave.
     tissue_property : str, default="T2"
         Tissue property that is distributed.
     n_nodes : int, default=5
