@@ -1,6 +1,6 @@
 """Other methods of spatial context for benchmarks/spatial.py: graph cut, MP-PCA, and a network.
 
-The graph cut needs PyMaxflow and MP-PCA needs dipy, neither of which corrsk depends on.
+The graph cut needs PyMaxflow and MP-PCA needs dipy; corrsk depends on neither.
 """
 
 from __future__ import annotations

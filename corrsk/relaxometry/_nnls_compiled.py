@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 # Sums may be reordered (and so vectorised); NaN and infinity keep their meaning.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
-# of active sets: parts of the spectrum, each of which may add a cell per step, if its gradient is
+# of active sets: parts of the spectrum; each may add a cell per step, if its gradient is
 # at least this fraction of the largest one
 _PARTS, _STEEP = 8, 0.5
 

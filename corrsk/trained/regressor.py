@@ -42,6 +42,7 @@ from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.relaxometry._lines import checked_grid
+from corrsk.relaxometry.ideal_observer._likelihood import OBSERVED_REFERENCES
 from corrsk.relaxometry.ideal_observer.importance import (
     ImportanceSampler,
     WeightedDraws,
@@ -174,7 +175,7 @@ class CompartmentRegressor(SimulationTrained):
         "protocol": [AcquisitionProtocol, str],
         "prior": [TissuePrior, str],
         "noise_level": [NOT_NEGATIVE, "array-like", SNRRange],
-        "noise_reference": [StrOptions(set(physics.NOISE_REFERENCES))],
+        "noise_reference": [StrOptions(set(OBSERVED_REFERENCES))],
         "inversion_efficiency": EFFICIENCY,
         "norm": [StrOptions(set(physics.NORMS)), None],
         "n_samples": [POSITIVE_INTEGER],

@@ -299,6 +299,7 @@ def test_bad_input_is_refused_before_the_work(model, data):
         ({"noise_level": 0.0}, "noise"),
         ({"prior": TissuePrior(n_compartments=(1, 2), nuisances=Nuisances(b1=(0.8, 1.2)))}, "b1"),
         ({"n_samples": 3}, "n_samples"),
+        ({"noise_reference": "first"}, "noise_reference"),
         ({"n_draws": 4}, "n_draws"),
     ],
 )
