@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 
 def require(*modules: str, extra: str, purpose: str) -> None:
@@ -30,3 +33,20 @@ def require(*modules: str, extra: str, purpose: str) -> None:
 def install_command(extra: str) -> str:
     """Return the command that installs an extra."""
     return f"pip install 'corrsk[{extra}]'"
+
+
+@cache
+def compiled_module(name: str) -> ModuleType | None:
+    """Module of compiled functions, imported on first use; None without numba.
+
+    Parameters
+    ----------
+    name : str
+        Full name of the module.
+
+    Returns
+    -------
+    module or None
+        The module.
+    """
+    return None if importlib.util.find_spec("numba") is None else import_module(name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
+
+from corrsk._utils.extras import compiled_module
 
 Array = NDArray[np.float64]
 
@@ -185,11 +186,7 @@ def compiled() -> ModuleType | None:
 
     The functions of numpy take about ten times as long.
     """
-    if find_spec("numba") is None:
-        return None
-    from corrsk._utils import _mixtures_compiled
-
-    return _mixtures_compiled
+    return compiled_module("corrsk._utils._mixtures_compiled")
 
 
 def factors_of(covariances: Array) -> Array:

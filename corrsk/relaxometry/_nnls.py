@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.extras import compiled_module
 from corrsk.relaxometry._compression import compress_kernel
 from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._linalg import solve_each
@@ -37,11 +37,7 @@ def compiled() -> ModuleType | None:
 
     The iterations of numpy take about seven times as long.
     """
-    if find_spec("numba") is None:
-        return None
-    from corrsk.relaxometry import _nnls_compiled
-
-    return _nnls_compiled
+    return compiled_module("corrsk.relaxometry._nnls_compiled")
 
 
 class CompressedProblem:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 
+from corrsk._utils.extras import compiled_module
 from corrsk._utils.normal_mixtures import effective_number
 from corrsk._utils.validation import check_number
 from corrsk.tissue.table import table_columns
@@ -540,11 +540,7 @@ def compiled() -> ModuleType | None:
 
     The one of numpy takes about ten times as long.
     """
-    if find_spec("numba") is None:
-        return None
-    from corrsk.trained import _decisions_compiled
-
-    return _decisions_compiled
+    return compiled_module("corrsk.trained._decisions_compiled")
 
 
 def _weighted_quantile(values: Array, weights: Array, level: float) -> Array:

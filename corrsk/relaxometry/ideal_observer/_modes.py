@@ -9,13 +9,13 @@ approximation.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.extras import compiled_module
 from corrsk.relaxometry.ideal_observer._forms import CompartmentModel
 from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
 from corrsk.tissue.coordinates import TissueCoordinates, normal_density
@@ -250,11 +250,7 @@ def compiled() -> ModuleType | None:
 
     Those of numpy take about five times as long.
     """
-    if find_spec("numba") is None:
-        return None
-    from corrsk.relaxometry.ideal_observer import _products_compiled
-
-    return _products_compiled
+    return compiled_module("corrsk.relaxometry.ideal_observer._products_compiled")
 
 
 def _outer(along: list[Array]) -> Array:
