@@ -13,7 +13,9 @@ accuracy at fixed SNRs. The fits and spectra are free of scale, and do not know 
   of BIC, of AICc, of the network "t1t2-detr", and with the true count (an upper limit of what a
   better count could bring to these fits);
 - CompartmentRegressor, trained on 10 million signals of unknown scale, and on signals with M0 = 1
-  (without models these rows are missing); the confidences are those of each compartment;
+  (without models these rows are missing); the confidences are those of each compartment. The
+  average precision is also that of the candidates of its posterior, up to six a voxel with their
+  probabilities: the thesis counts all proposals of a voxel, not the compartments of one answer;
 - NNLS peaks: maxima of regularised spectra on 32 x 32 bins, on fewer voxels, because it is slow;
 - published: the thesis's figures, on its own test voxels.
 
@@ -49,10 +51,12 @@ from corrsk.tissue.prior import resolve_prior
 N_VOXELS = 30_000
 N_LADDER = 5_000
 N_NNLS = 3_000
+N_AT_ONCE = 1_000  # posteriors in memory
 LADDER = (20.0, 40.0, 60.0, 100.0, 150.0)
 COUNTS = (1, 2, 3)
 LIMITS = {"T1": (50.0, 3500.0), "T2": (5.0, 500.0)}
 SEED = 40_000
+CANDIDATES = ", candidates"
 # thesis: means of four seeds
 PUBLISHED = {
     "t1t2-detr, reference": {
@@ -136,16 +140,23 @@ def train(folder: Path) -> None:
 
 
 def regressed(X: Any, folder: Path | None, seconds: dict[str, float]) -> dict[str, Any]:
-    """Tissue tables of the models in a folder."""
+    """Tissue tables of the models in a folder, of the answers and of all candidates."""
     found = {}
     for name in definitions() if folder is not None else ():
         assert folder is not None
         model = load(folder / f"{name}.safetensors").set_params(verbose=False)
-        start = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unreliable draws, whose share is in the record
-            found[f"CompartmentRegressor, {name}"] = model.predict(X), None
-        seconds[name] = time.perf_counter() - start
+        answers, candidates, seconds[name] = [], [], 0.0
+        for at in range(0, len(X), N_AT_ONCE):
+            start = time.perf_counter()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of unreliable draws; see compartment_calibration
+                posterior = model.posterior(X[at : at + N_AT_ONCE])
+            answers.append(posterior.table())
+            seconds[name] += time.perf_counter() - start
+            candidates.append(posterior.candidates())
+        for label, parts in (("", answers), (CANDIDATES, candidates)):
+            table = pd.concat(parts, ignore_index=True)
+            found[f"CompartmentRegressor, {name}{label}"] = table, None
     return found
 
 
@@ -173,19 +184,23 @@ def judged(
     right = {name: compartments_right(table, tissue, LIMITS) for name, (table, _) in found.items()}
     for name, (table, confidence) in found.items():
         if "confidence_1" in table:
-            confidence = table[[f"confidence_{k}" for k in COUNTS]].fillna(0.0).to_numpy()
+            columns = [name for name in table if str(name).startswith("confidence_")]
+            confidence = table[columns].fillna(0.0).to_numpy()
         metrics = compartment_metrics(table, tissue, LIMITS, confidence=confidence)
-        row: dict[str, Any] = {key: round(value, 4) for key, value in metrics.items()}
+        only = ("average_precision",) if name.endswith(CANDIDATES) else metrics  # no answers
+        row: dict[str, Any] = {key: round(metrics[key], 4) for key in only}
         for tolerance in (0.05, 0.10):
             found_at = compartment_metrics(
                 table, tissue, LIMITS, confidence=confidence, tolerance=tolerance
             )
             row[f"average_precision at {tolerance}"] = round(found_at["average_precision"], 4)
+        rows[name] = row
+        if name.endswith(CANDIDATES):
+            continue
         row["strict accuracy, interval"] = [round(v, 4) for v in bootstrap_interval([right[name]])]
         if baseline is not None and name != baseline:
             difference = bootstrap_difference([(right[name], right[baseline])])
             row[f"strict accuracy less that of {baseline}"] = [round(v, 4) for v in difference]
-        rows[name] = row
     return rows
 
 
@@ -212,6 +227,8 @@ def main() -> None:
         X, y, tissue = signals(N_LADDER, snr, SEED + number)
         tables = fitted(X, y, network, {}) | regressed(X, given.models, {})
         for name, (table, _) in tables.items():
+            if name.endswith(CANDIDATES):
+                continue
             strict = compartments_right(table, tissue, LIMITS).mean()
             ladder.setdefault(name, {})[f"{snr:g}"] = round(float(strict), 4)
     record(

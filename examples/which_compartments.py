@@ -64,6 +64,16 @@ print(f"hardly determined: {posterior.degenerate.mean():.0%}, reliable draws: "
       f"{posterior.reliable.mean():.0%}")  # fmt: skip
 
 # %%
+# The table is one answer. Candidates are all compartments that a voxel may have, each with its
+# probability, so that the threshold can be chosen later.
+candidates = posterior.candidates()
+names = [column for column in candidates if column.startswith("confidence_")]
+for threshold in (0.5, 0.1):
+    print(
+        f"compartments above {threshold}: {(candidates[names] >= threshold).sum(axis=1).mean():.2f}"
+    )
+
+# %%
 # Draws of two voxels: the left one is well determined, the right one is not. Crosses are the truth.
 sure = int(np.argmax(table["confidence"].where(rows.n_c == 2, 0)))
 unsure = int(np.argmax(posterior.degenerate))

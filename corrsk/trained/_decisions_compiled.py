@@ -14,8 +14,8 @@ _MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
 def densest(
-    logs: Array, weights: Array, order: NDArray[np.int64], tolerance: float, centres: Array,
-    inside: Array,
+    logs: Array, weights: Array, order: NDArray[np.int64], tolerance: float, kept: float,
+    centres: Array, inside: Array,
 ) -> None:  # fmt: skip
     """Find a centre with a large weight of draws within the tolerance.
 
@@ -29,6 +29,8 @@ def densest(
         Draws that are tried as centres, besides the mean of all.
     tolerance : float
         Largest distance in each coordinate.
+    kept : float
+        Part of the largest weight that the mean of the draws around a centre needs to replace it.
     centres : ndarray of shape (V, D)
         Centres, which are written.
     inside : ndarray of shape (V, n)
@@ -57,13 +59,13 @@ def densest(
             if mass > largest:
                 largest = mass
                 best[:] = place
-        # the mean of the draws near the best centre has as many around it, or more
+        # the mean of the draws near the best centre has less noise than this one draw
         if largest > 0:
             _near(draws, weight, best, tolerance, size, distance)
             for i in range(D):
                 place[i] = _dot(distance, draws[i], size) / largest
         mass = _near(draws, weight, place, tolerance, size, distance)
-        if mass >= largest * (1 - 1e-9):  # equal ones differ by rounding
+        if mass >= largest * kept:
             best[:] = place
         for i in range(D):
             centres[v, i] = best[i]

@@ -14,15 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from corrsk._utils.extras import compiled_module
 from corrsk._utils.normal_mixtures import effective_number
-from corrsk._utils.validation import check_number
+from corrsk._utils.validation import check_number, checked_count
 from corrsk.tissue.table import table_columns
+from corrsk.trained.candidates import find_candidates, scaled_logs
 
 Array = NDArray[np.float64]
 
 LOSSES = ("strict", "median", "w1")
 TOLERANCE = 0.07  # of the strict loss: largest distance, as part of the logarithmic range
 _N_CANDIDATES = 24  # draws of the largest weights, among which a decision chooses
+_KEPT = 0.95  # of these draws, around their mean, which then replaces the chosen draw
 _N_JUDGES = 64  # draws that the loss "w1" is averaged over
+_N_RESAMPLED = 256  # draws of equal weight, among which candidates are found
+_CHUNK_VOXELS = 256  # whose resampled draws are in memory at once
 _N_POINTS = 64  # of the distribution functions of the loss "w1"
 _DOUBTED = 8.0  # effective draws that are counted as outside of the tolerance
 _WIDE = 0.5  # of a logarithmic range, for an interval of a compartment that is not determined
@@ -56,7 +60,7 @@ class CountDraws:
         """Number of compartments."""
         return int(self.fractions.shape[2])
 
-    def take(self, rows: NDArray[np.intp]) -> CountDraws:
+    def take(self, rows: slice | NDArray[np.intp]) -> CountDraws:
         """Select the draws of some voxels."""
         values = {name: each[rows] for name, each in self.values.items()}
         return CountDraws(values, self.fractions[rows], self.log_weights[rows], self.scales[rows])
@@ -129,6 +133,25 @@ class CompartmentPosterior:
             first.counts, np.concatenate([part.log_proba for part in parts]),
             np.concatenate([part.log_evidence for part in parts]), draws, first.ranges,
             np.concatenate([part.effective_sample_size for part in parts]),
+        )  # fmt: skip
+
+    def take(self, rows: slice | NDArray[np.intp]) -> CompartmentPosterior:
+        """Select the posterior of some voxels.
+
+        Parameters
+        ----------
+        rows : slice or ndarray of int
+            Numbers of the voxels.
+
+        Returns
+        -------
+        CompartmentPosterior
+            The posterior of these voxels.
+        """
+        return CompartmentPosterior(
+            self.counts, self.log_proba[rows], self.log_evidence[rows],
+            [draws.take(rows) for draws in self.draws], self.ranges,
+            self.effective_sample_size[rows],
         )  # fmt: skip
 
     @property
@@ -291,6 +314,61 @@ class CompartmentPosterior:
                 best[rows, p] = _weighted_quantile(each, own.weights, level)
             found.append(best)
         return found
+
+    def candidates(self, n_candidates: int = 6, *, min_confidence: float = 0.01) -> pd.DataFrame:
+        """Find compartments that the voxels may have, with their probabilities.
+
+        The tables of :meth:`table` have the compartments of one answer. Here a voxel that is either
+        one compartment or two others has all three, so that thresholds can be set afterwards, as
+        the average precision (:func:`corrsk.evaluation.compartment_metrics`) does. The candidates
+        of a voxel are no tissue: their fractions do not sum to 1.
+
+        Parameters
+        ----------
+        n_candidates : int, default=6
+            Largest number of candidates of a voxel.
+        min_confidence : float, default=0.01
+            Smallest probability of a candidate, in (0, 1].
+
+        Returns
+        -------
+        DataFrame of V rows
+            T1_1.., T2_1.. (ms, um^2/ms), f_1.. and confidence_1.. of each candidate, in the order
+            in which they were found: each is where the tissue has, with the largest probability,
+            a compartment within 7 % of the logarithmic range of each property that no earlier
+            candidate has claimed. This probability is its confidence, the fraction the mean of
+            these compartments. Absent candidates have f = 0, confidence 0 and NaN properties.
+
+        Raises
+        ------
+        TypeError
+            If the number of candidates is not an integer.
+        ValueError
+            If the number of candidates is not positive, or the smallest probability not in (0, 1].
+        """
+        checked_count("n_candidates", n_candidates, at_least=1)
+        check_number("min_confidence", min_confidence)
+        if not 0 < min_confidence <= 1:
+            raise ValueError(f"min_confidence must lie in (0, 1], got {min_confidence}")
+        names, V = tuple(self.ranges), len(self.log_proba)
+        found = []
+        for start in range(0, V, _CHUNK_VOXELS):
+            draws = self.take(slice(start, start + _CHUNK_VOXELS))._resampled(_N_RESAMPLED)
+            logs = scaled_logs(draws, self.ranges)
+            found.append(
+                find_candidates(
+                    logs, draws[:, :, -1], n_candidates, min_confidence, TOLERANCE, _shares_near
+                )
+            )
+        values = np.concatenate([each.values for each in found])
+        low, high = np.array(list(self.ranges.values())).T[:, :, None]
+        fractions = np.concatenate([each.fractions for each in found])
+        parameters = np.concatenate([low * (high / low) ** values, fractions[:, None]], axis=1)
+        table = pd.DataFrame(parameters.reshape(V, -1), columns=table_columns(names, n_candidates))
+        confidences = np.concatenate([each.probabilities for each in found])
+        for number, confidence in enumerate(confidences.T, start=1):
+            table[f"confidence_{number}"] = confidence
+        return table
 
     # -- intervals, draws, spectra -------------------------------------------------
 
@@ -483,7 +561,7 @@ def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tu
         centres, inside = _densest_of(flat, weights, order)
     else:
         centres, inside = np.empty((V, P * K)), np.empty((V, n))
-        kernels.densest(flat, weights, order, TOLERANCE, centres, inside)
+        kernels.densest(flat, weights, order, TOLERANCE, _KEPT, centres, inside)
     centre = centres.reshape(V, P, K)
     share = inside.sum(axis=1)
     inside = np.where(share[:, None] > 0, inside, weights)
@@ -512,12 +590,11 @@ def _densest_of(flat: Array, weights: Array, order: NDArray[np.intp]) -> tuple[A
     )
     masses = np.stack([near(centre).sum(axis=1) for centre in np.moveaxis(centres, 1, 0)], axis=1)
     best = centres[rows, masses.argmax(axis=1)]
-    # the mean of the draws near the best centre has as many around it, or more
+    # the mean of the draws near the best centre has less noise than this one draw
     share = masses.max(axis=1, keepdims=True)
     moved = np.einsum("vn,vnd->vd", near(best), flat) / np.where(share > 0, share, 1.0)
     moved = np.where(share > 0, moved, mean)
-    # equal ones differ by rounding
-    more = near(moved).sum(axis=1, keepdims=True) >= share * (1 - 1e-9)
+    more = near(moved).sum(axis=1, keepdims=True) >= share * _KEPT
     best = np.where(more, moved, best)
     return best, near(best)
 

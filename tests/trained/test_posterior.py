@@ -67,3 +67,64 @@ def test_confidences_of_compartments_are_shares_of_draws(found):
             share += found.probabilities[:, index] * of_count
         share[table["n_c"] < k] = np.nan
         np.testing.assert_allclose(table[f"confidence_{k}"], share, rtol=1e-9, atol=1e-12)
+
+
+def test_candidates_have_their_share_of_the_draws(found):
+    """The first candidate is where most draws have a compartment; its fraction is their mean."""
+    table = found.candidates(4, min_confidence=0.02)
+    draws = found._resampled(256)
+    low, high = np.array(list(RANGES.values())).T[:, :, None]
+    logs = np.log(draws[:, :, :2] / low) / np.log(high / low)
+    for voxel in range(len(table)):
+        row = table.iloc[voxel]
+        at = np.log(row[["T1_1", "T2_1"]].to_numpy(float)[:, None] / low) / np.log(high / low)
+        near = (np.abs(logs[voxel] - at) <= TOLERANCE).all(axis=1)
+        share = near.any(axis=1).mean()
+        np.testing.assert_allclose(row["confidence_1"], share, atol=1e-12)
+        best = max(
+            (np.abs(logs[voxel] - place[:, None]) <= TOLERANCE).all(axis=1).any(axis=1).mean()
+            for draw in logs[voxel, ::11]
+            for place in draw.T
+            if np.isfinite(place).all()
+        )
+        assert share >= 0.85 * best
+    confidence = table[[f"confidence_{k}" for k in range(1, 5)]].to_numpy()
+    present = table[[f"f_{k}" for k in range(1, 5)]].to_numpy() > 0
+    np.testing.assert_array_equal(present, confidence > 0)
+    assert (confidence[present] >= 0.02).all()
+    # claims of different candidates are different compartments
+    number = (draws[:, :, -1] > 0).sum(axis=2).mean(axis=1)
+    assert (confidence.sum(axis=1) <= number + 1e-12).all()
+
+
+def test_two_certain_compartments_are_two_candidates_and_no_more():
+    values = {
+        "T1": np.tile([[300.0, 900.0]], (1, 30, 1)),
+        "T2": np.tile([[20.0, 90.0]], (1, 30, 1)),
+    }
+    draws = CountDraws(
+        values, np.tile([[0.3, 0.7]], (1, 30, 1)), np.zeros((1, 30)), np.ones((1, 30))
+    )
+    sure = CompartmentPosterior(
+        (2,), np.zeros((1, 1)), np.zeros((1, 1)), [draws], RANGES, np.array([30.0])
+    )
+    table = sure.candidates()
+    assert table[[f"confidence_{k}" for k in range(1, 7)]].to_numpy().tolist() == [
+        [1, 1, 0, 0, 0, 0]
+    ]
+    found = table[["T1_1", "T2_1", "f_1", "T1_2", "T2_2", "f_2"]].to_numpy(float).reshape(2, 3)
+    expected = np.array([[300, 20, 0.3], [900, 90, 0.7]])
+    np.testing.assert_allclose(found[found[:, 0].argsort()], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"n_candidates": 0}, "n_candidates must be at least 1"),
+        ({"min_confidence": 0.0}, "min_confidence must lie in"),
+        ({"min_confidence": np.nan}, "min_confidence"),
+    ],
+)
+def test_impossible_candidates_are_refused(found, arguments, error):
+    with pytest.raises(ValueError, match=error):
+        found.candidates(**arguments)
