@@ -11,7 +11,9 @@ distance between the spectra of two noise draws of the same tissue. Rows:
 - "prior": the spectrum of the prior alone, `MultiExponentialClassifier.predict_spectrum` with BIC,
   with and without the standard errors of its compartments;
 - "posterior": `CompartmentRegressor.predict_spectrum` (with --model, such as "scale unknown" of
-  `python benchmarks/compartments.py --train FOLDER`), and "chi2 with the posterior";
+  `python benchmarks/compartments.py --train FOLDER`), "chi2 with the posterior", and "medians of
+  the posterior": `marginal` and `window_fractions` of the posterior, which have no spectrum in two
+  dimensions;
 - "network": the same fits, weighted by the counts of the shipped network, and by the true counts;
 - "chi2 with prior": `NNLSSpectrum(prior=..)` at factors of 1.02 and 1.1.
 
@@ -176,12 +178,39 @@ def simulated(n_voxels: int, n_transport: int, regressor: Any = None) -> dict[st
             "T1": distance[0], "T2": distance[1], "T1 x T2": whole,
             "fraction": np.abs(fraction - below), "retest T1": retest[0], "retest T2": retest[1],
         }  # fmt: skip
-        table[name] = {key: round(float(np.mean(each)), 4) for key, each in values.items()} | {
-            f"{key}, standard error": round(float(np.std(each) / len(each) ** 0.5), 4)
-            for key, each in values.items()
-        }
+        table[name] = summary(values)
+        print(name, table[name], flush=True)
+    if regressor is not None:
+        name = "medians of the posterior, 256 bins"
+        table[name] = summary(medians(regressor, draws, finer, truth, below))
         print(name, table[name], flush=True)
     return {"n_voxels": n_voxels, "n_transport": n_transport, "rows": table}
+
+
+def summary(values: dict[str, Any]) -> dict[str, float]:
+    """Means and their standard errors."""
+    return {key: round(float(np.mean(each)), 4) for key, each in values.items()} | {
+        f"{key}, standard error": round(float(np.std(each) / len(each) ** 0.5), 4)
+        for key, each in values.items()
+    }
+
+
+def medians(
+    regressor: Any, draws: list[np.ndarray], axes: Mapping[str, np.ndarray],
+    truth: list[Points], below: np.ndarray,
+) -> dict[str, Any]:  # fmt: skip
+    """Distances of marginals whose cumulative distribution is the median of the posterior."""
+    posteriors = [regressor.posterior(X) for X in draws]
+    found: dict[str, Any] = {}
+    for place, (name, values) in enumerate(axes.items()):
+        logs = np.log10(values)
+        one, two = (each.marginal(name, values) for each in posteriors)
+        found[name] = [wasserstein_distance(logs, own[0][:, place], mass, own[1])
+                       for mass, own in zip(one, truth, strict=True)]  # fmt: skip
+        found[f"retest {name}"] = [wasserstein_distance(logs, logs, *pair)
+                                   for pair in zip(one, two, strict=True)]  # fmt: skip
+    short = posteriors[0].window_fractions({"short": {"T2": (0, LIMIT)}})["short"].to_numpy()
+    return found | {"fraction": np.abs(short - below)}
 
 
 def measured_rows(

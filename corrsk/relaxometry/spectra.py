@@ -13,10 +13,8 @@ from corrsk._utils.validation import checked_count
 from corrsk.physics import CONTRASTS
 from corrsk.relaxometry._kernels import Array
 from corrsk.relaxometry._peaks import peak_positions
+from corrsk.relaxometry.windows import Windows, check_windows
 from corrsk.tissue.table import table_columns
-
-# Windows[name] has the limits of each property; see Spectra.window_fractions
-Windows = Mapping[str, Mapping[str, tuple[float, float]]]
 
 
 def _unit(name: str) -> str:
@@ -140,15 +138,7 @@ class Spectra:
         The fraction with T2 below 40 ms is the myelin water fraction of white matter (MacKay et
         al., Magn. Reson. Med. 31, 673 (1994)).
         """
-        if not windows:
-            raise ValueError("there are no windows; {'myelin water': {'T2': (0, 40)}} has one")
-        for name, limits in windows.items():
-            given = limits.items() if isinstance(limits, Mapping) else [(None, None)]
-            if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for _, pair in given):
-                raise ValueError(
-                    f"the window {name!r} needs the lower and upper limit of each property, such "
-                    f"as {{'T2': (0, 40)}}; got {limits!r:.60}"
-                )
+        check_windows(windows, self.axes)
         chosen = {name: self._bins(name, limits) for name, limits in windows.items()}
         rows = self._rows()
         flat = rows.reshape(len(rows), -1)
@@ -164,11 +154,6 @@ class Spectra:
         inside = np.ones(shape, dtype=bool)
         for name, (low, high) in limits.items():
             place = self._place(name)
-            if not low < high:
-                raise ValueError(
-                    f"the limits of {name} in the window {window!r} must be ascending, got "
-                    f"{low:g} and {high:g}"
-                )
             own = (self.axes[name] >= low) & (self.axes[name] < high)
             inside &= own.reshape([-1 if axis == place else 1 for axis in range(-len(shape), 0)])
         if not inside.any():

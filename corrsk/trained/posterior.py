@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from corrsk._utils.extras import compiled_module
 from corrsk._utils.normal_mixtures import effective_number
 from corrsk._utils.validation import check_number, checked_count
+from corrsk.relaxometry._lines import checked_grid
+from corrsk.relaxometry.windows import Windows, check_windows
 from corrsk.tissue.table import table_columns
 from corrsk.trained.candidates import find_candidates, scaled_logs
 
@@ -25,7 +27,7 @@ TOLERANCE = 0.07  # of the strict loss: largest distance, as part of the logarit
 _N_CANDIDATES = 24  # draws of the largest weights, among which a decision chooses
 _KEPT = 0.95  # of these draws, around their mean, which then replaces the chosen draw
 _N_JUDGES = 64  # draws that the loss "w1" is averaged over
-_N_RESAMPLED = 256  # draws of equal weight, among which candidates are found
+_N_RESAMPLED = 256  # draws of equal weight, of candidates, marginals and windows
 _CHUNK_VOXELS = 256  # whose resampled draws are in memory at once
 _N_POINTS = 64  # of the distribution functions of the loss "w1"
 _DOUBTED = 8.0  # effective draws that are counted as outside of the tolerance
@@ -352,8 +354,7 @@ class CompartmentPosterior:
             raise ValueError(f"min_confidence must lie in (0, 1], got {min_confidence}")
         names, V = tuple(self.ranges), len(self.log_proba)
         found = []
-        for start in range(0, V, _CHUNK_VOXELS):
-            draws = self.take(slice(start, start + _CHUNK_VOXELS))._resampled(_N_RESAMPLED)
+        for draws in self._resampled_chunks():
             logs = scaled_logs(draws, self.ranges)
             found.append(
                 find_candidates(
@@ -505,6 +506,95 @@ class CompartmentPosterior:
             for place, mass in parts:
                 total += np.bincount(place.ravel(), mass.ravel(), minlength=total.size)
         return total.reshape(V, *shape)
+
+    def marginal(self, name: str, values: ArrayLike) -> Array:
+        """Spectrum of one property with the smallest expected Wasserstein distance to the true one.
+
+        The cumulative distribution is, at each value, the median over the posterior. The marginal
+        of the mean spectrum (:meth:`spectrum`) is wider: it has the uncertainty of the compartments
+        in it.
+
+        Parameters
+        ----------
+        name : str
+            Property, such as "T2".
+        values : array of shape (n_bins,)
+            Ascending values of the property, in its unit. Each has the signal of the
+            compartments that are nearer to it than to others on a logarithmic axis.
+
+        Returns
+        -------
+        ndarray of shape (V, n_bins)
+            Fractions of the signal, whose sum is 1.
+
+        Raises
+        ------
+        ValueError
+            If there is no such property, or the values are not at least two positive ones in
+            ascending order.
+        """
+        if name not in self.ranges:
+            raise ValueError(f"there is no property {name!r}; the properties are {[*self.ranges]}")
+        axis = checked_grid({name: values}, [name])[name]
+        ends = np.sqrt(axis[1:] * axis[:-1])
+        place, cumulative = [*self.ranges].index(name), []
+        for draws in self._resampled_chunks():
+            own, fractions = draws[:, :, place], draws[:, :, -1]
+            bins = np.searchsorted(ends, np.where(fractions > 0, own, ends[0]), side="left")
+            V, n, _ = bins.shape
+            cells = np.arange(V * n).reshape(V, n, 1) * axis.size + bins
+            mass = np.bincount(cells.ravel(), fractions.ravel(), minlength=V * n * axis.size)
+            sums = np.cumsum(mass.reshape(V, n, axis.size), axis=2)
+            cumulative.append(np.median(sums, axis=1))
+        below = np.concatenate(cumulative)
+        below[:, -1] = 1.0
+        return np.diff(below, axis=1, prepend=0.0)
+
+    def window_fractions(self, windows: Windows, coverage: float = 0.9) -> pd.DataFrame:
+        """Fraction of the signal in each window, with its interval.
+
+        Parameters
+        ----------
+        windows : mapping of str to mapping of str to (low, high)
+            Limits of the properties of each window, by its name, such as
+            ``{"myelin water": {"T2": (0, 40)}}``. A window has the compartments with
+            low <= value < high; properties without limits are unlimited.
+        coverage : float, default=0.9
+            Posterior probability of each interval, in (0, 1).
+
+        Returns
+        -------
+        DataFrame of V rows
+            Median of the fraction of each window, by its name, and the ends of its central
+            interval, "<name>, lower" and "<name>, upper".
+
+        Raises
+        ------
+        ValueError
+            If there are no windows, a property is unknown, limits are not ascending, or the
+            coverage is not between 0 and 1.
+        """
+        check_windows(windows, self.ranges)
+        levels = (0.5, (1 - checked_coverage(coverage)) / 2, (1 + coverage) / 2)
+        found: dict[str, list[Array]] = {window: [] for window in windows}
+        for draws in self._resampled_chunks():
+            for window, limits in windows.items():
+                inside = np.ones(draws[:, :, -1].shape, dtype=bool)
+                for name, (low, high) in limits.items():
+                    own = draws[:, :, [*self.ranges].index(name)]
+                    inside &= (own >= low) & (own < high)  # False for absent compartments, NaN
+                share = np.where(inside, draws[:, :, -1], 0.0).sum(axis=2)
+                found[window].append(np.quantile(share, levels, axis=1))
+        table: dict[str, Array] = {}
+        for window, parts in found.items():
+            middle, lower, upper = np.concatenate(parts, axis=1)
+            table |= {window: middle, f"{window}, lower": lower, f"{window}, upper": upper}
+        return pd.DataFrame(table)
+
+    def _resampled_chunks(self) -> Iterator[Array]:
+        """Draws of equal weight, of some voxels at a time; see `_resampled`."""
+        for start in range(0, len(self.log_proba), _CHUNK_VOXELS):
+            yield self.take(slice(start, start + _CHUNK_VOXELS))._resampled(_N_RESAMPLED)
 
 
 def checked_loss(loss: str) -> str:

@@ -406,7 +406,13 @@ def spectrum_prior_table() -> str:
                "fraction": "fraction, T2 ≤ 40 ms", "retest T1": "retest, T1",
                "retest T2": "retest, T2"}  # fmt: skip
     rows = [
-        [name, *(f"{row[key]:.4f} ± {row[f'{key}, standard error']:.4f}" for key in columns)]
+        [
+            name,
+            *(
+                f"{row[key]:.4f} ± {row[f'{key}, standard error']:.4f}" if key in row else ""
+                for key in columns
+            ),
+        ]
         for name, row in found.items()
     ]
     return table(["", *columns.values()], rows)

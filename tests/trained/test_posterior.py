@@ -128,3 +128,50 @@ def test_two_certain_compartments_are_two_candidates_and_no_more():
 def test_impossible_candidates_are_refused(found, arguments, error):
     with pytest.raises(ValueError, match=error):
         found.candidates(**arguments)
+
+
+def test_the_marginal_has_the_smallest_expected_distance(found):
+    """No spectrum of a draw, nor the mean of all, is nearer to the draws on average."""
+    axis = np.geomspace(5, 500, 40)
+    ends = np.sqrt(axis[1:] * axis[:-1])
+    draws = found._resampled(256)
+    t2, fractions = np.nan_to_num(draws[:, :, 1], nan=np.inf), draws[:, :, -1]
+    below = (fractions[..., None] * (t2[..., None] <= ends)).sum(axis=2)  # (V, n, 39)
+    marginal = found.marginal("T2", axis)
+    np.testing.assert_allclose(marginal.sum(axis=1), 1, rtol=1e-12)
+    assert (marginal >= 0).all()
+
+    def expected(cumulative):
+        return np.abs(cumulative[:, None] - below).mean(axis=1).sum(axis=1)
+
+    own = expected(np.cumsum(marginal, axis=1)[:, :-1])
+    assert (own <= expected(below.mean(axis=1)) + 1e-12).all()
+    assert (own[:, None] <= np.stack([expected(below[:, i]) for i in range(256)], 1) + 1e-12).all()
+
+
+def test_window_fractions_are_quantiles_of_the_draws(found):
+    windows = {"short": {"T2": (0, 40)}, "corner": {"T1": (50, 400), "T2": (20, np.inf)}}
+    table = found.window_fractions(windows, coverage=0.5)
+    draws = found._resampled(256)
+    t1, t2, f = draws[:, :, 0], draws[:, :, 1], draws[:, :, -1]
+    with np.errstate(invalid="ignore"):
+        short = np.where(t2 < 40, f, 0).sum(axis=2)
+        corner = np.where((t1 >= 50) & (t1 < 400) & (t2 >= 20), f, 0).sum(axis=2)
+    for name, share in (("short", short), ("corner", corner)):
+        for column, level in ((name, 0.5), (f"{name}, lower", 0.25), (f"{name}, upper", 0.75)):
+            np.testing.assert_allclose(table[column], np.quantile(share, level, axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda p: p.marginal("D", [1, 2]), r"no property 'D'; the properties are \['T1', 'T2'\]"),
+        (lambda p: p.marginal("T2", [2, 1]), "in ascending order"),
+        (lambda p: p.window_fractions({}), "there are no windows"),
+        (lambda p: p.window_fractions({"a": {"D": (0, 1)}}), "no 'D'"),
+        (lambda p: p.window_fractions({"a": {"T2": (0, 1)}}, coverage=1.0), "coverage must lie"),
+    ],
+)
+def test_impossible_marginals_and_windows_are_refused(found, call, error):
+    with pytest.raises(ValueError, match=error):
+        call(found)

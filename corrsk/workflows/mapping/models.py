@@ -19,7 +19,7 @@ from corrsk.imaging import MeasuredImages
 from corrsk.persistence import load, save
 from corrsk.pretrained import load_pretrained, model_card, pretrained_names
 from corrsk.relaxometry import MultiExponentialClassifier, NNLSSpectrum
-from corrsk.relaxometry.spectra import Windows
+from corrsk.relaxometry.windows import Windows
 from corrsk.spatial import SpatialClassifier
 from corrsk.trained.classifier import SimulationTrainedClassifier
 from corrsk.workflows.mapping.compartments import CompartmentMapper, has_intervals

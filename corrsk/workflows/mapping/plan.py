@@ -9,7 +9,7 @@ from typing import Any
 
 from corrsk.imaging import load_images
 from corrsk.imaging.bids import is_brain_mask
-from corrsk.relaxometry.spectra import Windows
+from corrsk.relaxometry.windows import Windows
 from corrsk.workflows.mapping.inputs import describe_inputs
 from corrsk.workflows.mapping.mapper import Mapper
 from corrsk.workflows.mapping.models import (

@@ -23,7 +23,8 @@ from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
 from corrsk.relaxometry import NNLSSpectrum
-from corrsk.relaxometry.spectra import Spectra, Windows
+from corrsk.relaxometry.spectra import Spectra
+from corrsk.relaxometry.windows import Windows
 from corrsk.workflows.mapping.mapper import (
     Mapper,
     Maps,
