@@ -1,4 +1,4 @@
-"""Compiled densities, points and fits of mixtures, voxel by voxel.
+"""Compiled densities and points of mixtures, voxel by voxel.
 
 The functions of `corrsk._utils.normal_mixtures` in numba, to rounding. A block of points is stored
 dimension by dimension, so that the innermost loops run over contiguous points and are vectorised.
@@ -64,80 +64,6 @@ def density(
                     whole[p] += found[p]
             for p in range(size):
                 total[v, chosen[p]] = whole[p]
-
-
-@njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
-def moments(
-    constant: Array, means: Array, factors: Array, z: Array, weights: Array, freedom: int,
-    total: Array, mean: Array, scatter: Array,
-) -> None:  # fmt: skip
-    """Sums over weighted points of the share of each component in the density of a mixture.
-
-    Parameters
-    ----------
-    constant, means, factors, z, freedom
-        See :func:`density`.
-    weights : ndarray of shape (V, n)
-        Weights of the points.
-    total : ndarray of shape (V, M)
-        Sums of the weights times the shares, which are written.
-    mean : ndarray of shape (V, M, d)
-        Sums of these times the difference from the mean of the component, which are written.
-    scatter : ndarray of shape (V, M, d, d)
-        Sums of these times the products of the differences, which are written.
-    """  # fmt: skip
-    V, n, d = z.shape
-    M = means.shape[1]
-    block, centred = np.empty((d, _BLOCK)), np.empty((d, _BLOCK))
-    y, whole = np.empty(_BLOCK), np.empty(_BLOCK)
-    found = np.empty((M, _BLOCK))
-    chosen = np.empty(_BLOCK, np.int64)
-    total[:] = 0.0
-    mean[:] = 0.0
-    scatter[:] = 0.0
-    for v in range(V):
-        heavy = weights[v] > 0
-        start = 0
-        while start < n:
-            start, size = _load(z[v], heavy, start, chosen, block)
-            for p in range(size):
-                whole[p] = 0.0
-            for m in range(M):
-                if constant[v, m] == 0:
-                    continue
-                one = found[m]
-                _component(
-                    constant[v, m], means[v, m], factors[v, m], block, centred, size, freedom,
-                    y, one,
-                )  # fmt: skip
-                for p in range(size):
-                    whole[p] += one[p]
-            for p in range(size):
-                whole[p] = weights[v, chosen[p]] / whole[p]
-            for m in range(M):
-                if constant[v, m] == 0:
-                    continue
-                share = found[m]
-                amount = 0.0
-                for p in range(size):
-                    share[p] *= whole[p]
-                    amount += share[p]
-                total[v, m] += amount
-                for i in range(d):
-                    row, place = centred[i], means[v, m, i]
-                    every = block[i]
-                    first = 0.0
-                    for p in range(size):
-                        row[p] = every[p] - place
-                        y[p] = row[p] * share[p]
-                        first += y[p]
-                    mean[v, m, i] += first
-                    for j in range(i + 1):
-                        scatter[v, m, i, j] += _dot(y, centred[j], size)
-        for m in range(M):
-            for i in range(d):
-                for j in range(i):
-                    scatter[v, m, j, i] = scatter[v, m, i, j]
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
@@ -316,11 +242,3 @@ def _component(
         if power:
             for p in range(size):
                 y[p] *= y[p]
-
-
-@njit(cache=True, nogil=True, fastmath=_MATH, inline="always")
-def _dot(a: Array, b: Array, size: int) -> float:
-    total = 0.0
-    for p in range(size):
-        total += a[p] * b[p]
-    return total

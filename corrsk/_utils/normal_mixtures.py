@@ -45,6 +45,13 @@ class NormalMixture:
         rows = np.arange(len(top))[:, None]
         return NormalMixture(weights, self.means[rows, top], self.factors[rows, top])
 
+    def marginal(self, dimensions: NDArray[np.intp]) -> NormalMixture:
+        """Mixture of some of the dimensions."""
+        if len(dimensions) == self.means.shape[2]:
+            return self
+        covariances = covariances_of(self.factors)[..., dimensions[:, None], dimensions]
+        return NormalMixture(self.log_weights, self.means[..., dimensions], factors_of(covariances))
+
     def joined(self, other: NormalMixture, share: float) -> NormalMixture:
         """Mixture of both, with `share` of the weight in the other one."""
         return NormalMixture(
@@ -119,66 +126,6 @@ class NormalMixture:
             moved += self.means[:, m, None]
             np.copyto(points, moved, where=(chosen == m)[..., None])
         return points
-
-    def fitted(
-        self, z: Array, weights: Array, freedom: int, prior_draws: float, negligible: float
-    ) -> NormalMixture:
-        """One step of expectation and maximisation on weighted draws.
-
-        Parameters
-        ----------
-        z : ndarray of shape (V, n, d)
-            Draws.
-        weights : ndarray of shape (V, n)
-            Weights of the draws, of sum 1.
-        freedom : int
-            Degrees of freedom of the components.
-        prior_draws : float
-            Effective number of draws that mean and covariance of a component count for.
-        negligible : float
-            Weight below which a component is left out: its weight becomes 0.
-
-        Returns
-        -------
-        NormalMixture
-            The fitted components, with weights that sum to 1.
-        """
-        total, shift, scatter = self._moments(z, weights, freedom)
-        safe = np.maximum(total, 1e-300)
-        shift /= safe[..., None]
-        effective = total / np.maximum((weights**2).sum(axis=1), 1e-300)[:, None]
-        trust = (effective / (effective + prior_draws))[..., None]
-        covariances = scatter
-        covariances *= (trust / safe[..., None])[..., None]
-        # the scatter around the mean, and the distance of the mean from the one before
-        covariances -= (trust * trust)[..., None] * shift[..., :, None] * shift[..., None, :]
-        covariances += (1 - trust)[..., None] * covariances_of(self.factors)
-        covariances += 1e-12 * np.eye(z.shape[-1])
-        with np.errstate(divide="ignore"):
-            log_weights = np.log(np.where(total > negligible, total, 0.0))
-        log_weights -= logsumexp(log_weights, axis=1, keepdims=True)
-        return NormalMixture(log_weights, self.means + trust * shift, factors_of(covariances))
-
-    def _moments(self, z: Array, weights: Array, freedom: int) -> tuple[Array, Array, Array]:
-        """Sums (V, M), (V, M, d) and (V, M, d, d) over draws of the shares of the components."""
-        total = np.empty(self.log_weights.shape)
-        shift, scatter = np.empty_like(self.means), np.empty_like(self.factors)
-        kernels = compiled()
-        if kernels is not None:
-            kernels.moments(
-                self._constants(z.shape[-1], freedom), self.means, self.factors, z, weights,
-                freedom, total, shift, scatter,
-            )  # fmt: skip
-            return total, shift, scatter
-        shares = self.components(z, freedom)
-        shares *= weights / shares.sum(axis=0)
-        total[:] = shares.sum(axis=2).T
-        for m, each in enumerate(shares):
-            centred = z - self.means[:, m, None]
-            weighted = centred * each[..., None]
-            shift[:, m] = weighted.sum(axis=1)
-            np.matmul(weighted.transpose(0, 2, 1), centred, out=scatter[:, m])
-        return total, shift, scatter
 
 
 def compiled() -> ModuleType | None:

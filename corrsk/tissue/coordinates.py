@@ -86,13 +86,18 @@ class TissueCoordinates:
         """Number of coordinates."""
         return self.P * self.K + self.n_fractions + self.Q
 
+    @property
+    def of_fractions(self) -> slice:
+        """Place of the fractions among the coordinates."""
+        return slice(self.P * self.K, self.P * self.K + self.n_fractions)
+
     def tissue(self, z: Array) -> Tissue:
         """Tissue at coordinates z of shape (n_dimensions, ..)."""
         uniform = np.minimum(ndtr(z), 1 - 2.0**-53)
-        split = self.P * self.K
-        units = uniform[:split].reshape(self.P, self.K, *z.shape[1:])
-        fractions = self._fractions(uniform[split : split + self.n_fractions], z.shape[1:])
-        return Tissue(units, fractions, uniform[split + self.n_fractions :])
+        place = self.of_fractions
+        units = uniform[: place.start].reshape(self.P, self.K, *z.shape[1:])
+        fractions = self._fractions(uniform[place], z.shape[1:])
+        return Tissue(units, fractions, uniform[place.stop :])
 
     def _fractions(self, uniform: Array, shape: tuple[int, ...]) -> Array:
         fractions = np.empty((self.K, *shape))
@@ -146,15 +151,23 @@ class TissueCoordinates:
         -inf where the compartments are not in ascending order, or the prior does not allow the
         tissue.
         """
-        correction = math.lgamma(self.K + 1) - self._log_allowed
         ordered = tissue.units[self.order]
-        allowed = np.all(ordered[:-1] < ordered[1:], axis=0) & self._allowed(values)
-        log_density: Array | float = 0.0
-        if self.weighted:
-            weights = (tissue.fractions - self.prior.min_fraction) / self.free
-            with np.errstate(divide="ignore"):
-                log_density = self._law.log_density(weights) - self._law.log_mean(self.K)
-        return np.where(allowed, correction + log_density, -np.inf)
+        allowed = np.all(ordered[:-1] < ordered[1:], axis=0) & self.allowed(values)
+        return np.where(allowed, self.log_prior_of_allowed(tissue.fractions), -np.inf)
+
+    def log_prior_of_allowed(self, fractions: Array) -> Array | float:
+        """:meth:`log_prior` of fractions (K, ..), if the prior allows the tissue."""
+        correction = math.lgamma(self.K + 1) - self._log_allowed
+        if not self.weighted:
+            return correction
+        weights = (fractions - self.prior.min_fraction) / self.free
+        with np.errstate(divide="ignore"):
+            return correction + self._law.log_density(weights) - self._law.log_mean(self.K)
+
+    @property
+    def log_flat(self) -> float:
+        """Logarithm of the density of flat fractions, per unit of all fractions but one."""
+        return math.lgamma(self.K) - self.n_fractions * math.log(self.free)
 
     def log_density(self, values: Mapping[str, Array], fractions: Array) -> Array:
         """Log density (B,) of a set of compartments with values (K, B) and fractions (K, B).
@@ -163,7 +176,7 @@ class TissueCoordinates:
         single value its probability. -inf where the prior does not allow the compartments.
         """
         total = np.full(fractions.shape[1], math.lgamma(self.K + 1) - self._log_allowed)
-        allowed = self._allowed(values)
+        allowed = self.allowed(values)
         for name, own in zip(self.names, self.ranges, strict=True):
             value = values[name]
             allowed &= np.all((value >= own.low) & (value <= own.high), axis=0)
@@ -180,12 +193,13 @@ class TissueCoordinates:
             allowed &= np.all(weights > -_ON_GRID, axis=0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 total += self._law.log_density(weights) - self._law.log_mean(self.K)
-            total += math.lgamma(self.K) - self.n_fractions * math.log(self.free)
+            total += self.log_flat
         else:
             allowed &= np.all(np.abs(fractions - 1 / self.K) < _ON_GRID, axis=0)
         return np.where(allowed, total, -np.inf)
 
-    def _allowed(self, values: Mapping[str, Array]) -> NDArray[np.bool_]:
+    def allowed(self, values: Mapping[str, Array]) -> NDArray[np.bool_]:
+        """Whether the conditions of the prior hold for values (K, ..) inside of the ranges."""
         first = next(iter(values.values()))
         allowed = np.ones(first.shape[1:], dtype=bool)
         if self.prior.t2_below_t1:
@@ -208,7 +222,7 @@ class TissueCoordinates:
             name: np.asarray(own.from_unit(rng.random((self.K, _N_DRAWS))))
             for name, own in zip(self.names, self.ranges, strict=True)
         }
-        return math.log(max(float(self._allowed(values).mean()), 0.5 / _N_DRAWS))
+        return math.log(max(float(self.allowed(values).mean()), 0.5 / _N_DRAWS))
 
     def coordinates(
         self, values: Mapping[str, Array], fractions: Array, shared: Array, within: Array
@@ -226,22 +240,28 @@ class TissueCoordinates:
         within : ndarray of shape (P, K, B)
             Uniform numbers in [0, 1): the positions within the cells of ranges with a step.
         """
-        uniform = np.empty((self.n_dimensions, fractions.shape[1]))
+        uniform = np.full((self.n_dimensions, fractions.shape[1]), 0.5)
         units = uniform[: self.P * self.K].reshape(self.P, self.K, -1)
         for unit, name, own, position in zip(units, self.names, self.ranges, within, strict=True):
             unit[:] = own.to_unit(values[name], position)
         order = np.argsort(units[self.order], axis=0, kind="stable")
         units[:] = np.take_along_axis(units, order[None], axis=1)
         fractions = np.take_along_axis(fractions, order, axis=0)
-        left = np.ones(fractions.shape[1])
+        uniform[self.n_dimensions - self.Q :] = shared
+        z = _normal(uniform)
+        z[self.of_fractions] = self.coordinates_of_fractions(fractions)
+        return z
+
+    def coordinates_of_fractions(self, fractions: Array) -> Array:
+        """Coordinates (n_fractions, ..) of fractions (K, ..)."""
+        uniform = np.empty((self.n_fractions, *fractions.shape[1:]))
+        left = np.ones(fractions.shape[1:])
         for k in range(self.n_fractions):
             weight = (fractions[k] - self.prior.min_fraction) / self.free
             share = np.clip(weight / np.maximum(left, 1e-12), 0, 1)
-            uniform[self.P * self.K + k] = 1 - (1 - share) ** (self.K - 1 - k)
+            uniform[k] = 1 - (1 - share) ** (self.K - 1 - k)
             left = left - weight
-        uniform[self.n_dimensions - self.Q :] = shared
-        with np.errstate(divide="ignore"):
-            return np.clip(ndtri(np.clip(uniform, 0, 1)), -_FARTHEST, _FARTHEST)
+        return _normal(uniform)
 
     @cached_property
     def cell_widths(self) -> Array:
@@ -251,6 +271,12 @@ class TissueCoordinates:
             if own.step is not None:
                 widths[p * self.K : (p + 1) * self.K] = 1 / own.n_values
         return widths
+
+
+def _normal(uniform: Array) -> Array:
+    """Standard normal coordinates of numbers that are uniform in [0, 1]."""
+    with np.errstate(divide="ignore"):
+        return np.clip(ndtri(np.clip(uniform, 0, 1)), -_FARTHEST, _FARTHEST)
 
 
 def normal_density(z: Array) -> Array:

@@ -305,15 +305,22 @@ class CompartmentPosterior:
         return chosen, best, self.probabilities[np.arange(len(chosen)), chosen]
 
     def _quantiles(self, chosen: NDArray[np.intp], level: float) -> list[Array]:
-        """Weighted quantiles (V, P + 1, K) of properties and fractions; NaN for other counts."""
+        """Weighted quantiles (V, P + 1, K) of properties and fractions; NaN for other counts.
+
+        The true value is one more draw from the posterior. It lies between the ends of
+        an interval of n independent draws less often than the share of the draws does; the
+        level is the one with which it lies there as often.
+        """
         found = []
         for index, (K, draws) in enumerate(zip(self.counts, self.draws, strict=True)):
             rows = np.flatnonzero(chosen == index)
             best = np.full((len(chosen), len(self.ranges) + 1, K), np.nan)
             own = draws.take(rows)
             every = [*(own.values[name] for name in self.ranges), own.fractions]
+            weights = own.weights
+            levels = _level_of_draws(level, effective_number(own.log_weights))
             for p, each in enumerate(every):
-                best[rows, p] = _weighted_quantile(each, own.weights, level)
+                best[rows, p] = _weighted_quantile(each, weights, levels)
             found.append(best)
         return found
 
@@ -710,15 +717,35 @@ def compiled() -> ModuleType | None:
     return compiled_module("corrsk.trained._decisions_compiled")
 
 
-def _weighted_quantile(values: Array, weights: Array, level: float) -> Array:
-    """Quantile (V, K) of values (V, n, K) with weights (V, n) that sum to 1."""
+def _level_of_draws(level: float, n: Array) -> Array:
+    """Level (V,) below which n (V,) draws have a value that is below their quantile `level`.
+
+    Of n draws and one more, each rank is as probable: the k-th smallest draw exceeds the other one
+    with the probability k / (n + 1), and has the level (k - 1/2) / n among the draws (Hyndman and
+    Fan, Am. Stat. 50, 361 (1996), definitions 6 and 5). At most nine tenths of a tail are left out,
+    since few draws have no quantile of this level.
+    """
+    shift = (0.5 - level) / np.maximum(n, 1.0)
+    most = 0.9 * min(level, 1 - level)
+    return np.asarray(level - np.clip(shift, -most, most))
+
+
+def _weighted_quantile(values: Array, weights: Array, levels: Array) -> Array:
+    """Quantiles (V, K) at levels (V,) of values (V, n, K) with weights (V, n) that sum to 1.
+
+    Draws without weight do not matter, unless all are without.
+    """
+    possible = (weights > 0) | ~(weights > 0).any(axis=1, keepdims=True)
+    values = np.where(possible[:, :, None], values, np.inf)
+    last = possible.sum(axis=1)[:, None] - 1
     order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)
     share = np.take_along_axis(np.broadcast_to(weights[:, :, None], values.shape), order, axis=1)
     middle = np.cumsum(share, axis=1) - 0.5 * share
-    at = (middle < level).sum(axis=1)
-    above = np.clip(at, 0, values.shape[1] - 1)[:, None]
-    below = np.clip(at - 1, 0, values.shape[1] - 1)[:, None]
+    level = levels[:, None]
+    at = (middle < level[:, None]).sum(axis=1)
+    above = np.clip(at, 0, last)[:, None]
+    below = np.clip(at - 1, 0, last)[:, None]
     high, low = (np.take_along_axis(ordered, i, axis=1)[:, 0] for i in (above, below))
     top, bottom = (np.take_along_axis(middle, i, axis=1)[:, 0] for i in (above, below))
     part = np.clip((level - bottom) / np.where(top > bottom, top - bottom, 1.0), 0, 1)

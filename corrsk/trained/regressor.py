@@ -68,7 +68,6 @@ _SUM_TOLERANCE = 1e-3  # of the fractions of a table
 _IMPROBABLE = math.log(2e-3)  # counts below this probability by the network are not sampled
 _NEGLIGIBLE = math.log(1e-2)  # probability of a count whose error hardly matters
 _NETWORK_VARIANCE = 0.1  # of the logarithm of a probability by the network
-_MISSED_VARIANCE = 0.04  # of the evidence of three compartments, whose tails no proposal reaches
 _PROBABLE = 0.1  # counts below this probability need fewer effective draws
 
 _samplers: WeakKeyDictionary[Any, tuple[Any, ImportanceSampler]] = WeakKeyDictionary()
@@ -473,8 +472,7 @@ class CompartmentRegressor(SimulationTrained):
         # by the inverse variances
         sampled = log_softmax(np.where(likely, evidence, -np.inf), axis=1)
         counted = likely & (sampled > _NEGLIGIBLE)
-        own = 1 / np.maximum(effective, 1.0) + np.where(self.classes_ > 2, _MISSED_VARIANCE, 0.0)
-        variance = (counted * own).sum(axis=1, keepdims=True)
+        variance = (counted / np.maximum(effective, 1.0)).sum(axis=1, keepdims=True)
         share = variance / (variance + _NETWORK_VARIANCE)
         joint = np.where(likely, (1 - share) * sampled + share * log_proba, -np.inf)
         log_proba = np.where(likely, log_softmax(joint, axis=1) + left, log_proba)

@@ -1,4 +1,4 @@
-"""Mixtures of distributions: compiled functions and those of numpy, and their fits."""
+"""Mixtures of distributions: compiled functions and those of numpy."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ def test_compiled_functions_equal_those_of_numpy(d, monkeypatch):
     V, n = 3, 300  # more than a block of points
     mixture = random_mixture(V, 4, d)
     uniform, standard = rng.random((V, n)), rng.standard_normal((V, n, d))
-    weights = rng.dirichlet(np.full(n, 0.3), V)
 
     def results() -> list[np.ndarray]:
         z = mixture.points(uniform, standard)
-        fit = mixture.fitted(z, weights, FREEDOM, 50.0, 0.0)
-        return [z, mixture.density(z, FREEDOM), fit.log_weights, fit.means, fit.factors]
+        some = mixture.marginal(np.arange(0, d, 2))
+        return [z, mixture.density(z, FREEDOM), some.means, some.factors]
 
     compiled = results()
     monkeypatch.setattr(normal_mixtures, "compiled", lambda: None)
@@ -62,18 +61,23 @@ def test_the_density_is_that_of_student_t_distributions():
 
 
 @pytest.mark.usefixtures("functions")
-def test_a_fit_moves_a_component_to_the_draws_and_drops_one_without_draws():
+def test_a_marginal_mixture_has_the_means_and_covariances_of_some_dimensions():
+    mixture, kept = random_mixture(2, 3, 4), np.array([0, 2, 3])
+    marginal = mixture.marginal(kept)
+    covariances = np.linalg.inv(mixture.factors @ mixture.factors.swapaxes(-1, -2))
+    found = np.linalg.inv(marginal.factors @ marginal.factors.swapaxes(-1, -2))
+    np.testing.assert_allclose(found, covariances[..., kept[:, None], kept], rtol=1e-9)
+    np.testing.assert_array_equal(marginal.means, mixture.means[..., kept])
+    np.testing.assert_array_equal(marginal.log_weights, mixture.log_weights)
+    assert mixture.marginal(np.arange(4)) is mixture
+
+
+@pytest.mark.usefixtures("functions")
+def test_a_component_of_weight_0_has_no_points_and_no_density():
+    mixture = random_mixture(1, 2, 2)
+    alone = NormalMixture(np.array([[0.0, -np.inf]]), mixture.means, mixture.factors)
     rng = np.random.default_rng(2)
-    factors = np.broadcast_to(np.eye(2), (1, 2, 2, 2)).copy()
-    means = np.array([[[0.0, 0.0], [1e3, 1e3]]])
-    mixture = NormalMixture(np.log([[0.5, 0.5]]), means, factors)
-    z = np.array([1.0, -1.0]) + 0.5 * rng.standard_normal((1, 4000, 2))
-    fit = mixture.fitted(z, np.full((1, 4000), 1 / 4000), FREEDOM, 1e-9, 1e-4)
-    np.testing.assert_array_equal(fit.log_weights, [[0.0, -np.inf]])
-    np.testing.assert_allclose(fit.means[0, 0], z[0].mean(axis=0), atol=1e-6)
-    covariance = np.linalg.inv(fit.factors[0, 0] @ fit.factors[0, 0].T)
-    np.testing.assert_allclose(covariance, np.cov(z[0].T, bias=True), rtol=1e-6, atol=1e-6)
-    # a component of weight 0 has no points, and no density
-    points = fit.points(rng.random((1, 50)), np.zeros((1, 50, 2)))
-    np.testing.assert_allclose(points, np.broadcast_to(fit.means[:, :1], (1, 50, 2)))
-    np.testing.assert_array_equal(fit.density(z, FREEDOM), fit.largest(1).density(z, FREEDOM))
+    points = alone.points(rng.random((1, 50)), np.zeros((1, 50, 2)))
+    np.testing.assert_allclose(points, np.broadcast_to(alone.means[:, :1], (1, 50, 2)))
+    z = rng.standard_normal((1, 50, 2))
+    np.testing.assert_array_equal(alone.density(z, FREEDOM), alone.largest(1).density(z, FREEDOM))

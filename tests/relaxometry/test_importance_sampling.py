@@ -1,14 +1,16 @@
-"""Modes of the posterior: compiled inner products, and those of the signals."""
+"""Importance sampling: compiled functions and those of numpy, and the observer's draws."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
-from corrsk import SNRRange
+from corrsk import IdealObserverClassifier, SNRRange, make_correlation_signals
+from corrsk._utils.normal_mixtures import NormalMixture
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.relaxometry.ideal_observer import _modes, importance
-from corrsk.relaxometry.ideal_observer.importance import ImportanceSampler
+from corrsk.relaxometry.ideal_observer.importance import ImportanceSampler, content_keys
 from corrsk.tissue.prior import TissuePrior
 
 
@@ -49,11 +51,15 @@ def test_compiled_likelihoods_equal_those_of_numpy(normalize, reference, monkeyp
     x = rng.standard_normal((3, protocol.n_measurements))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     voxels = np.array([2, 0])
-    points = [rng.standard_normal((2, 50, own.n_dimensions)) for own in sampler.coordinates]
+    points = [rng.standard_normal((2, 50, free.size)) for free in sampler._free]
+    uniforms = [rng.random((2, 50, own.n_fractions)) for own in sampler.coordinates]
 
     def results() -> list[np.ndarray]:
         bound = sampler._model.bind(x)
-        return [sampler._log_target(bound, k, z, voxels)[0] for k, z in enumerate(points)]
+        return [
+            sampler._completed(bound, k, *each, voxels)[0]
+            for k, each in enumerate(zip(points, uniforms, strict=True))
+        ]
 
     compiled = results()
     monkeypatch.setattr(importance, "compiled", lambda: None)
@@ -69,3 +75,45 @@ def test_the_inner_products_of_other_protocols_are_those_of_the_signals():
     scattered = AcquisitionProtocol(ti=[50, 500, 2000, 900], te=[10, 20, 50, 90])
     sampler = ImportanceSampler(scattered, prior, 0.01, "m0", True)
     assert not any(finder._is_product for finder in sampler._finders)
+
+
+def test_draws_agree_with_those_of_the_ideal_observer():
+    """Importance sampling and sequential Monte Carlo have the same evidence and moments.
+
+    A missing constant, such as log 2 or log 2 pi / 2, would be an error above the tolerance.
+    """
+    protocol = AcquisitionProtocol.from_grid(
+        ti=[50, 300, 800, 2000], te=[10, 30, 60, 120], tr=10_000
+    )
+    prior = TissuePrior.named("t1t2-detr")
+    signals, _ = make_correlation_signals(
+        2, protocol=protocol, prior=prior, noise_level=0.05, noise_reference="max", random_state=3
+    )
+    sampler = ImportanceSampler(
+        protocol, prior, 0.05, "max", True, n_draws=2048, max_rounds=4, wanted=np.inf, n_valley=64
+    )
+    observer = IdealObserverClassifier(
+        prior, protocol, 0.05, "max", n_particles=2048, random_state=0, counts=(1, 2)
+    ).fit(signals)
+    x = signals / np.linalg.norm(signals, axis=1, keepdims=True)
+    bound = observer._compartments.bind(x)
+    for index, own in enumerate(sampler.coordinates[:2]):
+        d = own.n_dimensions
+        prior_of_z = NormalMixture(
+            np.zeros((2, 1)), np.zeros((2, 1, d)), np.tile(np.eye(d), (2, 1, 1, 1))
+        )
+        found = sampler.draw(x, index, prior_of_z, content_keys(x))
+        weights = np.exp(found.log_weights - logsumexp(found.log_weights, axis=1)[:, None])
+        tissue = own.tissue(np.moveaxis(found.z, -1, 0))
+        expected = observer._samplers[index]
+        evidence = expected.log_evidence(bound, [np.random.default_rng(v) for v in range(2)])
+        mean = logsumexp(evidence, axis=1) - np.log(evidence.shape[1])
+        np.testing.assert_allclose(found.log_evidence, mean, atol=0.4)
+        streams = [np.random.default_rng(v) for v in range(2)]
+        for v, draws in enumerate(expected.draws(bound, streams)):
+            assert draws.weights.sum() == pytest.approx(1)
+            pairs = (tissue.units[:, :, v], draws.units), (tissue.fractions[:, v], draws.fractions)
+            for one, other in pairs:
+                centre = other @ draws.weights
+                spread = np.sqrt((other - centre[..., None]) ** 2 @ draws.weights)
+                assert (np.abs(one @ weights[v] - centre) < 0.35 * spread + 1e-6).all()

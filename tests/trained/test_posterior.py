@@ -175,3 +175,33 @@ def test_window_fractions_are_quantiles_of_the_draws(found):
 def test_impossible_marginals_and_windows_are_refused(found, call, error):
     with pytest.raises(ValueError, match=error):
         call(found)
+
+
+@pytest.mark.parametrize("n", [25, 60])
+def test_intervals_of_a_few_draws_hold_the_truth_as_often_as_stated(n):
+    """The truth is one more draw: without a correction 87 % of 25 draws, 89 % of 60."""
+    rng = np.random.default_rng(n)
+    V = 4000
+    values = {name: np.exp(rng.standard_normal((V, n + 1, 1))) for name in RANGES}
+    truth = {name: each[:, -1, 0] for name, each in values.items()}
+    log_weights = np.zeros((V, n + 1))
+    log_weights[:, -1] = -np.inf
+    draws = CountDraws(values, np.ones((V, n + 1, 1)), log_weights, np.ones((V, n + 1)))
+    none = np.zeros((V, 1))
+    found = CompartmentPosterior((1,), none, none, [draws], RANGES, np.full(V, float(n)))
+    lower, upper = found.interval(0.9)
+    for name, true in truth.items():
+        inside = (lower[f"{name}_1"] <= true) & (true <= upper[f"{name}_1"])
+        # 4 standard errors: a false alarm in 4,000
+        assert abs(inside.mean() - 0.9) < 0.019
+
+
+def test_draws_without_weight_do_not_change_intervals(found):
+    before = found.interval(0.9)
+    for draws in found.draws:
+        for values in draws.values.values():
+            values[draws.log_weights == -np.inf] = 1e-9
+    possible = found.log_proba.argmax(axis=1) != 2
+    possible[1:] = True  # the first voxel has no possible draw of three compartments
+    for one, other in zip(before, found.interval(0.9), strict=True):
+        pd.testing.assert_frame_equal(one[possible], other[possible])

@@ -87,6 +87,24 @@ class Forms:
         return largest.astype(np.float64)
 
 
+class ListedForms(Forms):
+    """Inner products of states that are listed voxel by voxel, arrays of shape (C,).
+
+    `kernels` has the kernels (K, n_axis, C) of all compartments along both axes.
+    """
+
+    def peak(self, fractions: list[Array]) -> Array | None:
+        """Peak ``max |S|``; None without kernels."""
+        from corrsk.relaxometry.ideal_observer import _products_compiled
+
+        if not self.kernels:
+            return None
+        first, last = self.kernels[0]
+        found = np.empty(fractions[0].shape)
+        _products_compiled.peaks(first, last, np.stack(fractions), found)
+        return found
+
+
 class CompartmentModel:
     """Signals of compartments as functions of coordinates with a uniform prior.
 
@@ -278,17 +296,15 @@ class BoundModel:
             return self._looked_up(units, voxels)
         return self._evaluated(units, voxels)
 
-    def products(
-        self, units: Units, fractions: Array, voxels: NDArray[np.intp], numbers: NDArray[np.int64]
-    ) -> tuple[Array, Array, Array | None]:
-        """Projection ``x . S``, squared norm and peak of the signals S of C states in all voxels.
+    def listed_forms(
+        self, units: Units, voxels: NDArray[np.intp], numbers: NDArray[np.int64]
+    ) -> ListedForms:
+        """Inner products of states that are listed voxel by voxel, from compiled functions.
 
         Parameters
         ----------
         units : ndarray of shape (P + Q, K, C)
             As for :meth:`forms`, with the states of each voxel side by side.
-        fractions : ndarray of shape (K, C)
-            Signal fractions.
         voxels : ndarray of int, shape (V,)
             Index of the signal of each voxel.
         numbers : ndarray of int, shape (V,)
@@ -296,24 +312,24 @@ class BoundModel:
 
         Returns
         -------
-        projection, squared, peak : ndarray of shape (C,)
-            Inner products and peak; the peak is None unless it is the reference.
+        ListedForms
+            Inner products, arrays of shape (C,).
         """
         from corrsk.relaxometry.ideal_observer import _products_compiled
 
-        model, C = self._model, units.shape[2]
+        model, (K, C) = self._model, units.shape[1:]
         values = [
             own.from_unit(u.astype(np.float64) if own.step is None else u)
             for u, own in zip(units[: len(model._ranges)], model._ranges, strict=True)
         ]
         first, last = model.kernels(values, model.nuisances(units[:, :, None]))
-        projection, squared = np.empty(C), np.empty(C)
-        peak = np.empty(C if model._peak else 0)
+        projections, among = np.empty((K, C)), np.empty((K, K, C))
+        ends = np.append(0, np.cumsum(numbers))
         _products_compiled.forms(
-            first, last, np.ascontiguousarray(self._grid[voxels]), np.append(0, np.cumsum(numbers)),
-            fractions, projection, squared, peak,
-        )  # fmt: skip
-        return projection, squared, peak if model._peak else None
+            first, last, np.ascontiguousarray(self._grid[voxels]), ends, projections, among
+        )
+        kernels: list[list[NDArray[Any]]] = [[first, last]] if model._peak else []
+        return ListedForms(list(projections), [list(among[i, : i + 1]) for i in range(K)], kernels)
 
     def _looked_up(self, units: Units, voxels: NDArray[np.intp]) -> Forms:
         model, K = self._model, units.shape[1]

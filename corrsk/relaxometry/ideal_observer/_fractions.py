@@ -8,11 +8,12 @@ distribution of the fractions is a normal distribution truncated at the smallest
 fractions are proposed one after the other, each from its conditional distribution without
 the truncation of the later fractions (Geweke, Hajivassiliou and Keane; see
 Hajivassiliou, McFadden and Ruud, J. Econometrics 72, 85 (1996)); an acceptance
-step corrects for this approximation.
+step, or a weight, corrects for this approximation.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from corrsk.relaxometry.ideal_observer._likelihood import NoiseModel
 
 Array = NDArray[np.float64]
 
+_LOG_2PI = math.log(2 * math.pi)
 _INFLATION = 1.1  # of the standard deviations: a proposal needs longer tails than the target
 _FARTHEST = 30.0  # standard deviations; beyond 37 the tail of a normal distribution is 0
 _RIDGE = 1e-4  # of the noise variance: the curvature is 0 for two equal compartments
@@ -65,7 +67,7 @@ class FractionProposal:
         K = len(self.slopes) + 1
         fractions: list[Array] = []
         left: Array = np.ones_like(self.variance)
-        density = np.zeros_like(self.variance)
+        density = np.full_like(self.variance, -0.5 * (K - 1) * _LOG_2PI)
         for m in range(K - 1):
             mean = self.slopes[m].copy()
             for a in range(m):

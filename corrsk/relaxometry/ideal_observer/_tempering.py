@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -95,12 +96,36 @@ class EvidenceSampler:
         """
         return _Ladder(self, model, streams).climb()
 
+    def draws(self, model: BoundModel, streams: list[Generator]) -> list[PosteriorDraws]:
+        """Weighted draws from the posterior of each voxel; see :meth:`log_evidence`."""
+        kept: dict[int, PosteriorDraws] = {}
+        _Ladder(self, model, streams, kept).climb()
+        return [kept[voxel] for voxel in range(len(streams))]
+
+
+class PosteriorDraws(NamedTuple):
+    """Weighted draws from the posterior of a voxel.
+
+    units : (P + Q, K, n) coordinates in [0, 1), fractions : (K, n), weights : (n,) of sum 1.
+    """
+
+    units: Array
+    fractions: Array
+    weights: Array
+
 
 class _Ladder:
-    """Particles of V voxels between prior and posterior."""
+    """Particles of V voxels between prior and posterior, whose draws are kept if there is a place.
+
+    The draws of voxels are stored in `kept` by the index of the voxel.
+    """
 
     def __init__(
-        self, sampler: EvidenceSampler, model: BoundModel, streams: list[Generator]
+        self,
+        sampler: EvidenceSampler,
+        model: BoundModel,
+        streams: list[Generator],
+        kept: dict[int, PosteriorDraws] | None = None,
     ) -> None:
         self._moves, self._noise = sampler._moves, sampler._noise
         self._prior, self._seed = sampler._prior, sampler._seed
@@ -109,6 +134,7 @@ class _Ladder:
         self._R, self._M, self._L = sampler.n_runs, sampler.n_chains, sampler._length
         self._voxels = np.arange(len(streams))  # voxels that have not reached the posterior
         self._temperature = np.zeros(len(streams))
+        self._kept = kept
 
     def climb(self) -> Array:
         V, R = len(self._streams), self._R
@@ -122,6 +148,17 @@ class _Ladder:
             mean = tempered.mean(axis=2)
             log_evidence[self._voxels] += np.log(mean) + self._increase[:, None] * largest[..., 0]
             going = self._temperature[self._voxels] < 1
+            if self._kept is not None:
+                runs = np.exp(log_evidence - log_evidence.max(axis=1, keepdims=True))
+                for at in np.flatnonzero(~going):
+                    # each run has the weight of its evidence
+                    voxel = int(self._voxels[at])
+                    share = tempered[at] * (runs[voxel] / mean[at])[:, None]
+                    self._kept[voxel] = PosteriorDraws(
+                        units[:, :, at].astype(np.float64),
+                        np.stack(self._moves.fractions(weights[:, at])),
+                        share.ravel() / share.sum(),
+                    )
             if not going.any():
                 return log_evidence
             self._voxels = self._voxels[going]
