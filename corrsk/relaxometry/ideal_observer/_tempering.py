@@ -96,11 +96,13 @@ class EvidenceSampler:
         """
         return _Ladder(self, model, streams).climb()
 
-    def draws(self, model: BoundModel, streams: list[Generator]) -> list[PosteriorDraws]:
-        """Weighted draws from the posterior of each voxel; see :meth:`log_evidence`."""
+    def draws(
+        self, model: BoundModel, streams: list[Generator]
+    ) -> tuple[Array, list[PosteriorDraws]]:
+        """Log evidence as :meth:`log_evidence`, and weighted draws from each posterior."""
         kept: dict[int, PosteriorDraws] = {}
-        _Ladder(self, model, streams, kept).climb()
-        return [kept[voxel] for voxel in range(len(streams))]
+        evidence = _Ladder(self, model, streams, kept).climb()
+        return evidence, [kept[voxel] for voxel in range(len(streams))]
 
 
 class PosteriorDraws(NamedTuple):
