@@ -102,29 +102,33 @@ def as_table(values: np.ndarray) -> pd.DataFrame:
 
 
 def answers(model: CompartmentRegressor, X: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
-    """Decisions and probabilities of many draws, and those of the model, in stored chunks."""
+    """Decisions and probabilities of many draws, in stored chunks, and those of the model."""
     folder.mkdir(parents=True, exist_ok=True)
     own = (model.n_draws, model.max_rounds)
     chunks = []
     for start in range(0, len(X), CHUNK):
-        path = folder / f"{start}.npz"
+        x, path = X[start : start + CHUNK], folder / f"{start}.npz"
+        rng = np.random.default_rng(start)
         if not path.exists():
-            x = X[start : start + CHUNK]
             many = model.set_params(n_draws=N_DRAWS, max_rounds=1).posterior(x)
-            few = model.set_params(n_draws=own[0], max_rounds=own[1]).posterior(x)
-            table = few.table("strict")
-            rng = np.random.default_rng(start)
+            model.set_params(n_draws=own[0], max_rounds=own[1])
             with write_atomically(path) as partial:
                 np.savez(
                     partial, **decided(many, rng), probabilities=many.probabilities,
-                    effective=many.effective_sample_size, own_probabilities=few.probabilities,
-                    own_values=table[table_columns(QUANTITIES[:-1], max(COUNTS))].to_numpy(),
-                    own_expected=table["confidence"].to_numpy(),
-                    own_best=decided(few, rng)["values"],
+                    effective=many.effective_sample_size,
                 )  # fmt: skip
             print(f"{folder.name}: {start + len(x)} of {len(X)} voxels", flush=True)
         with np.load(path) as file:
-            chunks.append(dict(file))
+            chunk = dict(file)
+        few = model.posterior(x)
+        columns = table_columns(QUANTITIES[:-1], max(COUNTS))
+        chunks.append(
+            chunk | {
+                "own_probabilities": few.probabilities,
+                "own_values": few.table("strict")[columns].to_numpy(),
+                "own_best": decided(few, rng)["values"],
+            }
+        )  # fmt: skip
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

@@ -363,6 +363,22 @@ def compartments_coverage() -> str:
     return table(["compartments, SNR", "voxels", "T1", "T2", "fraction"], rows)
 
 
+def compartments_ceiling() -> str:
+    """Strict accuracy and count accuracy of the ceiling and of the regressor, by model."""
+    found = record("compartment_ceiling")
+    rows = []
+    for model in ("scale unknown", "M0 known"):
+        own = found[model]
+        for name in ("ceiling", "regressor", "regressor, best box of its draws"):
+            row = own[name]
+            low, high = (pct(each) for each in row["strict, interval"])
+            by_count = [pct(row[f"strict {K}"]) for K in (1, 2, 3)]
+            strict = f"**{pct(row['strict'])}** {between(low, high)}"
+            count = pct(row["count"]) if "count" in row else ""
+            rows.append([f"{name}, {model}", count, strict, *by_count])
+    return table(["in %", "count", "strict", "1", "2", "3"], rows)
+
+
 def spectra_speed() -> str:
     """Voxels per second of the inversion to spectra, and of its rivals in the same run."""
     found = record("spectra")["speed"]
