@@ -46,7 +46,7 @@ from corrsk.relaxometry._varpro import (
     linearise,
 )
 from corrsk.relaxometry._voxels import signal_norms
-from corrsk.relaxometry.calibration import PulseCalibration
+from corrsk.relaxometry.calibration import CalibrationWarning, PulseCalibration
 from corrsk.relaxometry.spectrum import check_spectra
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
@@ -618,7 +618,7 @@ class MultiExponentialClassifier(_CompartmentCounter):
         warnings.warn(
             f"{difference}. A calibration holds for the pulses and noise of one image: call "
             "calibrate(X) with all voxels of the image of these signals",
-            UserWarning,
+            CalibrationWarning,
             stacklevel=user_level(),
         )
 
