@@ -19,6 +19,7 @@ from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk._utils.voxels import user_level
+from corrsk._utils.wording import worded
 from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol
@@ -616,8 +617,11 @@ class MultiExponentialClassifier(_CompartmentCounter):
         else:
             return
         warnings.warn(
-            f"{difference}. A calibration holds for the pulses and noise of one image: call "
-            "calibrate(X) with all voxels of the image of these signals",
+            f"{difference}. A calibration holds for the pulses and noise of one image: "
+            + worded(
+                "call calibrate(X) with all voxels of the image of these signals",
+                "use --model multi-exponential, which is calibrated to each image",
+            ),
             CalibrationWarning,
             stacklevel=user_level(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import numpy as np
@@ -24,8 +25,11 @@ from corrsk import (
 )
 from corrsk.cli.app import app
 from corrsk.workflows.mapping import MapSettings, describe_plan, find_subjects, map_subjects
+from tests.workflows._browser import CHROMIUM, Tab, browser
+from tests.workflows.test_report import data_of, unpacked
 
 nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("nilearn")
 pytest.importorskip("skimage")
 
 PROTOCOL = AcquisitionProtocol.from_grid(ti=[50, 300, 900, 2500], te=[10, 30, 70, 150])
@@ -49,14 +53,23 @@ def regressor():
     ).fit()  # fmt: skip
 
 
-@pytest.fixture
-def scan(tmp_path):
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scan")
     signals = 700 * signals_of(40)[0].astype(np.float32)
     signals[:N_INVERTED] *= -1
-    path = tmp_path / "scan.nii"
-    nibabel.save(nibabel.Nifti1Image(signals.reshape(*SHAPE, 16), AFFINE), path)
-    PROTOCOL.to_json(tmp_path / "times.json")
-    return path
+    nibabel.save(nibabel.Nifti1Image(signals.reshape(*SHAPE, 16), AFFINE), folder / "scan.nii")
+    PROTOCOL.to_json(folder / "times.json")
+    return folder / "scan.nii"
+
+
+@pytest.fixture(scope="module")
+def mapped(scan, regressor, tmp_path_factory):
+    """Folder of the maps of the regressor with a report, and the record."""
+    out = tmp_path_factory.mktemp("maps") / "out"
+    settings = MapSettings(regressor, mask="none", n_draws=64, max_rounds=2, report=True)
+    (record,) = map_subjects(subjects_of(scan), out, settings, n_jobs=1, verbose=False)
+    return out, record
 
 
 def subjects_of(scan):
@@ -69,10 +82,8 @@ def read(path):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_maps_of_a_regressor_are_those_of_its_posterior(scan, regressor, tmp_path):
-    out = tmp_path / "out"
-    settings = MapSettings(regressor, mask="none", n_draws=64, max_rounds=2)
-    (record,) = map_subjects(subjects_of(scan), out, settings, n_jobs=1, verbose=False)
+def test_maps_of_a_regressor_are_those_of_its_posterior(scan, regressor, mapped):
+    out, record = mapped
     model = regressor.matched_to(PROTOCOL).set_params(n_draws=64, max_rounds=2)
     signals = np.asarray(nibabel.load(scan).dataobj).reshape(40, 16)
     posterior = model.posterior(signals)
@@ -108,10 +119,46 @@ def test_maps_of_a_regressor_are_those_of_its_posterior(scan, regressor, tmp_pat
         )
 
 
+def test_the_report_has_the_compartments_of_the_maps(mapped):
+    out, _ = mapped
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "In brackets: 90 % interval" in page
+    assert "Degenerate: 1 where" in page
+    data = data_of(page)
+    found = unpacked(data["voxels"]["arrays"]["compartments"])
+    place = unpacked(data["voxels"]["arrays"]["place"])[7]
+    at = tuple(np.array(data["start"]) + np.array(data["steps"]) * place)
+    expected = [np.asarray(nibabel.load(out / "fractions.nii.gz").dataobj)[at]]
+    for name in ("T1", "T2"):
+        for key in ("compartments", "lower", "upper"):
+            path = out / f"{name}_{key}.nii.gz"
+            expected.append(1000 * np.asarray(nibabel.load(path).dataobj)[at])
+    np.testing.assert_allclose(found[7], np.stack(expected, axis=1), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not there")
+def test_a_click_shows_the_compartments_with_their_intervals(mapped):
+    out, _ = mapped
+
+    async def visit(address):
+        async with Tab.open(address) as tab:
+            await tab.go(f"{(out / 'report.html').as_uri()}#voxel=6,2,0", 1000)
+            shown = await tab.run("element('compartments').textContent")
+            fractions = np.asarray(nibabel.load(out / "fractions.nii.gz").dataobj)[6, 2, 0]
+            assert shown.count(" to ") == 2 * (fractions > 0).sum()
+            assert shown.startswith("fractionT1 (ms)T2 (ms)")
+            assert tab.errors == []
+
+    with browser() as address:
+        asyncio.run(visit(address))
+
+
 def test_draws_are_options_of_the_command(scan, regressor, tmp_path):
     save(regressor, tmp_path / "model.safetensors")
-    arguments = ["map", str(scan), str(tmp_path / "out"), "--times", str(tmp_path / "times.json"),
-                 "--mask", "none", "--dry"]  # fmt: skip
+    times = scan.parent / "times.json"
+    arguments = ["map", str(scan), str(tmp_path / "out"), "--times", str(times), "--mask", "none",
+                 "--dry"]  # fmt: skip
     runner = CliRunner()
     shown = runner.invoke(
         app, [*arguments, "--model", str(tmp_path / "model.safetensors"), "--draws", "64"]

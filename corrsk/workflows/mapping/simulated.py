@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.wording import worded
 from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
 from corrsk.relaxometry.one_compartment import OneCompartmentFit
@@ -64,7 +65,8 @@ class SimulationMapper(Mapper):
         self._rate = 0.0
         if detector is None:
             self.notes.append(
-                "no novelty map: the model has no detector of unusual signals (fit_novelty)"
+                "no novelty map: the model has no detector of unusual signals; "
+                + worded("fit_novelty adds one", "corrsk train makes models with one")
             )
         else:
             detector = copy.copy(detector)
