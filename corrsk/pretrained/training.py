@@ -64,6 +64,7 @@ _LIMITS_OF_COMPARTMENTS = (
     "The prior above is part of every answer: counts that are equally frequent, and tissue of its "
     "ranges.",
     "For signed signals; magnitudes need SignalPhaser first.",
+    "The 90 % intervals are too narrow where their coverage above is below 90 %.",
     *_LIMITS_OF_ALL[2:],
 )
 _LIMIT_OF_M0 = (

@@ -141,9 +141,9 @@ def test_a_model_of_compartments_is_trained_evaluated_and_written(tmp_path):
 
 
 def test_the_defaults_equal_the_training_of_the_shipped_models():
-    assert set(pretrained_names()) <= set(MODELS)
-    for name in pretrained_names():
-        assert model_card(name).training["signals"] == MODELS[name].n_samples
+    assert set(MODELS) == set(pretrained_names())
+    for name, definition in MODELS.items():
+        assert model_card(name).training["signals"] == definition.n_samples
     shown = "".join(run("--help").output.replace("│", "").split())
     assert all(name in shown for name in MODELS)
 
