@@ -22,7 +22,7 @@ from corrsk import (
     TissuePrior,
 )
 from corrsk.physics import SliceProfile
-from corrsk.relaxometry import PulseCalibration
+from corrsk.relaxometry import CalibrationWarning, PulseCalibration
 
 # %%
 # The protocol: 6 inversion times, and 16 echoes of a train. What the scanner's console shows are
@@ -68,12 +68,16 @@ with warnings.catch_warnings():
 # %%
 # Then with pulses that :meth:`~corrsk.MultiExponentialClassifier.calibrate` finds from all voxels,
 # by two rounds of fits of one compartment that leave out voxels with more. What differs from voxel
-# to voxel is fitted in each voxel: the inversion efficiency here.
+# to voxel is fitted in each voxel: the inversion efficiency here. If most voxels had several
+# compartments, the pulses would take up a part of these, which is a CalibrationWarning; here it
+# would be an error.
 model = MultiExponentialClassifier(
     nominal, noise_distribution="rician", nuisances=Nuisances(inversion_efficiency=(0.7, 1.0)),
     min_fraction=0.05, **settings,
 ).fit(X)  # fmt: skip
-calibration: PulseCalibration = model.calibrate(X).calibration_
+with warnings.catch_warnings():
+    warnings.simplefilter("error", CalibrationWarning)
+    calibration: PulseCalibration = model.calibrate(X).calibration_
 print(calibration)
 counts = model.predict(X)
 for name, found in {"perfect pulses": naive_counts, "calibrated": counts}.items():

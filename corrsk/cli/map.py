@@ -50,8 +50,9 @@ def map_command(
     model: Annotated[
         str,
         typer.Option(
-            help="Name of a shipped model (scanner-ir-se-8x8, scanner-ir-se-8x8-magnitude, ..), a "
-            "file written by corrsk train or corrsk.save, 'multi-exponential' for fits, 'spectrum' "
+            help="Name of a shipped model (scanner-ir-se-8x8, scanner-ir-se-8x8-magnitude, for "
+            "compartments scanner-ir-se-8x8-compartments, ..), a file written by corrsk train or "
+            "corrsk.save, 'multi-exponential' for fits, 'spectrum' "
             "or a .json, .yaml or .toml file of its settings for regularised spectra, or 'auto': "
             "the shipped model for magnitudes or for signed signals, as the images are."
         ),
@@ -81,6 +82,24 @@ def map_command(
             help="Write the spectra, too: a large file, whose size --dry prints.",
         ),
     ] = False,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            help="Number of draws of each round and count of a model of compartments: more draws "
+            "make fewer voxels unreliable, and take more time.",
+            show_default="that of the model",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=10,
+            help="Largest number of rounds of a model of compartments.",
+            show_default="that of the model",
+        ),
+    ] = None,
     times: Annotated[
         str | None,
         typer.Option(
@@ -184,7 +203,8 @@ def map_command(
 
     Writes, with the geometry of the images: the most probable number of compartments, the
     probability of each number and of more than one, entropy, novelty, noise, and T1 and T2 of one
-    compartment; with fits also the compartments and their standard errors. Spectra give fractions
+    compartment; with fits also the compartments and their standard errors, with a model of
+    compartments their intervals, and where its answers are unreliable. Spectra give fractions
     in windows, the number of peaks, M0, geometric means, misfit and the weight of the penalty. A
     sidecar beside each map has its units, sources and model.
 
@@ -224,6 +244,8 @@ def map_command(
             context=context,
             windows=parse_windows(window),
             spectra=spectra,
+            n_draws=draws,
+            max_rounds=rounds,
         )
         if dry:
             typer.echo(describe_plan(subjects, target, settings, resume=resume, n_jobs=jobs))

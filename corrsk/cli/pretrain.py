@@ -17,9 +17,10 @@ def pretrain(
     name: Annotated[
         str,
         typer.Argument(
-            help=f"Model: {NAMES}, each for signals of any scale of the data set of its name, or "
-            "t1t2-detr-m0, for signals of t1t2-detr with M0 = 1; with --config, the name of the "
-            "new model."
+            help=f"Model: {NAMES}, each for signals of any scale of the data set of its name; "
+            "t1t2-detr-m0, for signals of t1t2-detr with M0 = 1; or "
+            "scanner-ir-se-8x8-compartments, of compartments; with --config, the name of the new "
+            "model."
         ),
     ],
     config: Config = None,

@@ -12,6 +12,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from corrsk._utils.wording import worded
 from corrsk.imaging._nifti import (
     check_sum,
     from_file,
@@ -201,7 +202,8 @@ class ComplexVolume:
             name = ", ".join(self.second.files) or "the image"
             raise ValueError(
                 f"the phase of {name} has values of {largest:g}, but must be in radians (at most "
-                "2 pi); convert it, or read the magnitude alone with select={'part': 'mag'}"
+                "2 pi); convert it, or read the magnitude alone with "
+                + worded("select={'part': 'mag'}", "--select part=mag")
             )
         return np.asarray(first * np.exp(1j * second))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corrsk._utils.files import InvalidFileError, read_json
+from corrsk._utils.wording import worded
 from corrsk.imaging._nifti import ENDINGS, stem_of
 from corrsk.physics.contrasts import REPETITION_TIME, scan_quantities
 
@@ -261,8 +262,11 @@ def with_parts(paths: Sequence[Path]) -> list[dict[str, Path]]:
     if usual not in ({""}, {"mag"}, {"real"}, {"mag", "phase"}, {"real", "imag"}):
         raise ValueError(
             f"{next(iter(paths)).name} and others have the parts {_listed(usual)}; signals need "
-            "mag, real, mag and phase, or real and imag: choose with select={'part': 'mag'} or "
-            "select={'part': ['mag', 'phase']}"
+            "mag, real, mag and phase, or real and imag: choose with "
+            + worded(
+                "select={'part': 'mag'} or select={'part': ['mag', 'phase']}",
+                "--select part=mag, or --select part=mag --select part=phase",
+            )
         )
     return list(grouped.values())
 

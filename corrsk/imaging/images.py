@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from corrsk._utils.voxels import NoSignalWarning, user_level
+from corrsk._utils.wording import worded
 from corrsk.acquisition.labels import signals_table
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging._masks import read_map, read_mask
@@ -399,7 +400,8 @@ class MeasuredImages:
         except ValueError as error:
             names = ", ".join(f"series {k} is {one.name}" for k, one in enumerate(parts))
             raise ValueError(
-                f"{error}; {names}: pass it with images.with_protocol(..) before"
+                f"{error}; {names}: "
+                + worded("pass it with images.with_protocol(..) before", "add it to the sidecars")
             ) from error
         masks = [one.mask for one in parts if one.mask is not None]
         mask = np.logical_and.reduce(masks) if masks else None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from corrsk._utils.files import existing_file
 from corrsk._utils.validation import as_numpy
 from corrsk._utils.voxels import user_level
+from corrsk._utils.wording import worded
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.imaging._arrays import content_of_npz
 from corrsk.imaging._nifti import is_image, open_image, stem_of
@@ -314,8 +315,11 @@ def _sidecar_protocol(
             ]
             raise ValueError(
                 f"the sidecar of {path.name} has no {lacking}, but that of {other.name} has; "
-                "correct the sidecars, or read different series apart and join them with "
-                "MeasuredImages.concatenate"
+                "correct the sidecars, or "
+                + worded(
+                    "read different series apart and join them with MeasuredImages.concatenate",
+                    "map different series apart, with --select",
+                )
             )
     if not all(every <= own.keys() for own in times):
         return None
@@ -366,8 +370,11 @@ def _refuse_missing(
     what = "no sidecar" if content is None else "a sidecar without InversionTime and EchoTime"
     raise ValueError(
         f"{len(without)} of the {n_files} files of {name} have {what}: {listed}; write "
-        f"{stem_of(without[0])}.json with these in seconds, or pass times (.json, .mat, .txt or an "
-        "AcquisitionProtocol)"
+        f"{stem_of(without[0])}.json with these in seconds, or "
+        + worded(
+            "pass times (.json, .mat, .txt or an AcquisitionProtocol)",
+            "give a .json, .mat or .txt file of the times by --times",
+        )
     )
 
 

@@ -15,13 +15,14 @@ from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import InvalidFileError, read_json, refuse_misfits, write_json
 from corrsk.acquisition.protocol import resolve_protocol
-from corrsk.neural._base import NetworkClassifier
+from corrsk.neural._base import NetworkClassifier, NetworkEstimator
 from corrsk.physics import CONTRASTS
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange, checked_noise_levels
 from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.tissue.prior import resolve_prior
 from corrsk.trained.classifier import SimulationTrainedClassifier
+from corrsk.trained.regressor import CompartmentRegressor
 
 _FORMAT, _VERSION = "corrsk-model-card", 1
 _STORED_NAMES = {"norm": "normalization"}  # fields that a file has under another name
@@ -125,7 +126,7 @@ class ModelCard:
     @classmethod
     def from_pipeline(
         cls,
-        pipeline: SimulationTrainedClassifier | Pipeline,
+        pipeline: SimulationTrainedClassifier | CompartmentRegressor | Pipeline,
         *,
         name: str,
         title: str,
@@ -140,7 +141,7 @@ class ModelCard:
 
         Parameters
         ----------
-        pipeline : SimulationTrainedClassifier or Pipeline
+        pipeline : SimulationTrainedClassifier, CompartmentRegressor or Pipeline
             Fitted model; or a fitted Pipeline of ProtocolAligner, SignalNormalizer and a network
             classifier.
         name : str
@@ -344,25 +345,34 @@ def facts_of(model: Any) -> dict[str, Any]:
 
     Parameters
     ----------
-    model : SimulationTrainedClassifier or Pipeline
-        The fitted model; see :func:`steps_of`.
+    model : SimulationTrainedClassifier, CompartmentRegressor or Pipeline
+        The fitted model; see :func:`steps_of` for pipelines.
 
     Returns
     -------
     dict of str to object
         Entries prior, protocol, noise, norm and network.
     """
-    aligner, normalizer, classifier = steps_of(model)
-    architecture = classifier._architecture()
+    predictor: NetworkEstimator
+    sizes: tuple[str, ...]
+    if isinstance(model, CompartmentRegressor):
+        aligner, normalizer = (step for _, step in model.pipeline_.steps)
+        predictor, classes = model.network_, model.classes_
+        kind, sizes = "mixture", ("width", "n_blocks", "n_components")
+        architecture = model.get_params(deep=False)
+    else:
+        aligner, normalizer, predictor = steps_of(model)
+        architecture, classes = predictor._architecture(), predictor.classes_
+        kind = str(architecture["network"])
+        sizes = ("width", "n_blocks") if kind == "residual-mlp" else ()
     network = {
-        "kind": str(architecture["network"]),
+        "kind": kind,
         "n_parameters": sum(
-            int(parameter.numel()) for parameter in classifier.net_.module_.parameters()
+            int(parameter.numel()) for parameter in predictor.net_.module_.parameters()
         ),
-        "classes": np.asarray(classifier.classes_).tolist(),
+        "classes": np.asarray(classes).tolist(),
+        **{name: architecture[name] for name in sizes},
     }
-    if architecture["network"] == "residual-mlp":
-        network |= {name: architecture[name] for name in ("width", "n_blocks")}
     protocol = resolve_protocol(aligner.protocol).to_dict()
     # an entry that the cards of perfect inversion lack
     eta = aligner.inversion_efficiency

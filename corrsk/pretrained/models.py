@@ -10,6 +10,8 @@ from corrsk.simulation.datasets import dataset_definition, resolve_dataset
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 
+COUNTS, COMPARTMENTS = "counts", "compartments"
+
 
 @dataclass(frozen=True)
 class ModelDefinition:
@@ -26,12 +28,16 @@ class ModelDefinition:
         model of signals with M0 = 1.
     n_samples : int
         Number of training signals.
+    kind : {"counts", "compartments"}, default="counts"
+        What the model predicts: counts by a :class:`corrsk.SimulationTrainedClassifier`, or the
+        compartments by a :class:`corrsk.CompartmentRegressor`.
     """
 
     name: str
     dataset: DatasetDefinition | str
     norm: str | None
     n_samples: int
+    kind: str = COUNTS
 
     @property
     def data(self) -> DatasetDefinition:
@@ -66,6 +72,9 @@ MODELS: dict[str, ModelDefinition] = {
         ModelDefinition("scanner-ir-se-8x8", "scanner-ir-se-8x8", "l2", 40_000_000),
         ModelDefinition(
             "scanner-ir-se-8x8-magnitude", "scanner-ir-se-8x8-magnitude", "l2", 40_000_000
+        ),
+        ModelDefinition(
+            "scanner-ir-se-8x8-compartments", "scanner-ir-se-8x8", "l2", 10_000_000, COMPARTMENTS
         ),
     )
 }
@@ -124,7 +133,7 @@ def resolve_model(model: DatasetDefinition | str) -> ModelDefinition:
 
 
 def model_of_dataset(name: str) -> str:
-    """Name of the shipped model of the very signals of a data set, with the data set's norm.
+    """Name of the shipped classifier of the very signals of a data set, with the data set's norm.
 
     Parameters
     ----------
@@ -137,5 +146,6 @@ def model_of_dataset(name: str) -> str:
         Name of the model: "t1t2-detr-m0" for "t1t2-detr", whose signals have M0 = 1.
     """
     norm = dataset_definition(name).norm
-    (model,) = (m.name for m in MODELS.values() if (m.dataset, m.norm) == (name, norm))
+    wanted = (name, norm, COUNTS)
+    (model,) = (m.name for m in MODELS.values() if (m.dataset, m.norm, m.kind) == wanted)
     return model

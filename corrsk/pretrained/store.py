@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 from corrsk._utils.files import InvalidFileError, existing_file, refuse_misfits, sha256_of
 from corrsk.acquisition.protocol import AcquisitionProtocol
@@ -16,6 +16,7 @@ from corrsk.persistence import load, save
 from corrsk.pretrained.cards import ModelCard, facts_of, steps_of
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.trained.classifier import SimulationTrainedClassifier
+from corrsk.trained.regressor import CompartmentRegressor
 
 SHIPPED_FOLDER = Path(__file__).with_name("weights")
 
@@ -60,22 +61,44 @@ def model_card(name: str, folder: str | Path | None = None) -> ModelCard:
     return ModelCard.from_json(_weights_file(name, folder).with_suffix(".json"))
 
 
+_Counts = Literal[
+    "scanner-ir-se-8x8-magnitude", "scanner-ir-se-8x8", "midl2024", "midl2024-low-noise",
+    "t1t2-detr", "t1t2-detr-m0",
+]  # fmt: skip
+
+
+@overload
+def load_pretrained(
+    name: _Counts, protocol: AcquisitionProtocol | str | None = ..., *, folder: None = ...
+) -> SimulationTrainedClassifier: ...
+@overload
+def load_pretrained(
+    name: Literal["scanner-ir-se-8x8-compartments"],
+    protocol: AcquisitionProtocol | str | None = ..., *, folder: None = ...,
+) -> CompartmentRegressor: ...  # fmt: skip
+@overload
+def load_pretrained(
+    name: str, protocol: AcquisitionProtocol | str | None = ..., *, folder: str | Path | None = ...
+) -> Any: ...
+
+
 def load_pretrained(
     name: str,
     protocol: AcquisitionProtocol | str | None = None,
     *,
     folder: str | Path | None = None,
-) -> SimulationTrainedClassifier:
+) -> Any:
     """Load a pretrained model, ready for `predict` and `predict_proba`.
 
     Parameters
     ----------
-    name : {"scanner-ir-se-8x8-magnitude", "scanner-ir-se-8x8", "midl2024", "midl2024-low-noise", \
-            "t1t2-detr", "t1t2-detr-m0"}
+    name : {"scanner-ir-se-8x8-magnitude", "scanner-ir-se-8x8", "scanner-ir-se-8x8-compartments", \
+            "midl2024", "midl2024-low-noise", "t1t2-detr", "t1t2-detr-m0"}
         Name of the model: that of its training data, for signals of any scale. Those of "scanner"
         are for measured signals, magnitudes or signed ones; the others are for simulated signals
-        of perfect pulses. "t1t2-detr-m0" is for signals with M0 = 1, as those of the data set
-        "t1t2-detr".
+        of perfect pulses. "scanner-ir-se-8x8-compartments" predicts the compartments of signed
+        signals, the others their number. "t1t2-detr-m0" is for signals with M0 = 1, as those of
+        the data set "t1t2-detr".
     protocol : AcquisitionProtocol or str, optional
         Protocol of the columns of the signals, in their order. None (default) for a DataFrame with
         column names (TI50_TE4.5, ..) in any order, or for an array of the trained protocol, in its
@@ -85,11 +108,12 @@ def load_pretrained(
 
     Returns
     -------
-    SimulationTrainedClassifier
-        Fitted classifier for signals, volumes, and voxels without signal. A model with a norm takes
-        noisy signals of any scale; a model without a norm takes signals of M0 = 1, and refuses
-        signals that cannot have M0 = 1. The shipped models have no novelty detector; see
-        :meth:`corrsk.SimulationTrainedClassifier.fit_novelty`.
+    SimulationTrainedClassifier or CompartmentRegressor
+        Fitted classifier, or regressor of the compartments, for signals, volumes, and voxels
+        without signal. A model with a norm takes noisy signals of any scale; a model without a norm
+        takes signals of M0 = 1, and refuses signals that cannot have M0 = 1. Of the shipped models,
+        those of "scanner" have a novelty detector; see
+        :meth:`corrsk.SimulationTrainedClassifier.fit_novelty` for the others.
 
     Raises
     ------
@@ -103,8 +127,8 @@ def load_pretrained(
     Warns
     -----
     ProtocolWarning
-        If the protocol is close to the trained one. The warning gives the differences and the
-        loss of accuracy, measured on simulated voxels.
+        If the protocol is close to the trained one. The warning gives the differences, and of a
+        classifier the loss of accuracy, measured on simulated voxels.
 
     Examples
     --------
@@ -119,14 +143,15 @@ def load_pretrained(
     if sha256_of(path) != card.weights.get("sha256"):
         raise InvalidFileError(f"the weights in {path} do not match the checksum of the model card")
     model = load(path)
-    if not isinstance(model, SimulationTrainedClassifier):  # files of earlier versions
+    if not isinstance(model, (SimulationTrainedClassifier, CompartmentRegressor)):
+        # files of earlier versions
         with refuse_misfits(path, "a pretrained model"):
             model = _with_definition(name, model, card.training["signals"])
     return model if protocol is None else model.matched_to(protocol)
 
 
 def write_pretrained(
-    model: SimulationTrainedClassifier,
+    model: SimulationTrainedClassifier | CompartmentRegressor,
     card: ModelCard,
     folder: str | Path,
     *,
@@ -136,7 +161,7 @@ def write_pretrained(
 
     Parameters
     ----------
-    model : SimulationTrainedClassifier
+    model : SimulationTrainedClassifier or CompartmentRegressor
         Fitted model; or a fitted Pipeline of ProtocolAligner, SignalNormalizer and a network
         classifier.
     card : ModelCard

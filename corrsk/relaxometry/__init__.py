@@ -7,7 +7,7 @@ of tissue properties by regularised non-negative least squares, and fractions in
 support every contrast in :data:`corrsk.physics.CONTRASTS`, on grids and on scattered protocols.
 """
 
-from corrsk.relaxometry.calibration import PulseCalibration
+from corrsk.relaxometry.calibration import CalibrationWarning, PulseCalibration
 from corrsk.relaxometry.ideal_observer.classifier import IdealObserverClassifier
 from corrsk.relaxometry.ideal_observer.posterior import CountPosterior
 from corrsk.relaxometry.multiexponential import MultiExponentialClassifier
@@ -17,6 +17,7 @@ from corrsk.relaxometry.spectra import Spectra
 from corrsk.relaxometry.spectrum import NNLSPeakClassifier
 
 __all__ = [
+    "CalibrationWarning",
     "CountPosterior",
     "IdealObserverClassifier",
     "Levels",

@@ -20,6 +20,7 @@ from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.probabilities import LogProbabilityMixin
 from corrsk._utils.validation import EFFICIENCY, N_JOBS
 from corrsk._utils.voxels import Voxels, as_rows, user_level
+from corrsk._utils.wording import worded
 from corrsk.acquisition.bounds import Bounds, checked_bounds
 from corrsk.acquisition.protocol import (
     DEFAULT_PROTOCOL,
@@ -39,7 +40,11 @@ from corrsk.relaxometry._kernels import Array, KernelModel
 from corrsk.relaxometry._labels import checked_counts, classes_of_counts
 from corrsk.relaxometry._misfit import NoiseSubspace
 from corrsk.relaxometry._voxels import Solver, solve_voxels
-from corrsk.relaxometry.calibration import PulseCalibration, calibrate_pulses
+from corrsk.relaxometry.calibration import (
+    CalibrationWarning,
+    PulseCalibration,
+    calibrate_pulses,
+)
 from corrsk.tissue.prior import TissuePrior
 
 
@@ -87,6 +92,12 @@ class _VoxelModel(EarlierPicklesMixin, BaseEstimator):
         ValueError
             If there are too few voxels, several different echo trains, or more than two series; or
             if the signals are magnitudes after an inversion and the classifier is for signed ones.
+
+        Warns
+        -----
+        CalibrationWarning
+            If several compartments explain most of the voxels much better than one, so that the
+            pulses may have taken up a part of them.
         """
         check_is_fitted(self)
         self.__dict__.pop("calibration_", None)
@@ -107,6 +118,22 @@ class _VoxelModel(EarlierPicklesMixin, BaseEstimator):
         )  # fmt: skip
         self._use_calibration(calibration)
         self.calibration_ = self._with_residuals(signals)
+        if self.calibration_.is_doubtful:
+            warnings.warn(
+                "several compartments explain most voxels of the image much better than one (the "
+                "residual variance of one, with the calibrated pulses, too, is "
+                f"{self.calibration_.variance_ratio:.2g} times that of a spectrum), but a "
+                "calibration is for images most of whose voxels have one compartment: the pulses "
+                "may have taken up a part of the other compartments, which are then too small or "
+                "missing. "
+                + worded(
+                    "Calibrate on voxels of one compartment, or state the pulses in the protocol",
+                    "State the pulses that were measured: b1 or inversion_efficiency in a file of "
+                    "settings of spectra, or a model that was calibrated on other voxels",
+                ),
+                CalibrationWarning,
+                stacklevel=user_level(),
+            )
         return self
 
     def _use_calibration(self, calibration: PulseCalibration) -> None:

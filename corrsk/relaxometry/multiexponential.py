@@ -19,6 +19,7 @@ from corrsk._utils.deprecation import renamed_method
 from corrsk._utils.rng import RandomStateLike, entropy
 from corrsk._utils.validation import POSITIVE_INTEGER, RANDOM_STATE, checked_count
 from corrsk._utils.voxels import user_level
+from corrsk._utils.wording import worded
 from corrsk.acquisition.bounds import Bounds
 from corrsk.acquisition.nuisances import check_nuisances
 from corrsk.acquisition.protocol import AcquisitionProtocol
@@ -46,7 +47,7 @@ from corrsk.relaxometry._varpro import (
     linearise,
 )
 from corrsk.relaxometry._voxels import signal_norms
-from corrsk.relaxometry.calibration import PulseCalibration
+from corrsk.relaxometry.calibration import CalibrationWarning, PulseCalibration
 from corrsk.relaxometry.spectrum import check_spectra
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.tissue.table import table_columns
@@ -616,9 +617,12 @@ class MultiExponentialClassifier(_CompartmentCounter):
         else:
             return
         warnings.warn(
-            f"{difference}. A calibration holds for the pulses and noise of one image: call "
-            "calibrate(X) with all voxels of the image of these signals",
-            UserWarning,
+            f"{difference}. A calibration holds for the pulses and noise of one image: "
+            + worded(
+                "call calibrate(X) with all voxels of the image of these signals",
+                "use --model multi-exponential, which is calibrated to each image",
+            ),
+            CalibrationWarning,
             stacklevel=user_level(),
         )
 

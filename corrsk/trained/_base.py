@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import numpy as np
@@ -115,6 +116,41 @@ class SimulationTrained(EarlierPicklesMixin, BaseEstimator):
             The comparison.
         """
         return self._fitted_aligner().compare(measured)
+
+    def matched_to(self, measured: AcquisitionProtocol | str) -> Self:
+        """Return a copy for signals of a measured protocol, in its order.
+
+        Parameters
+        ----------
+        measured : AcquisitionProtocol or str
+            The protocol of the columns of the signals, in their order.
+
+        Returns
+        -------
+        SimulationTrainedClassifier or CompartmentRegressor
+            The fitted copy, which shares the network with the original.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the protocol differs from the trained one; a ValueError.
+
+        Warns
+        -----
+        ProtocolWarning
+            If the protocol is close to the trained one. The warning gives the differences, and of
+            a classifier the loss of accuracy, measured on simulated voxels.
+        """
+        check_is_fitted(self)
+        comparison = self.compare(measured)
+        note = self._measured_cost(comparison) if comparison.verdict == "close" else ""
+        matched = copy.copy(self)
+        matched.pipeline_ = self._pipeline_for(measured, note)
+        return matched
+
+    def _measured_cost(self, comparison: ProtocolComparison) -> str:
+        """Describe the loss of a model on another protocol, if it is measured."""
+        return ""
 
     # -- predictions ----------------------------------------------------------------
 

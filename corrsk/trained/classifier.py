@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import replace
 from numbers import Integral
@@ -359,37 +358,6 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
         self.pipeline_ = pipeline.set_output(transform="default")
 
     # -- protocols ----------------------------------------------------------------
-
-    def matched_to(self, measured: AcquisitionProtocol | str) -> Self:
-        """Return a copy for signals of a measured protocol, in its order.
-
-        Parameters
-        ----------
-        measured : AcquisitionProtocol or str
-            The protocol of the columns of the signals, in their order.
-
-        Returns
-        -------
-        SimulationTrainedClassifier
-            The fitted copy, which shares the network with the original.
-
-        Raises
-        ------
-        ProtocolMismatchError
-            If the protocol differs from the trained one; a ValueError.
-
-        Warns
-        -----
-        ProtocolWarning
-            If the protocol is close to the trained one. The warning gives the differences and the
-            loss of accuracy, measured on simulated voxels.
-        """
-        check_is_fitted(self)
-        comparison = self.compare(measured)
-        note = self._measured_cost(comparison) if comparison.verdict == "close" else ""
-        matched = copy.copy(self)
-        matched.pipeline_ = self._pipeline_for(measured, note)
-        return matched
 
     def _measured_cost(self, comparison: ProtocolComparison) -> str:
         """Describe the loss of accuracy on another protocol, on voxels with the same noise."""

@@ -295,7 +295,10 @@ def most_are_novel(
         f"of the training, where {detector.false_alarm_rate:.0%} would by chance; most frequent "
         f"reason: {reason} ({number / len(reasons):.0%}). The predictions are wrong for such "
         "signals: compare protocol, order of the columns, units and artefacts, or train a model "
-        "with a wider prior; predict_novelty has the p-value of each voxel"
+        "with a wider prior; "
+        + worded(
+            "predict_novelty has the p-value of each voxel", "the map of novelty shows these voxels"
+        )
     )
     return message, reason
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 from sklearn import config_context
+from sklearn.exceptions import ConvergenceWarning
 
 from corrsk import (
     AcquisitionProtocol,
@@ -32,7 +33,7 @@ from corrsk import (
 )
 from corrsk.physics import SliceProfile
 from corrsk.pretrained import ModelCard, write_pretrained
-from corrsk.pretrained.models import MODELS, model_definition, model_of_dataset
+from corrsk.pretrained.models import COUNTS, MODELS, model_definition, model_of_dataset
 from corrsk.pretrained.store import SHIPPED_FOLDER
 from corrsk.simulation.datasets import DATASETS, simulate_dataset
 
@@ -314,6 +315,7 @@ SHIPPED = sorted(path.name for path in SHIPPED_FOLDER.iterdir() if path.suffix !
 # data sets from which counts can be learnt
 WITH_COUNTS = [name for name, definition in DATASETS.items()
                if len(definition.resolved().prior.n_compartments) > 1]  # fmt: skip
+CLASSIFIERS = [name for name, model in MODELS.items() if model.kind == COUNTS]
 needs_shipped = pytest.mark.skipif(not SHIPPED, reason="no pretrained models are shipped yet")
 
 
@@ -321,7 +323,7 @@ needs_shipped = pytest.mark.skipif(not SHIPPED, reason="no pretrained models are
 def test_every_definition_has_its_model():
     wanted = {f"{name}{end}" for name in MODELS for end in (".json", ".safetensors")}
     assert set(SHIPPED) == wanted
-    assert sum((SHIPPED_FOLDER / name).stat().st_size for name in SHIPPED) < 8e6
+    assert sum((SHIPPED_FOLDER / name).stat().st_size for name in SHIPPED) < 9e6
     # a model of signals of any scale for each data set
     assert {MODELS[name].norm for name in WITH_COUNTS} == {"l2"}
     assert model_of_dataset("midl2024") == "midl2024"
@@ -329,7 +331,7 @@ def test_every_definition_has_its_model():
 
 
 @needs_shipped
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_shipped_model_has_the_accuracy_of_its_card(name):
     definition, card = MODELS[name], model_card(name)
     assert card.name == name
@@ -345,6 +347,27 @@ def test_a_shipped_model_has_the_accuracy_of_its_card(name):
     accuracy = np.mean(model.predict(data.data) == data.target)
     error = np.sqrt(accuracy * (1 - accuracy) / 20_000)
     assert abs(accuracy - card.metrics["accuracy"]["value"]) < 4 * error + 0.002
+
+
+@needs_shipped
+def test_the_shipped_regressor_has_the_accuracy_of_its_card(ti_te_mat):
+    name = "scanner-ir-se-8x8-compartments"
+    card = model_card(name)
+    measured = AcquisitionProtocol.from_mat(ti_te_mat)
+    with pytest.warns(ProtocolWarning, match="TR 20000 ms"):
+        model = load_pretrained(name, measured)
+    model.set_params(verbose=False)
+    facts = ModelCard.from_pipeline(model, name=name, **FACTS)
+    assert (facts.prior, facts.noise, facts.network) == (card.prior, card.noise, card.network)
+    data = load_dataset(MODELS[name].dataset, n_samples=300, random_state=12345)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        posterior = model.posterior(measured.to_scan_order(data.data))
+    counts = model.classes_[posterior.probabilities.argmax(axis=1)]
+    accuracy = np.mean(counts == data.target)
+    error = np.sqrt(accuracy * (1 - accuracy) / 300)
+    assert abs(accuracy - card.metrics["accuracy"]["value"]) < 4 * error
+    assert posterior.reliable.mean() > card.metrics["share_of_reliable_voxels"]["value"] - 0.1
 
 
 @needs_shipped
@@ -407,7 +430,7 @@ def test_single_voxels_of_another_scale_do_not_refuse_the_others():
 
 
 @needs_shipped
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_shipped_model_accepts_the_published_protocol_file(name, ti_te_mat):
     measured = AcquisitionProtocol.from_mat(ti_te_mat)
     if model_card(name).protocol["tr"] == measured.tr:

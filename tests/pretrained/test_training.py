@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from typer.testing import CliRunner
 
 from corrsk import (
+    CompartmentRegressor,
     SignalNormalizer,
     SignalStream,
     load_dataset,
@@ -25,6 +30,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "_N_VALIDATION", 500)
         patch.setattr(pretraining, "_N_TEST", 2000)
+        patch.setattr(pretraining, "_N_POSTERIORS", 20)
         patch.setattr(pretraining, "_N_RESAMPLES", 10)
         yield
 
@@ -101,11 +107,45 @@ def test_an_interrupted_training_is_resumed(folder, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
+def test_a_model_of_compartments_is_trained_evaluated_and_written(tmp_path):
+    name = "scanner-ir-se-8x8-compartments"
+    arguments = (name, "--samples", 2000, "--out", tmp_path)
+    refused = run(*arguments, "--device", "cpu")
+    assert refused.exit_code == 1
+    assert "chooses its device itself" in refused.output
+    result = run(*arguments, "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    assert "strict accuracy: 0." in result.output
+    model, card = load_pretrained(name, folder=tmp_path), model_card(name, folder=tmp_path)
+    assert type(model) is CompartmentRegressor
+    # predictions have the threads of the user, not of the training
+    assert (model.n_jobs, model.network_.n_jobs) == (None, None)
+    data = load_dataset("scanner-ir-se-8x8", pretraining._N_POSTERIORS, random_state=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        posterior = model.posterior(data.data)
+        matched = load_pretrained(name, "ir-se-8x8", folder=tmp_path).predict(data.data)
+    right = posterior.probabilities.argmax(axis=1) + 1 == data.target
+    assert card.metrics["accuracy"]["value"] == pytest.approx(right.mean())
+    assert card.metrics["share_of_reliable_voxels"]["value"] == posterior.reliable.mean()
+    truth = data.tissue[right & (posterior.table()["n_c"] == 1)]
+    lower, upper = posterior.interval(0.9)
+    inside = lower["T1_1"].le(truth["T1_1"]) & upper["T1_1"].ge(truth["T1_1"])
+    assert 0 < inside[truth.index].mean() <= 1
+    assert 0 < card.metrics["coverage_of_T1_at_90_percent"]["value"] < 1
+    pd.testing.assert_frame_equal(matched, posterior.table())
+    assert card.network["n_components"] == model.n_components
+    assert "signed signals" in card.to_markdown()
+    assert "class_prior" not in card.to_markdown()
+
+
 def test_the_defaults_equal_the_training_of_the_shipped_models():
     assert set(MODELS) == set(pretrained_names())
     for name, definition in MODELS.items():
         assert model_card(name).training["signals"] == definition.n_samples
-    assert all(name in run("--help").output for name in MODELS)
+    shown = "".join(run("--help").output.replace("│", "").split())
+    assert all(name in shown for name in MODELS)
 
 
 def test_a_model_is_a_data_set_and_a_norm():

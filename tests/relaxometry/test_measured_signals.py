@@ -1,5 +1,7 @@
 """Fits of signals as scanners measure them: magnitudes, imperfect pulses, two series."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from corrsk import (
     EchoTrain,
     MultiExponentialClassifier,
     NNLSPeakClassifier,
+    NNLSSpectrum,
     Nuisances,
     SignalPhaser,
     TissuePrior,
@@ -18,6 +21,7 @@ from corrsk import (
 )
 from corrsk.physics import SliceProfile
 from corrsk.preprocessing._shapes import signal_shapes
+from corrsk.relaxometry import CalibrationWarning
 from corrsk.relaxometry._kernels import KernelModel
 from corrsk.relaxometry._varpro import linearise
 from corrsk.relaxometry.calibration import calibrate_pulses
@@ -215,6 +219,34 @@ def test_a_calibration_finds_the_pulses(image, calibrated):
     train = next(one for one in found.protocol.readout if one is not None)
     echoes, exact = (one.amplitudes(16, 400.0, 80.0) for one in (train, TRAIN))
     np.testing.assert_allclose(echoes, exact * (echoes @ exact) / (exact @ exact), atol=0.005)
+
+
+@pytest.mark.parametrize("counts", [(1,), (2,)])
+def test_a_calibration_on_voxels_of_two_compartments_is_a_warning(counts):
+    te = 10.0 * np.arange(1, 33)
+    protocol = AcquisitionProtocol(te=te, tr=3000.0)
+    tissue, _ = tissue_of(120, counts=counts)
+    rng = np.random.default_rng(0)
+    water, myelin = rng.uniform(60, 100, 120), rng.uniform(15, 25, 120)
+    tissue = tissue.assign(T1_1=1000.0, T2_1=water, f_1=1.0)
+    if counts == (2,):  # myelin water of 15 %
+        tissue = tissue.assign(f_1=0.85, T1_2=500.0, T2_2=myelin, f_2=0.15)
+    X = signals_of(tissue, protocol, noise_level=0.01)
+    model = NNLSSpectrum(protocol, n_bins=40, verbose=False).fit(X)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.calibrate(X)
+    ratio = model.calibration_.variance_ratio
+    if counts == (1,):
+        assert not caught
+        assert 0.99 < ratio < 1.1
+        return
+    (one,) = caught
+    assert one.category is CalibrationWarning
+    assert "images most of whose voxels have one compartment" in str(one.message)
+    assert one.filename == __file__
+    assert ratio > 1.3
+    assert model.calibration_.is_doubtful
 
 
 @pytest.mark.slow

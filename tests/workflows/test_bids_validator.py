@@ -68,6 +68,15 @@ def raw(tmp_path):
 
 
 @pytest.mark.network
+@pytest.mark.slow
+def test_a_derivative_of_compartments_is_valid(raw):
+    out = raw / "derivatives" / "corrsk"
+    model = ("--model", "scanner-ir-se-8x8-compartments", "--draws", 32, "--rounds", 1)
+    map_images(raw, out, "participant", "--participant-label", "01", *model, "--mask", "none")
+    assert errors_of(out) == []
+
+
+@pytest.mark.network
 def test_a_derivative_is_valid(raw, tmp_path):
     atlas = np.ones(SHAPE, np.int16)
     nibabel.save(nibabel.Nifti1Image(atlas, AFFINE), tmp_path / "atlas.nii")

@@ -437,7 +437,7 @@ def test_measured_slices_with_the_series_of_a_head(tmp_path):
         pytest.skip("bids_mini is not there")
     with pytest.raises(ValueError, match="sub-head has 2 sets of images"):
         find_subjects(folder, participants=["head"])
-    with pytest.raises(ValueError, match="--te 10"):
+    with pytest.raises(ValueError, match="te=10"):
         find_subjects(folder, participants=["head"], join=True)
     (subject,) = find_subjects(folder, participants=["head"], join=True, te=10.0)
     assert subject.images.protocol.n_measurements == 12

@@ -274,3 +274,19 @@ def test_any_estimator_with_intervals_gives_maps_of_them(scan, tmp_path):
     fractions = read(out / "fractions.nii.gz").reshape(60, 2)
     np.testing.assert_allclose(fractions.sum(axis=1), 1, atol=1e-5)
     assert set(np.unique(read(out / "labels.nii.gz"))) == {1, 2}
+
+
+def test_a_calibration_on_voxels_of_two_compartments_is_in_the_record(tmp_path):
+    protocol = AcquisitionProtocol(te=10.0 * np.arange(1, 33), tr=3000.0)
+    rng = np.random.default_rng(0)
+    water, myelin = rng.uniform(60, 100, (60, 1)), rng.uniform(15, 25, (60, 1))
+    te = protocol.te
+    signals = 0.85 * np.exp(-te / water) + 0.15 * np.exp(-te / myelin)
+    signals += rng.normal(0, 0.005, signals.shape)
+    np.savez(tmp_path / "scan.npz", S=signals.reshape(10, 6, 1, 32),
+             protocol=json.dumps(protocol.to_dict()))  # fmt: skip
+    subjects = find_subjects(tmp_path / "scan.npz")
+    settings = MapSettings("spectrum", mask="none")
+    (record,) = map_subjects(subjects, tmp_path / "out", settings, n_jobs=1, verbose=False)
+    (found,) = [one for one in record["warnings"] if one["category"] == "CalibrationWarning"]
+    assert "most of whose voxels have one compartment" in found["message"]

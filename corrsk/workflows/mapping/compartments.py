@@ -1,18 +1,25 @@
-"""Maps of compartments with intervals, of any estimator that predicts them."""
+"""Maps of compartments with intervals, of regressors and other estimators that predict them."""
 
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from corrsk._utils.counts import as_counts
+from corrsk._utils.wording import worded
 from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
+from corrsk.trained.expectation import MeasuredSignalWarning
+from corrsk.trained.posterior import TOLERANCE, CompartmentPosterior
+from corrsk.trained.regressor import CompartmentRegressor
 from corrsk.workflows.mapping.mapper import (
     Mapper,
     Maps,
@@ -20,8 +27,12 @@ from corrsk.workflows.mapping.mapper import (
     in_unit,
     refuse_complex,
 )
+from corrsk.workflows.mapping.outputs import Appearance, MapSpec
+from corrsk.workflows.mapping.simulated import SimulationMapper
 
 COVERAGE = 0.9
+_N_TRIED = 300  # voxels of a sample whose posterior is found before the maps, for the warnings
+_VOXELS_OF_A_THREAD = 512  # at a time: their draws need about 100 kB each
 _METHODS = ("predict", "predict_proba", "predict_interval")
 
 
@@ -63,15 +74,7 @@ class CompartmentMapper(Mapper):
         self._largest = int(as_counts(self.classes).max())
         self._properties = model.protocol_.tissue_properties
         self.settings = {"counts": self.classes.tolist(), "coverage": COVERAGE}
-        percent = f"{100 * COVERAGE:g} % interval"
-        self.specs = [
-            *self._count_specs(),
-            *compartment_specs(
-                self._properties, self._largest,
-                {"lower": f"Lower limit of the {percent} of {{}}",
-                 "upper": f"Upper limit of the {percent} of {{}}"},
-            ),
-        ]  # fmt: skip
+        self.specs = [*self._count_specs(), *_interval_specs(self._properties, self._largest)]
 
     def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Predict probabilities of the sample, for the warnings of the model."""
@@ -82,14 +85,176 @@ class CompartmentMapper(Mapper):
         values = slab.signals.to_numpy()[:, self.order]
         maps = self._count_maps(np.asarray(self._model.predict_proba(values)))
         table = self._model.predict(values)
-        lower, upper = self._model.predict_interval(values, coverage=COVERAGE)
-        for name in self._properties:
-            for key, found in (("compartments", table), ("lower", lower), ("upper", upper)):
-                maps[f"{name}_{key}"] = in_unit(name, self._columns(found, name))
-        maps["fractions"] = np.nan_to_num(self._columns(table, "f"))
-        return maps
+        ends = self._model.predict_interval(values, coverage=COVERAGE)
+        return maps | _interval_maps(self._properties, self._largest, table, *ends)
 
-    def _columns(self, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
-        """Values of all compartments, NaN for those that the table lacks."""
-        columns = [f"{name}_{k}" for k in range(1, self._largest + 1)]
-        return table.reindex(columns=columns).to_numpy(np.float64)
+
+def _interval_specs(properties: Sequence[str], largest: int) -> list[MapSpec]:
+    """Maps of compartments and of the limits of their intervals."""
+    percent = f"{100 * COVERAGE:g} % interval"
+    spreads = {
+        "lower": f"Lower limit of the {percent} of {{}}",
+        "upper": f"Upper limit of the {percent} of {{}}",
+    }
+    return compartment_specs(properties, largest, spreads)
+
+
+def _interval_maps(
+    properties: Sequence[str], largest: int, table: pd.DataFrame, lower: pd.DataFrame,
+    upper: pd.DataFrame,
+) -> Maps:  # fmt: skip
+    """Values of these maps from tissue tables."""
+    maps = {}
+    for name in properties:
+        for key, found in (("compartments", table), ("lower", lower), ("upper", upper)):
+            maps[f"{name}_{key}"] = in_unit(name, _columns(found, name, largest))
+    maps["fractions"] = np.nan_to_num(_columns(table, "f", largest))
+    return maps
+
+
+def _columns(table: pd.DataFrame, name: str, largest: int) -> NDArray[np.float64]:
+    """Values of all compartments, NaN for those that the table lacks."""
+    columns = [f"{name}_{k}" for k in range(1, largest + 1)]
+    return table.reindex(columns=columns).to_numpy(np.float64)
+
+
+class RegressorMapper(SimulationMapper):
+    """Maps of a regressor of compartments: the posterior of each voxel, computed once.
+
+    Parameters
+    ----------
+    model : CompartmentRegressor
+        The fitted model.
+    images : MeasuredImages
+        Images of the subject.
+    n_jobs : int
+        Number of threads.
+    n_draws, max_rounds : int or None, default=None
+        Parameters of the model for these maps; None for those of the model.
+
+    Raises
+    ------
+    ProtocolMismatchError
+        If the images have another protocol; a ValueError.
+    ValueError
+        If the images are complex, or a parameter is invalid.
+    """
+
+    _model: CompartmentRegressor
+
+    def __init__(
+        self,
+        model: CompartmentRegressor,
+        images: MeasuredImages,
+        n_jobs: int,
+        n_draws: int | None = None,
+        max_rounds: int | None = None,
+    ) -> None:
+        super().__init__(model, images, n_jobs)
+        given = {"n_draws": n_draws, "max_rounds": max_rounds}
+        self._model.set_params(
+            n_jobs=n_jobs, verbose=False,
+            **{name: value for name, value in given.items() if value is not None},
+        )  # fmt: skip
+        self._model._validate_params()
+        self._n_at_a_time = _VOXELS_OF_A_THREAD * n_jobs
+        self._properties = self._model.protocol_.tissue_properties
+        self._largest = int(as_counts(self.classes).max())
+        self.settings |= {
+            "counts": self.classes.tolist(), "coverage": COVERAGE,
+            "n_draws": self._model.n_draws, "max_rounds": self._model.max_rounds,
+        }  # fmt: skip
+        self.specs = [
+            *self._count_specs(),
+            *_posterior_specs(self._largest),
+            *_interval_specs(self._properties, self._largest),
+            *self.specs,
+        ]
+
+    def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
+        """Find the posterior of some voxels, for warnings; see :class:`Mapper`."""
+        few = sample[:: -(-len(sample) // _N_TRIED)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a note has their share
+            unreliable = ~_reliable(self._model.posterior(few))
+        if unreliable.any():
+            self.notes.append(
+                f"the posterior of about {unreliable.mean():.1%} of the voxels is unreliable, "
+                "because few of its draws have most of the weight or their signal is inverted: see "
+                "the map unreliable. More draws cost time: "
+                + worded("n_draws=1024", "--draws 1024")
+            )
+
+    def compute(self, slab: Slab) -> Maps:
+        """Compute the maps of a slab; see :class:`Mapper`."""
+        signals, step = slab.signals.to_numpy(), self._n_at_a_time
+        parts = []
+        for start in range(0, len(signals), step):
+            with warnings.catch_warnings():
+                # a part of a slab need not be like the training; the sample of all voxels was
+                # compared with it
+                warnings.simplefilter("ignore", MeasuredSignalWarning)
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                posterior = self._model.posterior(signals[start : start + step])
+            parts.append(self._maps_of(posterior))
+        maps = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return maps | self._single_voxel_maps(signals)
+
+    def _maps_of(self, posterior: CompartmentPosterior) -> Maps:
+        table = posterior.table()
+        ends = posterior.interval(COVERAGE)
+        numbers = range(1, self._largest + 1)
+        return {
+            **self._count_maps(posterior.probabilities),
+            "confidence": table["confidence"].to_numpy(),
+            "confidences": table[[f"confidence_{k}" for k in numbers]].to_numpy(),
+            "M0": table["scale"].to_numpy(),
+            "unreliable": (~_reliable(posterior, table)).astype(np.uint8),
+            "degenerate": posterior.degenerate.astype(np.uint8),
+            **_interval_maps(self._properties, self._largest, table, *ends),
+        }
+
+
+def _reliable(
+    posterior: CompartmentPosterior, table: pd.DataFrame | None = None
+) -> NDArray[np.bool_]:
+    """Whether the draws of a voxel are enough, and have a possible scale.
+
+    A signal of the opposite sign is explained best by a scale of 0 or less, which no tissue has.
+    """
+    table = posterior.table() if table is None else table
+    return np.asarray(posterior.reliable & (table["scale"].to_numpy() > 0))
+
+
+def _posterior_specs(largest: int) -> list[MapSpec]:
+    """Maps of the posterior of each voxel besides its compartments."""
+    percent = f"{100 * TOLERANCE:g} %"
+    return [
+        MapSpec(
+            "confidence", "desc-confidence_probseg",
+            "Probability that the number of compartments is right, and all are within "
+            f"{percent} of the logarithmic range of each property.",
+            entries={"Units": "1"}, shown=Appearance("confidence", kind="probability"),
+        ),
+        MapSpec(
+            "confidences", "desc-compartmentconfidence_probseg",
+            f"Probability that the tissue has a compartment within {percent} of the logarithmic "
+            "range of each property around each compartment, along the fourth axis.",
+            n_maps=largest, entries={"Units": "1"},
+        ),
+        MapSpec(
+            "M0", "desc-compartments_M0map", "Signal of all compartments without relaxation.",
+            entries={"Units": "arbitrary"}, shown=Appearance("M0"),
+        ),
+        MapSpec(
+            "unreliable", "desc-unreliable_mask",
+            "1 where few draws of the posterior have most of the weight, or no compartments "
+            "explain the sign of the signal.", "uint8",
+            shown=Appearance("unreliable", kind="mask"),
+        ),
+        MapSpec(
+            "degenerate", "desc-degenerate_mask",
+            f"1 where the {100 * COVERAGE:g} % interval of a property covers more than half of "
+            "its logarithmic range.", "uint8", shown=Appearance("degenerate", kind="mask"),
+        ),
+    ]  # fmt: skip

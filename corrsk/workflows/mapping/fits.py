@@ -15,7 +15,7 @@ from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
-from corrsk.relaxometry import MultiExponentialClassifier
+from corrsk.relaxometry import CalibrationWarning, MultiExponentialClassifier
 from corrsk.tissue.nuisances import Nuisances
 from corrsk.workflows.mapping.mapper import (
     Mapper,
@@ -122,7 +122,7 @@ class FitMapper(Mapper):
         values = slab.signals.to_numpy()[:, self.order]
         with warnings.catch_warnings():
             if self._calibrates:  # to this image: its slabs are no other image
-                warnings.filterwarnings("ignore", message=".*A calibration holds for")
+                warnings.simplefilter("ignore", CalibrationWarning)
             maps = self._count_maps(self.fits.predict_proba(values))
         table = self.fits.estimate_compartments(values)
         with warnings.catch_warnings():  # one compartment need not explain a voxel of several

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 
 from corrsk._utils.files import existing_file, sha256_of
 from corrsk._utils.wording import worded
@@ -22,10 +23,21 @@ from corrsk.relaxometry import MultiExponentialClassifier, NNLSSpectrum
 from corrsk.relaxometry.windows import Windows
 from corrsk.spatial import SpatialClassifier
 from corrsk.trained.classifier import SimulationTrainedClassifier
-from corrsk.workflows.mapping.compartments import CompartmentMapper, has_intervals
+from corrsk.trained.regressor import CompartmentRegressor
+from corrsk.workflows.mapping.compartments import (
+    CompartmentMapper,
+    RegressorMapper,
+    has_intervals,
+)
 from corrsk.workflows.mapping.fits import FitMapper
 from corrsk.workflows.mapping.mapper import Mapper
 from corrsk.workflows.mapping.networks import ContextMapper, NetworkMapper, single_networks
+from corrsk.workflows.mapping.pipelines import (
+    PipelineMapper,
+    check_pipeline,
+    protocol_of_pipeline,
+    without_masker,
+)
 from corrsk.workflows.mapping.spectra import (
     SpectrumMapper,
     read_spectrum_file,
@@ -105,7 +117,8 @@ def load_model(
 
 def _loaded(model: Any, images: Sequence[MeasuredImages]) -> LoadedModel:
     if not isinstance(model, (str, Path)):
-        content = {"Name": type(_checked(model, "the model")).__name__} | _digest_of(model)
+        model = _checked(model, "the model")
+        content = {"Name": type(model).__name__} | _digest_of(model)
         if isinstance(model, NNLSSpectrum) and not _is_fitted(model):
             content["Settings"] = " ".join(repr(model).split())
         return LoadedModel(model, content, model)
@@ -152,6 +165,11 @@ def _digest_of(estimator: Any) -> dict[str, str]:
 
 
 def _checked(estimator: Any, name: str) -> Any:
+    """Return the estimator that is mapped: of a Pipeline the steps after its masker."""
+    estimator = without_masker(estimator)
+    if isinstance(estimator, Pipeline):
+        check_pipeline(estimator, name)
+        return estimator
     single = estimator
     if isinstance(estimator, SpatialClassifier):
         if estimator.method != "average":
@@ -170,7 +188,9 @@ def _checked(estimator: Any, name: str) -> Any:
             f"{name} is a {type(estimator).__name__}"
             + (f" of a {type(single).__name__}" if single is not estimator else "")
             + "; maps need a SimulationTrainedClassifier, a SpatialClassifier of such, a "
-            "MultiExponentialClassifier, an NNLSSpectrum, or a model with predict_interval"
+            "CompartmentRegressor, a MultiExponentialClassifier, an NNLSSpectrum, or a Pipeline of "
+            "a ProtocolAligner and a classifier"
+            + worded(", or another model with predict, predict_proba and predict_interval", "")
         )
     return estimator
 
@@ -204,7 +224,10 @@ def images_of_model(loaded: LoadedModel, images: MeasuredImages) -> MeasuredImag
         return images
     if isinstance(model, SpatialClassifier):
         model = single_networks(model)[0]
-    trained = resolve_protocol(model.protocol) if _is_network(model) else model.protocol_
+    if isinstance(model, Pipeline):
+        trained = protocol_of_pipeline(model)
+    else:
+        trained = resolve_protocol(model.protocol) if _is_network(model) else model.protocol_
     positions = positions_within(trained, images.protocol)
     return images if positions is None else images.subset(positions)
 
@@ -218,6 +241,8 @@ def make_mapper(
     n_compartments: int | None = None,
     windows: Windows | None = None,
     spectra: bool = False,
+    n_draws: int | None = None,
+    max_rounds: int | None = None,
 ) -> Mapper:
     """Set up the maps of a subject, without reading its images.
 
@@ -237,6 +262,8 @@ def make_mapper(
         Windows of spectra, in place of those of the model's file.
     spectra : bool, default=False
         Whether spectra are a map, too.
+    n_draws, max_rounds : int or None, default=None
+        Parameters of a :class:`corrsk.CompartmentRegressor`, in place of those of the model.
 
     Returns
     -------
@@ -247,7 +274,7 @@ def make_mapper(
     ------
     ValueError
         If `n_compartments` is given for a model that has its own counts, windows or spectra for one
-        without spectra, or the images do not fit the model.
+        without spectra, or draws for one without; or the images do not fit the model.
     """
     model, name = loaded.estimator, loaded.description["Name"]
     if n_compartments is not None and model is not None:
@@ -255,12 +282,18 @@ def make_mapper(
         its = "no counts" if counts is None else f"the counts {', '.join(map(str, counts))}"
         option = worded("n_compartments", "--compartments")
         raise ValueError(f"{option} is for the model {FITS}; {name} has {its}")
+    if isinstance(model, CompartmentRegressor):
+        _refuse_spectra(windows, spectra, name)
+        return RegressorMapper(model, images, n_jobs, n_draws, max_rounds)
+    if n_draws is not None or max_rounds is not None:
+        options = worded("n_draws and max_rounds are", "--draws and --rounds are")
+        raise ValueError(f"{options} for a CompartmentRegressor; {name} draws no compartments")
     if isinstance(model, NNLSSpectrum):
         chosen = loaded.windows if windows is None else windows
         return SpectrumMapper(model, images, n_jobs, chosen, spectra)
-    if windows or spectra:
-        options = worded("windows and spectra are", "--window and --spectra are")
-        raise ValueError(f"{options} for the model {SPECTRUM}; {name} has no spectra")
+    _refuse_spectra(windows, spectra, name)
+    if isinstance(model, Pipeline):
+        return PipelineMapper(model, images)
     if isinstance(model, SpatialClassifier):
         return ContextMapper(model, images, n_jobs, device)
     if isinstance(model, SimulationTrainedClassifier):
@@ -268,3 +301,9 @@ def make_mapper(
     if model is not None and not isinstance(model, MultiExponentialClassifier):
         return CompartmentMapper(model, images, n_jobs)
     return FitMapper(model, images, n_jobs, n_compartments)
+
+
+def _refuse_spectra(windows: Windows | None, spectra: bool, name: str) -> None:
+    if windows or spectra:
+        options = worded("windows and spectra are", "--window and --spectra are")
+        raise ValueError(f"{options} for the model {SPECTRUM}; {name} has no spectra")

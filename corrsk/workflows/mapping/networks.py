@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -10,27 +9,16 @@ from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 
 from corrsk._utils.wording import worded
-from corrsk.acquisition.protocol import resolve_protocol
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
 from corrsk.neural.training.device import resolve_device
 from corrsk.neural.training.prediction import move_net
 from corrsk.relaxometry import estimate_noise
-from corrsk.relaxometry.one_compartment import OneCompartmentFit
 from corrsk.spatial import SpatialClassifier
 from corrsk.spatial.averaging import Comparison
-from corrsk.tissue.prior import resolve_prior
 from corrsk.trained.classifier import SimulationTrainedClassifier
-from corrsk.workflows.mapping.mapper import (
-    Mapper,
-    Maps,
-    in_unit,
-    noise_spec,
-    property_spec,
-    refuse_complex,
-)
-from corrsk.workflows.mapping.noise import noise_directions
-from corrsk.workflows.mapping.outputs import Appearance, MapSpec
+from corrsk.workflows.mapping.mapper import Maps
+from corrsk.workflows.mapping.simulated import SimulationMapper
 
 CONTEXT_BYTES = 1024**3  # signals of a slab and its margins
 _COMPARED_BYTES = 256 * 1024**2  # signals of the slices in which the noise is found
@@ -44,8 +32,8 @@ def single_networks(context: SpatialClassifier) -> list[Any]:
     ]
 
 
-class NetworkMapper(Mapper):
-    """Maps of a model that was trained by simulation.
+class NetworkMapper(SimulationMapper):
+    """Maps of a classifier that was trained by simulation.
 
     Parameters
     ----------
@@ -66,64 +54,16 @@ class NetworkMapper(Mapper):
         If the images are complex.
     """
 
+    _model: SimulationTrainedClassifier
+
     def __init__(
         self, model: SimulationTrainedClassifier, images: MeasuredImages, n_jobs: int, device: str
     ) -> None:
-        refuse_complex(images, "the model is")
-        self._model = model.matched_to(images.protocol)
+        super().__init__(model, images, n_jobs)
         where = resolve_device(device)
         move_net(self._model[-1].net_, where)
-        self.classes, self.notes = model.classes_, []
-        self.settings = {"device": str(where), "noise_distribution": model.noise_distribution}
-        self.specs = self._count_specs()
-        detector = self._model.novelty_
-        self._rate = 0.0
-        if detector is None:
-            self.notes.append(
-                "no novelty map: the model has no detector of unusual signals (fit_novelty)"
-            )
-        else:
-            detector = copy.copy(detector)
-            detector.set_params(n_jobs=n_jobs, verbose=False)
-            self._model.novelty_ = detector
-            self._rate = float(detector.false_alarm_rate)
-            self.specs.append(
-                MapSpec(
-                    "novelty",
-                    "desc-novelty_mask",
-                    "1 where the signal is unlike all simulated signals of the training, so that "
-                    "the other maps have no basis.",
-                    "uint8",
-                    entries={"PValue": self._rate},
-                    shown=Appearance("novel", kind="mask"),
-                )
-            )
-        outside = noise_directions(model.definition)
-        self._outside = None if outside is None else outside.astype(np.float32)
-        if outside is None:
-            self.notes.append("no noise map: the measurements are too few to separate the noise")
-        else:
-            self.specs.append(noise_spec())
-        self._fit = self._property_fit(images, n_jobs)
-        for name in () if self._fit is None else self._fit.properties:
-            self.specs.append(property_spec(name))
-
-    def _property_fit(self, images: MeasuredImages, n_jobs: int) -> OneCompartmentFit | None:
-        model = self._model
-        nuisances = resolve_prior(model.prior).nuisances
-        efficiency: Any = getattr(nuisances, "inversion_efficiency", None)
-        if efficiency is None:
-            efficiency = float(model.inversion_efficiency)
-        self.settings["inversion_efficiency"] = efficiency
-        try:
-            # in the order of the training, into which the model brings the signals
-            return OneCompartmentFit(
-                resolve_protocol(model.protocol), inversion_efficiency=efficiency,
-                magnitude=model.noise_distribution == "rician", n_jobs=n_jobs,
-            )  # fmt: skip
-        except ValueError as error:
-            self.notes.append(f"no maps of tissue properties: {error}")
-            return None
+        self.settings["device"] = str(where)
+        self.specs = [*self._count_specs(), *self.specs]
 
     def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Compare sign, noise and shape of the sample with the training; see :class:`Mapper`."""
@@ -135,19 +75,8 @@ class NetworkMapper(Mapper):
 
     def compute(self, slab: Slab) -> Maps:
         """Compute the maps of a slab; see :class:`Mapper`."""
-        model, signals = self._model, slab.signals.to_numpy()
         maps = self._count_maps(self._probabilities(slab))
-        if model.novelty_ is not None:
-            maps["novelty"] = (model.predict_novelty(signals) < self._rate).astype(np.uint8)
-        aligned = model[0].transform(signals)
-        if self._outside is not None:
-            rest = aligned.astype(np.float32, copy=False) @ self._outside
-            maps["noise"] = np.sqrt(np.einsum("vd,vd->v", rest, rest) / rest.shape[1])
-        if self._fit is not None:
-            found = self._fit.fit(aligned)
-            for k, name in enumerate(self._fit.properties):
-                maps[name] = in_unit(name, found[:, k])
-        return maps
+        return maps | self._single_voxel_maps(slab.signals.to_numpy())
 
 
 class ContextMapper(NetworkMapper):

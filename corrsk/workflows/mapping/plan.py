@@ -41,10 +41,11 @@ class MapSettings:
         Name of a shipped model, a file written by :func:`corrsk.save`, "multi-exponential" for
         fits, "spectrum" or a JSON, YAML or TOML file with parameters of
         :class:`corrsk.NNLSSpectrum` and `windows` for spectra; or a fitted
-        SimulationTrainedClassifier, SpatialClassifier, MultiExponentialClassifier or NNLSSpectrum,
-        or an estimator that predicts compartments with intervals (predict, predict_proba and
-        predict_interval). "auto" is "scanner-ir-se-8x8" for signed signals and
-        "scanner-ir-se-8x8-magnitude" for others.
+        SimulationTrainedClassifier, CompartmentRegressor, SpatialClassifier,
+        MultiExponentialClassifier or NNLSSpectrum, a Pipeline of a ProtocolAligner and a classifier
+        (and a SignalMasker in front, whose mask is not used), or an estimator that predicts
+        compartments with intervals (predict, predict_proba and predict_interval). "auto" is
+        "scanner-ir-se-8x8" for signed signals and "scanner-ir-se-8x8-magnitude" for others.
     mask : path-like or str, default="auto"
         File of a mask; "auto" for that of the images or one made of them; "none" for all voxels
         with a signal. ``{subject}`` in a path is replaced by the name of the subject.
@@ -65,6 +66,8 @@ class MapSettings:
         :meth:`corrsk.relaxometry.Spectra.window_fractions`.
     spectra : bool, default=False
         Whether to write the spectra, too: a file of up to some kB for each voxel.
+    n_draws, max_rounds : int or None, default=None
+        Parameters of a CompartmentRegressor, in place of those of the model.
     slab_bytes : int, default=50331648
         Size of the signals that are read at a time.
     """
@@ -78,6 +81,8 @@ class MapSettings:
     context: bool = False
     windows: Windows | None = None
     spectra: bool = False
+    n_draws: int | None = None
+    max_rounds: int | None = None
     slab_bytes: int = SLAB_BYTES
 
     def identity(self, model: LoadedModel) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class MapSettings:
             "atlas": None if self.atlas is None else str(self.atlas), "preview": self.preview,
             "n_compartments": self.n_compartments, "context": self.context,
             "windows": None if self.windows is None else plain_windows(self.windows),
-            "spectra": self.spectra,
+            "spectra": self.spectra, "n_draws": self.n_draws, "max_rounds": self.max_rounds,
         }  # fmt: skip
 
     def for_workers(self, model: LoadedModel) -> MapSettings:
@@ -235,7 +240,8 @@ def plan_subjects(
                 mapper = make_mapper(
                     loaded, used, n_jobs=n_jobs, device=device,
                     n_compartments=settings.n_compartments, windows=settings.windows,
-                    spectra=settings.spectra,
+                    spectra=settings.spectra, n_draws=settings.n_draws,
+                    max_rounds=settings.max_rounds,
                 )  # fmt: skip
                 if n < n_all:
                     mapper.notes.insert(0, f"the model is for {n} of the {n_all} measurements, "

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from corrsk._utils.wording import worded
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import BidsSet, MeasuredImages, find_bids_sets, load_images
 
@@ -101,7 +102,11 @@ def find_subjects(
         return _of_data_set(folders[0], times, participants, select, join, te)
     if participants or select or join or te is not None:
         raise ValueError(
-            f"participants, select, join and te are for a folder in BIDS, and {paths[0]} is none"
+            worded(
+                "participants, select, join and te are",
+                "--participant-label, --select, --join and --te are",
+            )
+            + f" for a folder in BIDS, and {paths[0]} is none"
         )
     names = [_stem(path) for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -168,7 +173,10 @@ def _of_data_set(
         if len(own) > 1 and not join:
             raise ValueError(
                 f"sub-{sub} has {len(own)} sets of images: {', '.join(map(str, own))}; choose one, "
-                "such as --select suffix=MESE, or join the series of the same voxels by --join"
+                "such as "
+                + worded("select={'suffix': 'MESE'}", "--select suffix=MESE")
+                + ", or join the series of the same voxels by "
+                + worded("join=True", "--join")
             )
         with _noted() as noted:
             if len(own) == 1:
@@ -197,7 +205,7 @@ def _joined(parts: list[MeasuredImages], te: float | None) -> MeasuredImages:
         lacking = next(part for part in parts if "TE" not in part.protocol.contrasts)
         raise ValueError(
             f"the sidecars of {lacking.name} have no EchoTime, which the series to join have; pass "
-            "the echo time in ms, such as --te 10"
+            "the echo time in ms, such as " + worded("te=10", "--te 10")
         )
     return MeasuredImages.concatenate(parts)
 

@@ -153,6 +153,11 @@ def _describe(fits: MultiExponentialClassifier) -> str:
         text += f", inversion efficiency fitted from {low:g} to {high:g}"
     if hasattr(fits, "calibration_"):
         text += f"; pulses calibrated: {fits.calibration_}"
+        if fits.calibration_.is_doubtful:
+            text += (
+                ". Most voxels have more than one compartment, so that this calibration may have "
+                "taken up a part of them"
+            )
     return f"{text}."
 
 

@@ -21,6 +21,7 @@ from corrsk._utils.validation import checked_count
 from corrsk._utils.voxels import NoSignalWarning
 from corrsk.evaluation import CountMapDisplay, MulticompartmentDisplay
 from corrsk.imaging.maps import read_part
+from corrsk.workflows.mapping.mapper import TIME_UNITS
 from corrsk.workflows.mapping.outputs import Appearance, html_path, report_path
 from corrsk.workflows.mapping.report._detail import Chosen, Detail
 from corrsk.workflows.mapping.report._fits import VoxelFits, fit_voxels
@@ -56,7 +57,12 @@ _TERMS = {
     "the other maps have no basis.",
     "misfit": "Not explained: 1 where the residual of the model exceeds the noise.",
     "noise": "Noise: standard deviation, in the unit of the images.",
-    "M0": "M0: sum of the spectrum, in the unit of the images.",
+    "M0": "M0: signal without relaxation, in the unit of the images.",
+    "confidence": "Confidence: probability that the number of compartments and all their "
+    "properties are right, within a tolerance.",
+    "unreliable": "Unreliable: 1 where few draws of the posterior have most of the weight, or the "
+    "signal has the opposite sign.",
+    "degenerate": "Degenerate: 1 where the signal hardly determines a compartment.",
     "weight": "Weight: that of the penalty, relative to the largest squared singular value.",
     "b1": "Relative angle: of the refocusing pulses, 1 for the nominal one.",
 }
@@ -321,7 +327,7 @@ class _Page:
             in_ms=bool(self._factors), terms=self._terms(),
             measurements=measurements, cut=cut, detail=self._detail.describe(),
             is_reduced=max(self._detail.steps) > 1,
-            chosen=self._chosen.describe(int(self._mask.sum())),
+            chosen=self._chosen.describe(int(self._mask.sum())), spreads=self._spreads,
             methods=self._methods(),
             pictures=self._pictures(), data=data,
             viewer=_viewer().replace("</script", "<\\/script"),
@@ -368,6 +374,7 @@ class _Page:
             self._appearance,
             probabilities,
             self._shown,
+            self._compartments(at),
         )
         background = Shown.from_map("background", self._background).entry(grid)
         self.n_bytes = sum(len(one["nifti"]) for one in (background, *self._entries))
@@ -390,6 +397,28 @@ class _Page:
                 for panel in self._panels
             ],
         }  # fmt: skip
+
+    @property
+    def _spreads(self) -> tuple[str, ...]:
+        """Names of the maps that each property of the compartments has, if these are maps."""
+        name = self._images.protocol.tissue_properties[0]
+        if f"{name}_compartments" not in self._paths:
+            return ()
+        for spreads in (("compartments", "lower", "upper"), ("compartments", "error")):
+            if all(f"{name}_{key}" in self._paths for key in spreads):
+                return spreads
+        return ("compartments",)
+
+    def _compartments(self, at: tuple[NDArray[np.intp], ...]) -> NDArray[Any] | None:
+        """Fraction and properties with their limits or errors, of each compartment of the maps."""
+        if not self._spreads:
+            return None
+        where = self._detail.where
+        parts = [self._read("fractions", where)[at]]
+        for name in self._images.protocol.tissue_properties:
+            factor = 1000 if name in TIME_UNITS else 1
+            parts += [factor * self._read(f"{name}_{key}", where)[at] for key in self._spreads]
+        return np.stack(parts, axis=2)
 
     def _classes(self, n: int) -> list[str]:
         sidecar = self._paths["probabilities"]

@@ -240,13 +240,14 @@ def _panel(contrasts: Mapping[str, NDArray[Any]], most_points: int) -> dict[str,
 
 def bytes_per_voxel(n_shown: int, bins: Sequence[int]) -> int:
     """Upper bound of the text of one voxel: measured and two fitted signals, and its spectrum."""
-    return (3 * 2 * n_shown + math.prod(bins[:2]) + 200) * 4 // 3
+    return (3 * 2 * n_shown + math.prod(bins[:2]) + 320) * 4 // 3
 
 
 def voxel_entries(
     places: NDArray[np.intp], signals: NDArray[Any], fits: VoxelFits,
     values: Mapping[str, NDArray[Any]], appearance: Mapping[str, Appearance],
     probabilities: NDArray[Any] | None, shown: NDArray[np.intp],
+    compartments: NDArray[Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Entries of the voxels of the panel.
 
@@ -266,6 +267,8 @@ def voxel_entries(
         Probabilities of the counts.
     shown : ndarray of int
         Positions of the measurements of the panels.
+    compartments : ndarray of shape (n_voxels, n_compartments, n_columns) or None, default=None
+        Fraction of each compartment of the maps, and each property with its limits or its error.
 
     Returns
     -------
@@ -289,6 +292,8 @@ def voxel_entries(
     for key, table in (("tableOne", fits.one), ("tableSelected", fits.selected)):
         if table is not None:
             arrays[key] = packed(_compartments(table, fits.properties), "float32")
+    if compartments is not None:
+        arrays["compartments"] = packed(compartments, "float32")
     if fits.selected is not None:
         flags = fits.selected["misfit"] + 2 * fits.selected["at_bound"]
         arrays["flags"] = packed(flags.to_numpy(), "uint8")

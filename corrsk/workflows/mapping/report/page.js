@@ -170,6 +170,29 @@ function drawFits(k) {
   target.replaceChildren(table, ...texts.map((text) => make("p", { class: "warnings" }, text)));
 }
 
+// Compartments of the maps, with their intervals or errors: other ones than those of the fits, which
+// are made for this page.
+function drawCompartments(k) {
+  if (!arrays.compartments) return;
+  const properties = data.voxels.properties, [, , width] = arrays.compartments.shape;
+  const each = (width - 1) / properties.length, row = arrays.compartments.row(k);
+  const table = make("table", {}, make("thead", {}, make("tr", {}, make("th", {}, "fraction"),
+    ...properties.map(([name, unit]) => make("th", {}, `${name} (${unit})`)))));
+  const body = make("tbody");
+  for (let c = 0; c * width < row.length; c += 1) {
+    const cells = Array.from(row.subarray(c * width, (c + 1) * width), number);
+    if (!(row[c * width] > 0)) continue;
+    const texts = properties.map((_, j) => {
+      const [value, ...spread] = cells.slice(1 + j * each, 1 + (j + 1) * each);
+      if (!spread.length) return value;
+      return spread.length === 2 ? `${value} (${spread.join(" to ")})` : `${value} ± ${spread[0]}`;
+    });
+    body.append(make("tr", {}, ...[cells[0], ...texts].map((text) => make("td", {}, text))));
+  }
+  table.append(body);
+  element("compartments").replaceChildren(table);
+}
+
 function drawSpectrum(k) {
   const target = element("spectrum"), spectrum = data.voxels.spectrum;
   if (!spectrum) {
@@ -259,6 +282,7 @@ function show(place, isFromViewer = false) {
     drawValues(arrays.values.row(found.row));
     drawProbabilities(found.row);
     drawSignal(found.row);
+    drawCompartments(found.row);
     drawFits(found.row);
     drawSpectrum(found.row);
   } else {
