@@ -80,7 +80,7 @@ class Task:
 
 
 def _signals() -> Any:
-    return make_correlation_signals(3000, random_state=0, n_jobs=1, verbose=False)
+    return make_correlation_signals(1000, random_state=0, n_jobs=1, verbose=False)
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _train(folder: Path) -> None:
     network = ResidualMLPClassifier(
-        width=16, n_blocks=1, max_epochs=10, batch_size=100, **_settings(folder)
+        width=8, n_blocks=1, max_epochs=10, batch_size=100, **_settings(folder)
     )
     save(network.fit(*_signals()), folder / "model.safetensors")
 
@@ -105,8 +105,8 @@ def _train_compiled(folder: Path) -> None:
 
 
 def _stream(folder: Path) -> None:
-    network = ResidualMLPClassifier(width=16, n_blocks=1, batch_size=200, **_settings(folder))
-    network.fit_stream(SignalStream.named("midl2024-low-noise"), n_samples=20_000)
+    network = ResidualMLPClassifier(width=8, n_blocks=1, batch_size=200, **_settings(folder))
+    network.fit_stream(SignalStream.named("midl2024-low-noise"), n_samples=10_000)
     save(network, folder / "model.safetensors")
 
 
@@ -131,7 +131,7 @@ def _corrsk(*arguments: Any) -> None:
 def _simulate(folder: Path) -> None:
     # as a user who finds no file, or a whole one
     _corrsk(
-        "simulate", folder / "data.npz", "--samples", 60_000, "--seed", 3, "--force", "--jobs", 1
+        "simulate", folder / "data.npz", "--samples", 20_000, "--seed", 3, "--force", "--jobs", 1
     )
 
 

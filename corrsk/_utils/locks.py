@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from corrsk._utils.files import check_writable
+
 
 @contextmanager
 def exclusive(target: str | Path, *, related: bool = True) -> Iterator[None]:
@@ -28,9 +30,12 @@ def exclusive(target: str | Path, *, related: bool = True) -> Iterator[None]:
     ------
     FileExistsError
         If another process, or another thread, holds the lock.
+    OSError
+        If the folder cannot be written to.
     """
     target = Path(target)
     path = lock_of(target)
+    check_writable(path.parent)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
