@@ -542,8 +542,11 @@ class Fuzzer:
 
     def outcome(self, number: int) -> str:
         """Read the mutant of a number; "read", "refused", or a description of the fault."""
-        rng = np.random.default_rng(number)
-        self.path.write_bytes(self.reader.change(self.content, rng))
+        return self.outcome_of(self.reader.change(self.content, np.random.default_rng(number)))
+
+    def outcome_of(self, content: bytes) -> str:
+        """Read a file of this content; see `outcome`."""
+        self.path.write_bytes(content)
         memory, started = _peak(), time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
