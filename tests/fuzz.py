@@ -49,16 +49,22 @@ from corrsk import (
     model_card,
     save,
 )
+from corrsk._utils.configuration import write_configuration
 from corrsk._utils.files import write_json
 from corrsk.baselines import make_baseline
 from corrsk.evaluation import Evaluation, evaluate
-from corrsk.persistence._files import _digests
+from corrsk.imaging._masks import read_mask
+from corrsk.imaging.grid import Grid
+from corrsk.persistence._files import _VERSION, _digests
 from corrsk.pretrained import ModelCard
 from corrsk.simulation.datasets import dataset_definition
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.files import read_dataset_mat, write_dataset
+from corrsk.workflows._runs import check_claim
 from corrsk.workflows.comparison.runs import Run, RunResult, read_run, write_run
-from corrsk.workflows.training import TrainingConfiguration
+from corrsk.workflows.mapping.spectra import read_spectrum_file
+from corrsk.workflows.mapping.statistics import LabelStatistics
+from corrsk.workflows.training import TrainingConfiguration, _resumed_samples
 
 SECONDS, MEGABYTES = 5.0, 1000.0  # limits of one file
 Change = Callable[[bytes, np.random.Generator], bytes]
@@ -310,6 +316,98 @@ def _configuration(path: Path) -> None:
     )
 
 
+def _copy_kept(name: str) -> Callable[[Path], Any]:
+    """Writer that copies the kept file of a model, so that no model need be fitted."""
+    kept = Path(__file__).with_name("files_of_versions") / str(_VERSION) / f"{name}.safetensors"
+    return lambda path: shutil.copy(kept, path)
+
+
+def _write_beside_image(text: str) -> Callable[[Path], None]:
+    """Writer of a sidecar or of b-values beside an image, which is read with them."""
+
+    def write(path: Path) -> None:
+        _write_nifti(path.with_suffix(".nii"))
+        if path.suffix != ".json":
+            write_json(path.with_suffix(".json"), {"EchoTime": 0.01})
+        path.write_text(text, encoding="utf-8")
+
+    return write
+
+
+def _read_image_beside(path: Path) -> Any:
+    return load_images(path.with_suffix(".nii"))
+
+
+_GRID = Grid((2, 2, 1), np.eye(4))
+
+
+def _write_labels(path: Path, highest: int = 3) -> None:
+    import nibabel
+
+    values = np.arange(4, dtype=np.int16).clip(0, highest).reshape(_GRID.shape)
+    nibabel.save(nibabel.Nifti1Image(values, _GRID.affine), path)
+
+
+def _write_mask(path: Path) -> None:
+    _write_labels(path, highest=1)
+
+
+def _read_atlas(path: Path) -> Any:
+    images = load_images(np.ones((*_GRID.shape, 4)), _TIMES)
+    return LabelStatistics(path, images, np.array([1, 2]))
+
+
+def _read_mask(path: Path) -> Any:
+    return read_mask(path, _GRID, "the images")
+
+
+def _write_npz_with_protocol(path: Path) -> None:
+    np.savez_compressed(path, signals=np.ones((2, 2, 1, 4)), protocol=json.dumps(_TIMES.to_dict()))
+
+
+def _write_spectrum(path: Path) -> None:
+    content = {
+        "n_bins": 20, "penalty": "identity", "noise_level": 0.01,
+        "bounds": {"T2": [5, 500]}, "windows": {"myelin": {"T2": [0, 40]}},
+    }  # fmt: skip
+    if path.suffix == ".toml":
+        path.write_text(
+            'n_bins = 20\npenalty = "identity"\nnoise_level = 0.01\n'
+            "[bounds]\nT2 = [5, 500]\n[windows.myelin]\nT2 = [0, 40]\n"
+        )
+    else:
+        write_configuration(path, content)
+
+
+_IDENTITY: dict[str, Any] = {"seed": 0, "definition": {"name": "x", "noise_levels": [0.1]}}
+
+
+def _read_run_record(path: Path) -> Any:
+    """Compare the record of a run with the run that is to be resumed."""
+    out = path.parent / "run"
+    out.mkdir(exist_ok=True)
+    shutil.copy(path, out / "run.json")
+    (out / "result").touch()
+    try:
+        check_claim(out, _IDENTITY, resume=True)
+    except FileExistsError as error:  # of another run
+        raise InvalidFileError(str(error)) from error
+
+
+def _write_training_record(path: Path) -> None:
+    _configuration(path.with_suffix(".yaml"))
+    known = TrainingConfiguration.from_file(path.with_suffix(".yaml"))
+    write_json(path, {"configuration": known.identity(), "samples": 20_000})
+
+
+def _read_training_record(path: Path) -> Any:
+    configuration = TrainingConfiguration.from_file(path.with_suffix(".yaml"))
+    try:
+        return _resumed_samples(configuration, path, True)
+    except FileExistsError as error:  # of another training
+        raise InvalidFileError(str(error)) from error
+
+
 # baselines that are stored by way of skops, and their parameters here
 LEARNERS: dict[str, dict[str, Any]] = {
     "random-forest": {
@@ -331,6 +429,12 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "kernel-svm": {
         "nystroem__n_components": 20, "calibratedclassifiercv__estimator__max_iter": 2,
     },
+}  # fmt: skip
+# kept files of models, other than those of readers above
+KEPT_MODELS = {
+    "regressor": "compartments", "trained": "trained", "spatial": "spatial",
+    "spectra": "spectrum", "observer": "observer", "generator": "generator",
+    "novelty": "novelty", "phaser": "phaser", "multi-exponential": "multiexponential",
 }  # fmt: skip
 READERS: dict[str, Reader] = {
     "model": Reader(_write_model, load, ".safetensors", changed_bytes, _probabilities),
@@ -376,6 +480,34 @@ READERS: dict[str, Reader] = {
         DatasetDefinition.from_file, ".json", changed_json,
     ),
     "training, .yaml": Reader(_configuration, TrainingConfiguration.from_file, ".yaml"),
+    **{
+        f"{name}, entries": Reader(_copy_kept(file), load, ".safetensors", changed_model)
+        for name, file in KEPT_MODELS.items()
+    },
+    "definition, .yaml": Reader(
+        lambda path: dataset_definition("scanner-ir-se-8x8").to_file(path),
+        DatasetDefinition.from_file, ".yaml",
+    ),
+    "spectrum, .json": Reader(_write_spectrum, read_spectrum_file, ".json", changed_json),
+    "spectrum, .yaml": Reader(_write_spectrum, read_spectrum_file, ".yaml"),
+    "spectrum, .toml": Reader(_write_spectrum, read_spectrum_file, ".toml"),
+    "record of a training": Reader(
+        _write_training_record, _read_training_record, ".json", changed_json
+    ),
+    "record of a run": Reader(
+        lambda path: write_json(path, _IDENTITY), _read_run_record, ".json", changed_json
+    ),
+    "sidecar of an image": Reader(
+        _write_beside_image('{"EchoTime": [0.01, 0.02, 0.03, 0.04], "RepetitionTime": 5}'),
+        _read_image_beside, ".json", changed_json,
+    ),
+    "b-values": Reader(_write_beside_image("0 500 1000 2000\n"), _read_image_beside, ".bval"),
+    "mask, .nii": Reader(_write_mask, _read_mask, ".nii"),
+    "mask, .nii.gz": Reader(_write_mask, _read_mask, ".nii.gz"),
+    "atlas, .nii": Reader(_write_labels, _read_atlas, ".nii"),
+    "images with a protocol, .npz": Reader(
+        _write_npz_with_protocol, lambda path: _read_images(path, None), ".npz"
+    ),
     "images, .npz": Reader(_write_npz, lambda path: _read_images(path, None), ".npz"),
     "images, .nii": Reader(_write_nifti, _read_images, ".nii"),
     "images, .nii.gz": Reader(_write_nifti, _read_images, ".nii.gz"),
@@ -410,8 +542,11 @@ class Fuzzer:
 
     def outcome(self, number: int) -> str:
         """Read the mutant of a number; "read", "refused", or a description of the fault."""
-        rng = np.random.default_rng(number)
-        self.path.write_bytes(self.reader.change(self.content, rng))
+        return self.outcome_of(self.reader.change(self.content, np.random.default_rng(number)))
+
+    def outcome_of(self, content: bytes) -> str:
+        """Read a file of this content; see `outcome`."""
+        self.path.write_bytes(content)
         memory, started = _peak(), time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

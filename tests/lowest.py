@@ -1,7 +1,8 @@
 """A short list of tests with the lowest versions that the metadata admit.
 
-    python -m tests.lowest                       # all lower bounds of the core and of test tools
+    python -m tests.lowest                       # all lower bounds of the core
     python -m tests.lowest --only numpy scikit-learn
+    python -m tests.lowest --folder env          # keeps the environment for a next run
 
 makes a virtual environment of its own in a temporary folder, installs the lower bounds of
 pyproject.toml exactly, corrsk from this folder, and runs the numerical tests. With ``--only``, the
@@ -12,6 +13,7 @@ it is named, because its earlier builds come with gigabytes for GPUs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import subprocess
 import sys
@@ -60,22 +62,30 @@ def chosen(only: list[str] | None) -> list[str]:
     return lowest + [f"{name}=={pins[name]}" if name in pins else name for name in rest]
 
 
+def install(python: Path, only: list[str] | None) -> None:
+    """Install the requirements and corrsk in an environment."""
+    requirements = chosen(only)
+    print("\n".join(requirements), flush=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *requirements], check=True)
+    subprocess.run([*pip, "--no-deps", "--editable", str(ROOT)], check=True)
+
+
 def main() -> int:
     """Install and test; return the exit status of the tests."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--tests", nargs="+", default=TESTS)
+    parser.add_argument("--folder", type=Path, help="folder of the environment, which is kept")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        python = str(Path(folder) / "bin" / "python")
-        requirements = chosen(given.only)
-        print("\n".join(requirements), flush=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, *requirements], check=True)
-        subprocess.run([*install, "--no-deps", "--editable", str(ROOT)], check=True)
+    with contextlib.ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        python = folder.resolve() / "bin" / "python"
+        if not python.exists():
+            venv.create(folder, with_pip=True)
+            install(python, given.only)
         # old libraries warn of newer ones
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
+        command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts="]
         return subprocess.run(
             [*command, "-o", "filterwarnings=default", *given.tests], cwd=ROOT, check=False
         ).returncode

@@ -52,6 +52,7 @@ corrsk.save(network, 5)  # line 16
 AcquisitionProtocol(ti=[50], te=[10], tm=[3])  # line 17
 corrsk.lod("model.safetensors")  # line 18
 """
+MISTAKES = (16, 17, 18)
 
 
 @pytest.mark.slow
@@ -66,4 +67,4 @@ def test_a_type_checker_finds_the_mistakes_of_a_user(tmp_path):
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     found = [line.split(": ", 2)[0] for line in result.stdout.splitlines() if ": error: " in line]
-    assert found == [f"program.py:{number}" for number in (16, 17, 18)], result.stdout
+    assert found == [f"program.py:{number}" for number in MISTAKES], result.stdout

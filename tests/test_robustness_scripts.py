@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests import kills, load, lowest, mutation
+from tests import fuzz_coverage, kills, load, lowest, mutation, packages
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -77,6 +77,22 @@ def test_what_a_process_holds(tmp_path):
     assert after.descriptors == before.descriptors + 1
     assert after.temporary == before.temporary + 1
     assert before.memory_mb > 10
+
+
+def test_the_log_of_a_fuzzer_is_read():
+    log = """INFO: Seed: 1
+#2\tINITED cov: 36 ft: 36 corp: 1/105b exec/s: 0 rss: 450Mb
+#99\tREDUCE cov: 40 ft: 40 corp: 3/205b lim: 105
+#300\tDONE   cov: 41 ft: 40 corp: 4/162b lim: 105 exec/s: 150 rss: 450Mb
+Done 300 runs in 2 second(s)"""
+    assert fuzz_coverage.result_of(log) == (300, 36, 41)
+    assert fuzz_coverage.result_of("ImportError") == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_have_every_file(tmp_path):
+    wheel, of_sdist = packages.build_all(tmp_path / "build")
+    assert wheel.name == of_sdist.name
 
 
 @pytest.mark.parametrize("room", mutation.ROOMS)

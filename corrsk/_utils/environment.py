@@ -14,10 +14,15 @@ def environment(threads: int, *, more_packages: Iterable[str] = ()) -> dict[str,
     """Versions of packages and type of the machine, for storage with results."""
     return {
         "python": platform.python_version(),
-        **{name: _version(name) for name in (*_PACKAGES, *more_packages)},
+        **versions(more_packages),
         "machine": f"{platform.system()} {platform.machine()}",
         "threads": threads,
     }
+
+
+def versions(more_packages: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of corrsk and of the packages on which its numbers depend."""
+    return {name: _version(name) for name in (*_PACKAGES, *more_packages)}
 
 
 def _version(package: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from corrsk._utils.environment import versions
 from corrsk._utils.files import (
     InvalidFileError,
     digest,
@@ -30,6 +30,8 @@ _WITH_DIGESTS = 6  # the first version that has them
 def write_file(path: str | Path, estimator: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Write an encoded estimator and its tensors to a file, atomically.
 
+    The file has the versions of corrsk and of the libraries, too.
+
     Parameters
     ----------
     path : path-like
@@ -39,8 +41,10 @@ def write_file(path: str | Path, estimator: Any, tensors: Mapping[str, NDArray[A
     tensors : mapping of str to ndarray
         Tensors by name.
     """
+    libraries = versions()
     content = {
-        "format": _FORMAT, "version": _VERSION, "corrsk": version("corrsk"), "estimator": estimator
+        "format": _FORMAT, "version": _VERSION, "corrsk": libraries.pop("corrsk"),
+        "libraries": libraries, "estimator": estimator,
     }  # fmt: skip
     text = json.dumps(content)
     metadata = {_FORMAT: text, _DIGESTS: json.dumps(_digests(text, tensors))}

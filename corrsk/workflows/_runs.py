@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from corrsk._utils.files import InvalidFileError, check_writable, read_json, write_json
+from corrsk._utils.files import InvalidFileError, read_json, write_json
 from corrsk._utils.locks import exclusive, is_remain
 from corrsk.simulation.definition import DatasetDefinition
 
@@ -65,7 +65,6 @@ def claimed_folder(out: Path, identity: dict[str, Any], *, resume: bool) -> Iter
         except OSError as error:
             raise type(error)(f"the folder {out} cannot be made: {error.strerror}") from error
         _refuse_other_files(out)
-        check_writable(out)
         with exclusive(out):
             _check_marker(out, identity, resume)
             yield

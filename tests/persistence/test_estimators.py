@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import EarlyStopping
 
+import corrsk
 from corrsk import (
     AcquisitionProtocol,
     CorrelationCNNClassifier,
@@ -190,6 +192,11 @@ def test_the_file_can_be_inspected(pipeline, tmp_path):
     save(pipeline, tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
     assert tensors["correlationcnnclassifier.network.fc3.weight"].shape == (4, 32)
+    with safe_open(tmp_path / "model.safetensors", framework="np") as file:
+        content = json.loads(file.metadata()["corrsk-estimator"])
+    assert content["corrsk"] == corrsk.__version__
+    assert content["libraries"]["numpy"] == np.__version__
+    assert content["libraries"]["torch"] == version("torch")
 
 
 def test_a_model_trained_on_a_gpu_loads_on_the_processor(tissue, pipeline, tmp_path):

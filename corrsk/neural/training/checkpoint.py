@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from corrsk._utils.files import InvalidFileError, digest, refuse_misfits, write_atomically
+from corrsk._utils.locks import exclusive
 from corrsk.neural.training.callbacks import TrainingCallback
 from corrsk.neural.training.net import history_rows
 from corrsk.neural.training.states import check_weights, checked_optimizer_state
@@ -104,6 +107,24 @@ class TrainingCheckpoint(TrainingCallback):
         self.generator = generator
         self.written_at = time.monotonic()
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other trainings from the file, and remove what killed ones left of it.
+
+        Raises
+        ------
+        FileExistsError
+            If another training uses the file.
+        ValueError
+            If its folder does not exist, or the file is a folder.
+        """
+        if not self.path.parent.is_dir():
+            raise ValueError(f"there is no folder {self.path.parent} for the checkpoint")
+        if self.path.is_dir():
+            raise ValueError(f"the checkpoint {self.path} is a folder; it must be a file")
+        with exclusive(self.path.resolve(), related=False):
+            yield
+
     def read(self) -> dict[str, Any] | None:
         """Read the state from the file; return None if there is no file.
 
@@ -114,10 +135,6 @@ class TrainingCheckpoint(TrainingCallback):
         ValueError
             If the file belongs to another training.
         """
-        if not self.path.parent.is_dir():
-            raise ValueError(f"there is no folder {self.path.parent} for the checkpoint")
-        if self.path.is_dir():
-            raise ValueError(f"the checkpoint {self.path} is a folder; it must be a file")
         if not self.path.exists():
             return None
         content = self.path.read_bytes()

@@ -91,6 +91,8 @@ def train_network(
     ------
     ValueError
         If the checkpoint belongs to another training, or `earlier` has another network.
+    FileExistsError
+        If another training uses the checkpoint.
 
     Notes
     -----
@@ -110,6 +112,7 @@ def train_network(
     )
     progress = EpochProgress(settings.max_epochs, progress_delay)
     with (
+        ExitStack() as claims,
         ExitStack() as drawing,
         source.opened(settings, device, order) as (signals, options),
     ):
@@ -122,6 +125,7 @@ def train_network(
         if checkpoint is not None:
             identity = _fingerprint(settings, source, validation, device)
             keeper = TrainingCheckpoint(checkpoint, identity, stateful, order)
+            claims.enter_context(keeper.claimed())
             state = keeper.read()  # an invalid file is an error before the training starts
         drawing.enter_context(own_random_numbers(settings.stream_seed(Stream.WEIGHTS), device))
         net = untrained_net(

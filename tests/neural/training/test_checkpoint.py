@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from corrsk import CorrelationCNNClassifier
+from corrsk._utils.locks import exclusive
 from corrsk.neural.training.callbacks import EpochProgress
 from corrsk.neural.training.checkpoint import TrainingCheckpoint, _header
 from corrsk.neural.training.net import CountLoss, TensorSignals, WholeBatches
@@ -141,6 +142,24 @@ def test_checkpoint_without_seed_or_with_bad_path_is_refused(signals, tmp_path):
         classifier(checkpoint=tmp_path / "absent" / "c").fit(*signals)
     with pytest.raises(ValueError, match="is a folder"):
         classifier(checkpoint=tmp_path).fit(*signals)
+
+
+def test_two_trainings_do_not_share_a_checkpoint(signals, tmp_path):
+    path = tmp_path / "a.1"
+    with (
+        exclusive(path, related=False),  # as another process holds it
+        pytest.raises(FileExistsError, match=r"another process is writing to .*a\.1"),
+    ):
+        classifier(checkpoint=path, max_epochs=1).fit(*signals)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_training_left_of_its_checkpoint_is_removed(signals, tmp_path):
+    own, of_others = ".a-abcd_123.partial.1", (".a-abcd_123.partial.2", ".a-b-abcd_123.partial.1")
+    for name in (own, *of_others, ".a.1.lock"):
+        (tmp_path / name).touch()
+    classifier(checkpoint=tmp_path / "a.1", max_epochs=1).fit(*signals)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.1", *of_others}
 
 
 def test_progress_is_shown_after_its_delay(signals, capsys, monkeypatch):
