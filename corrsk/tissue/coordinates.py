@@ -101,7 +101,7 @@ class TissueCoordinates:
             return fractions
         left = np.ones(shape)
         for k, each in enumerate(uniform):
-            share = self._share(each, self.K - 1 - k)
+            share = self.share(each, self.K - 1 - k)
             np.multiply(left, share, out=fractions[k])
             left = left - fractions[k]
         fractions[-1] = left
@@ -110,7 +110,8 @@ class TissueCoordinates:
         return fractions
 
     @staticmethod
-    def _share(uniform: Array, m: int) -> Array:
+    def share(uniform: Array, m: int) -> Array:
+        """Share of a fraction in what the fractions before it leave, with m later fractions."""
         if m == 1:
             return uniform
         return np.asarray(1.0 - (np.sqrt(1.0 - uniform) if m == 2 else (1 - uniform) ** (1 / m)))
@@ -123,7 +124,7 @@ class TissueCoordinates:
         uniform, density = ndtr(z), normal_density(z)
         for k in range(self.n_fractions):
             m = self.K - 1 - k
-            share = self._share(uniform[k], m)
+            share = self.share(uniform[k], m)
             slope = density[k] / m * np.maximum(1 - uniform[k], 1e-12) ** (1 / m - 1)
             derivative[k] = of_left * share
             derivative[k, k] += left * slope
@@ -146,15 +147,18 @@ class TissueCoordinates:
         -inf where the compartments are not in ascending order, or the prior does not allow the
         tissue.
         """
-        correction = math.lgamma(self.K + 1) - self._log_allowed
         ordered = tissue.units[self.order]
-        allowed = np.all(ordered[:-1] < ordered[1:], axis=0) & self._allowed(values)
-        log_density: Array | float = 0.0
-        if self.weighted:
-            weights = (tissue.fractions - self.prior.min_fraction) / self.free
-            with np.errstate(divide="ignore"):
-                log_density = self._law.log_density(weights) - self._law.log_mean(self.K)
-        return np.where(allowed, correction + log_density, -np.inf)
+        allowed = np.all(ordered[:-1] < ordered[1:], axis=0) & self.allowed(values)
+        return np.where(allowed, self.log_prior_of_allowed(tissue.fractions), -np.inf)
+
+    def log_prior_of_allowed(self, fractions: Array) -> Array | float:
+        """:meth:`log_prior` of fractions (K, ..), if the prior allows the tissue."""
+        correction = math.lgamma(self.K + 1) - self._log_allowed
+        if not self.weighted:
+            return correction
+        weights = (fractions - self.prior.min_fraction) / self.free
+        with np.errstate(divide="ignore"):
+            return correction + self._law.log_density(weights) - self._law.log_mean(self.K)
 
     def log_density(self, values: Mapping[str, Array], fractions: Array) -> Array:
         """Log density (B,) of a set of compartments with values (K, B) and fractions (K, B).
@@ -163,7 +167,7 @@ class TissueCoordinates:
         single value its probability. -inf where the prior does not allow the compartments.
         """
         total = np.full(fractions.shape[1], math.lgamma(self.K + 1) - self._log_allowed)
-        allowed = self._allowed(values)
+        allowed = self.allowed(values)
         for name, own in zip(self.names, self.ranges, strict=True):
             value = values[name]
             allowed &= np.all((value >= own.low) & (value <= own.high), axis=0)
@@ -185,7 +189,8 @@ class TissueCoordinates:
             allowed &= np.all(np.abs(fractions - 1 / self.K) < _ON_GRID, axis=0)
         return np.where(allowed, total, -np.inf)
 
-    def _allowed(self, values: Mapping[str, Array]) -> NDArray[np.bool_]:
+    def allowed(self, values: Mapping[str, Array]) -> NDArray[np.bool_]:
+        """Whether the conditions of the prior hold for values (K, ..) inside of the ranges."""
         first = next(iter(values.values()))
         allowed = np.ones(first.shape[1:], dtype=bool)
         if self.prior.t2_below_t1:
@@ -208,7 +213,7 @@ class TissueCoordinates:
             name: np.asarray(own.from_unit(rng.random((self.K, _N_DRAWS))))
             for name, own in zip(self.names, self.ranges, strict=True)
         }
-        return math.log(max(float(self._allowed(values).mean()), 0.5 / _N_DRAWS))
+        return math.log(max(float(self.allowed(values).mean()), 0.5 / _N_DRAWS))
 
     def coordinates(
         self, values: Mapping[str, Array], fractions: Array, shared: Array, within: Array

@@ -14,6 +14,7 @@ from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.voxels import Voxels, user_level
 from corrsk.acquisition.compatibility import ProtocolComparison
 from corrsk.acquisition.labels import with_column_names
+from corrsk.acquisition.nuisances import check_gains
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels
@@ -60,6 +61,12 @@ class SimulationTrained(EarlierPicklesMixin, BaseEstimator):
         )  # fmt: skip
 
     # -- training ----------------------------------------------------------------
+
+    def _check_definition(self) -> None:
+        """Refuse a simulation that no model can be trained on, before any work."""
+        definition = self.definition
+        definition.check_for_training()
+        check_gains(definition.tissue_prior.nuisances, resolve_protocol(definition.protocol))
 
     def fit_novelty(self) -> Self:
         """Fit the novelty detector alone, such as that of a model of `load_pretrained`.

@@ -204,6 +204,11 @@ class ImportanceSampler:
         self._max_steps, self._seed = max_steps, seed
         self._finders = [ModeFinder(self._model, self._noise, own) for own in self.coordinates]
 
+    @property
+    def finders(self) -> tuple[ModeFinder, ...]:
+        """Searches for the modes of each count."""
+        return tuple(self._finders)
+
     def proposals(
         self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
     ) -> NormalMixture:
