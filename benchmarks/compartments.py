@@ -17,7 +17,8 @@ accuracy at fixed SNRs. The fits and spectra are free of scale, and do not know 
 - CompartmentRegressor, trained on 10 million signals of unknown scale, and on signals with M0 = 1
   (without models these rows are missing), with draws and with Laplace's approximation; the
   confidences are those of each compartment. The average precision is also that of the candidates
-  of its posterior, up to six a voxel with their probabilities: the thesis counts all proposals of a voxel, not the compartments of one answer;
+  of its posterior, up to six a voxel with their probabilities: the thesis counts all proposals of
+  a voxel, not the compartments of one answer;
 - NNLS peaks: maxima of regularised spectra on 32 x 32 bins, on fewer voxels, because it is slow;
 - published: the thesis's figures, on its own test voxels.
 
