@@ -22,7 +22,7 @@ from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.simulation.datasets import simulate_dataset
 from corrsk.simulation.definition import DatasetDefinition
-from corrsk.tissue.prior import TissuePrior
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 from corrsk.trained.expectation import expected_signals, warn_of_unexpected
 
 _NOVELTY_SEED = 3  # of simulate_dataset, which is independent of all streams
@@ -66,7 +66,8 @@ class SimulationTrained(EarlierPicklesMixin, BaseEstimator):
         """Refuse a simulation that no model can be trained on, before any work."""
         definition = self.definition
         definition.check_for_training()
-        check_gains(definition.tissue_prior.nuisances, resolve_protocol(definition.protocol))
+        nuisances = resolve_prior(definition.tissue_prior).nuisances
+        check_gains(nuisances, resolve_protocol(definition.protocol))
 
     def fit_novelty(self) -> Self:
         """Fit the novelty detector alone, such as that of a model of `load_pretrained`.
