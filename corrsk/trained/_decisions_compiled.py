@@ -60,7 +60,8 @@ def densest(
             mass = _near(draws, weight, place, tolerance, size, distance)
             if mass > largest:
                 largest = mass
-                best[:] = place
+                for i in range(D):  # an assignment of arrays compiles messages of errors
+                    best[i] = place[i]
         # the mean of the draws near the best centre has less noise than this one draw
         if largest > 0:
             _near(draws, weight, best, tolerance, size, distance)
@@ -68,7 +69,8 @@ def densest(
                 place[i] = _dot(distance, draws[i], size) / largest
         mass = _near(draws, weight, place, tolerance, size, distance)
         if mass >= largest * kept:
-            best[:] = place
+            for i in range(D):
+                best[i] = place[i]
         for i in range(D):
             centres[v, i] = best[i]
         _near(draws, weight, best, tolerance, size, distance)
@@ -155,8 +157,9 @@ def normal_masses(
                     rest -= factor[i, k] * factor[j, k]
                 factor[i, j] = math.sqrt(rest) if i == j else rest / factor[j, j]
         for j in range(d - 1, -1, -1):
-            row = z[j]
-            row[:] = points[j]
+            row, standard = z[j], points[j]
+            for p in range(n):
+                row[p] = standard[p]
             for i in range(j + 1, d):
                 other, amount = z[i], factor[i, j]
                 for p in range(n):

@@ -44,7 +44,7 @@ from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
-from corrsk.simulation.datasets import resolve_dataset, simulate_dataset
+from corrsk.simulation.datasets import dataset_definition, simulate_dataset
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import TissuePrior
@@ -225,7 +225,8 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
         ValueError
             If there is no data set of this name.
         """
-        definition = resolve_dataset(definition)
+        if isinstance(definition, str):
+            definition = dataset_definition(definition)
         return cls(
             definition.protocol, definition.tissue_prior, definition.noise_levels,
             definition.noise_reference, definition.noise_distribution,

@@ -676,6 +676,7 @@ def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tu
         centres, inside = _densest_of(flat, weights, order)
     else:
         centres, inside = np.empty((V, P * K)), np.empty((V, n))
+        order = np.ascontiguousarray(order)  # one layout, so that one function is compiled
         kernels.densest(flat, weights, order, TOLERANCE, _KEPT, centres, inside)
     centre = centres.reshape(V, P, K)
     share = inside.sum(axis=1)
@@ -719,6 +720,7 @@ def _shares_near(logs: Array, weights: Array, centres: Array) -> Array:
     kernels = compiled()
     shares = np.empty((len(centres), centres.shape[2]))
     if kernels is not None:
+        logs, centres = np.ascontiguousarray(logs), np.ascontiguousarray(centres)
         kernels.shares_near(logs, weights, centres, TOLERANCE, shares)
         return shares
     for share, centre in zip(shares.T, np.moveaxis(centres, 2, 0), strict=True):

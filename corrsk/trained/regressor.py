@@ -49,7 +49,7 @@ from corrsk.relaxometry.ideal_observer.importance import (
     content_keys,
 )
 from corrsk.relaxometry.spectrum import check_spectra
-from corrsk.simulation.datasets import resolve_dataset
+from corrsk.simulation.datasets import dataset_definition
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.coordinates import TissueCoordinates
@@ -283,7 +283,8 @@ class CompartmentRegressor(SimulationTrained):
             If the noise of the data set is that of magnitudes, or there is no data set of this
             name.
         """
-        definition = resolve_dataset(definition)
+        if isinstance(definition, str):
+            definition = dataset_definition(definition)
         if definition.noise_distribution != "gaussian":
             raise ValueError(
                 "CompartmentRegressor has the likelihood of signed signals, but the noise of the "

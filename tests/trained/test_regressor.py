@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import warnings
 
@@ -318,6 +319,9 @@ def test_a_definition_may_be_a_name():
     own = CompartmentRegressor.from_definition("t1t2-detr", n_samples=1000)
     assert own.definition.noise_reference == dataset_definition("t1t2-detr").noise_reference
     assert own.n_samples == 1000
+    # a definition may differ from the data set of its name
+    other = dataclasses.replace(dataset_definition("t1t2-detr"), norm="l2")
+    assert CompartmentRegressor.from_definition(other).norm == "l2"
     with pytest.raises(ValueError, match="no-data"):
         CompartmentRegressor.from_definition("no-data")
 

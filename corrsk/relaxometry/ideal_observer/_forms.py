@@ -309,6 +309,8 @@ class BoundModel:
         first, last = model.kernels(values, model.nuisances(units[:, :, None]))
         projection, squared = np.empty(C), np.empty(C)
         peak = np.empty(C if model._peak else 0)
+        # one layout, so that one function is compiled
+        first, last, fractions = (np.ascontiguousarray(each) for each in (first, last, fractions))
         _products_compiled.forms(
             first, last, np.ascontiguousarray(self._grid[voxels]), np.append(0, np.cumsum(numbers)),
             fractions, projection, squared, peak,

@@ -95,7 +95,8 @@ def find(
         expected = 0.0
         for number in range(max_steps + 1):
             if number == 0:
-                trial[:] = place
+                for i in range(d):  # an assignment of arrays compiles messages of errors
+                    trial[i] = place[i]
             else:
                 for i in range(d):
                     for j in range(i + 1):
@@ -124,8 +125,13 @@ def find(
             )  # fmt: skip
             gain = cost[v] - new_cost if number else 0.0
             if gain > 0 or number == 0:
-                place[:], gradient[:], matrix[:] = trial, new_gradient, new_curvature
-                cost[v], forms[v] = new_cost, new_forms
+                cost[v] = new_cost
+                for i in range(d):
+                    place[i], gradient[i] = trial[i], new_gradient[i]
+                    for j in range(d):
+                        matrix[i, j] = new_curvature[i, j]
+                for i in range(3):
+                    forms[v, i] = new_forms[i]
                 if gain > limits[6] * expected:
                     damping = max(0.1 * damping, limits[1])
             else:
