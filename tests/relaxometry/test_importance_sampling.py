@@ -30,23 +30,6 @@ def problems(sampler: ImportanceSampler, n: int) -> tuple[np.ndarray, list[np.nd
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("reference", ["max", "m0", "rms"])
-def test_gradients_are_the_differences_of_costs(reference, normalize):
-    sampler = samplers(reference, normalize)
-    x, points = problems(sampler, 9)
-    for finder, z in zip(sampler.finders, points, strict=True):
-        centre, step = np.zeros_like(z.T), 1e-5
-        _, gradient, *_ = finder._at(x, z.T, centre, 1.0)
-        for r in range(z.shape[1]):
-            away = np.zeros_like(z.T)
-            away[r] = step
-            ends = [finder._at(x, z.T + side * away, centre, 1.0)[0] for side in (-1, 1)]
-            slope = (ends[0] - ends[1]) / (2 * step)
-            # where a limit of the level or another peak begins there is no derivative
-            assert (np.abs(gradient[:, r] - slope) < 1e-3 * (1 + np.abs(slope))).mean() > 0.8
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("reference", ["max", "m0", "rms"])
 def test_compiled_steps_equal_those_of_numpy(reference, normalize):
     pytest.importorskip("numba")
     sampler = samplers(reference, normalize)

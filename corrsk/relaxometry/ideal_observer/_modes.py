@@ -194,8 +194,7 @@ class ModeFinder:
         signal, jacobian = self._signals(z)  # (B, N), (B, d, N)
         projection = np.einsum("bn,bn->b", x, signal)
         norm = np.einsum("bn,bn->b", signal, signal)
-        rows, highest = np.arange(len(x)), np.abs(signal).argmax(axis=1)
-        peak = np.abs(signal[rows, highest])
+        peak = np.abs(signal).max(axis=1)
         squared = np.maximum(norm, 1e-12)
         if noise.normalize:
             scale = projection / squared
@@ -206,18 +205,12 @@ class ModeFinder:
             misfit = np.maximum(misfit, 0.0)
         reference = noise.squared_reference(peak, squared)
         N = x.shape[1]
-        freedom = max(1, N - own.n_dimensions)
-        variance = misfit / reference / freedom
+        variance = misfit / reference / max(1, N - own.n_dimensions)
         variance = np.clip(variance, *noise.range_of_levels) * reference
         # with the variance at its most probable value
-        cost = 0.5 * misfit / variance + 0.5 * freedom * np.log(variance / reference)
-        # how the cost changes with the logarithm of the reference, at a given level; the misfit of
-        # normalised signals is in units of the signals, whose norm changes
-        of_size = 0.5 * misfit / variance
-        of_norm: Array | float = of_size
+        cost = 0.5 * misfit / variance + 0.5 * N * np.log(variance / reference)
         if not noise.normalize:
             cost += 0.5 * N * np.log(reference)
-            of_size, of_norm = of_size - 0.5 * N, 0.0
         away = z - centre
         cost += 0.5 * pull * np.einsum("db,db->b", away, away)
         of_signal = np.einsum("bdn,bn->db", jacobian, x)
@@ -228,12 +221,6 @@ class ModeFinder:
             curvature = curvature - with_signal[:, None] * with_signal / squared
             variance = variance / squared
         gradient = scale * (of_signal - scale * with_signal) / variance - pull * away
-        gradient -= 2 * of_norm * with_signal / squared
-        if noise.reference == "rms":
-            gradient += 2 * of_size * with_signal / squared
-        elif noise.reference == "max":
-            of_peak = np.sign(signal[rows, highest]) * jacobian[rows, :, highest].T
-            gradient += 2 * of_size * of_peak / np.maximum(peak, 1e-6)
         curvature = (curvature * (scale**2 / variance)).transpose(2, 0, 1)
         forms = np.stack([projection, norm, peak], axis=1)
         return cost, gradient.T, curvature + pull * np.eye(len(z)), forms

@@ -114,11 +114,9 @@ def find(
             _kernels(last, spacing, K, trial[axes[1] * K :], b)
             _fractions(shares, spacing, floor, free, trial[2 * K :], f, of_f)
             _inner_products(a, b, x[v], of_x, inner, with_x)
-            peak, of_peak = 0.0, step  # of other references
-            if reference == 2:
-                peak = _peak(a, b, f, of_f, axes, of_peak)
+            peak = _peak(a, b, f) if reference == 2 else 0.0
             new_cost = _cost(
-                inner, with_x, f, of_f, axes, x_squared, n_first * n_last, peak, of_peak,
+                inner, with_x, f, of_f, axes, x_squared, n_first * n_last, peak,
                 reference, normalize, levels, trial, centre[v], pull,
                 cost[v] if number else math.inf, with_s, with_signal, new_gradient, new_curvature,
                 new_forms,
@@ -245,38 +243,23 @@ def _four(a: Array, k: int, m: int, K: int) -> tuple[float, float, float, float]
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
-def _peak(
-    a: Array, b: Array, f: Array, of_f: Array, axes: NDArray[np.int64], of_peak: Array
-) -> float:
-    """Largest absolute value of the signal of compartments, and its derivatives (d,), written."""
+def _peak(a: Array, b: Array, f: Array) -> float:
+    """Largest absolute value of the signal of compartments."""
     K = len(f)
-    largest, peak, first, last = -1.0, 0.0, 0, 0
+    largest = 0.0
     for i in range(a.shape[1]):
         for j in range(b.shape[1]):
             signal = 0.0
             for k in range(K):
                 signal += f[k] * a[k, i] * b[k, j]
-            if abs(signal) > largest:
-                largest, peak, first, last = abs(signal), signal, i, j
-    sign = 1.0 if peak >= 0 else -1.0
-    for r in range(2 * K):
-        k = r % K
-        on_first = axes[r // K] == 0
-        one = a[K + k, first] if on_first else a[k, first]
-        two = b[k, last] if on_first else b[K + k, last]
-        of_peak[r] = sign * f[k] * one * two
-    for g in range(of_f.shape[1]):
-        total = 0.0
-        for k in range(K):
-            total += of_f[k, g] * a[k, first] * b[k, last]
-        of_peak[2 * K + g] = sign * total
+            largest = max(largest, abs(signal))
     return largest
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
 def _cost(
     inner: Array, with_x: Array, f: Array, of_f: Array, axes: NDArray[np.int64], x_squared: float,
-    N: int, peak: float, of_peak: Array, reference: int, normalize: bool, levels: Array, z: Array,
+    N: int, peak: float, reference: int, normalize: bool, levels: Array, z: Array,
     centre: Array, pull: float, largest: float, with_s: Array, with_signal: Array,
     gradient: Array, curvature: Array, forms: Array,
 ) -> float:  # fmt: skip
@@ -308,16 +291,11 @@ def _cost(
         size = max(peak * peak, 1e-12)
     variance = min(max(misfit / size / max(1, N - d), levels[0]), levels[1]) * size
     # with the variance at its most probable value
-    cost = 0.5 * misfit / variance + 0.5 * max(1, N - d) * math.log(variance / size)
-    # how the cost changes with the logarithm of the reference, at a given level
-    of_size = 0.5 * misfit / variance
-    of_norm = 0.0
+    cost = 0.5 * misfit / variance + 0.5 * N * math.log(variance / size)
     if normalize:
-        of_norm = of_size  # the misfit is in units of the signals, whose norm changes
         variance /= squared  # in the units of x, whose scale is not that of the signals
     else:
         cost += 0.5 * N * math.log(size)
-        of_size -= 0.5 * N
     for r in range(d):
         away = z[r] - centre[r]
         cost += 0.5 * pull * away * away
@@ -351,11 +329,6 @@ def _cost(
                 curvature[r, s] = total
         gradient[r] = scale * (of_signal - scale * with_signal[r]) / variance
         gradient[r] -= pull * (z[r] - centre[r])
-        gradient[r] -= 2.0 * of_norm * with_signal[r] / squared
-        if reference == 1:
-            gradient[r] += 2.0 * of_size * with_signal[r] / squared
-        elif reference == 2:
-            gradient[r] += 2.0 * of_size * of_peak[r] / max(peak, 1e-6)
     for r in range(d):
         for s in range(r + 1):
             value = curvature[r, s]
