@@ -95,6 +95,7 @@ class NormalMixture:
             return np.asarray(self.components(z, freedom).sum(axis=0))
         if wanted is None:
             wanted = np.ones(z.shape[:2], dtype=bool)
+        wanted = np.ascontiguousarray(wanted)  # one layout, so that one function is compiled
         total = np.empty(z.shape[:2])
         constant = self._constants(z.shape[-1], freedom)
         kernels.density(constant, self.means, self.factors, z, wanted, freedom, total)
@@ -115,6 +116,8 @@ class NormalMixture:
         points = np.empty_like(standard)
         kernels = compiled()
         if kernels is not None:
+            # one layout, so that one function is compiled
+            uniform, standard = np.ascontiguousarray(uniform), np.ascontiguousarray(standard)
             kernels.points(cumulative, self.means, self.factors, uniform, standard, points)
             return points
         chosen = np.zeros(uniform.shape, np.intp)

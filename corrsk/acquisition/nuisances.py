@@ -44,6 +44,31 @@ def check_nuisances(nuisances: Nuisances, protocol: AcquisitionProtocol) -> None
         )
 
 
+def check_gains(nuisances: Nuisances | None, protocol: AcquisitionProtocol) -> None:
+    """Refuse several series without a range of their gain: their gains would be taken for equal.
+
+    Parameters
+    ----------
+    nuisances : Nuisances or None
+        Ranges of nuisance parameters.
+    protocol : AcquisitionProtocol
+        Protocol.
+
+    Raises
+    ------
+    ValueError
+        If the protocol has several series, whose relative scale is unknown, and the nuisance
+        parameters have no range of the gain.
+    """
+    if protocol.series is not None and (nuisances is None or "gain" not in nuisances.names):
+        raise ValueError(
+            f"the protocol has {protocol.series.max() + 1} series, whose relative scale is "
+            "unknown, but the prior has no range of their gain and would take it for 1; pass "
+            "nuisances=Nuisances(gain=(low, high)) to the prior, or, if the receiver gains are "
+            "equal, join the series with AcquisitionProtocol.concatenate(.., same_gain=True)"
+        )
+
+
 def check_one_scale(protocol: AcquisitionProtocol) -> None:
     """Refuse a protocol of several series, whose relative scale is unknown.
 

@@ -284,13 +284,40 @@ class MixtureNetwork(NetworkEstimator):
         mixtures : list of NormalMixture
             Distribution of the coordinates of each count.
         """
-        with self._threads_for_prediction(X):
-            outputs = torch.from_numpy(predict_outputs(self.net_, X, lambda values: values))
-        n = len(self.dimensions_)
+        log_proba, parts = self._predicted(X)
         mixtures = []
-        for part, d in zip(
-            _parts_of(outputs, self.dimensions_, self.n_components), self.dimensions_, strict=True
-        ):
+        for part, d in zip(parts, self.dimensions_, strict=True):
             weights, means, factors, _ = _mixture_of(part, d)
             mixtures.append(NormalMixture(weights.numpy(), means.numpy(), factors.numpy()))
-        return torch.log_softmax(outputs[:, :n], 1).numpy(), mixtures
+        return log_proba, mixtures
+
+    def predict_places(self, X: NDArray[np.floating[Any]]) -> tuple[Array, list[Array]]:
+        """Predict the probabilities of the counts, and the most probable place of each count.
+
+        Parameters
+        ----------
+        X : ndarray of shape (V, n_measurements)
+            Signals, as those of the stream.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (V, n_counts)
+            Logarithms of the probabilities of the counts.
+        places : list of ndarray of shape (V, d)
+            Mean of the component of the largest weight of each count.
+        """
+        log_proba, parts = self._predicted(X)
+        places = []
+        for part, d in zip(parts, self.dimensions_, strict=True):
+            largest = part[:, :, 0].argmax(1)
+            rows = torch.arange(len(part))
+            place = part[rows, largest, 1 : 1 + d] + _places(part.shape[1], d)[largest]
+            places.append(place.numpy())
+        return log_proba, places
+
+    def _predicted(self, X: NDArray[np.floating[Any]]) -> tuple[Array, list[Tensor]]:
+        """Logarithms of the probabilities of the counts, and the outputs of each mixture."""
+        with self._threads_for_prediction(X):
+            outputs = torch.from_numpy(predict_outputs(self.net_, X, lambda values: values))
+        log_proba = torch.log_softmax(outputs[:, : len(self.dimensions_)], 1).numpy()
+        return log_proba, _parts_of(outputs, self.dimensions_, self.n_components)

@@ -106,7 +106,7 @@ class TissueCoordinates:
             return fractions
         left = np.ones(shape)
         for k, each in enumerate(uniform):
-            share = self._share(each, self.K - 1 - k)
+            share = self.share(each, self.K - 1 - k)
             np.multiply(left, share, out=fractions[k])
             left = left - fractions[k]
         fractions[-1] = left
@@ -115,7 +115,8 @@ class TissueCoordinates:
         return fractions
 
     @staticmethod
-    def _share(uniform: Array, m: int) -> Array:
+    def share(uniform: Array, m: int) -> Array:
+        """Share of a fraction in what the fractions before it leave, with m later fractions."""
         if m == 1:
             return uniform
         return np.asarray(1.0 - (np.sqrt(1.0 - uniform) if m == 2 else (1 - uniform) ** (1 / m)))
@@ -128,7 +129,7 @@ class TissueCoordinates:
         uniform, density = ndtr(z), normal_density(z)
         for k in range(self.n_fractions):
             m = self.K - 1 - k
-            share = self._share(uniform[k], m)
+            share = self.share(uniform[k], m)
             slope = density[k] / m * np.maximum(1 - uniform[k], 1e-12) ** (1 / m - 1)
             derivative[k] = of_left * share
             derivative[k, k] += left * slope

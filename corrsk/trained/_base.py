@@ -15,6 +15,7 @@ from corrsk._utils.pickles import EarlierPicklesMixin
 from corrsk._utils.voxels import Voxels, user_level
 from corrsk.acquisition.compatibility import ProtocolComparison
 from corrsk.acquisition.labels import with_column_names
+from corrsk.acquisition.nuisances import check_gains
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
 from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels
@@ -22,7 +23,7 @@ from corrsk.preprocessing.aligner import ProtocolAligner
 from corrsk.preprocessing.pipeline import SignalPipeline
 from corrsk.simulation.datasets import simulate_dataset
 from corrsk.simulation.definition import DatasetDefinition
-from corrsk.tissue.prior import TissuePrior
+from corrsk.tissue.prior import TissuePrior, resolve_prior
 from corrsk.trained.expectation import expected_signals, warn_of_unexpected
 
 _NOVELTY_SEED = 3  # of simulate_dataset, which is independent of all streams
@@ -61,6 +62,13 @@ class SimulationTrained(EarlierPicklesMixin, BaseEstimator):
         )  # fmt: skip
 
     # -- training ----------------------------------------------------------------
+
+    def _check_definition(self) -> None:
+        """Refuse a simulation that no model can be trained on, before any work."""
+        definition = self.definition
+        definition.check_for_training()
+        nuisances = resolve_prior(definition.tissue_prior).nuisances
+        check_gains(nuisances, resolve_protocol(definition.protocol))
 
     def fit_novelty(self) -> Self:
         """Fit the novelty detector alone, such as that of a model of `load_pretrained`.

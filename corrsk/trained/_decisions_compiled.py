@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -58,7 +60,8 @@ def densest(
             mass = _near(draws, weight, place, tolerance, size, distance)
             if mass > largest:
                 largest = mass
-                best[:] = place
+                for i in range(D):  # an assignment of arrays compiles messages of errors
+                    best[i] = place[i]
         # the mean of the draws near the best centre has less noise than this one draw
         if largest > 0:
             _near(draws, weight, best, tolerance, size, distance)
@@ -66,7 +69,8 @@ def densest(
                 place[i] = _dot(distance, draws[i], size) / largest
         mass = _near(draws, weight, place, tolerance, size, distance)
         if mass >= largest * kept:
-            best[:] = place
+            for i in range(D):
+                best[i] = place[i]
         for i in range(D):
             centres[v, i] = best[i]
         _near(draws, weight, best, tolerance, size, distance)
@@ -114,6 +118,83 @@ def shares_near(
                         total += weights[v, p]
                         break
             shares[v, c] = total
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
+def normal_masses(
+    K: int, means: Array, curvature: Array, points: Array, lower: Array, upper: Array,
+    each: Array, joint: Array,
+) -> None:  # fmt: skip
+    """Masses of normal distributions in boxes around given compartments, by points.
+
+    Parameters
+    ----------
+    K : int
+        Number of compartments.
+    means : ndarray of shape (V, d)
+        Means: P properties, each of K compartments, then other coordinates.
+    curvature : ndarray of shape (V, d, d)
+        Inverse covariances.
+    points : ndarray of shape (d, n)
+        Points of the standard normal distribution.
+    lower, upper : ndarray of shape (V, P, C)
+        Limits of C boxes in the coordinates of the properties; NaN for absent ones.
+    each : ndarray of shape (V, C) or (V, 0)
+        Masses with any compartment in each box, which are written unless empty.
+    joint : ndarray of shape (V,) or (0,)
+        Masses with the first compartment in the first box, and so on, which are written unless
+        empty.
+    """
+    V, d = means.shape
+    n = points.shape[1]
+    factor, z = np.empty((d, d)), np.empty((d, n))
+    inside, whole = np.empty(n), np.empty(n)
+    for v in range(V):
+        for j in range(d):  # the Cholesky factor
+            for i in range(j, d):
+                rest = curvature[v, i, j]
+                for k in range(j):
+                    rest -= factor[i, k] * factor[j, k]
+                factor[i, j] = math.sqrt(rest) if i == j else rest / factor[j, j]
+        for j in range(d - 1, -1, -1):
+            row, standard = z[j], points[j]
+            for p in range(n):
+                row[p] = standard[p]
+            for i in range(j + 1, d):
+                other, amount = z[i], factor[i, j]
+                for p in range(n):
+                    row[p] -= amount * other[p]
+            inverse = 1.0 / factor[j, j]
+            for p in range(n):
+                row[p] *= inverse
+        for j in range(d):
+            row, place = z[j], means[v, j]
+            for p in range(n):
+                row[p] += place
+        if len(joint):
+            whole[:] = 1.0
+            for k in range(K):
+                _in_box(z[k::K], lower[v, :, k], upper[v, :, k], inside)
+                for p in range(n):
+                    whole[p] *= inside[p]
+            joint[v] = whole.mean()
+        for c in range(each.shape[1]):
+            whole[:] = 0.0
+            for k in range(K):
+                _in_box(z[k::K], lower[v, :, c], upper[v, :, c], inside)
+                for p in range(n):
+                    whole[p] = max(whole[p], inside[p])
+            each[v, c] = whole.mean()
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")
+def _in_box(rows: Array, lower: Array, upper: Array, inside: Array) -> None:
+    """Whether points (P, n) lie in a box: 1 or 0."""
+    inside[:] = 1.0
+    for i in range(len(lower)):
+        row, low, high = rows[i], lower[i], upper[i]
+        for p in range(len(inside)):
+            inside[p] = inside[p] if (low <= row[p]) & (row[p] <= high) else 0.0
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH, error_model="numpy")

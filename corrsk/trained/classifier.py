@@ -43,7 +43,7 @@ from corrsk.novelty.detector import SignalNoveltyDetector
 from corrsk.physics.noise_levels import NoiseLevels, SNRRange
 from corrsk.preprocessing.normalizer import SignalNormalizer
 from corrsk.preprocessing.pipeline import SignalPipeline
-from corrsk.simulation.datasets import simulate_dataset
+from corrsk.simulation.datasets import dataset_definition, simulate_dataset
 from corrsk.simulation.definition import DatasetDefinition
 from corrsk.simulation.streams import SignalStream
 from corrsk.tissue.prior import TissuePrior
@@ -202,14 +202,15 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
     # -- from and to other objects ---------------------------------------------
 
     @classmethod
-    def from_definition(cls, definition: DatasetDefinition, **params: Any) -> Self:
+    def from_definition(cls, definition: DatasetDefinition | str, **params: Any) -> Self:
         """Create an unfitted classifier for the signals of a data set.
 
         Parameters
         ----------
-        definition : DatasetDefinition
+        definition : DatasetDefinition or str
             Prior, protocol, noise and norm, for example of a file
-            (:meth:`corrsk.simulation.DatasetDefinition.from_file`).
+            (:meth:`corrsk.simulation.DatasetDefinition.from_file`); or the name of a data set (see
+            :func:`corrsk.load_dataset`).
         **params : object
             Further parameters.
 
@@ -217,7 +218,14 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
         -------
         SimulationTrainedClassifier
             The unfitted classifier.
+
+        Raises
+        ------
+        ValueError
+            If there is no data set of this name.
         """
+        if isinstance(definition, str):
+            definition = dataset_definition(definition)
         return cls(
             definition.protocol, definition.tissue_prior, definition.noise_levels,
             definition.noise_reference, definition.noise_distribution,
@@ -287,8 +295,8 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
             If X is given and has another protocol; a ValueError.
         ValueError
             If a parameter is invalid or contradicts another one, the prior has a single
-            compartment count or lacks a range, the labels are no counts of the prior, or the
-            training diverges.
+            compartment count, or lacks a range or the gain of several series, the labels are no
+            counts of the prior, or the training diverges.
         KeyboardInterrupt
             After Ctrl-C; with a checkpoint, the same `fit` resumes the training.
         """
@@ -296,7 +304,7 @@ class SimulationTrainedClassifier(ClassifierMixin, SimulationTrained):
             if hasattr(self, attribute):
                 delattr(self, attribute)
         definition = self.definition
-        definition.check_for_training()
+        self._check_definition()
         seed = entropy(self.random_state)
         network = self._unfitted_network(seed)
         stream = SignalStream.from_definition(definition, seed)

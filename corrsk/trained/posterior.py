@@ -163,8 +163,22 @@ class CompartmentPosterior:
 
     @property
     def reliable(self) -> NDArray[np.bool_]:
-        """Whether the draws of a voxel are as good as at least 20 independent ones, (V,)."""
-        return np.asarray(self.effective_sample_size >= _FEWEST)
+        """Whether the draws of a voxel are as good as at least 20 independent ones, (V,).
+
+        Not of a signal of the wrong sign, whose scale is negative.
+        """
+        return np.asarray((self.effective_sample_size >= _FEWEST) & ~self.inverted)
+
+    @property
+    def inverted(self) -> NDArray[np.bool_]:
+        """Whether the most probable draw of the most probable count has a negative scale, (V,)."""
+        best = self.log_proba.argmax(axis=1)
+        found = np.zeros(len(best), dtype=bool)
+        for index, draws in enumerate(self.draws):
+            rows = np.flatnonzero(best == index)
+            top = draws.log_weights[rows].argmax(axis=1)
+            found[rows] = draws.scales[rows, top] < 0
+        return found
 
     @property
     def degenerate(self) -> NDArray[np.bool_]:
@@ -224,13 +238,8 @@ class CompartmentPosterior:
         for index, K in enumerate(self.counts):
             rows = np.flatnonzero(chosen == index)
             values[rows, :, :K] = best[index][rows]
-        table = pd.DataFrame(
-            values.reshape(V, (len(names) + 1) * most), columns=table_columns(names, most)
-        )
-        table["n_c"] = np.asarray(self.counts)[chosen]
-        table["scale"] = self._scales()[np.arange(V), chosen]
-        table["confidence"] = sure
-        return table
+        n_c, scale = np.asarray(self.counts)[chosen], self._scales()[np.arange(V), chosen]
+        return decided_table(values, n_c, scale, sure, names)
 
     def _scales(self) -> Array:
         """Mean M0 (V, n_counts) of the draws of each count."""
@@ -252,9 +261,7 @@ class CompartmentPosterior:
         for index, draws in enumerate(self.draws):
             shares = _shares_near(draws.logs(self.ranges), draws.weights, centres)
             near += self.probabilities[:, index, None] * shares
-        for k, each in zip(numbers, near.T, strict=True):
-            table[f"confidence_{k}"] = np.where(table["n_c"] >= k, each, np.nan)
-        return table
+        return with_confidences(table, near)
 
     def _strict(self) -> tuple[NDArray[np.intp], list[Array], Array]:
         probabilities = self.probabilities
@@ -604,6 +611,24 @@ class CompartmentPosterior:
             yield self.take(slice(start, start + _CHUNK_VOXELS))._resampled(_N_RESAMPLED)
 
 
+def decided_table(
+    values: Array, n_c: NDArray[np.int64], scale: Array, sure: Array, names: tuple[str, ...]
+) -> pd.DataFrame:
+    """Tissue table of properties and fractions (V, P + 1, K), with n_c, scale and confidence."""
+    V, _, most = values.shape
+    table = pd.DataFrame(
+        values.reshape(V, (len(names) + 1) * most), columns=table_columns(names, most)
+    )
+    return table.assign(n_c=n_c, scale=scale, confidence=sure)
+
+
+def with_confidences(table: pd.DataFrame, near: Array) -> pd.DataFrame:
+    """Add the probabilities (V, K) of a compartment of the tissue near each compartment."""
+    for k, each in enumerate(near.T, start=1):
+        table[f"confidence_{k}"] = np.where(table["n_c"] >= k, each, np.nan)
+    return table
+
+
 def checked_loss(loss: str) -> str:
     """Check the name of a loss."""
     if loss not in LOSSES:
@@ -658,6 +683,7 @@ def _densest(draws: CountDraws, ranges: Mapping[str, tuple[float, float]]) -> tu
         centres, inside = _densest_of(flat, weights, order)
     else:
         centres, inside = np.empty((V, P * K)), np.empty((V, n))
+        order = np.ascontiguousarray(order)  # one layout, so that one function is compiled
         kernels.densest(flat, weights, order, TOLERANCE, _KEPT, centres, inside)
     centre = centres.reshape(V, P, K)
     share = inside.sum(axis=1)
@@ -701,6 +727,7 @@ def _shares_near(logs: Array, weights: Array, centres: Array) -> Array:
     kernels = compiled()
     shares = np.empty((len(centres), centres.shape[2]))
     if kernels is not None:
+        logs, centres = np.ascontiguousarray(logs), np.ascontiguousarray(centres)
         kernels.shares_near(logs, weights, centres, TOLERANCE, shares)
         return shares
     for share, centre in zip(shares.T, np.moveaxis(centres, 2, 0), strict=True):

@@ -1,4 +1,4 @@
-"""Importance sampling: compiled functions and those of numpy, and the observer's draws."""
+"""Modes, likelihood and draws of importance sampling: compiled, of numpy, of the observer."""
 
 from __future__ import annotations
 
@@ -9,35 +9,76 @@ from scipy.special import logsumexp
 from corrsk import IdealObserverClassifier, SNRRange, make_correlation_signals
 from corrsk._utils.normal_mixtures import NormalMixture
 from corrsk.acquisition.protocol import AcquisitionProtocol, resolve_protocol
-from corrsk.relaxometry.ideal_observer import _modes, importance
+from corrsk.relaxometry.ideal_observer import importance
 from corrsk.relaxometry.ideal_observer.importance import ImportanceSampler, content_keys
 from corrsk.tissue.prior import TissuePrior
 
 
+def samplers(reference: str, normalize: bool) -> ImportanceSampler:
+    protocol, prior = resolve_protocol("ir-se-8x8-tr20s"), TissuePrior.named("t1t2-detr")
+    return ImportanceSampler(protocol, prior, SNRRange(3, 150), reference, normalize)
+
+
+def problems(sampler: ImportanceSampler, n: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Signals of tissue with noise, and random points of each count."""
+    rng = np.random.default_rng(0)
+    finder = sampler.finders[-1]
+    x = finder._signals(rng.standard_normal((finder.coordinates.n_dimensions, n)))[0]
+    x = x + 0.02 * rng.standard_normal(x.shape)
+    if sampler._noise.normalize:
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x, [rng.standard_normal((n, own.n_dimensions)) for own in sampler.coordinates]
+
+
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("reference", ["max", "m0", "rms"])
-def test_compiled_inner_products_equal_those_of_signals(normalize, reference, monkeypatch):
+def test_compiled_steps_equal_those_of_numpy(reference, normalize):
     pytest.importorskip("numba")
-    protocol = resolve_protocol("ir-se-8x8-tr20s")
-    prior = TissuePrior.named("t1t2-detr")
-    sampler = ImportanceSampler(protocol, prior, SNRRange(30, 150), reference, normalize)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((70, protocol.n_measurements))  # more than two blocks
+    sampler = samplers(reference, normalize)
+    x, points = problems(sampler, 40)
+    for finder, z in zip(sampler.finders, points, strict=True):
+        assert finder._is_product
+        centre = 0.5 * z
+        one = finder.find(x, z, 0, centre, 3.0)
+        other = finder._find(x, z, 0, centre, 3.0)
+        np.testing.assert_array_equal(one.z, z)
+        for a, b in zip(one[:3], other[:3], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6 * np.abs(b).max())
+        own = slice(3 if reference == "max" else 2)  # the peak only where it is needed
+        np.testing.assert_allclose(
+            one.forms[:, own], other.forms[:, own], rtol=1e-6, atol=2e-6 * np.abs(x).max()
+        )
+        one, other = finder.find(x, z, 3), finder._find(x, z, 3, np.zeros_like(z), 1.0)
+        # a step whose gain is nearly 0 may be taken by one of them alone
+        assert (np.abs(one.z - other.z).max(axis=1) < 1e-2).mean() > 0.85
+        assert (one.settled == other.settled).mean() > 0.85
+        # steps lead downwards
+        assert (one.cost <= finder.find(x, z, 0).cost).all()
+        # also if each problem is solved alone
+        alone = finder.find(x[7:8], z[7:8], 3)
+        np.testing.assert_array_equal(alone.z[0], one.z[7])
+
+
+def test_laplace_evidence_of_one_compartment_is_the_integral():
+    """Against a sum over a fine grid of the two coordinates."""
+    sampler = samplers("max", True)
+    finder = sampler.finders[0]
+    rng = np.random.default_rng(1)
+    z = 0.5 * rng.standard_normal((2, 6))
+    x = finder._signals(z)[0]
+    x = x + 0.01 * x.max() * rng.standard_normal(x.shape)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    points = [rng.standard_normal((own.n_dimensions, len(x))) for own in sampler.coordinates]
-
-    def results() -> list[np.ndarray]:
-        return [
-            each
-            for finder, z in zip(sampler._finders, points, strict=True)
-            for each in finder._at(x, z, np.zeros_like(z), 1.0)
-        ]
-
-    assert all(finder._is_product for finder in sampler._finders)
-    compiled = results()
-    monkeypatch.setattr(_modes, "compiled", lambda: None)
-    for one, other in zip(compiled, results(), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10 * np.abs(other).max())
+    modes = finder.find(x, z.T, 30)
+    found = finder.log_evidence(x, modes)
+    side = np.linspace(-6, 6, 41)
+    mesh = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    width = np.sqrt(np.linalg.inv(modes.curvature).diagonal(axis1=1, axis2=2))
+    points = modes.z[:, None] + mesh * width[:, None]
+    no_fractions = np.empty((*points.shape[:2], 0))
+    bound = sampler._model.bind(x)
+    target = sampler._completed(bound, 0, points, no_fractions, np.arange(6))[0]
+    cell = np.log((side[1] - side[0]) ** 2 * width.prod(axis=1))
+    np.testing.assert_allclose(found, np.log(np.exp(target).sum(axis=1)) + cell, atol=0.02)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

@@ -149,6 +149,20 @@ def test_parameters_that_cannot_be_right(changes, message):
         small().set_params(**changes).fit()
 
 
+def test_series_of_unknown_gain_are_not_taken_for_equal():
+    series = [AcquisitionProtocol(ti=[50, 500], te=10), AcquisitionProtocol(ti=[50, 500], te=90)]
+    joined = AcquisitionProtocol.concatenate(series, same_gain=False)
+    with pytest.raises(ValueError, match="2 series, whose relative scale is unknown"):
+        SimulationTrainedClassifier(joined, "t1t2-detr", 0.01).fit()
+
+
+def test_a_definition_may_be_a_name():
+    own = SimulationTrainedClassifier.from_definition("t1t2-detr")
+    assert own.definition.noise_reference == dataset_definition("t1t2-detr").noise_reference
+    with pytest.raises(ValueError, match="no-data"):
+        SimulationTrainedClassifier.from_definition("no-data")
+
+
 def test_other_networks(measured, tmp_path):
     X, _ = measured
     grid = small(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import warnings
 
@@ -30,6 +31,7 @@ from corrsk.evaluation import compartments_right
 from corrsk.relaxometry import IdealObserverClassifier
 from corrsk.simulation import DatasetDefinition, dataset_definition
 from corrsk.simulation.targets import StreamTargets
+from corrsk.trained import modes, regressor
 
 PROTOCOL = AcquisitionProtocol.from_grid(ti=[50, 200, 700, 2000], te=[8, 25, 60, 140], tr=8000)
 PRIOR = TissuePrior(
@@ -185,10 +187,7 @@ def test_the_result_of_a_voxel_depends_on_its_signal_only(model, data):
     pd.testing.assert_frame_equal(
         model.predict(X[33:34]).set_index([[33]]), whole[33:34], rtol=1e-6
     )
-    threads = clone(model).set_params(n_jobs=1)
-    for name in ("pipeline_", "novelty_", "network_", "seed_"):
-        setattr(threads, name, getattr(model, name))
-    pd.testing.assert_frame_equal(threads.set_params(n_jobs=3).predict(X), whole)
+    pd.testing.assert_frame_equal(with_method(model, "sampling", n_jobs=3).predict(X), whole)
     scaled = model.predict(1000 * X)
     scaled["scale"] /= 1000
     pd.testing.assert_frame_equal(scaled, whole, rtol=1e-4)
@@ -301,6 +300,7 @@ def test_bad_input_is_refused_before_the_work(model, data):
         ({"n_samples": 3}, "n_samples"),
         ({"noise_reference": "first"}, "noise_reference"),
         ({"n_draws": 4}, "n_draws"),
+        ({"method": "map"}, "method"),
     ],
 )
 def test_a_model_that_is_impossible_is_refused_before_the_training(changes, message):
@@ -308,15 +308,122 @@ def test_a_model_that_is_impossible_is_refused_before_the_training(changes, mess
         CompartmentRegressor.from_definition(DEFINITION, **SMALL).set_params(**changes).fit()
 
 
+def test_series_of_unknown_gain_are_not_taken_for_equal():
+    series = [AcquisitionProtocol(ti=[50, 500], te=10), AcquisitionProtocol(ti=[50, 500], te=90)]
+    joined = AcquisitionProtocol.concatenate(series, same_gain=False)
+    with pytest.raises(ValueError, match="2 series, whose relative scale is unknown"):
+        CompartmentRegressor(joined, PRIOR, 0.01, **SMALL).fit()
+
+
+def test_a_definition_may_be_a_name():
+    own = CompartmentRegressor.from_definition("t1t2-detr", n_samples=1000)
+    assert own.definition.noise_reference == dataset_definition("t1t2-detr").noise_reference
+    assert own.n_samples == 1000
+    # a definition may differ from the data set of its name
+    other = dataclasses.replace(dataset_definition("t1t2-detr"), norm="l2")
+    assert CompartmentRegressor.from_definition(other).norm == "l2"
+    with pytest.raises(ValueError, match="no-data"):
+        CompartmentRegressor.from_definition("no-data")
+
+
 def test_magnitudes_are_refused():
     with pytest.raises(ValueError, match="SignalPhaser"):
         CompartmentRegressor.from_definition(dataset_definition("scanner-ir-se-8x8-magnitude"))
 
 
-def test_unreliable_posteriors_are_warned_of(model, data):
-    few = clone(model).set_params(n_draws=16, max_rounds=1)
+# -- without draws -----------------------------------------------------------------
+
+
+def with_method(model, method, **params):
+    """The same fitted model with another method."""
+    other = clone(model).set_params(method=method, **params)
     for name in ("pipeline_", "novelty_", "network_", "seed_"):
-        setattr(few, name, getattr(model, name))
+        setattr(other, name, getattr(model, name))
+    return other
+
+
+@pytest.fixture(scope="module")
+def quick(model):
+    return with_method(model, "laplace")
+
+
+def test_modes_decide_nearly_as_draws(model, quick, data, posterior):
+    X, tissue, _ = data
+    table = quick.predict(X)
+    assert list(table.columns) == list(posterior.table().columns)
+    right = compartments_right(table, tissue, LIMITS).mean()
+    assert right > compartments_right(posterior.table(), tissue, LIMITS).mean() - 0.04
+    assert abs(right - table["confidence"].mean()) < 0.1
+    # the network, which is a small one, has a larger share in them
+    gap = np.abs(quick.predict_proba(X) - posterior.probabilities)
+    assert np.median(gap) < 0.06
+    assert gap.mean() < 0.12
+    np.testing.assert_allclose(quick.predict_proba(X).sum(axis=1), 1)
+    two = table["n_c"] == 2
+    assert (table["T2_1"] < table["T2_2"])[two].all()
+    np.testing.assert_allclose(table[["f_1", "f_2"]].sum(axis=1), 1)
+    assert (table["f_2"][~two] == 0).all()
+    np.testing.assert_allclose(quick.predict(5 * X)["scale"], 5 * table["scale"], rtol=1e-6)
+    # the confidence of a compartment is that of draws, and at least that of all together
+    drawn = posterior.table("median")
+    same = (quick.predict(X, "median")["n_c"] == drawn["n_c"]).to_numpy()
+    near = np.abs(quick.predict(X, "median")["confidence_1"] - drawn["confidence_1"])
+    assert near[same].mean() < 0.08
+
+
+def test_modes_depend_on_their_signal_only(quick, data, monkeypatch):
+    X = data[0][:70]
+    whole = quick.predict(X)
+    pd.testing.assert_frame_equal(
+        quick.predict(X[33:34]).set_index([[33]]), whole[33:34], rtol=1e-6
+    )
+    monkeypatch.setitem(regressor._CHUNK_VOXELS, "laplace", 16)
+    parts = with_method(quick, "laplace", n_jobs=3).predict(X)
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-6)
+
+
+def test_compiled_masses_equal_those_of_numpy(quick, data, monkeypatch):
+    pytest.importorskip("numba")
+    compiled = quick.predict(data[0])
+    monkeypatch.setattr(modes, "compiled", lambda: None)
+    pd.testing.assert_frame_equal(compiled, quick.predict(data[0]), rtol=1e-9)
+
+
+def test_what_needs_draws_is_refused_without_them(quick, data):
+    X, tissue, _ = data
+    grid = {"T1": [100, 3000], "T2": [8, 400]}
+    for call in (
+        lambda: quick.posterior(X),
+        lambda: quick.predict_interval(X),
+        lambda: quick.sample_posterior(X),
+        lambda: quick.predict_spectrum(X, grid),
+        lambda: quick.score(X, tissue),
+        lambda: quick.predict(X, "w1"),
+    ):
+        with pytest.raises(ValueError, match=r"needs draws .* method='laplace' does not have"):
+            call()
+    with pytest.raises(ValueError, match="method must be 'sampling' or 'laplace'"):
+        with_method(quick, "map").predict(X)
+
+
+@pytest.mark.parametrize("method", ["sampling", "laplace"])
+def test_signals_of_the_wrong_sign_are_warned_of(model, data, method):
+    one = with_method(model, method)
+    mixed = np.concatenate([-data[0][:4], data[0][:12]])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scale = one.predict(mixed)["scale"].to_numpy()
+    assert (scale[:4] < 0).all()
+    assert (scale[4:] > 0).all()
+    assert any("4 of 16 voxels have signals of the wrong sign" in str(w.message) for w in caught)
+    if method == "sampling":
+        found = one.posterior(mixed)
+        assert not found.reliable[:4].any()
+        np.testing.assert_array_equal(found.inverted, np.arange(16) < 4)
+
+
+def test_unreliable_posteriors_are_warned_of(model, data):
+    few = with_method(model, "sampling", n_draws=16, max_rounds=1)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         with pytest.warns(ConvergenceWarning, match="voxels is unreliable"):
@@ -335,6 +442,8 @@ def test_nuisances_and_grids_of_values_are_averaged_over():
     assert (own.predict_proba(X).argmax(axis=1) + 1 == y).mean() > 0.7
     density = own.log_prob(X, tissue)
     assert np.isfinite(density).mean() > 0.9
+    quick = with_method(own, "laplace")  # with the steps of numpy
+    assert (quick.predict(X)["n_c"] == y).mean() > 0.7
     # a value between those of the prior is impossible
     assert (own.log_prob(X, tissue.assign(T1_1=tissue["T1_1"] + 50)) == -np.inf).all()
 

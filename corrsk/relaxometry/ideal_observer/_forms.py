@@ -325,6 +325,8 @@ class BoundModel:
         first, last = model.kernels(values, model.nuisances(units[:, :, None]))
         projections, among = np.empty((K, C)), np.empty((K, K, C))
         ends = np.append(0, np.cumsum(numbers))
+        # one layout, so that one function is compiled
+        first, last = np.ascontiguousarray(first), np.ascontiguousarray(last)
         _products_compiled.forms(
             first, last, np.ascontiguousarray(self._grid[voxels]), ends, projections, among
         )

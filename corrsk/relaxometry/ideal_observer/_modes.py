@@ -5,15 +5,22 @@ least-squares problem, ``|x - s S(z)|^2 / (2 sigma^2) + |z|^2 / 2``: what the si
 determine stays near the prior, without bounds. The scale s and the noise variance are eliminated.
 Levenberg (1944) and Marquardt (1963); the curvature ``J^T J / sigma^2 + 1`` is that of Laplace's
 approximation.
+
+Where the signals of a compartment are outer products of two kernels, the steps are compiled, with
+kernels from cubic splines of the coordinates; elsewhere, and without numba, they are of numpy, and
+take several times as long.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.special import ndtr
 
 from corrsk._utils.extras import compiled_module
 from corrsk.relaxometry.ideal_observer._forms import CompartmentModel
@@ -23,36 +30,38 @@ from corrsk.tissue.coordinates import TissueCoordinates, normal_density
 Array = NDArray[np.float64]
 
 _STEP = 1e-4  # in units, for the derivatives of kernels
-_DAMPING, _LARGEST_DAMPING = 1e-2, 1e6
+_DAMPING, _SMALLEST_DAMPING, _LARGEST_DAMPING = 1e-2, 1e-7, 1e6
 _LONGEST = 1.5  # of a step in a coordinate, beyond which the signals are far from linear
 _FARTHEST = 5.0  # largest coordinate
-_CONVERGED = 1e-2  # decrease of the log density: the curvature is that of the mode
+_CONVERGED = 2e-2  # gain of log density that a step would have: the curvature is that of the mode
+_AS_EXPECTED = 0.75  # part of the expected gain, with which the damping is reduced
+_N_CELLS = 400  # of the splines: the error of a kernel is below 1e-7
+_REFERENCES = {"m0": 0, "rms": 1, "max": 2}  # of the noise, in the compiled steps
 
 
 class Modes(NamedTuple):
     """Points of B problems after Gauss-Newton steps.
 
-    z : (B, d), cost : (B,) the negative log posterior up to a constant, curvature : (B, d, d)
+    z : (B, d), cost : (B,) the negative log posterior up to a constant, curvature : (B, d, d),
+    forms : (B, 3) inner products of the signal S with x and with itself, and the largest absolute
+    value of S, settled : (B,) whether a further step would gain little.
     """
 
     z: Array
     cost: Array
     curvature: Array
+    forms: Array
+    settled: NDArray[np.bool_]
 
 
-class _Products(NamedTuple):
-    """Inner products of B signals S with signals x, and of their derivatives in d coordinates.
+class _Splines(NamedTuple):
+    """Functions of coordinates as cubic splines; see the arguments of the compiled steps."""
 
-    projection : (B,) with x, squared : (B,) of S, peak : (B,) the largest absolute value of S,
-    of_signal : (d, B) of the derivatives with x, with_signal : (d, B) with S, among : (d, d, B)
-    """
-
-    projection: Array
-    squared: Array
-    peak: Array
-    of_signal: Array
-    with_signal: Array
-    among: Array
+    first: Array
+    last: Array
+    shares: Array
+    spacing: float
+    axes: NDArray[np.int64]
 
 
 class ModeFinder:
@@ -71,14 +80,12 @@ class ModeFinder:
     def __init__(
         self, model: CompartmentModel, noise: NoiseModel, coordinates: TissueCoordinates
     ) -> None:
-        self._model, self._noise, self._own = model, noise, coordinates
+        self._model, self._noise, self.coordinates = model, noise, coordinates
         self._ranges = [values.continuous() for values in coordinates.ranges]
         # whether signals are outer products of the kernels of two properties
         self._is_product = (
             model.is_separable and len(model.shape) == 2 == coordinates.P and not coordinates.Q
         )
-        if self._is_product:
-            self._axes = np.array([int(model.depends_on(1, p)) for p in range(2)])
 
     def find(
         self, x: Array, z: Array, max_steps: int, centre: Array | None = None, pull: float = 1.0
@@ -89,9 +96,64 @@ class ModeFinder:
         as the centre, the steps lead to a near point that explains the signal, and what the
         signal does not determine stays where it is.
         """
-        flat = z.T.copy()
-        middle = np.zeros_like(flat) if centre is None else centre.T
-        cost, gradient, curvature = self._at(x, flat, middle, pull)
+        middle = np.zeros_like(z) if centre is None else centre
+        kernels = compiled() if self._is_product else None
+        if kernels is None:
+            return self._find(x, z, max_steps, middle, pull)
+        B, d = z.shape
+        found = Modes(
+            np.array(z, np.float64, order="C"), np.empty(B), np.empty((B, d, d)),
+            np.empty((B, 3)), np.empty(B, dtype=bool),
+        )  # fmt: skip
+        own, noise = self.coordinates, self._noise
+        kernels.find(
+            *self._splines, own.prior.min_fraction, own.free, _REFERENCES[noise.reference],
+            noise.normalize, np.array(noise.range_of_levels),
+            np.array(
+                [
+                    _DAMPING, _SMALLEST_DAMPING, _LARGEST_DAMPING, _LONGEST, _FARTHEST, _CONVERGED,
+                    _AS_EXPECTED,
+                ]
+            ),
+            np.ascontiguousarray(x, np.float64).reshape(B, *self._model.shape),
+            np.ascontiguousarray(middle, np.float64), float(pull), max_steps, *found,
+        )  # fmt: skip
+        return found
+
+    @cached_property
+    def _splines(self) -> _Splines:
+        own, model = self.coordinates, self._model
+        nodes = np.linspace(-_FARTHEST, _FARTHEST, _N_CELLS + 1)
+        units = np.clip(ndtr(nodes), 0, 1 - 2.0**-53)
+        along = self._along(np.stack([units, units]), np.empty((0, nodes.size)))
+        first, last = (
+            np.ascontiguousarray(CubicSpline(nodes, kernel.T).c.swapaxes(0, 1)) for kernel in along
+        )
+        shares = np.empty((own.n_fractions, _N_CELLS, 4))
+        for m, each in enumerate(shares, start=1):
+            each[:] = CubicSpline(nodes, own.share(units, m)).c.T
+        axes = np.array([int(model.depends_on(1, p)) for p in range(2)])
+        return _Splines(first, last, shares, 2 * _FARTHEST / _N_CELLS, axes)
+
+    def log_evidence(self, x: Array, modes: Modes) -> Array:
+        """Logarithm of the evidence (B,) of signals (B, N) by Laplace's approximation at modes.
+
+        The likelihood at the mode is exact. What the prior excludes is not cut off.
+        """
+        projection, squared, peak = modes.forms.T
+        likelihood = self._noise.log_likelihood(
+            projection, squared, np.einsum("bn,bn->b", x, x), peak
+        )
+        # the powers of 2 pi of the prior and the integral cancel
+        own = self.coordinates
+        log_prior = own.log_prior_of_allowed(own.tissue(modes.z.T).fractions)
+        log_prior = log_prior - 0.5 * (modes.z**2).sum(axis=1)
+        return np.asarray(likelihood + log_prior - 0.5 * np.linalg.slogdet(modes.curvature)[1])
+
+    def _find(self, x: Array, z: Array, max_steps: int, centre: Array, pull: float) -> Modes:
+        """Steps of numpy."""
+        flat, middle = z.T.copy(), centre.T
+        cost, gradient, curvature, forms = self._at(x, flat, middle, pull)
         damping = np.full(len(x), _DAMPING)
         live = np.arange(len(x))
         for _ in range(max_steps):
@@ -99,37 +161,49 @@ class ModeFinder:
             diagonal = np.einsum("bii->bi", matrix)
             matrix = matrix + (damping[live, None] * diagonal)[:, :, None] * np.eye(len(flat))
             step = np.linalg.solve(matrix, gradient[live][..., None])[..., 0]
+            expected = 0.5 * np.einsum("bd,bd->b", step, gradient[live])
+            large = expected >= _CONVERGED
+            live, step, expected = live[large], step[large], expected[large]
+            if not live.size:
+                break
             step = np.clip(step, -_LONGEST, _LONGEST)
             trial = np.clip(flat[:, live] + step.T, -_FARTHEST, _FARTHEST)
-            new_cost, new_gradient, new_curvature = self._at(x[live], trial, middle[:, live], pull)
+            new_cost, *new = self._at(x[live], trial, middle[:, live], pull)
             gain = cost[live] - new_cost
             better = gain > 0
             moved = live[better]
             flat[:, moved] = trial[:, better]
-            cost[moved], gradient[moved] = new_cost[better], new_gradient[better]
-            curvature[moved] = new_curvature[better]
+            cost[moved] = new_cost[better]
+            gradient[moved], curvature[moved], forms[moved] = (each[better] for each in new)
+            reduced = np.maximum(damping[live] * 0.1, _SMALLEST_DAMPING)
             damping[live] = np.where(
-                better, np.maximum(damping[live] * 0.1, 1e-7), damping[live] * 8
+                better,
+                np.where(gain > _AS_EXPECTED * expected, reduced, damping[live]),
+                damping[live] * 8,
             )
-            done = (better & (gain < _CONVERGED)) | (damping[live] > _LARGEST_DAMPING)
-            live = live[~done]
-            if not live.size:
-                break
-        return Modes(flat.T, cost, curvature)
+            live = live[damping[live] <= _LARGEST_DAMPING]
+        settled = np.ones(len(x), dtype=bool)
+        settled[live] = False
+        return Modes(flat.T, cost, curvature, forms, settled)
 
-    def _at(self, x: Array, z: Array, centre: Array, pull: float) -> tuple[Array, Array, Array]:
-        """Cost (B,), negative gradient (B, d) and curvature (B, d, d) at z (d, B)."""
-        own, noise = self._own, self._noise
-        products = self._products(x, z)
-        projection, squared = products.projection, np.maximum(products.squared, 1e-12)
+    def _at(
+        self, x: Array, z: Array, centre: Array, pull: float
+    ) -> tuple[Array, Array, Array, Array]:
+        """Cost (B,), negative gradient (B, d), curvature (B, d, d), forms (B, 3) at z (d, B)."""
+        own, noise = self.coordinates, self._noise
+        signal, jacobian = self._signals(z)  # (B, N), (B, d, N)
+        projection = np.einsum("bn,bn->b", x, signal)
+        norm = np.einsum("bn,bn->b", signal, signal)
+        peak = np.abs(signal).max(axis=1)
+        squared = np.maximum(norm, 1e-12)
         if noise.normalize:
             scale = projection / squared
             misfit = np.maximum(squared - projection**2, 1e-14)
         else:
             scale = np.ones(len(x))
-            misfit = np.einsum("bn,bn->b", x, x) - 2 * projection + products.squared
+            misfit = np.einsum("bn,bn->b", x, x) - 2 * projection + norm
             misfit = np.maximum(misfit, 0.0)
-        reference = noise.squared_reference(products.peak, squared)
+        reference = noise.squared_reference(peak, squared)
         N = x.shape[1]
         variance = misfit / reference / max(1, N - own.n_dimensions)
         variance = np.clip(variance, *noise.range_of_levels) * reference
@@ -139,53 +213,21 @@ class ModeFinder:
             cost += 0.5 * N * np.log(reference)
         away = z - centre
         cost += 0.5 * pull * np.einsum("db,db->b", away, away)
-        of_signal, with_signal = products.of_signal, products.with_signal
-        curvature = products.among
+        of_signal = np.einsum("bdn,bn->db", jacobian, x)
+        with_signal = np.einsum("bdn,bn->db", jacobian, signal)
+        curvature = np.matmul(jacobian, jacobian.transpose(0, 2, 1)).transpose(1, 2, 0)
         # the variance in the units of x, whose scale is not that of the signals
         if noise.normalize:  # only the parts of the derivatives that are orthogonal to the signal
             curvature = curvature - with_signal[:, None] * with_signal / squared
             variance = variance / squared
         gradient = scale * (of_signal - scale * with_signal) / variance - pull * away
         curvature = (curvature * (scale**2 / variance)).transpose(2, 0, 1)
-        return cost, gradient.T, curvature + pull * np.eye(len(z))
-
-    def _products(self, x: Array, z: Array) -> _Products:
-        """Inner products of the signals at z (d, B), their derivatives, and x (B, N)."""
-        kernels = compiled() if self._is_product else None
-        if kernels is None:
-            signal, jacobian = self._signals(z)  # (B, N), (B, d, N)
-            return _Products(
-                np.einsum("bn,bn->b", x, signal), np.einsum("bn,bn->b", signal, signal),
-                np.abs(signal).max(axis=1), np.einsum("bdn,bn->db", jacobian, x),
-                np.einsum("bdn,bn->db", jacobian, signal),
-                np.matmul(jacobian, jacobian.transpose(0, 2, 1)).transpose(1, 2, 0),
-            )  # fmt: skip
-        own, (d, B), shape = self._own, z.shape, self._model.shape
-        tissue = own.tissue(z)
-        n = own.P * own.K
-        of_fractions = np.zeros((own.K, 0, B))
-        if own.n_fractions:
-            of_fractions = own.derivative_of_fractions(z[n : n + own.n_fractions])
-        units = np.clip(tissue.units.reshape(own.P, -1), _STEP, 1 - _STEP)
-        ends = np.concatenate([units, units + _STEP, units - _STEP], axis=1)
-        along = [
-            kernel.reshape(len(kernel), 3, own.K, B)
-            for kernel in self._along(ends, np.empty((0, ends.shape[1])))
-        ]
-        weight = (normal_density(z[:n]).reshape(own.P, own.K, B) * tissue.fractions).reshape(n, B)
-        found = _Products(
-            np.empty(B), np.empty(B), np.empty(B if self._noise.reference == "max" else 0),
-            np.empty((d, B)), np.empty((d, B)), np.empty((d, d, B)),
-        )  # fmt: skip
-        kernels.products(
-            *along, 2 * _STEP, np.ascontiguousarray(x.T).reshape(*shape, B), tissue.fractions,
-            of_fractions, weight, self._axes, *found,
-        )  # fmt: skip
-        return found
+        forms = np.stack([projection, norm, peak], axis=1)
+        return cost, gradient.T, curvature + pull * np.eye(len(z)), forms
 
     def _signals(self, z: Array) -> tuple[Array, Array]:
         """Signals (B, N) and their derivatives (B, d, N) at coordinates z (d, B)."""
-        own, model, K, B = self._own, self._model, self._own.K, z.shape[1]
+        own, model, K, B = self.coordinates, self._model, self.coordinates.K, z.shape[1]
         tissue, density = own.tissue(z), normal_density(z)
         jacobian = np.zeros((own.n_dimensions, model.n_measurements, B))
         signal = np.zeros((model.n_measurements, B))
@@ -246,11 +288,8 @@ class ModeFinder:
 
 
 def compiled() -> ModuleType | None:
-    """Compiled inner products, imported on first use; None without numba, for those of numpy.
-
-    Those of numpy take about five times as long.
-    """
-    return compiled_module("corrsk.relaxometry.ideal_observer._products_compiled")
+    """Compiled steps, imported on first use; None without numba, for those of numpy."""
+    return compiled_module("corrsk.relaxometry.ideal_observer._modes_compiled")
 
 
 def _outer(along: list[Array]) -> Array:

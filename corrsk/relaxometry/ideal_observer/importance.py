@@ -151,6 +151,11 @@ class ImportanceSampler:
             np.delete(np.arange(own.n_dimensions), own.of_fractions) for own in self.coordinates
         ]
 
+    @property
+    def finders(self) -> tuple[ModeFinder, ...]:
+        """Searches for the modes of each count."""
+        return tuple(self._finders)
+
     def proposals(
         self, x: Array, index: int, wide: NormalMixture, keys: NDArray[np.uint64]
     ) -> NormalMixture:
