@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _measure import record
+from scipy.special import logsumexp
 from scipy.stats import wasserstein_distance
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
@@ -201,7 +202,7 @@ def observed(X: np.ndarray, folder: Path) -> tuple[np.ndarray, list[list[np.ndar
             print(f"ideal observer: {start + len(x)} of {len(X)} voxels", flush=True)
         with np.load(path) as file:
             runs = np.stack([file[f"evidence{K}"] for K in COUNTS], axis=2)
-            evidence.append(np.log(np.exp(runs - runs.max()).mean(axis=1)) + runs.max())
+            evidence.append(logsumexp(runs, axis=1) - np.log(N_RUNS))
             draws += [list(each) for each in zip(*(file[f"draws{K}"] for K in COUNTS), strict=True)]
     return np.concatenate(evidence), draws
 
@@ -230,7 +231,7 @@ def told_apart(one: np.ndarray, other: np.ndarray) -> float:
     for train, test in StratifiedGroupKFold(2, shuffle=True, random_state=0).split(
         features, labels, groups
     ):
-        forest = RandomForestClassifier(50, min_samples_leaf=5, random_state=0, n_jobs=1)
+        forest = RandomForestClassifier(20, min_samples_leaf=5, random_state=0, n_jobs=1)
         right[test] = (
             forest.fit(features[train], labels[train]).predict(features[test]) == labels[test]
         )
@@ -303,10 +304,8 @@ def main() -> None:
         X, tissue, n_c = signals(name, given.voxels)
         results[name] = summary(answers(model, X, folder / name), tissue, n_c)
         if name == "scale unknown" and given.observed:
-            part = slice(given.observed)
-            results["ideal observer"] = beside_observer(
-                model, X[part], n_c[part], folder / "observer"
-            )
+            few, _, n_c = signals(name, given.observed)
+            results["ideal observer"] = beside_observer(model, few, n_c, folder / "observer")
     record("compartment_ceiling", results)
 
 
