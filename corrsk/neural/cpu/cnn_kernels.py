@@ -1,7 +1,7 @@
 """Compiled kernels of the paper's CNN: forward and backward pass in numba.
 
 There are kernels of the published 8 x 8 grid, and kernels of any grid, whose lengths and distances
-are arguments: compiled once for all grids, and on 8 x 8 about 5 % slower than the former.
+are arguments: compiled once for all grids, and on 8 x 8 about 4 % slower than the former.
 
 Activations of `LANES` signals are stored lane by lane: element (c, i, j) of signal v is at
 ``[((c * rows + i) * columns + j) * LANES + v]``. Each innermost loop then runs over contiguous
