@@ -92,6 +92,31 @@ def training() -> str:
     )
 
 
+def grids() -> str:
+    record = read("training_grids")
+    sizes: dict[str, list[str]] = {}
+    for run in (each for key, each in record.items() if "batch size" in key):
+        grid = " x ".join(map(str, run["grid"]))
+        sizes.setdefault(grid, []).append(spread(run["how many times as fast as bare torch"]))
+    batches = dict.fromkeys(
+        each["batch size"] for key, each in record.items() if "batch size" in key
+    )
+    return "\n\n".join(
+        [
+            paragraph(f"""
+            **Other grids**: how many times as fast as bare torch the kernels take a step (gradients
+            and AdamW), in processor time of one thread, which includes nothing else of a `fit`.
+            The first call compiles them, {record["compilation, s of processor time"]:.0f} s of
+            processor time; `python benchmarks/training_epoch.py --grids` ({record["date"]}, at
+            {record["commit"]}):"""),
+            table(
+                ["grid", *(f"batch {size:,}" for size in batches)],
+                [[grid, *ratios] for grid, ratios in sizes.items()],
+            ),
+        ]
+    )
+
+
 def in_words(run: Record) -> str:
     cores = {1: "one core", 2: "two cores"}.get(run["threads"], f"{run['threads']} cores")
     return f"{cores}, batch {run['batch size']:,}"
@@ -213,7 +238,7 @@ def source(record: Record, name: str) -> str:
 
 def written() -> str:
     """Return the whole generated part, between its marks."""
-    parts = (training(), simulation(), echo_trains(), streams(), searches(), prediction())
+    parts = (training(), grids(), simulation(), echo_trains(), streams(), searches(), prediction())
     return "\n\n".join([FIRST, *parts, LAST])
 
 

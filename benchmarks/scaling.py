@@ -7,8 +7,7 @@ panel take turns:
   set-up) with torch and with the compiled kernels, prediction, and the fit of a classical
   learner, over the number of signals. A flat curve is a cost proportional to this number;
 - measurements: simulation, training and prediction of the CNN and of the residual MLP, over
-  the number of measurements of a grid of TI and TE. Compiled kernels are available for
-  8 x 8 only;
+  the number of measurements of a grid of TI and TE;
 - threads: the same work and a grid search, over threads and, for the search, workers.
 
 Each time is recorded with explanatory facts: page faults of the process, the share of the epoch in
@@ -220,8 +219,7 @@ def over_measurements(
         points.append(
             Point("simulation", size, n_simulated, lambda simulate=simulate: simulate(n_simulated))
         )
-        backends = BACKENDS if (rows, columns) == (8, 8) else ("torch",)
-        for backend in backends:
+        for backend in BACKENDS:
             cnn = network(backend, protocol=protocol)
             points.append(training(f"CNN, epoch, {backend}", size, cnn, X, y))
         mlp = ResidualMLPClassifier(

@@ -14,13 +14,25 @@ is the time of the direct sums of the network's layers, forward and backward, at
 rate of torch's product of large matrices; Winograd's algorithm needs fewer operations. Targets:
 backend="torch" at most 1.03 times bare torch; backend="numba" at least 4 times as fast as bare
 torch on one core, and 1.7 times as fast on two cores as on one.
+
+A second part compares single steps (gradients and AdamW) of bare torch and of the compiled kernels
+for several grids, in one thread and in processor time, which other processes on the machine change
+less than wall time. It also records the processor time of the compilation. --grids runs this part
+only. Results: results/training_epoch.json and results/training_grids.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from _measure import paired_rounds, ratio, record, seconds
@@ -29,8 +41,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from corrsk import CorrelationCNNClassifier, make_correlation_signals
+from corrsk.neural.cpu.step import CompiledGradients
 from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
+from corrsk.neural.training.settings import ClassifierSettings
 
+GRIDS = ((8, 8), (6, 10), (8, 8, 3), (4, 4), (5, 7), (3, 20), (16, 16))
+BATCH_SIZES = (500, 10_000)
+STEPS_OF = 10_000  # signals of the steps of a round, at least
 N_SIGNALS = 70_000
 EPOCHS = 5
 ROUNDS = 5
@@ -108,13 +125,114 @@ def rivals(batch_size: int) -> dict[str, Callable[[], object]]:
     return found
 
 
+def grid_steps(grid_shape: tuple[int, ...], batch_size: int) -> dict[str, Callable[[], object]]:
+    """Return some training steps on one batch, in torch and through the kernels."""
+    generator = torch.Generator().manual_seed(0)
+    n_features = math.prod(grid_shape)
+    X = torch.randn(batch_size, n_features, generator=generator)
+    y = torch.randint(4, (batch_size,), generator=generator)
+    n_steps = -(-STEPS_OF // batch_size)
+
+    def prepared() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        net = StandardizedNetwork.from_signals(CorrelationCNN(4, grid_shape, dropout=0.0), X)
+        return net, torch.optim.AdamW(net.parameters(), lr=0.001, fused=True)
+
+    net, optimizer = prepared()
+
+    def in_torch() -> None:
+        for _ in range(n_steps):
+            optimizer.zero_grad()
+            F.cross_entropy(net(X), y).backward()
+            optimizer.step()
+
+    settings = ClassifierSettings(
+        network="cnn", grid_shape=grid_shape, n_features=n_features, n_classes=4,
+        input_scaling="standardize", optimizer="adamw", learning_rate=0.001,
+        learning_rate_schedule="constant", weight_decay=0.01, max_epochs=1,
+        batch_size=batch_size, precision="float32", backend="numba", patience=None,
+        restore_best=False, seed=0,
+    )  # fmt: skip
+    other, other_optimizer = prepared()
+
+    def compiled() -> None:
+        with CompiledGradients(other, settings) as gradients:
+            for _ in range(n_steps):
+                gradients(X, y)
+                other_optimizer.step()
+
+    return {"bare torch": in_torch, 'backend="numba"': compiled}
+
+
+FIRST_CALL = """
+import time
+from training_epoch import grid_steps
+for _ in range(2):
+    start = time.process_time()
+    grid_steps((6, 10), 500)['backend="numba"']()
+    print(time.process_time() - start)
+"""
+
+
+def first_calls() -> list[float]:
+    """Processor seconds of the first and second call, without compiled kernels on the disk."""
+    with tempfile.TemporaryDirectory() as cache:
+        found = subprocess.run(
+            [sys.executable, "-c", FIRST_CALL], capture_output=True, text=True, check=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": cache}, cwd=Path(__file__).parent,
+        )  # fmt: skip
+    return [float(line) for line in found.stdout.split()]
+
+
+def compare_grids() -> None:
+    """Measure the steps of several grids, and write their record."""
+    torch.set_num_threads(1)
+    results = {}
+    for grid_shape in GRIDS:
+        for batch_size in BATCH_SIZES:
+            times = paired_rounds(
+                grid_steps(grid_shape, batch_size), ROUNDS, clock=time.process_time
+            )
+            each = batch_size * -(-STEPS_OF // batch_size)
+            results[f"{' x '.join(map(str, grid_shape))}, batch size {batch_size}"] = {
+                "grid": grid_shape,
+                "batch size": batch_size,
+                "processor time per signal, us": {
+                    name: [round(t / each * 1e6, 3) for t in row] for name, row in times.items()
+                },
+                "how many times as fast as bare torch": ratio(
+                    times, "bare torch", 'backend="numba"'
+                ),
+            }
+    first, second = first_calls()
+    record(
+        "training_grids",
+        {
+            "command": "python benchmarks/training_epoch.py --grids",
+            "compilation, s of processor time": round(first - second, 1),
+            **results,
+        },
+    )
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--grids", action="store_true", help="compare the steps of grids only")
+    if not parser.parse_args().grids:
+        compare_epochs()
+    if importlib.util.find_spec("numba"):
+        compare_grids()
+
+
+def compare_epochs() -> None:
+    """Measure epochs on the 8 x 8 grid, and write their record."""
     results = {}
     all_threads = torch.get_num_threads()
     for n_threads in sorted({1, all_threads}):
         torch.set_num_threads(n_threads)
         rate = peak_rate()
-        for batch_size in (500, 10_000):
+        for batch_size in BATCH_SIZES:
             times = paired_rounds(rivals(batch_size), ROUNDS)
             per_epoch = {name: [t / EPOCHS for t in row] for name, row in times.items()}
             per_epoch["direct sums"] = [N_SIGNALS * OPERATIONS / rate] * ROUNDS

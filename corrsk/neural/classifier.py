@@ -124,9 +124,9 @@ class CorrelationCNNClassifier(NetworkClassifier):
         Precision of the matrix products in training; "auto" is bfloat16 if the machine has
         instructions for bfloat16. Predictions are in float32.
     backend : {"auto", "torch", "numba"}, default="auto"
-        Implementation of the training step: torch, or for 8 x 8 grids on the processor the
-        compiled kernels of the extra `fast`. "auto" is "numba" if possible; on a GPU it is fused
-        kernels for any grid if possible, otherwise CUDA graphs.
+        Implementation of the training step: torch, or on the processor the compiled kernels of
+        the extra `fast`. "auto" is "numba" if possible; on a GPU it is fused kernels if possible,
+        otherwise CUDA graphs.
     softmax_before_loss : bool, default=False
         Whether to apply softmax before the cross-entropy, which applies softmax again, as in the
         code published with the paper.

@@ -1,5 +1,8 @@
 """Compiled kernels of the paper's CNN: forward and backward pass in numba.
 
+There are kernels of the published 8 x 8 grid, and kernels of any grid, whose lengths and distances
+are arguments: compiled once for all grids, and on 8 x 8 about 4 % slower than the former.
+
 Activations of `LANES` signals are stored lane by lane: element (c, i, j) of signal v is at
 ``[((c * rows + i) * columns + j) * LANES + v]``. Each innermost loop then runs over contiguous
 lanes, which the compiler vectorises. A general convolution does not have this layout, and its
@@ -15,6 +18,11 @@ The compiler vectorises only innermost loops, and only if it can prove that indi
 negative and that a loop does not write to the memory that it reads. Sums are therefore written
 out, weights are copied to scalars before a loop, and slices replace offsets. All kernels are in
 one file, because numba's cache of compiled functions detects changes in this file only.
+
+The shape of a grid is (rows of the pooling's output, its columns, number of input channels). The
+input has 4 rows more than twice the rows of the pooling's output, and the output of the first
+convolution 2; columns likewise. The pooling ignores the last one of an odd number of rows, and so
+do the kernels.
 """
 
 from __future__ import annotations
@@ -24,42 +32,65 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 LANES = 64  # lanes of the convolutions
 BLOCK = 2 * LANES  # lanes of the linear layers: longer rows, fewer sums
-N_BEFORE_OUTPUT = 4076  # parameters before the output layer, which has 33 for each class
 MAX_CLASSES = 16
 
 _L, _B = LANES, BLOCK
-_ROW8, _ROW6 = 8 * _L, 6 * _L  # a row of the input, and after one convolution
-_TILES = 4 * _L  # lanes of the four tiles
+_ROW8, _ROW6 = 8 * _L, 6 * _L  # a row of the 8 x 8 input, and after one convolution
+_TILES = 4 * _L  # lanes of the four tiles of the 8 x 8 grid, or of a group of up to four
 _ROW = _TILES + 16  # 64 bytes more, so that rows use different lines of the cache
 _SIX, _CHANNELS = 6 * _ROW, 16 * _TILES
-_SIZES = {
-    "x": 64 * _B,
-    "a1": 216 * _B,
-    "tiles": 2 * 16 * _SIX,  # transformed tiles of a1
-    "products": 64 * _L,
-    "pooled": 64 * _B,
-    "which": 64 * _B,  # position (0..3) of the largest of four outputs
-    "f1": 32 * _B,
-    "f2": 32 * _B,
-    "z": MAX_CLASSES * _B,
-    "labels": 4 * _B,  # labels, weights, norms and picked logits
-    "d_f2": 32 * _B,
-    "d_f1": 32 * _B,
-    "d_pooled": 64 * _B,
-    "mixed": 24 * _TILES,
-    "d_tiles": 16 * _SIX,
-    "d_a1": 216 * _L,
-    "u": 1536,  # transformed weights of the second convolution
-    "d_u": 1536,
-}
-_STARTS = tuple(sum(list(_SIZES.values())[:k]) for k in range(len(_SIZES) + 1))
+_PUBLISHED = (2, 2, 1)  # shape of the 8 x 8 grid
 (
     _X, _A1, _TILED, _PRODUCTS, _POOLED, _WHICH, _F1, _F2, _Z, _LABELLED, _D_F2, _D_F1, _D_POOLED,
     _MIXED, _D_TILED, _D_A1, _U, _D_U,
-) = range(len(_SIZES))  # fmt: skip
+) = range(18)  # fmt: skip
+
+
+def scratch_starts(shape: tuple[int, int, int]) -> NDArray[np.int64]:
+    """Positions of the parts of the working memory, and its size as the last entry.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the output of the pooling, and number of input channels.
+
+    Returns
+    -------
+    ndarray of shape (19,), int64
+        Positions.
+    """
+    rows, columns, channels = shape
+    tiles = rows * columns
+    x = channels * (2 * rows + 4) * (2 * columns + 4)
+    a1 = 6 * (2 * rows + 2) * (2 * columns + 2)
+    sizes = {
+        _X: x * _B,
+        _A1: a1 * _B,
+        _TILED: 2 * 16 * _SIX,  # transformed tiles of a1, of one group
+        _PRODUCTS: 64 * _L,
+        _POOLED: 16 * tiles * _B,
+        _WHICH: 16 * tiles * _B,  # position (0..3) of the largest of four outputs
+        _F1: 32 * _B,
+        _F2: 32 * _B,
+        _Z: MAX_CLASSES * _B,
+        _LABELLED: 4 * _B,  # labels, weights, norms and picked logits
+        _D_F2: 32 * _B,
+        _D_F1: 32 * _B,
+        _D_POOLED: 16 * tiles * _B,
+        _MIXED: 24 * _TILES,
+        _D_TILED: 16 * _SIX,
+        _D_A1: a1 * _L,
+        _U: 1536,  # transformed weights of the second convolution
+        _D_U: 1536,
+    }
+    return np.cumsum([0, *(sizes[part] for part in range(len(sizes)))])
+
+
+_STARTS = tuple(scratch_starts(_PUBLISHED).tolist())
 SCRATCH = _STARTS[-1]
 
 _OPTIONS: Any = {
@@ -72,21 +103,24 @@ _entry_point: Any = njit(**_OPTIONS)
 # copies are optimised in different contexts and round differently.
 _compiled: Any = njit(forceinline=True, **_OPTIONS)
 _inlined: Any = njit(inline="always")
-_0, _1 = np.float32(0), np.float32(1)
+_0, _1, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 
 
 @_inlined
-def _part(scratch, k):
-    return scratch[_STARTS[k] : _STARTS[k + 1]]
+def _part(scratch, starts, k):
+    return scratch[starts[k] : starts[k + 1]]
 
 
 @_inlined
-def _layers(w, n_classes):
+def _layers(w, shape, n_classes):
     """Return weights and biases of the five layers."""
-    last = N_BEFORE_OUTPUT + 32 * n_classes
+    a = 54 * shape[2]
+    b = a + 886 + 512 * shape[0] * shape[1]
+    c = b + 1088 + 32 * n_classes
     return (
-        w[:54], w[54:60], w[60:924], w[924:940], w[940:2988], w[2988:3020], w[3020:4044],
-        w[4044:4076], w[4076:last], w[last : last + n_classes],
+        w[:a], w[a : a + 6], w[a + 6 : a + 870], w[a + 870 : a + 886],
+        w[a + 886 : b], w[b : b + 32], w[b + 32 : b + 1056], w[b + 1056 : b + 1088],
+        w[b + 1088 : c], w[c : c + n_classes],
     )  # fmt: skip
 
 
@@ -433,15 +467,21 @@ def _through(d, h, scale):
 
 
 @_compiled
+def _cell_back(g, place, upper, lower, left, right):
+    for v in range(_L):
+        w, e, f = place[v], g[v] * upper, g[v] * lower
+        left[v] = e if w == _0 else f if w == np.float32(2) else _0
+        right[v] = e if w == _1 else f if w == np.float32(3) else _0
+
+
+@_compiled
 def _pool_back(d, which, upper, lower, left, right):
     """Compute A d of tiles for one row (upper, lower) of A; d has one nonzero value per 2 x 2."""
     for cell in range(32):
-        g, place = d[cell * _B :][:_L], which[cell * _B :][:_L]
-        out0, out1 = left[cell * _L :][:_L], right[cell * _L :][:_L]
-        for v in range(_L):
-            w, e, f = place[v], g[v] * upper, g[v] * lower
-            out0[v] = e if w == _0 else f if w == np.float32(2) else _0
-            out1[v] = e if w == _1 else f if w == np.float32(3) else _0
+        _cell_back(
+            d[cell * _B :][:_L], which[cell * _B :][:_L], upper, lower,
+            left[cell * _L :][:_L], right[cell * _L :][:_L],
+        )  # fmt: skip
 
 
 @_compiled
@@ -451,12 +491,12 @@ def _mixed(left, right, sign, out):
 
 
 @_compiled
-def _products_back_weights(d, tiles, gu):
-    """Add the gradient of the transformed weights of four channels, for one tile element."""
+def _products_back_weights(d, tiles, n, gu):
+    """Add the gradient of the transformed weights of four channels, for one element of n lanes."""
     a0 = a1 = a2 = a3 = a4 = a5 = b0 = b1 = b2 = b3 = b4 = b5 = _0
     c0 = c1 = c2 = c3 = c4 = c5 = d0 = d1 = d2 = d3 = d4 = d5 = _0
     t, e = tiles[: 5 * _ROW + _TILES], d[: 4 * _TILES]
-    for v in range(_TILES):
+    for v in range(n):
         t0, t1, t2 = t[v], t[v + _ROW], t[v + 2 * _ROW]
         t3, t4, t5 = t[v + 3 * _ROW], t[v + 4 * _ROW], t[v + 5 * _ROW]
         e0, e1, e2, e3 = e[v], e[v + _TILES], e[v + 2 * _TILES], e[v + 3 * _TILES]
@@ -493,13 +533,13 @@ def _products_back_weights(d, tiles, gu):
 
 
 @_compiled
-def _products_back_tiles(d, u, d_tiles):
+def _products_back_tiles(d, u, n, d_tiles):
     """Add the gradient of the transformed tiles from eight channels, for three inputs."""
     e, q, out = d[: 8 * _TILES], u[:45], d_tiles[: 2 * _ROW + _TILES]
     p0, p1, p2, p3, p4, p5, p6, p7 = q[0], q[6], q[12], q[18], q[24], q[30], q[36], q[42]
     r0, r1, r2, r3, r4, r5, r6, r7 = q[1], q[7], q[13], q[19], q[25], q[31], q[37], q[43]
     s0, s1, s2, s3, s4, s5, s6, s7 = q[2], q[8], q[14], q[20], q[26], q[32], q[38], q[44]
-    for v in range(_TILES):
+    for v in range(n):
         e0, e1, e2, e3 = e[v], e[v + _TILES], e[v + 2 * _TILES], e[v + 3 * _TILES]
         e4, e5 = e[v + 4 * _TILES], e[v + 5 * _TILES]
         e6, e7 = e[v + 6 * _TILES], e[v + 7 * _TILES]
@@ -579,10 +619,13 @@ def _conv2_back(d, which, tiles, u, mixed, d_tiles, gu, gb, d_a1):
                     _mixed(left, right, -_1, mixed)
                 for k in range(0, 8, 4):
                     _products_back_weights(
-                        e[k * _TILES :], tiles[p * _SIX :], gu[p * 96 + (c + k) * 6 :][:24]
-                    )
+                        e[k * _TILES :], tiles[p * _SIX :], _TILES,
+                        gu[p * 96 + (c + k) * 6 :][:24],
+                    )  # fmt: skip
                 for k in range(0, 6, 3):
-                    _products_back_tiles(e, u[p * 96 + c * 6 + k :], d_tiles[p * _SIX + k * _ROW :])
+                    _products_back_tiles(
+                        e, u[p * 96 + c * 6 + k :], _TILES, d_tiles[p * _SIX + k * _ROW :]
+                    )
     _tiles_back(d_tiles, d_a1)
 
 
@@ -614,25 +657,9 @@ def _conv1_back(x, a1, d_a1, gw, gb):
 
 
 @_compiled
-def _forward(
-    X, rows, mean, inverse_scale, weights, u, n_classes, dropout, seed, block, scratch
-):  # fmt: skip
-    """Logits of up to one block of rows of X; `scratch` keeps the data for the backward pass."""
-    x, a1, tiles = _part(scratch, _X), _part(scratch, _A1), _part(scratch, _TILED)
-    m, pooled, which = _part(scratch, _PRODUCTS), _part(scratch, _POOLED), _part(scratch, _WHICH)
-    f1, f2, z = _part(scratch, _F1), _part(scratch, _F2), _part(scratch, _Z)
-    w1, b1, _, b2, w3, b3, w4, b4, w5, b5 = _layers(weights, n_classes)
-    for half in range(2):
-        part = rows[half * _L : (half + 1) * _L]
-        if len(part) == 0:
-            break
-        xh, a1h = x[half * 64 * _L :][: 64 * _L], a1[half * 216 * _L :][: 216 * _L]
-        _load(X, part, mean, inverse_scale, xh)
-        _conv1(xh, w1, b1, a1h)
-        _conv2(
-            a1h, u, b2, tiles[half * 16 * _SIX :][: 16 * _SIX], m,
-            pooled[half * _L :], which[half * _L :],
-        )  # fmt: skip
+def _linear_layers(pooled, f1, f2, z, layers, dropout, seed, block):
+    """Logits from the pooled outputs, to which dropout is applied in place."""
+    w3, b3, w4, b4, w5, b5 = layers
     states = np.empty(_B, np.uint32)
     threshold, keep = np.uint32(dropout * 4294967296.0), np.float32(1 / (1 - dropout))
     if dropout > 0:
@@ -650,15 +677,47 @@ def _forward(
 
 
 @_compiled
-def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu):
-    """Add the gradients of a block, in which gradients have replaced the logits."""
-    x, a1, tiles = _part(scratch, _X), _part(scratch, _A1), _part(scratch, _TILED)
-    pooled, which, z = _part(scratch, _POOLED), _part(scratch, _WHICH), _part(scratch, _Z)
-    f1, f2 = _part(scratch, _F1), _part(scratch, _F2)
-    d_f1, d_f2, d_pooled = _part(scratch, _D_F1), _part(scratch, _D_F2), _part(scratch, _D_POOLED)
-    mixed, d_tiles, d_a1 = _part(scratch, _MIXED), _part(scratch, _D_TILED), _part(scratch, _D_A1)
-    _, _, _, _, w3, _, w4, _, w5, _ = _layers(weights, n_classes)
-    g1, h1, _, h2, g3, h3, g4, h4, g5, h5 = _layers(gradients, n_classes)
+def _forward(
+    X, rows, mean, inverse_scale, weights, u, n_classes, dropout, seed, block, scratch
+):  # fmt: skip
+    """Logits of up to one block of rows of X; `scratch` keeps the data for the backward pass."""
+    x, a1, tiles = (
+        _part(scratch, _STARTS, _X),
+        _part(scratch, _STARTS, _A1),
+        _part(scratch, _STARTS, _TILED),
+    )
+    m, pooled, which = (
+        _part(scratch, _STARTS, _PRODUCTS),
+        _part(scratch, _STARTS, _POOLED),
+        _part(scratch, _STARTS, _WHICH),
+    )
+    f1, f2, z = (
+        _part(scratch, _STARTS, _F1),
+        _part(scratch, _STARTS, _F2),
+        _part(scratch, _STARTS, _Z),
+    )
+    w1, b1, _, b2, w3, b3, w4, b4, w5, b5 = _layers(weights, _PUBLISHED, n_classes)
+    for half in range(2):
+        part = rows[half * _L : (half + 1) * _L]
+        if len(part) == 0:
+            break
+        xh, a1h = x[half * 64 * _L :][: 64 * _L], a1[half * 216 * _L :][: 216 * _L]
+        _load(X, part, mean, inverse_scale, xh)
+        _conv1(xh, w1, b1, a1h)
+        _conv2(
+            a1h, u, b2, tiles[half * 16 * _SIX :][: 16 * _SIX], m,
+            pooled[half * _L :], which[half * _L :],
+        )  # fmt: skip
+    _linear_layers(pooled, f1, f2, z, (w3, b3, w4, b4, w5, b5), dropout, seed, block)
+
+
+@_compiled
+def _linear_layers_back(
+    pooled, f1, f2, z, weights, n_classes, dropout, gradients, d_f1, d_f2, d_pooled
+):  # fmt: skip
+    """Gradients of the linear layers and of the pooled outputs."""
+    w3, w4, w5 = weights
+    g3, h3, g4, h4, g5, h5 = gradients
     keep = np.float32(1 / (1 - dropout))
     _linear_back_weights(f2, z, g5, h5)
     _linear_back_input(w5, n_classes, z, d_f2)
@@ -669,6 +728,38 @@ def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu)
     _linear_back_weights(pooled, d_f1, g3, h3)
     _linear_back_input(w3, 32, d_f1, d_pooled)
     _through(d_pooled, pooled, keep)
+
+
+@_compiled
+def _backward(n_signals, weights, u, n_classes, dropout, scratch, gradients, gu):
+    """Add the gradients of a block, in which gradients have replaced the logits."""
+    x, a1, tiles = (
+        _part(scratch, _STARTS, _X),
+        _part(scratch, _STARTS, _A1),
+        _part(scratch, _STARTS, _TILED),
+    )
+    pooled, which, z = (
+        _part(scratch, _STARTS, _POOLED),
+        _part(scratch, _STARTS, _WHICH),
+        _part(scratch, _STARTS, _Z),
+    )
+    f1, f2 = _part(scratch, _STARTS, _F1), _part(scratch, _STARTS, _F2)
+    d_f1, d_f2, d_pooled = (
+        _part(scratch, _STARTS, _D_F1),
+        _part(scratch, _STARTS, _D_F2),
+        _part(scratch, _STARTS, _D_POOLED),
+    )
+    mixed, d_tiles, d_a1 = (
+        _part(scratch, _STARTS, _MIXED),
+        _part(scratch, _STARTS, _D_TILED),
+        _part(scratch, _STARTS, _D_A1),
+    )
+    _, _, _, _, w3, _, w4, _, w5, _ = _layers(weights, _PUBLISHED, n_classes)
+    g1, h1, _, h2, g3, h3, g4, h4, g5, h5 = _layers(gradients, _PUBLISHED, n_classes)
+    _linear_layers_back(
+        pooled, f1, f2, z, (w3, w4, w5), n_classes, dropout, (g3, h3, g4, h4, g5, h5),
+        d_f1, d_f2, d_pooled,
+    )  # fmt: skip
     for half in range(2):
         if n_signals <= half * _L:
             break
@@ -722,8 +813,8 @@ def add_gradients(
         Output: sums of losses.
     """
     n_classes, inverse_n = class_weights.size, np.float32(1 / len(y))
-    u, gu = _part(scratch, _U), _part(scratch, _D_U)
-    z, lanes = _part(scratch, _Z), _part(scratch, _LABELLED)
+    u, gu = _part(scratch, _STARTS, _U), _part(scratch, _STARTS, _D_U)
+    z, lanes = _part(scratch, _STARTS, _Z), _part(scratch, _STARTS, _LABELLED)
     _transformed_weights(weights[60:924], u)
     for part in range(first_slice, len(losses), slice_stride):
         G = gradients[part]
@@ -761,7 +852,7 @@ def write_logits(X, mean, inverse_scale, weights, first_block, block_stride, scr
         Output: logits.
     """
     n_classes = logits.shape[1]
-    u, z = _part(scratch, _U), _part(scratch, _Z)
+    u, z = _part(scratch, _STARTS, _U), _part(scratch, _STARTS, _Z)
     _transformed_weights(weights[60:924], u)
     for block in range(first_block, -(-len(X) // _B), block_stride):
         rows = np.arange(block * _B, min((block + 1) * _B, len(X)))
@@ -769,6 +860,384 @@ def write_logits(X, mean, inverse_scale, weights, first_block, block_stride, scr
         _forward(
             X, rows, mean, inverse_scale, weights, u, n_classes, 0.0, np.uint64(0), block, scratch
         )
+        for v in range(len(rows)):
+            for k in range(n_classes):
+                out[v, k] = z[k * _B + v]
+
+
+# -- any grid: sums over groups of up to four tiles, whose number is an argument -------------------
+
+
+@_compiled
+def _load_grid(X, rows, mean, inverse_scale, places, x):
+    """Copy scaled rows of X to lanes; lanes without a signal keep their values."""
+    for k in range(len(places)):
+        j = places[k, 0]
+        out, column, shift, scale = x[places[k, 1] * _L :][:_L], X[:, j], mean[j], inverse_scale[j]
+        for v in range(len(rows)):
+            out[v] = (column[rows[v]] - shift) * scale
+
+
+@_compiled
+def _conv1_grid(x, shape, w, b, a1):
+    n_rows, n, row = 2 * shape[0] + 2, (2 * shape[1] + 2) * _L, (2 * shape[1] + 4) * _L
+    for c in range(6):
+        bias = b[c]
+        for k in range(shape[2]):
+            p = w[(c * shape[2] + k) * 9 :][:9]
+            p0, p1, p2, p3, p4, p5, p6, p7, p8 = (
+                p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8]
+            )  # fmt: skip
+            lowest = _0 if k == shape[2] - 1 else -_INFINITY  # the ReLU, after the last channel
+            for i in range(n_rows):
+                out = a1[(c * n_rows + i) * n :][:n]
+                start = (k * (n_rows + 2) + i) * row
+                r, s, t = x[start:][:row], x[start + row :][:row], x[start + 2 * row :][:row]
+                if k == 0:
+                    for v in range(n):
+                        total = (
+                            bias + p0 * r[v] + p1 * r[v + _L] + p2 * r[v + 2 * _L]
+                            + p3 * s[v] + p4 * s[v + _L] + p5 * s[v + 2 * _L]
+                            + p6 * t[v] + p7 * t[v + _L] + p8 * t[v + 2 * _L]
+                        )  # fmt: skip
+                        out[v] = max(total, lowest)
+                else:
+                    for v in range(n):
+                        total = (
+                            out[v] + p0 * r[v] + p1 * r[v + _L] + p2 * r[v + 2 * _L]
+                            + p3 * s[v] + p4 * s[v + _L] + p5 * s[v + 2 * _L]
+                            + p6 * t[v] + p7 * t[v + _L] + p8 * t[v + 2 * _L]
+                        )  # fmt: skip
+                        out[v] = max(total, lowest)
+
+
+@_compiled
+def _transformed_group(a1, shape, first, n_tiles, tiles):
+    """Compute B^T x B of some 4 x 4 tiles; row (4 a + b) * 6 + channel has their lanes."""
+    n_rows, row = 2 * shape[0] + 2, (2 * shape[1] + 2) * _L
+    for k in range(6):
+        for tile in range(n_tiles):
+            i, j = (first + tile) // shape[1] * 2, (first + tile) % shape[1] * 2
+            start = (k * n_rows + i) * row + j * _L
+            x, y = a1[start:][: 4 * _L], a1[start + row :][: 4 * _L]
+            z, w = a1[start + 2 * row :][: 4 * _L], a1[start + 3 * row :][: 4 * _L]
+            out = tiles[k * _ROW + tile * _L :][: 15 * _SIX + _L]
+            for v in range(_L):
+                x0, x1, x2, x3 = x[v], x[v + _L], x[v + 2 * _L], x[v + 3 * _L]
+                y0, y1, y2, y3 = y[v], y[v + _L], y[v + 2 * _L], y[v + 3 * _L]
+                z0, z1, z2, z3 = z[v], z[v + _L], z[v + 2 * _L], z[v + 3 * _L]
+                w0, w1, w2, w3 = w[v], w[v + _L], w[v + 2 * _L], w[v + 3 * _L]
+                r0, r1, r2, r3 = x0 - z0, x1 - z1, x2 - z2, x3 - z3
+                out[v], out[v + _SIX] = r0 - r2, r1 + r2
+                out[v + 2 * _SIX], out[v + 3 * _SIX] = r2 - r1, r1 - r3
+                r0, r1, r2, r3 = y0 + z0, y1 + z1, y2 + z2, y3 + z3
+                out[v + 4 * _SIX], out[v + 5 * _SIX] = r0 - r2, r1 + r2
+                out[v + 6 * _SIX], out[v + 7 * _SIX] = r2 - r1, r1 - r3
+                r0, r1, r2, r3 = z0 - y0, z1 - y1, z2 - y2, z3 - y3
+                out[v + 8 * _SIX], out[v + 9 * _SIX] = r0 - r2, r1 + r2
+                out[v + 10 * _SIX], out[v + 11 * _SIX] = r2 - r1, r1 - r3
+                r0, r1, r2, r3 = y0 - w0, y1 - w1, y2 - w2, y3 - w3
+                out[v + 12 * _SIX], out[v + 13 * _SIX] = r0 - r2, r1 + r2
+                out[v + 14 * _SIX], out[v + 15 * _SIX] = r2 - r1, r1 - r3
+
+
+@_inlined
+def _n_tiles(shape):
+    """Return the number of tiles, of groups of tiles, and of tiles of each group but the last."""
+    n_tiles = shape[0] * shape[1]
+    n_groups = -(-n_tiles // 4)
+    return n_tiles, n_groups, -(-n_tiles // n_groups)
+
+
+@_compiled
+def _conv2_grid(a1, shape, u, b, tiles, m, pooled, which):
+    """Second convolution and pooling; `pooled` and `which` are the rows of half a block."""
+    n_tiles, n_groups, size = _n_tiles(shape)
+    for group in range(n_groups):
+        first = group * size
+        here = min(size, n_tiles - first)
+        _transformed_group(a1, shape, first, here, tiles)
+        for tile in range(here):
+            for c in range(0, 16, 4):
+                _products(tiles[tile * _L :], u[c * 6 :], m)
+                for k in range(4):
+                    cell = ((c + k) * n_tiles + first + tile) * _B
+                    _pool(m[k * _L :], b[c + k], pooled[cell:][:_L], which[cell:][:_L])
+
+
+@_compiled
+def _group_back(d_tiles, shape, first, n_tiles, d_a1):
+    """Add B d_tiles B^T, with sums where the tiles overlap."""
+    n_rows, row = 2 * shape[0] + 2, (2 * shape[1] + 2) * _L
+    for k in range(6):
+        for tile in range(n_tiles):
+            i, j = (first + tile) // shape[1] * 2, (first + tile) % shape[1] * 2
+            start = (k * n_rows + i) * row + j * _L
+            s = d_tiles[k * _ROW + tile * _L :][: 15 * _SIX + _L]
+            # a loop for each row: one over all would write to too many places for the compiler to
+            # check that they do not overlap
+            out = d_a1[start:][: 4 * _L]
+            for v in range(_L):
+                q0, q1, q2, q3 = s[v], s[v + _SIX], s[v + 2 * _SIX], s[v + 3 * _SIX]
+                out[v] += q0
+                out[v + _L] += q1 - q2 + q3
+                out[v + 2 * _L] += q1 + q2 - q0
+                out[v + 3 * _L] -= q3
+            out = d_a1[start + row :][: 4 * _L]
+            for v in range(_L):
+                q0 = s[v + 4 * _SIX] - s[v + 8 * _SIX] + s[v + 12 * _SIX]
+                q1 = s[v + 5 * _SIX] - s[v + 9 * _SIX] + s[v + 13 * _SIX]
+                q2 = s[v + 6 * _SIX] - s[v + 10 * _SIX] + s[v + 14 * _SIX]
+                q3 = s[v + 7 * _SIX] - s[v + 11 * _SIX] + s[v + 15 * _SIX]
+                out[v] += q0
+                out[v + _L] += q1 - q2 + q3
+                out[v + 2 * _L] += q1 + q2 - q0
+                out[v + 3 * _L] -= q3
+            out = d_a1[start + 2 * row :][: 4 * _L]
+            for v in range(_L):
+                q0 = s[v + 4 * _SIX] + s[v + 8 * _SIX] - s[v]
+                q1 = s[v + 5 * _SIX] + s[v + 9 * _SIX] - s[v + _SIX]
+                q2 = s[v + 6 * _SIX] + s[v + 10 * _SIX] - s[v + 2 * _SIX]
+                q3 = s[v + 7 * _SIX] + s[v + 11 * _SIX] - s[v + 3 * _SIX]
+                out[v] += q0
+                out[v + _L] += q1 - q2 + q3
+                out[v + 2 * _L] += q1 + q2 - q0
+                out[v + 3 * _L] -= q3
+            out = d_a1[start + 3 * row :][: 4 * _L]
+            for v in range(_L):
+                q0, q1 = s[v + 12 * _SIX], s[v + 13 * _SIX]
+                q2, q3 = s[v + 14 * _SIX], s[v + 15 * _SIX]
+                out[v] -= q0
+                out[v + _L] -= q1 - q2 + q3
+                out[v + 2 * _L] -= q1 + q2 - q0
+                out[v + 3 * _L] += q3
+
+
+@_compiled
+def _pool_group_back(d, which, n_all, n_tiles, upper, lower, left, right):
+    for c in range(8):
+        for tile in range(n_tiles):
+            cell, start = (c * n_all + tile) * _B, c * _TILES + tile * _L
+            _cell_back(
+                d[cell:][:_L], which[cell:][:_L], upper, lower, left[start:][:_L],
+                right[start:][:_L],
+            )  # fmt: skip
+
+
+@_compiled
+def _mixed_group(left, right, sign, n, out):
+    for c in range(8):
+        start = c * _TILES
+        _mixed(left[start:][:n], right[start:][:n], sign, out[start:][:n])
+
+
+@_compiled
+def _conv2_grid_back(d, which, a1, shape, tiles, u, mixed, d_tiles, gu, gb, d_a1):
+    """Gradients of pooling and second convolution; `d` and `which` are the rows of half a block."""
+    n_tiles, n_groups, size = _n_tiles(shape)
+    for c in range(16):
+        total = _0
+        for tile in range(n_tiles):
+            g = d[(c * n_tiles + tile) * _B :][:_L]
+            for v in range(_L):
+                total += g[v]
+        gb[c] += total
+    for v in range(d_a1.size):
+        d_a1[v] = _0
+    left, right, mixed = mixed[: 8 * _TILES], mixed[8 * _TILES : 16 * _TILES], mixed[16 * _TILES :]
+    for group in range(n_groups):
+        first = group * size
+        here = min(size, n_tiles - first)
+        n = here * _L
+        if n_groups > 1:  # otherwise the tiles of the forward pass are still there
+            _transformed_group(a1, shape, first, here, tiles)
+        for v in range(d_tiles.size):
+            d_tiles[v] = _0
+        for a in range(4):
+            upper, lower = (_1 if a < 3 else _0), (_0 if a == 0 else -_1 if a == 2 else _1)
+            for c in range(0, 16, 8):
+                # the data of eight channels for one row of the tiles fit in the level 1 cache
+                cell = (c * n_tiles + first) * _B
+                _pool_group_back(d[cell:], which[cell:], n_tiles, here, upper, lower, left, right)
+                for b in range(4):
+                    p = 4 * a + b
+                    e = left if b == 0 else right if b == 3 else mixed
+                    if b == 1:
+                        _mixed_group(left, right, _1, n, mixed)
+                    elif b == 2:
+                        _mixed_group(left, right, -_1, n, mixed)
+                    for k in range(0, 8, 4):
+                        _products_back_weights(
+                            e[k * _TILES :], tiles[p * _SIX :], n, gu[p * 96 + (c + k) * 6 :][:24]
+                        )
+                    for k in range(0, 6, 3):
+                        _products_back_tiles(
+                            e, u[p * 96 + c * 6 + k :], n, d_tiles[p * _SIX + k * _ROW :]
+                        )
+        _group_back(d_tiles, shape, first, here, d_a1)
+
+
+@_compiled
+def _conv1_grid_back(x, a1, shape, d_a1, gw, gb):
+    n_rows, n, row = 2 * shape[0] + 2, (2 * shape[1] + 2) * _L, (2 * shape[1] + 4) * _L
+    for c in range(6):
+        for k in range(shape[2]):
+            total = _0
+            g0 = g1 = g2 = g3 = g4 = g5 = g6 = g7 = g8 = _0
+            for i in range(n_rows):
+                d, a = d_a1[(c * n_rows + i) * n :][:n], a1[(c * n_rows + i) * n :][:n]
+                start = (k * (n_rows + 2) + i) * row
+                r, s, t = x[start:][:row], x[start + row :][:row], x[start + 2 * row :][:row]
+                for v in range(n):
+                    e = d[v] if a[v] > _0 else _0
+                    total += e
+                    g0 += e * r[v]
+                    g1 += e * r[v + _L]
+                    g2 += e * r[v + 2 * _L]
+                    g3 += e * s[v]
+                    g4 += e * s[v + _L]
+                    g5 += e * s[v + 2 * _L]
+                    g6 += e * t[v]
+                    g7 += e * t[v + _L]
+                    g8 += e * t[v + 2 * _L]
+            if k == 0:
+                gb[c] += total
+            sums = (g0, g1, g2, g3, g4, g5, g6, g7, g8)
+            for tap in range(9):
+                gw[(c * shape[2] + k) * 9 + tap] += sums[tap]
+
+
+@_inlined
+def _half(part, half):
+    n = part.size // 2
+    return part[half * n :][:n]
+
+
+@_compiled
+def _forward_grid(
+    X, rows, mean, inverse_scale, places, shape, weights, u, n_classes, dropout, seed, block,
+    starts, scratch,
+):  # fmt: skip
+    """Logits of up to one block of rows of X; `scratch` keeps the data for the backward pass."""
+    x, a1 = _part(scratch, starts, _X), _part(scratch, starts, _A1)
+    tiles, m = _part(scratch, starts, _TILED), _part(scratch, starts, _PRODUCTS)
+    pooled, which = _part(scratch, starts, _POOLED), _part(scratch, starts, _WHICH)
+    f1, f2, z = _part(scratch, starts, _F1), _part(scratch, starts, _F2), _part(scratch, starts, _Z)
+    w1, b1, _, b2, w3, b3, w4, b4, w5, b5 = _layers(weights, shape, n_classes)
+    for half in range(2):
+        part = rows[half * _L : (half + 1) * _L]
+        if len(part) == 0:
+            break
+        xh, a1h = _half(x, half), _half(a1, half)
+        _load_grid(X, part, mean, inverse_scale, places, xh)
+        _conv1_grid(xh, shape, w1, b1, a1h)
+        _conv2_grid(
+            a1h, shape, u, b2, _half(tiles, half), m, pooled[half * _L :], which[half * _L :]
+        )
+    _linear_layers(pooled, f1, f2, z, (w3, b3, w4, b4, w5, b5), dropout, seed, block)
+
+
+@_compiled
+def _backward_grid(
+    n_signals, shape, weights, u, n_classes, dropout, starts, scratch, gradients, gu
+):  # fmt: skip
+    """Add the gradients of a block, in which gradients have replaced the logits."""
+    x, a1 = _part(scratch, starts, _X), _part(scratch, starts, _A1)
+    tiles, z = _part(scratch, starts, _TILED), _part(scratch, starts, _Z)
+    pooled, which = _part(scratch, starts, _POOLED), _part(scratch, starts, _WHICH)
+    f1, f2 = _part(scratch, starts, _F1), _part(scratch, starts, _F2)
+    d_f1, d_f2 = _part(scratch, starts, _D_F1), _part(scratch, starts, _D_F2)
+    d_pooled, mixed = _part(scratch, starts, _D_POOLED), _part(scratch, starts, _MIXED)
+    d_tiles, d_a1 = _part(scratch, starts, _D_TILED), _part(scratch, starts, _D_A1)
+    _, _, _, _, w3, _, w4, _, w5, _ = _layers(weights, shape, n_classes)
+    g1, h1, _, h2, g3, h3, g4, h4, g5, h5 = _layers(gradients, shape, n_classes)
+    _linear_layers_back(
+        pooled, f1, f2, z, (w3, w4, w5), n_classes, dropout, (g3, h3, g4, h4, g5, h5),
+        d_f1, d_f2, d_pooled,
+    )  # fmt: skip
+    for half in range(2):
+        if n_signals <= half * _L:
+            break
+        a1h = _half(a1, half)
+        _conv2_grid_back(
+            d_pooled[half * _L :], which[half * _L :], a1h, shape, _half(tiles, half), u, mixed,
+            d_tiles, gu, h2, d_a1,
+        )  # fmt: skip
+        _conv1_grid_back(_half(x, half), a1h, shape, d_a1, g1, h1)
+
+
+@_entry_point
+def add_grid_gradients(
+    X, rows, y, signal_weights, mean, inverse_scale, places, shape, starts, weights, class_weights,
+    softmax_first, dropout, seed, first_slice, slice_stride, slice_blocks, scratch, gradients,
+    losses,
+):  # fmt: skip
+    """`add_gradients` for any grid.
+
+    Parameters
+    ----------
+    X : float32 array of shape (n_signals, n_measurements)
+        All signals.
+    mean, inverse_scale : float32 arrays of shape (n_measurements,)
+        The input of the network is ``(X - mean) * inverse_scale``.
+    places : int64 array of shape (n_used, 2)
+        Columns of X, and their positions in the input, in (channel, row, column) order; all other
+        positions are 0.
+    shape : tuple of int
+        Rows and columns of the output of the pooling, and number of input channels.
+    starts : int64 array of shape (19,)
+        Positions of the parts of the working memory: :func:`scratch_starts`.
+    scratch : float32 array of shape (starts[-1],)
+        Working memory, initially 0; not to be shared by threads.
+    rows, y, signal_weights, weights, class_weights, softmax_first, dropout, seed
+        See `add_gradients`.
+    first_slice, slice_stride, slice_blocks, gradients, losses
+        See `add_gradients`.
+    """
+    n_classes, inverse_n = class_weights.size, np.float32(1 / len(y))
+    u, gu = _part(scratch, starts, _U), _part(scratch, starts, _D_U)
+    z, lanes = _part(scratch, starts, _Z), _part(scratch, starts, _LABELLED)
+    _transformed_weights(_layers(weights, shape, n_classes)[2], u)
+    for part in range(first_slice, len(losses), slice_stride):
+        G = gradients[part]
+        G[:] = _0
+        gu[:] = _0
+        loss = 0.0
+        for block in range(part * slice_blocks, (part + 1) * slice_blocks):
+            labels = y[block * _B : (block + 1) * _B]
+            if len(labels) == 0:
+                break
+            _forward_grid(
+                X, rows[block * _B : (block + 1) * _B], mean, inverse_scale, places, shape, weights,
+                u, n_classes, dropout, seed, block, starts, scratch,
+            )  # fmt: skip
+            loss += _losses(
+                z, labels, signal_weights[block * _B : (block + 1) * _B], lanes, n_classes,
+                class_weights, softmax_first, inverse_n,
+            )  # fmt: skip
+            _backward_grid(
+                len(labels), shape, weights, u, n_classes, dropout, starts, scratch, G, gu
+            )
+        _weights_back(gu, _layers(G, shape, n_classes)[2])
+        losses[part] = loss
+
+
+@_entry_point
+def write_grid_logits(
+    X, mean, inverse_scale, places, shape, starts, weights, first_block, block_stride, scratch,
+    logits,
+):  # fmt: skip
+    """`write_logits` for any grid; for the parameters see `add_grid_gradients`."""
+    n_classes = logits.shape[1]
+    u, z = _part(scratch, starts, _U), _part(scratch, starts, _Z)
+    _transformed_weights(_layers(weights, shape, n_classes)[2], u)
+    for block in range(first_block, -(-len(X) // _B), block_stride):
+        rows = np.arange(block * _B, min((block + 1) * _B, len(X)))
+        out = logits[block * _B : (block + 1) * _B]
+        _forward_grid(
+            X, rows, mean, inverse_scale, places, shape, weights, u, n_classes, 0.0, np.uint64(0),
+            block, starts, scratch,
+        )  # fmt: skip
         for v in range(len(rows)):
             for k in range(n_classes):
                 out[v, k] = z[k * _B + v]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from corrsk._utils.extras import install_command
+from corrsk.neural._grid import MIN_GRID_SIDE
 from corrsk.neural.networks import CorrelationCNN, StandardizedNetwork
 from corrsk.neural.training.device import limited_threads
 from corrsk.neural.training.net import Batch, SignalNet, SignalRows, views_like
@@ -24,7 +26,7 @@ from corrsk.neural.training.settings import (
 )
 from corrsk.neural.training.steps import train_by_batches
 
-_GRID = (8, 8)
+_PUBLISHED_GRID = (8, 8)  # has kernels of its own
 _MAX_SLICES = 16  # per batch; slices are shared by the threads and fix the order of sums
 
 
@@ -34,10 +36,13 @@ def obstacle(settings: TrainingSettings, device: torch.device) -> str | None:
         return "the compiled kernels train only classifiers"
     if device.type != "cpu":
         return f"the compiled kernels run on the processor, not on {device}"
-    if settings.network != "cnn" or tuple(settings.grid_shape) != _GRID:
-        return "the compiled kernels are only for the paper's CNN on an 8 x 8 grid"
-    if settings.n_features != 64:
-        return f"the compiled kernels need 64 measurements, not {settings.n_features}"
+    if settings.network != "cnn":
+        return "the compiled kernels are only for the paper's CNN"
+    if settings.n_features > math.prod(settings.grid_shape):
+        return (
+            f"{settings.n_features} measurements have no place on a grid of "
+            f"{' x '.join(map(str, settings.grid_shape))}"
+        )
     if settings.input_scaling == "half-whiten" or wants_bfloat16(settings.precision, device):
         return "the compiled kernels need precision float32 and no half-whitening"
     if importlib.util.find_spec("numba") is None:
@@ -91,19 +96,15 @@ def resolve_backend(
     if settings.backend == "torch":
         return "torch"
     reason = obstacle(settings, device)
-    if reason is None and module is not None and _papers_cnn(module) is None:
-        reason = "the training continues with another network, or on another device"
+    if reason is None and module is not None:
+        network = cnn_on_processor(module)
+        if network is None or network.grid_shape != tuple(settings.grid_shape):
+            reason = "the training continues with another network, or on another device"
     if reason is None:
         return "numba"
     if settings.backend == "numba":
         raise ValueError(f"backend='numba' is not for this training: {reason}")
     return "torch"
-
-
-def _papers_cnn(module: torch.nn.Module) -> CorrelationCNN | None:
-    """Return the CNN of a module if the kernels can train it, otherwise None."""
-    network = cnn_on_processor(module)
-    return network if network is not None and network.grid_shape == _GRID else None
 
 
 def cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
@@ -113,6 +114,42 @@ def cnn_on_processor(module: torch.nn.Module) -> CorrelationCNN | None:
         return None
     on_processor = all(parameter.device.type == "cpu" for parameter in network.parameters())
     return network if on_processor else None
+
+
+def _layout(
+    grid_shape: tuple[int, ...], n_features: int
+) -> tuple[tuple[int, int, int], NDArray[np.int64]]:
+    """Arrangement of the measurements of a grid in the working memory of the kernels.
+
+    The pooling ignores the last row or column of an odd number of outputs of the second
+    convolution. The outputs of the first convolution and the measurements that only these depend
+    on have no influence, and are left out here.
+
+    Parameters
+    ----------
+    grid_shape : tuple of int
+        Layout (n_ti, n_te) or (n_ti, n_te, n_channels) of the measurements.
+    n_features : int
+        Number of measurements, at most that of the grid points; the other points are zero.
+
+    Returns
+    -------
+    shape : tuple of int
+        Rows and columns of the pooling, and number of channels.
+    places : ndarray of shape (n_used, 2), int64
+        Column of each measurement that is used, and its position in (channel, row, column) order.
+    """
+    rows, columns, *rest = grid_shape
+    shape = (
+        (max(rows, MIN_GRID_SIDE) - 4) // 2,
+        (max(columns, MIN_GRID_SIDE) - 4) // 2,
+        rest[0] if rest else 1,
+    )
+    height, width = 2 * shape[0] + 4, 2 * shape[1] + 4
+    feature = np.arange(n_features)
+    i, j, channel = np.unravel_index(feature, (rows, columns, shape[2]))
+    places = np.stack([feature, (channel * height + i) * width + j], axis=1)
+    return shape, places[(i < height) & (j < width)]
 
 
 class NumbaStep:
@@ -152,7 +189,7 @@ class NumbaStep:
         return loss
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs of the network for signals (n_samples, 64)."""
+        """Return the outputs of the network for signals (n_samples, n_measurements)."""
         return self._gradients.logits(X)
 
 
@@ -172,13 +209,22 @@ class CompiledGradients:
 
     def __init__(self, module: torch.nn.Module, settings: ClassifierSettings) -> None:
         self._kernels = _kernels()
-        network = _papers_cnn(module)
+        network = cnn_on_processor(module)
         if network is None:
             raise ValueError(f"the kernels cannot train {module!r}")
-        mean, inverse_scale = np.zeros(64, np.float32), np.ones(64, np.float32)
+        mean = np.zeros(settings.n_features, np.float32)
+        inverse_scale = np.ones(settings.n_features, np.float32)
         if isinstance(module, StandardizedNetwork):
             mean, inverse_scale = module.mean.numpy(), (1 / module.scale).numpy()
-        self._scaling = mean, inverse_scale
+        self._input: tuple[Any, ...] = mean, inverse_scale
+        self._functions = self._kernels.add_gradients, self._kernels.write_logits
+        scratch = self._kernels.SCRATCH
+        if network.grid_shape != _PUBLISHED_GRID or mean.size != math.prod(_PUBLISHED_GRID):
+            shape, places = _layout(network.grid_shape, mean.size)
+            starts = self._kernels.scratch_starts(shape)
+            self._input += places, shape, starts
+            self._functions = self._kernels.add_grid_gradients, self._kernels.write_grid_logits
+            scratch = int(starts[-1])
         weights = settings.class_weights or (1.0,) * settings.n_classes
         self._class_weights = np.array(weights, dtype=np.float32)
         # of fixed types, because numba compiles again for another type
@@ -192,7 +238,7 @@ class CompiledGradients:
         # read here, before `NumbaStep` limits torch to one thread
         self._n_threads = min(torch.get_num_threads(), _MAX_SLICES)
         # torch's memory is aligned to cache lines, numpy's may not be (up to a quarter slower)
-        self._scratch = torch.zeros(self._n_threads, self._kernels.SCRATCH).numpy()
+        self._scratch = torch.zeros(self._n_threads, scratch).numpy()
         self._equal_weights = np.ones(1, np.float32)
 
     def __enter__(self) -> CompiledGradients:
@@ -202,7 +248,7 @@ class CompiledGradients:
             # the first call on a machine compiles: before the first epoch, and before the module
             # changes, because an interruption is possible
             first = torch.zeros(1, dtype=torch.int64)
-            rows = SignalRows(torch.zeros(1, 64), first)
+            rows = SignalRows(torch.zeros(1, self._input[0].size), first)
             self._add_gradients(rows, first, self._weights_of(1), 1, 1, np.uint64(0))
             self._stack = stack.pop_all()
         # the kernels need all weights in one vector, which the parameters share meanwhile
@@ -221,7 +267,7 @@ class CompiledGradients:
             parameter.data = parameter.data.clone()
 
     def __call__(self, X: Tensor | SignalRows, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Set the gradients for signals (n_samples, 64) and class indices; return the mean loss."""
+        """Set the gradients for signals and class indices of a batch; return the mean loss."""
         if isinstance(X, Tensor):
             X = SignalRows(X, torch.arange(len(X)))
         blocks = -(-len(y) // self._kernels.BLOCK)
@@ -246,10 +292,11 @@ class CompiledGradients:
         """Return the loss of each slice; write the gradients to `_partial`."""
         signals, rows, labels = _as_array(X.signals), X.index.numpy(), y.numpy()
         weights, losses = self._weights.numpy(), np.zeros(n_slices)
+        add_gradients, _ = self._functions
 
         def work(thread: int) -> None:
-            self._kernels.add_gradients(
-                signals, rows, labels, signal_weights, *self._scaling, weights,
+            add_gradients(
+                signals, rows, labels, signal_weights, *self._input, weights,
                 self._class_weights, self._softmax_first, self._dropout, seed, thread,
                 self._n_threads, slice_blocks, self._scratch[thread], self._partial[:n_slices],
                 losses,
@@ -259,13 +306,14 @@ class CompiledGradients:
         return losses
 
     def logits(self, X: Tensor) -> Tensor:
-        """Return the outputs (n_samples, n_classes) of the network for signals (n_samples, 64)."""
+        """Return the outputs of the network, (n_samples, n_classes), for signals."""
         found = np.empty((len(X), len(self._class_weights)), np.float32)
         signals, weights = _as_array(X), self._weights.numpy()
+        _, write_logits = self._functions
 
         def work(thread: int) -> None:
-            self._kernels.write_logits(
-                signals, *self._scaling, weights, thread, self._n_threads, self._scratch[thread],
+            write_logits(
+                signals, *self._input, weights, thread, self._n_threads, self._scratch[thread],
                 found,
             )  # fmt: skip
 

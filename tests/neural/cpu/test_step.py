@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import subprocess
@@ -83,6 +84,63 @@ def test_gradients_for_any_number_of_classes_and_unscaled_signals(signals, n_cla
     torch.testing.assert_close(gradient, autograd, rtol=0, atol=1e-6)
 
 
+# even and odd sides, sides below 6, which are padded, channels, one and several groups of tiles
+GRIDS = [(6, 10), (5, 7), (4, 4), (3, 20), (8, 8, 3), (1, 16), (11, 13, 2)]
+
+
+def of_grid(grid_shape, n=333, dropout=0.0, without=0):
+    """Return settings, module, signals, counts and weights; the last grid points have no signal."""
+    generator = torch.Generator().manual_seed(1)
+    n_features = math.prod(grid_shape) - without
+    X = torch.randn(n, n_features, generator=generator) * 0.5 + 1
+    y = torch.randint(4, (n,), generator=generator)
+    weight = torch.rand(n, generator=generator) + 0.5
+    settings = replace(
+        SETTINGS, grid_shape=grid_shape, n_features=n_features, class_weights=(0.5, 2.0, 1.0, 0.5)
+    )
+    torch.manual_seed(2)
+    module = StandardizedNetwork.from_signals(CorrelationCNN(4, grid_shape, dropout), X)
+    return settings, module, X, y, weight
+
+
+@pytest.mark.parametrize("without", [0, 3])
+@pytest.mark.parametrize("grid_shape", GRIDS)
+def test_gradients_of_every_grid_equal_those_in_double_precision(grid_shape, without):
+    settings, module, X, y, weight = of_grid(grid_shape, without=without)
+    with compiled.CompiledGradients(module, settings) as step:
+        loss = float(step(X, y, weight))
+        gradient = torch.cat([p.grad.flatten().clone() for p in module.parameters()])
+        logits = step.logits(X)
+    exact = copy.deepcopy(module).double()
+    exact.zero_grad()
+    expected = exact(X.double())
+    weights = torch.tensor(settings.class_weights, dtype=torch.float64)
+    exact_loss = (F.cross_entropy(expected, y, reduction="none") * weights[y] * weight).mean()
+    exact_loss.backward()
+    autograd = torch.cat([p.grad.flatten() for p in exact.parameters()])
+    assert loss == pytest.approx(exact_loss.item(), rel=1e-5)
+    assert float((gradient - autograd).abs().max()) < 1e-6 * float(autograd.abs().max())
+    torch.testing.assert_close(logits.double(), expected.detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid_shape", [(6, 10), (11, 13, 2)])
+def test_any_number_of_threads_gives_the_same_bits_for_every_grid(grid_shape):
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            settings, module, X, y, weight = of_grid(grid_shape, n=700, dropout=0.2)
+            torch.manual_seed(4)  # the generator of the dropout masks
+            with compiled.CompiledGradients(module, settings) as step:
+                loss = step(X, y, weight)
+                gradients = [p.grad.flatten().clone() for p in module.parameters()]
+                found.append(torch.cat([loss.view(1), *gradients, step.logits(X).flatten()]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_results_are_bit_identical_for_any_number_of_threads(signals, dropout):
     before = torch.get_num_threads()
@@ -100,13 +158,17 @@ def test_results_are_bit_identical_for_any_number_of_threads(signals, dropout):
         assert torch.equal(gradient, found[0][1])
 
 
-def test_gradients_with_dropout_equal_slopes_of_the_loss(signals):
-    module = standardized(signals[0], dropout=0.3)
+@pytest.mark.parametrize("grid_shape", [(8, 8), (9, 14)])
+def test_gradients_with_dropout_equal_slopes_of_the_loss(signals, grid_shape):
+    if grid_shape == (8, 8):
+        settings, (X, y), module = SETTINGS, signals, standardized(signals[0], dropout=0.3)
+    else:
+        settings, module, X, y, _ = of_grid(grid_shape, n=1003, dropout=0.3)
 
     def at(weights):
         torch.nn.utils.vector_to_parameters(weights, module.parameters())
         torch.manual_seed(7)  # the same masks
-        return loss_and_gradient(module, SETTINGS, *signals)
+        return loss_and_gradient(module, settings, X, y)
 
     start = torch.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
     _, gradient = at(start)
@@ -220,20 +282,28 @@ def test_auto_uses_the_kernels_if_possible(training_data, monkeypatch):
         model(backend="numba").fit(*few)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"grid_shape": (4, 16)}, "8 x 8 grid"),
-        ({"precision": "bfloat16"}, "float32"),
-    ],
-)
-def test_unsupported_trainings_are_refused_and_left_to_torch_by_auto(
-    training_data, changes, reason
-):
+def test_unsupported_trainings_are_refused_and_left_to_torch_by_auto(training_data):
     X, y = training_data[0][:200], training_data[1][:200]
-    with pytest.raises(ValueError, match=f"backend='numba' is not for this training.*{reason}"):
-        model(backend="numba", **changes).fit(X, y)
-    model(max_epochs=1, **changes).fit(X, y)  # "auto" uses torch
+    with pytest.raises(ValueError, match="backend='numba' is not for this training.*float32"):
+        model(backend="numba", precision="bfloat16").fit(X, y)
+    model(max_epochs=1, precision="bfloat16").fit(X, y)  # "auto" uses torch
+
+
+@pytest.mark.parametrize("grid_shape", [(4, 16), (16, 2, 2)])
+def test_auto_uses_the_kernels_for_every_grid(training_data, grid_shape):
+    X, y = training_data[0][:500], training_data[1][:500]
+    fitted = {
+        backend: model(backend=backend, grid_shape=grid_shape, dropout=0.0).fit(X, y)
+        for backend in ("auto", "numba", "torch")
+    }
+    auto, compiled_one, torchs = (
+        torch.cat([p.detach().flatten() for p in each.net_.module_.parameters()])
+        for each in fitted.values()
+    )
+    assert torch.equal(auto, compiled_one)
+    assert not torch.equal(auto, torchs)
+    losses = [each.history_[-1]["train_loss"] for each in fitted.values()]
+    assert losses[0] == pytest.approx(losses[2], rel=2e-3)
 
 
 @pytest.mark.parametrize("trouble", ["import", "no compiling"])
@@ -317,10 +387,11 @@ def test_partial_fit_keeps_the_dropout_rate_of_the_first_call(training_data):
     assert losses["numba"] == pytest.approx(losses["torch"], rel=2e-3)
 
 
-def test_gpus_many_classes_and_padded_grids_are_not_supported():
+def test_gpus_many_classes_and_measurements_outside_the_grid_are_not_supported():
     assert "processor" in compiled.obstacle(SETTINGS, torch.device("cuda"))
     assert "16 classes" in compiled.obstacle(replace(SETTINGS, n_classes=17), CPU)
-    assert "not 60" in compiled.obstacle(replace(SETTINGS, n_features=60), CPU)
+    assert "6 x 10" in compiled.obstacle(replace(SETTINGS, grid_shape=(6, 10)), CPU)
+    assert compiled.obstacle(replace(SETTINGS, n_features=60), CPU) is None
     assert compiled.obstacle(SETTINGS, CPU) is None
 
 
