@@ -14,6 +14,7 @@ import pandas as pd
 from corrsk import CompartmentPosterior, CompartmentRegressor, SignalStream
 from corrsk.evaluation import CompartmentPosteriorDisplay, compartments_right
 from corrsk.simulation import dataset_definition
+from corrsk.trained import CompartmentModes
 
 # %%
 # Train
@@ -49,6 +50,14 @@ print(f"all compartments right: {right.mean():.0%}, expected {table['confidence'
 for loss in ("strict", "median", "w1"):
     found = model.predict(signals[:20], loss)
     print(f"{loss:>7}: {compartments_right(found, truth[:20], limits).mean():.0%} right")
+
+# %%
+# Without draws the compartments are those of the modes of the posterior: some thirty times as fast,
+# with the same compartments in most voxels, and without intervals.
+modes: CompartmentModes = model.modes(signals)
+quick = modes.table()
+print(f"modes: {compartments_right(quick, truth, limits).mean():.0%} right, the same number in "
+      f"{(quick['n_c'] == table['n_c']).mean():.0%} of the voxels")  # fmt: skip
 
 # %%
 # How sure

@@ -85,9 +85,10 @@ def map_command(
     draws: Annotated[
         int | None,
         typer.Option(
-            min=16,
+            min=0,
             help="Number of draws of each round and count of a model of compartments: more draws "
-            "make fewer voxels unreliable, and take more time.",
+            "make fewer voxels unreliable, and take more time. With 0 the maps are those of the "
+            "modes of the posterior, without intervals, in a fraction of the time.",
             show_default="that of the model",
         ),
     ] = None,

@@ -120,7 +120,8 @@ class CountModes:
 class CompartmentModes:
     """Normal approximation of the posterior of the compartments of V voxels.
 
-    It has the decisions of :class:`corrsk.CompartmentPosterior` that need no draws.
+    Returned by :meth:`corrsk.CompartmentRegressor.modes`. It has the decisions of
+    :class:`corrsk.CompartmentPosterior` that need no draws.
 
     Parameters
     ----------
@@ -187,6 +188,31 @@ class CompartmentModes:
         return cls(
             np.where(likely, log_softmax(joint, axis=1) + left, log_proba), found, size, normalize
         )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CompartmentModes]) -> CompartmentModes:
+        """Join the modes of groups of voxels.
+
+        Parameters
+        ----------
+        parts : sequence of CompartmentModes
+            Modes of the same model.
+
+        Returns
+        -------
+        CompartmentModes
+            The modes of all voxels.
+        """
+        first = np.cumsum([0, *(len(part.size) for part in parts)])
+        joined = []
+        for each in zip(*(part.modes for part in parts), strict=True):
+            rows = [one.rows + start for one, start in zip(each, first[:-1], strict=True)]
+            modes = Modes(*map(np.concatenate, zip(*(one.modes for one in each), strict=True)))
+            joined.append(CountModes(each[0].coordinates, np.concatenate(rows), modes))
+        return cls(
+            np.concatenate([part.log_proba for part in parts]), joined,
+            np.concatenate([part.size for part in parts]), parts[0].normalize,
+        )  # fmt: skip
 
     @property
     def probabilities(self) -> Array:

@@ -406,35 +406,76 @@ class CompartmentRegressor(SimulationTrained):
             If the draws would not fit into memory.
         """
         self._check_draws("posterior")
-        pipeline, voxels = self._voxels(X, protocol)
-        if voxels.dark.any():
-            raise ValueError(
-                f"{int(voxels.dark.sum())} of {voxels.dark.size} voxels have no signal, and no "
-                "posterior; leave them out"
-            )
+        pipeline, voxels = self._lit_voxels(X, protocol)
         counts = np.asarray(self.classes_)
         n_bytes = 8 * self.n_draws * self.max_rounds * int((3 * counts + 1).sum())
         check_memory(
             n_bytes * len(voxels.dark), f"the draws of {len(voxels.dark)} voxels",
             "pass fewer voxels at a time, or use predict, predict_interval or sample_posterior",
         )  # fmt: skip
-        parts: dict[int, CompartmentPosterior] = {}
+        return CompartmentPosterior.concatenate(self._parts(pipeline, voxels, "sampling"))
 
-        def keep(rows: slice, posterior: CompartmentPosterior, x: Array) -> None:
+    def modes(
+        self, X: ArrayLike, protocol: AcquisitionProtocol | str | None = None
+    ) -> CompartmentModes:
+        """Normal approximation of the posterior at the mode of each count.
+
+        It has the answers of ``method="laplace"``, whatever the method is, from one computation.
+
+        Parameters
+        ----------
+        X : array or DataFrame of shape (n_samples, n_measurements)
+            Measured signals; see :meth:`predict`. All must have a signal.
+        protocol : AcquisitionProtocol or str, optional
+            See :meth:`predict`.
+
+        Returns
+        -------
+        CompartmentModes
+            The approximation, with `table`, `probabilities`, `reliable` and `inverted`.
+
+        Raises
+        ------
+        ProtocolMismatchError
+            If the signals have another protocol; a ValueError.
+        ValueError
+            As for :meth:`predict`, and if a voxel has no signal.
+        """
+        pipeline, voxels = self._lit_voxels(X, protocol)
+        return CompartmentModes.concatenate(self._parts(pipeline, voxels, "laplace"))
+
+    def _lit_voxels(
+        self, X: ArrayLike, protocol: AcquisitionProtocol | str | None
+    ) -> tuple[SignalPipeline, Voxels]:
+        """Voxels that all have a signal, and the steps for their protocol."""
+        pipeline, voxels = self._voxels(X, protocol)
+        if voxels.dark.any():
+            raise ValueError(
+                f"{int(voxels.dark.sum())} of {voxels.dark.size} voxels have no signal, and no "
+                "posterior; leave them out"
+            )
+        return pipeline, voxels
+
+    def _parts(self, pipeline: SignalPipeline, voxels: Voxels, method: str) -> list[Any]:
+        """Posteriors of groups of voxels, in their order."""
+        parts: dict[int, Any] = {}
+
+        def keep(rows: slice, posterior: Any, x: Array) -> None:
             parts[rows.start] = posterior
 
-        self._for_each(pipeline, self._checked(pipeline, voxels.signals), keep)
-        return CompartmentPosterior.concatenate([parts[start] for start in sorted(parts)])
+        self._for_each(pipeline, self._checked(pipeline, voxels.signals), keep, method)
+        return [parts[start] for start in sorted(parts)]
 
     def _for_each(
         self,
         pipeline: SignalPipeline,
         aligned: NDArray[Any],
         use: Callable[[slice, Any, Array], object],
+        method: str | None = None,
     ) -> None:
         """Pass the posterior of a few voxels at a time to a function."""
         protocol, sampler = resolve_protocol(self.definition.protocol), self._sampler
-        method = self._checked_method()
+        method = self._checked_method() if method is None else method
         counted: list[tuple[int, int]] = []  # doubtful and inverted voxels
 
         def work(rows: slice) -> None:

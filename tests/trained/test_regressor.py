@@ -380,6 +380,10 @@ def test_modes_depend_on_their_signal_only(quick, data, monkeypatch):
     monkeypatch.setitem(regressor._CHUNK_VOXELS, "laplace", 16)
     parts = with_method(quick, "laplace", n_jobs=3).predict(X)
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-6)
+    joined = quick.modes(X)
+    pd.testing.assert_frame_equal(joined.table(), whole, rtol=1e-6)
+    np.testing.assert_allclose(joined.probabilities, quick.predict_proba(X), rtol=1e-6)
+    assert joined.reliable.mean() > 0.8
 
 
 def test_compiled_masses_equal_those_of_numpy(quick, data, monkeypatch):

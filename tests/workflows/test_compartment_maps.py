@@ -119,6 +119,26 @@ def test_maps_of_a_regressor_are_those_of_its_posterior(scan, regressor, mapped)
         )
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_maps_without_draws_are_those_of_the_modes(scan, regressor, tmp_path):
+    settings = MapSettings(regressor, mask="none", n_draws=0)
+    (record,) = map_subjects(subjects_of(scan), tmp_path / "out", settings, verbose=False)
+    signals = np.asarray(nibabel.load(scan).dataobj).reshape(40, 16)
+    modes = regressor.matched_to(PROTOCOL).modes(signals)
+    table = modes.table()
+    out = tmp_path / "out"
+    np.testing.assert_allclose(read(out / "probabilities.nii.gz"), modes.probabilities, atol=1e-6)
+    np.testing.assert_allclose(
+        1e3 * read(out / "T2_compartments.nii.gz"), table[["T2_1", "T2_2"]], rtol=1e-5
+    )
+    unreliable = read(out / "unreliable.nii.gz") > 0
+    assert (unreliable | (read(out / "novelty.nii.gz") > 0))[:N_INVERTED].all()
+    np.testing.assert_array_equal(unreliable, ~(modes.reliable & (table["scale"] > 0)))
+    assert not {"T1_lower", "T2_upper", "degenerate"} & record["maps"].keys()
+    assert record["settings"]["method"] == "laplace"
+    assert any(one["message"].startswith("no intervals") for one in record["warnings"])
+
+
 def test_the_report_has_the_compartments_of_the_maps(mapped):
     out, _ = mapped
     page = (out / "report.html").read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ from corrsk.acquisition.compatibility import compare_protocols
 from corrsk.imaging import MeasuredImages
 from corrsk.imaging.images import Slab
 from corrsk.trained.expectation import MeasuredSignalWarning
+from corrsk.trained.modes import CompartmentModes
 from corrsk.trained.posterior import TOLERANCE, CompartmentPosterior
 from corrsk.trained.regressor import CompartmentRegressor
 from corrsk.workflows.mapping.mapper import (
@@ -86,7 +87,11 @@ class CompartmentMapper(Mapper):
         maps = self._count_maps(np.asarray(self._model.predict_proba(values)))
         table = self._model.predict(values)
         ends = self._model.predict_interval(values, coverage=COVERAGE)
-        return maps | _interval_maps(self._properties, self._largest, table, *ends)
+        return {
+            **maps,
+            **_table_maps(self._properties, self._largest, table),
+            **_limit_maps(self._properties, self._largest, *ends),
+        }
 
 
 def _interval_specs(properties: Sequence[str], largest: int) -> list[MapSpec]:
@@ -99,17 +104,23 @@ def _interval_specs(properties: Sequence[str], largest: int) -> list[MapSpec]:
     return compartment_specs(properties, largest, spreads)
 
 
-def _interval_maps(
-    properties: Sequence[str], largest: int, table: pd.DataFrame, lower: pd.DataFrame,
-    upper: pd.DataFrame,
-) -> Maps:  # fmt: skip
-    """Values of these maps from tissue tables."""
-    maps = {}
-    for name in properties:
-        for key, found in (("compartments", table), ("lower", lower), ("upper", upper)):
-            maps[f"{name}_{key}"] = in_unit(name, _columns(found, name, largest))
-    maps["fractions"] = np.nan_to_num(_columns(table, "f", largest))
-    return maps
+def _table_maps(properties: Sequence[str], largest: int, table: pd.DataFrame) -> Maps:
+    """Values of the maps of compartments from a tissue table."""
+    maps = {
+        f"{name}_compartments": in_unit(name, _columns(table, name, largest)) for name in properties
+    }
+    return maps | {"fractions": np.nan_to_num(_columns(table, "f", largest))}
+
+
+def _limit_maps(
+    properties: Sequence[str], largest: int, lower: pd.DataFrame, upper: pd.DataFrame
+) -> Maps:
+    """Values of the maps of limits from tissue tables."""
+    return {
+        f"{name}_{key}": in_unit(name, _columns(found, name, largest))
+        for name in properties
+        for key, found in (("lower", lower), ("upper", upper))
+    }
 
 
 def _columns(table: pd.DataFrame, name: str, largest: int) -> NDArray[np.float64]:
@@ -130,7 +141,9 @@ class RegressorMapper(SimulationMapper):
     n_jobs : int
         Number of threads.
     n_draws, max_rounds : int or None, default=None
-        Parameters of the model for these maps; None for those of the model.
+        Parameters of the model for these maps; None for those of the model. With 0 draws, or a
+        model with ``method="laplace"``, the maps are those of the modes of the posterior: without
+        intervals.
 
     Raises
     ------
@@ -151,7 +164,8 @@ class RegressorMapper(SimulationMapper):
         max_rounds: int | None = None,
     ) -> None:
         super().__init__(model, images, n_jobs)
-        given = {"n_draws": n_draws, "max_rounds": max_rounds}
+        method = None if n_draws is None else "sampling" if n_draws else "laplace"
+        given = {"n_draws": n_draws or None, "max_rounds": max_rounds, "method": method}
         self._model.set_params(
             n_jobs=n_jobs, verbose=False,
             **{name: value for name, value in given.items() if value is not None},
@@ -161,29 +175,46 @@ class RegressorMapper(SimulationMapper):
         self._properties = self._model.protocol_.tissue_properties
         self._largest = int(as_counts(self.classes).max())
         self.settings |= {
-            "counts": self.classes.tolist(), "coverage": COVERAGE,
-            "n_draws": self._model.n_draws, "max_rounds": self._model.max_rounds,
+            "counts": self.classes.tolist(), "method": self._model.method
         }  # fmt: skip
-        self.specs = [
-            *self._count_specs(),
-            *_posterior_specs(self._largest),
-            *_interval_specs(self._properties, self._largest),
-            *self.specs,
-        ]
+        self._has_draws = self._model.method == "sampling"
+        specs = _posterior_specs(self._largest)
+        if self._has_draws:
+            self.settings |= {
+                "coverage": COVERAGE, "n_draws": self._model.n_draws,
+                "max_rounds": self._model.max_rounds,
+            }  # fmt: skip
+            specs += _interval_specs(self._properties, self._largest)
+        else:
+            specs = [each for each in specs if each.key != "degenerate"]
+            specs += compartment_specs(self._properties, self._largest, {})
+            self.notes.append(
+                "no intervals: the compartments are those of the modes of the posterior, without "
+                "draws"
+            )
+        self.specs = [*self._count_specs(), *specs, *self.specs]
 
     def prepare(self, sample: NDArray[Any], mask: NDArray[np.bool_]) -> None:
         """Find the posterior of some voxels, for warnings; see :class:`Mapper`."""
         few = sample[:: -(-len(sample) // _N_TRIED)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a note has their share
-            unreliable = ~_reliable(self._model.posterior(few))
+            unreliable = ~_reliable(self._found(few))
         if unreliable.any():
+            why, remedy = (
+                ("few of its draws have most of the weight", worded("n_draws=1024", "--draws 1024"))
+                if self._has_draws
+                else ("its mode was not found", worded("n_draws=256", "--draws 256"))
+            )
             self.notes.append(
                 f"the posterior of about {unreliable.mean():.1%} of the voxels is unreliable, "
-                "because few of its draws have most of the weight or their signal is inverted: see "
-                "the map unreliable. More draws cost time: "
-                + worded("n_draws=1024", "--draws 1024")
+                f"because {why} or their signal is inverted: see the map unreliable. More draws "
+                f"cost time: {remedy}"
             )
+
+    def _found(self, signals: NDArray[Any]) -> CompartmentPosterior | CompartmentModes:
+        model = self._model
+        return model.posterior(signals) if self._has_draws else model.modes(signals)
 
     def compute(self, slab: Slab) -> Maps:
         """Compute the maps of a slab; see :class:`Mapper`."""
@@ -195,30 +226,33 @@ class RegressorMapper(SimulationMapper):
                 # compared with it
                 warnings.simplefilter("ignore", MeasuredSignalWarning)
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                posterior = self._model.posterior(signals[start : start + step])
+                posterior = self._found(signals[start : start + step])
             parts.append(self._maps_of(posterior))
         maps = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         return maps | self._single_voxel_maps(signals)
 
-    def _maps_of(self, posterior: CompartmentPosterior) -> Maps:
+    def _maps_of(self, posterior: CompartmentPosterior | CompartmentModes) -> Maps:
         table = posterior.table()
-        ends = posterior.interval(COVERAGE)
         numbers = range(1, self._largest + 1)
-        return {
+        maps = {
             **self._count_maps(posterior.probabilities),
             "confidence": table["confidence"].to_numpy(),
             "confidences": table[[f"confidence_{k}" for k in numbers]].to_numpy(),
             "M0": table["scale"].to_numpy(),
             "unreliable": (~_reliable(posterior, table)).astype(np.uint8),
-            "degenerate": posterior.degenerate.astype(np.uint8),
-            **_interval_maps(self._properties, self._largest, table, *ends),
+            **_table_maps(self._properties, self._largest, table),
         }
+        if isinstance(posterior, CompartmentPosterior):
+            ends = posterior.interval(COVERAGE)
+            maps["degenerate"] = posterior.degenerate.astype(np.uint8)
+            maps |= _limit_maps(self._properties, self._largest, *ends)
+        return maps
 
 
 def _reliable(
-    posterior: CompartmentPosterior, table: pd.DataFrame | None = None
+    posterior: CompartmentPosterior | CompartmentModes, table: pd.DataFrame | None = None
 ) -> NDArray[np.bool_]:
-    """Whether the draws of a voxel are enough, and have a possible scale.
+    """Whether the posterior of a voxel was found, and has a possible scale.
 
     A signal of the opposite sign is explained best by a scale of 0 or less, which no tissue has.
     """
@@ -248,8 +282,9 @@ def _posterior_specs(largest: int) -> list[MapSpec]:
         ),
         MapSpec(
             "unreliable", "desc-unreliable_mask",
-            "1 where few draws of the posterior have most of the weight, or no compartments "
-            "explain the sign of the signal.", "uint8",
+            "1 where the posterior was not found, because few draws have most of the weight or the "
+            "search for a mode failed, or where no compartments explain the sign of the signal.",
+            "uint8",
             shown=Appearance("unreliable", kind="mask"),
         ),
         MapSpec(
