@@ -97,6 +97,12 @@ def predictions(name: str, estimator: Any, inputs: dict[str, Any]) -> tuple[str,
     method = next(each for each in METHODS if hasattr(estimator, each))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few signals differ from what models expect
+        if name == COMPARTMENTS:
+            # draws that so small a network proposes have large errors, other ones after any change
+            # of the sampler: its own predictions are kept
+            estimator.predict_proba(X)
+            X = estimator.pipeline_.transform(X)
+            return "network_", np.exp(estimator.network_.predict_mixtures(X)[0]).tolist()
         return method, np.asarray(getattr(estimator, method)(X), dtype=np.float64).tolist()
 
 

@@ -19,6 +19,11 @@ def for_commands() -> Iterator[None]:
         _depth -= 1
 
 
+def in_command() -> bool:
+    """Whether the words of commands are in use, for other processes that work for this one."""
+    return _depth > 0
+
+
 def worded(python: str, command: str) -> str:
     """Choose the words of the interface in use.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from corrsk._utils.extras import require
 from corrsk._utils.parallel import PROGRESS_DELAY
+from corrsk._utils.wording import for_commands, in_command
 from corrsk.model_selection.cluster import checked_client
 
 _PATIENCE = 15  # seconds until the scheduler has to answer
@@ -93,7 +94,7 @@ def on_workers(
 
     library: Any = distributed
     names = {
-        client.submit(_alone, work, *arguments, pure=False): name
+        client.submit(_alone, in_command(), work, *arguments, pure=False): name
         for name, arguments in tasks.items()
     }
     with client.as_current():
@@ -126,7 +127,7 @@ def on_one_worker(client: Any, work: Callable[..., Any], *arguments: Any) -> Any
     dask.distributed.Future
         The future, whose result other tasks can have as an argument.
     """
-    return client.submit(_alone, work, *arguments, pure=False)
+    return client.submit(_alone, in_command(), work, *arguments, pure=False)
 
 
 def in_order(
@@ -194,6 +195,7 @@ def on_every_worker(client: Any, work: Callable[[], Any]) -> None:
         client.run(work, on_error="ignore")
 
 
-def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
-    with _one_at_a_time:
+def _alone(for_command: bool, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task, whose messages have the words of the interface of the client."""
+    with _one_at_a_time, for_commands() if for_command else nullcontext():
         return work(*arguments)
