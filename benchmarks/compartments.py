@@ -15,7 +15,7 @@ accuracy at fixed SNRs. The fits and spectra are free of scale, and do not know 
   of BIC, of AICc, of the network "t1t2-detr", and with the true count (an upper limit of what a
   better count could bring to these fits);
 - CompartmentRegressor, trained on 10 million signals of unknown scale, and on signals with M0 = 1
-  (without models these rows are missing), with draws and with Laplace's approximation; the
+  (rows without a model are missing), with draws and with Laplace's approximation; the
   confidences are those of each compartment. The average precision is also that of the candidates
   of its posterior, up to six a voxel with their probabilities: the thesis counts all proposals of
   a voxel, not the compartments of one answer;
@@ -60,7 +60,6 @@ N_AT_ONCE = 1_000  # posteriors in memory
 DATA, PAPER = "t1t2-detr", "midl2024-low-noise"
 # SNRs of the thesis, and those of the paper's data set
 LADDERS = {DATA: (20.0, 40.0, 60.0, 100.0, 150.0), PAPER: (1000.0, 500.0, 1000 / 3, 250.0, 200.0)}
-LIMITS = {"T1": (50.0, 3500.0), "T2": (5.0, 500.0)}  # of t1t2-detr
 SEED = 40_000
 CANDIDATES, LAPLACE = ", candidates", ", laplace"
 Limits = dict[str, tuple[float, float]]
@@ -155,9 +154,11 @@ def train(folder: Path, data: str) -> None:
 def regressed(X: Any, folder: Path | None, seconds: dict[str, float]) -> dict[str, Any]:
     """Tissue tables of the models in a folder, of the answers and of all candidates."""
     found = {}
-    for name in definitions() if folder is not None else ():
-        assert folder is not None
-        model = load(folder / f"{name}.safetensors").set_params(verbose=False)
+    for name in definitions():
+        path = None if folder is None else folder / f"{name}.safetensors"
+        if path is None or not path.exists():
+            continue
+        model = load(path).set_params(verbose=False)
         answers, candidates, seconds[name] = [], [], 0.0
         for at in range(0, len(X), N_AT_ONCE):
             start = time.perf_counter()

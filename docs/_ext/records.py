@@ -322,16 +322,16 @@ def t1t2_table() -> str:
     return table(["SNR", "published", *(f"`{name}`" for name in models)], rows)
 
 
-def compartments_table() -> str:
-    """Metrics of estimated compartments on the data set t1t2-detr."""
-    found = record("compartments")
+def compartments_table(name: str = "compartments") -> str:
+    """Metrics of estimated compartments on a data set, t1t2-detr by default."""
+    found = record(name)
     columns = {
         "count_accuracy": "count", "strict_accuracy": "strict", "strict_accuracy_1": "1",
         "strict_accuracy_2": "2", "strict_accuracy_3": "3",
         "strict_accuracy_with_fractions": "with fractions", "average_precision": "mAP@7",
         "f1": "F1", "T1_error": "T1", "T2_error": "T2", "T1_error_p90": "T1, p90",
     }  # fmt: skip
-    published = {f"published: {name}": row for name, row in found["published"].items()}
+    published = {f"published: {each}": row for each, row in found.get("published", {}).items()}
     rows = []
     for name, row in (found["rows"] | published).items():
         cells = [pct(row[key]) if key in row else "" for key in columns]
