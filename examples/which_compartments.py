@@ -52,7 +52,7 @@ for loss in ("strict", "median", "w1"):
     print(f"{loss:>7}: {compartments_right(found, truth[:20], limits).mean():.0%} right")
 
 # %%
-# Without draws the compartments are those of the modes of the posterior: some thirty times as fast,
+# Without draws the compartments are those of the modes of the posterior: some twenty times as fast,
 # with the same compartments in most voxels, and without intervals.
 modes: CompartmentModes = model.modes(signals)
 quick = modes.table()

@@ -12,6 +12,7 @@ from corrsk._utils.files import check_writable, write_json
 from corrsk.cli.options import Device, Jobs
 from corrsk.cli.output import clear_errors, logger
 
+_FEWEST_DRAWS = 16  # of CompartmentRegressor
 _PARTICIPANT = "participant"
 
 
@@ -235,6 +236,7 @@ def map_command(
             sources, times=times, participants=_listed(participant_label),
             select=_selection(select), join=join, te=te,
         )  # fmt: skip
+        _check_draws(draws, rounds)
         settings = MapSettings(
             model=model,
             mask=mask,
@@ -259,6 +261,15 @@ def map_command(
         if manifest is not None:
             write_json(manifest, records)
         logger.info("maps: %s", target)
+
+
+def _check_draws(draws: int | None, rounds: int | None) -> None:
+    if draws is not None and 0 < draws < _FEWEST_DRAWS:
+        raise ValueError(
+            f"--draws must be at least {_FEWEST_DRAWS}, or 0 for no draws; got {draws}"
+        )
+    if draws == 0 and rounds is not None:
+        raise ValueError("--rounds are rounds of draws, which --draws 0 does not have; leave one")
 
 
 def _check_manifest(manifest: Path) -> None:

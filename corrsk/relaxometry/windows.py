@@ -21,10 +21,15 @@ def check_windows(windows: Windows, properties: Iterable[str]) -> None:
     Raises
     ------
     ValueError
-        If there are no windows, a window has limits of another property, or limits are no pair or
-        not ascending.
+        If the windows are no mapping, there are none, a window has limits of another property, or
+        limits are no pair or not ascending.
     """
     known = list(properties)
+    if not isinstance(windows, Mapping):
+        raise ValueError(
+            "windows must be a mapping such as {'myelin water': {'T2': (0, 40)}}; got "
+            f"{windows!r:.60}"
+        )
     if not windows:
         raise ValueError("there are no windows; {'myelin water': {'T2': (0, 40)}} has one")
     for window, limits in windows.items():
@@ -36,7 +41,7 @@ def check_windows(windows: Windows, properties: Iterable[str]) -> None:
             )
         for name, (low, high) in limits.items():
             if name not in known:
-                raise ValueError(f"the spectra have no {name!r}; their properties are {known}")
+                raise ValueError(f"there is no property {name!r}; the properties are {known}")
             if not low < high:
                 raise ValueError(
                     f"the limits of {name} in the window {window!r} must be ascending, got "

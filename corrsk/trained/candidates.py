@@ -17,7 +17,7 @@ _KEPT = 0.95  # of the draws near the best place, near their mean, which then re
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of the compartments of V voxels, in descending order of their probability.
+    """Candidates of the compartments of V voxels, in about descending order of their probability.
 
     Parameters
     ----------

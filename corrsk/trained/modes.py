@@ -40,11 +40,14 @@ class CountModes:
         The voxels, ascending.
     modes : Modes
         Modes in the coordinates.
+    explained : ndarray of bool, shape (B,)
+        Whether noise explains what the modes leave of the signals.
     """
 
     coordinates: TissueCoordinates
     rows: NDArray[np.intp]
     modes: Modes
+    explained: NDArray[np.bool_]
 
     @cached_property
     def parameters(self) -> Array:
@@ -181,7 +184,8 @@ class CompartmentModes:
             rows = np.flatnonzero(likely[:, index])
             modes = finder.find(x[rows], place[rows], _MAX_STEPS)
             evidence[rows, index] = finder.log_evidence(x[rows], modes)
-            found.append(CountModes(finder.coordinates, rows, modes))
+            explained = finder.explains(x[rows], modes)
+            found.append(CountModes(finder.coordinates, rows, modes, explained))
         searched = log_softmax(evidence, axis=1)
         joint = np.where(likely, (1 - _OF_NETWORK) * searched + _OF_NETWORK * log_proba, -np.inf)
         left = np.log(np.where(likely, np.exp(log_proba), 0.0).sum(axis=1, keepdims=True))
@@ -208,7 +212,8 @@ class CompartmentModes:
         for each in zip(*(part.modes for part in parts), strict=True):
             rows = [one.rows + start for one, start in zip(each, first[:-1], strict=True)]
             modes = Modes(*map(np.concatenate, zip(*(one.modes for one in each), strict=True)))
-            joined.append(CountModes(each[0].coordinates, np.concatenate(rows), modes))
+            explained = np.concatenate([one.explained for one in each])
+            joined.append(CountModes(each[0].coordinates, np.concatenate(rows), modes, explained))
         return cls(
             np.concatenate([part.log_proba for part in parts]), joined,
             np.concatenate([part.size for part in parts]), parts[0].normalize,
@@ -223,10 +228,12 @@ class CompartmentModes:
     def reliable(self) -> NDArray[np.bool_]:
         """Whether the mode of the most probable count was found, and is possible, (V,).
 
-        Steps towards a mode may not have ended, or end where the prior has no tissue, or with a
-        negative scale.
+        Steps towards a mode may not have ended, or end where the prior has no tissue, with a
+        negative scale, or where noise does not explain the rest of the signal.
         """
-        settled = self._of_best([each.modes.settled & each.allowed for each in self.modes])
+        settled = self._of_best(
+            [each.modes.settled & each.explained & each.allowed for each in self.modes]
+        )
         return settled & ~self.inverted
 
     @property
@@ -255,7 +262,15 @@ class CompartmentModes:
         -------
         DataFrame of V rows
             As for :meth:`corrsk.CompartmentPosterior.table`.
+
+        Raises
+        ------
+        ValueError
+            If the loss is another one, such as one that needs draws.
         """
+        if loss not in LOSSES_OF_MODES:
+            names = " or ".join(map(repr, LOSSES_OF_MODES))
+            raise ValueError(f"loss must be {names} without draws; got {loss!r}")
         probabilities = self.probabilities
         V, n_counts = probabilities.shape
         K_max, P = max(each.coordinates.K for each in self.modes), self.modes[0].coordinates.P

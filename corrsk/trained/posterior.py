@@ -350,10 +350,12 @@ class CompartmentPosterior:
         -------
         DataFrame of V rows
             T1_1.., T2_1.. (ms, um^2/ms), f_1.. and confidence_1.. of each candidate, in the order
-            in which they were found: each is where the tissue has, with the largest probability,
-            a compartment within 7 % of the logarithmic range of each property that no earlier
-            candidate has claimed. This probability is its confidence, the fraction the mean of
-            these compartments. Absent candidates have f = 0, confidence 0 and NaN properties.
+            in which they were found: each is about where the tissue has, with the largest
+            probability, a compartment within 7 % of the logarithmic range of each property that no
+            earlier candidate has claimed. The places are those of some draws, so that a later
+            candidate may be a little more probable. This probability is its confidence, the
+            fraction the mean of these compartments. Absent candidates have f = 0, confidence 0 and
+            NaN properties.
 
         Raises
         ------
@@ -545,11 +547,12 @@ class CompartmentPosterior:
         ------
         ValueError
             If there is no such property, or the values are not at least two positive ones in
-            ascending order.
+            ascending order, or wholly outside of the range of the prior.
         """
         if name not in self.ranges:
             raise ValueError(f"there is no property {name!r}; the properties are {[*self.ranges]}")
         axis = checked_grid({name: values}, [name])[name]
+        self._check_within(name, axis[0], axis[-1])
         ends = np.sqrt(axis[1:] * axis[:-1])
         place, cumulative = [*self.ranges].index(name), []
         for draws in self._resampled_chunks():
@@ -585,10 +588,13 @@ class CompartmentPosterior:
         Raises
         ------
         ValueError
-            If there are no windows, a property is unknown, limits are not ascending, or the
-            coverage is not between 0 and 1.
+            If there are no windows, a property is unknown, limits are not ascending or wholly
+            outside of the range of the prior, or the coverage is not between 0 and 1.
         """
         check_windows(windows, self.ranges)
+        for limits in windows.values():
+            for name, (low, high) in limits.items():
+                self._check_within(name, low, high)
         levels = (0.5, (1 - checked_coverage(coverage)) / 2, (1 + coverage) / 2)
         found: dict[str, list[Array]] = {window: [] for window in windows}
         for draws in self._resampled_chunks():
@@ -604,6 +610,15 @@ class CompartmentPosterior:
             middle, lower, upper = np.concatenate(parts, axis=1)
             table |= {window: middle, f"{window}, lower": lower, f"{window}, upper": upper}
         return pd.DataFrame(table)
+
+    def _check_within(self, name: str, low: float, high: float) -> None:
+        """Refuse values that no draw can have, such as those in another unit."""
+        first, last = self.ranges[name]
+        if high <= first or low > last:
+            raise ValueError(
+                f"the values of {name}, {low:g} to {high:g}, lie outside of its range in the prior "
+                f"of {first:g} to {last:g}; times are in ms, D in um^2/ms"
+            )
 
     def _resampled_chunks(self) -> Iterator[Array]:
         """Draws of equal weight, of some voxels at a time; see `_resampled`."""

@@ -120,7 +120,7 @@ class CompartmentRegressor(SimulationTrained):
     method : {"sampling", "laplace"}, default="sampling"
         "sampling": weighted draws from the posterior. "laplace": no draws, but a normal
         distribution at the mode of each count, whose evidence is that of Laplace's approximation.
-        It is about thirty times as fast, and serves :meth:`predict` (with the losses "strict" and
+        It is about twenty times as fast, and serves :meth:`predict` (with the losses "strict" and
         "median"), :meth:`predict_proba` and :meth:`predict_multicompartment_proba`; methods that
         need the whole posterior are refused. It may be changed after :meth:`fit`.
     novelty : bool or SignalNoveltyDetector, default=True
@@ -360,9 +360,10 @@ class CompartmentRegressor(SimulationTrained):
     @property
     def _sampler(self) -> ImportanceSampler:
         """Sampler of the current parameters, kept from one prediction to the next."""
-        given = (self.n_draws, self.max_rounds, self.seed_)
+        given = (self.n_draws, self.max_rounds, self.method, self.seed_)
         kept = _samplers.get(self)
         if kept is None or kept[0] != given:
+            self._validate_params()  # they may have changed since fit
             # not an attribute: predictions leave the estimator as it is, and files small
             kept = _samplers[self] = given, self._new_sampler(self.seed_)
         return kept[1]
@@ -475,7 +476,7 @@ class CompartmentRegressor(SimulationTrained):
     ) -> None:
         """Pass the posterior of a few voxels at a time to a function."""
         protocol, sampler = resolve_protocol(self.definition.protocol), self._sampler
-        method = self._checked_method() if method is None else method
+        method = self.method if method is None else method
         counted: list[tuple[int, int]] = []  # doubtful and inverted voxels
 
         def work(rows: slice) -> None:
@@ -527,14 +528,10 @@ class CompartmentRegressor(SimulationTrained):
                 stacklevel=user_level(),
             )
 
-    def _checked_method(self) -> str:
-        if self.method not in _CHUNK_VOXELS:  # changed after fit
-            raise ValueError(f"method must be 'sampling' or 'laplace', got {self.method!r}")
-        return self.method
-
     def _check_draws(self, what: str) -> None:
         """Refuse what needs draws if there are none."""
-        if self._checked_method() == "laplace":
+        self._validate_params()  # they may have changed since fit
+        if self.method == "laplace":
             raise ValueError(
                 f"{what} needs draws from the posterior, which method='laplace' does not have; use "
                 "set_params(method='sampling')"

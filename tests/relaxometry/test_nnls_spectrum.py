@@ -223,7 +223,8 @@ def test_windows_have_the_bins_between_their_limits(drawn):
     ("windows", "message"),
     [
         ({}, "there are no windows"),
-        ({"a": {"D": (0, 1)}}, r"no 'D'; their properties are \['T1', 'T2'\]"),
+        ("a", "windows must be a mapping"),
+        ({"a": {"D": (0, 1)}}, r"no property 'D'; the properties are \['T1', 'T2'\]"),
         ({"a": (0, 40)}, r"'a' needs the lower and upper limit .* got \(0, 40\)"),
         ({"a": {"T2": (0, 40, 80)}}, "'a' needs the lower and upper limit"),
         ({"a": {"T2": (40, 40)}}, "'a' must be ascending, got 40 and 40"),

@@ -168,8 +168,10 @@ def test_window_fractions_are_quantiles_of_the_draws(found):
         (lambda p: p.marginal("D", [1, 2]), r"no property 'D'; the properties are \['T1', 'T2'\]"),
         (lambda p: p.marginal("T2", [2, 1]), "in ascending order"),
         (lambda p: p.window_fractions({}), "there are no windows"),
-        (lambda p: p.window_fractions({"a": {"D": (0, 1)}}), "no 'D'"),
-        (lambda p: p.window_fractions({"a": {"T2": (0, 1)}}, coverage=1.0), "coverage must lie"),
+        (lambda p: p.window_fractions({"a": {"D": (0, 1)}}), "no property 'D'"),
+        (lambda p: p.window_fractions({"a": {"T2": (0, 0.04)}}), r"T2, .* outside .* of 5 to 500"),
+        (lambda p: p.window_fractions({"a": {"T2": (0, 40)}}, coverage=1.0), "coverage must lie"),
+        (lambda p: p.marginal("T2", [0.005, 2]), r"T2, .* outside .* of 5 to 500"),
     ],
 )
 def test_impossible_marginals_and_windows_are_refused(found, call, error):

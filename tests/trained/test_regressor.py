@@ -31,7 +31,7 @@ from corrsk.evaluation import compartments_right
 from corrsk.relaxometry import IdealObserverClassifier
 from corrsk.simulation import DatasetDefinition, dataset_definition
 from corrsk.simulation.targets import StreamTargets
-from corrsk.trained import modes, regressor
+from corrsk.trained import MeasuredSignalWarning, modes, regressor
 
 PROTOCOL = AcquisitionProtocol.from_grid(ti=[50, 200, 700, 2000], te=[8, 25, 60, 140], tr=8000)
 PRIOR = TissuePrior(
@@ -380,6 +380,11 @@ def test_modes_depend_on_their_signal_only(quick, data, monkeypatch):
     monkeypatch.setitem(regressor._CHUNK_VOXELS, "laplace", 16)
     parts = with_method(quick, "laplace", n_jobs=3).predict(X)
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-6)
+    with pytest.warns(MeasuredSignalWarning, match="opposite sign"):
+        inverted = quick.modes(-X)
+    assert inverted.reliable.mean() < 0.1  # whatever the sign of the scale is
+    with pytest.raises(ValueError, match="loss must be 'strict' or 'median' without draws"):
+        quick.modes(X[:4]).table("w1")
     joined = quick.modes(X)
     pd.testing.assert_frame_equal(joined.table(), whole, rtol=1e-6)
     np.testing.assert_allclose(joined.probabilities, quick.predict_proba(X), rtol=1e-6)
@@ -406,8 +411,10 @@ def test_what_needs_draws_is_refused_without_them(quick, data):
     ):
         with pytest.raises(ValueError, match=r"needs draws .* method='laplace' does not have"):
             call()
-    with pytest.raises(ValueError, match="method must be 'sampling' or 'laplace'"):
+    with pytest.raises(ValueError, match=r"'method' .* must be a str among"):
         with_method(quick, "map").predict(X)
+    with pytest.raises(ValueError, match=r"'n_draws' .* must be an int in the range \[16"):
+        with_method(quick, "sampling", n_draws=5).predict(X)
 
 
 @pytest.mark.parametrize("method", ["sampling", "laplace"])
@@ -447,7 +454,11 @@ def test_nuisances_and_grids_of_values_are_averaged_over():
     density = own.log_prob(X, tissue)
     assert np.isfinite(density).mean() > 0.9
     quick = with_method(own, "laplace")  # with the steps of numpy
-    assert (quick.predict(X)["n_c"] == y).mean() > 0.7
+    whole = quick.predict(X)
+    assert (whole["n_c"] == y).mean() > 0.7
+    for row in (int(np.argmax(y == 1)), int(np.argmax(y == 2))):  # counts without any voxel
+        one = quick.predict(X[row : row + 1]).set_index([[row]])
+        pd.testing.assert_frame_equal(one, whole[row : row + 1], rtol=1e-5)
     # a value between those of the prior is impossible
     assert (own.log_prob(X, tissue.assign(T1_1=tissue["T1_1"] + 50)) == -np.inf).all()
 

@@ -188,6 +188,13 @@ def test_draws_are_options_of_the_command(scan, regressor, tmp_path):
     refused = runner.invoke(app, [*arguments, "--model", "multi-exponential", "--rounds", "2"])
     assert refused.exit_code == 1
     assert "--draws and --rounds are for a CompartmentRegressor" in refused.output
+    for options, message in (
+        (["--draws", "5"], "--draws must be at least 16, or 0"),
+        (["--draws", "0", "--rounds", "2"], "which --draws 0 does not have"),
+    ):
+        refused = runner.invoke(app, [*arguments, "--model", "midl2024", *options])
+        assert refused.exit_code == 1
+        assert message in refused.output
     with pytest.raises(ValueError, match="n_draws"):
         describe_plan(subjects_of(scan), tmp_path / "out", MapSettings(regressor, n_draws=3))
     with pytest.raises(ValueError, match="has no spectra"):

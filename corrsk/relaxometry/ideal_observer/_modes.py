@@ -13,6 +13,7 @@ take several times as long.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from types import ModuleType
 from typing import NamedTuple
@@ -96,6 +97,10 @@ class ModeFinder:
         as the centre, the steps lead to a near point that explains the signal, and what the
         signal does not determine stays where it is.
         """
+        if not len(x):
+            d = self.coordinates.n_dimensions
+            none = np.empty((0, d)), np.empty(0), np.empty((0, d, d)), np.empty((0, 3))
+            return Modes(*none, np.empty(0, dtype=bool))
         middle = np.zeros_like(z) if centre is None else centre
         kernels = compiled() if self._is_product else None
         if kernels is None:
@@ -140,6 +145,8 @@ class ModeFinder:
 
         The likelihood at the mode is exact. What the prior excludes is not cut off.
         """
+        if not len(x):
+            return np.empty(0)
         projection, squared, peak = modes.forms.T
         likelihood = self._noise.log_likelihood(
             projection, squared, np.einsum("bn,bn->b", x, x), peak
@@ -149,6 +156,22 @@ class ModeFinder:
         log_prior = own.log_prior_of_allowed(own.tissue(modes.z.T).fractions)
         log_prior = log_prior - 0.5 * (modes.z**2).sum(axis=1)
         return np.asarray(likelihood + log_prior - 0.5 * np.linalg.slogdet(modes.curvature)[1])
+
+    def explains(self, x: Array, modes: Modes) -> NDArray[np.bool_]:
+        """Whether noise of the levels of the model explains what modes leave of signals, (B,).
+
+        The residual variance is at most six of its standard deviations above the largest level.
+        """
+        projection, norm, peak = modes.forms.T
+        squared = np.maximum(norm, 1e-12)
+        if self._noise.normalize:
+            misfit = squared - projection**2
+        else:
+            misfit = np.einsum("bn,bn->b", x, x) - 2 * projection + norm
+        freedom = max(1, x.shape[1] - self.coordinates.n_dimensions)
+        variance = misfit / self._noise.squared_reference(peak, squared) / freedom
+        most = self._noise.range_of_levels[1] * (1 + 6 * math.sqrt(2 / freedom))
+        return np.asarray(variance <= most)
 
     def _find(self, x: Array, z: Array, max_steps: int, centre: Array, pull: float) -> Modes:
         """Steps of numpy."""

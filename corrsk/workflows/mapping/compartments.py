@@ -202,14 +202,20 @@ class RegressorMapper(SimulationMapper):
             unreliable = ~_reliable(self._found(few))
         if unreliable.any():
             why, remedy = (
-                ("few of its draws have most of the weight", worded("n_draws=1024", "--draws 1024"))
+                (
+                    "few draws have most of the weight",
+                    "more draws need more time: " + worded("n_draws=1024", "--draws 1024"),
+                )
                 if self._has_draws
-                else ("its mode was not found", worded("n_draws=256", "--draws 256"))
+                else (
+                    "no mode was found that explains the signal",
+                    "draws may find one: " + worded("n_draws=256", "--draws 256"),
+                )
             )
             self.notes.append(
                 f"the posterior of about {unreliable.mean():.1%} of the voxels is unreliable, "
-                f"because {why} or their signal is inverted: see the map unreliable. More draws "
-                f"cost time: {remedy}"
+                f"because {why}, or the signal has the opposite sign: see the map unreliable; "
+                + remedy
             )
 
     def _found(self, signals: NDArray[Any]) -> CompartmentPosterior | CompartmentModes:

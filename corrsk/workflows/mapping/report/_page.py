@@ -60,8 +60,8 @@ _TERMS = {
     "M0": "M0: signal without relaxation, in the unit of the images.",
     "confidence": "Confidence: probability that the number of compartments and all their "
     "properties are right, within a tolerance.",
-    "unreliable": "Unreliable: 1 where few draws of the posterior have most of the weight, or the "
-    "signal has the opposite sign.",
+    "unreliable": "Unreliable: 1 where few draws of the posterior have most of the weight, no mode "
+    "was found that explains the signal, or the signal has the opposite sign.",
     "degenerate": "Degenerate: 1 where the signal hardly determines a compartment.",
     "weight": "Weight: that of the penalty, relative to the largest squared singular value.",
     "b1": "Relative angle: of the refocusing pulses, 1 for the nominal one.",
