@@ -34,6 +34,7 @@ from corrsk._utils.files import (
 )
 from corrsk.evaluation import evaluate
 from corrsk.neural.training.prediction import device_name
+from corrsk.workflows._caught import texts_of
 from corrsk.workflows.comparison._stored import as_stored
 from corrsk.workflows.comparison.models import MODELS, BuildOptions, ComparedModel
 
@@ -152,7 +153,7 @@ def train_and_judge(run: Run, data: Bunch, options: BuildOptions, max_test: int)
             "size_bytes": len(pickle.dumps(model, protocol=pickle.HIGHEST_PROTOCOL)),
             "metrics": evaluation.metrics,
             "by_noise_level": evaluation.by_noise_level.reset_index().to_dict(orient="list"),
-            "warnings": dict(Counter(f"{w.category.__name__}: {w.message}" for w in caught)),
+            "warnings": dict(Counter(f"{name}: {text}" for name, text in texts_of(caught))),
         },
         right=model.classes_[guess.argmax(axis=1)] == y,
         right_binary=several == is_multicompartment(y),

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from corrsk.workflows._caught import texts_of
+
 _logger = logging.getLogger(__name__)
 
 
@@ -45,6 +47,5 @@ class Notes:
                 yield
             finally:
                 kept = list(caught)
-        for one in kept:
-            if not issubclass(one.category, (DeprecationWarning, PendingDeprecationWarning)):
-                self.add(one.category.__name__, str(one.message))
+        for text in texts_of(kept):
+            self.add(*text)

@@ -18,6 +18,7 @@ from corrsk.imaging import Slab
 from corrsk.imaging.grid import Slices
 from corrsk.imaging.images import SlabReader
 from corrsk.neural.training.device import limited_threads
+from corrsk.workflows._caught import texts_of
 from corrsk.workflows.mapping.cluster import in_order, on_every_worker, on_one_worker
 from corrsk.workflows.mapping.mapper import Mapper, Maps
 from corrsk.workflows.mapping.plan import MapSettings, Planned, plan_subjects
@@ -222,11 +223,7 @@ def _maps_in_worker(
         slab = opened.reader.read(number)
         warnings.simplefilter("always")
         maps = _maps_of(opened.one.mapper, slab, settings) if slab.n_voxels else None
-    texts = [
-        (one.category.__name__, str(one.message)) for one in caught
-        if not issubclass(one.category, (DeprecationWarning, PendingDeprecationWarning))
-    ]  # fmt: skip
-    return _SlabMaps(slab.where, slab.mask, maps, texts, opened.one.mapper.settings)
+    return _SlabMaps(slab.where, slab.mask, maps, texts_of(caught), opened.one.mapper.settings)
 
 
 def _open(

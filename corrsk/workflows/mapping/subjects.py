@@ -14,6 +14,7 @@ import numpy as np
 from corrsk._utils.wording import worded
 from corrsk.acquisition.protocol import AcquisitionProtocol
 from corrsk.imaging import BidsSet, MeasuredImages, find_bids_sets, load_images
+from corrsk.workflows._caught import texts_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ def find_subjects(
         with _noted() as noted:
             images = load_images(path, times)
         folder = Path(name) if len(paths) > 1 else Path()
-        subjects.append(Subject(name, images, folder, warnings=_texts(noted)))
+        subjects.append(Subject(name, images, folder, warnings=tuple(texts_of(noted))))
     return subjects
 
 
@@ -129,10 +130,6 @@ def _noted() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
-
-
-def _texts(noted: Sequence[warnings.WarningMessage]) -> tuple[tuple[str, str], ...]:
-    return tuple((one.category.__name__, str(one.message)) for one in noted)
 
 
 def _stem(path: Path) -> str:
@@ -193,7 +190,7 @@ def _of_data_set(
         ]  # fmt: skip
         prefix = "_".join([name, *further]) + "_"
         place = Path(*labels, "anat")
-        subjects.append(Subject(name, images, place, prefix, folder, _texts(noted)))
+        subjects.append(Subject(name, images, place, prefix, folder, tuple(texts_of(noted))))
     return subjects
 
 
