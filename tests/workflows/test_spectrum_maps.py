@@ -205,7 +205,7 @@ def test_bad_input_is_one_sentence_before_any_file(scan, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refused("contains no bin", windows={"a": {"T2": (1e5, 1e6)}})
-    refused("spectra have no 'D'", windows={"a": {"D": (0, 1)}})
+    refused("no property 'D'", windows={"a": {"D": (0, 1)}})
     refused("would have one file", windows={"a b": {"T2": (0, 40)}, "ab": {"T2": (0, 50)}})
     refused("needs letters or digits", windows={"--": {"T2": (0, 40)}})
     refused("windows and spectra are for the model spectrum", "multi-exponential", spectra=True)
