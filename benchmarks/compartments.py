@@ -3,7 +3,7 @@
     python benchmarks/compartments.py --train FOLDER     two models of CompartmentRegressor
     python benchmarks/compartments.py --models FOLDER    the table, with these models
 
-With `--data midl2024-low-noise` both are of the paper's data set, of up to four compartments.
+`--data midl2024-low-noise` takes the paper's data set, which has up to four compartments.
 
 The metrics are those of the thesis t1t2-detr (TH Ingolstadt, 2026), by
 `corrsk.evaluation.compartment_metrics`, on fresh signals (SNR uniform in 30..150), and the strict

@@ -173,10 +173,10 @@ class AnyPhaser(SignalPhaser):
         return AcquisitionProtocol({"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)})
 
 
-class AnyCompartmentRegressor(CompartmentRegressor):
-    """Regressor whose protocol has as many measurements as X has columns, and any targets."""
+class _OfAnyColumns:
+    """Fit of a simulation-trained model with as many measurements as X has columns."""
 
-    def fit(self, X: Any = None, y: Any = None) -> AnyCompartmentRegressor:
+    def fit(self, X: Any = None, y: Any = None) -> Any:
         shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
         self.n_columns_ = max(1, shape[1]) if len(shape) == 2 else 1
         return super().fit(X, y)
@@ -186,6 +186,10 @@ class AnyCompartmentRegressor(CompartmentRegressor):
         n = self.n_columns_
         protocol = {"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)}
         return replace(super().definition, protocol=AcquisitionProtocol(protocol))
+
+
+class AnyCompartmentRegressor(_OfAnyColumns, CompartmentRegressor):
+    """Regressor whose protocol has as many measurements as X has columns, and any targets."""
 
     def _for_each(self, *args: Any) -> None:
         with warnings.catch_warnings():
@@ -198,22 +202,11 @@ class AnyCompartmentRegressor(CompartmentRegressor):
         return float(np.nanmean(self.predict_proba(X)))
 
 
-class AnySimulationTrained(SimulationTrainedClassifier):
+class AnySimulationTrained(_OfAnyColumns, SimulationTrainedClassifier):
     """Classifier whose protocol has as many measurements as X has columns, and any labels.
 
     It is not trained on X and y, hence the tag.
     """
-
-    def fit(self, X: Any = None, y: Any = None) -> AnySimulationTrained:
-        shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
-        self.n_columns_ = max(1, shape[1]) if len(shape) == 2 else 1
-        return super().fit(X, y)
-
-    @property
-    def definition(self):
-        n = self.n_columns_
-        protocol = {"TI": np.geomspace(50, 2000, n), "TE": np.linspace(10, 100, n)}
-        return replace(super().definition, protocol=AcquisitionProtocol(protocol))
 
     def _check_given(self, X: Any, y: Any, classes: NDArray) -> None:
         super()._check_given(X, y, classes if y is None else np.unique(np.asarray(y)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 
 import numpy as np
@@ -77,11 +78,7 @@ class CountDraws:
 
     def logs(self, spans: Mapping[str, tuple[float, float]]) -> Array:
         """Logarithms of the properties in units of their ranges, shape (V, n, P, K)."""
-        each = [
-            np.log(self.values[name] / low) / np.log(high / low)
-            for name, (low, high) in spans.items()
-        ]
-        return np.stack(each, axis=2)
+        return scaled_logs(np.stack([self.values[name] for name in spans], axis=2), spans)
 
 
 @dataclass(frozen=True)
@@ -226,8 +223,9 @@ class CompartmentPosterior:
 
     def _decided(self, loss: str) -> tuple[NDArray[np.intp], list[Array], Array]:
         """Indices of the chosen counts, parameters of each count, and probabilities."""
-        decisions = {"strict": self._strict, "median": self._median, "w1": self._w1}
-        return decisions[checked_loss(loss)]()
+        if checked_loss(loss) == "strict":
+            return self._strict
+        return self._median() if loss == "median" else self._w1()
 
     def _as_table(self, chosen: NDArray[np.intp], best: list[Array], sure: Array) -> pd.DataFrame:
         """Table of chosen counts, from the parameters (V, P + 1, K) of each count."""
@@ -249,20 +247,15 @@ class CompartmentPosterior:
     def _with_confidence(self, table: pd.DataFrame) -> pd.DataFrame:
         """Add the probability of a compartment of the tissue near each compartment."""
         numbers = range(1, max(self.counts) + 1)
-        centres = np.stack(
-            [
-                np.log(table[[f"{name}_{k}" for k in numbers]].to_numpy() / low)
-                / np.log(high / low)
-                for name, (low, high) in self.ranges.items()
-            ],
-            axis=1,
-        )
+        values = [table[[f"{name}_{k}" for k in numbers]].to_numpy() for name in self.ranges]
+        centres = scaled_logs(np.stack(values, axis=1), self.ranges)
         near = np.zeros((len(table), len(numbers)))
         for index, draws in enumerate(self.draws):
             shares = _shares_near(draws.logs(self.ranges), draws.weights, centres)
             near += self.probabilities[:, index, None] * shares
         return with_confidences(table, near)
 
+    @cached_property  # tables and intervals of one posterior need it
     def _strict(self) -> tuple[NDArray[np.intp], list[Array], Array]:
         probabilities = self.probabilities
         V, rows = len(probabilities), np.arange(len(probabilities))

@@ -510,8 +510,8 @@ class CompartmentRegressor(SimulationTrained):
             why = {
                 "sampling": "few of its draws have most of the weight (see `posterior`); increase "
                 "n_draws",
-                "laplace": "its mode was not found, or the prior excludes it; use "
-                "method='sampling'",
+                "laplace": "no mode was found that explains the signal and that the prior allows; "
+                "use method='sampling'",
             }
             warnings.warn(
                 f"the posterior of {doubtful} of {len(aligned)} voxels is unreliable, since "

@@ -41,7 +41,7 @@ COMMANDS = {
 CLAIMED = {"simulate": "data.npz", "train": "mine.safetensors",
            "pretrain": "midl2024-low-noise.safetensors"}  # fmt: skip
 
-# runs the commands in one process, in which files and folders are as `state` says
+# runs the commands in one process; `state` prepares files and folders
 SCRIPT = """
 import ctypes, json, resource, signal, sys
 from pathlib import Path

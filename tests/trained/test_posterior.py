@@ -36,7 +36,8 @@ def test_compiled_decisions_equal_those_of_numpy(found, monkeypatch):
     pytest.importorskip("numba")
     compiled = found.table("strict")
     monkeypatch.setattr(posterior, "compiled", lambda: None)
-    pd.testing.assert_frame_equal(compiled, found.table("strict"), rtol=1e-9, atol=1e-12)
+    again = found.take(slice(None))  # which has not decided yet
+    pd.testing.assert_frame_equal(compiled, again.table("strict"), rtol=1e-9, atol=1e-12)
     assert set(compiled["n_c"]) == {1, 2, 3}
 
 
